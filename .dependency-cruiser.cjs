@@ -1,0 +1,45 @@
+// The house rule (docs/architecture.md): imports point one way only.
+//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer imports nothing of ours
+const below = {
+  core: [],
+  kernels: ["core"],
+  nn: ["core", "kernels"],
+  tokenizer: [],
+  models: ["core", "kernels", "nn", "tokenizer"],
+  train: ["core", "kernels", "nn", "models", "tokenizer"],
+  serve: ["core", "kernels", "nn", "models", "tokenizer"],
+};
+const all = ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "bench", "tests", "cli"];
+const layers = Object.entries(below).map(([layer, allowed]) => {
+  const forbidden = all.filter((other) => other !== layer && !allowed.includes(other));
+  return {
+    name: `${layer}-imports-only-what-is-below`,
+    severity: "error",
+    from: { path: `^${layer}/` },
+    to: { path: `^(${forbidden.join("|")})(/|\\.ts)` },
+  };
+});
+module.exports = {
+  forbidden: [
+    { name: "no-circular", severity: "error", from: {}, to: { circular: true } },
+    ...layers,
+    {
+      name: "tests-only-for-tests",
+      severity: "error",
+      from: { pathNot: "^tests/" },
+      to: { path: "^tests/" },
+    },
+    {
+      name: "bench-only-for-bench",
+      severity: "error",
+      from: { pathNot: "^(bench|tests)/|^cli\\.ts" },
+      to: { path: "^bench/" },
+    },
+  ],
+  options: {
+    doNotFollow: { path: "node_modules" },
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: "tsconfig.json" },
+    enhancedResolveOptions: { extensions: [".ts", ".mjs", ".js"] },
+  },
+};

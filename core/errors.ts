@@ -1,0 +1,46 @@
+/**
+ * An error meant for the person at the keyboard: one line that says what is wrong and how to mend it.
+ * The command line prints only `message` (the stack with `DEBUG=1`) and exits with `exitCode`.
+ */
+export class KilnError extends Error {
+  /** Stable machine-readable name of the problem, e.g. `checkpoint_corrupt`. */
+  readonly code: string;
+  /** Process exit status: 1 by default, 2 for wrong usage, 130 after Ctrl-C. */
+  readonly exitCode: number;
+
+  constructor(message: string, options: { code?: string; exitCode?: number; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = "KilnError";
+    this.code = options.code ?? "error";
+    this.exitCode = options.exitCode ?? 1;
+  }
+}
+
+/** The nearest of `names` to `given` by edit distance, or null when nothing is close: for "did you mean" lines. */
+export function nearestName(given: string, names: readonly string[]): string | null {
+  let best: string | null = null;
+  let bestDistance = Math.max(2, Math.floor(given.length / 2)) + 1;
+  for (const name of names) {
+    const distance = editDistance(given.toLowerCase(), name.toLowerCase());
+    if (distance < bestDistance) {
+      best = name;
+      bestDistance = distance;
+    }
+  }
+  return best;
+}
+
+/** Levenshtein distance with a single row of state. */
+function editDistance(a: string, b: string): number {
+  const row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    let diagonal = row[0]!;
+    row[0] = i;
+    for (let j = 1; j <= b.length; j++) {
+      const previous = row[j]!;
+      row[j] = Math.min(row[j]! + 1, row[j - 1]! + 1, diagonal + (a[i - 1] === b[j - 1] ? 0 : 1));
+      diagonal = previous;
+    }
+  }
+  return row[b.length]!;
+}
