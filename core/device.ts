@@ -1,0 +1,159 @@
+import type { DType, HostArray } from "./dtype.ts";
+import { KilnError } from "./errors.ts";
+import type { AnyOp, DeviceProfile } from "./op.ts";
+import type { Tensor } from "./tensor.ts";
+
+/**
+ * Where tensors live and ops run. Two implementations: `webgpu` runs an op's variants, `reference` runs its
+ * float64 `reference`. Nothing above core may know which.
+ */
+export interface Device {
+  readonly kind: "webgpu" | "reference";
+  readonly profile: DeviceProfile;
+  /** Bytes that live tensors hold. */
+  readonly bytesInUse: number;
+  /** Uninitialised room for `length` elements. */
+  allocate(dtype: DType, length: number): Storage;
+  /** Room that holds `values`; allowed inside a compiled step, where it becomes a constant of the plan. */
+  upload(values: ArrayLike<number>, dtype: DType): Storage;
+  /** Overwrites elements from `offset` on, after everything that was recorded before. */
+  write(storage: Storage, values: ArrayLike<number>, offset: number): void;
+  /** Elements `offset … offset + length`; waits for the device. */
+  read(storage: Storage, offset: number, length: number): Promise<HostArray>;
+  /** Records one call of an op; inputs and outputs are on this device. */
+  run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void;
+  /** Gives the room back; called by scopes and the garbage collector only. */
+  release(storage: Storage): void;
+  /** Resolves when everything recorded so far has run. */
+  sync(): Promise<void>;
+}
+
+/** Memory behind one or more tensors (views share it). */
+export class Storage {
+  readonly device: Device;
+  readonly dtype: DType;
+  /** In elements. */
+  readonly length: number;
+  /** What the device keeps here: a pool slot, a Float64Array, or null for a value that exists only in a trace. */
+  handle: unknown;
+  freed = false;
+  /** The scope that frees this storage, or null: then it lives until the garbage collector finds it. */
+  scope: Set<Storage> | null = null;
+
+  constructor(device: Device, dtype: DType, length: number, handle: unknown) {
+    this.device = device;
+    this.dtype = dtype;
+    this.length = length;
+    this.handle = handle;
+    if (scopes.length > 0) {
+      this.scope = scopes[scopes.length - 1]!;
+      this.scope.add(this);
+    } else if (handle !== null) collector.register(this, this.handleOnly(), this);
+  }
+
+  /** Moves this storage to another scope, or to none. */
+  moveTo(scope: Set<Storage> | null): void {
+    if (this.scope === scope || this.freed) return;
+    this.scope?.delete(this);
+    scope?.add(this);
+    if (scope === null && this.handle !== null) collector.register(this, this.handleOnly(), this);
+    else collector.unregister(this);
+    this.scope = scope;
+  }
+
+  free(): void {
+    if (this.freed) return;
+    this.freed = true;
+    this.scope?.delete(this);
+    this.scope = null;
+    collector.unregister(this);
+    this.device.release(this);
+  }
+
+  /** A stand-in that the collector may keep without keeping this storage alive. */
+  private handleOnly(): Held {
+    return { device: this.device, dtype: this.dtype, length: this.length, handle: this.handle };
+  }
+}
+
+type Held = Pick<Storage, "device" | "dtype" | "length" | "handle">;
+
+/** The net under code that uses no scope: memory returns to the pool when JavaScript forgets the tensor. */
+const collector = new FinalizationRegistry<Held>((held) => held.device.release(held as Storage));
+
+const scopes: Set<Storage>[] = [];
+
+/**
+ * Runs `body` and frees every tensor made inside it, except those reachable from its result (tensors, and arrays,
+ * maps or plain objects of them), which pass to the enclosing scope. Returned tensors leave the autograd tape.
+ * `body` must be synchronous: an awaiting body would mix its tensors with another's.
+ */
+export function scope<T>(body: () => T): T {
+  const own = new Set<Storage>();
+  scopes.push(own);
+  let result: T;
+  try {
+    result = body();
+    if (result instanceof Promise)
+      throw new KilnError("scope: the body must be synchronous, but it returned a promise");
+  } catch (error) {
+    scopes.pop();
+    for (const storage of own) storage.free();
+    throw error;
+  }
+  scopes.pop();
+  const outer = scopes[scopes.length - 1] ?? null;
+  forEachTensor(result, (t) => {
+    t.node = null;
+    if (t.storage.scope === own) t.storage.moveTo(outer);
+  });
+  for (const storage of own) storage.free();
+  return result;
+}
+
+/** Takes tensors out of every scope: parameters, optimizer state, caches. */
+export function persist<T>(value: T): T {
+  forEachTensor(value, (t) => t.storage.moveTo(null));
+  return value;
+}
+
+/** Frees tensors now; they must not be used again. */
+export function dispose(value: unknown): void {
+  forEachTensor(value, (t) => t.storage.free());
+}
+
+/** Visits the tensors in a tensor, array, map or plain object, however nested. */
+export function forEachTensor(value: unknown, visit: (t: Tensor) => void): void {
+  if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) return;
+  if ("storage" in value && value.storage instanceof Storage) visit(value as Tensor);
+  else if (Array.isArray(value) || value instanceof Map || value instanceof Set) {
+    for (const item of value instanceof Map ? value.values() : value) forEachTensor(item, visit);
+  } else if (Object.getPrototypeOf(value) === Object.prototype) {
+    for (const item of Object.values(value)) forEachTensor(item, visit);
+  }
+}
+
+let current: Device | null = null;
+
+/** The device that new tensors are made on. */
+export function device(): Device {
+  if (!current) throw new KilnError("no device is open: await openDevice() first");
+  return current;
+}
+
+/** Makes `d` the device of new tensors and returns the one before. */
+export function setDevice(d: Device | null): Device | null {
+  const previous = current;
+  current = d;
+  return previous;
+}
+
+/** Runs `body` with another device for new tensors. */
+export function withDevice<T>(d: Device, body: () => T): T {
+  const previous = setDevice(d);
+  try {
+    return body();
+  } finally {
+    setDevice(previous);
+  }
+}

@@ -1,0 +1,171 @@
+import type { DType } from "./dtype.ts";
+import { KilnError, nearestName } from "./errors.ts";
+import { type Shape, show } from "./shape.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** What an op may know of a tensor before it runs: never its values. */
+export interface TensorMeta {
+  readonly shape: Shape;
+  readonly dtype: DType;
+  /** In elements; contiguous unless the variant says `strided: true`. */
+  readonly strides: readonly number[];
+  /** In elements from the start of the buffer; 0 unless the variant says `strided: true`. */
+  readonly offset: number;
+}
+
+/** What an output will be; strides are row-major. */
+export interface OutputMeta {
+  shape: Shape;
+  dtype: DType;
+}
+
+/** A value on the reference device: contiguous, float64 whatever its dtype. */
+export interface RefTensor {
+  readonly shape: Shape;
+  readonly dtype: DType;
+  readonly data: Float64Array;
+}
+
+/** What kernels may be chosen by: read from the adapter, never guessed. */
+export interface DeviceProfile {
+  /** `cpu` for software adapters (no barriers, the subgroup is the worker), `gpu` otherwise. */
+  readonly class: "cpu" | "gpu";
+  readonly name: string;
+  readonly f16: boolean;
+  /** The one subgroup size that the adapter always uses, or 0 when it varies or subgroups are absent. */
+  readonly subgroupSize: number;
+  readonly maxWorkgroupSize: number;
+  readonly maxWorkgroupMemory: number;
+  readonly maxBindingBytes: number;
+  readonly maxStorageBuffers: number;
+  readonly maxGridExtent: number;
+}
+
+/** One call of an op as a variant sees it. */
+export interface Call<A> {
+  readonly profile: DeviceProfile;
+  readonly inputs: readonly TensorMeta[];
+  readonly outputs: readonly TensorMeta[];
+  readonly attrs: A;
+}
+
+/** A value of the WGSL `Params` struct: a number, or numbers for vec4 and array members. */
+export type ParamValue = number | readonly number[];
+
+/** One dispatch. */
+export interface Pass {
+  /** Path under `kernels/`; the variant's own file when absent. */
+  file?: string;
+  /** Numbers become WGSL `const`s, booleans steer `#if`, strings are substituted for the word. */
+  defines?: Record<string, number | boolean | string>;
+  /** Members of the WGSL `struct Params`, by name. */
+  params?: Record<string, ParamValue>;
+  /** Workgroups along x, y, z; a zero anywhere skips the dispatch. */
+  grid: readonly [number, number?, number?];
+  /** Which tensors are bound, in the order of the file's bindings; all inputs, outputs and temps when absent. */
+  bind?: readonly (`in${number}` | `out${number}` | `tmp${number}`)[];
+}
+
+/** How a call is executed by a variant: one pass, or several over temporary buffers. */
+export interface Lowering {
+  passes: readonly Pass[];
+  temps?: readonly { dtype: DType; length: number }[];
+}
+
+/** One way of executing an op on WebGPU. Variants differ in speed only. */
+export interface Variant<A> {
+  name: string;
+  /** Path under `kernels/`, e.g. `rms_norm/forward.wgsl`. */
+  file: string;
+  /** Whether this variant can take the call; absent means always. */
+  when?: (call: Call<A>) => boolean;
+  /** Takes views as they are (strides, offset); otherwise they are copied to contiguous buffers first. */
+  strided?: boolean;
+  plan: (call: Call<A>) => Pass | Lowering;
+}
+
+/** An input set that every test runs. */
+export interface Sample<A> {
+  name: string;
+  inputs: SampleInput[];
+  attrs: A;
+  /** Largest allowed |difference| on top of rtol * |expected| (default 1e-5). */
+  atol?: number;
+  rtol?: number;
+  /** False for samples on which derivatives are not defined or not worth checking. */
+  gradcheck?: boolean;
+}
+
+/** A recipe for a tensor: either explicit values or seeded random ones. */
+export interface SampleInput {
+  shape: Shape;
+  dtype?: DType;
+  values?: readonly number[];
+  /** Uniform range of random values; default [-2, 2] for floats, [0, 1] for ints (inclusive). */
+  range?: readonly [number, number];
+  /** How the tensor is laid out: `transposed` swaps the last two axes in memory, `strided` leaves gaps. */
+  layout?: "contiguous" | "transposed" | "strided";
+}
+
+/** What a gradient rule receives. */
+export interface GradientContext<A> {
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  readonly attrs: A;
+  /** Which inputs need a gradient; rules may return null for the others. */
+  readonly needs: readonly boolean[];
+}
+
+/** The contract of an op: everything that is to be known about it stands in its folder's `op.ts`. */
+export interface OpSpec<A> {
+  name: string;
+  /** One or more sentences: what it computes, shapes, source. */
+  doc: string;
+  /** The only shape and dtype rule; throws through `opError`. */
+  infer: (inputs: readonly TensorMeta[], attrs: A) => OutputMeta[];
+  /** The only meaning: plain float64 loops. Outputs arrive zeroed; mutated inputs are written in place. */
+  reference: (inputs: readonly RefTensor[], attrs: A, outputs: readonly RefTensor[]) => void;
+  /** Cotangents of the inputs from those of the outputs (null where an output was not used), built from other ops. */
+  gradient?: (context: GradientContext<A>, cotangents: readonly (Tensor | null)[]) => (Tensor | null)[];
+  /** Why there is no gradient, for ops that could be asked for one. */
+  notDifferentiable?: string;
+  /** Indices of inputs that the op updates in place (optimizers, caches). */
+  mutates?: readonly number[];
+  variants: readonly Variant<A>[];
+  samples: () => Sample<A>[];
+  /** Whether second derivatives exist (tests check them where true). */
+  secondOrder?: boolean;
+}
+
+export type Op<A> = Readonly<OpSpec<A>>;
+
+/** An op whose attributes are not known statically: what the registry and the devices handle. */
+export type AnyOp = Op<never>;
+
+const registry = new Map<string, AnyOp>();
+
+/** Registers an op; each folder under `kernels/` calls this once per op. */
+export function defineOp<A>(spec: OpSpec<A>): Op<A> {
+  if (registry.has(spec.name)) throw new Error(`op ${spec.name} is defined twice`);
+  registry.set(spec.name, spec as unknown as AnyOp);
+  return spec;
+}
+
+/** All registered ops, by name: the generic suites iterate this. */
+export function registeredOps(): ReadonlyMap<string, AnyOp> {
+  return registry;
+}
+
+/** A registered op by name. */
+export function findOp(name: string): AnyOp {
+  const op = registry.get(name);
+  if (op) return op;
+  const near = nearestName(name, [...registry.keys()]);
+  throw new KilnError(`no op is called ${name}${near ? `; did you mean ${near}?` : ""}`);
+}
+
+/** The error of a call that does not fit: names the op, the shapes and dtypes given, and what was expected. */
+export function opError(op: string, inputs: readonly OutputMeta[], expected: string): KilnError {
+  const given = inputs.map((t) => `${t.dtype}${show(t.shape)}`).join(", ");
+  return new KilnError(`${op}(${given}): ${expected}`, { code: "shape_mismatch" });
+}

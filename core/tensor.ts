@@ -1,0 +1,184 @@
+import { device as currentDevice, type Device, type Storage } from "./device.ts";
+import { type DType, type HostArray, isFloat } from "./dtype.ts";
+import { KilnError } from "./errors.ts";
+import { type AnyOp, findOp, type Op } from "./op.ts";
+import { contiguousStrides, isContiguous, numel, type Shape, show } from "./shape.ts";
+import { gradEnabled, type Node, record } from "./tape.ts";
+
+/** An n-dimensional array on a device: a strided view of a storage, and its place on the autograd tape. */
+export class Tensor {
+  readonly storage: Storage;
+  readonly shape: Shape;
+  /** In elements; may be 0 (expanded) or negative (flipped). */
+  readonly strides: readonly number[];
+  /** In elements. */
+  readonly offset: number;
+  /** Whether derivatives with respect to this tensor are wanted, directly or through what it was made of. */
+  requiresGrad = false;
+  /** Sum of derivatives left by `backward()`; leaves only. */
+  grad: Tensor | null = null;
+  /** How this tensor was made, while derivatives are recorded; null for leaves. */
+  node: Node | null = null;
+
+  constructor(
+    storage: Storage,
+    shape: Shape,
+    strides: readonly number[] = contiguousStrides(shape),
+    offset = 0,
+  ) {
+    this.storage = storage;
+    this.shape = shape;
+    this.strides = strides;
+    this.offset = offset;
+  }
+
+  get dtype(): DType {
+    return this.storage.dtype;
+  }
+
+  get device(): Device {
+    return this.storage.device;
+  }
+
+  get rank(): number {
+    return this.shape.length;
+  }
+
+  /** Number of elements. */
+  get size(): number {
+    return numel(this.shape);
+  }
+
+  get contiguous(): boolean {
+    return isContiguous(this.shape, this.strides);
+  }
+
+  /** Another look at the same memory, off the tape: the views in `kernels/views` add the derivative. */
+  view(shape: Shape, strides: readonly number[], offset: number): Tensor {
+    return new Tensor(this.storage, shape, strides, offset);
+  }
+
+  /** The same memory without history. */
+  detach(): Tensor {
+    return this.view(this.shape, this.strides, this.offset);
+  }
+
+  /** Marks a leaf whose derivatives are wanted. */
+  requireGrad(): this {
+    if (!isFloat(this.dtype))
+      throw new KilnError(`requireGrad: a ${this.dtype} tensor has no derivatives; use f32 or f16`);
+    this.requiresGrad = true;
+    return this;
+  }
+
+  /** The values in row-major order; waits for the device. */
+  async data(): Promise<HostArray> {
+    assertAlive("data", this);
+    const source = this.contiguous ? this : applyQuietly(findOp("copy"), [this], {})[0]!;
+    const values = await this.device.read(source.storage, source.offset, source.size);
+    if (source !== this) source.storage.free();
+    return values;
+  }
+
+  /** The value of a one-element tensor. */
+  async item(): Promise<number> {
+    if (this.size !== 1)
+      throw new KilnError(`item: expected a tensor of one element, this one is ${show(this.shape)}`);
+    return (await this.data())[0]!;
+  }
+
+  /** Overwrites the values from the host (row-major); the tensor must be contiguous. */
+  write(values: ArrayLike<number>): void {
+    assertAlive("write", this);
+    if (values.length !== this.size || !this.contiguous) {
+      throw new KilnError(
+        `write: ${values.length} values do not fit a tensor ${show(this.shape)} of ${this.size} contiguous elements`,
+      );
+    }
+    this.device.write(this.storage, values, this.offset);
+  }
+
+  toString(): string {
+    return `Tensor(${this.dtype}${show(this.shape)} on ${this.device.kind})`;
+  }
+}
+
+function assertAlive(what: string, t: Tensor): void {
+  if (t.storage.freed)
+    throw new KilnError(`${what}: ${t} was freed by its scope; return it from the scope or persist() it`);
+}
+
+/** Calls an op: infers, allocates, records the work, and pushes a tape node when derivatives are wanted. */
+export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A): Tensor[] {
+  const outputs = applyQuietly(op as unknown as AnyOp, inputs, attrs);
+  if (!gradEnabled() || !inputs.some((t) => t.requiresGrad)) return outputs;
+  const needs = inputs.map((t) => t.requiresGrad);
+  record(op.name, inputs, outputs, (cotangents) => {
+    if (!op.gradient) {
+      throw new KilnError(
+        `${op.name} has no derivative${op.notDifferentiable ? `: ${op.notDifferentiable}` : ""}`,
+      );
+    }
+    return op.gradient({ inputs, outputs, attrs, needs }, cotangents);
+  });
+  return outputs;
+}
+
+function applyQuietly(op: AnyOp, inputs: readonly Tensor[], attrs: unknown): Tensor[] {
+  const first = inputs[0];
+  const target = first ? first.device : currentDevice();
+  for (const t of inputs) {
+    assertAlive(op.name, t);
+    if (t.device !== target) throw new KilnError(`${op.name}: its tensors are on different devices`);
+  }
+  const outputs = op
+    .infer(inputs, attrs as never)
+    .map(({ shape, dtype }) => new Tensor(target.allocate(dtype, numel(shape)), shape));
+  target.run(op, inputs, attrs, outputs);
+  return outputs;
+}
+
+/** Puts a view on the tape; `backward` maps the view's cotangent to the input's. */
+export function recordView(
+  output: Tensor,
+  input: Tensor,
+  name: string,
+  backward: (dy: Tensor) => Tensor,
+): Tensor {
+  if (gradEnabled() && input.requiresGrad) {
+    record(name, [input], [output], ([dy]) => [dy ? backward(dy) : null]);
+  }
+  return output;
+}
+
+/** A tensor of host values; a flat list unless `shape` is given. Numbers default to f32. */
+export function tensor(
+  values: ArrayLike<number> | number,
+  shape?: Shape,
+  dtype: DType = "f32",
+  on = currentDevice(),
+): Tensor {
+  const list = typeof values === "number" ? [values] : values;
+  const dims = shape ?? (typeof values === "number" ? [] : [list.length]);
+  if (list.length !== numel(dims)) {
+    throw new KilnError(
+      `tensor: ${list.length} values do not fill the shape ${show(dims)}, which has ${numel(dims)} elements`,
+    );
+  }
+  return new Tensor(on.upload(list, dtype), dims);
+}
+
+/** A tensor filled with one value, made on the device. */
+export function full(shape: Shape, value: number, dtype: DType = "f32", on = currentDevice()): Tensor {
+  const out = new Tensor(on.allocate(dtype, numel(shape)), shape);
+  on.run(findOp("fill"), [], { shape, value, dtype }, [out]);
+  return out;
+}
+
+export function zeros(shape: Shape, dtype: DType = "f32", on = currentDevice()): Tensor {
+  return full(shape, 0, dtype, on);
+}
+
+export function ones(shape: Shape, dtype: DType = "f32", on = currentDevice()): Tensor {
+  return full(shape, 1, dtype, on);
+}

@@ -1,0 +1,251 @@
+import { type AdapterDescription, type AdapterOptions, openAdapter } from "../adapter.ts";
+import { type Device, Storage, setDevice } from "../device.ts";
+import { byteSize, type DType, decode, encode, type HostArray } from "../dtype.ts";
+import { KilnError } from "../errors.ts";
+import type { AnyOp, DeviceProfile } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
+import { packParams, type SourceReader } from "../wgsl.ts";
+import { lower, type Work } from "./lower.ts";
+import { debugLevel, Pipelines } from "./pipelines.ts";
+import { Pool, type Slot } from "./pool.ts";
+import { Recorder } from "./recorder.ts";
+
+/** A call seen while a step is traced. */
+export interface TracedCall {
+  op: AnyOp;
+  inputs: readonly Tensor[];
+  attrs: unknown;
+  outputs: readonly Tensor[];
+}
+
+/** Runs variants of ops through WebGPU: eager in meaning, recorded in execution. */
+export class WebGpuDevice implements Device {
+  readonly kind = "webgpu";
+  readonly profile: DeviceProfile;
+  readonly description: AdapterDescription;
+  readonly gpu: GPUDevice;
+  readonly pool: Pool;
+  readonly recorder: Recorder;
+  readonly pipelines: Pipelines;
+  /** Tests force a variant by op name. */
+  readonly forcedVariant = new Map<string, string>();
+  /** Tests fill fresh memory with NaN, so that a kernel that forgets a cell is seen. */
+  poison = false;
+  /** The calls of the step that `compile` is tracing, or null. */
+  trace: TracedCall[] | null = null;
+  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  private readonly dynamicOffset = new Uint32Array(1);
+  private failure: KilnError | null = null;
+
+  constructor(gpu: GPUDevice, description: AdapterDescription, profile: DeviceProfile, read: SourceReader) {
+    this.gpu = gpu;
+    this.description = description;
+    this.profile = profile;
+    this.pool = new Pool(gpu);
+    this.recorder = new Recorder(gpu);
+    this.pipelines = new Pipelines(gpu, profile, read);
+    gpu.onuncapturederror = ({ error }) => {
+      this.failure ??= new KilnError(`WebGPU: ${error.message}`, { code: "webgpu_error" });
+    };
+    void gpu.lost.then(({ reason, message }) => {
+      if (reason !== "destroyed")
+        this.failure = new KilnError(`the GPU device was lost: ${message}`, { code: "device_lost" });
+    });
+  }
+
+  get bytesInUse(): number {
+    return this.pool.bytesInUse;
+  }
+
+  allocate(dtype: DType, length: number): Storage {
+    if (this.trace) return new Storage(this, dtype, length, null);
+    const slot = this.pool.take(Math.max(length, 1) * byteSize(dtype));
+    const storage = new Storage(this, dtype, length, slot);
+    if (this.poison) this.writeBytes(slot, 0, new Uint8Array(slot.bytes).fill(0xff));
+    return storage;
+  }
+
+  upload(values: ArrayLike<number>, dtype: DType): Storage {
+    const slot = this.pool.take(Math.max(values.length, 1) * byteSize(dtype));
+    const storage = new Storage(this, dtype, values.length, slot);
+    if (this.trace) storage.moveTo(null);
+    this.writeBytes(slot, 0, encode(values, dtype));
+    return storage;
+  }
+
+  write(storage: Storage, values: ArrayLike<number>, offset: number): void {
+    if (this.trace)
+      throw new KilnError("write: a compiled step cannot write host values; pass them as an argument");
+    this.writeBytes(slotOf(storage), offset * byteSize(storage.dtype), encode(values, storage.dtype));
+  }
+
+  /** `queue.writeBuffer` overtakes the open encoder: work recorded on this slot must be submitted first. */
+  private writeBytes(slot: Slot, at: number, bytes: Uint8Array<ArrayBuffer>): void {
+    if (bytes.byteLength === 0) return;
+    if (slot.lastEpoch === this.recorder.epoch) this.recorder.flush();
+    // writeBuffer takes multiples of 4 bytes; the tail is padding of the slot.
+    const padded = bytes.byteLength % 4 === 0 ? bytes : paddedCopy(bytes);
+    this.gpu.queue.writeBuffer(slot.buffer, at, padded);
+  }
+
+  async read(storage: Storage, offset: number, length: number): Promise<HostArray> {
+    if (this.trace)
+      throw new KilnError(
+        "reading a value inside a compiled step: return the tensor and read it after the step",
+      );
+    const slot = slotOf(storage);
+    const start = offset * byteSize(storage.dtype);
+    const aligned = Math.floor(start / 4) * 4;
+    const bytes = Math.ceil((start - aligned + length * byteSize(storage.dtype)) / 4) * 4;
+    if (length === 0) return decode(new ArrayBuffer(0), storage.dtype, 0);
+    const staging = this.gpu.createBuffer({
+      size: bytes,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
+    this.recorder.copy(slot.buffer, aligned, staging, 0, bytes);
+    this.recorder.flush();
+    try {
+      await staging.mapAsync(GPUMapMode.READ);
+    } catch (error) {
+      throw this.failure ?? error;
+    }
+    const copy = staging.getMappedRange().slice(start - aligned);
+    staging.destroy();
+    this.check();
+    return decode(copy, storage.dtype, length);
+  }
+
+  /** Throws what the device has reported since. */
+  private check(): void {
+    const { failure } = this;
+    if (failure && failure.code !== "device_lost") this.failure = null;
+    if (failure) throw failure;
+  }
+
+  run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void {
+    if (this.trace) this.trace.push({ op, inputs, attrs, outputs });
+    else lower(this, op, inputs, attrs, outputs);
+  }
+
+  /** Records one dispatch. */
+  emit(work: Work): void {
+    const { kernel, params, grid, label } = work;
+    if (debugLevel() >= 3) console.error(`dispatch ${label} [${grid}] ${JSON.stringify(params)}`);
+    const { recorder } = this;
+    let at = 0;
+    if (kernel.hasParams) {
+      at = recorder.uniforms(kernel.params.words);
+      packParams(kernel.params, params, recorder.staging, at);
+    }
+    const pass = recorder.compute();
+    pass.setPipeline(kernel.pipeline);
+    const group = this.bindGroup(work, recorder.ring);
+    if (kernel.hasParams) {
+      this.dynamicOffset[0] = at;
+      pass.setBindGroup(0, group, this.dynamicOffset, 0, 1);
+    } else pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+    for (const storage of work.storages) recorder.touch(slotOf(storage));
+    recorder.recorded();
+  }
+
+  /** A cached bind group for eager work: the uniform ring and these slots. */
+  private bindGroup(work: Work, ring: GPUBuffer): GPUBindGroup {
+    const slots = work.storages.map(slotOf);
+    const key = `${work.kernel.id}:${slots.map((s, i) => `${s.id}+${work.offsets[i]}`).join()}`;
+    let group = this.bindGroups.get(key);
+    if (!group) {
+      if (this.bindGroups.size > 8192) this.bindGroups.clear();
+      group = this.makeBindGroup(work, slots, ring);
+      this.bindGroups.set(key, group);
+    }
+    return group;
+  }
+
+  makeBindGroup(work: Work, slots: readonly Slot[], uniforms: GPUBuffer): GPUBindGroup {
+    const { kernel, offsets } = work;
+    const entries: GPUBindGroupEntry[] = kernel.storage.map(({ index }, i) => ({
+      binding: index,
+      resource: { buffer: slots[i]!.buffer, offset: offsets[i]! },
+    }));
+    if (kernel.hasParams)
+      entries.push({ binding: 0, resource: { buffer: uniforms, size: kernel.params.words * 4 } });
+    return this.gpu.createBindGroup({ layout: kernel.layout, entries });
+  }
+
+  release(storage: Storage): void {
+    if (storage.handle) this.pool.give(storage.handle as Slot);
+  }
+
+  async sync(): Promise<void> {
+    this.recorder.flush();
+    await this.gpu.queue.onSubmittedWorkDone();
+    this.check();
+  }
+
+  /** Destroys idle buffers once the device is quiet. */
+  async trim(): Promise<void> {
+    await this.sync();
+    this.bindGroups.clear();
+    this.pool.trim();
+  }
+
+  /** Frees the device; tensors on it are gone. */
+  close(): void {
+    this.gpu.destroy();
+  }
+}
+
+function paddedCopy(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
+  out.set(bytes);
+  return out;
+}
+
+export function slotOf(storage: Storage): Slot {
+  if (storage.freed)
+    throw new KilnError(
+      "a tensor was used after its scope freed it; return it from the scope or persist() it",
+    );
+  if (!storage.handle) throw new KilnError("a tensor of a compiled step was used outside of it");
+  return storage.handle as Slot;
+}
+
+/** Opens an adapter and makes it the device of new tensors. */
+export async function openWebGpu(read: SourceReader, options: AdapterOptions = {}): Promise<WebGpuDevice> {
+  const { adapter, description } = await openAdapter(options);
+  const wanted = ["shader-f16", "subgroups", "timestamp-query"] as GPUFeatureName[];
+  const requiredFeatures = wanted.filter((f) => adapter.features.has(f));
+  const requiredLimits: Record<string, number> = {};
+  for (const name of limitNames) requiredLimits[name] = adapter.limits[name];
+  const gpu = await adapter.requestDevice({ requiredFeatures, requiredLimits });
+  const opened = new WebGpuDevice(gpu, description, profileOf(gpu, description), read);
+  setDevice(opened);
+  return opened;
+}
+
+/** The adapter's own limits are asked for: the defaults (128 MiB a binding) stop real models. */
+const limitNames = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupSizeY",
+] as const;
+
+function profileOf(gpu: GPUDevice, d: AdapterDescription): DeviceProfile {
+  const fixed = gpu.features.has("subgroups" as GPUFeatureName) && d.subgroupMinSize === d.subgroupMaxSize;
+  return {
+    class: d.software ? "cpu" : "gpu",
+    name: d.description || d.device || d.driver,
+    f16: gpu.features.has("shader-f16"),
+    subgroupSize: fixed ? d.subgroupMinSize : 0,
+    maxWorkgroupSize: gpu.limits.maxComputeInvocationsPerWorkgroup,
+    maxWorkgroupMemory: gpu.limits.maxComputeWorkgroupStorageSize,
+    maxBindingBytes: gpu.limits.maxStorageBufferBindingSize,
+    maxStorageBuffers: gpu.limits.maxStorageBuffersPerShaderStage,
+    maxGridExtent: gpu.limits.maxComputeWorkgroupsPerDimension,
+  };
+}

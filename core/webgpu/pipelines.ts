@@ -1,0 +1,126 @@
+import { type DType, wgslType } from "../dtype.ts";
+import type { DeviceProfile } from "../op.ts";
+import {
+  type Binding,
+  type Defines,
+  findBindings,
+  paramLayout,
+  preprocess,
+  type SourceReader,
+} from "../wgsl.ts";
+
+/** A compiled kernel with what is needed to bind it. */
+export interface Kernel {
+  readonly id: number;
+  readonly label: string;
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  /** Storage bindings in order; the uniform is binding 0 where the kernel has one. */
+  readonly storage: readonly Binding[];
+  readonly hasParams: boolean;
+  readonly params: ReturnType<typeof paramLayout>;
+}
+
+/** Compiles kernels once: the whole specialised source is the key, with a cheaper key in front of it. */
+export class Pipelines {
+  private readonly byCall = new Map<string, Kernel>();
+  private readonly bySource = new Map<string, Kernel>();
+  private readonly layouts = new Map<string, { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }>();
+  private readonly device: GPUDevice;
+  private readonly profile: DeviceProfile;
+  private readonly read: SourceReader;
+
+  constructor(device: GPUDevice, profile: DeviceProfile, read: SourceReader) {
+    this.device = device;
+    this.profile = profile;
+    this.read = read;
+  }
+
+  /** Number of distinct kernels compiled so far. */
+  get count(): number {
+    return this.bySource.size;
+  }
+
+  get(file: string, defines: Defines, inputs: readonly DType[], outputs: readonly DType[]): Kernel {
+    const key = `${file}|${inputs.join()}|${outputs.join()}|${JSON.stringify(defines)}`;
+    let kernel = this.byCall.get(key);
+    if (!kernel) {
+      kernel = this.compile(file, this.source(file, defines, inputs, outputs));
+      this.byCall.set(key, kernel);
+    }
+    return kernel;
+  }
+
+  /** Header and preprocessed text: what the driver sees. */
+  private source(
+    file: string,
+    defines: Defines,
+    inputs: readonly DType[],
+    outputs: readonly DType[],
+  ): string {
+    const { f16, subgroupSize } = this.profile;
+    const types = [
+      ...inputs.map((d, i) => `alias T${i} = ${wgslType(d)};`),
+      ...outputs.map((d, i) => `alias U${i} = ${wgslType(d)};`),
+    ];
+    const header = [
+      f16 ? "enable f16;" : "",
+      subgroupSize > 0 ? "enable subgroups;\ndiagnostic(off, subgroup_uniformity);" : "",
+      "diagnostic(off, derivative_uniformity);",
+      ...types,
+    ];
+    return [...header, preprocess(file, { SG: subgroupSize, ...defines }, this.read)]
+      .filter(Boolean)
+      .join("\n");
+  }
+
+  private compile(file: string, source: string): Kernel {
+    const known = this.bySource.get(source);
+    if (known) return known;
+    const debug = debugLevel();
+    if (debug >= 2) console.error(`compile ${file}${debug >= 4 ? `\n${source}` : ""}`);
+    const bindings = findBindings(source);
+    const { group, pipeline: layout } = this.layoutOf(bindings);
+    const module = this.device.createShaderModule({ code: source, label: file });
+    const pipeline = this.device.createComputePipeline({
+      label: file,
+      layout,
+      compute: { module, entryPoint: "main" },
+    });
+    const storage = bindings.filter((b) => b.kind !== "uniform");
+    const kernel: Kernel = {
+      id: this.bySource.size,
+      label: file,
+      pipeline,
+      layout: group,
+      storage,
+      hasParams: storage.length < bindings.length,
+      params: paramLayout(source),
+    };
+    this.bySource.set(source, kernel);
+    return kernel;
+  }
+
+  private layoutOf(bindings: readonly Binding[]) {
+    const key = bindings.map((b) => `${b.index}${b.kind}`).join();
+    let layout = this.layouts.get(key);
+    if (!layout) {
+      const entries = bindings.map(
+        ({ index, kind }): GPUBindGroupLayoutEntry => ({
+          binding: index,
+          visibility: GPUShaderStage.COMPUTE,
+          buffer: { type: kind, hasDynamicOffset: kind === "uniform" },
+        }),
+      );
+      const group = this.device.createBindGroupLayout({ entries });
+      layout = { group, pipeline: this.device.createPipelineLayout({ bindGroupLayouts: [group] }) };
+      this.layouts.set(key, layout);
+    }
+    return layout;
+  }
+}
+
+/** `DEBUG=1` shows stacks, 2 compilations, 3 dispatches, 4 the full source of kernels. */
+export function debugLevel(): number {
+  return Number(globalThis.process?.env?.DEBUG ?? 0) || 0;
+}

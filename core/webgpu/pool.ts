@@ -1,0 +1,74 @@
+import { KilnError } from "../errors.ts";
+
+/** One GPUBuffer that tensors take turns in. WebGPU forbids one buffer bound for reading and writing at once. */
+export interface Slot {
+  readonly id: number;
+  readonly buffer: GPUBuffer;
+  readonly bytes: number;
+  /** The recorder's epoch in which a dispatch last used it: an upload in the same epoch must flush first. */
+  lastEpoch: number;
+}
+
+/**
+ * A pool of buffers by size class (four per power of two, so at most a quarter is wasted). Released slots are
+ * reused at once: work runs in recorded order. Buffers are destroyed only by `trim`, after the device is idle.
+ */
+export class Pool {
+  bytesInUse = 0;
+  private bytesIdle = 0;
+  private readonly idle = new Map<number, Slot[]>();
+  private readonly device: GPUDevice;
+  private nextId = 0;
+
+  constructor(device: GPUDevice) {
+    this.device = device;
+  }
+
+  take(bytes: number): Slot {
+    const size = sizeClass(bytes);
+    this.bytesInUse += size;
+    const free = this.idle.get(size)?.pop();
+    if (free) {
+      this.bytesIdle -= size;
+      return free;
+    }
+    const limit = Math.min(this.device.limits.maxBufferSize, this.device.limits.maxStorageBufferBindingSize);
+    if (size > limit) {
+      const mib = (n: number) => `${(n / 2 ** 20).toFixed(0)} MiB`;
+      throw new KilnError(
+        `a tensor of ${mib(bytes)} is over this adapter's limit of ${mib(limit)} a buffer; use a smaller batch, context or model`,
+        { code: "buffer_too_large" },
+      );
+    }
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+    const buffer = this.device.createBuffer({ size, usage });
+    return { id: this.nextId++, buffer, bytes: size, lastEpoch: -1 };
+  }
+
+  give(slot: Slot): void {
+    this.bytesInUse -= slot.bytes;
+    this.bytesIdle += slot.bytes;
+    const list = this.idle.get(slot.bytes);
+    if (list) list.push(slot);
+    else this.idle.set(slot.bytes, [slot]);
+  }
+
+  /** Bytes of buffers that exist on the device, used or waiting to be. */
+  get bytesReserved(): number {
+    return this.bytesInUse + this.bytesIdle;
+  }
+
+  /** Destroys the idle buffers; call it only when nothing is in flight. */
+  trim(): void {
+    for (const list of this.idle.values()) for (const slot of list) slot.buffer.destroy();
+    this.idle.clear();
+    this.bytesIdle = 0;
+  }
+}
+
+/** Smallest of {1, 1.25, 1.5, 1.75} x 2^n that holds `bytes` plus 256 bytes of padding for vector loads. */
+export function sizeClass(bytes: number): number {
+  const need = Math.max(bytes + 256, 512);
+  const step = 2 ** (Math.floor(Math.log2(need)) - 2);
+  return Math.ceil(need / step) * step;
+}

@@ -1,0 +1,17 @@
+import type { AdapterOptions } from "../core/adapter.ts";
+import { setDevice } from "../core/device.ts";
+import { ReferenceDevice } from "../core/reference_device.ts";
+import { openWebGpu, type WebGpuDevice } from "../core/webgpu/device.ts";
+import { readKernel } from "./sources.ts";
+
+/** Opens this machine's WebGPU adapter and makes it the device of new tensors. */
+export function openDevice(options: AdapterOptions = {}): Promise<WebGpuDevice> {
+  return openWebGpu(readKernel, options);
+}
+
+/** Makes a float64 oracle device the device of new tensors. */
+export function openReference(): ReferenceDevice {
+  const device = new ReferenceDevice();
+  setDevice(device);
+  return device;
+}
