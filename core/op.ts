@@ -135,6 +135,8 @@ export interface OpSpec<A> {
   samples: () => Sample<A>[];
   /** Whether second derivatives exist (tests check them where true). */
   secondOrder?: boolean;
+  /** False for ops that refuse f16 (optimizers, samplers): the tests then leave f16 out. */
+  f16?: boolean;
 }
 
 export type Op<A> = Readonly<OpSpec<A>>;

@@ -1,0 +1,245 @@
+import { forEachTensor, Storage, scope } from "../device.ts";
+import { byteSize } from "../dtype.ts";
+import { KilnError } from "../errors.ts";
+import { findOp } from "../op.ts";
+import { apply, Tensor } from "../tensor.ts";
+import { packParams } from "../wgsl.ts";
+import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
+import { lower, type Work } from "./lower.ts";
+import { type Slot, sizeClass } from "./pool.ts";
+import { uniformSlot } from "./recorder.ts";
+
+/** One dispatch of a plan: everything that `replay` hands to the encoder, made once. */
+interface Step {
+  pipeline: GPUComputePipeline;
+  group: GPUBindGroup;
+  /** Byte offset of its uniforms, or -1 for a kernel without. */
+  uniforms: number;
+  grid: readonly [number, number, number];
+}
+
+/** Rewrites the traced calls before they are lowered (fusion); kernels register theirs, core knows none. */
+export type TraceRewrite = (calls: TracedCall[], live: ReadonlySet<Storage>) => TracedCall[];
+const rewrites: TraceRewrite[] = [];
+
+export function registerRewrite(rewrite: TraceRewrite): void {
+  rewrites.push(rewrite);
+}
+
+/** A traced step: its dispatches with memory planned by liveness, replayed without creating objects. */
+export class Plan<R> {
+  private readonly device: WebGpuDevice;
+  private readonly args: Tensor[];
+  private readonly result: R;
+  private readonly steps: Step[] = [];
+  private readonly offsets = new Uint32Array(1);
+  /** Buffers of outside tensors that the steps use. */
+  private readonly touched = new Set<Slot>();
+  /** Keeps captured tensors and constants alive as long as the plan. */
+  private readonly captured = new Set<Storage>();
+
+  constructor(device: WebGpuDevice, step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
+    this.device = device;
+    if (device.trace) throw new KilnError("compile: a compiled step cannot call another compiled step");
+    this.args = args.map((t) => new Tensor(new Storage(device, t.dtype, t.size, null), t.shape));
+    const { calls, result } = this.traceStep(step, args);
+    this.result = result;
+    const works = this.lowerAll(prune(calls, this.live()));
+    const slots = this.planMemory(works);
+    this.build(works, slots);
+  }
+
+  private traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
+    const calls: TracedCall[] = [];
+    this.device.trace = calls;
+    try {
+      this.args.forEach((t, i) => {
+        t.requiresGrad = args[i]!.requiresGrad;
+      });
+      const result = scope(() => {
+        const made = step(...this.args);
+        return mapTensors(made, (t) =>
+          t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0]!,
+        ) as R;
+      });
+      forEachTensor(result, (t) => t.storage.moveTo(null));
+      return { calls, result };
+    } finally {
+      this.device.trace = null;
+    }
+  }
+
+  /** Storages that must survive the step: its results. */
+  private live(): Set<Storage> {
+    const live = new Set<Storage>();
+    forEachTensor(this.result, (t) => live.add(t.storage));
+    return live;
+  }
+
+  private lowerAll(calls: TracedCall[]): Work[] {
+    let rewritten = calls;
+    for (const rewrite of rewrites) rewritten = rewrite(rewritten, this.live());
+    const works: Work[] = [];
+    const { device } = this;
+    const env = {
+      profile: device.profile,
+      pipelines: device.pipelines,
+      forcedVariant: device.forcedVariant,
+      // Temporaries of the lowering are planned like everything else.
+      allocate: (dtype: Storage["dtype"], length: number) => new Storage(device, dtype, length, null),
+      emit: (work: Work) => void works.push(work),
+    };
+    const inputs = new Set(this.args.map((t) => t.storage));
+    for (const { op, inputs: given, attrs, outputs } of rewritten) {
+      for (const i of op.mutates ?? []) {
+        if (inputs.has(given[i]!.storage)) {
+          throw new KilnError(
+            `compile: ${op.name} updates an argument of the step in place; capture that tensor instead`,
+          );
+        }
+      }
+      lower(env, op, given, attrs, outputs);
+    }
+    return works;
+  }
+
+  /** Gives every virtual storage a slot of the pool, shared by storages that are never needed together. */
+  private planMemory(works: readonly Work[]): Map<Storage, Slot> {
+    const last = new Map<Storage, number>();
+    works.forEach((work, i) => {
+      for (const s of work.storages) last.set(s, i);
+    });
+    for (const s of this.live()) last.set(s, Number.POSITIVE_INFINITY);
+    const slots = new Map<Storage, Slot>();
+    const idle = new Map<number, Slot[]>();
+    const assign = (storage: Storage) => {
+      const bytes = sizeClass(Math.max(storage.length, 1) * byteSize(storage.dtype));
+      slots.set(storage, idle.get(bytes)?.pop() ?? this.device.pool.take(bytes - 256));
+    };
+    for (const t of this.args) assign(t.storage);
+    for (const s of this.live()) if (s.handle === null && !slots.has(s)) assign(s);
+    works.forEach((work, i) => {
+      for (const s of work.storages) {
+        if (s.handle !== null) this.capture(s);
+        else if (!slots.has(s)) assign(s);
+      }
+      for (const s of new Set(work.storages)) {
+        const slot = slots.get(s);
+        if (!slot || last.get(s) !== i) continue;
+        const list = idle.get(slot.bytes);
+        if (list) list.push(slot);
+        else idle.set(slot.bytes, [slot]);
+      }
+    });
+    return slots;
+  }
+
+  private capture(storage: Storage): void {
+    this.captured.add(storage);
+    this.touched.add(slotOf(storage));
+  }
+
+  private build(works: readonly Work[], slots: Map<Storage, Slot>): void {
+    const { device } = this;
+    let words = 0;
+    const starts = works.map(({ kernel }) => {
+      const at = words;
+      words += Math.ceil((kernel.params.words * 4) / uniformSlot) * uniformSlot;
+      return at;
+    });
+    const bytes = new Uint8Array(Math.max(words, uniformSlot));
+    const view = new DataView(bytes.buffer);
+    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+    const uniforms = device.gpu.createBuffer({ size: bytes.byteLength, usage });
+    works.forEach((work, i) => {
+      const { kernel } = work;
+      if (kernel.hasParams) packParams(kernel.params, work.params, view, starts[i]!);
+      const bound = work.storages.map((s) => slots.get(s) ?? slotOf(s));
+      this.steps.push({
+        pipeline: kernel.pipeline,
+        group: device.makeBindGroup(work, bound, uniforms),
+        uniforms: kernel.hasParams ? starts[i]! : -1,
+        grid: work.grid,
+      });
+    });
+    device.gpu.queue.writeBuffer(uniforms, 0, bytes);
+    for (const t of this.args) t.storage.handle = slots.get(t.storage)!;
+    forEachTensor(this.result, (t) => {
+      const slot = slots.get(t.storage);
+      if (slot) t.storage.handle = slot;
+    });
+  }
+
+  /** Number of dispatches in a replay. */
+  get length(): number {
+    return this.steps.length;
+  }
+
+  replay(args: readonly Tensor[]): R {
+    const { recorder } = this.device;
+    for (const storage of this.captured) {
+      if (storage.freed)
+        throw new KilnError("compile: a tensor that the step captured was freed; persist() it");
+    }
+    args.forEach((given, i) => {
+      const t = given.contiguous ? given : apply(findOp("copy"), [given], {} as never)[0]!;
+      this.copy(t.storage, t.offset, this.args[i]!.storage, t.size);
+    });
+    const pass = recorder.compute();
+    let pipeline: GPUComputePipeline | null = null;
+    for (const step of this.steps) {
+      if (step.pipeline !== pipeline) {
+        pipeline = step.pipeline;
+        pass.setPipeline(pipeline);
+      }
+      if (step.uniforms < 0) pass.setBindGroup(0, step.group);
+      else {
+        this.offsets[0] = step.uniforms;
+        pass.setBindGroup(0, step.group, this.offsets, 0, 1);
+      }
+      pass.dispatchWorkgroups(step.grid[0], step.grid[1], step.grid[2]);
+    }
+    for (const slot of this.touched) recorder.touch(slot);
+    const result = mapTensors(this.result, (t) => {
+      const copy = new Tensor(this.device.allocate(t.dtype, t.size), t.shape);
+      this.copy(t.storage, 0, copy.storage, t.size);
+      return copy;
+    }) as R;
+    recorder.recorded(this.steps.length);
+    return result;
+  }
+
+  private copy(from: Storage, offset: number, to: Storage, length: number): void {
+    const unit = byteSize(from.dtype);
+    const bytes = Math.ceil((length * unit) / 4) * 4;
+    const source = slotOf(from);
+    const target = slotOf(to);
+    if (bytes === 0) return;
+    this.device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
+    this.device.recorder.touch(source);
+    this.device.recorder.touch(target);
+  }
+}
+
+/** Drops calls whose results nobody uses. */
+function prune(calls: readonly TracedCall[], live: ReadonlySet<Storage>): TracedCall[] {
+  const needed = new Set(live);
+  const kept: TracedCall[] = [];
+  for (const call of [...calls].reverse()) {
+    const used = call.op.mutates?.length || call.outputs.some((t) => needed.has(t.storage));
+    if (!used) continue;
+    for (const t of call.inputs) needed.add(t.storage);
+    kept.push(call);
+  }
+  return kept.reverse();
+}
+
+/** The same structure with every tensor replaced. */
+function mapTensors(value: unknown, replace: (t: Tensor) => Tensor): unknown {
+  if (value instanceof Tensor) return replace(value);
+  if (Array.isArray(value)) return value.map((item) => mapTensors(item, replace));
+  if (value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype) {
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, mapTensors(item, replace)]));
+  }
+  return value;
+}
