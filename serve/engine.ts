@@ -1,0 +1,307 @@
+import { ServeError } from "./errors.ts";
+import { LIMITS } from "./limits.ts";
+import { generated, Scheduler, type Sequence } from "./scheduler.ts";
+import type {
+  EngineEvent,
+  FinishReason,
+  ItemResult,
+  PlanItem,
+  Request,
+  RunItem,
+  Runner,
+  ScoreSpec,
+  StepPlan,
+  StepResult,
+} from "./types.ts";
+
+export interface EngineOptions {
+  readonly runner: Runner;
+  /** Sequences that run at once. */
+  readonly maxSeqs?: number;
+  /** Tokens computed in one step. */
+  readonly maxBatchedTokens?: number;
+  readonly agingSteps?: number;
+  /** Told of each failure whose details clients do not see. */
+  readonly onError?: (error: unknown) => void;
+  readonly limits?: Partial<
+    Pick<typeof LIMITS, "queuedRequests" | "queuedTokens" | "queueWaitMs" | "stepMs">
+  >;
+}
+
+/** Hears what becomes of one request. Must not throw; may call `abort`. */
+export type EngineListener = (event: EngineEvent) => void;
+
+export type EngineState = "ready" | "draining" | "hung";
+
+export interface EngineStats {
+  readonly state: EngineState;
+  readonly running: number;
+  readonly waiting: number;
+  readonly blocksUsed: number;
+  readonly blocksTotal: number;
+  readonly preemptions: number;
+  readonly steps: number;
+  readonly promptTokens: number;
+  readonly generatedTokens: number;
+  readonly accepted: number;
+  readonly finished: Readonly<Record<FinishReason, number>>;
+}
+
+interface Entry {
+  readonly listener: EngineListener;
+  /** Monotonic time after which a request that has not started is given up. */
+  readonly giveUpAt: number;
+  /** Prompt positions whose score was reported. A recompute does not report them again. */
+  scored: number;
+}
+
+const NOTHING: Pick<EngineEvent, "token" | "scored" | "error"> = { token: null, scored: [], error: null };
+
+/**
+ * Runs requests over one model: schedule a step, run it, settle it, again. Everything that ends a request goes through
+ * `#end`, so each accepted request ends exactly once.
+ */
+export class Engine {
+  readonly runner: Runner;
+  readonly #scheduler: Scheduler;
+  readonly #limits: typeof LIMITS;
+  readonly #onError: (error: unknown) => void;
+  readonly #entries = new Map<string, Entry>();
+  readonly #finished: Record<FinishReason, number> = { stop: 0, length: 0, abort: 0, error: 0 };
+  #loop: Promise<void> | null = null;
+  #draining = false;
+  #hung = false;
+  #steps = 0;
+  #accepted = 0;
+  #promptTokens = 0;
+  #generatedTokens = 0;
+
+  constructor(options: EngineOptions) {
+    const { runner, maxSeqs = 64, maxBatchedTokens = 512, agingSteps = 256 } = options;
+    this.runner = runner;
+    this.#limits = { ...LIMITS, ...options.limits };
+    this.#onError = options.onError ?? (() => {});
+    this.#scheduler = new Scheduler({
+      blockSize: runner.blockSize,
+      blockCount: runner.blockCount,
+      maxModelLen: runner.maxModelLen,
+      maxSeqs,
+      maxBatchedTokens,
+      agingSteps,
+    });
+  }
+
+  get state(): EngineState {
+    return this.#hung ? "hung" : this.#draining ? "draining" : "ready";
+  }
+
+  stats(): EngineStats {
+    const { pool, running, waiting, preemptions } = this.#scheduler;
+    return {
+      state: this.state,
+      running,
+      waiting,
+      blocksUsed: pool.used,
+      blocksTotal: pool.total,
+      preemptions,
+      steps: this.#steps,
+      promptTokens: this.#promptTokens,
+      generatedTokens: this.#generatedTokens,
+      accepted: this.#accepted,
+      finished: { ...this.#finished },
+    };
+  }
+
+  /**
+   * Whether `requests` more sequences with `tokens` prompt tokens in all may join.
+   * @throws ServeError 429 when the queue is full, 503 when the engine is draining or hung.
+   */
+  checkRoom(requests: number, tokens: number): void {
+    if (this.#hung) throw new ServeError(503, "the model does not respond", { code: "engine_unavailable" });
+    if (this.#draining) throw new ServeError(503, "the server is shutting down", { code: "shutting_down" });
+    const { waiting, waitingTokens } = this.#scheduler;
+    const { queuedRequests, queuedTokens } = this.#limits;
+    if (waiting > 0 && (waiting + requests > queuedRequests || waitingTokens + tokens > queuedTokens)) {
+      throw new ServeError(429, `${waiting} requests are waiting already; try again later`, {
+        code: "queue_full",
+        headers: { "retry-after": "1" },
+      });
+    }
+  }
+
+  /** Accepts all requests or (by throwing as `checkRoom` does) none. Events come later, never from within this call. */
+  submit(requests: readonly { readonly request: Request; readonly listener: EngineListener }[]): void {
+    this.checkRoom(
+      requests.length,
+      requests.reduce((sum, { request }) => sum + request.prompt.length, 0),
+    );
+    const giveUpAt = performance.now() + this.#limits.queueWaitMs;
+    for (const { request, listener } of requests) {
+      this.#scheduler.add(request);
+      this.#entries.set(request.id, { listener, giveUpAt, scored: 0 });
+      this.#accepted++;
+      this.#promptTokens += request.prompt.length;
+    }
+    this.#loop ??= this.#work();
+  }
+
+  /** Ends a request with `abort` now and frees its blocks. False when it has ended or never was. */
+  abort(id: string): boolean {
+    return this.#end(id, "abort", NOTHING);
+  }
+
+  /** Refuses new requests, lets the accepted ones finish for `timeoutMs`, then ends the rest with an error. */
+  async drain(timeoutMs: number): Promise<void> {
+    this.#draining = true;
+    await within(this.#loop ?? Promise.resolve(), timeoutMs);
+    this.#failAll(
+      new ServeError(503, "the server shut down before the request was done", { code: "shutting_down" }),
+    );
+  }
+
+  async #work(): Promise<void> {
+    try {
+      while (this.#entries.size > 0) {
+        // Lets sockets and timers have their turn: without a device to wait for, steps would follow each other at once.
+        await new Promise((resolve) => setImmediate(resolve));
+        this.#dropStale();
+        const plan = this.#scheduler.schedule();
+        if (plan.items.length > 0) await this.#step(plan);
+      }
+    } catch (error) {
+      this.#onError(error);
+      this.#failAll(error);
+    } finally {
+      // Here and not in a later microtask, so that no request can slip in between the last step and this line.
+      this.#loop = null;
+    }
+  }
+
+  async #step(plan: StepPlan): Promise<void> {
+    const items = plan.items.map((item) => this.#runItem(item));
+    this.#steps++;
+    let result: StepResult;
+    try {
+      result = await this.#watched(this.runner.run(items));
+      if (result.items.length !== items.length)
+        throw new Error("the runner returned another number of items");
+    } catch (error) {
+      this.#onError(error);
+      for (const { id } of plan.items) this.#fail(id, error);
+      return;
+    }
+    result.items.forEach((item, i) => {
+      if (item.error === undefined) return;
+      const error = new Error(item.error);
+      this.#onError(error);
+      this.#fail(plan.items[i]!.id, error);
+    });
+    for (const { index, sequence, finish } of this.#scheduler.settle(plan, result)) {
+      this.#report(sequence, items[index]!, result.items[index]!, finish);
+    }
+  }
+
+  #report(sequence: Sequence, item: RunItem, outcome: ItemResult, finish: FinishReason | null): void {
+    const entry = this.#entries.get(sequence.request.id);
+    // An earlier listener of this very step may have aborted it.
+    if (entry === undefined) return;
+    if (item.score !== null) entry.scored = item.start + item.score.first + item.score.targets.length;
+    if (outcome.sampled !== null) this.#generatedTokens++;
+    const news = { token: outcome.sampled, scored: outcome.scored, error: null };
+    if (finish !== null) this.#end(sequence.request.id, finish, news);
+    else if (outcome.sampled !== null || outcome.scored.length > 0) entry.listener({ ...news, finish: null });
+  }
+
+  #runItem({ id, start, count }: PlanItem): RunItem {
+    const sequence = this.#scheduler.get(id)!;
+    const { request, tokens, table } = sequence;
+    const end = start + count;
+    const samples = end === tokens.length && request.maxTokens > 0;
+    return {
+      id,
+      tokens: Int32Array.from({ length: count }, (_, i) => tokens[start + i]!),
+      start,
+      blockTable: table.blocks,
+      sample: samples
+        ? {
+            params: request.sampling,
+            history: tokens,
+            promptLength: request.prompt.length,
+            position: tokens.length,
+            banned: generated(sequence) < request.minTokens ? request.stopTokenIds : null,
+            topLogprobs: request.topLogprobs,
+          }
+        : null,
+      score: request.scorePrompt ? this.#scoreSpec(request, start, end) : null,
+    };
+  }
+
+  /** Scores wanted of positions start..end: each predicts the prompt token after it. */
+  #scoreSpec(request: Request, start: number, end: number): ScoreSpec | null {
+    const from = Math.max(start, this.#entries.get(request.id)!.scored);
+    const targets = request.prompt.slice(from + 1, end + 1);
+    if (targets.length === 0) return null;
+    return { first: from - start, targets, topLogprobs: request.topLogprobs };
+  }
+
+  #fail(id: string, cause: unknown): void {
+    const error =
+      cause instanceof ServeError
+        ? cause
+        : new ServeError(500, "the model failed on this request", {
+            code: "engine_error",
+            headers: { "x-should-retry": "false" },
+          });
+    this.#end(id, "error", { ...NOTHING, error });
+  }
+
+  #failAll(error: unknown): void {
+    for (const id of [...this.#entries.keys()]) this.#fail(id, error);
+  }
+
+  #dropStale(): void {
+    const now = performance.now();
+    for (const [id, { giveUpAt }] of this.#entries) {
+      if (now < giveUpAt || this.#scheduler.get(id)!.started) continue;
+      const error = new ServeError(503, "the request waited too long for its turn; try again later", {
+        code: "queue_timeout",
+        headers: { "retry-after": "5" },
+      });
+      this.#fail(id, error);
+    }
+  }
+
+  #end(id: string, finish: FinishReason, news: Pick<EngineEvent, "token" | "scored" | "error">): boolean {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return false;
+    this.#entries.delete(id);
+    this.#scheduler.remove(id);
+    this.#finished[finish]++;
+    entry.listener({ ...news, finish });
+    return true;
+  }
+
+  /** While a step takes longer than it may, everything accepted has failed and nothing new is. Work resumes if it returns. */
+  async #watched(step: Promise<StepResult>): Promise<StepResult> {
+    const timer = setTimeout(() => {
+      this.#hung = true;
+      this.#failAll(new ServeError(503, "the model does not respond", { code: "engine_unavailable" }));
+    }, this.#limits.stepMs);
+    try {
+      return await step;
+    } finally {
+      clearTimeout(timer);
+      this.#hung = false;
+    }
+  }
+}
+
+/** Waits for `work`, but no longer than `timeoutMs`. */
+async function within(work: Promise<void>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs);
+  });
+  await Promise.race([work, timeout]);
+  clearTimeout(timer);
+}

@@ -1,0 +1,127 @@
+import type { FastifyReply } from "fastify";
+import type { ChoiceDelta, CompletionLogprobs } from "../../choice.ts";
+import type { CompletionJob, Frontend } from "../../frontend.ts";
+import type { Limits } from "../../limits.ts";
+import { asServeError } from "../errors.ts";
+import type { CompletionBody } from "../schema.ts";
+import { SseStream } from "../sse.ts";
+
+/** Answers POST /v1/completions in one piece or as a stream. A client that leaves ends its request in the engine. */
+export async function complete(
+  frontend: Frontend,
+  limits: Limits,
+  body: CompletionBody,
+  reply: FastifyReply,
+): Promise<unknown> {
+  return body.stream ? streamed(frontend, limits, body, reply) : whole(frontend, body, reply);
+}
+
+/** Runs a job until it is done or the client has left (when the job's own error says so). */
+async function run(starting: Promise<CompletionJob>, reply: FastifyReply): Promise<CompletionJob> {
+  let job: CompletionJob | null = null;
+  let gone = false;
+  // Only the response tells that a client left: a request's "close" comes as soon as its body is read.
+  reply.raw.once("close", () => {
+    gone = true;
+    if (!reply.raw.writableFinished) job?.cancel();
+  });
+  job = await starting;
+  if (gone) job.cancel();
+  await job.done;
+  return job;
+}
+
+async function whole(frontend: Frontend, body: CompletionBody, reply: FastifyReply): Promise<unknown> {
+  const answers: ChoiceDelta[][] = [];
+  const collect = (index: number, delta: ChoiceDelta) => {
+    answers[index] ??= [];
+    answers[index].push(delta);
+  };
+  const job = await run(frontend.start(body, collect), reply);
+  const perPrompt = job.choices.length / job.prompts.length;
+  const n = body.n ?? 1;
+  const choices = job.prompts.flatMap((_, promptIndex) => {
+    const indices = Array.from({ length: perPrompt }, (_, j) => promptIndex * perPrompt + j);
+    if (perPrompt > n) indices.sort((a, b) => job.choices[b]!.meanLogprob - job.choices[a]!.meanLogprob);
+    return indices.slice(0, n).map((index, j) => {
+      return choiceBody(body, job, promptIndex * n + j, promptIndex, join(answers[index]!), true);
+    });
+  });
+  return { ...header(job, body), choices, usage: job.usage() };
+}
+
+async function streamed(
+  frontend: Frontend,
+  limits: Limits,
+  body: CompletionBody,
+  reply: FastifyReply,
+): Promise<unknown> {
+  const stream = new SseStream(reply, limits);
+  const withUsage = body.stream_options?.include_usage === true;
+  const running = body.stream_options?.continuous_usage_stats === true;
+  const seen = new Set<number>();
+  let job: CompletionJob | null = null;
+  const send = (index: number, delta: ChoiceDelta) => {
+    if (job === null) return;
+    const promptIndex = Math.floor((index * job.prompts.length) / job.choices.length);
+    const choices = [choiceBody(body, job, index, promptIndex, delta, !seen.has(index))];
+    seen.add(index);
+    const usage = withUsage ? { usage: running ? job.usage() : null } : {};
+    stream.send({ ...header(job, body), choices, ...usage });
+  };
+  try {
+    const starting = frontend.start(body, send).then((started) => {
+      job = started;
+      return started;
+    });
+    const finished = await run(starting, reply);
+    if (withUsage) stream.send({ ...header(finished, body), choices: [], usage: finished.usage() });
+    stream.end();
+  } catch (error) {
+    stream.dispose();
+    if (!stream.opened) throw error;
+    stream.fail(asServeError(error));
+  }
+  return reply;
+}
+
+function header(job: CompletionJob, body: CompletionBody) {
+  return { id: job.id, object: "text_completion", created: job.created, model: body.model };
+}
+
+function choiceBody(
+  body: CompletionBody,
+  job: CompletionJob,
+  index: number,
+  promptIndex: number,
+  delta: ChoiceDelta,
+  first: boolean,
+) {
+  const { text, logprobs, finishReason, stopReason, tokenIds } = delta;
+  const ids = body.return_token_ids
+    ? { token_ids: tokenIds, prompt_token_ids: first ? job.prompts[promptIndex]!.tokens : null }
+    : {};
+  return { index, text, logprobs, finish_reason: finishReason, stop_reason: stopReason, ...ids };
+}
+
+/** All pieces of one choice as one. */
+function join(deltas: readonly ChoiceDelta[]): ChoiceDelta {
+  const { finishReason, stopReason } = deltas.at(-1)!;
+  const parts = deltas.flatMap(({ logprobs }) => logprobs ?? []);
+  const logprobs: CompletionLogprobs | null =
+    deltas[0]!.logprobs === null
+      ? null
+      : {
+          tokens: parts.flatMap(({ tokens }) => tokens),
+          token_logprobs: parts.flatMap(({ token_logprobs }) => token_logprobs),
+          top_logprobs: parts.flatMap(({ top_logprobs }) => top_logprobs),
+          text_offset: parts.flatMap(({ text_offset }) => text_offset),
+        };
+  return {
+    text: deltas.map(({ text }) => text).join(""),
+    logprobs,
+    tokenIds: deltas.flatMap(({ tokenIds }) => tokenIds),
+    finishReason,
+    stopReason,
+  };
+}

@@ -1,0 +1,51 @@
+/**
+ * Every bound of the server, in one place. Each can be set with `createServer({ limits })`.
+ * Times are in milliseconds.
+ */
+export const LIMITS = {
+  /** Bytes of a request body. */
+  bodyBytes: 4 * 1024 * 1024,
+  /** Nesting of a JSON body. */
+  jsonDepth: 64,
+  /** Bytes of all request headers together. */
+  headerBytes: 16 * 1024,
+  /** Request headers; more are dropped. */
+  headerCount: 100,
+  /** Time for the headers to arrive. */
+  headerWaitMs: 10_000,
+  /** Time for the whole request to arrive. */
+  requestWaitMs: 30_000,
+  /** Idle time of a kept connection. */
+  keepAliveMs: 5_000,
+  /** Open connections. */
+  connections: 1024,
+  /** Sequences waiting for their first step. One request for more is accepted when none waits. */
+  queuedRequests: 256,
+  /** Prompt tokens of all waiting sequences. */
+  queuedTokens: 1_000_000,
+  /** Time a sequence may wait for its first step. */
+  queueWaitMs: 60_000,
+  /** Prompts in one request. */
+  prompts: 256,
+  /** Prompts times choices of one request. */
+  sequences: 256,
+  n: 128,
+  bestOf: 20,
+  stops: 16,
+  stopChars: 256,
+  stopTokenIds: 1024,
+  logitBias: 1024,
+  logprobs: 5,
+  /** A prompt string longer than this many characters per position of the context is refused before tokenising. */
+  charsPerToken: 128,
+  /** Bytes waiting in a stream whose client does not read; then it is cut. */
+  streamBacklogBytes: 1024 * 1024,
+  /** Silence after which a stream sends a comment, so that proxies keep it open. */
+  pingMs: 15_000,
+  /** Time that running requests get to finish at shutdown. */
+  drainMs: 30_000,
+  /** Time one step of the engine may take before it counts as hung. */
+  stepMs: 30_000,
+};
+
+export type Limits = typeof LIMITS;

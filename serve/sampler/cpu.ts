@@ -1,0 +1,180 @@
+import type { SampleSpec, SamplingParams, TokenLogprob } from "../types.ts";
+import { uniform } from "./counter.ts";
+
+/**
+ * The reference sampler: one row of logits to one token id. The processors below mean what those of Hugging Face
+ * transformers (generation/logits_process.py) mean and run in the same order: repetition penalty, temperature, top-k,
+ * top-p, min-p; the bias and OpenAI's two penalties stand before the temperature, as in vLLM. A removed token has the
+ * logit -Infinity.
+ *
+ * The result depends on the row and the spec alone: the random draw is a function of (seed, choice, position).
+ *
+ * @param logits one row of finite numbers, not changed.
+ * @throws Error when the row holds NaN or +Infinity.
+ */
+export function sampleRow(logits: Float32Array, spec: SampleSpec): TokenLogprob {
+  const { params } = spec;
+  const row = adjustedLogits(logits, spec);
+  const greedy = params.temperature === 0;
+  const id = greedy
+    ? argmax(row)
+    : draw(warp(row, params), uniform(params.seed, params.choice, spec.position));
+  return scoreRow(logits, id, spec.topLogprobs);
+}
+
+/** Log probability of `id` and of the `top` likeliest tokens under softmax(logits). */
+export function scoreRow(logits: Float32Array, id: number, top: number): TokenLogprob {
+  const normaliser = logSumExp(logits);
+  if (!Number.isFinite(normaliser)) throw new Error("the model returned logits that are not finite");
+  return {
+    id,
+    logprob: logits[id]! - normaliser,
+    top: largest(logits, top).map((other) => [other, logits[other]! - normaliser] as const),
+  };
+}
+
+/** The distribution that `sampleRow` draws from (one-hot when greedy), in float64. */
+export function probabilities(logits: Float32Array, spec: SampleSpec): Float64Array {
+  const row = adjustedLogits(logits, spec);
+  if (spec.params.temperature > 0) return softmax(warp(row, spec.params));
+  const oneHot = new Float64Array(row.length);
+  oneHot[argmax(row)] = 1;
+  return oneHot;
+}
+
+/** Bias, banned tokens and penalties: all that also steers a greedy choice. */
+function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
+  const { params, history, promptLength } = spec;
+  const row = Float64Array.from(logits);
+  for (const [id, bias] of params.logitBias) row[id]! += bias;
+  applyRepetitionPenalty(row, history, params.repetitionPenalty);
+  applyOutputPenalties(row, history, promptLength, params.frequencyPenalty, params.presencePenalty);
+  if (spec.banned !== null) for (const id of spec.banned) row[id] = -Infinity;
+  return row;
+}
+
+function warp(row: Float64Array, params: SamplingParams): Float64Array {
+  applyTemperature(row, params.temperature);
+  applyTopK(row, params.topK);
+  applyTopP(row, params.topP);
+  applyMinP(row, params.minP);
+  return row;
+}
+
+export function applyRepetitionPenalty(row: Float64Array, history: readonly number[], penalty: number): void {
+  if (penalty === 1) return;
+  for (const id of new Set(history)) row[id] = row[id]! < 0 ? row[id]! * penalty : row[id]! / penalty;
+}
+
+/** OpenAI's penalties on generated tokens: `frequency` for each occurrence, `presence` once. */
+export function applyOutputPenalties(
+  row: Float64Array,
+  history: readonly number[],
+  promptLength: number,
+  frequency: number,
+  presence: number,
+): void {
+  if (frequency === 0 && presence === 0) return;
+  const seen = new Set<number>();
+  for (let i = promptLength; i < history.length; i++) {
+    const id = history[i]!;
+    row[id]! -= seen.has(id) ? frequency : frequency + presence;
+    seen.add(id);
+  }
+}
+
+export function applyTemperature(row: Float64Array, temperature: number): void {
+  if (temperature === 1) return;
+  for (let i = 0; i < row.length; i++) row[i]! /= temperature;
+}
+
+/** Keeps the k largest; ties with the k-th all stay. */
+export function applyTopK(row: Float64Array, k: number): void {
+  if (k === 0 || k >= row.length) return;
+  const threshold = row.slice().sort()[row.length - k]!;
+  for (let i = 0; i < row.length; i++) if (row[i]! < threshold) row[i] = -Infinity;
+}
+
+/**
+ * Removes the least likely tokens whose probabilities together do not exceed 1 - p; the likeliest always stays, and of
+ * equal ones the lower id.
+ */
+export function applyTopP(row: Float64Array, p: number): void {
+  if (p >= 1) return;
+  const probs = softmax(row);
+  // Tokens this unlikely go in any case, all of them together being within 1 - p: no need to sort them.
+  const tail = (1 - p) / row.length;
+  let mass = 0;
+  const sorted: number[] = [];
+  for (let i = 0; i < row.length; i++) {
+    if (probs[i]! > tail) sorted.push(i);
+    else {
+      mass += probs[i]!;
+      row[i] = -Infinity;
+    }
+  }
+  sorted.sort((a, b) => probs[a]! - probs[b]! || b - a);
+  for (let i = 0; i + 1 < sorted.length; i++) {
+    mass += probs[sorted[i]!]!;
+    if (mass > 1 - p) return;
+    row[sorted[i]!] = -Infinity;
+  }
+}
+
+/** Removes tokens less than `minP` times as likely as the likeliest (Nguyen et al. 2024). */
+export function applyMinP(row: Float64Array, minP: number): void {
+  if (minP === 0) return;
+  const threshold = row[argmax(row)]! + Math.log(minP);
+  for (let i = 0; i < row.length; i++) if (row[i]! < threshold) row[i] = -Infinity;
+}
+
+/** Index of the largest value; the lowest of equal ones. */
+export function argmax(row: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < row.length; i++) if (row[i]! > row[best]!) best = i;
+  return best;
+}
+
+export function softmax(row: ArrayLike<number>): Float64Array {
+  const max = row[argmax(row)]!;
+  const probs = Float64Array.from(row, (logit) => Math.exp(logit - max));
+  let total = 0;
+  for (const prob of probs) total += prob;
+  for (let i = 0; i < probs.length; i++) probs[i]! /= total;
+  return probs;
+}
+
+/** The first id, in ascending order, at which the cumulative probability exceeds `u` of [0, 1). */
+function draw(row: Float64Array, u: number): number {
+  const probs = softmax(row);
+  let cumulative = 0;
+  let last = 0;
+  for (let i = 0; i < probs.length; i++) {
+    if (probs[i] === 0) continue;
+    cumulative += probs[i]!;
+    last = i;
+    if (cumulative > u) return i;
+  }
+  return last;
+}
+
+function logSumExp(row: Float32Array): number {
+  const max = row[argmax(row)]!;
+  let total = 0;
+  for (let i = 0; i < row.length; i++) total += Math.exp(row[i]! - max);
+  return max + Math.log(total);
+}
+
+/** Indices of the `count` largest values, largest first, the lower index first among equals. */
+function largest(row: Float32Array, count: number): number[] {
+  const best: number[] = [];
+  if (count === 0) return best;
+  for (let i = 0; i < row.length; i++) {
+    if (best.length === count && row[i]! <= row[best[count - 1]!]!) continue;
+    let at = best.length;
+    while (at > 0 && row[i]! > row[best[at - 1]!]!) at--;
+    best.splice(at, 0, i);
+    best.length = Math.min(best.length, count);
+  }
+  return best;
+}

@@ -1,0 +1,66 @@
+/**
+ * Finds stop strings in text that arrives in pieces, and lets nothing through that could still become part of one.
+ * The first stop string to be complete wins (the longest of those that end together), so how the text was cut into
+ * pieces makes no difference.
+ */
+export class StopMatcher {
+  readonly #stops: readonly string[];
+  readonly #include: boolean;
+  #held = "";
+  #matched: string | null = null;
+
+  /** @param include keep the stop string itself in the output. */
+  constructor(stops: readonly string[], include = false) {
+    this.#stops = stops;
+    this.#include = include;
+  }
+
+  /** The stop string that ended the text, or null. */
+  get matched(): string | null {
+    return this.#matched;
+  }
+
+  /** Adds text; returns what may be shown. After a match: "". */
+  push(text: string): string {
+    if (this.#matched !== null) return "";
+    if (this.#stops.length === 0) return text;
+    const from = this.#held.length;
+    const buffer = this.#held + text;
+    for (let end = from + 1; end <= buffer.length; end++) {
+      const stop = this.#endingAt(buffer, end);
+      if (stop === null) continue;
+      this.#matched = stop;
+      this.#held = "";
+      return buffer.slice(0, this.#include ? end : end - stop.length);
+    }
+    const keep = this.#partial(buffer);
+    this.#held = buffer.slice(buffer.length - keep);
+    return buffer.slice(0, buffer.length - keep);
+  }
+
+  /** The text that was held back, once no more follows. */
+  flush(): string {
+    const rest = this.#held;
+    this.#held = "";
+    return rest;
+  }
+
+  #endingAt(buffer: string, end: number): string | null {
+    let longest: string | null = null;
+    for (const stop of this.#stops) {
+      if (stop.length > (longest?.length ?? 0) && buffer.endsWith(stop, end)) longest = stop;
+    }
+    return longest;
+  }
+
+  /** Length of the longest suffix that some stop string starts with. */
+  #partial(buffer: string): number {
+    let longest = 0;
+    for (const stop of this.#stops) {
+      for (let size = Math.min(stop.length - 1, buffer.length); size > longest; size--) {
+        if (buffer.endsWith(stop.slice(0, size))) longest = size;
+      }
+    }
+    return longest;
+  }
+}

@@ -1,0 +1,140 @@
+import type { ServeError } from "./errors.ts";
+
+/** How a request ended. `stop`: a stop token; `length`: max_tokens; the others say that it was cut short. */
+export type FinishReason = "stop" | "length" | "abort" | "error";
+
+/** How the next token is chosen from a row of logits. All fields are resolved: no undefined, no null meaning "default". */
+export interface SamplingParams {
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** Keep the k most likely tokens; 0 = off. */
+  readonly topK: number;
+  /** Keep the smallest set of most likely tokens whose mass reaches topP; 1 = off. */
+  readonly topP: number;
+  /** Keep tokens at least minP times as likely as the likeliest; 0 = off. */
+  readonly minP: number;
+  /** Divides positive and multiplies negative logits of tokens in prompt and output (Keskar et al. 2019, CTRL); 1 = off. */
+  readonly repetitionPenalty: number;
+  /** Subtracted once for each time that a token was generated; 0 = off. */
+  readonly frequencyPenalty: number;
+  /** Subtracted if a token was generated at all; 0 = off. */
+  readonly presencePenalty: number;
+  /** Added to the logits by token id. */
+  readonly logitBias: ReadonlyMap<number, number>;
+  /** 64-bit seed as [low, high] 32-bit words; with `choice` and the position it keys every random draw. */
+  readonly seed: readonly [number, number];
+  /** Which of the n answers to one prompt this is. */
+  readonly choice: number;
+}
+
+/** One sequence for the engine to continue. Tokens only: text, stop strings and HTTP are the front end's. */
+export interface Request {
+  readonly id: string;
+  /** At least one token id. */
+  readonly prompt: readonly number[];
+  readonly sampling: SamplingParams;
+  /** 0 computes (and scores) the prompt only. */
+  readonly maxTokens: number;
+  /** No stop token is sampled before this many tokens are generated. */
+  readonly minTokens: number;
+  /** Sampling one of these ends the request with `stop`. */
+  readonly stopTokenIds: ReadonlySet<number>;
+  /** Lower runs first. */
+  readonly priority: number;
+  /** How many most likely alternatives to report beside each token. */
+  readonly topLogprobs: number;
+  /** Report the log probability of each prompt token but the first. */
+  readonly scorePrompt: boolean;
+}
+
+/**
+ * What one step computes: K/V and hidden states of tokens start..start+count of each sequence.
+ * Prefill, a chunk of it, decode (count 1) and recompute after preemption are the same thing with other numbers.
+ */
+export interface StepPlan {
+  readonly items: readonly PlanItem[];
+  readonly preempted: readonly string[];
+}
+
+export interface PlanItem {
+  readonly id: string;
+  readonly start: number;
+  readonly count: number;
+}
+
+/** A token with its log probability under the model's own distribution (before bias, penalties and temperature). */
+export interface TokenLogprob {
+  readonly id: number;
+  readonly logprob: number;
+  /** The most likely tokens, best first, at most `topLogprobs` of them. */
+  readonly top: readonly (readonly [id: number, logprob: number])[];
+}
+
+/** What the sampler needs besides the row of logits. Valid only during the step: `history` grows afterwards. */
+export interface SampleSpec {
+  readonly params: SamplingParams;
+  /** Prompt and generated tokens so far. */
+  readonly history: readonly number[];
+  readonly promptLength: number;
+  /** Index in the sequence that the sampled token will have (= history.length). */
+  readonly position: number;
+  /** Token ids that may not be sampled now, or null. */
+  readonly banned: ReadonlySet<number> | null;
+  readonly topLogprobs: number;
+}
+
+/** Log probabilities wanted of known tokens: row `first + i` of the item predicts `targets[i]`. */
+export interface ScoreSpec {
+  readonly first: number;
+  readonly targets: readonly number[];
+  readonly topLogprobs: number;
+}
+
+/** One plan item with all that the runner needs to compute it. */
+export interface RunItem {
+  readonly id: string;
+  /** Token ids at positions start..start+tokens.length. */
+  readonly tokens: Int32Array;
+  readonly start: number;
+  /** Block of each run of `blockSize` positions; position p lives in block blockTable[p / blockSize | 0], slot p % blockSize. */
+  readonly blockTable: Int32Array;
+  /** Sample from the logits of the item's last row, or null in the middle of a prompt. */
+  readonly sample: SampleSpec | null;
+  readonly score: ScoreSpec | null;
+}
+
+/** Result of one item. An `error` ends that request alone. */
+export interface ItemResult {
+  readonly sampled: TokenLogprob | null;
+  /** One entry per target of the item's `score`. */
+  readonly scored: readonly TokenLogprob[];
+  readonly error?: string;
+}
+
+/** Results in the order of the step's items. */
+export interface StepResult {
+  readonly items: readonly ItemResult[];
+}
+
+/**
+ * The model behind the engine. `run` writes K and V of every item through its block table before any row reads them, and
+ * gives each row the same numbers whatever else is in the step. A rejected promise ends every request of the step.
+ */
+export interface Runner {
+  readonly vocabSize: number;
+  readonly maxModelLen: number;
+  /** Positions per block of the K/V pool. */
+  readonly blockSize: number;
+  /** Blocks in the K/V pool. */
+  readonly blockCount: number;
+  run(items: readonly RunItem[]): Promise<StepResult>;
+}
+
+/** What a request's listener hears: zero or more events with `finish` null, then exactly one with `finish` set. */
+export interface EngineEvent {
+  readonly token: TokenLogprob | null;
+  readonly scored: readonly TokenLogprob[];
+  readonly finish: FinishReason | null;
+  /** Set when `finish` is "error". */
+  readonly error: ServeError | null;
+}

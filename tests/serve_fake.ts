@@ -1,0 +1,201 @@
+import { Engine, type EngineOptions } from "../serve/engine.ts";
+import { sampleRow, scoreRow } from "../serve/sampler/cpu.ts";
+import type {
+  EngineEvent,
+  ItemResult,
+  Request,
+  RunItem,
+  Runner,
+  SamplingParams,
+  StepResult,
+  TokenLogprob,
+} from "../serve/types.ts";
+
+export interface FakeOptions {
+  vocabSize?: number;
+  maxModelLen?: number;
+  blockSize?: number;
+  blockCount?: number;
+}
+
+/**
+ * A model without a device: the logits of a row are a hash of all tokens up to it, as read back from a paged cache that
+ * the step wrote through the block tables. A slot that belongs to another sequence, is stale, or was never written
+ * therefore changes the answer or throws.
+ */
+export class FakeRunner implements Runner {
+  readonly vocabSize: number;
+  readonly maxModelLen: number;
+  readonly blockSize: number;
+  readonly blockCount: number;
+  /** Token and position in each slot of the pool. */
+  readonly #cache: ({ token: number; position: number } | undefined)[] = [];
+  steps = 0;
+  /** Called before each step; may throw, wait, or abort requests. */
+  before: (items: readonly RunItem[]) => void | Promise<void> = () => {};
+  /** Makes the row of one item fail. */
+  failItem: (item: RunItem) => string | undefined = () => undefined;
+  largestStep = 0;
+
+  constructor(options: FakeOptions = {}) {
+    this.vocabSize = options.vocabSize ?? 32;
+    this.maxModelLen = options.maxModelLen ?? 128;
+    this.blockSize = options.blockSize ?? 4;
+    this.blockCount = options.blockCount ?? 256;
+  }
+
+  async run(items: readonly RunItem[]): Promise<StepResult> {
+    this.steps++;
+    await this.before(items);
+    this.largestStep = Math.max(
+      this.largestStep,
+      items.reduce((sum, { tokens }) => sum + tokens.length, 0),
+    );
+    const owner = new Map<number, string>();
+    for (const item of items) this.#write(item, owner);
+    return { items: items.map((item) => this.#compute(item)) };
+  }
+
+  #write(item: RunItem, owner: Map<number, string>): void {
+    for (const block of item.blockTable) {
+      if (owner.has(block))
+        throw new Error(`block ${block} is in the tables of ${owner.get(block)} and ${item.id}`);
+      owner.set(block, item.id);
+    }
+    item.tokens.forEach((token, i) => {
+      this.#cache[this.#slot(item, item.start + i)] = { token, position: item.start + i };
+    });
+  }
+
+  #slot(item: RunItem, position: number): number {
+    const block = item.blockTable[Math.floor(position / this.blockSize)];
+    if (block === undefined || block < 0 || block >= this.blockCount)
+      throw new Error("position without a block");
+    return block * this.blockSize + (position % this.blockSize);
+  }
+
+  #compute(item: RunItem): ItemResult {
+    const error = this.failItem(item);
+    if (error !== undefined) return { sampled: null, scored: [], error };
+    const context: number[] = [];
+    const read = (end: number) => {
+      for (let position = context.length; position < end; position++) {
+        const slot = this.#cache[this.#slot(item, position)];
+        if (slot?.position !== position)
+          throw new Error(`position ${position} of ${item.id} was read before written`);
+        context.push(slot.token);
+      }
+      return context;
+    };
+    const scored: TokenLogprob[] = [];
+    item.score?.targets.forEach((target, i) => {
+      const row = fakeLogits(read(item.start + item.score!.first + i + 1), this.vocabSize);
+      scored.push(scoreRow(row, target, item.score!.topLogprobs));
+    });
+    const row = fakeLogits(read(item.start + item.tokens.length), this.vocabSize);
+    return { sampled: item.sample === null ? null : sampleRow(row, item.sample), scored };
+  }
+}
+
+/** Logits in -4..4 that depend on every token of the context. */
+export function fakeLogits(context: readonly number[], vocabSize: number): Float32Array {
+  let hash = 0x811c9dc5;
+  for (const token of context) hash = Math.imul(hash ^ (token + 1), 0x01000193) >>> 0;
+  return Float32Array.from({ length: vocabSize }, (_, i) => {
+    let x = (hash ^ Math.imul(i + 1, 0x9e3779b9)) >>> 0;
+    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0;
+    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35) >>> 0;
+    return (((x ^ (x >>> 16)) >>> 0) / 2 ** 32) * 8 - 4;
+  });
+}
+
+/** What a request must give, computed without engine, blocks or cache. */
+export function expected(request: Request, vocabSize: number): TokenLogprob[] {
+  const history = [...request.prompt];
+  const out: TokenLogprob[] = [];
+  while (out.length < request.maxTokens) {
+    const token = sampleRow(fakeLogits(history, vocabSize), {
+      params: request.sampling,
+      history,
+      promptLength: request.prompt.length,
+      position: history.length,
+      banned: out.length < request.minTokens ? request.stopTokenIds : null,
+      topLogprobs: request.topLogprobs,
+    });
+    history.push(token.id);
+    out.push(token);
+    if (request.stopTokenIds.has(token.id) && out.length > request.minTokens) break;
+  }
+  return out;
+}
+
+export const GREEDY: SamplingParams = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  logitBias: new Map(),
+  seed: [0, 0],
+  choice: 0,
+};
+
+let requests = 0;
+
+export function makeRequest(options: Partial<Request> = {}): Request {
+  return {
+    id: `r${requests++}`,
+    prompt: [1, 2, 3],
+    sampling: GREEDY,
+    maxTokens: 8,
+    minTokens: 0,
+    stopTokenIds: new Set(),
+    priority: 0,
+    topLogprobs: 0,
+    scorePrompt: false,
+    ...options,
+  };
+}
+
+/** Submits a request and collects its events; `end` resolves at its one ending and checks that nothing follows. */
+export function collect(engine: Engine, request: Request, onEvent: (event: EngineEvent) => void = () => {}) {
+  const tokens: TokenLogprob[] = [];
+  const scored: TokenLogprob[] = [];
+  let endings = 0;
+  let resolve: (event: EngineEvent) => void;
+  const end = new Promise<EngineEvent>((done) => {
+    resolve = done;
+  });
+  engine.submit([
+    {
+      request,
+      listener: (event) => {
+        if (endings > 0) throw new Error(`${request.id}: event after its end`);
+        if (event.token !== null) tokens.push(event.token);
+        scored.push(...event.scored);
+        if (event.finish !== null) {
+          endings++;
+          resolve(event);
+        }
+        onEvent(event);
+      },
+    },
+  ]);
+  return { request, tokens, scored, end, endings: () => endings };
+}
+
+export function makeEngine(options: FakeOptions & Omit<EngineOptions, "runner"> = {}) {
+  const runner = new FakeRunner(options);
+  return { runner, engine: new Engine({ ...options, runner }) };
+}
+
+/** Every block is free and nothing runs or waits: must hold whenever all requests have ended. */
+export function idle(engine: Engine) {
+  const { running, waiting, blocksUsed, accepted, finished } = engine.stats();
+  const ended = finished.stop + finished.length + finished.abort + finished.error;
+  return { running, waiting, blocksUsed, open: accepted - ended };
+}
+
+export const IDLE = { running: 0, waiting: 0, blocksUsed: 0, open: 0 };
