@@ -1,0 +1,14 @@
+// `npm run bench`: the benchmarks, with the peers of bench/package.json where they install.
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { kiln, npm, prepare, root, runNode } from "./prepare.mjs";
+
+prepare();
+const bench = path.join(root, "bench");
+if (existsSync(path.join(bench, "package.json")) && !existsSync(path.join(bench, "node_modules"))) {
+  console.log("Installing the peers to compare with…");
+  const locked = existsSync(path.join(bench, "package-lock.json"));
+  const problem = npm([locked ? "ci" : "install", "--ignore-scripts"], bench);
+  if (problem) console.log(`The peers cannot be installed (${problem}): going on without them.`);
+}
+process.exitCode = await runNode(kiln, ["bench", ...process.argv.slice(2)]);
