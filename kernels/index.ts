@@ -1,3 +1,4 @@
 // Importing this file registers every op. One line a folder.
+export * from "./assign/op.ts";
 export * from "./fill/op.ts";
 export * from "./open.ts";

@@ -1,0 +1,4 @@
+export * from "./attention.ts";
+export * from "./init.ts";
+export * from "./layers.ts";
+export * from "./module.ts";

@@ -1,0 +1,37 @@
+import { philox4x32 } from "../core/random.ts";
+import type { Parameter } from "./module.ts";
+
+/**
+ * Fills a parameter with normal values of mean 0 and the given standard deviation. The value at an index depends on
+ * (seed, name, index) only, so a model starts the same on every adapter and whatever else it is made of.
+ */
+export function normalInit(parameter: Parameter, std: number, seed: number, name: string): void {
+  parameter.write(normalValues(parameter.size, seed, name).map((v) => v * std));
+}
+
+export function constantInit(parameter: Parameter, value: number): void {
+  parameter.write(new Float32Array(parameter.size).fill(value));
+}
+
+/** Standard normal values by Box and Muller from counter-based uniforms. */
+export function normalValues(count: number, seed: number, name: string): Float32Array {
+  const out = new Float32Array(count);
+  const stream = hash(name);
+  for (let i = 0; i < count; i += 4) {
+    const bits = philox4x32([seed >>> 0, stream], [i >>> 2, 0, 0, 0]);
+    for (let k = 0; k < 4 && i + k < count; k += 2) {
+      const radius = Math.sqrt(-2 * Math.log((bits[k]! + 1) / 4294967297));
+      const angle = 2 * Math.PI * (bits[k + 1]! / 4294967296);
+      out[i + k] = radius * Math.cos(angle);
+      if (i + k + 1 < count) out[i + k + 1] = radius * Math.sin(angle);
+    }
+  }
+  return out;
+}
+
+/** FNV-1a of a name. */
+function hash(name: string): number {
+  let state = 2166136261;
+  for (const c of name) state = Math.imul(state ^ c.codePointAt(0)!, 16777619);
+  return state >>> 0;
+}

@@ -1,0 +1,97 @@
+import type { Tensor } from "../core/tensor.ts";
+import { embedding, layerNorm, linear, rmsNorm, swiglu } from "../kernels/index.ts";
+import { Module, Parameter } from "./module.ts";
+
+/** How a forward pass is to run. */
+export interface RunOptions {
+  /**
+   * Serving: the bits of a row must not depend on which rows are beside it, so kernels are chosen by the model's
+   * shape alone, never by the number of rows.
+   */
+  batchInvariant?: boolean;
+}
+
+/** y = x W^T + b for x [..., in_features]; `weight` is [out_features, in_features] as in PyTorch. */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+
+  constructor(inFeatures: number, outFeatures: number, options: { bias?: boolean } = {}) {
+    super();
+    this.weight = Parameter.empty([outFeatures, inFeatures]);
+    this.bias = options.bias ? Parameter.empty([outFeatures]) : null;
+  }
+
+  /** `residual`, of the output's shape, is added to the result. */
+  forward(x: Tensor, options: RunOptions & { residual?: Tensor } = {}): Tensor {
+    return linear(x, this.weight, this.bias, options);
+  }
+}
+
+/** Rows of `weight` [num_embeddings, embedding_dim] by id. */
+export class Embedding extends Module {
+  readonly weight: Parameter;
+
+  constructor(numEmbeddings: number, embeddingDim: number) {
+    super();
+    this.weight = Parameter.empty([numEmbeddings, embeddingDim]);
+  }
+
+  forward(ids: Tensor): Tensor {
+    return embedding(ids, this.weight);
+  }
+}
+
+/** Root mean square norm over the last axis (Zhang & Sennrich 2019). */
+export class RmsNorm extends Module {
+  readonly weight: Parameter;
+  readonly #eps: number;
+
+  constructor(width: number, eps: number) {
+    super();
+    this.weight = Parameter.empty([width]);
+    this.#eps = eps;
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.#eps);
+  }
+}
+
+/** Layer norm over the last axis (Ba et al. 2016). */
+export class LayerNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly #eps: number;
+
+  constructor(width: number, eps: number) {
+    super();
+    this.weight = Parameter.empty([width]);
+    this.bias = Parameter.empty([width]);
+    this.#eps = eps;
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.#eps);
+  }
+}
+
+/** down(silu(gate(x)) * up(x)): the gated feed-forward of Llama (Shazeer 2020). */
+export class GatedMlp extends Module {
+  readonly gateProj: Linear;
+  readonly upProj: Linear;
+  readonly downProj: Linear;
+
+  constructor(hiddenSize: number, intermediateSize: number, options: { bias?: boolean } = {}) {
+    super();
+    this.gateProj = new Linear(hiddenSize, intermediateSize, options);
+    this.upProj = new Linear(hiddenSize, intermediateSize, options);
+    this.downProj = new Linear(intermediateSize, hiddenSize, options);
+  }
+
+  /** mlp(x) + residual. */
+  forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
+    const gated = swiglu(this.gateProj.forward(x, options), this.upProj.forward(x, options));
+    return this.downProj.forward(gated, { ...options, residual });
+  }
+}

@@ -1,0 +1,76 @@
+import { type Device, device } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { numel, type Shape, sameShape, show } from "../core/shape.ts";
+import { Tensor } from "../core/tensor.ts";
+
+/** A tensor that training changes: a leaf that outlives every scope. */
+export class Parameter extends Tensor {
+  /** Room for a parameter; its values come from a checkpoint or from `init`. */
+  static empty(shape: Shape, on: Device = device()): Parameter {
+    const storage = on.allocate("f32", numel(shape));
+    storage.moveTo(null);
+    return new Parameter(storage, shape).requireGrad();
+  }
+}
+
+/**
+ * A piece of a model: a plain class whose fields are parameters, other modules, or arrays of modules. Parameters are
+ * found by walking the fields; their names are the fields' in snake case joined by dots, which is how Hugging Face
+ * checkpoints name them (`selfAttn.qProj.weight` is `self_attn.q_proj.weight`).
+ */
+export class Module {
+  /** Every parameter with its name, in field order; one that is shared (tied) appears once, under its first name. */
+  namedParameters(): Map<string, Parameter> {
+    const found = new Map<string, Parameter>();
+    const seen = new Set<unknown>();
+    walk(this, "", (name, parameter) => {
+      if (!seen.has(parameter)) found.set(name, parameter);
+      seen.add(parameter);
+    });
+    return found;
+  }
+
+  parameters(): Parameter[] {
+    return [...this.namedParameters().values()];
+  }
+
+  /** Number of trained values; tied ones count once. */
+  get numParameters(): number {
+    return this.parameters().reduce((sum, p) => sum + p.size, 0);
+  }
+
+  /** Overwrites every parameter; a missing name or another shape is an error that names the tensor. */
+  loadParameters(
+    read: (name: string) => { shape: Shape; values: () => ArrayLike<number> } | undefined,
+  ): void {
+    for (const [name, parameter] of this.namedParameters()) {
+      const given = read(name);
+      if (!given) throw new KilnError(`the checkpoint has no tensor ${name}; it does not fit this model`);
+      if (!sameShape(given.shape, parameter.shape)) {
+        throw new KilnError(
+          `the checkpoint's ${name} is ${show(given.shape)}, the config says ${show(parameter.shape)}; check config.json`,
+        );
+      }
+      parameter.write(given.values());
+    }
+  }
+}
+
+function walk(value: unknown, path: string, visit: (name: string, parameter: Parameter) => void): void {
+  if (value instanceof Parameter) visit(path, value);
+  else if (Array.isArray(value)) {
+    value.forEach((item, i) => {
+      walk(item, join(path, String(i)), visit);
+    });
+  } else if (value instanceof Module) {
+    for (const [field, item] of Object.entries(value)) walk(item, join(path, snakeCase(field)), visit);
+  }
+}
+
+function join(path: string, name: string): string {
+  return path ? `${path}.${name}` : name;
+}
+
+function snakeCase(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
