@@ -2,6 +2,7 @@
 // Plain JavaScript on Node alone, since it runs before anything is installed.
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { cache, fetchLavapipe, hasLavapipe } from "./setup_gpu.mjs";
@@ -138,7 +139,7 @@ export function runNode(script, args, options = {}) {
     process.on(signal, () => signal === "SIGTERM" && child.kill(signal));
   return new Promise((resolve, reject) => {
     child.on("error", reject);
-    child.on("close", (code, signal) => resolve(code ?? (signal === "SIGINT" ? 130 : 1)));
+    child.on("close", (code, signal) => resolve(code ?? 128 + constants.signals[signal]));
   });
 }
 

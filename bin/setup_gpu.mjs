@@ -35,7 +35,7 @@ export function fetchLavapipe(seconds = 60) {
   const deadline = Date.now() + seconds * 1000;
   let work;
   const cleanUp = () => work && rmSync(work, { recursive: true, force: true });
-  const interrupted = () => process.exit(130);
+  const interrupted = () => process.exit(130); // without a handler, Ctrl-C would skip the clean-up
   process.on("exit", cleanUp);
   process.on("SIGINT", interrupted);
   try {
@@ -65,6 +65,7 @@ function run(command, args, deadline, options = {}) {
   if (done.error?.code === "ENOENT") throw new Error(`${command} is not on this machine`);
   if (done.error?.code === "ETIMEDOUT") throw new Error("the time limit is over");
   if (done.error) throw done.error;
+  if (done.signal === "SIGINT" || done.status === 130) process.exit(130); // Ctrl-C: no failure to remember
   return done;
 }
 
