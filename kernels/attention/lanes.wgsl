@@ -1,0 +1,146 @@
+// Attention without barriers, for adapters whose subgroups are a processor's vector registers: a lane owns ROWS queries,
+// each lane loads one key and one value, and broadcasts hand them to the other lanes. A load costs such adapters as much
+// as thirty multiplications, a broadcast one. A workgroup is one subgroup.
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
+@group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
+@group(0) @binding(3) var<storage, read> value: array<vec4<T2>>;
+#if MASKED
+@group(0) @binding(4) var<storage, read> mask: array<u32>;
+#endif
+#if SEGMENTED
+@group(0) @binding(5) var<storage, read> segments: array<i32>;
+#endif
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<U0>>;
+@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
+#import "attention/layout.wgsl"
+
+@compute @workgroup_size(SG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+  let first = group.x * (SG * ROWS);
+  let head = group.y;
+  let batch = group.z;
+  let last = params.queries - 1u;
+  var q: array<vec4<f32>, ROWS * HEAD_DIM4>;
+  var mean: array<vec4<f32>, ROWS * HEAD_DIM4>;
+  var top: array<f32, ROWS>;
+  var total: array<f32, ROWS>;
+  var row: array<u32, ROWS>;
+#unroll R ROWS
+  row[R] = min(first + R * SG + lane, last);
+  top[R] = LOWEST;
+  {
+    let at = query_at(batch, head, row[R]) / 4u;
+#unroll C HEAD_DIM4
+    q[R * HEAD_DIM4 + C] = params.scale * vec4<f32>(query[at + C]);
+#end
+  }
+#end
+  let end = select(params.keys, min(params.keys, first + SG * ROWS), params.causal != 0u);
+#if SEGMENTED
+  var segment: array<i32, ROWS>;
+#unroll R ROWS
+  segment[R] = segment_of(batch, row[R]);
+#end
+  let low = subgroupMin(min(segment[0], segment[ROWS - 1]));
+  let high = subgroupMax(max(segment[0], segment[ROWS - 1]));
+#endif
+  for (var j = 0u; j < end; j += SG) {
+    let own = min(j + lane, params.keys - 1u);
+#if SEGMENTED
+    let theirs = segment_of(batch, own);
+    // Segments far apart are skipped whole; the exact comparison comes below.
+    if (subgroupMax(theirs) < low || subgroupMin(theirs) > high) { continue; }
+#endif
+    var s = array<f32, ROWS * SG>();
+    let k = key_at(batch, head / params.group, own) / 4u;
+#unroll C HEAD_DIM4
+    {
+      let mine = vec4<f32>(key[k + C]);
+#unroll K SG
+      {
+        let x = subgroupBroadcast(mine, K);
+#unroll R ROWS
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].x, x.x, s[R * SG + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].y, x.y, s[R * SG + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].z, x.z, s[R * SG + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].w, x.w, s[R * SG + K]);
+#end
+      }
+#end
+    }
+#end
+    // Only the last keys and the diagonal need a look at each pair.
+    if (PAIRS == 1 || j + SG > params.keys || (params.causal != 0u && j + SG > first)) {
+#if MASKED
+      let allowed = mask[mask_at(batch, head, 0u, own)];
+#endif
+#unroll K SG
+      {
+        let at = j + K;
+        var seen = at < params.keys;
+#if MASKED
+#if !MASK_ROWS
+        seen = seen && subgroupBroadcast(allowed, K) != 0u;
+#endif
+#endif
+#unroll R ROWS
+        {
+          var both = seen && (params.causal == 0u || at <= row[R]);
+#if MASK_ROWS
+          both = both && mask[mask_at(batch, head, row[R], min(at, params.keys - 1u))] != 0u;
+#endif
+#if SEGMENTED
+          both = both && subgroupBroadcast(theirs, K) == segment[R];
+#endif
+          s[R * SG + K] = select(NOTHING, s[R * SG + K], both);
+        }
+#end
+      }
+#end
+    }
+#unroll R ROWS
+    {
+      var higher = top[R];
+#unroll K SG
+      higher = max(higher, s[R * SG + K]);
+#end
+      let keep = exp(top[R] - higher);
+      top[R] = higher;
+      total[R] *= keep;
+#unroll K SG
+      s[R * SG + K] = exp(s[R * SG + K] - higher);
+      total[R] += s[R * SG + K];
+#end
+#unroll C HEAD_DIM4
+      mean[R * HEAD_DIM4 + C] *= keep;
+#end
+    }
+#end
+    let v = value_at(batch, head / params.group, own) / 4u;
+#unroll C HEAD_DIM4
+    {
+      let mine = vec4<f32>(value[v + C]);
+#unroll K SG
+      {
+        let x = subgroupBroadcast(mine, K);
+#unroll R ROWS
+        mean[R * HEAD_DIM4 + C] = fma(vec4<f32>(s[R * SG + K]), x, mean[R * HEAD_DIM4 + C]);
+#end
+      }
+#end
+    }
+#end
+  }
+#unroll R ROWS
+  if (first + R * SG + lane <= last) {
+    let norm = select(0.0, 1.0 / total[R], total[R] > 0.0);
+    let o = ((batch * params.queries + row[R]) * params.heads + head) * HEAD_DIM4;
+#unroll C HEAD_DIM4
+    out[o + C] = vec4<U0>(mean[R * HEAD_DIM4 + C] * norm);
+#end
+    let l = (batch * params.heads + head) * params.queries + row[R];
+    lse[l] = select(NOTHING, top[R] + log(total[R]), total[R] > 0.0);
+  }
+#end
+}

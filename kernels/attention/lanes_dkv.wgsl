@@ -1,0 +1,113 @@
+// dK and dV without barriers: a lane owns a key, each lane loads one query row, broadcasts hand them round.
+// The heads of a group follow each other, so that sums have one order.
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
+@group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
+@group(0) @binding(3) var<storage, read> key: array<vec4<T2>>;
+@group(0) @binding(4) var<storage, read> value: array<vec4<T3>>;
+@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
+#if MASKED
+@group(0) @binding(6) var<storage, read> mask: array<u32>;
+#endif
+#if SEGMENTED
+@group(0) @binding(7) var<storage, read> segments: array<i32>;
+#endif
+@group(0) @binding(8) var<storage, read_write> dk: array<vec4<U1>>;
+@group(0) @binding(9) var<storage, read_write> dv: array<vec4<U2>>;
+#import "attention/layout.wgsl"
+
+@compute @workgroup_size(SG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+  let first = group.x * SG;
+  let kv_head = group.y;
+  let batch = group.z;
+  let j = min(first + lane, params.keys - 1u);
+  var k: array<vec4<f32>, HEAD_DIM4>;
+  var v: array<vec4<f32>, HEAD_DIM4>;
+  var key_sum: array<vec4<f32>, HEAD_DIM4>;
+  var value_sum: array<vec4<f32>, HEAD_DIM4>;
+  let k_at = key_at(batch, kv_head, j) / 4u;
+  let v_at = value_at(batch, kv_head, j) / 4u;
+#unroll C HEAD_DIM4
+  k[C] = params.scale * vec4<f32>(key[k_at + C]);
+  v[C] = vec4<f32>(value[v_at + C]);
+#end
+#if SEGMENTED
+  let segment = segment_of(batch, j);
+  let low = subgroupMin(segment);
+  let high = subgroupMax(segment);
+#endif
+  // Queries before the first key of this subgroup see none of its keys.
+  let start = select(0u, first, params.causal != 0u);
+  for (var head = kv_head * params.group; head < (kv_head + 1u) * params.group; head++) {
+    for (var i = start; i < params.queries; i += SG) {
+      let own = min(i + lane, params.queries - 1u);
+#if SEGMENTED
+      let theirs = segment_of(batch, own);
+      if (subgroupMax(theirs) < low || subgroupMin(theirs) > high) { continue; }
+#endif
+      let row = stats[(batch * params.heads + head) * params.queries + own];
+      let q_at = query_at(batch, head, own) / 4u;
+      let g_at = grad_at(batch, head, own) / 4u;
+      var q: array<vec4<f32>, HEAD_DIM4>;
+      var g: array<vec4<f32>, HEAD_DIM4>;
+      var s = array<f32, SG>();
+      var along = array<f32, SG>();
+#unroll C HEAD_DIM4
+      q[C] = vec4<f32>(query[q_at + C]);
+      g[C] = vec4<f32>(grad[g_at + C]);
+#unroll I SG
+      {
+        let x = subgroupBroadcast(q[C], I);
+        let y = subgroupBroadcast(g[C], I);
+        s[I] = fma(k[C].x, x.x, fma(k[C].y, x.y, fma(k[C].z, x.z, fma(k[C].w, x.w, s[I]))));
+        along[I] = fma(v[C].x, y.x, fma(v[C].y, y.y, fma(v[C].z, y.z, fma(v[C].w, y.w, along[I]))));
+      }
+#end
+#end
+#unroll I SG
+      s[I] = exp(s[I] - subgroupBroadcast(row.x, I));
+#end
+      if (PAIRS == 1 || i + SG > params.queries || (params.causal != 0u && i < first + SG)) {
+#if MASKED
+#if !MASK_ROWS
+        let allowed = mask[mask_at(batch, head, 0u, j)] != 0u;
+#endif
+#endif
+#unroll I SG
+        {
+          let at = i + I;
+          var seen = at < params.queries && (params.causal == 0u || j <= at);
+#if MASK_ROWS
+          seen = seen && mask[mask_at(batch, head, min(at, params.queries - 1u), j)] != 0u;
+#else
+#if MASKED
+          seen = seen && allowed;
+#endif
+#endif
+#if SEGMENTED
+          seen = seen && subgroupBroadcast(theirs, I) == segment;
+#endif
+          s[I] = select(0.0, s[I], seen);
+        }
+#end
+      }
+#unroll I SG
+      along[I] = s[I] * (along[I] - subgroupBroadcast(row.y, I));
+#end
+#unroll C HEAD_DIM4
+#unroll I SG
+      value_sum[C] = fma(vec4<f32>(s[I]), subgroupBroadcast(g[C], I), value_sum[C]);
+      key_sum[C] = fma(vec4<f32>(along[I]), subgroupBroadcast(q[C], I), key_sum[C]);
+#end
+#end
+    }
+  }
+  if (first + lane < params.keys) {
+    let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * HEAD_DIM4;
+#unroll C HEAD_DIM4
+    dk[o + C] = vec4<U1>(params.scale * key_sum[C]);
+    dv[o + C] = vec4<U2>(value_sum[C]);
+#end
+  }
+}

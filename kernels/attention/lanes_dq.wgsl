@@ -1,0 +1,101 @@
+// dQ without barriers: a lane owns a query, each lane loads one key and one value, broadcasts hand them round.
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
+@group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
+@group(0) @binding(3) var<storage, read> key: array<vec4<T2>>;
+@group(0) @binding(4) var<storage, read> value: array<vec4<T3>>;
+@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
+#if MASKED
+@group(0) @binding(6) var<storage, read> mask: array<u32>;
+#endif
+#if SEGMENTED
+@group(0) @binding(7) var<storage, read> segments: array<i32>;
+#endif
+@group(0) @binding(8) var<storage, read_write> dq: array<vec4<U0>>;
+#import "attention/layout.wgsl"
+
+@compute @workgroup_size(SG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+  let first = group.x * SG;
+  let head = group.y;
+  let batch = group.z;
+  let i = min(first + lane, params.queries - 1u);
+  var q: array<vec4<f32>, HEAD_DIM4>;
+  var g: array<vec4<f32>, HEAD_DIM4>;
+  var sum: array<vec4<f32>, HEAD_DIM4>;
+  let q_at = query_at(batch, head, i) / 4u;
+  let g_at = grad_at(batch, head, i) / 4u;
+#unroll C HEAD_DIM4
+  q[C] = params.scale * vec4<f32>(query[q_at + C]);
+  g[C] = vec4<f32>(grad[g_at + C]);
+#end
+  let row = stats[(batch * params.heads + head) * params.queries + i];
+  let end = select(params.keys, min(params.keys, first + SG), params.causal != 0u);
+#if SEGMENTED
+  let segment = segment_of(batch, i);
+  let low = subgroupMin(segment);
+  let high = subgroupMax(segment);
+#endif
+  for (var j = 0u; j < end; j += SG) {
+    let own = min(j + lane, params.keys - 1u);
+#if SEGMENTED
+    let theirs = segment_of(batch, own);
+    if (subgroupMax(theirs) < low || subgroupMin(theirs) > high) { continue; }
+#endif
+    var s = array<f32, SG>();
+    var along = array<f32, SG>();
+    var k: array<vec4<f32>, HEAD_DIM4>;
+    let k_at = key_at(batch, head / params.group, own) / 4u;
+    let v_at = value_at(batch, head / params.group, own) / 4u;
+#unroll C HEAD_DIM4
+    k[C] = vec4<f32>(key[k_at + C]);
+    {
+      let v = vec4<f32>(value[v_at + C]);
+#unroll K SG
+      {
+        let x = subgroupBroadcast(k[C], K);
+        let y = subgroupBroadcast(v, K);
+        s[K] = fma(q[C].x, x.x, fma(q[C].y, x.y, fma(q[C].z, x.z, fma(q[C].w, x.w, s[K]))));
+        along[K] = fma(g[C].x, y.x, fma(g[C].y, y.y, fma(g[C].z, y.z, fma(g[C].w, y.w, along[K]))));
+      }
+#end
+    }
+#end
+#unroll K SG
+    s[K] = exp(s[K] - row.x) * (along[K] - row.y);
+#end
+    if (PAIRS == 1 || j + SG > params.keys || (params.causal != 0u && j + SG > first)) {
+#if MASKED
+      let allowed = mask[mask_at(batch, head, 0u, own)];
+#endif
+#unroll K SG
+      {
+        let at = j + K;
+        var seen = at < params.keys && (params.causal == 0u || at <= i);
+#if MASK_ROWS
+        seen = seen && mask[mask_at(batch, head, i, min(at, params.keys - 1u))] != 0u;
+#else
+#if MASKED
+        seen = seen && subgroupBroadcast(allowed, K) != 0u;
+#endif
+#endif
+#if SEGMENTED
+        seen = seen && subgroupBroadcast(theirs, K) == segment;
+#endif
+        s[K] = select(0.0, s[K], seen);
+      }
+#end
+    }
+#unroll C HEAD_DIM4
+#unroll K SG
+    sum[C] = fma(vec4<f32>(s[K]), subgroupBroadcast(k[C], K), sum[C]);
+#end
+#end
+  }
+  if (first + lane < params.queries) {
+    let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM4;
+#unroll C HEAD_DIM4
+    dq[o + C] = vec4<U0>(params.scale * sum[C]);
+#end
+  }
+}

@@ -1,0 +1,225 @@
+import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../../core/op.ts";
+
+/** Fixed at the call; whether a mask and segments follow the three main inputs is part of it. */
+export interface AttentionAttrs {
+  causal: boolean;
+  /** What scores are multiplied by, 1 / sqrt(D) as a rule. */
+  scale: number;
+  masked: boolean;
+  segmented: boolean;
+}
+
+export interface BackwardAttrs extends AttentionAttrs {
+  /** Whether the last input is the derivative with respect to the log-sum-exp. */
+  lseGrad: boolean;
+}
+
+/** Which of a call's inputs is what. */
+interface Roles {
+  query: TensorMeta;
+  key: TensorMeta;
+  value: TensorMeta;
+  grad?: TensorMeta;
+  mask?: TensorMeta;
+  segments?: TensorMeta;
+}
+
+function roles(inputs: readonly TensorMeta[], attrs: AttentionAttrs, backward: boolean): Roles {
+  const main = backward ? 6 : 3;
+  const [query, key, value] = backward ? inputs.slice(1, 4) : inputs;
+  const found: Roles = { query: query!, key: key!, value: value! };
+  if (backward) found.grad = inputs[0]!;
+  if (attrs.masked) found.mask = inputs[main]!;
+  if (attrs.segmented) found.segments = inputs[main + (attrs.masked ? 1 : 0)]!;
+  return found;
+}
+
+/** Strides with those of axes of extent 1 set to 0: that is how broadcast masks repeat, and it never hurts others. */
+function steps(t: TensorMeta): number[] {
+  return t.shape.map((extent, axis) => (extent === 1 ? 0 : t.strides[axis]!));
+}
+
+/** Whether rows can be read four components at a time. */
+function isVectorised(t: TensorMeta): boolean {
+  const [batch, head, position, component] = steps(t) as [number, number, number, number];
+  return component === 1 && [batch, head, position, t.offset].every((n) => n % 4 === 0);
+}
+
+/** What every kernel of this folder gets: layouts and extents, and the switches of `layout.wgsl`. */
+function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean) {
+  const { attrs } = call;
+  const { query, key, value, grad, mask, segments } = roles(call.inputs, attrs, backward);
+  // Variants that are not strided find their tensors bound at the start.
+  const offset = (t: TensorMeta | undefined) => (strided && t ? t.offset : 0);
+  const [, heads, queries, dim] = query.shape as [number, number, number, number];
+  const [, kvHeads, keys] = key.shape as [number, number, number];
+  const params: Record<string, ParamValue> = {
+    query: steps(query),
+    key: steps(key),
+    value: steps(value),
+    offsets: [query, key, value, grad].map(offset),
+    heads,
+    group: heads / kvHeads,
+    queries,
+    keys,
+    causal: attrs.causal ? 1 : 0,
+    mask_offset: offset(mask),
+    scale: attrs.scale,
+  };
+  // grad has the layout of the output, [B, T, H, D]; the kernels index it as they do the query.
+  if (grad) params.grad = [0, 2, 1, 3].map((axis) => steps(grad)[axis]!);
+  if (mask) params.mask = steps(mask);
+  if (segments) params.segments = [...steps(segments), offset(segments)];
+  const defines = {
+    HEAD_DIM: dim,
+    BACKWARD: backward,
+    MASKED: attrs.masked,
+    MASK_ROWS: attrs.masked && mask!.shape[2] !== 1,
+    SEGMENTED: attrs.segmented,
+    PAIRS: attrs.masked || attrs.segmented ? 1 : 0,
+  };
+  return { params, defines, batches: query.shape[0]!, heads, kvHeads, queries, keys, dim };
+}
+
+/** How a family of kernels is laid out: one source, its rows a workgroup, and what it is specialised by. */
+interface Family {
+  vector: boolean;
+  rows: (call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv") => number;
+  files: { forward: string; dq: string; dkv: string };
+  defines: (
+    call: Call<AttentionAttrs>,
+    pass: "forward" | "dq" | "dkv",
+  ) => Record<string, number | boolean | string>;
+}
+
+function headDefines(family: Family, dim: number): Record<string, number> {
+  return family.vector ? { HEAD_DIM4: dim / 4 } : {};
+}
+
+function forwardPass(family: Family, call: Call<AttentionAttrs>, strided: boolean): Pass {
+  const { params, defines, batches, heads, queries, dim } = common(call, false, strided);
+  return {
+    file: family.files.forward,
+    defines: {
+      ...defines,
+      ...headDefines(family, dim),
+      ...family.defines(call, "forward"),
+    },
+    params,
+    grid: [Math.ceil(queries / family.rows(call, "forward")), heads, batches],
+  };
+}
+
+function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: boolean): Lowering {
+  const { attrs } = call;
+  const { params, defines, batches, heads, kvHeads, queries, keys, dim } = common(call, true, strided);
+  const vector = headDefines(family, dim);
+  const [grad, , , , out, lse] = call.inputs as readonly [
+    TensorMeta,
+    unknown,
+    unknown,
+    unknown,
+    TensorMeta,
+    TensorMeta,
+  ];
+  const lseGrad = attrs.lseGrad ? call.inputs[call.inputs.length - 1]! : undefined;
+  const offset = (t?: TensorMeta) => (strided && t ? t.offset : 0);
+  const swapped = (t: TensorMeta) => [0, 2, 1, 3].map((axis) => steps(t)[axis]!);
+  const extras = [...(attrs.masked ? [6] : []), ...(attrs.segmented ? [attrs.masked ? 7 : 6] : [])];
+  const main = ["in0", "in1", "in2", "in3", "tmp0", ...extras.map((i) => `in${i}` as const)] as const;
+  const delta: Pass = {
+    file: "attention/delta.wgsl",
+    defines: { HEAD_DIM: dim, LSE_GRAD: attrs.lseGrad, ...vector },
+    params: {
+      grad: swapped(grad),
+      out: swapped(out),
+      offsets: [grad, out, lse, lseGrad].map(offset),
+      heads,
+      queries,
+    },
+    grid: [Math.ceil(queries / 32), heads, batches],
+    bind: ["in0", "in4", "in5", ...(lseGrad ? [`in${call.inputs.length - 1}` as const] : []), "tmp0"],
+  };
+  const dq: Pass = {
+    file: family.files.dq,
+    defines: { ...defines, ...vector, ...family.defines(call, "dq") },
+    params,
+    grid: [Math.ceil(queries / family.rows(call, "dq")), heads, batches],
+    bind: [...main, "out0"],
+  };
+  const dkv: Pass = {
+    file: family.files.dkv,
+    defines: { ...defines, ...vector, ...family.defines(call, "dkv") },
+    params,
+    grid: [Math.ceil(keys / family.rows(call, "dkv")), kvHeads, batches],
+    bind: [...main, "out1", "out2"],
+  };
+  return { passes: [delta, dq, dkv], temps: [{ dtype: "f32", length: 2 * batches * heads * queries }] };
+}
+
+const plain: Family = {
+  vector: false,
+  rows: () => 32,
+  files: { forward: "attention/plain.wgsl", dq: "attention/plain_dq.wgsl", dkv: "attention/plain_dkv.wgsl" },
+  defines: () => ({}),
+};
+
+/** Queries a lane owns: two share each load and broadcast, as long as their rows stay in registers. */
+function laneRows(call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv"): number {
+  const override = Number(process.env.ROWS ?? 0);
+  if (override && pass === "forward") return override;
+  return pass === "forward" && call.inputs[0]!.shape[3]! <= 32 ? 2 : 1;
+}
+
+const lanes: Family = {
+  vector: true,
+  rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
+  files: { forward: "attention/lanes.wgsl", dq: "attention/lanes_dq.wgsl", dkv: "attention/lanes_dkv.wgsl" },
+  defines: (call, pass) => ({ ROWS: laneRows(call, pass) }),
+};
+
+/** Software adapters with subgroups, and heads that their registers hold. */
+function lanesFit(call: Call<AttentionAttrs>): boolean {
+  const dim = call.inputs[0]!.shape[3]!;
+  return call.profile.subgroupSize > 0 && call.profile.subgroupSize <= 16 && dim % 4 === 0 && dim <= 128;
+}
+
+/** The same kernels on tensors as they lie, where four components can be read at once, else on copies. */
+function pair<A extends AttentionAttrs>(
+  name: string,
+  file: string,
+  fits: (call: Call<A>) => boolean,
+  lay: (call: Call<A>, strided: boolean) => Pass | Lowering,
+): Variant<A>[] {
+  const aligned = (call: Call<A>) =>
+    call.inputs.every((t) => t.shape.length !== 4 || t.dtype === "bool" || isVectorised(t));
+  return [
+    {
+      name,
+      file,
+      strided: true,
+      when: (call) => fits(call) && aligned(call),
+      plan: (call) => lay(call, true),
+    },
+    {
+      name: `${name}_copied`,
+      file,
+      when: (call) => fits(call) && aligned(call),
+      plan: (call) => lay(call, false),
+    },
+  ];
+}
+
+export const forwardVariants: Variant<AttentionAttrs>[] = [
+  ...pair<AttentionAttrs>("lanes", lanes.files.forward, lanesFit, (call, strided) =>
+    forwardPass(lanes, call, strided),
+  ),
+  { name: "plain", file: plain.files.forward, strided: true, plan: (call) => forwardPass(plain, call, true) },
+];
+
+export const backwardVariants: Variant<BackwardAttrs>[] = [
+  ...pair<BackwardAttrs>("lanes", lanes.files.dq, lanesFit, (call, strided) =>
+    backwardPasses(lanes, call, strided),
+  ),
+  { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call, true) },
+];
