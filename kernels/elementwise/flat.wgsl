@@ -1,0 +1,21 @@
+// out[i] = formula(in0[i], in1[i], …), where every input is read in order or is one repeated element.
+// V is a vec4 of the type S that is computed in; the
+// formula's own statements stand in the middle of the loop: they read the inputs at i and define y.
+struct Params {
+  chunks: u32,
+  scalars: array<vec4<S>, 2>,
+  starts: array<vec4<u32>, 2>,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+#import "elementwise/inputs.wgsl"
+#if FLOAT
+#import "elementwise/functions.wgsl"
+#endif
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < params.chunks; i += groups.x * u32(WG)) {
+    BODY
+    out[i] = OUT(y);
+  }
+}

@@ -1,0 +1,181 @@
+import type { Call, Pass } from "../../core/op.ts";
+import { broadcastStrides, collapseAxes, contiguousStrides, numel } from "../../core/shape.ts";
+import { type Expr, isComparison, isOperator, print } from "./expr.ts";
+import { functions } from "./functions.ts";
+import type { ComputeType, Program } from "./program.ts";
+
+/** How the kernels walk a call: axes merged as far as all tensors allow, four elements a step where they can. */
+interface Walk {
+  /** Extents of the loop, outermost first; the last one counts steps of `width` elements. */
+  shape: number[];
+  /** Per input: strides in the units of its binding (vec4 or element), and the first index. */
+  strides: number[][];
+  starts: number[];
+  /** Per input, whether its binding holds single elements. */
+  single: boolean[];
+  width: 1 | 4;
+}
+
+/** Extents and strides stand in two vec4 of the uniform. */
+export const maxAxes = 8;
+
+export function walk({ inputs, outputs }: Pick<Call<unknown>, "inputs" | "outputs">): Walk {
+  const { shape: full } = outputs[0]!;
+  const own = contiguousStrides(full);
+  const { shape, strides } = collapseAxes(full, [
+    own,
+    ...inputs.map((t) => broadcastStrides(t.shape, t.strides, full)),
+  ]);
+  strides.shift();
+  const last = shape.length - 1;
+  const starts = inputs.map((t) => t.offset);
+  // A flat walk may run past the end: allocations are padded, and what lies there reaches no result.
+  const divides = last === 0 || shape[last]! % 4 === 0;
+  const aligned = strides.every((s, k) => isSplat(s) || (s[last] === 1 && isAligned(s, starts[k]!)));
+  if (!divides || !aligned) return { shape, strides, starts, single: inputs.map(() => true), width: 1 };
+  const single = strides.map(isSplat);
+  return {
+    shape: shape.map((extent, axis) => (axis === last ? Math.ceil(extent / 4) : extent)),
+    strides: strides.map((s, k) => (single[k] ? s : s.map((step, axis) => (axis === last ? 1 : step / 4)))),
+    starts: starts.map((start, k) => (single[k] ? start : start / 4)),
+    single,
+    width: 4,
+  };
+}
+
+const isSplat = (strides: readonly number[]) => strides.at(-1) === 0;
+const isAligned = (strides: readonly number[], start: number) =>
+  start % 4 === 0 && strides.slice(0, -1).every((step) => step % 4 === 0);
+
+/** Whether all inputs are read in order, or are one repeated element: no index arithmetic is needed. */
+export function isFlat(call: Pick<Call<unknown>, "inputs" | "outputs">): boolean {
+  const w = walk(call);
+  return w.shape.length === 1 && w.width === 4;
+}
+
+/** The dispatch of an elementwise call; `file` is one of the two kernels. */
+export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass {
+  const { profile, inputs, outputs } = call;
+  const w = walk(call);
+  const workgroup = Math.min(profile.maxWorkgroupSize, profile.class === "gpu" ? 256 : 64);
+  const chunks = numel(outputs[0]!.shape) === 0 ? 0 : numel(w.shape);
+  const defines = { WG: workgroup, ...definesOf(program, w, flat, inputs.length) };
+  const pad = (list: readonly number[]) => [...list, ...new Array<number>(maxAxes - list.length).fill(0)];
+  const params = { chunks, scalars: pad(program.scalars), starts: pad(w.starts) };
+  const grid: Pass["grid"] = [Math.min(Math.ceil(chunks / workgroup), 4096)];
+  if (flat) return { defines, params, grid };
+  // Innermost axis first: the kernel peels it off with the first division.
+  const strides = w.strides.flatMap((s) => pad([...s].reverse()));
+  return {
+    defines,
+    params: { ...params, rank: w.shape.length, shape: pad([...w.shape].reverse()), strides },
+    grid,
+  };
+}
+
+const cache = new Map<string, Record<string, number | boolean | string>>();
+
+function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
+  const key = `${print(program.expr)}|${program.compute}|${w.single.join()}|${w.width}|${flat}|${arity}`;
+  let defines = cache.get(key);
+  if (!defines) {
+    defines = {
+      ...typeWords(program.compute, w.width),
+      FLOAT: program.compute === "f32",
+      ARITY: arity,
+      AXES: `${2 * arity}`,
+      OUT: w.width === 4 ? "vec4<U0>" : "U0",
+      BODY: body(program, loads(w, flat)),
+    };
+    for (let k = 0; k < arity; k++) {
+      defines[`HAS_${k}`] = true;
+      defines[`IN${k}`] = w.single[k] ? `T${k}` : `vec4<T${k}>`;
+    }
+    cache.set(key, defines);
+  }
+  return defines;
+}
+
+function typeWords(compute: ComputeType, width: 1 | 4) {
+  const wide = (type: string) => (width === 4 ? `vec4<${type}>` : type);
+  return { S: compute, V: wide(compute), VB: wide("bool"), VU: wide("u32") };
+}
+
+function loads(w: Walk, flat: boolean): string[] {
+  return w.single.map((single, k) => {
+    const start = `params.starts[${k >> 2}][${k & 3}]`;
+    const at = flat ? (single ? start : `${start} + i`) : `at[${k}]`;
+    return single ? `V(S(in${k}[${at}]))` : `V(in${k}[${at}])`;
+  });
+}
+
+/** WGSL statements that compute `y`: loads, then subexpressions that occur more than once, then the result. */
+function body(program: Program, loaded: readonly string[]): string {
+  const counts = new Map<string, number>();
+  count(program.expr, counts);
+  const lines = loaded.map((load, k) => `let x${k} = ${load};`);
+  const shared = new Map<string, string>();
+  const text = (e: Expr): string => {
+    const known = shared.get(print(e));
+    if (known) return known;
+    const code = show(e, program.compute, text);
+    if (e.kind !== "call" || isBoolean(e) || counts.get(print(e)) === 1) return code;
+    const temp = `t${shared.size}`;
+    shared.set(print(e), temp);
+    lines.push(`let ${temp} = ${code};`);
+    return temp;
+  };
+  lines.push(`let y = ${text(program.expr)};`);
+  return lines.join("\n    ");
+}
+
+function count(e: Expr, counts: Map<string, number>): void {
+  if (e.kind !== "call") return;
+  const key = print(e);
+  const n = counts.get(key) ?? 0;
+  counts.set(key, n + 1);
+  if (n === 0) for (const arg of e.args) count(arg, counts);
+}
+
+const isBoolean = (e: Expr) =>
+  isComparison(e) || (e.kind === "call" && (e.fn === "isnan" || e.fn === "isfinite"));
+
+function show(e: Expr, compute: ComputeType, text: (e: Expr) => string): string {
+  if (e.kind === "number") return literal(e.value, compute);
+  if (e.kind === "name") return e.name.startsWith("s") ? scalar(Number(e.name.slice(1))) : e.name;
+  if (isBoolean(e)) return `V(${condition(e, compute, text)})`;
+  if (e.fn === "neg") return `(-${text(e.args[0]!)})`;
+  if (e.fn === "where") {
+    const [mask, yes, no] = e.args;
+    return `select(${text(no!)}, ${text(yes!)}, ${condition(mask!, compute, text)})`;
+  }
+  if (isOperator(e.fn)) return `(${text(e.args[0]!)} ${e.fn} ${text(e.args[1]!)})`;
+  return `${wgslName(e.fn, compute)}(${e.args.map(text).join(", ")})`;
+}
+
+/** An expression as WGSL bool: comparisons as they are, numbers by being non-zero. */
+function condition(e: Expr, compute: ComputeType, text: (e: Expr) => string): string {
+  if (e.kind !== "call" || !isBoolean(e)) return `(${text(e)} != V(0))`;
+  if (isComparison(e)) return `(${text(e.args[0]!)} ${e.fn} ${text(e.args[1]!)})`;
+  return `${wgslName(e.fn, compute)}(${text(e.args[0]!)})`;
+}
+
+function wgslName(fn: string, compute: ComputeType): string {
+  const name = functions[fn]?.wgsl;
+  if (!name) throw new Error(`the formula language has no function ${fn}`);
+  if (compute === "f32") return name;
+  // Integers have no NaN to keep: the builtins serve.
+  return { maximum: "max", minimum: "min", signum: "sign" }[name] ?? name;
+}
+
+const scalar = (k: number) => `V(params.scalars[${k >> 2}][${k & 3}])`;
+
+function literal(value: number, compute: ComputeType): string {
+  if (!Number.isFinite(value)) throw new Error(`formulas hold finite numbers; pass ${value} as a scalar`);
+  if (compute !== "f32") return `V(${value})`;
+  const digits = `${Math.fround(value)}`;
+  return `V(${/[.e]/.test(digits) ? digits : `${digits}.0`})`;
+}
+
+/** Largest number of tensors that one call may read: WebGPU grants eight storage buffers everywhere. */
+export const maxInputs = 7;

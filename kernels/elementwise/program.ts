@@ -1,0 +1,86 @@
+import { type DType, isFloat } from "../../core/dtype.ts";
+import { type Expr, name, parse, print, substitute } from "./expr.ts";
+import { functions } from "./functions.ts";
+import type { Row } from "./table.ts";
+
+/** What arithmetic is done in: f16 and mixed inputs in f32, integers in their own type. */
+export type ComputeType = "f32" | "i32" | "u32";
+
+/** One elementwise call in the form that kernels, references, gradients and fusion share. */
+export interface Program {
+  /** Over x0, x1, … (the input tensors in order) and s0, s1, … (the scalars). */
+  readonly expr: Expr;
+  readonly scalars: readonly number[];
+  readonly compute: ComputeType;
+  /** Of the result. */
+  readonly dtype: DType;
+}
+
+const order: readonly DType[] = ["bool", "u32", "i32", "f16", "f32"];
+
+/** The dtype that holds all of the given ones: bool < u32 < i32 < f16 < f32. */
+export function promote(dtypes: readonly DType[]): DType {
+  return order[Math.max(0, ...dtypes.map((d) => order.indexOf(d)))]!;
+}
+
+/** The names of a row's arguments that are tensors: those that the attributes do not give as numbers. */
+export function tensorArguments(row: Row, attrs: Readonly<Record<string, unknown>>): string[] {
+  return row.args.filter((arg) => typeof attrs[arg] !== "number");
+}
+
+/** Renames tensors to x0, x1, … and scalars to s0, s1, … */
+export function renaming(tensors: readonly string[], scalars: readonly string[]): Map<string, Expr> {
+  return new Map([
+    ...tensors.map((from, i): [string, Expr] => [from, name(`x${i}`)]),
+    ...scalars.map((from, i): [string, Expr] => [from, name(`s${i}`)]),
+  ]);
+}
+
+const bodies = new Map<string, Expr>();
+
+/** The program of a call of a named op. */
+export function programOf(
+  row: Row,
+  dtypes: readonly DType[],
+  attrs: Readonly<Record<string, unknown>>,
+): Program {
+  const tensors = tensorArguments(row, attrs);
+  const numbers = row.args.filter((arg) => typeof attrs[arg] === "number");
+  const key = `${row.name}(${tensors.join()})`;
+  let expr = bodies.get(key);
+  if (!expr) {
+    expr = substitute(parse(row.formula), renaming(tensors, numbers));
+    bodies.set(key, expr);
+  }
+  const isValue = (arg: string) => !row.masks?.includes(arg);
+  const valueDtypes = dtypes.filter((_, i) => isValue(tensors[i]!));
+  const valueNumbers = numbers.filter(isValue).map((arg) => attrs[arg] as number);
+  const { dtype, compute } = resolve(row, expr, valueDtypes, valueNumbers);
+  return { expr, scalars: numbers.map((arg) => attrs[arg] as number), dtype, compute };
+}
+
+/** Numbers adapt to tensors: they never change a float dtype, and make integers f32 only when not whole. */
+function resolve(row: Row, expr: Expr, dtypes: readonly DType[], numbers: readonly number[]) {
+  let common = dtypes.length > 0 ? promote(dtypes) : "f32";
+  if (numbers.length > 0 && !isFloat(common)) {
+    if (!numbers.every(Number.isInteger)) common = "f32";
+    else if (common === "bool" || (common === "u32" && numbers.some((n) => n < 0))) common = "i32";
+  }
+  if (row.result === "float" && !isFloat(common)) common = "f32";
+  const compute = computeType(common, expr);
+  if (row.result === "bool") return { dtype: "bool" as DType, compute };
+  const dtype: DType = row.result === "promote" && common === "bool" ? "i32" : common;
+  return { dtype, compute };
+}
+
+/** The type in which an expression over values of dtype `common` is computed. */
+export function computeType(common: DType, expr: Expr): ComputeType {
+  if (isFloat(common) || !integral(expr)) return "f32";
+  return common === "u32" && !/-|sign/.test(print(expr)) ? "u32" : "i32";
+}
+
+function integral(e: Expr): boolean {
+  if (e.kind === "number") return Number.isInteger(e.value);
+  if (e.kind === "name") return true;
+  return Boolean(functions[e.fn]?.integers) && e.args.every(integral);
+}
