@@ -2,3 +2,4 @@
 export * from "./assign/op.ts";
 export * from "./fill/op.ts";
 export * from "./open.ts";
+export * from "./elementwise/index.ts";

@@ -87,7 +87,7 @@ function lower(call: Call<ReduceAttrs>, reducer: Reducer, subgroup: boolean, sca
   const compute = computeType(output.dtype);
   const shared = { profile: call.profile, compute, reducer, subgroup, outer, inner };
   const last = { ...shared, to: "U0", scale };
-  if (chunks === 1) return { passes: [pass({ ...last, from: "T0", n, chunk: n, bind: ["in0", "out0"] })] };
+  if (chunks === 1) return { passes: [pass({ ...last, from: "T0", n, chunk, bind: ["in0", "out0"] })] };
   const dtype = compute === "i32" || compute === "u32" ? compute : "f32";
   return {
     temps: [{ dtype, length: outer * chunks * inner }],
