@@ -1,0 +1,5 @@
+export { type BpeTrainerOptions, GPT2_PATTERN, trainBpe } from "./bpe_trainer.ts";
+export { TokenizerError } from "./errors.ts";
+export { StreamDecoder } from "./stream_decoder.ts";
+export { Tokenizer, type TokenizerConfigs } from "./tokenizer.ts";
+export type { TokenizerJson } from "./tokenizer_json.ts";

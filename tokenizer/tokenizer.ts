@@ -1,0 +1,285 @@
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { type Decoder, Tokenizer as NativeTokenizer } from "tokenizers";
+import { fromByteAlphabet } from "./byte_alphabet.ts";
+import { byteFallbackByte } from "./decoders.ts";
+import { TokenizerError } from "./errors.ts";
+import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
+import { type ComponentJson, componentList, type TokenizerJson } from "./tokenizer_json.ts";
+
+type Config = Record<string, unknown>;
+
+/** The files beside `tokenizer.json` that say which tokens begin and end a text; each may be absent. */
+export interface TokenizerConfigs {
+  /** Content of `tokenizer_config.json`. */
+  tokenizer_config?: Config;
+  /** Content of `generation_config.json`. */
+  generation_config?: Config;
+  /** Content of `config.json`. */
+  config?: Config;
+  /** Content of `chat_template.jinja`. */
+  chat_template?: string;
+}
+
+/**
+ * A tokenizer of any kind that Hugging Face's `tokenizer.json` describes (BPE, WordPiece, Unigram), encoding with
+ * the `tokenizers` library. Truncation and padding that a file asks for are switched off: a text is never cut in
+ * silence.
+ */
+export class Tokenizer implements TokenSource {
+  /** The content of `tokenizer.json` as loaded. */
+  readonly json: TokenizerJson;
+  /** The content of `tokenizer_config.json` ({} when there is none); `save` writes it back. */
+  readonly config: Config;
+  /** The chat template (Jinja text) from `chat_template.jinja` or `tokenizer_config.json`, or null. */
+  readonly chatTemplate: string | null;
+  /** One past the largest id, added tokens included: the rows an embedding needs. */
+  readonly vocabSize: number;
+  /** The id that begins a text, or null. */
+  readonly bosId: number | null;
+  /** The id that ends a text, or null. */
+  readonly eosId: number | null;
+  /** All ids at which generation stops: `eosId` and those of the generation config. */
+  readonly eosIds: readonly number[];
+  /** The id for padding, or null. */
+  readonly padId: number | null;
+  /** Whether `encode` puts `bosId` before a text by itself. */
+  readonly addsBos: boolean;
+
+  private readonly native: NativeTokenizer;
+  private readonly nativeDecoder: Decoder | null;
+  private readonly specialIds: ReadonlySet<number>;
+  private readonly tokenIds = new Map<string, number>();
+  private readonly tokens: (string | undefined)[] = [];
+
+  constructor(json: TokenizerJson, configs: TokenizerConfigs = {}) {
+    this.json = json;
+    this.config = configs.tokenizer_config ?? {};
+    this.native = createNative(json);
+    this.nativeDecoder = this.native.getDecoder();
+    this.chatTemplate = configs.chat_template ?? stringOrNull(this.config.chat_template);
+    for (const [token, id] of Object.entries(this.native.getVocab(true))) {
+      this.tokenIds.set(token, id);
+      this.tokens[id] = token;
+    }
+    this.vocabSize = this.tokens.length;
+    const added = json.added_tokens ?? [];
+    this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
+
+    const template = firstTemplateToken(json.post_processor);
+    this.bosId = this.special("bos", configs) ?? this.idOf(template) ?? null;
+    const eos = [this.special("eos", configs), ...eosOf(configs.generation_config), ...eosOf(configs.config)];
+    this.eosIds = [...new Set([...eos, this.guessEos(eos)].filter((id) => id !== null))];
+    this.eosId = this.eosIds[0] ?? null;
+    this.padId = this.special("pad", configs) ?? null;
+    this.addsBos = template !== null && this.idOf(template) === this.bosId;
+  }
+
+  /**
+   * Loads a model folder (its `tokenizer.json`, and `tokenizer_config.json`, `generation_config.json`,
+   * `config.json`, `chat_template.jinja` where present) or a `tokenizer.json` file with its neighbours.
+   * Errors: a missing or corrupt file, named in one line.
+   */
+  static load(path: string): Tokenizer {
+    const isFolder = existsSync(path) && statSync(path).isDirectory();
+    const file = isFolder ? join(path, "tokenizer.json") : path;
+    if (!existsSync(file)) {
+      throw new TokenizerError(
+        isFolder
+          ? `${path} has no tokenizer.json; is it a model folder in Hugging Face layout?`
+          : `${path} does not exist; give a model folder or a tokenizer.json`,
+      );
+    }
+    const beside = (name: string) => join(dirname(file), name);
+    const template = beside("chat_template.jinja");
+    try {
+      return new Tokenizer(readJson(file) as unknown as TokenizerJson, {
+        ...(existsSync(template) ? { chat_template: readFileSync(template, "utf8") } : {}),
+        ...optional("tokenizer_config", beside("tokenizer_config.json")),
+        ...optional("generation_config", beside("generation_config.json")),
+        ...optional("config", beside("config.json")),
+      });
+    } catch (error) {
+      if (error instanceof InvalidTokenizer) throw new TokenizerError(`${file}: ${error.message}`, error);
+      throw error;
+    }
+  }
+
+  /** The ids of `text`; with special tokens (default true) as the tokenizer's post-processor adds them. */
+  async encode(text: string, options: { addSpecialTokens?: boolean } = {}): Promise<number[]> {
+    const encoding = await this.native.encode(text, null, encodeOptions(options));
+    return encoding.getIds();
+  }
+
+  /** The ids of several texts, encoded on all cores. */
+  async encodeBatch(texts: string[], options: { addSpecialTokens?: boolean } = {}): Promise<number[][]> {
+    const encodings = await this.native.encodeBatch(texts, encodeOptions(options));
+    return encodings.map((encoding) => encoding.getIds());
+  }
+
+  /** The text of `ids`; special tokens are left out by default, unknown ids always. */
+  decode(ids: Iterable<number>, options: { skipSpecialTokens?: boolean } = {}): string {
+    const skip = options.skipSpecialTokens ?? true;
+    const tokens: string[] = [];
+    for (const id of ids) {
+      const token = this.tokens[id];
+      if (token !== undefined && !(skip && this.specialIds.has(id))) tokens.push(token);
+    }
+    return this.nativeDecoder === null ? tokens.join(" ") : this.nativeDecoder.decode(tokens);
+  }
+
+  /** A decoder for ids that arrive one by one. */
+  streamDecoder(options: { skipSpecialTokens?: boolean } = {}): StreamDecoder {
+    return new StreamDecoder(this, options);
+  }
+
+  get decoder(): ComponentJson | null {
+    return this.json.decoder ?? null;
+  }
+
+  tokenToId(token: string): number | null {
+    return this.tokenIds.get(token) ?? null;
+  }
+
+  idToToken(id: number): string | null {
+    return this.tokens[id] ?? null;
+  }
+
+  isSpecial(id: number): boolean {
+    return this.specialIds.has(id);
+  }
+
+  /**
+   * The bytes of text that a token stands for, as the `bytes` of a log-probability: possibly a part of a UTF-8
+   * sequence. Leading spaces count; a special token gives its own name. Unknown ids give no bytes.
+   */
+  idToBytes(id: number): Uint8Array {
+    const token = this.tokens[id];
+    if (token === undefined) return new Uint8Array(0);
+    const parts = componentList(this.decoder);
+    const has = (type: string) => parts.some((part) => part.type === type);
+    if (this.specialIds.has(id)) return new TextEncoder().encode(token);
+    if (has("ByteLevel")) return fromByteAlphabet(token);
+    const byte = has("ByteFallback") ? byteFallbackByte(token) : null;
+    if (byte !== null) return Uint8Array.of(byte);
+    const spaced = has("Replace") || has("Metaspace") ? token.replaceAll("▁", " ") : token;
+    return new TextEncoder().encode(has("WordPiece") ? spaced.replace(/^##/, "") : spaced);
+  }
+
+  /** SHA-256 (hex) of everything that decides ids: the key of caches of encoded text. */
+  hash(): string {
+    const { normalizer, pre_tokenizer, post_processor, added_tokens, model } = this.json;
+    const parts = {
+      normalizer,
+      pre_tokenizer,
+      post_processor,
+      added_tokens,
+      model,
+      bos: this.bosId,
+      eos: this.eosId,
+    };
+    return createHash("sha256").update(JSON.stringify(parts)).digest("hex");
+  }
+
+  /**
+   * Writes `tokenizer.json`, `tokenizer_config.json` (as transformers reads it: `PreTrainedTokenizerFast` unless
+   * the loaded one said otherwise) and a chat template, in both places that readers look for it.
+   */
+  save(dir: string): void {
+    const name = (id: number | null) => (id === null ? undefined : this.tokens[id]);
+    const config: Config = {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      bos_token: name(this.bosId),
+      eos_token: name(this.eosId),
+      pad_token: name(this.padId),
+      clean_up_tokenization_spaces: false,
+      ...this.config,
+      ...(this.chatTemplate === null ? {} : { chat_template: this.chatTemplate }),
+    };
+    mkdirSync(dir, { recursive: true });
+    writeWhole(join(dir, "tokenizer.json"), JSON.stringify(this.json, null, 1));
+    writeWhole(join(dir, "tokenizer_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+    if (this.chatTemplate !== null) writeWhole(join(dir, "chat_template.jinja"), this.chatTemplate);
+  }
+
+  private idOf(token: string | null): number | null {
+    return token === null ? null : this.tokenToId(token);
+  }
+
+  private special(role: "bos" | "eos" | "pad", configs: TokenizerConfigs): number | null {
+    const named = configs.tokenizer_config?.[`${role}_token`];
+    const content = typeof named === "object" && named !== null ? (named as Config).content : named;
+    const byName = this.idOf(stringOrNull(content));
+    if (byName !== null) return byName;
+    for (const config of [configs.generation_config, configs.config]) {
+      const id = config?.[`${role}_token_id`];
+      if (typeof id === "number" && this.tokens[id] !== undefined) return id;
+    }
+    return null;
+  }
+
+  /** A bare tokenizer.json names no end of text: the usual names count, if they are special tokens in it. */
+  private guessEos(known: readonly (number | null)[]): number | null {
+    if (known.some((id) => id !== null)) return null;
+    const usual = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"];
+    const found = usual.map((token) => this.tokenToId(token));
+    return found.find((id) => id !== null && this.specialIds.has(id)) ?? null;
+  }
+}
+
+/** A tokenizer.json that the library refuses; the file's name is added where it is known. */
+class InvalidTokenizer extends TokenizerError {}
+
+function createNative(json: TokenizerJson): NativeTokenizer {
+  try {
+    const native = NativeTokenizer.fromString(JSON.stringify(json));
+    native.disableTruncation();
+    native.disablePadding();
+    return native;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
+    throw new InvalidTokenizer(`not a valid tokenizer.json (${reason})`, error);
+  }
+}
+
+function encodeOptions(options: { addSpecialTokens?: boolean }): { addSpecialTokens: boolean } {
+  return { addSpecialTokens: options.addSpecialTokens ?? true };
+}
+
+/** The special token that a template puts before a single text, or null. */
+function firstTemplateToken(processor: ComponentJson | null): string | null {
+  const template = componentList(processor).find((part) => part.type === "TemplateProcessing");
+  const first = (template?.single as { SpecialToken?: { id: string } }[] | undefined)?.[0];
+  return first?.SpecialToken?.id ?? null;
+}
+
+function eosOf(config: Config | undefined): number[] {
+  return [config?.eos_token_id].flat().filter((id) => typeof id === "number");
+}
+
+function stringOrNull(value: unknown): string | null {
+  return typeof value === "string" ? value : null;
+}
+
+function optional(key: keyof TokenizerConfigs, file: string): TokenizerConfigs {
+  return existsSync(file) ? { [key]: readJson(file) } : {};
+}
+
+function readJson(file: string): Config {
+  const text = readFileSync(file, "utf8");
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Config;
+  } catch (error) {
+    throw new TokenizerError(`${file} is not valid JSON; it may be cut off or damaged`, error);
+  }
+  throw new TokenizerError(`${file} should hold a JSON object`);
+}
+
+/** Writes a file so that a reader sees the old content or the new one, never a part. */
+function writeWhole(file: string, text: string): void {
+  const temporary = `${file}.${process.pid}.tmp`;
+  writeFileSync(temporary, text);
+  renameSync(temporary, file);
+}

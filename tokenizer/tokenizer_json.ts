@@ -1,0 +1,38 @@
+/** A token outside the model's own vocabulary, as `tokenizer.json` lists it. */
+export interface AddedTokenJson {
+  id: number;
+  content: string;
+  single_word: boolean;
+  lstrip: boolean;
+  rstrip: boolean;
+  normalized: boolean;
+  special: boolean;
+}
+
+/** One part of the pipeline (normalizer, pre-tokenizer, post-processor, decoder): a type and its settings. */
+export interface ComponentJson {
+  type: string;
+  [setting: string]: unknown;
+}
+
+/** The content of a Hugging Face `tokenizer.json`, format version 1.0, as far as kiln looks into it. */
+export interface TokenizerJson {
+  version: string;
+  truncation: unknown;
+  padding: unknown;
+  added_tokens: AddedTokenJson[];
+  normalizer: ComponentJson | null;
+  pre_tokenizer: ComponentJson | null;
+  post_processor: ComponentJson | null;
+  decoder: ComponentJson | null;
+  model: { type: string; vocab: Record<string, number> | [string, number][]; [setting: string]: unknown };
+}
+
+/** The parts of a component: its members for a `Sequence`, else itself; empty for null. */
+export function componentList(component: ComponentJson | null | undefined): ComponentJson[] {
+  if (component === null || component === undefined) return [];
+  if (component.type !== "Sequence") return [component];
+  const members =
+    component.decoders ?? component.processors ?? component.pretokenizers ?? component.normalizers;
+  return Array.isArray(members) ? members.flatMap((member: ComponentJson) => componentList(member)) : [];
+}
