@@ -1,0 +1,100 @@
+import type { z } from "zod";
+import { KilnError, nearestName } from "../core/errors.ts";
+
+/** Where a value came from, for messages: `file.yaml:12`, `--set train.steps`, `config.json`. */
+export type Origin = (path: readonly PropertyKey[]) => string;
+
+/** A value as a message shows it: JSON, cut at 60 characters. */
+function shown(value: unknown): string {
+  const text = value === undefined ? "nothing" : (JSON.stringify(value) ?? String(value));
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
+}
+
+function at(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>(
+    (inner, key) => (inner as Record<PropertyKey, unknown> | null | undefined)?.[key],
+    value,
+  );
+}
+
+function dotted(path: readonly PropertyKey[]): string {
+  return path.map(String).join(".");
+}
+
+/** What a zod issue expected, in words. */
+function expectation(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case "invalid_type":
+      return `expected ${issue.expected === "int" ? "a whole number" : article(issue.expected)}`;
+    case "invalid_value":
+      return `expected ${issue.values.map((value) => shown(value)).join(" or ")}`;
+    case "too_small":
+      return `expected ${issue.inclusive === false ? "more than" : "at least"} ${issue.minimum}${unit(issue.origin)}`;
+    case "too_big":
+      return `expected ${issue.inclusive === false ? "less than" : "at most"} ${issue.maximum}${unit(issue.origin)}`;
+    case "invalid_union":
+      return `expected ${[...new Set(issue.errors.flat().map(expectation))].join(" or ").replaceAll("or expected ", "or ")}`;
+    default:
+      return issue.message;
+  }
+}
+
+function article(type: string): string {
+  return type === "object"
+    ? "a group of keys"
+    : type === "array"
+      ? "a list"
+      : type === "null"
+        ? "null"
+        : `a ${type}`;
+}
+
+function unit(origin: string): string {
+  return origin === "array" ? " entries" : origin === "string" ? " characters" : "";
+}
+
+/** The valid keys of the object at `path` in a schema, for "did you mean". */
+function keysAt(schema: z.ZodType, path: readonly PropertyKey[]): string[] {
+  let inner: z.ZodType = unwrap(schema);
+  for (const key of path) {
+    const shape = (inner as { shape?: Record<PropertyKey, z.ZodType> }).shape;
+    if (shape?.[key] === undefined) return [];
+    inner = unwrap(shape[key]);
+  }
+  return Object.keys((inner as { shape?: object }).shape ?? {});
+}
+
+/** Peels defaults, optionals and preprocessing off a schema. */
+export function unwrap(schema: z.ZodType): z.ZodType {
+  const definition = schema.def as { innerType?: z.ZodType; out?: z.ZodType; type: string };
+  if (definition.innerType !== undefined) return unwrap(definition.innerType);
+  return definition.type === "pipe" && definition.out !== undefined ? unwrap(definition.out) : schema;
+}
+
+/**
+ * Checks `value` against a schema. The first problem becomes one KilnError line with the origin, the dotted path, the value
+ * found and what was expected; an unknown key names the nearest valid one.
+ */
+export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin: Origin): z.output<T> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const issue = result.error.issues[0]!;
+  if (issue.code === "unrecognized_keys") {
+    const path = [...issue.path, issue.keys[0]!];
+    const names = keysAt(schema, issue.path);
+    const near = nearestName(issue.keys[0]!, names);
+    const hint =
+      near === null
+        ? `valid names are ${names.join(", ")}`
+        : `did you mean ${dotted([...issue.path, near])}?`;
+    throw new KilnError(`${origin(path)}: unknown key ${dotted(path)}; ${hint}`, { code: "config_invalid" });
+  }
+  const found = at(value, issue.path);
+  const what = issue.path.length === 0 ? "the whole" : dotted(issue.path);
+  // A check across keys speaks for itself; its path is only where it is reported.
+  const text =
+    issue.code === "custom"
+      ? `${what}: ${issue.message}`
+      : `${what} is ${shown(found)}; ${expectation(issue)}`;
+  throw new KilnError(`${origin(issue.path)}: ${text}`, { code: "config_invalid" });
+}

@@ -1,0 +1,316 @@
+import { readFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
+import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
+import { z } from "zod";
+import { KilnError } from "../core/errors.ts";
+import { readError } from "../models/files.ts";
+import { parseWith, unwrap } from "../models/validation.ts";
+import { SCHEDULE_NAMES } from "./schedules.ts";
+
+/** The settings of `kiln train pretrain`: one schema for the file, `--set` and flags, and for the help that describes them. */
+
+const count = z.int().min(1);
+const natural = z.int().min(0);
+const share = z.number().min(0).lt(1);
+const positive = z.number().positive();
+
+const corpus = z
+  .strictObject({
+    seed: natural.default(0).describe("which stories"),
+    stories: count.default(4000).describe("how many stories"),
+  })
+  .prefault({})
+  .describe("the built-in story grammar, used where no path is given");
+
+const data = z
+  .strictObject({
+    path: z
+      .preprocess((value) => (typeof value === "string" ? [value] : value), z.array(z.string()).min(1))
+      .optional()
+      .describe("text or JSONL files, plain or .gz; relative to the config file"),
+    corpus,
+    field: z.string().min(1).default("text").describe("the key that holds the text in JSONL"),
+    validation_fraction: share
+      .default(0.05)
+      .describe("share of the documents held out for the validation loss"),
+  })
+  .prefault({})
+  .describe("what to train on");
+
+const tokenizer = z
+  .strictObject({
+    path: z
+      .string()
+      .optional()
+      .describe("an existing tokenizer.json or model folder; relative to the config file"),
+    vocab_size: z
+      .int()
+      .min(260)
+      .max(65536)
+      .default(1024)
+      .describe("size of the byte-level BPE to train where no path is given"),
+  })
+  .prefault({})
+  .describe("how text becomes tokens");
+
+const model = z
+  .strictObject({
+    preset: z.literal("tinyllm").default("tinyllm").describe("the shape that the keys below change"),
+    config: z
+      .string()
+      .optional()
+      .describe("a Llama config.json to use instead of the preset; relative to the config file"),
+    hidden_size: count.optional().describe("width; preset 128"),
+    intermediate_size: count
+      .optional()
+      .describe("width inside the MLP; preset 8/3 of hidden_size, a multiple of 16"),
+    num_hidden_layers: count.optional().describe("number of blocks; preset 4"),
+    num_attention_heads: count.optional().describe("query heads; preset 4"),
+    num_key_value_heads: count.optional().describe("key and value heads; preset as many as query heads"),
+    head_dim: count.optional().describe("width of a head; preset hidden_size / num_attention_heads"),
+    max_position_embeddings: count.optional().describe("longest context in tokens; preset 512"),
+    rms_norm_eps: positive.optional().describe("preset 1e-5"),
+    rope_theta: positive.optional().describe("base of the rotary frequencies; preset 10000"),
+    tie_word_embeddings: z
+      .boolean()
+      .optional()
+      .describe("one matrix for input and output embeddings; preset true"),
+    initializer_range: positive.optional().describe("standard deviation of the first weights; preset 0.02"),
+  })
+  .prefault({})
+  .describe("the Llama to train");
+
+const train = z
+  .strictObject({
+    steps: count.optional().describe("optimizer updates; 1000 where epochs is not given either"),
+    epochs: positive.optional().describe("passes over the data, instead of steps"),
+    batch_size: count.default(16).describe("sequences of one forward pass"),
+    sequence_length: z.int().min(2).default(256).describe("tokens of one packed sequence"),
+    gradient_accumulation_steps: count.default(1).describe("forward passes of one update"),
+    learning_rate: positive.default(1e-3).describe("the highest rate"),
+    min_lr_ratio: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0.1)
+      .describe("where the rate ends, as a share of learning_rate"),
+    warmup_steps: natural.default(100).describe("updates over which the rate rises"),
+    schedule: z.enum(SCHEDULE_NAMES).default("cosine").describe("how the rate changes"),
+    weight_decay: z.number().min(0).default(0.1).describe("AdamW's decay of matrices; vectors have none"),
+    betas: z
+      .tuple([share, share])
+      .default([0.9, 0.95])
+      .describe("AdamW's memory of the mean and of the square"),
+    eps: positive.default(1e-8).describe("AdamW's epsilon"),
+    max_grad_norm: z.number().min(0).default(1).describe("gradients are scaled down to this norm; 0 never"),
+    seed: natural.default(0).describe("decides first weights, order of the data and samples"),
+  })
+  .prefault({})
+  .describe("how to train");
+
+const evaluation = z
+  .strictObject({
+    every: natural.default(100).describe("updates between validation losses; 0 only at the end"),
+    batches: count.default(8).describe("validation batches of one measurement"),
+  })
+  .prefault({})
+  .describe("the validation loss");
+
+const sample = z
+  .strictObject({
+    every: natural.default(250).describe("updates between samples; 0 only at the end"),
+    prompts: z.array(z.string()).default(["Once upon a time"]).describe("what the samples continue"),
+    max_tokens: count.default(80).describe("tokens of one sample"),
+    temperature: z.number().min(0).default(0.8).describe("0 takes the likeliest token"),
+  })
+  .prefault({})
+  .describe("texts that show the progress");
+
+const checkpoint = z
+  .strictObject({
+    every: natural.default(250).describe("updates between checkpoints; 0 only at the end"),
+    keep: count.default(2).describe("newest checkpoints that stay"),
+  })
+  .prefault({})
+  .describe("saved states from which a run resumes exactly");
+
+/** Every setting with its default and one line of help (`describe`). Keys that it does not know are errors. */
+export const pretrainSchema = z
+  .strictObject({
+    data,
+    tokenizer,
+    model,
+    train,
+    eval: evaluation,
+    sample,
+    checkpoint,
+    out_dir: z
+      .string()
+      .min(1)
+      .default("runs/pretrain")
+      .describe("folder of the run; relative to where kiln starts"),
+    resume: z.boolean().default(false).describe("go on from the newest checkpoint in out_dir"),
+  })
+  .superRefine((config, context) => {
+    const complain = (path: string[], message: string) => context.addIssue({ code: "custom", path, message });
+    const { steps, epochs, warmup_steps, sequence_length, schedule } = config.train;
+    if (steps !== undefined && epochs !== undefined)
+      complain(["train", "epochs"], "give steps or epochs, not both");
+    const longest =
+      config.model.config === undefined ? (config.model.max_position_embeddings ?? 512) : Infinity;
+    if (sequence_length > longest) {
+      const message = `${sequence_length} is longer than model.max_position_embeddings, which is ${longest}`;
+      complain(["train", "sequence_length"], message);
+    }
+    const total = epochs === undefined ? (steps ?? 1000) : Infinity;
+    if (warmup_steps > total && schedule !== "constant") {
+      complain(["train", "warmup_steps"], `${warmup_steps} is more than the ${total} steps of the run`);
+    }
+  });
+
+/** Checked settings; `data.path`, `tokenizer.path` and `model.config` are absolute. */
+export type PretrainConfig = z.output<typeof pretrainSchema>;
+
+/** One value given outside the file. `from` is what messages call it, e.g. `--set train.steps=5`. */
+export interface Override {
+  path: string[];
+  value: unknown;
+  from: string;
+}
+
+/** Reads the arguments of `--set`: `a.b=value`, the value in YAML. Throws a KilnError for one without `=`. */
+export function parseOverrides(settings: readonly string[]): Override[] {
+  return settings.map((text) => {
+    const equals = text.indexOf("=");
+    if (equals < 1) {
+      throw new KilnError(`--set ${text}: expected name=value, for example --set train.steps=500`, {
+        exitCode: 2,
+      });
+    }
+    const path = text.slice(0, equals).trim().split(".");
+    try {
+      return { path, value: parse(text.slice(equals + 1)), from: `--set ${text}` };
+    } catch {
+      throw new KilnError(`--set ${text}: the value is not valid YAML; put it in quotes`, { exitCode: 2 });
+    }
+  });
+}
+
+/** Settings as read from a file, and the line on which a path stands there. */
+interface Source {
+  value: unknown;
+  name: string;
+  line(path: readonly PropertyKey[]): number | null;
+}
+
+/** Parses YAML or JSON (a subset of it). Throws a one-line KilnError with the line of a syntax error. */
+function parseSource(text: string, name: string): Source {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const problem = document.errors[0];
+  if (problem !== undefined) {
+    const reason = problem.message.split("\n")[0]!;
+    throw new KilnError(`${name}:${lines.linePos(problem.pos[0]).line}: ${reason}`, {
+      code: "config_invalid",
+    });
+  }
+  const line = (path: readonly PropertyKey[]): number | null => {
+    // The nearest enclosing value that stands in the file: a missing key is reported where its group is.
+    for (let length = path.length; length > 0; length--) {
+      const group = document.getIn(path.slice(0, length - 1), true) ?? document.contents;
+      const pair = isMap(group) ? group.items.find(({ key }) => String(key) === path[length - 1]) : undefined;
+      const node = pair?.key ?? document.getIn(path.slice(0, length), true);
+      if (isNode(node) && node.range) return lines.linePos(node.range[0]).line;
+    }
+    return null;
+  };
+  return { value: document.toJS() ?? {}, name, line };
+}
+
+/** Sets `value` at `path`, making the groups on the way. */
+function assign(target: Record<string, unknown>, { path, value, from }: Override): void {
+  let group = target;
+  for (const key of path.slice(0, -1)) {
+    const inner = Object.hasOwn(group, key) ? group[key] : undefined;
+    if (inner !== undefined && (typeof inner !== "object" || inner === null || Array.isArray(inner))) {
+      throw new KilnError(`${from}: ${key} is not a group of keys`, { code: "config_invalid" });
+    }
+    const next = { ...inner };
+    define(group, key, next);
+    group = next;
+  }
+  define(group, path.at(-1)!, value);
+}
+
+/** An own property whatever the key: plain assignment to "__proto__" would change the prototype instead. */
+function define(group: Record<string, unknown>, key: string, value: unknown): void {
+  Object.defineProperty(group, key, { value, enumerable: true, writable: true, configurable: true });
+}
+
+function startsWith(path: readonly PropertyKey[], prefix: readonly string[]): boolean {
+  return prefix.every((key, i) => path[i] === key);
+}
+
+/**
+ * Checks the text of a config file (YAML or JSON) with later values over it. The first problem is thrown as a one-line
+ * KilnError that names the file and line, or the flag, that it came from. Relative inputs count from the file's folder,
+ * inputs given in overrides from the current folder.
+ */
+export function parsePretrainConfig(
+  text: string,
+  name: string,
+  overrides: readonly Override[] = [],
+): PretrainConfig {
+  const source = parseSource(text, name);
+  if (typeof source.value !== "object" || source.value === null || Array.isArray(source.value)) {
+    throw new KilnError(`${name}: expected keys like "train:" with values under them`, {
+      code: "config_invalid",
+    });
+  }
+  const merged = structuredClone(source.value) as Record<string, unknown>;
+  for (const override of overrides) assign(merged, override);
+  const overrideOf = (path: readonly PropertyKey[]) => overrides.findLast((o) => startsWith(path, o.path));
+  const config = parseWith(pretrainSchema, merged, (path) => {
+    const override = overrideOf(path);
+    if (override !== undefined) return override.from;
+    const line = source.line(path);
+    return line === null ? name : `${name}:${line}`;
+  });
+  const absolute = (key: string[], path: string) => resolve(overrideOf(key) ? "." : dirname(name), path);
+  const { data, tokenizer, model } = config;
+  if (data.path) data.path = data.path.map((path) => absolute(["data", "path"], path));
+  if (tokenizer.path) tokenizer.path = absolute(["tokenizer", "path"], tokenizer.path);
+  if (model.config) model.config = absolute(["model", "config"], model.config);
+  return config;
+}
+
+/** Reads a config file, or only defaults where `path` is null, with overrides on top. */
+export async function loadPretrainConfig(
+  path: string | null,
+  overrides: readonly Override[] = [],
+): Promise<PretrainConfig> {
+  if (path === null) return parsePretrainConfig("{}", "the settings", overrides);
+  const text = await readFile(path, "utf8").catch((error) => {
+    throw readError(path, error);
+  });
+  return parsePretrainConfig(text, path, overrides);
+}
+
+/** One setting as the help shows it; `default` is JSON, or empty where the setting has none. */
+export interface Setting {
+  name: string;
+  default: string;
+  description: string;
+}
+
+/** All settings in schema order, groups before their keys. */
+export function describeSettings(schema: z.ZodType = pretrainSchema, prefix = ""): Setting[] {
+  const shape = (unwrap(schema) as { shape?: Record<string, z.ZodType> }).shape ?? {};
+  return Object.entries(shape).flatMap(([key, field]) => {
+    const name = `${prefix}${key}`;
+    const inner = describeSettings(field, `${name}.`);
+    const value = inner.length > 0 ? undefined : field.safeParse(undefined).data;
+    const setting = { name, default: JSON.stringify(value) ?? "", description: field.description ?? "" };
+    return [setting, ...inner];
+  });
+}
