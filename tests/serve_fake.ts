@@ -1,4 +1,6 @@
+import OpenAI from "openai";
 import { Engine, type EngineOptions } from "../serve/engine.ts";
+import { createServer, type ServerOptions } from "../serve/index.ts";
 import { sampleRow, scoreRow } from "../serve/sampler/cpu.ts";
 import type {
   EngineEvent,
@@ -10,6 +12,7 @@ import type {
   StepResult,
   TokenLogprob,
 } from "../serve/types.ts";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 
 export interface FakeOptions {
   vocabSize?: number;
@@ -32,7 +35,7 @@ export class FakeRunner implements Runner {
   readonly #cache: ({ token: number; position: number } | undefined)[] = [];
   steps = 0;
   /** Called before each step; may throw, wait, or abort requests. */
-  before: (items: readonly RunItem[]) => void | Promise<void> = () => {};
+  before: (items: readonly RunItem[]) => unknown = () => {};
   /** Makes the row of one item fail. */
   failItem: (item: RunItem) => string | undefined = () => undefined;
   largestStep = 0;
@@ -199,3 +202,64 @@ export function idle(engine: Engine) {
 }
 
 export const IDLE = { running: 0, waiting: 0, blocksUsed: 0, open: 0 };
+
+/** A real byte-level tokenizer with a few merges; id 0 is the end of text, id 1 its beginning. */
+export function fakeTokenizer(): Tokenizer {
+  const corpus = "once upon a time there was one little dog. the dog was happy and the sun was warm. ".repeat(
+    4,
+  );
+  return new Tokenizer(
+    trainBpe([corpus], { vocab_size: 300, special_tokens: ["<|endoftext|>", "<s>"], bos_token: "<s>" }),
+  );
+}
+
+/** A server over the fake model on a free port of 127.0.0.1, its tokenizer, and the official client pointed at it. */
+export async function startServer(options: FakeOptions & Partial<ServerOptions> = {}) {
+  const tokenizer = fakeTokenizer();
+  const runner = new FakeRunner({ vocabSize: tokenizer.vocabSize, ...options });
+  const errors: unknown[] = [];
+  const server = createServer({
+    modelName: "tiny/fake",
+    onError: (error) => errors.push(error),
+    ...options,
+    runner,
+    tokenizer,
+  });
+  const url = await server.listen({ port: 0 });
+  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKey ?? "none", maxRetries: 0 });
+  return { tokenizer, runner, server, engine: server.engine, url, client, errors };
+}
+
+export type TestServer = Awaited<ReturnType<typeof startServer>>;
+
+/** A request as curl would send it. Every failure must carry OpenAI's envelope with all four keys, and a request id. */
+export async function send(url: string, init: RequestInit & { json?: unknown } = {}) {
+  const { json, ...rest } = init;
+  const body = json === undefined ? {} : { method: "POST", body: JSON.stringify(json) };
+  const headers = { ...(json === undefined ? {} : { "content-type": "application/json" }), ...init.headers };
+  const response = await fetch(url, { ...body, ...rest, headers });
+  if (response.headers.get("x-request-id") === null) throw new Error("response without x-request-id");
+  const text = await response.text();
+  const isJson = response.headers.get("content-type")?.includes("application/json") ?? false;
+  const parsed = isJson && text !== "" ? JSON.parse(text) : null;
+  if (!response.ok && init.method !== "HEAD") checkEnvelope(parsed);
+  return { status: response.status, headers: response.headers, text, body: parsed };
+}
+
+export function checkEnvelope(body: unknown): void {
+  const error = (body as { error?: Record<string, unknown> } | null)?.error ?? {};
+  const nullable = (value: unknown) => value === null || typeof value === "string";
+  const good = typeof error.message === "string" && typeof error.type === "string";
+  if (!good || !nullable(error.param) || !nullable(error.code) || Object.keys(error).length !== 4) {
+    throw new Error(`not an error envelope: ${JSON.stringify(body)}`);
+  }
+}
+
+/** Waits until a condition holds; the bound only stops a failing test. */
+export async function until(condition: () => boolean): Promise<void> {
+  const deadline = performance.now() + 5000;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`never came true: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}

@@ -42,6 +42,11 @@ export function asServeError(error: unknown): ServeError {
   if (error instanceof ServeError) return error;
   const refusal = REFUSALS[(error as { code?: string } | null)?.code ?? ""];
   if (refusal !== undefined) return new ServeError(refusal[0], refusal[1], { code: refusal[2] });
+  // What fastify and node blame on the request, such as a body that breaks off.
+  const status = (error as { statusCode?: number } | null)?.statusCode ?? 500;
+  if (status >= 400 && status < 500) {
+    return new ServeError(status, "the request could not be read", { code: "bad_request" });
+  }
   return new ServeError(500, "the server failed on this request", { code: "internal_error" });
 }
 

@@ -1,0 +1,97 @@
+import { device } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import type { LlamaForCausalLM } from "../models/llama.ts";
+import { PagedDecoder } from "../models/paged_decoder.ts";
+import { sampleRow, scoreRow } from "./sampler/cpu.ts";
+import type { ItemResult, RunItem, Runner, StepResult } from "./types.ts";
+
+export interface RunnerOptions {
+  /** Longest prompt plus answer; default and at most the model's max_position_embeddings. */
+  maxModelLen?: number;
+  /** Positions per block. */
+  blockSize?: number;
+  /** Sequences that one step may hold. */
+  maxSequences?: number;
+  /** Room for keys and values of all sequences together, in bytes; default 256 MiB. */
+  cacheBytes?: number;
+}
+
+/**
+ * Runs the engine's steps on a model. The logits come back to the host and every token is chosen there, by one sampler
+ * in float64: an answer cannot depend on how many others are in the step.
+ */
+export class ModelRunner implements Runner {
+  readonly vocabSize: number;
+  readonly maxModelLen: number;
+  readonly blockSize: number;
+  readonly blockCount: number;
+  readonly #decoder: PagedDecoder;
+
+  constructor(model: LlamaForCausalLM, options: RunnerOptions = {}) {
+    const { config } = model;
+    const { blockSize = 16, maxSequences = 64, cacheBytes = 256 * 2 ** 20 } = options;
+    this.vocabSize = config.vocab_size;
+    this.maxModelLen = Math.min(
+      options.maxModelLen ?? config.max_position_embeddings,
+      config.max_position_embeddings,
+    );
+    this.blockSize = blockSize;
+    const blocksPerSequence = Math.ceil(this.maxModelLen / blockSize);
+    const layerBlockBytes = blockSize * config.num_key_value_heads * config.head_dim * 4;
+    const affordable = Math.min(
+      cacheBytes / (layerBlockBytes * 2 * config.num_hidden_layers),
+      device().profile.maxBindingBytes / layerBlockBytes - 1,
+    );
+    this.blockCount = Math.min(Math.floor(affordable), blocksPerSequence * maxSequences);
+    if (this.blockCount < blocksPerSequence + 1) {
+      throw new KilnError(
+        `a context of ${this.maxModelLen} tokens needs ${blocksPerSequence + 1} cache blocks, ` +
+          `there is room for ${this.blockCount}; lower --max-model-len or raise --cache-mib`,
+      );
+    }
+    this.#decoder = new PagedDecoder(model, {
+      numBlocks: this.blockCount,
+      blockSize,
+      maxSequences,
+      maxBlocksPerSequence: blocksPerSequence,
+    });
+  }
+
+  async run(items: readonly RunItem[]): Promise<StepResult> {
+    const wanted = items.map(wantedRows);
+    const logits = await this.#decoder.forward(
+      items.map(({ tokens, start, blockTable }, i) => ({ tokens, start, blockTable, rows: wanted[i]! })),
+    );
+    return { items: items.map((item, i) => settle(item, wanted[i]!, logits[i]!)) };
+  }
+
+  /** Frees the cache. */
+  close(): void {
+    this.#decoder.close();
+  }
+}
+
+/** The item's rows whose logits are needed, ascending: those to be scored and the last one to sample from. */
+function wantedRows({ tokens, sample, score }: RunItem): number[] {
+  const rows = score ? score.targets.map((_, i) => score.first + i) : [];
+  const last = tokens.length - 1;
+  if (sample && !rows.includes(last)) rows.push(last);
+  return rows;
+}
+
+/** A row that cannot be sampled (NaN) ends its own request alone. */
+function settle(item: RunItem, rows: readonly number[], logits: readonly Float32Array[]): ItemResult {
+  const { sample, score, tokens } = item;
+  try {
+    return {
+      sampled: sample ? sampleRow(logits[rows.indexOf(tokens.length - 1)]!, sample) : null,
+      scored: score
+        ? score.targets.map((id, i) =>
+            scoreRow(logits[rows.indexOf(score.first + i)]!, id, score.topLogprobs),
+          )
+        : [],
+    };
+  } catch (error) {
+    return { sampled: null, scored: [], error: (error as Error).message };
+  }
+}

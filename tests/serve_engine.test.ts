@@ -1,0 +1,307 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { scoreRow } from "../serve/sampler/cpu.ts";
+import type { Request, SamplingParams } from "../serve/types.ts";
+import { collect, expected, fakeLogits, GREEDY, IDLE, idle, makeEngine, makeRequest } from "./serve_fake.ts";
+
+const VOCAB = 32;
+const ids = (tokens: readonly { id: number }[]) => tokens.map(({ id }) => id);
+const tick = () => new Promise((resolve) => setImmediate(resolve));
+
+const sampling: fc.Arbitrary<SamplingParams> = fc
+  .record({
+    temperature: fc.constantFrom(0, 0.7, 1),
+    topK: fc.constantFrom(0, 5),
+    topP: fc.constantFrom(1, 0.8),
+    repetitionPenalty: fc.constantFrom(1, 1.3),
+    frequencyPenalty: fc.constantFrom(0, 0.5),
+    seed: fc.tuple(fc.nat(), fc.nat()),
+    choice: fc.nat(3),
+  })
+  .map((params) => ({ ...GREEDY, ...params }));
+
+const anyRequest: fc.Arbitrary<Request> = fc
+  .record({
+    prompt: fc.array(fc.nat(VOCAB - 1), { minLength: 1, maxLength: 60 }),
+    sampling,
+    maxTokens: fc.integer({ min: 1, max: 40 }),
+    minTokens: fc.constantFrom(0, 0, 1),
+    stopTokenIds: fc.constantFrom(new Set<number>(), new Set([3]), new Set([1, 2])),
+    priority: fc.integer({ min: -1, max: 1 }),
+    topLogprobs: fc.constantFrom(0, 2),
+  })
+  .map((options) => makeRequest(options));
+
+describe("an answer depends on its request alone (I4, I5, I7)", () => {
+  it("equals the plain computation in any company, chunk size, block size, and pool", async () => {
+    let preemptions = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(anyRequest, { minLength: 1, maxLength: 20 }),
+        fc.constantFrom(1, 4, 16),
+        fc.constantFrom(8, 9, 64),
+        fc.nat(12),
+        async (requests, blockSize, maxBatchedTokens, spare) => {
+          const { engine } = makeEngine({
+            blockSize,
+            blockCount: Math.ceil(128 / blockSize) + 1 + spare,
+            maxSeqs: 8,
+            maxBatchedTokens,
+          });
+          const runs = [];
+          for (const [i, request] of requests.entries()) {
+            runs.push(collect(engine, { ...request, id: `${request.id}/${i}` }));
+            if (i % 3 === 0) await tick();
+          }
+          for (const { request, tokens, end } of runs) {
+            const { finish } = await end;
+            const want = expected(request, VOCAB);
+            expect(tokens).toEqual(want);
+            expect(finish).toBe(
+              request.stopTokenIds.has(want.at(-1)!.id) && want.length > request.minTokens
+                ? "stop"
+                : "length",
+            );
+          }
+          expect(idle(engine)).toEqual(IDLE);
+          preemptions += engine.stats().preemptions;
+        },
+      ),
+      { numRuns: 100 },
+    );
+    expect(preemptions).toBeGreaterThan(0);
+  });
+
+  it("survives forced preemption: 32 requests in a pool of 1.2 of the longest (I7)", async () => {
+    const { engine } = makeEngine({ blockCount: 39, blockSize: 4, maxSeqs: 16, maxBatchedTokens: 32 });
+    const runs = Array.from({ length: 32 }, (_, i) =>
+      collect(engine, makeRequest({ prompt: [i % VOCAB, 5, 6, 7], maxTokens: 60 })),
+    );
+    for (const { request, tokens, end } of runs) {
+      expect((await end).finish).toBe("length");
+      expect(tokens).toEqual(expected(request, VOCAB));
+    }
+    expect(engine.stats().preemptions).toBeGreaterThan(0);
+    expect(engine.stats().preemptions).toBeLessThan(32 * 16);
+    expect(idle(engine)).toEqual(IDLE);
+  });
+
+  it("finds the needle: one prompt among long fillers, 128 trials (I6)", async () => {
+    const needle = makeRequest({ prompt: [9, 8, 7], maxTokens: 12 });
+    const want = expected(needle, VOCAB);
+    for (let trial = 0; trial < 128; trial++) {
+      const { engine } = makeEngine({ blockCount: 80, maxSeqs: 8, maxBatchedTokens: 24 });
+      const at = trial % 7;
+      const runs = Array.from({ length: 7 }, (_, i) =>
+        collect(
+          engine,
+          i === at
+            ? { ...needle, id: `needle${trial}` }
+            : makeRequest({ prompt: new Array<number>(30 + ((trial * 7 + i) % 50)).fill(i), maxTokens: 10 }),
+        ),
+      );
+      await Promise.all(runs.map(({ end }) => end));
+      expect(runs[at]!.tokens).toEqual(want);
+    }
+  });
+});
+
+describe("prompt scores", () => {
+  it("come once for each prompt token but the first, whatever the chunks and preemptions", async () => {
+    for (const blockCount of [33, 200]) {
+      const { engine } = makeEngine({ blockCount, blockSize: 4, maxSeqs: 4, maxBatchedTokens: 7 });
+      const runs = [0, 1, 2].map((first) => {
+        const prompt = Array.from({ length: 60 }, (_, i) => (first + i * 5) % VOCAB);
+        return collect(
+          engine,
+          makeRequest({ prompt, maxTokens: first * 20, scorePrompt: true, topLogprobs: 2 }),
+        );
+      });
+      for (const { request, scored, end } of runs) {
+        await end;
+        const want = request.prompt
+          .slice(1)
+          .map((id, i) => scoreRow(fakeLogits(request.prompt.slice(0, i + 1), VOCAB), id, 2));
+        expect(scored).toEqual(want);
+      }
+      expect(idle(engine)).toEqual(IDLE);
+    }
+  });
+
+  it("max_tokens 0 computes the prompt and ends", async () => {
+    const { engine } = makeEngine();
+    const { tokens, end } = collect(engine, makeRequest({ maxTokens: 0 }));
+    expect((await end).finish).toBe("length");
+    expect(tokens).toEqual([]);
+    expect(idle(engine)).toEqual(IDLE);
+  });
+});
+
+describe("abort (I11)", () => {
+  it("frees all blocks and leaves the companions' answers alone, at every step of a request's life", async () => {
+    const target = makeRequest({ prompt: new Array<number>(30).fill(4), maxTokens: 6 });
+    const life = 12;
+    for (let at = 0; at < life; at++) {
+      for (const where of ["before", "during"] as const) {
+        const { engine, runner } = makeEngine({ maxSeqs: 4, maxBatchedTokens: 8 });
+        const friends = [0, 1].map((i) => collect(engine, makeRequest({ prompt: [i, 2], maxTokens: 20 })));
+        const gone = collect(engine, { ...target, id: `t${at}${where}` });
+        let blocksAfter = -1;
+        let tokensAtAbort = -1;
+        runner.before = async () => {
+          if (runner.steps !== at + 1) return;
+          if (where === "during") await tick();
+          engine.abort(gone.request.id);
+          tokensAtAbort = gone.tokens.length;
+          blocksAfter = engine.stats().blocksUsed;
+        };
+        const ends = await Promise.all([gone, ...friends].map(({ end }) => end));
+        for (const friend of friends) expect(friend.tokens).toEqual(expected(friend.request, VOCAB));
+        if (ends[0]!.finish === "abort") {
+          expect(gone.tokens).toHaveLength(tokensAtAbort);
+          expect(blocksAfter).toBeLessThanOrEqual(2 * 6);
+        }
+        expect(engine.abort(gone.request.id)).toBe(false);
+        expect(gone.endings()).toBe(1);
+        expect(idle(engine)).toEqual(IDLE);
+      }
+    }
+  });
+
+  it("works on a queued request, twice, and on an unknown id", async () => {
+    const { engine } = makeEngine({ maxSeqs: 1 });
+    const first = collect(engine, makeRequest());
+    const queued = collect(engine, makeRequest());
+    expect(engine.abort(queued.request.id)).toBe(true);
+    expect(engine.abort(queued.request.id)).toBe(false);
+    expect(engine.abort("nobody")).toBe(false);
+    expect((await queued.end).finish).toBe("abort");
+    expect((await first.end).finish).toBe("length");
+    expect(first.tokens).toEqual(expected(first.request, VOCAB));
+    expect(idle(engine)).toEqual(IDLE);
+  });
+
+  it("from a listener ends a companion of the same step without another event", async () => {
+    const { engine } = makeEngine();
+    const second = makeRequest({ maxTokens: 3 });
+    const first = collect(engine, makeRequest({ maxTokens: 3 }), ({ finish }) => {
+      if (finish === "length") engine.abort(second.id);
+    });
+    const other = collect(engine, second);
+    await first.end;
+    expect((await other.end).finish).toBe("abort");
+    expect(ids(other.tokens)).toEqual(ids(expected(second, VOCAB)).slice(0, 2));
+    expect(idle(engine)).toEqual(IDLE);
+  });
+});
+
+describe("failures", () => {
+  it("a runner that throws ends the requests of that step with an error; later ones work", async () => {
+    const seen: unknown[] = [];
+    const { engine, runner } = makeEngine({
+      maxSeqs: 2,
+      maxBatchedTokens: 64,
+      onError: (error) => seen.push(error),
+    });
+    const runs = [0, 1, 2].map((i) => collect(engine, makeRequest({ prompt: [i], maxTokens: 4 })));
+    runner.before = () => {
+      if (runner.steps === 2) throw new Error("device lost");
+    };
+    const ends = await Promise.all(runs.map(({ end }) => end));
+    expect(ends.map(({ finish }) => finish)).toEqual(["error", "error", "length"]);
+    expect(ends[0]!.error).toMatchObject({ status: 500, headers: { "x-should-retry": "false" } });
+    expect(ends[0]!.error!.message).not.toContain("device lost");
+    expect(seen).toHaveLength(1);
+    expect(runs[2]!.tokens).toEqual(expected(runs[2]!.request, VOCAB));
+    expect(idle(engine)).toEqual(IDLE);
+  });
+
+  it("a bad row ends that request alone (F16)", async () => {
+    const { engine, runner } = makeEngine();
+    const bad = makeRequest({ prompt: [1], maxTokens: 9 });
+    const good = collect(engine, makeRequest({ prompt: [2], maxTokens: 9 }));
+    const run = collect(engine, bad);
+    runner.failItem = ({ id, start }) =>
+      id === bad.id && start === 3 ? "logits that are not finite" : undefined;
+    expect((await run.end).finish).toBe("error");
+    expect(run.tokens).toHaveLength(3);
+    expect((await good.end).finish).toBe("length");
+    expect(good.tokens).toEqual(expected(good.request, VOCAB));
+    expect(idle(engine)).toEqual(IDLE);
+  });
+
+  it("a step that hangs fails everything and refuses more, until it returns (F15)", async () => {
+    const { engine, runner } = makeEngine({ limits: { stepMs: 20 } });
+    let release = () => {};
+    const hang = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    runner.before = () => hang;
+    const run = collect(engine, makeRequest());
+    const event = await run.end;
+    expect(event.error).toMatchObject({ status: 503, code: "engine_unavailable" });
+    expect(engine.state).toBe("hung");
+    expect(() => collect(engine, makeRequest())).toThrow("does not respond");
+    release();
+    while (engine.state === "hung") await tick();
+    const next = collect(engine, makeRequest());
+    expect((await next.end).finish).toBe("length");
+    expect(run.endings()).toBe(1);
+    expect(idle(engine)).toEqual(IDLE);
+  });
+});
+
+describe("queue", () => {
+  it("is bounded by requests and by tokens, and takes one call of any size when empty (F2)", async () => {
+    const { engine } = makeEngine({ maxSeqs: 1, limits: { queuedRequests: 3, queuedTokens: 20 } });
+    const runs = [0, 1, 2].map(() => collect(engine, makeRequest()));
+    expect(() => collect(engine, makeRequest())).toThrow(
+      expect.objectContaining({ status: 429, code: "queue_full", headers: { "retry-after": "1" } }),
+    );
+    for (const { end } of runs) await end;
+    const full = [collect(engine, makeRequest({ prompt: new Array<number>(30).fill(1) }))];
+    expect(() => collect(engine, makeRequest())).toThrow("waiting already");
+    for (const { end } of full) await end;
+    expect(idle(engine)).toEqual(IDLE);
+  });
+
+  it("gives up a request that waits too long, not one that runs (F3)", async () => {
+    const { engine, runner } = makeEngine({ maxSeqs: 1, limits: { queueWaitMs: 100 } });
+    runner.before = () => new Promise((resolve) => setTimeout(resolve, 10));
+    const running = collect(engine, makeRequest({ maxTokens: 20 }));
+    const waits = collect(engine, makeRequest());
+    expect((await waits.end).error).toMatchObject({ status: 503, code: "queue_timeout" });
+    expect((await running.end).finish).toBe("length");
+  });
+
+  it("drains: accepted requests finish, new ones are refused, the rest is cut at the limit (F18)", async () => {
+    const { engine } = makeEngine();
+    const run = collect(engine, makeRequest({ maxTokens: 20 }));
+    const drained = engine.drain(10_000);
+    expect(() => collect(engine, makeRequest())).toThrow("shutting down");
+    await drained;
+    expect((await run.end).finish).toBe("length");
+
+    const slow = makeEngine();
+    slow.runner.before = () => new Promise((resolve) => setTimeout(resolve, 50));
+    const cut = collect(slow.engine, makeRequest({ maxTokens: 100 }));
+    await slow.engine.drain(20);
+    expect((await cut.end).error).toMatchObject({ status: 503, code: "shutting_down" });
+    expect(idle(slow.engine)).toEqual(IDLE);
+  });
+
+  it("keeps blocks full while requests wait", async () => {
+    const { engine, runner } = makeEngine({ blockCount: 40, maxSeqs: 32, maxBatchedTokens: 64 });
+    const use: number[] = [];
+    runner.before = () => {
+      const { waiting, blocksUsed, blocksTotal } = engine.stats();
+      if (waiting > 0) use.push(blocksUsed / blocksTotal);
+    };
+    const runs = Array.from({ length: 60 }, () =>
+      collect(engine, makeRequest({ prompt: [1, 2, 3, 4], maxTokens: 30 })),
+    );
+    await Promise.all(runs.map(({ end }) => end));
+    const mean = use.reduce((a, b) => a + b, 0) / use.length;
+    expect(mean).toBeGreaterThan(0.9);
+  });
+});
