@@ -8,13 +8,13 @@ import { backwardSamples, forwardSamples } from "./samples.ts";
 
 export interface AttentionOptions {
   /** Query i attends keys 0 … i, also where there are more or fewer keys than queries. */
-  causal?: boolean;
+  causal?: boolean | undefined;
   /** 1 / sqrt(D) when absent. */
-  scale?: number;
+  scale?: number | undefined;
   /** bool [B or 1, H or 1, T or 1, S]: false hides the key. */
-  mask?: Tensor;
+  mask?: Tensor | undefined;
   /** i32 [B, T]: packed sequences; a query attends only keys of its own segment. */
-  segments?: Tensor;
+  segments?: Tensor | undefined;
 }
 
 /**

@@ -1,0 +1,45 @@
+// Rotate-half with four pairs at a time, for head dimensions divisible by 8 and rows that start on four components.
+struct Params {
+  x: vec4<u32>,        // strides of batch, token, head, component
+  positions: vec4<u32>, // strides of batch and token, offset
+  frequencies: vec4<u32>, // stride, offset
+  offset: u32,         // of x
+  tokens: u32,
+  heads: u32,
+  pairs: u32,          // half the head dimension
+  groups: u32,         // of four pairs
+  total: u32,          // batch * tokens * groups
+  turn: f32,           // 1, or -1 to turn back
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<T0>>;
+@group(0) @binding(2) var<storage, read> frequencies: array<f32>;
+@group(0) @binding(3) var<storage, read> positions: array<i32>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<U0>>;
+#import "rope/angle.wgsl"
+
+@compute @workgroup_size(16)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let index = (group.x + group.y * groups.x) * 16u + local;
+  if (index >= params.total) { return; }
+  let first = index % params.groups;
+  let row = index / params.groups;
+  let batch = row / params.tokens;
+  let token = row % params.tokens;
+  let position = positions[params.positions.z + batch * params.positions.x + token * params.positions.y];
+  let step = params.frequencies.x;
+  let f = params.frequencies.y + first * 4u * step;
+  let turned = rotation(position, vec4<f32>(frequencies[f], frequencies[f + step], frequencies[f + 2u * step], frequencies[f + 3u * step]));
+  let cosine = turned[0];
+  let sine = turned[1] * params.turn;
+  var source = (params.offset + batch * params.x.x + token * params.x.y) / 4u + first;
+  var place = row * params.heads * params.groups * 2u + first;
+  for (var head = 0u; head < params.heads; head++) {
+    let a = vec4<f32>(x[source]);
+    let b = vec4<f32>(x[source + params.groups]);
+    out[place] = vec4<U0>(a * cosine - b * sine);
+    out[place + params.groups] = vec4<U0>(b * cosine + a * sine);
+    source += params.x.z / 4u;
+    place += params.groups * 2u;
+  }
+}
