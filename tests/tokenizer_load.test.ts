@@ -2,9 +2,12 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { Tokenizer, TokenizerError, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/corpus.ts";
+
+// Generous, because other work may share the machine; nothing here waits.
+vi.setConfig({ testTimeout: 60_000 });
 
 const data = join(import.meta.dirname, "../../shared/data");
 const hasData = existsSync(data);

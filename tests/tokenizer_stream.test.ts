@@ -1,9 +1,12 @@
 import fc from "fast-check";
 import { Tokenizer as NativeTokenizer } from "tokenizers";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { byteToChar } from "../tokenizer/byte_alphabet.ts";
 import { Tokenizer, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/corpus.ts";
+
+// Generous, because other work may share the machine; nothing here waits.
+vi.setConfig({ testTimeout: 60_000 });
 
 const bytes = Array.from({ length: 256 }, (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`);
 const specials = ["<unk>", "<s>", "</s>"];

@@ -1,0 +1,187 @@
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { storyCorpus, storySource } from "../train/data/index.ts";
+import {
+  openShard,
+  prepareShard,
+  type Span,
+  splitDocuments,
+  type TokenShard,
+  writeShard,
+} from "../train/data/shards.ts";
+
+// Generous, because other work may share the machine; nothing here waits.
+vi.setConfig({ testTimeout: 60_000 });
+
+const tokenizer = new Tokenizer(trainBpe(storyCorpus({ seed: 1, stories: 30 }), { vocab_size: 400 }));
+const special = { special_tokens: ["<|begin|>", "<|endoftext|>"], bos_token: null };
+const withoutBos = new Tokenizer(
+  trainBpe(storyCorpus({ seed: 1, stories: 30 }), { vocab_size: 400, ...special }),
+);
+
+let folder = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "kiln-shards-"));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function tokensOf(shard: TokenShard, span: Span): number[] {
+  const out = new Int32Array(span.length);
+  shard.read(span.start, span.length, out);
+  return Array.from(out);
+}
+
+describe("token files", () => {
+  test("hold the tokens and bytes of every document, with its boundaries", async () => {
+    const texts = fc.array(fc.string({ unit: "grapheme", minLength: 1, maxLength: 80 }), {
+      minLength: 1,
+      maxLength: 20,
+    });
+    await fc.assert(
+      fc.asyncProperty(texts, fc.constantFrom(tokenizer, withoutBos), async (some, encoder) => {
+        const file = join(folder, "any.tokens");
+        const header = await writeShard(file, some, encoder, "source");
+        const shard = openShard(file);
+        try {
+          expect(shard.header).toEqual(header);
+          expect(shard.documents).toHaveLength(some.length);
+          expect(header.text_bytes).toBe(some.reduce((sum, text) => sum + Buffer.byteLength(text), 0));
+          expect(header.tokens).toBe(shard.documents.reduce((sum, span) => sum + span.length, 0));
+          for (const [i, text] of some.entries()) {
+            const ids = tokensOf(shard, shard.documents[i]!);
+            const plain = await encoder.encode(text, { addSpecialTokens: false });
+            const begin = encoder.addsBos ? [encoder.bosId] : [];
+            expect(ids).toEqual([...begin, ...plain, encoder.eosId]);
+            expect(shard.documents[i]!.bytes).toBe(Buffer.byteLength(text));
+          }
+        } finally {
+          shard.close();
+        }
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  test("use two bytes a token for a small vocabulary, and leave no temporary file", async () => {
+    const file = join(folder, "small.tokens");
+    const header = await writeShard(file, storyCorpus({ seed: 1, stories: 3000 }), tokenizer, "source");
+    expect([header.dtype, header.documents, header.bos_id, header.eos_id]).toEqual(["uint16", 3000, 0, 0]);
+    expect(readFileSync(file).length).toBeLessThan(4096 + header.tokens * 2 + 3 + 3000 * 8 + 1);
+    expect(readdirSync(folder).filter((name) => name.includes("tmp"))).toEqual([]);
+    const shard = openShard(file);
+    expect(tokenizer.decode(tokensOf(shard, shard.documents[2999]!))).toBe(
+      [...storyCorpus({ seed: 1, stories: 3000 })][2999],
+    );
+    expect(() => shard.read(header.tokens - 1, 2, new Int32Array(2))).toThrow(RangeError);
+    shard.close();
+  });
+
+  test("use four bytes a token for a vocabulary above 65536", async () => {
+    const json = structuredClone(tokenizer.json);
+    const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+    const vocab = json.model.vocab as Record<string, number>;
+    for (let id = 400; id < 70_000; id++) vocab[`token ${id}`] = id;
+    json.added_tokens.push({ id: 70_000, content: "<|far|>", ...flags });
+    const large = new Tokenizer(json);
+    const file = join(folder, "large.tokens");
+    const header = await writeShard(file, ["a<|far|>b"], large, "source");
+    expect(header.dtype).toBe("uint32");
+    const shard = openShard(file);
+    expect(tokensOf(shard, shard.documents[0]!)).toContain(70_000);
+    shard.close();
+  });
+
+  test("a failed write leaves nothing behind", async () => {
+    const file = join(folder, "failed.tokens");
+    const broken = (function* () {
+      yield "one";
+      throw new Error("the source broke");
+    })();
+    await expect(writeShard(file, broken, tokenizer, "source")).rejects.toThrow("the source broke");
+    await expect(writeShard(file, [], tokenizer, "source")).rejects.toThrow(/empty/);
+    expect(existsSync(file)).toBe(false);
+    expect(readdirSync(folder).filter((name) => name.includes("failed"))).toEqual([]);
+  });
+
+  test("damage is noticed", async () => {
+    const file = join(folder, "damaged.tokens");
+    await writeShard(file, ["some text"], tokenizer, "source");
+    truncateSync(file, readFileSync(file).length - 2);
+    expect(() => openShard(file)).toThrow(/damaged/);
+    truncateSync(file, 100);
+    expect(() => openShard(file)).toThrow(/not a whole kiln token file/);
+    writeFileSync(file, "x".repeat(5000));
+    expect(() => openShard(file)).toThrow(/not a whole kiln token file/);
+    expect(() => openShard(join(folder, "nowhere"))).toThrow(/does not exist/);
+  });
+});
+
+test("a second run uses the file of the first; another tokenizer or damage makes a new one", async () => {
+  const cache = join(folder, "cache");
+  const source = storySource({ seed: 1, stories: 20 });
+  const prepare = async (encoder = tokenizer) => {
+    const { shard, file, isCached } = await prepareShard(source, encoder, cache);
+    const { documents } = shard.header;
+    shard.close();
+    return { file, isCached, documents };
+  };
+  const first = await prepare();
+  expect(first).toMatchObject({ isCached: false, documents: 20 });
+  expect(await prepare()).toEqual({ ...first, isCached: true });
+  expect((await prepare(withoutBos)).file).not.toBe(first.file);
+  truncateSync(first.file, 5000);
+  expect(await prepare()).toEqual(first);
+});
+
+describe("splitDocuments", () => {
+  const spans = (count: number): Span[] =>
+    Array.from({ length: count }, (_, i) => ({ start: i * 10, length: 10, bytes: 30 }));
+
+  test("gives every document to one side, in order, about the asked fraction to validation", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 2, max: 400 }),
+        fc.double({ min: 0.001, max: 0.9, noNaN: true }),
+        fc.nat(),
+        (count, fraction, seed) => {
+          const { train, validation } = splitDocuments(spans(count), { fraction, seed });
+          const starts = [...train, ...validation].map((span) => span.start).sort((a, b) => a - b);
+          expect(starts).toEqual(spans(count).map((span) => span.start));
+          expect(train.length).toBeGreaterThan(0);
+          expect(validation.length).toBeGreaterThan(0);
+        },
+      ),
+    );
+    expect(splitDocuments(spans(10_000), { fraction: 0.1, seed: 1 }).validation.length).toBeGreaterThan(900);
+    expect(splitDocuments(spans(10_000), { fraction: 0.1, seed: 1 }).validation.length).toBeLessThan(1100);
+  });
+
+  test("does not move a document when others are added, and depends on the seed", () => {
+    const few = splitDocuments(spans(500), { fraction: 0.2, seed: 5 }).validation;
+    const many = splitDocuments(spans(1000), { fraction: 0.2, seed: 5 }).validation;
+    expect(many.slice(0, few.length)).toEqual(few);
+    expect(splitDocuments(spans(500), { fraction: 0.2, seed: 6 }).validation).not.toEqual(few);
+  });
+
+  test("cuts a single document, and keeps all of it for fraction 0", () => {
+    const [span] = [{ start: 0, length: 100, bytes: 400 }];
+    expect(splitDocuments([span!], { fraction: 0.1, seed: 1 })).toEqual({
+      train: [{ start: 0, length: 90, bytes: 360 }],
+      validation: [{ start: 90, length: 10, bytes: 40 }],
+    });
+    expect(splitDocuments([span!], { fraction: 0, seed: 1 })).toEqual({ train: [span], validation: [] });
+    expect(() => splitDocuments([span!], { fraction: 1, seed: 1 })).toThrow(/fraction/);
+  });
+});

@@ -1,0 +1,19 @@
+export { story, storyCorpus } from "./corpus.ts";
+export {
+  type Batch,
+  type DataCursor,
+  IGNORE,
+  PackedBatches,
+  type PackingOptions,
+  validationBatches,
+} from "./packing.ts";
+export { type DocumentSource, fileSource, type ReadOptions, readDocuments, storySource } from "./readers.ts";
+export {
+  openShard,
+  prepareShard,
+  type ShardHeader,
+  type Span,
+  splitDocuments,
+  type TokenShard,
+  writeShard,
+} from "./shards.ts";

@@ -1,0 +1,224 @@
+import { KilnError } from "../../core/errors.ts";
+import { permutation } from "./permutation.ts";
+import type { Span, TokenShard } from "./shards.ts";
+
+/** The target of a position that is not learned: the last token of a document, and padding. */
+export const IGNORE = -100;
+
+/** `batchSize` (B) rows of `seqLen` (T) tokens, row after row; every array has B*T entries. */
+export interface Batch {
+  tokens: Int32Array;
+  /** The next token of the same document, or -100. */
+  targets: Int32Array;
+  /** Position in the document, counted from the row's start where a document goes on from an earlier row. */
+  positions: Int32Array;
+  /** Number of the document within its row: attention stays within equal numbers. */
+  segments: Int32Array;
+  /** UTF-8 bytes of text that the rows stand for; a document's bytes are spread evenly over its tokens. */
+  bytes: number;
+  /** Targets that are not -100: what a sum of losses is divided by. */
+  supervised: number;
+}
+
+/** Where training stands in the data: which pass, and how many of its rows are used. */
+export interface DataCursor {
+  epoch: number;
+  index: number;
+}
+
+export interface PackingOptions {
+  /** Rows in a batch. */
+  batchSize: number;
+  /** Tokens in a row. */
+  seqLen: number;
+}
+
+/** The documents of one pass, laid end to end in some order: `ends[i]` is where the i-th of them ends. */
+interface Layout {
+  spans: readonly Span[];
+  order: Uint32Array;
+  ends: Float64Array;
+}
+
+/**
+ * Endless batches of packed rows for training. In each epoch the documents are shuffled, laid end to end and cut into
+ * rows of T tokens, and the rows are shuffled in turn. A document that does not fit goes on in another row. Every token
+ * of the corpus appears exactly once an epoch except the last (tokens mod T) of the shuffled stream, which are other
+ * ones each epoch; a corpus shorter than T gives one padded row. A batch may span two epochs, so no row is lost.
+ *
+ * Everything depends on (seed, epoch, index) alone: `state` is two numbers, and `restore` goes on exactly from there.
+ */
+export class PackedBatches {
+  readonly rowsPerEpoch: number;
+  readonly tokensPerEpoch: number;
+  private readonly shard: TokenShard;
+  private readonly spans: readonly Span[];
+  private readonly options: PackingOptions & { seed: number };
+  private cursor: DataCursor = { epoch: 0, index: 0 };
+  private current: { epoch: number; layout: Layout; rows: Uint32Array } | null = null;
+
+  constructor(shard: TokenShard, spans: readonly Span[], options: PackingOptions & { seed: number }) {
+    checkOptions(spans, options);
+    this.shard = shard;
+    this.spans = spans;
+    this.options = options;
+    const tokens = spans.reduce((sum, span) => sum + span.length, 0);
+    this.rowsPerEpoch = Math.max(1, Math.floor(tokens / options.seqLen));
+    this.tokensPerEpoch = Math.min(tokens, this.rowsPerEpoch * options.seqLen);
+  }
+
+  /** Passes over the data so far, as a fraction: 1.5 is half-way through the second. */
+  get epochs(): number {
+    return this.cursor.epoch + this.cursor.index / this.rowsPerEpoch;
+  }
+
+  /** The next batch. */
+  next(): Batch {
+    const { batchSize, seqLen } = this.options;
+    const batch = emptyBatch(batchSize, seqLen);
+    for (let i = 0; i < batchSize; i++) {
+      const { layout, rows } = this.epochLayout();
+      fillRow(batch, i, seqLen, this.shard, layout, rows[this.cursor.index]!);
+      this.cursor.index++;
+      if (this.cursor.index === this.rowsPerEpoch) this.cursor = { epoch: this.cursor.epoch + 1, index: 0 };
+    }
+    return batch;
+  }
+
+  /** What to save in a checkpoint. */
+  state(): DataCursor {
+    return { ...this.cursor };
+  }
+
+  /** Goes on from a saved state. Errors: a state that this corpus and row length cannot have. */
+  restore(state: DataCursor): void {
+    const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+    if (!isCount(state.epoch) || !isCount(state.index) || state.index >= this.rowsPerEpoch) {
+      throw new KilnError(
+        `cannot resume at epoch ${state.epoch}, row ${state.index}: an epoch of this corpus has ${this.rowsPerEpoch} rows; resume with the same data and sequence length`,
+      );
+    }
+    this.cursor = { epoch: state.epoch, index: state.index };
+  }
+
+  private epochLayout(): { layout: Layout; rows: Uint32Array } {
+    const { epoch } = this.cursor;
+    if (this.current?.epoch !== epoch) {
+      const { seed } = this.options;
+      const layout = layOut(this.spans, permutation(this.spans.length, seed, epoch, 0));
+      this.current = { epoch, layout, rows: permutation(this.rowsPerEpoch, seed, epoch, 1) };
+    }
+    return this.current!;
+  }
+}
+
+/**
+ * One pass over validation documents in their own order. Every token appears once; the last batch is filled up
+ * with padding (its own segment, all targets -100), so that all batches have one shape. `maxBatches` ends it early.
+ */
+export function* validationBatches(
+  shard: TokenShard,
+  spans: readonly Span[],
+  options: PackingOptions & { maxBatches?: number },
+): Generator<Batch> {
+  checkOptions(spans, options);
+  const { batchSize, seqLen } = options;
+  const layout = layOut(
+    spans,
+    Uint32Array.from(spans, (_, i) => i),
+  );
+  const rows = Math.ceil(layout.ends[spans.length - 1]! / seqLen);
+  const batches = Math.min(options.maxBatches ?? Number.POSITIVE_INFINITY, Math.ceil(rows / batchSize));
+  for (let i = 0; i < batches; i++) {
+    const batch = emptyBatch(batchSize, seqLen);
+    for (let row = 0; row < batchSize; row++) {
+      fillRow(batch, row, seqLen, shard, layout, i * batchSize + row);
+    }
+    yield batch;
+  }
+}
+
+function checkOptions(spans: readonly Span[], { batchSize, seqLen }: PackingOptions): void {
+  if (!Number.isInteger(batchSize) || batchSize < 1 || !Number.isInteger(seqLen) || seqLen < 2) {
+    throw new KilnError(`a batch needs at least 1 row of 2 tokens, not ${batchSize} rows of ${seqLen}`);
+  }
+  if (spans.length === 0) throw new KilnError("there are no documents to make batches of");
+}
+
+function emptyBatch(batchSize: number, seqLen: number): Batch {
+  const zeros = () => new Int32Array(batchSize * seqLen);
+  const targets = zeros().fill(IGNORE);
+  return { tokens: zeros(), targets, positions: zeros(), segments: zeros(), bytes: 0, supervised: 0 };
+}
+
+function layOut(spans: readonly Span[], order: Uint32Array): Layout {
+  const ends = new Float64Array(order.length);
+  let end = 0;
+  order.forEach((document, i) => {
+    end += spans[document]!.length;
+    ends[i] = end;
+  });
+  return { spans, order, ends };
+}
+
+/** Writes row `row` of a layout (tokens row*T to row*T+T of the stream) into row `into` of a batch. */
+function fillRow(
+  batch: Batch,
+  into: number,
+  seqLen: number,
+  shard: TokenShard,
+  layout: Layout,
+  row: number,
+): void {
+  const { spans, order, ends } = layout;
+  const from = row * seqLen;
+  const base = into * seqLen;
+  let at = 0;
+  let segment = 0;
+  for (let i = firstAbove(ends, from); i < order.length && at < seqLen; i++) {
+    const span = spans[order[i]!]!;
+    const offset = from + at - (ends[i]! - span.length);
+    const count = Math.min(span.length - offset, seqLen - at);
+    if (count > 0) copyPiece(batch, base + at, shard, span, offset, count, segment++);
+    at += count;
+  }
+  // Padding looks like one more document, so that attention never meets a row without anything to look at.
+  for (let position = 0; at < seqLen; position++, at++) {
+    batch.positions[base + at] = position;
+    batch.segments[base + at] = segment;
+  }
+}
+
+/** Copies `count` tokens of a document from `offset` on to `at`, with their targets, positions and segment. */
+function copyPiece(
+  batch: Batch,
+  at: number,
+  shard: TokenShard,
+  span: Span,
+  offset: number,
+  count: number,
+  segment: number,
+): void {
+  const goesOn = offset + count < span.length;
+  const known = new Int32Array(count + (goesOn ? 1 : 0));
+  shard.read(span.start + offset, known.length, known);
+  batch.tokens.set(known.subarray(0, count), at);
+  batch.targets.set(known.subarray(1), at);
+  for (let i = 0; i < count; i++) batch.positions[at + i] = i;
+  batch.segments.fill(segment, at, at + count);
+  const bytesUpTo = (tokens: number) => Math.floor((span.bytes * tokens) / span.length);
+  batch.bytes += bytesUpTo(offset + count) - bytesUpTo(offset);
+  batch.supervised += known.length - 1;
+}
+
+/** The first index whose value is above `limit`; `values` ascend. */
+function firstAbove(values: Float64Array, limit: number): number {
+  let low = 0;
+  let high = values.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (values[middle]! > limit) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
