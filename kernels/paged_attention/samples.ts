@@ -1,0 +1,110 @@
+import type { Sample, SampleInput } from "../../core/op.ts";
+import type { PagedAttrs } from "./op.ts";
+
+const ints = (shape: number[], values: number[]): SampleInput => ({ shape, dtype: "i32", values });
+
+/** Sequences whose blocks lie scattered in the cache, and tokens (sequence, position) that look at them. */
+function sample(
+  name: string,
+  [heads, kvHeads, dim, blockSize, maxBlocks]: readonly [number, number, number, number, number],
+  tokens: readonly (readonly [number, number])[],
+): Sample<PagedAttrs> {
+  const sequences = 3;
+  const blocks = sequences * maxBlocks + 1;
+  const cache: SampleInput = { shape: [blocks, blockSize, kvHeads, dim] };
+  // 7 is coprime to every block count used here: a permutation that never touches block 0.
+  const table = Array.from({ length: sequences * maxBlocks }, (_, i) => 1 + ((i * 7) % (blocks - 1)));
+  return {
+    name,
+    inputs: [
+      { shape: [tokens.length, heads, dim] },
+      cache,
+      cache,
+      ints([sequences, maxBlocks], table),
+      ints(
+        [tokens.length],
+        tokens.map(([sequence]) => sequence),
+      ),
+      ints(
+        [tokens.length],
+        tokens.map(([, position]) => position),
+      ),
+    ],
+    attrs: { scale: 1 / Math.sqrt(dim) },
+    atol: 2e-5,
+    rtol: 1e-4,
+    gradcheck: false,
+  };
+}
+
+export function pagedSamples(): Sample<PagedAttrs>[] {
+  return [
+    sample(
+      "decodes and a prefill",
+      [4, 4, 8, 4, 4],
+      [
+        [0, 0],
+        [1, 15],
+        [2, 3],
+        [2, 4],
+        [2, 5],
+        [0, 9],
+      ],
+    ),
+    sample(
+      "grouped heads",
+      [6, 2, 16, 16, 2],
+      [
+        [1, 31],
+        [0, 16],
+      ],
+    ),
+    sample(
+      "head dimension 5",
+      [2, 1, 5, 3, 5],
+      [
+        [1, 14],
+        [2, 0],
+      ],
+    ),
+    sample(
+      "padding",
+      [2, 2, 8, 4, 4],
+      [
+        [-1, 0],
+        [1, 6],
+        [-1, 3],
+      ],
+    ),
+    sample(
+      "several chunks",
+      [2, 1, 8, 16, 40],
+      [
+        [0, 639],
+        [1, 255],
+        [2, 256],
+        [0, 3],
+        [-1, 0],
+        [1, 511],
+      ],
+    ),
+    sample("head dimension 64", [2, 2, 64, 16, 20], [[2, 300]]),
+    sample("no tokens", [2, 2, 8, 4, 4], []),
+  ];
+}
+
+export function writeSamples(): Sample<Record<never, never>>[] {
+  const write = (name: string, slots: number[]): Sample<Record<never, never>> => ({
+    name,
+    inputs: [
+      { shape: [3, 4, 2, 5] },
+      { shape: [3, 4, 2, 5] },
+      { shape: [slots.length, 2, 5] },
+      { shape: [slots.length, 2, 5] },
+      ints([slots.length], slots),
+    ],
+    attrs: {},
+    gradcheck: false,
+  });
+  return [write("scattered", [11, 0, -1, 6]), write("one", [5]), write("none", [])];
+}
