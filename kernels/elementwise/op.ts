@@ -50,6 +50,19 @@ function variantsOf<A>(program: (call: Call<A>) => Program): Variant<A>[] {
   return [variant(true), variant(false)];
 }
 
+/**
+ * `copy` is what makes inputs contiguous for variants that need it, so it must itself have one variant that takes
+ * every layout.
+ */
+function copyVariants<A>(program: (call: Call<A>) => Program): Variant<A>[] {
+  const [flat, strided] = variantsOf(program) as [Variant<A>, Variant<A>];
+  const planBy = (call: Call<A>) => {
+    const { file, plan: planned } = isFlat(call) ? flat : strided;
+    return { file, ...planned(call) };
+  };
+  return [{ ...strided, name: "any", plan: planBy }];
+}
+
 function inferShape(op: string, inputs: readonly OutputMeta[]): Shape {
   if (inputs.length > maxInputs || inputs.length === 0) {
     throw opError(op, inputs, `expected 1 to ${maxInputs} tensors`);
@@ -187,7 +200,9 @@ for (const row of table) {
     ...(row.result === "bool"
       ? { gradient: undefined, notDifferentiable: "its result is not continuous" }
       : {}),
-    variants: variantsOf(({ inputs, attrs }) => program(inputs, attrs)),
+    variants: (row.name === "copy" ? copyVariants : variantsOf)<NumberArguments>(({ inputs, attrs }) =>
+      program(inputs, attrs),
+    ),
     secondOrder: row.result !== "bool",
     samples: () => samplesOf(row),
   });
