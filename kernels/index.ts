@@ -3,3 +3,8 @@ export * from "./assign/op.ts";
 export * from "./fill/op.ts";
 export * from "./open.ts";
 export * from "./elementwise/index.ts";
+export * from "./attention/op.ts";
+export * from "./rope/op.ts";
+export * from "./paged_attention/op.ts";
+export * from "./shape/index.ts";
+export * from "./views/index.ts";

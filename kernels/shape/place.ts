@@ -1,0 +1,119 @@
+import { defineOp, type Op, opError } from "../../core/op.ts";
+import { contiguousStrides, numel, type Shape, sameShape, show } from "../../core/shape.ts";
+import { apply, recordView, type Tensor } from "../../core/tensor.ts";
+import { foldGrid } from "../grid.ts";
+
+export interface PlaceAttrs {
+  /** Of the result. */
+  readonly shape: Shape;
+  /** Per axis, where the input's first element goes. */
+  readonly starts: readonly number[];
+  /** Per axis, the distance of its elements; may be negative. */
+  readonly steps: readonly number[];
+  /** Everywhere else. */
+  readonly value: number;
+}
+
+const maxRank = 8;
+
+/** The derivative of slicing, and with steps of 1 padding. */
+export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
+  name: "place",
+  doc: "A tensor of one value into which the input is laid: element i of an axis goes to start + i * step.",
+  infer(inputs, { shape, starts, steps }) {
+    const x = inputs[0]!;
+    const rank = x.shape.length;
+    const fits = [shape, starts, steps].every((list) => list.length === rank) && rank <= maxRank;
+    const inside =
+      fits &&
+      x.shape.every((extent, i) => {
+        const last = starts[i]! + (extent - 1) * steps[i]!;
+        return extent === 0 || (Math.min(starts[i]!, last) >= 0 && Math.max(starts[i]!, last) < shape[i]!);
+      });
+    if (!inside)
+      throw opError("place", inputs, `does not fit into ${show(shape)} from [${starts}] by [${steps}]`);
+    return [{ shape, dtype: x.dtype }];
+  },
+  reference([x], { shape, starts, steps, value }, [out]) {
+    out!.data.fill(value);
+    const from = contiguousStrides(x!.shape);
+    const to = contiguousStrides(shape);
+    for (let i = 0; i < x!.data.length; i++) {
+      let at = 0;
+      for (let d = 0; d < shape.length; d++) {
+        const index = Math.floor(i / from[d]!) % x!.shape[d]!;
+        at += (starts[d]! + index * steps[d]!) * to[d]!;
+      }
+      out!.data[at] = x!.data[i]!;
+    }
+  },
+  gradient: ({ inputs, attrs }, [dy]) => [takeBack(dy!, inputs[0]!.shape, attrs)],
+  variants: [
+    {
+      name: "plain",
+      file: "shape/place.wgsl",
+      plan({ inputs, outputs, attrs, profile }) {
+        const size = numel(outputs[0]!.shape);
+        const innermostFirst = (list: readonly number[]) => [...list].reverse();
+        return {
+          params: {
+            size,
+            rank: attrs.shape.length,
+            value: attrs.value,
+            shape: innermostFirst(attrs.shape),
+            extents: innermostFirst(inputs[0]!.shape),
+            starts: innermostFirst(attrs.starts),
+            steps: innermostFirst(attrs.steps),
+          },
+          grid: foldGrid(Math.ceil(size / 64), profile),
+        };
+      },
+    },
+  ],
+  secondOrder: true,
+  samples: () => [
+    {
+      name: "pad",
+      inputs: [{ shape: [2, 3] }],
+      attrs: { shape: [5, 6], starts: [3, 1], steps: [1, 1], value: 0.5 },
+    },
+    {
+      name: "steps",
+      inputs: [{ shape: [2, 3] }],
+      attrs: { shape: [4, 9], starts: [1, 8], steps: [2, -4], value: 0 },
+    },
+    { name: "scalar", inputs: [{ shape: [] }], attrs: { shape: [], starts: [], steps: [], value: 0 } },
+    {
+      name: "of nothing",
+      inputs: [{ shape: [0, 3] }],
+      attrs: { shape: [2, 3], starts: [0, 0], steps: [1, 1], value: -1 },
+    },
+    {
+      name: "i32",
+      inputs: [{ shape: [3], dtype: "i32", range: [-9, 9] }],
+      attrs: { shape: [70], starts: [60], steps: [-20], value: 3 },
+    },
+  ],
+});
+
+/** The strided view that `place` wrote. */
+function takeBack(dy: Tensor, shape: Shape, attrs: PlaceAttrs): Tensor {
+  const strides = dy.strides.map((s, i) => s * attrs.steps[i]!);
+  const empty = numel(shape) === 0;
+  const offset = empty ? dy.offset : dy.strides.reduce((at, s, i) => at + s * attrs.starts[i]!, dy.offset);
+  return recordView(dy.view(shape, strides, offset), dy, "slice", (g) =>
+    place(g, attrs.shape, attrs.starts, attrs.steps, 0),
+  );
+}
+
+/** x laid into a tensor of `shape` filled with `value`: element i of an axis goes to start + i * step. */
+export function place(
+  x: Tensor,
+  shape: Shape,
+  starts: readonly number[],
+  steps: readonly number[],
+  value: number,
+): Tensor {
+  if (sameShape(x.shape, shape) && steps.every((s) => s === 1)) return x;
+  return apply(placeOp, [x], { shape, starts, steps, value })[0]!;
+}

@@ -1,0 +1,201 @@
+import { KilnError } from "../../core/errors.ts";
+import { opError } from "../../core/op.ts";
+import { contiguousStrides, normalizeDim, numel, type Shape, sameShape, show } from "../../core/shape.ts";
+import { recordView, type Tensor } from "../../core/tensor.ts";
+import { copy } from "../elementwise/index.ts";
+import { dropAxes, expand, insertAxes, normalizeDims } from "../reduce/sum.ts";
+import { place } from "../shape/place.ts";
+
+export { expand } from "../reduce/sum.ts";
+
+// Views share memory with their input. Each one's derivative is again made of views (and `place`), so all orders exist.
+
+/** The tensor itself where it is row-major already, else a row-major copy. */
+export function contiguous(x: Tensor): Tensor {
+  return x.contiguous ? x : copy(x);
+}
+
+/** x repeated to fill `shape`, as NumPy's broadcast_to. */
+export const broadcastTo = expand;
+
+/**
+ * The same elements in row-major order under another shape; one extent may be -1. A view where the memory allows,
+ * a copy otherwise.
+ */
+export function reshape(x: Tensor, shape: Shape): Tensor {
+  const target = inferExtent(x, shape);
+  if (sameShape(target, x.shape)) return x;
+  const strides = viewStrides(x, target);
+  if (!strides) return reshape(copy(x), target);
+  return recordView(x.view(target, strides, x.offset), x, "reshape", (dy) => reshape(dy, x.shape));
+}
+
+function inferExtent(x: Tensor, shape: Shape): number[] {
+  const known = numel(shape.filter((extent) => extent !== -1));
+  const open = shape.filter((extent) => extent === -1).length;
+  const target = shape.map((extent) => (extent === -1 ? x.size / known : extent));
+  if (open > 1 || numel(target) !== x.size || !target.every(Number.isInteger)) {
+    throw opError("reshape", [x], `its ${x.size} elements do not fill ${show(shape)}`);
+  }
+  return target;
+}
+
+/** Strides under which x's memory reads as `target`, or null where it must be copied. */
+function viewStrides(x: Tensor, target: Shape): number[] | null {
+  if (x.contiguous) return contiguousStrides(target);
+  const strides = new Array<number>(target.length).fill(0);
+  let t = target.length - 1;
+  let axis = x.shape.length - 1;
+  while (axis >= 0) {
+    // A run of axes that is walked with one step.
+    let extent = x.shape[axis]!;
+    const step = x.strides[axis]!;
+    while (axis > 0 && (x.shape[axis - 1] === 1 || x.strides[axis - 1] === step * extent))
+      extent *= x.shape[--axis]!;
+    axis--;
+    let filled = 1;
+    while (t >= 0 && (filled < extent || target[t] === 1)) {
+      strides[t] = step * filled;
+      filled *= target[t--]!;
+    }
+    if (filled !== extent) return null;
+  }
+  return strides;
+}
+
+/** Joins the axes from `start` to `end` (inclusive) into one. */
+export function flatten(x: Tensor, start = 0, end = -1): Tensor {
+  const rank = x.shape.length;
+  if (rank === 0) return reshape(x, [1]);
+  const first = normalizeDim("flatten", start, rank);
+  const last = normalizeDim("flatten", end, rank);
+  return reshape(x, [
+    ...x.shape.slice(0, first),
+    numel(x.shape.slice(first, last + 1)),
+    ...x.shape.slice(last + 1),
+  ]);
+}
+
+/** Axes in another order: axis i of the result is axis dims[i] of x. */
+export function permute(x: Tensor, dims: readonly number[]): Tensor {
+  const order = dims.map((d) => normalizeDim("permute", d, x.shape.length));
+  if (order.length !== x.shape.length || new Set(order).size !== order.length) {
+    throw opError("permute", [x], `expected each of its ${x.shape.length} axes once, got [${dims}]`);
+  }
+  if (order.every((d, i) => d === i)) return x;
+  const view = x.view(
+    order.map((d) => x.shape[d]!),
+    order.map((d) => x.strides[d]!),
+    x.offset,
+  );
+  return recordView(view, x, "permute", (dy) =>
+    permute(
+      dy,
+      order.map((_, i) => order.indexOf(i)),
+    ),
+  );
+}
+
+/** Two axes exchanged; the last two when not given. */
+export function transpose(x: Tensor, a = -2, b = -1): Tensor {
+  const order = x.shape.map((_, i) => i);
+  const first = normalizeDim("transpose", a, x.shape.length);
+  const second = normalizeDim("transpose", b, x.shape.length);
+  order[first] = second;
+  order[second] = first;
+  return permute(x, order);
+}
+
+/** Without the axes `dim` (all where absent) that have extent 1. */
+export function squeeze(x: Tensor, dim?: number | readonly number[]): Tensor {
+  return dropAxes(
+    x,
+    normalizeDims("squeeze", dim, x.shape.length).filter((d) => x.shape[d] === 1),
+  );
+}
+
+/** With a new axis of extent 1 at `dim` of the result. */
+export function unsqueeze(x: Tensor, dim: number): Tensor {
+  return insertAxes(x, [normalizeDim("unsqueeze", dim, x.shape.length + 1)]);
+}
+
+/** Start, stop, step of one axis with Python's meaning; null or absent means the end in that direction. */
+export type Slice = readonly [start?: number | null, stop?: number | null, step?: number | null];
+
+/** x[start:stop:step] for the leading axes; steps may be negative. */
+export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
+  if (slices.length > x.shape.length) throw opError("slice", [x], `has no ${slices.length} axes to slice`);
+  const shape = [...x.shape];
+  const strides = [...x.strides];
+  const starts = shape.map(() => 0);
+  const steps = shape.map(() => 1);
+  let offset = x.offset;
+  slices.forEach((given, axis) => {
+    const { start, step, count } = resolveSlice(given, x.shape[axis]!);
+    // An empty slice may start at the end: the view must not point there.
+    if (count > 0) offset += start * strides[axis]!;
+    starts[axis] = start;
+    steps[axis] = step;
+    shape[axis] = count;
+    strides[axis]! *= step;
+  });
+  return recordView(x.view(shape, strides, offset), x, "slice", (dy) => place(dy, x.shape, starts, steps, 0));
+}
+
+function resolveSlice([from, to, by]: Slice, extent: number): { start: number; step: number; count: number } {
+  const step = by ?? 1;
+  if (!Number.isInteger(step) || step === 0)
+    throw new KilnError(`slice: a step of ${step} leads nowhere; use a whole number other than 0`);
+  const low = step > 0 ? 0 : -1;
+  const high = step > 0 ? extent : extent - 1;
+  const bound = (value: number) => Math.min(high, Math.max(low, value < 0 ? value + extent : value));
+  const start = from === null || from === undefined ? (step > 0 ? low : high) : bound(from);
+  const stop = to === null || to === undefined ? (step > 0 ? high : low) : bound(to);
+  return { start, step, count: Math.max(0, Math.ceil((stop - start) / step)) };
+}
+
+/** `length` elements of axis `dim` from `start` on. */
+export function narrow(x: Tensor, dim: number, start: number, length: number): Tensor {
+  const axis = normalizeDim("narrow", dim, x.shape.length);
+  if (start < 0 || length < 0 || start + length > (x.shape[axis] ?? 0)) {
+    throw opError("narrow", [x], `axis ${axis} has no elements ${start} to ${start + length}`);
+  }
+  return slice(
+    x,
+    x.shape.map((_, i): Slice => (i === axis ? [start, start + length] : [])),
+  );
+}
+
+/** Entry `index` of axis `dim`, which goes. */
+export function select(x: Tensor, dim: number, index: number): Tensor {
+  const axis = normalizeDim("select", dim, x.shape.length);
+  return squeeze(narrow(x, axis, index < 0 ? index + x.shape[axis]! : index, 1), axis);
+}
+
+/** Pieces of axis `dim`: of the given sizes, or of one size (the last may be shorter). */
+export function split(x: Tensor, sizes: number | readonly number[], dim = 0): Tensor[] {
+  const axis = normalizeDim("split", dim, x.shape.length);
+  const extent = x.shape[axis]!;
+  if (typeof sizes === "number" && !(sizes > 0))
+    throw opError("split", [x], `a size of ${sizes} makes no pieces`);
+  const list =
+    typeof sizes === "number"
+      ? Array.from({ length: Math.ceil(extent / sizes) }, (_, i) => Math.min(sizes, extent - i * sizes))
+      : sizes;
+  if (list.reduce((a, b) => a + b, 0) !== extent)
+    throw opError("split", [x], `sizes [${list}] do not add up to ${extent}`);
+  let start = 0;
+  return list.map((size) => {
+    const piece = narrow(x, axis, start, size);
+    start += size;
+    return piece;
+  });
+}
+
+/** The given axes in reverse order. */
+export function flip(x: Tensor, dims: number | readonly number[]): Tensor {
+  const axes = normalizeDims("flip", dims, x.shape.length);
+  const strides = x.strides.map((s, i) => (axes.includes(i) ? -s : s));
+  const offset = axes.reduce((at, d) => at + Math.max(0, x.shape[d]! - 1) * x.strides[d]!, x.offset);
+  return recordView(x.view(x.shape, strides, offset), x, "flip", (dy) => flip(dy, axes));
+}
