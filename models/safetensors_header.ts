@@ -62,6 +62,9 @@ function scanEntry(scanner: Scanner, name: string, fail: (problem: string) => Er
   return { name, dtype, shape, begin: offsets[0]!, end: offsets[1]! };
 }
 
+/** A JSON whole number without sign, fraction or exponent. */
+const WHOLE_NUMBER = /(?:0|[1-9]\d{0,19})(?![\d.eE])/y;
+
 class Scanner {
   readonly #text: string;
   readonly #fail: (problem: string) => Error;
@@ -126,16 +129,15 @@ class Scanner {
 
   #integer(where: string): number {
     this.#skipSpace();
-    const digits = /(?:0|[1-9]\d{0,19})(?![\d.eE])/y;
-    digits.lastIndex = this.#at;
-    const match = digits.exec(this.#text);
+    WHOLE_NUMBER.lastIndex = this.#at;
+    const match = WHOLE_NUMBER.exec(this.#text);
     const value = match === null ? NaN : Number(match[0]);
     if (!Number.isSafeInteger(value)) {
       throw this.#fail(
         `${where} holds ${quoted(this.#text.slice(this.#at, this.#at + 24))}, not a whole number below 2^53`,
       );
     }
-    this.#at = digits.lastIndex;
+    this.#at = WHOLE_NUMBER.lastIndex;
     return value;
   }
 
