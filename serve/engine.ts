@@ -31,7 +31,10 @@ export interface EngineOptions {
 /** Hears what becomes of one request. Must not throw; may call `abort`. */
 export type EngineListener = (event: EngineEvent) => void;
 
-export type EngineState = "ready" | "draining" | "hung";
+/** `failing`: the last steps all failed. Requests are still accepted, and the first step that succeeds ends it. */
+export type EngineState = "ready" | "draining" | "hung" | "failing";
+
+const FAILING_AFTER = 3;
 
 export interface EngineStats {
   readonly state: EngineState;
@@ -72,6 +75,8 @@ export class Engine {
   #draining = false;
   #hung = false;
   #steps = 0;
+  /** Failed steps since the last that succeeded. */
+  #failures = 0;
   #accepted = 0;
   #promptTokens = 0;
   #generatedTokens = 0;
@@ -92,7 +97,9 @@ export class Engine {
   }
 
   get state(): EngineState {
-    return this.#hung ? "hung" : this.#draining ? "draining" : "ready";
+    if (this.#hung) return "hung";
+    if (this.#draining) return "draining";
+    return this.#failures >= FAILING_AFTER ? "failing" : "ready";
   }
 
   stats(): EngineStats {
@@ -185,7 +192,9 @@ export class Engine {
       result = await this.#watched(this.runner.run(items));
       if (result.items.length !== items.length)
         throw new Error("the runner returned another number of items");
+      this.#failures = 0;
     } catch (error) {
+      this.#failures++;
       this.#onError(error);
       for (const { id } of plan.items) this.#fail(id, error);
       return;

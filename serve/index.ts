@@ -13,7 +13,7 @@ export { Engine, type EngineOptions, type EngineStats } from "./engine.ts";
 export { ServeError } from "./errors.ts";
 export { LIMITS, type Limits } from "./limits.ts";
 export { probabilities, sampleRow, scoreRow } from "./sampler/cpu.ts";
-export { resolveSampling, seedWords } from "./sampler/params.ts";
+export { resolveSampling } from "./sampler/params.ts";
 export type {
   ItemResult,
   Request,

@@ -24,7 +24,6 @@ export interface Sequence {
   /** Positions whose K and V are in the cache. */
   computed: number;
   readonly table: BlockTable;
-  preemptions: number;
   /** True once any part of it was planned. */
   started: boolean;
   /** Place in the order of service: smaller first, then by `arrival`. */
@@ -117,7 +116,6 @@ export class Scheduler {
       tokens: [...request.prompt],
       computed: 0,
       table: new BlockTable(this.pool, this.config.blockSize),
-      preemptions: 0,
       started: false,
       rank: this.#steps + request.priority * this.config.agingSteps,
       arrival: this.#arrivals++,
@@ -176,7 +174,6 @@ export class Scheduler {
         const victim = this.#running.pop()!;
         victim.table.clear();
         victim.computed = 0;
-        victim.preemptions++;
         this.#preemptions++;
         this.#enqueue(victim);
         preempted.push(victim.request.id);

@@ -105,10 +105,9 @@ describe("completions", () => {
     const whole = (await post({ max_tokens: 30 })).body.choices[0].text as string;
     const stop = whole.slice(9, 12);
     const at = whole.indexOf(stop);
-    const before = server.engine.stats();
     const cut = await post({ max_tokens: 30, stop });
-    const after = server.engine.stats();
-    expect(after.generatedTokens - before.generatedTokens).toBe(cut.body.usage.completion_tokens);
+    // The engine has let go of it before the answer is out.
+    expect(idle(server.engine)).toEqual(IDLE);
     expect(cut.body.usage.completion_tokens).toBeLessThan(30);
     expect(cut.body.choices[0]).toMatchObject({
       text: whole.slice(0, at),

@@ -190,6 +190,7 @@ describe("clients that leave", () => {
       await asked.then((response) => response.text()).catch(() => {});
     }
     await settled(server);
+    expect(server.errors).toEqual([]);
   });
 
   it("F7: a reader that never reads is cut off at the backlog cap; others go on", async () => {
@@ -259,6 +260,16 @@ describe("overload and failure", () => {
     await expect(reading()).rejects.toMatchObject({ code: "engine_error" });
     expect(server.errors).toHaveLength(3);
     expect((await send(`${server.url}/v1/completions`, { json: base })).status).toBe(200);
+    server.runner.before = () => {
+      throw new Error("secret detail");
+    };
+    for (const health of [200, 200, 503]) {
+      expect((await send(`${server.url}/v1/completions`, { json: base })).status).toBe(500);
+      expect((await send(`${server.url}/health`)).status).toBe(health);
+    }
+    server.runner.before = () => {};
+    expect((await send(`${server.url}/v1/completions`, { json: base })).status).toBe(200);
+    expect((await send(`${server.url}/health`)).status).toBe(200);
     await settled(server);
     await server.server.close();
   });

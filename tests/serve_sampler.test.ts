@@ -1,8 +1,9 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { uniform } from "../serve/sampler/counter.ts";
 import { probabilities, sampleRow, scoreRow, softmax } from "../serve/sampler/cpu.ts";
-import { resolveSampling, seedWords } from "../serve/sampler/params.ts";
+import { resolveSampling } from "../serve/sampler/params.ts";
 import type { SampleSpec, SamplingParams } from "../serve/types.ts";
 import { GREEDY } from "./serve_fake.ts";
 
@@ -94,6 +95,10 @@ describe("sampler", () => {
     expect(sampleRow(logits, { ...spec({ temperature: 0 }), banned: new Set([3, 2]) }).id).toBe(1);
   });
 
+  it("draws from Philox 4x32-10 (known answer of the Random123 suite for key 0, counter 0)", () => {
+    expect(uniform([0, 0], 0, 0)).toBe((0x6627e8d5 >>> 8) / 2 ** 24);
+  });
+
   it("draws by (seed, choice, position) only", () => {
     const logits = Float32Array.from({ length: 64 }, (_, i) => Math.sin(i));
     const draw = (seed: [number, number], choice: number, position: number) =>
@@ -176,8 +181,8 @@ describe("parameters", () => {
     expect(() => resolve(raw)).toThrow(expect.objectContaining({ status: 400, param }));
   });
 
-  it("splits 64-bit seeds", () => {
-    expect(seedWords(2 ** 32 + 5)).toEqual([5, 1]);
-    expect(seedWords(-1)).toEqual([0xffffffff, 0xffffffff]);
+  it("takes 64-bit seeds", () => {
+    expect(resolve({ seed: 2 ** 32 + 5 }).seed).toEqual([5, 1]);
+    expect(resolve({ seed: -1 }).seed).toEqual([0xffffffff, 0xffffffff]);
   });
 });

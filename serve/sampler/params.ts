@@ -1,3 +1,4 @@
+import { seedWords } from "../../core/random.ts";
 import { badRequest } from "../errors.ts";
 import type { SamplingParams } from "../types.ts";
 
@@ -56,7 +57,7 @@ export function resolveSampling(
     frequencyPenalty: ranged(raw, "frequency_penalty"),
     presencePenalty: ranged(raw, "presence_penalty"),
     logitBias: resolveBias(raw.logit_bias ?? {}, vocabSize),
-    seed: raw.seed == null ? freshSeed() : seedWords(raw.seed),
+    seed: raw.seed == null ? freshSeed() : seedWords(checkSeed(raw.seed)),
   };
 }
 
@@ -83,11 +84,9 @@ function resolveBias(bias: Record<string, number>, vocabSize: number): Map<numbe
   return resolved;
 }
 
-/** The two 32-bit words of a 64-bit seed, low word first. */
-export function seedWords(seed: number): [number, number] {
+function checkSeed(seed: number): bigint {
   if (!Number.isInteger(seed) || Math.abs(seed) > 2 ** 63) {
     throw badRequest("seed", "seed must be a 64-bit integer");
   }
-  const bits = BigInt.asUintN(64, BigInt(seed));
-  return [Number(bits & 0xffffffffn), Number(bits >> 32n)];
+  return BigInt(seed);
 }

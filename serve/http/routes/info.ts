@@ -8,6 +8,8 @@ export function health(frontend: Frontend): { status: "ok" } {
     throw new ServeError(503, "the server is shutting down", { code: "shutting_down" });
   if (state === "hung")
     throw new ServeError(503, "the model does not respond", { code: "engine_unavailable" });
+  if (state === "failing")
+    throw new ServeError(503, "the model fails on every step", { code: "engine_failing" });
   return { status: "ok" };
 }
 
