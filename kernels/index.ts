@@ -8,3 +8,4 @@ export * from "./rope/op.ts";
 export * from "./paged_attention/op.ts";
 export * from "./shape/index.ts";
 export * from "./views/index.ts";
+export * from "./reduce/index.ts";

@@ -99,7 +99,7 @@ function lower(call: Call<ReduceAttrs>, reducer: Reducer, subgroup: boolean, sca
 }
 
 /** Type that is accumulated in. */
-function computeType(dtype: DType): "f32" | "i32" | "u32" {
+export function computeType(dtype: DType): "f32" | "i32" | "u32" {
   if (isFloat(dtype)) return "f32";
   return dtype === "u32" ? "u32" : "i32";
 }
@@ -123,6 +123,30 @@ function chunkLength(
   return chunks < 2 ? Math.max(1, n) : Math.ceil(n / chunks / 4) * 4;
 }
 
+/** Sums of chunks along the middle axis, [outer, n, inner] -> [outer, chunks, inner] in tmp0. */
+export function chunkSums(
+  call: Call<unknown>,
+  size: ReturnType<typeof blocks>,
+  chunk: number,
+  sum: Reducer,
+): Pass {
+  const compute = computeType(call.outputs[0]!.dtype);
+  const bind = ["in0", "tmp0"] as const;
+  const { profile } = call;
+  return pass({
+    profile,
+    compute,
+    reducer: sum,
+    subgroup: false,
+    from: "T0",
+    to: compute,
+    ...size,
+    chunk,
+    scale: 1,
+    bind,
+  });
+}
+
 interface PassOptions {
   profile: DeviceProfile;
   compute: "f32" | "i32" | "u32";
@@ -138,6 +162,7 @@ interface PassOptions {
   bind: NonNullable<Pass["bind"]>;
 }
 
+/** One dispatch of rows.wgsl or columns.wgsl. */
 function pass(o: PassOptions): Pass {
   const chunks = Math.max(1, Math.ceil(o.n / o.chunk));
   const wide = (o.subgroup ? o.n : o.inner) % 4 === 0;

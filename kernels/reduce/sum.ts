@@ -11,7 +11,7 @@ export interface SumAttrs extends ReduceAttrs {
   readonly scale?: number;
 }
 
-const sumReducer: Reducer = { combine: "a + b", f: (a, b) => a + b, identity: () => 0 };
+export const sumReducer: Reducer = { combine: "a + b", f: (a, b) => a + b, identity: () => 0 };
 
 export const sumOp: Op<SumAttrs> = defineOp<SumAttrs>({
   name: "sum",

@@ -17,7 +17,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let i = id.x + id.y * groups.x * 64u;
   if (i >= params.size) { return; }
   var rest = i;
-  var from = 0;
+  var source = 0;
   var stride = 1;
   var inside = true;
   for (var axis = 0u; axis < params.rank; axis++) {
@@ -28,10 +28,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let index = distance / step;
     rest /= extent;
     inside = inside && index * step == distance && index >= 0 && index < count;
-    from += index * stride;
+    source += index * stride;
     stride *= count;
   }
   var value = U0(params.value);
-  if (inside) { value = x[from]; }
+  if (inside) { value = x[source]; }
   out[i] = value;
 }

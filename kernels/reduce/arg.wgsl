@@ -1,0 +1,41 @@
+// out[outer, inner] = the first index along the middle axis of [outer, n, inner] that beats all others.
+// LANES threads (a subgroup, or one) share a result.
+struct Params { results: u32, n: u32, inner: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<T0>;
+@group(0) @binding(2) var<storage, read_write> out: array<i32>;
+
+fn beats(a: S, b: S) -> bool { return BEATS; }
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let lane = local % u32(LANES);
+  let wanted = (group.x + group.y * groups.x) * u32(WG / LANES) + local / u32(LANES);
+  // Threads beyond the end stay in step by doing the last result again.
+  let result = min(wanted, params.results - 1u);
+  let base = result / params.inner * params.n * params.inner + result % params.inner;
+  var best = min(lane, params.n - 1u);
+  var value = S(x[base + best * params.inner]);
+  for (var k = lane + u32(LANES); k < params.n; k += u32(LANES)) {
+    let candidate = S(x[base + k * params.inner]);
+    if (beats(candidate, value)) {
+      value = candidate;
+      best = k;
+    }
+  }
+#if !ALONE
+  for (var step = u32(LANES) / 2u; step > 0u; step /= 2u) {
+    let other = subgroupShuffleXor(value, step);
+    let index = subgroupShuffleXor(best, step);
+    if (beats(other, value) || (other == value && index < best)) {
+      value = other;
+      best = index;
+    }
+  }
+#endif
+  if (lane == 0u && wanted < params.results) { out[result] = i32(best); }
+}

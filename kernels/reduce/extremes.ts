@@ -1,0 +1,123 @@
+import type { DType } from "../../core/dtype.ts";
+import { isFloat } from "../../core/dtype.ts";
+import { defineOp, type GradientContext, type Op, type Sample } from "../../core/op.ts";
+import { apply, type Tensor } from "../../core/tensor.ts";
+import { cast, div, eq, mul, where } from "../elementwise/index.ts";
+import { permute, reshape } from "../views/index.ts";
+import { type ReduceAttrs, type Reducer, reducedShape, reduceReference, reduceVariants } from "./lower.ts";
+import { dropAxes, insertAxes, normalizeDims, runsOf, sumKeeping } from "./sum.ts";
+
+const lowest = (dtype: DType) =>
+  isFloat(dtype) ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -(2 ** 31) : 0;
+const highest = (dtype: DType) => {
+  if (isFloat(dtype)) return Number.POSITIVE_INFINITY;
+  return dtype === "i32" || dtype === "bool" ? 2 ** 31 - 1 : 2 ** 32 - 1;
+};
+
+const samples = (): Sample<ReduceAttrs>[] => [
+  { name: "rows", inputs: [{ shape: [5, 64] }], attrs: { dims: [1] } },
+  { name: "odd", inputs: [{ shape: [3, 5, 7] }], attrs: { dims: [2] } },
+  { name: "columns", inputs: [{ shape: [9, 8] }], attrs: { dims: [0] } },
+  {
+    name: "all",
+    inputs: [{ shape: [40, 111], range: [0.999, 1.001] }],
+    attrs: { dims: [0, 1] },
+    gradcheck: false,
+    atol: 1e-4,
+  },
+  { name: "i32", inputs: [{ shape: [3, 5], dtype: "i32", range: [-9, 9] }], attrs: { dims: [1] } },
+];
+
+function reduction(
+  name: string,
+  doc: string,
+  reducer: Reducer,
+  slope: (x: Tensor, y: Tensor, dims: readonly number[]) => Tensor,
+): Op<ReduceAttrs> {
+  return defineOp<ReduceAttrs>({
+    name,
+    doc,
+    infer(inputs, attrs) {
+      const shape = reducedShape(name, inputs, attrs);
+      return [{ shape, dtype: inputs[0]!.dtype === "bool" ? "i32" : inputs[0]!.dtype }];
+    },
+    reference: ([x], attrs, [out]) => reduceReference(x!, attrs, out!, reducer),
+    gradient: ({ inputs, outputs, attrs }: GradientContext<ReduceAttrs>, [dy]) => [
+      mul(dy!, slope(inputs[0]!, outputs[0]!, attrs.dims)),
+    ],
+    variants: reduceVariants(reducer),
+    secondOrder: true,
+    samples,
+  });
+}
+
+/** 1 / (number of extreme elements) at each of them, 0 elsewhere: PyTorch's rule for ties. */
+function evenly(x: Tensor, y: Tensor, dims: readonly number[]): Tensor {
+  const mask = cast(eq(x, y), x.dtype);
+  return div(mask, sumKeeping(mask, dims));
+}
+
+const amaxOp = reduction(
+  "amax",
+  "The largest element over neighbouring axes, which stay with extent 1. Elements that tie share the gradient evenly.",
+  { combine: "max(a, b)", f: Math.max, identity: lowest },
+  evenly,
+);
+
+const aminOp = reduction(
+  "amin",
+  "The smallest element over neighbouring axes, which stay with extent 1. Elements that tie share the gradient evenly.",
+  { combine: "min(a, b)", f: Math.min, identity: highest },
+  evenly,
+);
+
+const prodOp: Op<ReduceAttrs> = reduction(
+  "prod",
+  "The product over neighbouring axes, which stay with extent 1.",
+  { combine: "a * b", f: (a, b) => a * b, identity: () => 1 },
+  othersProduct,
+);
+
+/** The product of all others: y / x, and without dividing by zero where one element is 0. */
+function othersProduct(x: Tensor, _y: Tensor, dims: readonly number[]): Tensor {
+  const isZero = eq(x, 0);
+  const zeros = sumKeeping(cast(isZero, "f32"), dims);
+  const safe = where(isZero, 1, x);
+  const rest = apply(prodOp, [safe], { dims })[0]!;
+  const atZero = where(eq(zeros, 1), rest, 0);
+  const elsewhere = where(eq(zeros, 0), rest, 0);
+  return where(isZero, atZero, div(elsewhere, safe));
+}
+
+/** Applies a reduction of neighbouring axes over any axes. */
+function over(
+  op: Op<ReduceAttrs>,
+  x: Tensor,
+  dim: number | readonly number[] | null | undefined,
+  keepdim: boolean,
+): Tensor {
+  const dims = normalizeDims(op.name, dim, x.shape.length);
+  if (runsOf(dims).length < 2) {
+    const kept = apply(op, [x], { dims })[0]!;
+    return keepdim ? kept : dropAxes(kept, dims);
+  }
+  const stay = x.shape.map((_, i) => i).filter((i) => !dims.includes(i));
+  const moved = permute(x, [...stay, ...dims]);
+  const last = dims.map((_, i) => stay.length + i);
+  const reduced = reshape(
+    apply(op, [moved], { dims: last })[0]!,
+    stay.map((i) => x.shape[i]!),
+  );
+  return keepdim ? insertAxes(reduced, dims) : reduced;
+}
+
+type Dims = number | readonly number[] | null;
+
+/** The largest element over `dim` (one, several, or all when absent). */
+export const amax = (x: Tensor, dim?: Dims, keepdim = false) => over(amaxOp, x, dim, keepdim);
+
+/** The smallest element over `dim` (one, several, or all when absent). */
+export const amin = (x: Tensor, dim?: Dims, keepdim = false) => over(aminOp, x, dim, keepdim);
+
+/** The product over `dim` (one, several, or all when absent). */
+export const prod = (x: Tensor, dim?: Dims, keepdim = false) => over(prodOp, x, dim, keepdim);

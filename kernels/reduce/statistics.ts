@@ -1,0 +1,41 @@
+import { isFloat } from "../../core/dtype.ts";
+import { numel } from "../../core/shape.ts";
+import { noGrad } from "../../core/tape.ts";
+import type { Tensor } from "../../core/tensor.ts";
+import { add, cast, exp, isfinite, log, square, sub, where } from "../elementwise/index.ts";
+import { amax } from "./extremes.ts";
+import { dropAxes, normalizeDims, sumKeeping } from "./sum.ts";
+
+type Dims = number | readonly number[] | null;
+
+const extentOf = (x: Tensor, dims: readonly number[]) => numel(dims.map((d) => x.shape[d]!));
+
+/** Arithmetic mean over `dim` (one, several, or all when absent); integers give f32. */
+export function mean(x: Tensor, dim?: Dims, keepdim = false): Tensor {
+  const dims = normalizeDims("mean", dim, x.shape.length);
+  const kept = sumKeeping(isFloat(x.dtype) ? x : cast(x, "f32"), dims, 1 / extentOf(x, dims));
+  return keepdim ? kept : dropAxes(kept, dims);
+}
+
+/**
+ * Variance over `dim`: the sum of squared distances from the mean over n - correction (1, Bessel's, by default;
+ * 0 for the population's). Two passes over the data, so that a large mean costs no digits.
+ */
+export function variance(x: Tensor, dim?: Dims, correction = 1, keepdim = false): Tensor {
+  const dims = normalizeDims("variance", dim, x.shape.length);
+  const centred = sub(x, mean(x, dims, true));
+  const kept = sumKeeping(square(centred), dims, 1 / Math.max(0, extentOf(x, dims) - correction));
+  return keepdim ? kept : dropAxes(kept, dims);
+}
+
+/** log(sum(exp(x))) over `dim`, shifted by the maximum so that it never overflows; its derivative is softmax. */
+export function logsumexp(x: Tensor, dim?: Dims, keepdim = false): Tensor {
+  const dims = normalizeDims("logsumexp", dim, x.shape.length);
+  const shift = noGrad(() => {
+    const top = amax(x, dims, true);
+    // All -infinity: there is nothing to shift by.
+    return where(isfinite(top), top, 0);
+  });
+  const kept = add(log(sumKeeping(exp(sub(x, shift)), dims)), shift);
+  return keepdim ? kept : dropAxes(kept, dims);
+}
