@@ -67,11 +67,15 @@ function plan(call: Call<PagedAttrs>): Pass | Lowering {
   const cells = vector ? dim / 4 : dim;
   const chunks = Math.max(1, Math.ceil((blocks * blockSize) / chunk));
   const single = chunks === 1;
+  const lanes = Math.max(1, profile.subgroupSize);
   const defines = {
     CELLS: cells,
+    // Cells of the head dimension that a lane sums.
+    SHARE: Math.ceil(cells / lanes),
     CHUNK: chunk,
     BLOCK_SIZE: blockSize,
-    LANES: Math.max(1, profile.subgroupSize),
+    LANES: lanes,
+    LANE_ID: lanes > 1 ? "subgroup_invocation_id" : "local_invocation_index",
     VECTOR: vector,
     SINGLE: single,
     CELL: cell("f32"),
@@ -82,7 +86,7 @@ function plan(call: Call<PagedAttrs>): Pass | Lowering {
   };
   const partial: Pass = {
     defines,
-    params: { heads, kv_heads: kvHeads, group: heads / kvHeads, blocks, chunks, scale: attrs.scale },
+    params: { heads, kv_heads: kvHeads, group: heads / kvHeads, blocks, chunks, cells, scale: attrs.scale },
     grid: [heads * chunks, tokens],
     bind: [
       "in0",

@@ -1,12 +1,13 @@
 // One subgroup (one thread where there are none) takes one query head of one token and one chunk of CHUNK positions of its
-// sequence. Lanes take every SG-th key and meet once, at the chunk's end. Which keys are summed in which order depends on
-// the token's position only: never on the batch, nor on whether the token came by prefill or decode.
+// sequence. Which keys are summed in which order depends on the token's position only: never on the batch, nor on whether
+// the token came by prefill or decode.
 struct Params {
   heads: u32,
   kv_heads: u32,
   group: u32,       // query heads that share a key head
   blocks: u32,      // entries of a block table row
   chunks: u32,      // chunks that a whole row would have
+  cells: u32,       // CELLS; as a number of the run the loop over it stays a loop, and compiles ten times as fast
   scale: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -23,11 +24,19 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>;
 #endif
 
-/// Below every score: lanes without a key weigh exp(-huge) = 0.
+/// Below every score; lanes without a key have twice that, and weigh exp(-huge) = 0.
 const LOWEST = -1e29;
 
+fn across_max(x: f32) -> f32 {
+#if SG
+  return subgroupMax(x);
+#else
+  return x;
+#endif
+}
+
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   let head = group.x % params.heads;
   let chunk = group.x / params.heads;
   let token = group.y;
@@ -42,57 +51,66 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #else
   if (chunk * CHUNK >= end) { return; }
 #endif
-  var q: array<CELL, CELLS>;
-  var sum: array<CELL, CELLS>;
-#unroll C CELLS
-  q[C] = CELL(query[row * CELLS + C]) * params.scale;
-#end
+  var sum: array<CELL, SHARE>;
   var top = LOWEST;
   var total = 0.0;
   let kv_head = head / params.group;
   let table = u32(sequence) * params.blocks;
-  for (var j = chunk * CHUNK + lane; j < min(end, chunk * CHUNK + CHUNK); j += LANES) {
+  for (var first = chunk * CHUNK; first < min(end, chunk * CHUNK + CHUNK); first += LANES) {
+    // Scores: a lane takes a key.
+    let j = min(first + lane, end - 1u);
     let slot = u32(block_table[table + j / BLOCK_SIZE]) * BLOCK_SIZE + j % BLOCK_SIZE;
     let at = (slot * params.kv_heads + kv_head) * CELLS;
     var product = CELL();
-#unroll C CELLS
-    product = fma(q[C], CELL(key_cache[at + C]), product);
-#end
+    for (var c = 0u; c < params.cells; c++) {
+      product = fma(CELL(query[row * CELLS + c]), CELL(key_cache[at + c]), product);
+    }
 #if VECTOR
-    let score = (product.x + product.y) + (product.z + product.w);
+    let dot = (product.x + product.y) + (product.z + product.w);
 #else
-    let score = product;
+    let dot = product;
 #endif
-    let higher = max(top, score);
+    let score = select(2.0 * LOWEST, dot * params.scale, first + lane < end);
+    let higher = max(top, across_max(score));
     let keep = exp(top - higher);
     let weight = exp(score - higher);
     top = higher;
     total = fma(total, keep, weight);
-#unroll C CELLS
-    sum[C] = fma(CELL(weight), CELL(value_cache[at + C]), sum[C] * keep);
+    // Values: a lane takes components, of every key in turn.
+#unroll S SHARE
+    sum[S] *= keep;
+#end
+#unroll K LANES
+    {
+#if SG
+      let key_weight = subgroupBroadcast(weight, K);
+      let value_at = subgroupBroadcast(at, K);
+#else
+      let key_weight = weight;
+      let value_at = at;
+#endif
+#unroll S SHARE
+      sum[S] = fma(CELL(key_weight), CELL(value_cache[value_at + min(S * LANES + lane, CELLS - 1u)]), sum[S]);
+#end
+    }
 #end
   }
 #if SG
-  let highest = subgroupMax(top);
-  let share = exp(top - highest);
-  top = highest;
-  total = subgroupAdd(total * share);
-#unroll C CELLS
-  sum[C] = subgroupAdd(sum[C] * share);
-#end
+  total = subgroupAdd(total);
 #endif
-  if (lane == 0u) {
 #if SINGLE
-    let norm = 1.0 / total;
-#unroll C CELLS
-    out[row * CELLS + C] = OUT_CELL(sum[C] * norm);
-#end
+  let norm = 1.0 / total;
 #else
-    let place = row * params.chunks + chunk;
-    stats[place] = vec2<f32>(top, total);
-#unroll C CELLS
-    partial[place * CELLS + C] = sum[C];
-#end
+  let place = row * params.chunks + chunk;
+  if (lane == 0u) { stats[place] = vec2<f32>(top, total); }
+#endif
+#unroll S SHARE
+  if (S * LANES + lane < CELLS) {
+#if SINGLE
+    out[row * CELLS + S * LANES + lane] = OUT_CELL(sum[S] * norm);
+#else
+    partial[place * CELLS + S * LANES + lane] = sum[S];
 #endif
   }
+#end
 }
