@@ -52,11 +52,15 @@ describe("completions", () => {
     });
     expect(status).toBe(200);
     expect(headers.get("content-type")).toContain("application/json");
-    expect(body).toMatchObject({ object: "text_completion", model: MODEL, usage: { completion_tokens: 16 } });
+    expect(body).toMatchObject({ object: "text_completion", model: MODEL });
     expect(body.id).toMatch(/^cmpl-/);
     expect(Number.isInteger(body.created)).toBe(true);
     expect(body.choices).toHaveLength(1);
-    expect(body.choices[0]).toMatchObject({ index: 0, logprobs: null, finish_reason: "length" });
+    // At temperature 1 the end of text may come by chance before the 16 tokens are full.
+    const { finish_reason } = body.choices[0];
+    expect(body.choices[0]).toMatchObject({ index: 0, logprobs: null });
+    if (finish_reason === "length") expect(body.usage.completion_tokens).toBe(16);
+    else expect(finish_reason).toBe("stop");
   });
 
   it("W3: usage counts a prompt once whatever n", async () => {
