@@ -9,3 +9,4 @@ export * from "./paged_attention/op.ts";
 export * from "./shape/index.ts";
 export * from "./views/index.ts";
 export * from "./reduce/index.ts";
+export * from "./matmul/index.ts";

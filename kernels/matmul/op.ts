@@ -1,0 +1,176 @@
+import { isFloat } from "../../core/dtype.ts";
+import {
+  type Call,
+  defineOp,
+  findOp,
+  type GradientContext,
+  opError,
+  type TensorMeta,
+} from "../../core/op.ts";
+import { sameShape } from "../../core/shape.ts";
+import { gradEnabled } from "../../core/tape.ts";
+import { apply, type Tensor } from "../../core/tensor.ts";
+import { add, cast, gelu, geluTanh, silu } from "../elementwise/index.ts";
+import { sumTo } from "../reduce/index.ts";
+import { contiguous, reshape, transpose } from "../views/index.ts";
+import {
+  type Activation,
+  geometryOf,
+  type MatmulAttrs,
+  Mode,
+  modeOf,
+  productShape,
+  residualFits,
+} from "./geometry.ts";
+import { planGemv, planPlain, planSubgroup, planTiled } from "./plan.ts";
+import { matmulReference } from "./reference.ts";
+import { matmulSamples } from "./samples.ts";
+
+function infer(inputs: readonly TensorMeta[], attrs: MatmulAttrs) {
+  const count = 2 + Number(attrs.bias ?? false) + Number(attrs.residual ?? false);
+  const [a, b] = inputs;
+  if (inputs.length !== count || !a || !b || a.dtype !== b.dtype || !inputs.every((t) => isFloat(t.dtype))) {
+    throw opError("matmul", inputs, `expected ${count} tensors, the first two both f32 or both f16`);
+  }
+  const shape = productShape(a.shape, b.shape);
+  if (typeof shape === "string") throw opError("matmul", inputs, shape);
+  if (attrs.bias && (b.shape.length < 2 || !sameShape(inputs[2]!.shape, [b.shape.at(-1)!]))) {
+    throw opError("matmul", inputs, "the bias must have one value for each column of the second operand");
+  }
+  if (attrs.residual && !sameShape(inputs.at(-1)!.shape, shape)) {
+    throw opError("matmul", inputs, "the residual must have the shape of the product");
+  }
+  return [{ shape, dtype: a.dtype }];
+}
+
+/** Whether a GPU should read the second operand once for few rows; those rows are then summed in an order of their own. */
+function suitsGemv(call: Call<MatmulAttrs>): boolean {
+  if (call.profile.subgroupSize === 0 || call.attrs.batchInvariant || !residualFits(call)) return false;
+  const { M, a, b } = geometryOf(call);
+  return M <= 4 && modeOf(a) !== Mode.rows && modeOf(b) !== Mode.columns;
+}
+
+function gradient({ inputs, attrs, needs }: GradientContext<MatmulAttrs>, [dy]: readonly (Tensor | null)[]) {
+  const { bias, residual, activation } = attrs;
+  const dLinear = activation ? throughActivation(inputs, attrs, dy!) : dy!;
+  const out = operandGradients(inputs[0]!, inputs[1]!, dLinear, attrs, needs);
+  if (bias) out.push(needs[2] ? cast(sumTo(dLinear, inputs[2]!.shape), inputs[2]!.dtype) : null);
+  if (residual) out.push(needs.at(-1) ? cast(dy!, inputs.at(-1)!.dtype) : null);
+  return out;
+}
+
+/** The cotangent of what the activation received, which is computed anew: the fused kernel did not keep it. */
+function throughActivation(inputs: readonly Tensor[], attrs: MatmulAttrs, dy: Tensor): Tensor {
+  const { activation, residual, ...linear } = attrs;
+  const x = apply(matmulOp, residual ? inputs.slice(0, -1) : inputs, linear)[0]!;
+  const rule = findOp(activation!).gradient!;
+  return rule({ inputs: [x], outputs: [], attrs: {} as never, needs: [true] }, [dy])[0]!;
+}
+
+/** dA = scale dC B^T and dB = scale A^T dC, summed over the batch axes that were broadcast. */
+function operandGradients(
+  a: Tensor,
+  b: Tensor,
+  dy: Tensor,
+  { scale = 1 }: MatmulAttrs,
+  needs: readonly boolean[],
+): (Tensor | null)[] {
+  let left = a.rank === 1 ? reshape(a, [1, a.size]) : a;
+  const right = b.rank === 1 ? reshape(b, [b.size, 1]) : b;
+  const M = left.shape.at(-2)!;
+  const N = right.shape.at(-1)!;
+  const batch = dy.shape.slice(0, dy.rank - Number(a.rank > 1) - Number(b.rank > 1));
+  let dC = reshape(dy, [...batch, M, N]);
+  if (right.rank === 2 && left.rank > 2) {
+    // One long product instead of a batch of short ones and a sum over it.
+    const rows = left.shape.slice(0, -1).reduce((x, y) => x * y, 1);
+    left = reshape(left, [rows, left.shape.at(-1)!]);
+    dC = reshape(dC, [rows, N]);
+  }
+  const product = (x: Tensor, y: Tensor) => apply(matmulOp, [x, y], { scale })[0]!;
+  const flip = (x: Tensor) => transpose(x, -2, -1);
+  const dA = () => reshape(sumTo(product(dC, flip(right)), left.shape), a.shape);
+  const dB = () => {
+    // A gradient is laid out as its operand is: the weight of a Linear arrives transposed.
+    const columnMajor = right.strides.at(-2) === 1 && right.strides.at(-1) !== 1;
+    const d = columnMajor ? flip(product(flip(dC), left)) : product(flip(left), dC);
+    return reshape(sumTo(d, right.shape), b.shape);
+  };
+  return [needs[0] ? dA() : null, needs[1] ? dB() : null];
+}
+
+export const matmulOp = defineOp<MatmulAttrs>({
+  name: "matmul",
+  doc:
+    "y = activation(scale * A B + bias) + residual with A [..., M, K], B [..., K, N]; batch axes broadcast, and operands " +
+    "of one axis are a row on the left and a column on the right, as in PyTorch's matmul. Sums in f32.",
+  infer,
+  reference: matmulReference,
+  gradient,
+  secondOrder: true,
+  variants: [
+    {
+      name: "subgroup",
+      file: "matmul/subgroup.wgsl",
+      strided: true,
+      when: (call) => {
+        const { class: kind, subgroupSize } = call.profile;
+        return kind === "cpu" && subgroupSize >= 4 && subgroupSize <= 16 && residualFits(call);
+      },
+      plan: planSubgroup,
+    },
+    { name: "gemv", file: "matmul/gemv.wgsl", strided: true, when: suitsGemv, plan: planGemv },
+    {
+      name: "tiled",
+      file: "matmul/tiled.wgsl",
+      strided: true,
+      when: (call) => call.profile.maxWorkgroupSize >= 256 && residualFits(call),
+      plan: planTiled,
+    },
+    { name: "plain", file: "matmul/plain.wgsl", plan: planPlain },
+  ],
+  samples: matmulSamples,
+});
+
+/** Options of `matmul`; see MatmulAttrs. */
+export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant">;
+
+/**
+ * Matrix product with PyTorch's rules: [..., M, K] times [..., K, N] with broadcast batch axes; a vector on the left
+ * is a row, on the right a column, and its axis is absent from the result. Transposed views are read in place.
+ */
+export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  return apply(matmulOp, [a, b], options)[0]!;
+}
+
+const activations: Record<Activation, (x: Tensor) => Tensor> = { gelu, gelu_tanh: geluTanh, silu };
+
+export interface LinearOptions {
+  activation?: Activation;
+  /** Added to the result, of its shape. */
+  residual?: Tensor;
+  /** See MatmulAttrs. */
+  batchInvariant?: boolean;
+}
+
+/**
+ * y = activation(x W^T + bias) + residual for x [..., K], weight [N, K], bias [N]; as PyTorch's `linear`, in one pass.
+ * While derivatives are recorded the activation is an op of its own, which keeps its input for the gradient.
+ */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
+  const { activation, residual, batchInvariant } = options;
+  const given = [x, weight, ...(bias ? [bias] : [])];
+  const records = gradEnabled() && [...given, ...(residual ? [residual] : [])].some((t) => t.requiresGrad);
+  if (activation && records) {
+    const y = activations[activation](linear(x, weight, bias, { batchInvariant }));
+    return residual ? add(y, residual) : y;
+  }
+  const attrs: MatmulAttrs = {
+    ...(bias && { bias: true }),
+    ...(activation && { activation }),
+    ...(residual && { residual: true }),
+    ...(batchInvariant && { batchInvariant }),
+  };
+  const inputs = [x, transpose(weight, 0, 1), ...given.slice(2), ...(residual ? [contiguous(residual)] : [])];
+  return apply(matmulOp, inputs, attrs)[0]!;
+}

@@ -1,0 +1,20 @@
+// The readable kernel: one thread computes one element of C, whatever the strides.
+#import "matmul/operands.wgsl"
+#import "matmul/epilogue.wgsl"
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let tile = locate(group);
+  let m = tile.row;
+  let n = tile.column * 64 + thread;
+  if (tile.outside || n >= params.N) {
+    return;
+  }
+  var sum = 0.0;
+  for (var k = tile.kBegin; k < tile.kEnd; k++) {
+    let x = f32(a[tile.aBase + m * params.aRow + k * params.aCol]);
+    let y = f32(b[tile.bBase + k * params.bRow + n * params.bCol]);
+    sum = fma(x, y, sum);
+  }
+  storeOne(finish(vec4f(sum), biasOf(n)).x, tile.cBase + m * params.N + n);
+}

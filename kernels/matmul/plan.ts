@@ -1,0 +1,197 @@
+import type { Call, Lowering, Pass } from "../../core/op.ts";
+import { foldGrid } from "../grid.ts";
+import { type Activation, type Geometry, geometryOf, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
+
+type MatmulCall = Call<MatmulAttrs>;
+
+/** A kernel's tile of C, the step in which it walks along K, and the constants that it takes. */
+export interface Tiling {
+  rows: number;
+  columns: number;
+  step: number;
+  defines: Record<string, number | string>;
+  /** Loads single elements whatever the strides. */
+  single?: boolean;
+  /** Into how many parts K is cut, each summed by itself. */
+  splits?: number;
+}
+
+const activations: Record<Activation, number> = { gelu: 1, gelu_tanh: 2, silu: 3 };
+
+/** The passes of a product: one, or one that sums parts of K and one that adds the parts. */
+export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling): Lowering {
+  const { M, N, K, batches } = geometry;
+  const wanted = Math.max(tiling.splits ?? 1, 1);
+  const kPerSplit = Math.max(Math.ceil(K / wanted / tiling.step), 1) * tiling.step;
+  const splits = Math.max(Math.ceil(K / kPerSplit), 1);
+  const tilesM = Math.ceil(M / tiling.rows);
+  const tilesN = Math.ceil(N / tiling.columns);
+  const grid = foldGrid(tilesM * tilesN * batches * splits, call.profile);
+  const product: Pass = {
+    defines: {
+      ...tiling.defines,
+      ...epilogueDefines(call, splits > 1),
+      A_MODE: tiling.single ? Mode.single : modeOf(geometry.a),
+      B_MODE: tiling.single ? Mode.single : modeOf(geometry.b),
+      C_VEC: !tiling.single && storesVectors(call, N),
+      EDGE_K: K % tiling.step !== 0,
+    },
+    params: {
+      ...operandParams(geometry),
+      ...epilogueParams(call),
+      tilesM,
+      tilesN,
+      gridX: grid[0],
+      splits,
+      kPerSplit,
+    },
+    grid,
+    bind: splits > 1 ? ["in0", "in1", "tmp0"] : ["in0", "in1", ...epilogueInputs(call), "out0"],
+  };
+  if (splits === 1) return { passes: [product] };
+  const rows = batches * M;
+  return {
+    passes: [product, combinePass(call, rows, N, splits)],
+    temps: [{ dtype: "f32", length: splits * rows * N }],
+  };
+}
+
+function combinePass(call: MatmulCall, rows: number, N: number, splits: number): Pass {
+  const grid = foldGrid(Math.ceil((rows * Math.ceil(N / 4)) / 64), call.profile);
+  return {
+    file: "matmul/combine.wgsl",
+    defines: { ...epilogueDefines(call, false), C_VEC: storesVectors(call, N) },
+    params: { N, rows, splits, gridX: grid[0], ...epilogueParams(call) },
+    grid,
+    bind: ["tmp0", ...epilogueInputs(call), "out0"],
+  };
+}
+
+function storesVectors({ inputs, attrs }: MatmulCall, N: number): boolean {
+  return N % 4 === 0 && (!attrs.residual || inputs.at(-1)!.offset % 4 === 0);
+}
+
+function epilogueInputs({ attrs }: MatmulCall): NonNullable<Pass["bind"]> {
+  return attrs.bias && attrs.residual ? ["in2", "in3"] : attrs.bias || attrs.residual ? ["in2"] : [];
+}
+
+function epilogueDefines({ attrs }: MatmulCall, partial: boolean): Record<string, number | boolean | string> {
+  return {
+    PARTIAL: partial,
+    BIAS: Boolean(attrs.bias) && !partial,
+    RESIDUAL: Boolean(attrs.residual) && !partial,
+    ACTIVATION: attrs.activation && !partial ? activations[attrs.activation] : 0,
+    TBIAS: "T2",
+    TRESIDUAL: attrs.bias ? "T3" : "T2",
+    V: "vec4<f32>",
+    VB: "vec4<bool>",
+    VU: "vec4<u32>",
+  };
+}
+
+function epilogueParams({ inputs, attrs }: MatmulCall): Record<string, number> {
+  return {
+    scale: attrs.scale ?? 1,
+    biasOffset: attrs.bias ? inputs[2]!.offset : 0,
+    biasStride: attrs.bias ? inputs[2]!.strides[0]! : 0,
+    residualOffset: attrs.residual ? inputs.at(-1)!.offset : 0,
+  };
+}
+
+function operandParams({ M, N, K, a, b, batchShape, batches }: Geometry): NonNullable<Pass["params"]> {
+  return {
+    M,
+    N,
+    K,
+    batches,
+    batchAxes: batchShape.length,
+    aOffset: a.offset,
+    aRow: a.row,
+    aCol: a.col,
+    bOffset: b.offset,
+    bRow: b.row,
+    bCol: b.col,
+    batchShape,
+    aBatch: a.batch,
+    bBatch: b.batch,
+  };
+}
+
+/** One subgroup a tile: few rows take short tiles, so that a server's small batches do not compute rows in vain. */
+export function planSubgroup(call: MatmulCall): Lowering {
+  const geometry = geometryOf(call);
+  const { M, N } = geometry;
+  const SG = call.profile.subgroupSize;
+  const TM = M === 1 ? 1 : M <= 8 ? 4 : 16;
+  // Subgroups of four lanes hold two groups of columns a lane, for the same 32 columns as subgroups of eight.
+  const TN = SG <= 4 ? 2 : 1;
+  const columns = 4 * SG * TN;
+  const tiles = Math.ceil(M / TM) * Math.ceil(N / columns) * geometry.batches;
+  return planTiles(call, geometry, {
+    rows: TM,
+    columns,
+    step: 4,
+    defines: { TM, TN, AQ: Math.ceil(TM / SG), B_COLUMNS: 4 * TN },
+    splits: call.attrs.batchInvariant ? 1 : splitsFor(tiles, geometry.K, 64, 256),
+  });
+}
+
+/** Cuts K so that about `enough` workgroups have work, none with less than `least` of K. */
+function splitsFor(tiles: number, K: number, enough: number, least: number): number {
+  return Math.max(1, Math.min(Math.ceil(enough / Math.max(tiles, 1)), Math.floor(K / least)));
+}
+
+/** Workgroups that fill a large GPU: two on each of 132 multiprocessors. */
+const fullDevice = 264;
+
+/** Tiles of a workgroup, largest first: rows, columns, step along K, vectors a thread holds down and across. */
+const tiles = [
+  { rows: 128, columns: 128, step: 16, down: 2, across: 2 },
+  { rows: 64, columns: 64, step: 16, down: 2, across: 2 },
+  { rows: 16, columns: 64, step: 16, down: 1, across: 1 },
+] as const;
+
+/** The largest tile that still fills the device; K is cut where even the smallest does not. */
+export function planTiled(call: MatmulCall): Lowering {
+  const geometry = geometryOf(call);
+  const { M, N, K, batches } = geometry;
+  const count = (t: (typeof tiles)[number]) => Math.ceil(M / t.rows) * Math.ceil(N / t.columns) * batches;
+  const fits = (t: (typeof tiles)[number]) =>
+    t.rows < 2 * M && t.columns < 2 * N && threadsOf(t) <= call.profile.maxWorkgroupSize;
+  const tile = tiles.find((t) => fits(t) && count(t) >= fullDevice / 2) ?? (M <= 16 ? tiles[2] : tiles[1]);
+  // Every tile sums along K in the same order, so only the cuts of K must not depend on M.
+  const work = call.attrs.batchInvariant ? Math.ceil(N / 64) : count(tile);
+  const blocks = ((tile.rows + tile.columns) * tile.step) / 16;
+  return planTiles(call, geometry, {
+    rows: tile.rows,
+    columns: tile.columns,
+    step: tile.step,
+    defines: {
+      BM: tile.rows,
+      BN: tile.columns,
+      BK: tile.step,
+      RM: tile.down,
+      RN: tile.across,
+      FETCHES: Math.ceil(blocks / threadsOf(tile)),
+      // Software adapters unroll loops of known length, which costs them seconds of compiling.
+      PANEL: call.profile.class === "cpu" ? "min(BK, w.kEnd - k)" : "BK",
+    },
+    splits: work >= fullDevice / 2 ? 1 : splitsFor(work, K, fullDevice, 256),
+  });
+}
+
+function threadsOf(tile: (typeof tiles)[number]): number {
+  return (tile.rows * tile.columns) / (16 * tile.down * tile.across);
+}
+
+/** Four subgroups a workgroup, each for four columns of C. */
+export function planGemv(call: MatmulCall): Lowering {
+  const geometry = geometryOf(call);
+  const ROWS = geometry.M === 1 ? 1 : geometry.M === 2 ? 2 : 4;
+  return planTiles(call, geometry, { rows: ROWS, columns: 16, step: 4, defines: { ROWS } });
+}
+
+/** One thread an element. */
+export function planPlain(call: MatmulCall): Lowering {
+  return planTiles(call, geometryOf(call), { rows: 1, columns: 64, step: 1, defines: {}, single: true });
+}
