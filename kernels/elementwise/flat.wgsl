@@ -1,6 +1,6 @@
 // out[i] = formula(in0[i], in1[i], …), where every input is read in order or is one repeated element.
-// V is a vec4 of the type S that is computed in; the
-// formula's own statements stand in the middle of the loop: they read the inputs at i and define y.
+// V is a vec4 of the type S that is computed in. lower.ts writes what stands before the loop (start0, the first place
+// of in0, and so on; the scalars) and in its middle (the loads at i, and the formula, which defines y).
 struct Params {
   chunks: u32,
   scalars: array<vec4<S>, 2>,
@@ -14,7 +14,9 @@ struct Params {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < params.chunks; i += groups.x * u32(WG)) {
+  SETUP
+  let chunks = params.chunks;
+  for (var i = id.x; i < chunks; i += groups.x * u32(WG)) {
     BODY
     out[i] = OUT(y);
   }

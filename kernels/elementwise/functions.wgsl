@@ -5,6 +5,11 @@
 fn is_nan(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) > VU(0x7f800000u); }
 fn is_finite(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) < VU(0x7f800000u); }
 
+// Some adapters answer NaN, and the logarithm of negative numbers, with numbers.
+fn quiet_nan(x: V) -> V { return bitcast<V>(VU(0x7fc00000u) | bitcast<VU>(x)); } // not a constant: WGSL refuses NaN
+fn exp_kept(x: V) -> V { return select(exp(x), x, is_nan(x)); }
+fn log_kept(x: V) -> V { return select(log(x), quiet_nan(x), is_nan(x) | (x < V(0.0))); }
+
 // NaN of either argument is kept, as in PyTorch; the builtins may drop it.
 fn maximum(a: V, b: V) -> V { return select(max(a, b), a + b, is_nan(a) | is_nan(b)); }
 fn minimum(a: V, b: V) -> V { return select(min(a, b), a + b, is_nan(a) | is_nan(b)); }
@@ -30,24 +35,31 @@ fn log1p(x: V) -> V {
   let s = x / (2.0 + x);
   let q = s * s;
   let near = 2.0 * s * (1.0 + q * (0.33333333 + q * (0.2 + q * (0.14285714 + q * 0.11111111))));
-  return select(log(1.0 + x), near, abs(x) < V(0.4));
+  return select(log_kept(1.0 + x), near, abs(x) < V(0.4));
 }
 
 fn expm1(x: V) -> V {
   let tail = 0.16666667 + x * (0.041666667 + x * (0.0083333333 + x * (0.0013888889 + x * 0.0001984127)));
   let near = x * (1.0 + x * (0.5 + x * tail));
-  return select(exp(x) - 1.0, near, abs(x) < V(0.5));
+  return select(exp_kept(x) - 1.0, near, abs(x) < V(0.5));
 }
 
 fn softplus(x: V) -> V { return max(x, V(0.0)) + log1p(exp(-abs(x))) + select(V(0.0), x, is_nan(x)); }
 
-// Into [-pi, pi], where WGSL bounds the error of sine; 2 pi is split in two so that little is lost for large x.
-fn reduce_angle(x: V) -> V {
-  let turns = round(x * 0.15915494);
-  return fma(turns, V(1.7484556e-7), fma(turns, V(-6.2831855), x));
+// x = k pi/2 + r with |r| <= pi/4, then Taylor: the builtins are good to 11 bits only on some adapters. pi/2 is split
+// in two so that little is lost for large x.
+fn quarter_turns(x: V) -> V { return round(x * 0.63661977); }
+fn sine_in_quadrant(x: V, k: V, shift: V) -> V {
+  let r = fma(k, V(4.371139e-8), fma(k, V(-1.5707964), x));
+  let q = k + shift - 4.0 * floor((k + shift) * 0.25);
+  let s = r * r;
+  let sine = r * (1.0 + s * (-0.16666667 + s * (0.008333333 - s * 0.0001984127)));
+  let cosine = 1.0 + s * (-0.5 + s * (0.041666668 + s * (-0.0013888889 + s * 0.000024801588)));
+  let value = select(sine, cosine, (q == V(1.0)) | (q == V(3.0)));
+  return select(value, -value, q >= V(2.0));
 }
-fn sin_reduced(x: V) -> V { return sin(reduce_angle(x)); }
-fn cos_reduced(x: V) -> V { return cos(reduce_angle(x)); }
+fn sin_reduced(x: V) -> V { return sine_in_quadrant(x, quarter_turns(x), V(0.0)); }
+fn cos_reduced(x: V) -> V { return sine_in_quadrant(x, quarter_turns(x), V(1.0)); }
 
 // Maclaurin series within 1, beyond it Abramowitz & Stegun 7.1.26 (error below 1.5e-7).
 fn erf(x: V) -> V {
@@ -66,9 +78,8 @@ fn power(x: V, e: V) -> V {
   let size = pow(abs(x), e);
   let whole = floor(e) == e;
   let odd = abs(e - 2.0 * floor(e * 0.5)) == V(1.0);
-  let nan = bitcast<V>(VU(0x7fc00000u) | bitcast<VU>(x)); // not a constant: WGSL refuses those that are NaN
   let undefined = (x < V(0.0)) & !whole;
   let signed_size = select(size, -size, (x < V(0.0)) & odd);
-  let open = select(signed_size, nan, undefined);
+  let open = select(signed_size, quiet_nan(x), undefined | is_nan(x) | is_nan(e));
   return select(open, V(1.0), e == V(0.0));
 }

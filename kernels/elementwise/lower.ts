@@ -68,7 +68,7 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
   const strides = w.strides.flatMap((s) => pad([...s].reverse()));
   return {
     defines,
-    params: { ...params, rank: w.shape.length, shape: pad([...w.shape].reverse()), strides },
+    params: { ...params, shape: pad([...w.shape].reverse()), strides },
     grid,
   };
 }
@@ -76,7 +76,7 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
 const cache = new Map<string, Record<string, number | boolean | string>>();
 
 function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
-  const key = `${print(program.expr)}|${program.compute}|${w.single.join()}|${w.width}|${flat}|${arity}`;
+  const key = `${print(program.expr)}|${program.compute}|${w.single.join()}|${w.width}|${flat || w.shape.length}|${arity}`;
   let defines = cache.get(key);
   if (!defines) {
     defines = {
@@ -85,6 +85,7 @@ function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
       ARITY: arity,
       AXES: `${2 * arity}`,
       OUT: w.width === 4 ? "vec4<U0>" : "U0",
+      SETUP: setup(program, w, flat),
       BODY: body(program, loads(w, flat)),
     };
     for (let k = 0; k < arity; k++) {
@@ -101,19 +102,59 @@ function typeWords(compute: ComputeType, width: 1 | 4) {
   return { S: compute, V: wide(compute), VB: wide("bool"), VU: wide("u32") };
 }
 
-function loads(w: Walk, flat: boolean): string[] {
-  return w.single.map((single, k) => {
-    const start = `params.starts[${k >> 2}][${k & 3}]`;
-    const at = flat ? (single ? start : `${start} + i`) : `at[${k}]`;
-    return single ? `V(S(in${k}[${at}]))` : `V(in${k}[${at}])`;
+const component = (array: string, k: number) => `params.${array}[${k >> 2}][${k & 3}]`;
+
+/**
+ * Statements before the loop: software adapters read a uniform again on every turn unless told otherwise. Inputs of
+ * one repeated element are read here too where the walk is flat.
+ */
+function setup(program: Program, w: Walk, flat: boolean): string {
+  const lines = program.scalars.map((_, k) => `let s${k} = V(${component("scalars", k)});`);
+  w.starts.forEach((_, k) => {
+    lines.push(`let start${k} = ${component("starts", k)};`);
+    if (flat && w.single[k]) lines.push(`let x${k} = V(S(in${k}[start${k}]));`);
   });
+  if (flat) return lines.join("\n  ");
+  for (let axis = 0; axis < w.shape.length; axis++) {
+    if (axis > 0) lines.push(`let extent${axis - 1} = ${component("shape", axis - 1)};`);
+    w.strides.forEach((_, k) => {
+      lines.push(`let stride${k}_${axis} = ${component("strides", k * maxAxes + axis)};`);
+    });
+  }
+  return lines.join("\n  ");
+}
+
+/** Statements that find each input's place for output i: coordinates innermost first, one division an axis. */
+function places(w: Walk): string[] {
+  const lines = ["let rest0 = i;"];
+  const last = w.shape.length - 1;
+  for (let axis = 0; axis < last; axis++) {
+    lines.push(`let rest${axis + 1} = rest${axis} / extent${axis};`);
+    lines.push(`let c${axis} = i32(rest${axis} - rest${axis + 1} * extent${axis});`);
+  }
+  lines.push(`let c${last} = i32(rest${last});`);
+  w.strides.forEach((_, k) => {
+    const terms = w.shape.map((_, axis) => `c${axis} * stride${k}_${axis}`);
+    lines.push(`let at${k} = start${k} + ${terms.join(" + ")};`);
+  });
+  return lines;
+}
+
+function loads(w: Walk, flat: boolean): string[] {
+  const lines = flat ? [] : places(w);
+  w.single.forEach((single, k) => {
+    const at = flat ? `start${k} + i` : `at${k}`;
+    if (!single) lines.push(`let x${k} = V(in${k}[${at}]);`);
+    else if (!flat) lines.push(`let x${k} = V(S(in${k}[${at}]));`);
+  });
+  return lines;
 }
 
 /** WGSL statements that compute `y`: loads, then subexpressions that occur more than once, then the result. */
 function body(program: Program, loaded: readonly string[]): string {
   const counts = new Map<string, number>();
   count(program.expr, counts);
-  const lines = loaded.map((load, k) => `let x${k} = ${load};`);
+  const lines = [...loaded];
   const shared = new Map<string, string>();
   const text = (e: Expr): string => {
     const known = shared.get(print(e));
@@ -142,7 +183,7 @@ const isBoolean = (e: Expr) =>
 
 function show(e: Expr, compute: ComputeType, text: (e: Expr) => string): string {
   if (e.kind === "number") return literal(e.value, compute);
-  if (e.kind === "name") return e.name.startsWith("s") ? scalar(Number(e.name.slice(1))) : e.name;
+  if (e.kind === "name") return e.name;
   if (isBoolean(e)) return `V(${condition(e, compute, text)})`;
   if (e.fn === "neg") return `(-${text(e.args[0]!)})`;
   if (e.fn === "where") {
@@ -167,8 +208,6 @@ function wgslName(fn: string, compute: ComputeType): string {
   // Integers have no NaN to keep: the builtins serve.
   return { maximum: "max", minimum: "min", signum: "sign" }[name] ?? name;
 }
-
-const scalar = (k: number) => `V(params.scalars[${k >> 2}][${k & 3}])`;
 
 function literal(value: number, compute: ComputeType): string {
   if (!Number.isFinite(value)) throw new Error(`formulas hold finite numbers; pass ${value} as a scalar`);
