@@ -1,0 +1,111 @@
+import { custom } from "../../core/autograd.ts";
+import { byteSize } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
+import { show } from "../../core/shape.ts";
+import { gradEnabled } from "../../core/tape.ts";
+import { apply, type Tensor } from "../../core/tensor.ts";
+import { mul } from "../elementwise/index.ts";
+import { linear, matmul } from "../matmul/index.ts";
+import { sum } from "../reduce/index.ts";
+import { cat } from "../shape/index.ts";
+import { narrow, transpose } from "../views/index.ts";
+import { countSupervised, crossEntropyOp, crossEntropyUnitOp } from "./op.ts";
+
+export interface LinearCrossEntropyOptions {
+  /** Target of tokens that are not supervised. */
+  ignoreIndex?: number;
+  labelSmoothing?: number;
+  /** Most bytes that a temporary of logits may take; 16 MiB by default. */
+  chunkBytes?: number;
+}
+
+interface Parts {
+  loss: Tensor;
+  dhidden: Tensor | null;
+  dweight: Tensor | null;
+}
+
+/**
+ * Cross-entropy of a language model's head without a [tokens, vocabulary] tensor: hidden [N, D], weight [V, D],
+ * target [N] (i32). Returns the loss summed over supervised tokens and their number, both f32 scalars, so that
+ * gradients of several batches add up exactly before one division.
+ *
+ * Tokens go by in chunks of at most `chunkBytes` of logits. As the loss is a sum, the derivatives of a chunk can be
+ * taken while its logits are at hand, up to the one factor that comes from upstream (Hsu et al. 2024, Liger): the
+ * head's matrix product is computed once, not twice. Chunks add to dweight in order: the same bits every time.
+ */
+export function linearCrossEntropy(
+  hidden: Tensor,
+  weight: Tensor,
+  target: Tensor,
+  options: LinearCrossEntropyOptions = {},
+): { loss: Tensor; count: Tensor } {
+  const { ignoreIndex = -100, labelSmoothing = 0, chunkBytes = 2 ** 24 } = options;
+  const [tokens, width] = hidden.shape;
+  if (hidden.rank !== 2 || weight.rank !== 2 || weight.shape[1] !== width || target.size !== tokens) {
+    throw new KilnError(
+      `linear_cross_entropy: hidden ${show(hidden.shape)}, weight ${show(weight.shape)} and target ${show(target.shape)} do not fit; expected [N, D], [V, D] and [N]`,
+    );
+  }
+  const wants = {
+    hidden: gradEnabled() && hidden.requiresGrad,
+    weight: gradEnabled() && weight.requiresGrad,
+  };
+  const chunk = chunkRows(tokens, weight.shape[0] * byteSize(hidden.dtype), chunkBytes);
+  let parts: Parts | undefined;
+  const [loss] = custom(
+    "linear_cross_entropy",
+    [hidden, weight],
+    () => {
+      parts = overChunks(hidden, weight, target, chunk, wants, { ignoreIndex, labelSmoothing });
+      return [parts.loss];
+    },
+    ([g]) => [parts?.dhidden, parts?.dweight].map((d) => (g && d ? mul(d, g) : null)),
+  );
+  return { loss, count: countSupervised(target, ignoreIndex) };
+}
+
+/** Tokens a chunk: a multiple of 64, so that slices start where buffers may be bound. */
+function chunkRows(tokens: number, rowBytes: number, chunkBytes: number): number {
+  return Math.min(tokens, Math.max(64, Math.floor(chunkBytes / rowBytes / 64) * 64));
+}
+
+function overChunks(
+  hidden: Tensor,
+  weight: Tensor,
+  target: Tensor,
+  chunk: number,
+  wants: { hidden: boolean; weight: boolean },
+  attrs: { ignoreIndex: number; labelSmoothing: number },
+): Parts {
+  const losses: Tensor[] = [];
+  const dhidden: Tensor[] = [];
+  let dweight: Tensor | null = null;
+  for (let at = 0; at < hidden.shape[0]; at += chunk) {
+    const rows = Math.min(chunk, hidden.shape[0] - at);
+    const h = narrow(hidden, 0, at, rows);
+    const labels = narrow(target, 0, at, rows);
+    const logits = matmul(h, transpose(weight, 0, 1));
+    if (!wants.hidden && !wants.weight) {
+      losses.push(apply(crossEntropyOp, [logits, labels], attrs)[0]);
+      logits.storage.free();
+      continue;
+    }
+    const [loss, dlogits] = apply(crossEntropyUnitOp, [logits, labels], attrs);
+    logits.storage.free();
+    losses.push(loss);
+    if (wants.hidden) dhidden.push(matmul(dlogits, weight));
+    if (wants.weight) {
+      const before: Tensor | null = dweight;
+      const residual = before ? { residual: before } : {};
+      dweight = linear(transpose(dlogits, 0, 1), transpose(h, 0, 1), null, residual);
+      before?.storage.free();
+    }
+    dlogits.storage.free();
+  }
+  return {
+    loss: sum(losses.length === 1 ? losses[0] : cat(losses, 0)),
+    dhidden: wants.hidden ? (dhidden.length === 1 ? dhidden[0] : cat(dhidden, 0)) : null,
+    dweight,
+  };
+}

@@ -1,0 +1,201 @@
+import { isFloat } from "../../core/dtype.ts";
+import { type Call, defineOp, type Op, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
+import { apply, type Tensor } from "../../core/tensor.ts";
+import { add, cast, div, mul, ne } from "../elementwise/index.ts";
+import { isIndex } from "../embedding/op.ts";
+import { sum } from "../reduce/index.ts";
+import { type RowWorker, rowPass, rowVariants } from "../row.ts";
+import { softmax, softmaxBackward } from "../softmax/op.ts";
+import { reshape } from "../views/index.ts";
+
+export interface CrossEntropyAttrs {
+  /** Rows with this target have no loss and no gradient. */
+  ignoreIndex: number;
+  /** Part of the target's weight that is spread evenly over all classes (Szegedy et al. 2015). */
+  labelSmoothing: number;
+}
+
+function check(name: string, inputs: readonly TensorMeta[], logits: TensorMeta, target: TensorMeta): void {
+  const fits =
+    logits?.shape.length === 2 && target?.shape.length === 1 && target.shape[0] === logits.shape[0];
+  if (!fits || !isFloat(logits.dtype) || !isIndex(target) || logits.shape[1] === 0) {
+    throw opError(name, inputs, "expected float logits [N, classes] and i32 or u32 targets [N]");
+  }
+}
+
+function variants(outputs: { LOSS: boolean; GRAD: boolean; SCALED: boolean }) {
+  const plan = ({ inputs: [logits], attrs, profile }: Call<CrossEntropyAttrs>, worker: RowWorker) => {
+    const [rows, cols] = logits.shape;
+    const params = { width: cols, ignored: attrs.ignoreIndex, smoothing: attrs.labelSmoothing };
+    const defines = { ...outputs, SMOOTH: attrs.labelSmoothing > 0 };
+    return rowPass({ profile }, worker, { rows, cols, params, defines });
+  };
+  return rowVariants<CrossEntropyAttrs>(
+    "cross_entropy/row.wgsl",
+    ({ inputs: [logits] }) => logits.shape[1],
+    plan,
+  );
+}
+
+/** Loss of each row and, times `upstream`, its derivative by the logits; either output may be absent. */
+function referenceRows(
+  logits: RefTensor,
+  target: RefTensor,
+  { ignoreIndex, labelSmoothing }: CrossEntropyAttrs,
+  out: { loss?: RefTensor; dlogits?: RefTensor; upstream?: RefTensor },
+): void {
+  const [rows, classes] = logits.shape;
+  for (let row = 0; row < rows; row++) {
+    const label = target.data[row];
+    if (label === ignoreIndex) continue;
+    const x = logits.data.subarray(row * classes, (row + 1) * classes);
+    let top = Number.NEGATIVE_INFINITY;
+    for (const v of x) top = Math.max(top, v);
+    let all = 0;
+    let average = 0;
+    for (const v of x) {
+      all += Math.exp(v - top);
+      average += v / classes;
+    }
+    const logAll = top + Math.log(all);
+    const smoothed = labelSmoothing > 0 ? labelSmoothing * (average - logAll) : 0;
+    if (out.loss) out.loss.data[row] = -(1 - labelSmoothing) * (x[label] - logAll) - smoothed;
+    const scale = out.upstream?.data[row] ?? 1;
+    for (let i = 0; out.dlogits && i < classes; i++) {
+      const wanted = (i === label ? 1 - labelSmoothing : 0) + labelSmoothing / classes;
+      out.dlogits.data[row * classes + i] = scale * (Math.exp(x[i] - logAll) - wanted);
+    }
+  }
+}
+
+/** [N] as [N, 1], to weigh rows. */
+function asColumn(t: Tensor): Tensor {
+  return reshape(t, [t.size, 1]);
+}
+
+function samples() {
+  const of = (name: string, rows: number, classes: number, labelSmoothing: number) => ({
+    name,
+    inputs: [
+      { shape: [rows, classes], range: [-8, 8] as const },
+      { shape: [rows], dtype: "i32" as const, range: [-1, classes - 1] as const },
+    ],
+    attrs: { ignoreIndex: -1, labelSmoothing },
+    atol: 5e-5,
+  });
+  return [
+    of("odd", 6, 7, 0),
+    of("vec4", 9, 20, 0),
+    of("smoothed", 6, 12, 0.1),
+    { ...of("wide", 2, 5003, 0), gradcheck: false },
+    {
+      ...of("mistaken target", 2, 8, 0),
+      inputs: [{ shape: [2, 8] }, { shape: [2], dtype: "i32" as const, values: [8, 3] }],
+      gradcheck: false,
+    },
+    { ...of("none", 0, 5, 0), gradcheck: false },
+  ];
+}
+
+export const crossEntropyOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
+  name: "cross_entropy",
+  doc: "loss[n] = -log softmax(logits[n])[target[n]] in f32, 0 where the target is ignoreIndex, NaN where it is no class; with label smoothing, the cross-entropy against (1 - s) one-hot + s / classes.",
+  infer(inputs) {
+    const [logits, target] = inputs;
+    check("cross_entropy", inputs, logits, target);
+    return [{ shape: target.shape, dtype: "f32" }];
+  },
+  reference([logits, target], attrs, [loss]) {
+    referenceRows(logits, target, attrs, { loss });
+  },
+  gradient: ({ inputs: [logits, target], attrs }, [dloss]) => [
+    dloss && apply(crossEntropyBackwardOp, [logits, target, dloss], attrs)[0],
+    null,
+  ],
+  variants: variants({ LOSS: true, GRAD: false, SCALED: false }),
+  samples,
+  secondOrder: true,
+});
+
+const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
+  name: "cross_entropy_backward",
+  doc: "dlogits[n] = dloss[n] * (softmax(logits[n]) - wanted distribution), zeros where the target is ignoreIndex.",
+  infer(inputs) {
+    const [logits, target, dloss] = inputs;
+    check("cross_entropy_backward", inputs, logits, target);
+    if (dloss?.shape.length !== 1 || dloss.shape[0] !== target.shape[0]) {
+      throw opError("cross_entropy_backward", inputs, "expected dloss [N]");
+    }
+    return [{ shape: logits.shape, dtype: logits.dtype }];
+  },
+  reference([logits, target, upstream], attrs, [dlogits]) {
+    referenceRows(logits, target, attrs, { dlogits, upstream });
+  },
+  gradient({ inputs: [logits, target, dloss], attrs, needs }, [g]) {
+    if (!g) return [null, null, null];
+    const supervised = cast(ne(target, attrs.ignoreIndex), "f32");
+    const byLogits = () => {
+      const weights = asColumn(mul(dloss, supervised));
+      return softmaxBackward(cast(mul(g, weights), g.dtype), softmax(logits));
+    };
+    const byLoss = () => {
+      const unit = apply(crossEntropyUnitOp, [logits, target], attrs)[1];
+      return cast(sum(mul(g, unit), 1), dloss.dtype);
+    };
+    return [needs[0] ? byLogits() : null, null, needs[2] ? byLoss() : null];
+  },
+  variants: variants({ LOSS: false, GRAD: true, SCALED: true }),
+  samples: () =>
+    samples()
+      .filter(({ name }) => name !== "mistaken target")
+      .map((s) => ({ ...s, inputs: [...s.inputs, { shape: [s.inputs[0].shape[0]] }] })),
+  secondOrder: true,
+});
+
+/** Loss and derivative in one go, for `linear_cross_entropy`, whose upstream derivative is applied later. */
+export const crossEntropyUnitOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
+  name: "cross_entropy_unit",
+  doc: "(loss [N], dlogits [N, classes]): cross_entropy and its derivative for an upstream derivative of 1.",
+  infer(inputs) {
+    const [logits, target] = inputs;
+    check("cross_entropy_unit", inputs, logits, target);
+    return [
+      { shape: target.shape, dtype: "f32" },
+      { shape: logits.shape, dtype: logits.dtype },
+    ];
+  },
+  reference([logits, target], attrs, [loss, dlogits]) {
+    referenceRows(logits, target, attrs, { loss, dlogits });
+  },
+  gradient({ inputs: [logits, target], outputs: [, unit], attrs }, [dloss, g]) {
+    const byLoss = dloss && apply(crossEntropyBackwardOp, [logits, target, dloss], attrs)[0];
+    if (!g) return [byLoss, null];
+    const supervised = asColumn(cast(ne(target, attrs.ignoreIndex), unit.dtype));
+    const byUnit = softmaxBackward(mul(g, supervised), softmax(logits));
+    return [byLoss ? add(byLoss, byUnit) : byUnit, null];
+  },
+  variants: variants({ LOSS: true, GRAD: true, SCALED: false }),
+  samples: () => samples().filter(({ name }) => name !== "mistaken target"),
+  secondOrder: true,
+});
+
+export interface CrossEntropyOptions {
+  /** Target of rows that do not count; -100 as in PyTorch. */
+  ignoreIndex?: number;
+  labelSmoothing?: number;
+  /** `mean` divides by the number of rows that count; `none` gives [N]. */
+  reduction?: "mean" | "sum" | "none";
+}
+
+/** Cross-entropy of logits [N, classes] against class numbers [N], as torch.nn.functional.cross_entropy. */
+export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
+  const [loss] = apply(crossEntropyOp, [logits, target], { ignoreIndex, labelSmoothing });
+  if (reduction === "none") return loss;
+  return reduction === "sum" ? sum(loss) : div(sum(loss), countSupervised(target, ignoreIndex));
+}
+
+/** How many targets are not `ignoreIndex`, as an f32 scalar. */
+export function countSupervised(target: Tensor, ignoreIndex = -100): Tensor {
+  return sum(cast(ne(target, ignoreIndex), "f32"));
+}

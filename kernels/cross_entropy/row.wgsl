@@ -1,0 +1,109 @@
+// Cross-entropy of each row of logits against its target, and its derivative; the row's maximum and sum of
+// exponentials come from one pass (see softmax/forward.wgsl).
+// LOSS: stores the loss. GRAD: stores dlogits. SCALED: dlogits are multiplied by the row's dloss.
+#import "include/row.wgsl"
+struct Params { rows: u32, cols: u32, width: u32, ignored: i32, smoothing: f32 }
+#if VEC == 4
+alias X = vec4<T0>;
+#else
+alias X = T0;
+#endif
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<X>;
+@group(0) @binding(2) var<storage, read> labels: array<T1>;
+#if SCALED
+@group(0) @binding(3) var<storage, read> dloss: array<T2>;
+#endif
+#if LOSS
+@group(0) @binding(4) var<storage, read_write> loss: array<f32>;
+#endif
+#if GRAD
+@group(0) @binding(5) var<storage, read_write> dx: array<X>;
+#endif
+
+/// One element of a row whose vectors start at `base`.
+fn element(base: u32, i: u32) -> f32 {
+#if VEC == 4
+  let four = F(x[base + i / 4u]);
+  return four[i % 4u];
+#else
+  return f32(x[base + i]);
+#endif
+}
+
+/// 1 where the elements of vector `i` are the label.
+fn isLabel(i: u32, label: u32) -> F {
+#if VEC == 4
+  let first = i * 4u;
+  return select(F(0.0), F(1.0), vec4<u32>(first, first + 1u, first + 2u, first + 3u) == vec4<u32>(label));
+#else
+  return select(0.0, 1.0, i == label);
+#endif
+}
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = index % LANES;
+  let row = rowOf(group, groups, index);
+  let inside = min(row, params.rows - 1u);
+  let base = inside * params.cols;
+  var most = F(LOWEST);
+  var sum = F(0.0);
+#if SMOOTH
+  var plain = F(0.0);
+#endif
+  for (var i = lane; i < params.cols; i += LANES) {
+    let v = F(x[base + i]);
+    let e = exp(-abs(v - most));
+    sum = select(sum + e, sum * e + 1.0, v > most);
+    most = max(most, v);
+#if SMOOTH
+    plain += v;
+#endif
+  }
+  let top = rowMax(peak(most), lane);
+  let all = rowSum(total(sum * exp(most - top)), lane);
+#if SMOOTH
+  let average = rowSum(total(plain), lane) / f32(params.width);
+#endif
+  if (row >= params.rows) {
+    return;
+  }
+  let supervised = i32(labels[row]) != params.ignored;
+  let label = u32(labels[row]);
+  let valid = label < params.width;
+#if LOSS
+  if (lane == 0u) {
+    var value = log(all) - (1.0 - params.smoothing) * (element(base, select(0u, label, valid)) - top);
+#if SMOOTH
+    value -= params.smoothing * (average - top);
+#endif
+    // A label that is neither a class nor the ignored one is a mistake: NaN stops the run.
+    value = select(bitcast<f32>(0x7fc00000u + params.rows * 0u), value, valid);
+    loss[row] = select(0.0, value, supervised);
+  }
+#endif
+#if GRAD
+#if SCALED
+  let upstream = f32(dloss[row]);
+#else
+  let upstream = 1.0;
+#endif
+  if (!supervised) {
+    for (var i = lane; i < params.cols; i += LANES) {
+      dx[base + i] = X();
+    }
+    return;
+  }
+  let scale = upstream / all;
+  let hit = upstream * (1.0 - params.smoothing);
+  let miss = upstream * params.smoothing / f32(params.width);
+  for (var i = lane; i < params.cols; i += LANES) {
+    dx[base + i] = X(exp(F(x[base + i]) - top) * scale - hit * isLabel(i, label) - miss);
+  }
+#endif
+}

@@ -1,0 +1,177 @@
+import { isFloat } from "../../core/dtype.ts";
+import { type Call, defineOp, type Lowering, opError, type Pass, type TensorMeta } from "../../core/op.ts";
+import { numel } from "../../core/shape.ts";
+import { apply, type Tensor } from "../../core/tensor.ts";
+import { foldGrid } from "../grid.ts";
+
+/** Whether a tensor can hold indices. */
+export function isIndex(t: TensorMeta | undefined): boolean {
+  return t?.dtype === "i32" || t?.dtype === "u32";
+}
+
+export const embeddingOp = defineOp<Record<string, never>>({
+  name: "embedding",
+  doc: "out[...] = weight[ids[...]]: ids i32 or u32 [...], weight [V, D], out [..., D]. Ids outside 0 to V-1 give zeros and take no gradient; the data layer rejects them earlier.",
+  infer(inputs) {
+    const [ids, weight] = inputs;
+    if (!isIndex(ids) || weight?.shape.length !== 2 || !isFloat(weight.dtype)) {
+      throw opError("embedding", inputs, "expected i32 or u32 ids and a float weight [vocabulary, width]");
+    }
+    return [{ shape: [...ids.shape, weight.shape[1]], dtype: weight.dtype }];
+  },
+  reference([ids, weight], _attrs, [y]) {
+    const [vocabulary, width] = weight.shape;
+    ids.data.forEach((id, token) => {
+      if (id < 0 || id >= vocabulary) return;
+      y.data.set(weight.data.subarray(id * width, (id + 1) * width), token * width);
+    });
+  },
+  gradient({ inputs: [ids, weight], needs }, [dy]) {
+    return [null, dy && needs[1] ? embeddingBackward(dy, ids, weight.shape[0]) : null];
+  },
+  variants: [
+    {
+      name: "plain",
+      file: "embedding/forward.wgsl",
+      plan({ inputs: [ids, weight], profile }) {
+        const [vocabulary, width] = weight.shape;
+        const vec = width % 4 === 0 ? 4 : 1;
+        const tokens = numel(ids.shape);
+        return {
+          defines: { VEC: vec },
+          params: { tokens, cols: width / vec, vocabulary },
+          grid: foldGrid(Math.ceil((tokens * width) / vec / 256), profile),
+        };
+      },
+    },
+  ],
+  samples: () => {
+    const of = (name: string, ids: number[], vocabulary: number, width: number) => ({
+      name,
+      inputs: [
+        { shape: ids, dtype: "i32" as const, range: [0, vocabulary - 1] as const },
+        { shape: [vocabulary, width] },
+      ],
+      attrs: {},
+    });
+    return [
+      of("odd", [4, 9], 11, 13),
+      of("vec4", [300], 700, 8),
+      of("no tokens", [0], 5, 4),
+      {
+        name: "outside",
+        inputs: [{ shape: [4], dtype: "i32", values: [-1, 0, 2, 3] }, { shape: [3, 4] }],
+        attrs: {},
+      },
+    ];
+  },
+  secondOrder: true,
+});
+
+/** Passes that leave tmp1 or tmp2 sorted by id; `last` is the one that holds the order. */
+function sortPasses(
+  tokens: number,
+  vocabulary: number,
+): { passes: Pass[]; last: "tmp1" | "tmp2"; blocks: number } {
+  const block = Math.max(64, Math.ceil(Math.sqrt(tokens)));
+  const blocks = Math.ceil(tokens / block);
+  const rounds = Math.max(1, Math.ceil(Math.log2(vocabulary + 1) / 8));
+  const passes: Pass[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const source = round % 2 === 1 ? "tmp1" : "tmp2";
+    const sorted = round % 2 === 1 ? "tmp2" : "tmp1";
+    const bind = round === 0 ? (["in1"] as const) : (["in1", source] as const);
+    const common = {
+      defines: { FIRST: round === 0 },
+      params: { tokens, block, blocks, shift: 8 * round, vocabulary },
+      grid: [Math.ceil(blocks / 64)] as const,
+    };
+    passes.push(
+      { ...common, file: "embedding/count.wgsl", bind: [...bind, "tmp0"] },
+      { file: "embedding/scan.wgsl", params: { blocks }, grid: [1], bind: ["tmp0"] },
+      { ...common, file: "embedding/place.wgsl", bind: [...bind, "tmp0", sorted] },
+    );
+  }
+  return { passes, last: rounds % 2 === 1 ? "tmp1" : "tmp2", blocks };
+}
+
+function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>): Lowering {
+  const [dy, ids] = inputs;
+  const { vocabulary } = attrs;
+  const tokens = numel(ids.shape);
+  const width = dy.shape[dy.shape.length - 1];
+  const vec = width % 4 === 0 ? 4 : 1;
+  const { passes, last, blocks } = sortPasses(tokens, vocabulary);
+  const starts: Pass = {
+    file: "embedding/starts.wgsl",
+    params: { tokens, vocabulary },
+    grid: [Math.ceil((vocabulary + 1) / 64)],
+    bind: ["in1", last, "tmp3"],
+  };
+  const sum: Pass = {
+    file: "embedding/sum.wgsl",
+    defines: { VEC: vec },
+    params: { vocabulary, cols: width / vec },
+    grid: foldGrid(Math.ceil((vocabulary * width) / vec / 64), profile),
+    bind: ["in0", last, "tmp3", "out0"],
+  };
+  const words = (length: number) => ({ dtype: "u32" as const, length });
+  return {
+    temps: [words(256 * blocks), words(tokens), words(tokens), words(vocabulary + 1)],
+    passes: [...passes, starts, sum],
+  };
+}
+
+export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
+  name: "embedding_backward",
+  doc: "dweight [vocabulary, D] from dy [..., D] and ids [...]: each row sums its tokens' dy in token order, by a stable sort of the ids instead of float atomics, so the bits are always the same.",
+  infer(inputs, { vocabulary }) {
+    const [dy, ids] = inputs;
+    if (
+      !isIndex(ids) ||
+      dy?.shape.length !== ids.shape.length + 1 ||
+      !ids.shape.every((n, i) => dy.shape[i] === n)
+    ) {
+      throw opError("embedding_backward", inputs, "expected dy [..., D] and ids [...]");
+    }
+    return [{ shape: [vocabulary, dy.shape[dy.shape.length - 1]], dtype: dy.dtype }];
+  },
+  reference([dy, ids], { vocabulary }, [dweight]) {
+    const width = dy.shape[dy.shape.length - 1];
+    ids.data.forEach((id, token) => {
+      if (id < 0 || id >= vocabulary) return;
+      for (let i = 0; i < width; i++) dweight.data[id * width + i] += dy.data[token * width + i];
+    });
+  },
+  gradient({ inputs: [, ids] }, [g]) {
+    return [g && embedding(ids, g), null];
+  },
+  variants: [{ name: "sorted", file: "embedding/sum.wgsl", plan: planBackward }],
+  samples: () => {
+    const of = (name: string, tokens: number, width: number, vocabulary: number) => ({
+      name,
+      inputs: [
+        { shape: [tokens, width] },
+        { shape: [tokens], dtype: "i32" as const, range: [-1, vocabulary] as const },
+      ],
+      attrs: { vocabulary },
+    });
+    return [
+      of("odd", 9, 3, 5),
+      of("vec4", 200, 8, 11),
+      { ...of("two digits", 700, 4, 3000), gradcheck: false },
+      { ...of("three digits", 70, 4, 70000), gradcheck: false },
+      of("no tokens", 0, 4, 3),
+    ];
+  },
+  secondOrder: true,
+});
+
+function embeddingBackward(dy: Tensor, ids: Tensor, vocabulary: number): Tensor {
+  return apply(embeddingBackwardOp, [dy, ids], { vocabulary })[0];
+}
+
+/** Rows of weight [V, D] for ids [...] (i32 or u32): [..., D]. */
+export function embedding(ids: Tensor, weight: Tensor): Tensor {
+  return apply(embeddingOp, [ids, weight], {})[0];
+}

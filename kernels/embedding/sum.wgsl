@@ -1,0 +1,32 @@
+// dweight[id] = sum of dy over the tokens with this id, in token order.
+#if VEC == 4
+alias F = vec4<f32>;
+alias D = vec4<T0>;
+alias W = vec4<U0>;
+#else
+alias F = f32;
+alias D = T0;
+alias W = U0;
+#endif
+struct Params { vocabulary: u32, cols: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> dy: array<D>;
+@group(0) @binding(2) var<storage, read> order: array<u32>;
+@group(0) @binding(3) var<storage, read> starts: array<u32>;
+@group(0) @binding(4) var<storage, read_write> dweight: array<W>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let i = at.x + at.y * groups.x * 64u;
+  let id = i / params.cols;
+  if (id >= params.vocabulary) {
+    return;
+  }
+  let column = i % params.cols;
+  let end = starts[id + 1u];
+  var sum = F(0.0);
+  for (var position = starts[id]; position < end; position++) {
+    sum += F(dy[order[position] * params.cols + column]);
+  }
+  dweight[i] = W(sum);
+}

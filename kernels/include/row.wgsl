@@ -1,0 +1,74 @@
+// One worker a row. BY == 0: a thread; 1: a subgroup, no barrier (what software adapters want); 2: a workgroup of
+// WG threads. LANES threads share a row and every function here must be reached by all of them.
+// VEC == 4: elements are handled four at a time as F.
+#if VEC == 4
+alias F = vec4<f32>;
+fn total(v: F) -> f32 {
+  return (v.x + v.y) + (v.z + v.w);
+}
+fn peak(v: F) -> f32 {
+  return max(max(v.x, v.y), max(v.z, v.w));
+}
+#else
+alias F = f32;
+fn total(v: F) -> f32 {
+  return v;
+}
+fn peak(v: F) -> f32 {
+  return v;
+}
+#endif
+
+/// The most negative f32: an identity of max that, unlike -inf, may be subtracted from itself.
+const LOWEST = -3.40282346e38;
+
+/// The row of a thread; rows past the end exist in the last workgroup and must not be stored.
+fn rowOf(group: vec3<u32>, groups: vec3<u32>, index: u32) -> u32 {
+  let number = group.x + group.y * groups.x;
+#if BY == 2
+  return number;
+#else
+  return number * (WG / LANES) + index / LANES;
+#endif
+}
+
+#if BY == 0
+fn rowSum(value: f32, lane: u32) -> f32 {
+  return value;
+}
+fn rowMax(value: f32, lane: u32) -> f32 {
+  return value;
+}
+#endif
+#if BY == 1
+fn rowSum(value: f32, lane: u32) -> f32 {
+  return subgroupAdd(value);
+}
+fn rowMax(value: f32, lane: u32) -> f32 {
+  return subgroupMax(value);
+}
+#endif
+#if BY == 2
+var<workgroup> slots: array<f32, WG>;
+
+fn rowSum(value: f32, lane: u32) -> f32 {
+  slots[lane] = value;
+  for (var half = WG / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) {
+      slots[lane] += slots[lane + half];
+    }
+  }
+  return workgroupUniformLoad(&slots[0]);
+}
+fn rowMax(value: f32, lane: u32) -> f32 {
+  slots[lane] = value;
+  for (var half = WG / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) {
+      slots[lane] = max(slots[lane], slots[lane + half]);
+    }
+  }
+  return workgroupUniformLoad(&slots[0]);
+}
+#endif

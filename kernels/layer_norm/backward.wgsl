@@ -1,0 +1,63 @@
+// dx of layer_norm, a row at a time: with h = dy * weight, r = 1 / sqrt(var + eps) and n = (x - mean) * r,
+// dx = r * (h - mean(h) - n * mean(h * n)). Mean and r are kept for the gradients of weight and bias (STATS).
+#import "include/row.wgsl"
+struct Params { rows: u32, cols: u32, width: f32, eps: f32 }
+#if VEC == 4
+alias D = vec4<T0>;
+alias X = vec4<T1>;
+alias W = vec4<T2>;
+alias Y = vec4<U0>;
+#else
+alias D = T0;
+alias X = T1;
+alias W = T2;
+alias Y = U0;
+#endif
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> dy: array<D>;
+@group(0) @binding(2) var<storage, read> x: array<X>;
+@group(0) @binding(3) var<storage, read> weight: array<W>;
+@group(0) @binding(4) var<storage, read_write> dx: array<Y>;
+#if STATS
+@group(0) @binding(5) var<storage, read_write> stats: array<vec2<f32>>;
+#endif
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = index % LANES;
+  let row = rowOf(group, groups, index);
+  let base = min(row, params.rows - 1u) * params.cols;
+  var sum = F(0.0);
+  var slope = F(0.0);
+  for (var i = lane; i < params.cols; i += LANES) {
+    sum += F(x[base + i]);
+    slope += F(dy[base + i]) * F(weight[i]);
+  }
+  let mean = rowSum(total(sum), lane) / params.width;
+  let meanSlope = rowSum(total(slope), lane) / params.width;
+  var squares = F(0.0);
+  var products = F(0.0);
+  for (var i = lane; i < params.cols; i += LANES) {
+    let d = F(x[base + i]) - mean;
+    squares += d * d;
+    products += F(dy[base + i]) * F(weight[i]) * d;
+  }
+  let r = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
+  let pull = rowSum(total(products), lane) / params.width * r * r;
+  if (row >= params.rows) {
+    return;
+  }
+  for (var i = lane; i < params.cols; i += LANES) {
+    let h = F(dy[base + i]) * F(weight[i]);
+    dx[base + i] = Y(r * (h - meanSlope - (F(x[base + i]) - mean) * pull));
+  }
+#if STATS
+  if (lane == 0u) {
+    stats[row] = vec2<f32>(mean, r);
+  }
+#endif
+}

@@ -1,0 +1,47 @@
+// y = (x - mean) / sqrt(var + eps) * weight + bias, a row at a time; the variance is taken around the mean.
+#import "include/row.wgsl"
+struct Params { rows: u32, cols: u32, width: f32, eps: f32 }
+#if VEC == 4
+alias X = vec4<T0>;
+alias W = vec4<T1>;
+alias B = vec4<T2>;
+alias Y = vec4<U0>;
+#else
+alias X = T0;
+alias W = T1;
+alias B = T2;
+alias Y = U0;
+#endif
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<X>;
+@group(0) @binding(2) var<storage, read> weight: array<W>;
+@group(0) @binding(3) var<storage, read> bias: array<B>;
+@group(0) @binding(4) var<storage, read_write> y: array<Y>;
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = index % LANES;
+  let row = rowOf(group, groups, index);
+  let base = min(row, params.rows - 1u) * params.cols;
+  var sum = F(0.0);
+  for (var i = lane; i < params.cols; i += LANES) {
+    sum += F(x[base + i]);
+  }
+  let mean = rowSum(total(sum), lane) / params.width;
+  var squares = F(0.0);
+  for (var i = lane; i < params.cols; i += LANES) {
+    let d = F(x[base + i]) - mean;
+    squares += d * d;
+  }
+  let scale = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
+  if (row >= params.rows) {
+    return;
+  }
+  for (var i = lane; i < params.cols; i += LANES) {
+    y[base + i] = Y((F(x[base + i]) - mean) * scale * F(weight[i]) + F(bias[i]));
+  }
+}

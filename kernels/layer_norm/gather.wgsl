@@ -1,0 +1,41 @@
+// Second half of a norm's weight and bias gradients: the blocks' sums, added in order.
+#if VEC == 4
+alias F = vec4<f32>;
+alias W = vec4<U1>;
+#if BIAS
+alias B = vec4<U2>;
+#endif
+#else
+alias F = f32;
+alias W = U1;
+#if BIAS
+alias B = U2;
+#endif
+#endif
+struct Params { cols: u32, blocks: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> sums: array<F>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<W>;
+#if BIAS
+@group(0) @binding(3) var<storage, read_write> dbias: array<B>;
+#endif
+
+fn columnSum(first: u32, column: u32) -> F {
+  var sum = F(0.0);
+  for (var i = 0u; i < params.blocks; i++) {
+    sum += sums[(first + i) * params.cols + column];
+  }
+  return sum;
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  let column = id.x;
+  if (column >= params.cols) {
+    return;
+  }
+  dweight[column] = W(columnSum(0u, column));
+#if BIAS
+  dbias[column] = B(columnSum(params.blocks, column));
+#endif
+}

@@ -1,0 +1,23 @@
+// Shared by the optimizer kernels. Everything that changes from step to step is read from `hyper` (the order of
+// hyperNames in op.ts) and `scale`, never from params, which a compiled step freezes.
+const LR = 0u;
+const BETA1 = 1u;
+const ONE_MINUS_BETA1 = 2u;
+const BETA2 = 3u;
+const ONE_MINUS_BETA2 = 4u;
+const EPS = 5u;
+const WEIGHT_DECAY = 6u;
+const BIAS1 = 7u;
+const ROOT_BIAS2 = 8u;
+const MOMENTUM = 9u;
+const FRESH = 10u;
+
+struct Params { size: u32, factor: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+#if VEC == 4
+alias P = vec4<f32>;
+alias G = vec4<T1>;
+#else
+alias P = f32;
+alias G = T1;
+#endif

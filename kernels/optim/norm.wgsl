@@ -1,0 +1,35 @@
+// The square root of all cells' sum, and the factor that clips to `most`; one worker.
+#import "include/row.wgsl"
+struct Params { rows: u32, cols: u32, most: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> factor: array<f32>;
+@group(0) @binding(2) var<storage, read> sums: array<f32>;
+@group(0) @binding(3) var<storage, read_write> norm: array<f32>;
+@group(0) @binding(4) var<storage, read_write> scale: array<f32>;
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = index % LANES;
+  let row = rowOf(group, groups, index);
+  var sum = 0.0;
+  for (var i = lane; i < params.cols; i += LANES) {
+    sum += sums[i];
+  }
+  let all = rowSum(sum, lane);
+  if (row >= params.rows || lane > 0u) {
+    return;
+  }
+  let length = sqrt(all) * abs(factor[0]);
+  norm[0] = length;
+#if CLIP
+  let clipped = factor[0] * min(1.0, params.most / (length + 1e-6));
+#else
+  let clipped = factor[0];
+#endif
+  // NaN and infinity fail the comparison: optimizers skip a step whose scale is 0.
+  scale[0] = select(0.0, clipped, length < 3.0e38);
+}

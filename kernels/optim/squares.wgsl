@@ -1,0 +1,30 @@
+// Sum of squares of one tensor, spread over `rows` cells from `first` on; each cell belongs to one worker.
+#import "include/row.wgsl"
+#if VEC == 4
+alias G = vec4<TYPE>;
+#else
+alias G = TYPE;
+#endif
+struct Params { rows: u32, cols: u32, first: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> grad: array<G>;
+@group(0) @binding(2) var<storage, read_write> sums: array<f32>;
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = index % LANES;
+  let row = rowOf(group, groups, index);
+  var sum = F(0.0);
+  for (var i = row * LANES + lane; i < params.cols; i += params.rows * LANES) {
+    let g = F(grad[i]);
+    sum += g * g;
+  }
+  let all = rowSum(total(sum), lane);
+  if (row < params.rows && lane == 0u) {
+    sums[params.first + row] = all;
+  }
+}

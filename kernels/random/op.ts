@@ -1,0 +1,148 @@
+import { type DType, isFloat } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
+import { type Call, defineOp, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
+import { philox4x32, toUnit } from "../../core/random.ts";
+import { numel, type Shape } from "../../core/shape.ts";
+import { apply, type Tensor } from "../../core/tensor.ts";
+import { foldGrid } from "../grid.ts";
+
+interface RandomAttrs {
+  shape: Shape;
+  dtype: DType;
+  /** Tells calls apart that share a key: each gets numbers of its own. */
+  stream: number;
+}
+
+interface DropoutAttrs {
+  p: number;
+  stream: number;
+}
+
+/** A key is u32 [4]: two words of seed, two that count steps. On the device, so that a replayed step can change it. */
+function isKey(t: TensorMeta | undefined): boolean {
+  return t?.dtype === "u32" && t.shape.length === 1 && t.shape[0] === 4;
+}
+
+/** Calls `body` with each element's number in [0, 1) and the block's four. */
+function forEachUnit(
+  key: RefTensor,
+  stream: number,
+  size: number,
+  body: (i: number, four: number[]) => void,
+): void {
+  const [a, b, c, d] = key.data;
+  for (let block = 0; block * 4 < size; block++) {
+    const four = Array.from(philox4x32([a, b], [block, stream, c, d]), toUnit);
+    for (let j = 0; j < 4 && block * 4 + j < size; j++) body(block * 4 + j, four);
+  }
+}
+
+function inferRandom(name: string, inputs: readonly TensorMeta[], { shape, dtype }: RandomAttrs) {
+  if (!isKey(inputs[0]) || !isFloat(dtype))
+    throw opError(name, inputs, "expected a key u32 [4] and a float dtype");
+  return [{ shape, dtype }];
+}
+
+function variants(NORMAL: boolean) {
+  const plan = ({ attrs, profile }: Call<RandomAttrs>) => {
+    const size = numel(attrs.shape);
+    const params = { size, stream: attrs.stream };
+    return { defines: { NORMAL }, params, grid: foldGrid(Math.ceil(size / 256), profile) };
+  };
+  return [{ name: "plain", file: "random/fill.wgsl", plan }];
+}
+
+const sampleKey = { shape: [4], dtype: "u32" as const, values: [7, 4000000000, 12, 0] };
+
+function samples(atol: number) {
+  return [
+    { name: "odd", inputs: [sampleKey], attrs: { shape: [3, 7], dtype: "f32" as const, stream: 0 }, atol },
+    { name: "stream", inputs: [sampleKey], attrs: { shape: [1030], dtype: "f32" as const, stream: 9 }, atol },
+  ];
+}
+
+const uniformOp = defineOp<RandomAttrs>({
+  name: "random_uniform",
+  doc: "Uniform numbers in [0, 1) of 24 bits from a key u32 [4] and a stream number; the same on every device. Philox4x32-10, Salmon et al. 2011.",
+  notDifferentiable: "it is random",
+  infer: (inputs, attrs) => inferRandom("random_uniform", inputs, attrs),
+  reference([key], { stream }, [y]) {
+    forEachUnit(key, stream, y.data.length, (i, four) => {
+      y.data[i] = four[i % 4];
+    });
+  },
+  variants: variants(false),
+  samples: () => samples(1e-7),
+});
+
+const normalOp = defineOp<RandomAttrs>({
+  name: "random_normal",
+  doc: "Standard normal numbers from a key u32 [4] and a stream number, by Box and Muller from random_uniform's words.",
+  notDifferentiable: "it is random",
+  infer: (inputs, attrs) => inferRandom("random_normal", inputs, attrs),
+  reference([key], { stream }, [y]) {
+    forEachUnit(key, stream, y.data.length, (i, four) => {
+      const [a, b] = i % 4 < 2 ? [four[0], four[1]] : [four[2], four[3]];
+      const angle = 2 * Math.PI * b;
+      y.data[i] = Math.sqrt(-2 * Math.log(1 - a)) * (i % 2 === 0 ? Math.cos(angle) : Math.sin(angle));
+    });
+  },
+  variants: variants(true),
+  // Drivers may compute cos and sin of a full turn with an error of 2^-11.
+  samples: () => samples(2e-3),
+});
+
+const dropoutOp = defineOp<DropoutAttrs>({
+  name: "dropout",
+  doc: "y = x / (1 - p) where random_uniform of the element's number is p or more, else 0; the gradient draws the same mask again. Srivastava et al. 2014.",
+  infer(inputs, { p }) {
+    const [x, key] = inputs;
+    if (!isKey(key) || !isFloat(x.dtype))
+      throw opError("dropout", inputs, "expected a float tensor and a key u32 [4]");
+    if (!(p >= 0 && p <= 1)) throw new KilnError(`dropout: p is ${p}; expected a number from 0 to 1`);
+    return [{ shape: x.shape, dtype: x.dtype }];
+  },
+  reference([x, key], { p, stream }, [y]) {
+    forEachUnit(key, stream, x.data.length, (i, four) => {
+      y.data[i] = four[i % 4] >= p ? x.data[i] * keepScale(p) : 0;
+    });
+  },
+  gradient: ({ inputs: [, key], attrs }, [dy]) => [dy && dropout(dy, attrs.p, key, attrs.stream), null],
+  variants: [
+    {
+      name: "plain",
+      file: "random/dropout.wgsl",
+      plan({ inputs: [x], attrs: { p, stream }, profile }) {
+        const size = numel(x.shape);
+        return {
+          params: { size, stream, p, scale: keepScale(p) },
+          grid: foldGrid(Math.ceil(size / 256), profile),
+        };
+      },
+    },
+  ],
+  samples: () => [
+    { name: "tenth", inputs: [{ shape: [5, 7] }, sampleKey], attrs: { p: 0.125, stream: 3 } },
+    { name: "all", inputs: [{ shape: [9] }, sampleKey], attrs: { p: 1, stream: 0 } },
+  ],
+  secondOrder: true,
+});
+
+function keepScale(p: number): number {
+  return p < 1 ? 1 / (1 - p) : 0;
+}
+
+/** Uniform numbers in [0, 1); `key` u32 [4] is (seed, seed, step, step), see `seedWords` of core/random.ts. */
+export function randomUniform(shape: Shape, key: Tensor, stream = 0, dtype: DType = "f32"): Tensor {
+  return apply(uniformOp, [key], { shape, dtype, stream })[0];
+}
+
+/** Standard normal numbers; `key` as for randomUniform. */
+export function randomNormal(shape: Shape, key: Tensor, stream = 0, dtype: DType = "f32"): Tensor {
+  return apply(normalOp, [key], { shape, dtype, stream })[0];
+}
+
+/** Dropout with probability `p`; calls that share a key (one a step) must differ in `stream`. x itself at p = 0. */
+export function dropout(x: Tensor, p: number, key: Tensor, stream = 0): Tensor {
+  return p === 0 ? x : apply(dropoutOp, [x, key], { p, stream })[0];
+}
