@@ -22,6 +22,7 @@ export function matmulSamples(): MatmulSample[] {
   return [
     of("odd", [5, 7], [7, 3]),
     of("aligned", [32, 16], [16, 64], rounded),
+    of("large tile", [65, 20], [20, 68], rounded),
     of("edges", [35, 24], [24, 44], rounded),
     of("edge of K", [19, 27], [27, 36], rounded),
     of("transposed A", [20, 12], [12, 8], laidOut({ shape: [20, 12], ...transposed }, { shape: [12, 8] })),

@@ -119,21 +119,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
       next[F] = fetch(thread + F * THREADS, tile, k, w);
       #end
     }
-    let steps = select(0u, PANEL, k > tile.kBegin);
-    for (var step = 0u; step < steps; step++) {
-      #unroll J RN
-      b4[J] = bPanel[step * N4 + across + J * COLUMN_THREADS];
-      #end
-      #unroll I RM
-      {
-        let a4 = aPanel[step * M4 + down + I * ROW_THREADS];
-        #unroll R 4
+    if (k > tile.kBegin) {
+      for (var step = 0u; step < PANEL; step++) {
         #unroll J RN
-        sum[(I * 4 + R) * RN + J] = fma(vec4f(a4[R]), b4[J], sum[(I * 4 + R) * RN + J]);
+        b4[J] = bPanel[step * N4 + across + J * COLUMN_THREADS];
         #end
+        #unroll I RM
+        {
+          let a4 = aPanel[step * M4 + down + I * ROW_THREADS];
+          #unroll R 4
+          #unroll J RN
+          sum[(I * 4 + R) * RN + J] = fma(vec4f(a4[R]), b4[J], sum[(I * 4 + R) * RN + J]);
+          #end
+          #end
+        }
         #end
       }
-      #end
     }
     workgroupBarrier();
     #unroll F FETCHES
