@@ -21,7 +21,12 @@ const layers = Object.entries(below).map(([layer, allowed]) => {
 });
 module.exports = {
   forbidden: [
-    { name: "no-circular", severity: "error", from: {}, to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } } },
+    {
+      name: "no-circular",
+      severity: "error",
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } },
+    },
     ...layers,
     {
       name: "tests-only-for-tests",

@@ -137,7 +137,7 @@ export class LlamaForCausalLM extends Module {
     const flat = reshape(hidden, [rows * length, width]);
     return linearCrossEntropy(flat, this.headWeight, reshape(batch.targets, [rows * length]), {
       ignoreIndex: -100,
-    });
+    }).loss;
   }
 
   /**

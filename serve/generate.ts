@@ -17,11 +17,19 @@ export class TextGenerator {
   readonly #runner: ModelRunner;
   readonly #tokenizer: Tokenizer;
   #requests = 0;
+  /** What went wrong inside: clients of a server do not see it, here it is the message. */
+  #failure: unknown = null;
 
   constructor(model: LlamaForCausalLM, tokenizer: Tokenizer, options: { maxSequences?: number } = {}) {
     const { maxSequences = 8 } = options;
     this.#runner = new ModelRunner(model, { maxSequences });
-    this.#engine = new Engine({ runner: this.#runner, maxSeqs: maxSequences });
+    this.#engine = new Engine({
+      runner: this.#runner,
+      maxSeqs: maxSequences,
+      onError: (error) => {
+        this.#failure = error;
+      },
+    });
     this.#tokenizer = tokenizer;
   }
 
@@ -91,7 +99,7 @@ export class TextGenerator {
     };
     const listener: Parameters<Engine["submit"]>[0][number]["listener"] = ({ token, finish, error }) => {
       if (token && !stopTokenIds.has(token.id)) queue.push(token.id);
-      if (finish === "error") queue.fail(error);
+      if (finish === "error") queue.fail(this.#failure ?? error);
       else if (finish) queue.end();
     };
     this.#engine.submit([{ request, listener }]);

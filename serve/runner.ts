@@ -42,7 +42,7 @@ export class ModelRunner implements Runner {
       cacheBytes / (layerBlockBytes * 2 * config.num_hidden_layers),
       device().profile.maxBindingBytes / layerBlockBytes - 1,
     );
-    this.blockCount = Math.min(Math.floor(affordable), blocksPerSequence * maxSequences);
+    this.blockCount = Math.min(Math.floor(affordable), blocksPerSequence * maxSequences + 1);
     if (this.blockCount < blocksPerSequence + 1) {
       throw new KilnError(
         `a context of ${this.maxModelLen} tokens needs ${blocksPerSequence + 1} cache blocks, ` +

@@ -42,6 +42,8 @@ export class Plan<R> {
     this.device = device;
     if (device.trace) throw new KilnError("compile: a compiled step cannot call another compiled step");
     this.args = args.map((t) => new Tensor(new Storage(device, t.dtype, t.size, null), t.shape));
+    // The plan outlives whatever scope the first call is in.
+    for (const t of this.args) t.storage.moveTo(null);
     const { calls, result } = this.traceStep(step, args);
     this.result = result;
     const works = this.lowerAll(prune(calls, this.live()));

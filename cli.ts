@@ -1,0 +1,374 @@
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import type { KilnError } from "./core/errors.ts";
+
+/**
+ * The `kiln` command: parses, then calls one function. Everything is imported when it is needed, so that `--help` is
+ * instant. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C with the work saved.
+ */
+const program = new Command("kiln")
+  .description("Train, sample and serve small language models on any GPU, in TypeScript.")
+  .showHelpAfterError("(add --help for all options)")
+  .helpCommand(true)
+  .exitOverride();
+
+const integer = (text: string) => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0)
+    throw new InvalidArgumentError("expected a whole number, 0 or more.");
+  return value;
+};
+const decimal = (text: string) => {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number.");
+  return value;
+};
+const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  ${line}`).join("\n")}\n`;
+const say = (line: string) => process.stderr.write(`${line}\n`);
+
+program
+  .command("doctor")
+  .description("show the adapter, its features and limits, and check that it computes right and how fast")
+  .option("--json", "one JSON object instead of text")
+  .addHelpText("after", examples("kiln doctor", "KILN_ADAPTER=swiftshader kiln doctor --json"))
+  .action(async (options: { json?: boolean }) => {
+    const { doctor } = await import("./kernels/doctor.ts");
+    process.exitCode = (await doctor(options)).ok ? 0 : 1;
+  });
+
+interface PretrainFlags {
+  data?: string[];
+  out?: string;
+  steps?: number;
+  batchSize?: number;
+  sequenceLength?: number;
+  learningRate?: number;
+  vocabSize?: number;
+  seed?: number;
+  set: string[];
+  resume?: boolean;
+  json?: boolean;
+}
+
+program
+  .command("train")
+  .description("train a model")
+  .command("pretrain")
+  .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
+  .description(
+    "train a Llama from scratch on text, JSONL, or gzip of either; without data on built-in stories",
+  )
+  .option("--data <path...>", "text, JSONL, gzip of either, or folders")
+  .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
+  .option("--steps <n>", "optimizer updates", integer)
+  .option("--batch-size <n>", "sequences of one forward pass", integer)
+  .option("--sequence-length <n>", "tokens of one sequence", integer)
+  .option("--learning-rate <x>", "highest learning rate", decimal)
+  .option("--vocab-size <n>", "size of the tokenizer to train", integer)
+  .option("--seed <n>", "decides weights, order of the data and samples", integer)
+  .option("--set <name=value...>", "any other setting, e.g. --set train.weight_decay=0.05", [])
+  .option("--resume", "go on from the newest checkpoint of the run")
+  .option("--json", "print the result as one JSON object")
+  .addHelpText(
+    "after",
+    examples(
+      "kiln train pretrain --out runs/stories --steps 500",
+      "kiln train pretrain docs/configs/tinyllm.yaml --data stories.jsonl.gz",
+      "kiln train pretrain docs/configs/tinyllm.yaml --resume",
+    ),
+  )
+  .addHelpText("after", () => `\nAll settings and their defaults: kiln settings\n`)
+  .action(async (config: string | undefined, flags: PretrainFlags) => {
+    const { loadPretrainConfig, parseOverrides } = await import("./train/config.ts");
+    const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
+    const result = await runPretraining(await loadPretrainConfig(config ?? null, overrides));
+    const { model: _m, tokenizer: _t, samples, ...summary } = result;
+    if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
+    else say(summaryText(summary));
+  });
+
+program
+  .command("settings")
+  .description("list every setting of kiln train pretrain with its default")
+  .action(async () => {
+    const { describeSettings } = await import("./train/config.ts");
+    for (const { name, default: value, description } of describeSettings()) {
+      process.stdout.write(`${name.padEnd(38)} ${value.padEnd(24)} ${description}\n`);
+    }
+  });
+
+interface SampleFlags {
+  prompt: string;
+  maxTokens: number;
+  temperature: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  seed?: number;
+}
+
+program
+  .command("sample")
+  .argument("<model>", "model folder in Hugging Face layout, e.g. runs/demo/model")
+  .description("continue a prompt, streaming the text")
+  .option("--prompt <text>", "what to continue", "Once upon a time")
+  .option("--max-tokens <n>", "tokens to write at most", integer, 200)
+  .option("--temperature <x>", "0 takes the likeliest token each time", decimal, 0.8)
+  .option("--top-k <n>", "keep the k likeliest tokens", integer)
+  .option("--top-p <x>", "keep the likeliest tokens up to this probability together", decimal)
+  .option("--min-p <x>", "keep tokens at least this share as likely as the likeliest", decimal)
+  .option("--seed <n>", "the same seed gives the same text", integer)
+  .addHelpText(
+    "after",
+    examples(
+      'kiln sample runs/demo/model --prompt "Once upon a time"',
+      'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
+    ),
+  )
+  .action(async (path: string, flags: SampleFlags) => {
+    await openAdapterQuietly();
+    const { loadModel } = await import("./models/checkpoint.ts");
+    const { TextGenerator } = await import("./serve/generate.ts");
+    const { model, tokenizer } = await loadModel(path);
+    const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+    process.stdout.write(flags.prompt);
+    const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;
+    const options = { max_tokens, temperature, top_k: topK, top_p: topP, min_p: minP, seed };
+    for await (const text of generator.stream(flags.prompt, definedOnly(options))) process.stdout.write(text);
+    process.stdout.write("\n");
+  });
+
+interface ServeFlags {
+  port: number;
+  host: string;
+  apiKey?: string;
+  servedModelName?: string;
+  maxModelLen?: number;
+  maxNumSeqs?: number;
+  maxNumBatchedTokens?: number;
+  cacheMib?: number;
+}
+
+program
+  .command("serve")
+  .argument("<model>", "model folder in Hugging Face layout")
+  .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
+  .option("--port <n>", "0 takes a free one", integer, 8000)
+  .option("--host <address>", "address to listen on", "127.0.0.1")
+  .addOption(new Option("--api-key <key>", "clients must send this key").env("KILN_API_KEY"))
+  .option("--served-model-name <name>", "the name that clients use; default: the folder's name")
+  .option("--max-model-len <n>", "longest prompt plus answer, in tokens", integer)
+  .option("--max-num-seqs <n>", "answers written at once (default 64)", integer)
+  .option("--max-num-batched-tokens <n>", "tokens computed in one step (default 512)", integer)
+  .option("--cache-mib <n>", "room for keys and values (default 256)", integer)
+  .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
+  .action(async (path: string, flags: ServeFlags) => {
+    await openAdapterQuietly();
+    const { loadModel } = await import("./models/checkpoint.ts");
+    const loaded = await loadModel(path);
+    await serveModel(loaded, flags);
+  });
+
+program
+  .command("verify")
+  .argument(
+    "<folder>",
+    "fixtures laid out like the golden reference: ops.json, optim.json, models/, curves/ …",
+  )
+  .description("run golden fixtures on this machine's adapter and print the largest error of each case")
+  .option("--filter <text>", "only cases whose name holds this text")
+  .option("--json", "one JSON object a line")
+  .addHelpText(
+    "after",
+    examples("kiln verify tests/fixtures/golden", "kiln verify tests/fixtures/golden --filter attention"),
+  )
+  .action(async (folder: string, options: { filter?: string; json?: boolean }) => {
+    await openAdapterQuietly();
+    const { verify } = await import("./bench/verify/index.ts");
+    const { failed } = await verify(folder, {
+      ...options,
+      write: (line) => void process.stdout.write(`${line}\n`),
+    });
+    process.exitCode = failed > 0 ? 1 : 0;
+  });
+
+program
+  .command("bench")
+  .description(
+    "measure kernels, a training step and decoding against this adapter's own limits and against peers",
+  )
+  .option("--filter <text>", "only rows whose name holds this text")
+  .option("--quick", "fewer repetitions")
+  .option("--record", "append the figures to bench/history")
+  .option("--json", "one JSON object instead of a table")
+  .addHelpText("after", examples("npm run bench", "KILN_UNCHECKED=1 kiln bench --filter matmul"))
+  .action(async (options: { filter?: string; quick?: boolean; record?: boolean; json?: boolean }) => {
+    const { bench } = await import("./bench/run.ts");
+    await bench(options);
+  });
+
+program
+  .command("demo")
+  .description("what `npm start` runs: train a TinyLLM on built-in stories, show it, serve it")
+  .option("--smoke", "toy length, one request to the server, then exit")
+  .option("--out <folder>", "folder of the run", "runs/demo")
+  .option("--port <n>", "0 takes a free one", integer, 8000)
+  .option("--fresh", "train again although the folder holds a finished model")
+  .action(async (flags: { smoke?: boolean; out: string; port: number; fresh?: boolean }) => {
+    const { demo } = await import("./train/demo.ts");
+    await openAdapterQuietly();
+    const { loadModel } = await import("./models/checkpoint.ts");
+    const { modelDir } = await demo({ ...flags, say, pretrain: runPretraining });
+    await serveModel(
+      await loadModel(modelDir),
+      { port: flags.smoke ? 0 : flags.port, host: "127.0.0.1" },
+      flags.smoke,
+    );
+  });
+
+async function openAdapterQuietly() {
+  const { openDevice } = await import("./kernels/index.ts");
+  return openDevice();
+}
+
+/** Trains with samples drawn by the server's generator; the first Ctrl-C saves a checkpoint, the second ends at once. */
+async function runPretraining(config: import("./train/config.ts").PretrainConfig) {
+  const { pretrain } = await import("./train/pretrain.ts");
+  const { TextGenerator } = await import("./serve/generate.ts");
+  const { device } = await import("./core/device.ts");
+  const { describe } = await import("./core/adapter.ts");
+  const { description } = await openAdapterQuietly();
+  say(`${describe(description)}`);
+  void device;
+  const controller = new AbortController();
+  const stop = () => {
+    if (controller.signal.aborted) process.exit(130);
+    say("\nstopping after this step; once more to stop at once without saving");
+    controller.abort();
+  };
+  process.on("SIGINT", stop);
+  process.on("SIGTERM", stop);
+  try {
+    return await pretrain({
+      config,
+      say,
+      signal: controller.signal,
+      makeSampler: (model, tokenizer) => {
+        const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+        return (prompt, options) => generator.complete(prompt, options);
+      },
+    });
+  } finally {
+    process.off("SIGINT", stop);
+    process.off("SIGTERM", stop);
+  }
+}
+
+/** Serves until a signal; with `once`, answers one request of its own and stops. */
+async function serveModel(
+  loaded: import("./models/checkpoint.ts").LoadedModel,
+  flags: ServeFlags,
+  once = false,
+): Promise<void> {
+  const { createServer } = await import("./serve/index.ts");
+  const { ModelRunner } = await import("./serve/runner.ts");
+  const { connectionHelp, modelNameOf } = await import("./serve/banner.ts");
+  const { maxModelLen, maxNumSeqs: maxSequences, cacheMib } = flags;
+  const runner = new ModelRunner(
+    loaded.model,
+    definedOnly({ maxModelLen, maxSequences, cacheBytes: cacheMib && cacheMib * 2 ** 20 }),
+  );
+  const modelName = flags.servedModelName ?? modelNameOf(loaded.directory);
+  const server = createServer({
+    runner,
+    tokenizer: loaded.tokenizer,
+    modelName,
+    ...definedOnly({
+      apiKey: flags.apiKey,
+      maxSeqs: maxSequences,
+      maxBatchedTokens: flags.maxNumBatchedTokens,
+    }),
+  });
+  const url = await server.listen({ host: flags.host, port: flags.port });
+  process.stdout.write(connectionHelp(url, modelName));
+  if (once) {
+    const body = JSON.stringify({
+      model: modelName,
+      prompt: "Once upon a time",
+      max_tokens: 24,
+      temperature: 0,
+    });
+    const answer = await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body,
+    });
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}: ${await answer.text()}`);
+    const { choices } = (await answer.json()) as { choices: { text: string }[] };
+    process.stdout.write(`\nThe server answers: Once upon a time${choices[0]!.text}\n`);
+    await server.close();
+    return;
+  }
+  await new Promise<void>((resolve) => {
+    process.once("SIGINT", resolve);
+    process.once("SIGTERM", resolve);
+  });
+  say("\nfinishing the running answers; once more to stop at once");
+  process.once("SIGINT", () => process.exit(130));
+  await server.close();
+}
+
+/** Flags as settings: later than the file, named as the flag in messages. */
+function flagOverrides(flags: PretrainFlags) {
+  const paths: [keyof PretrainFlags, string, string[]][] = [
+    ["data", "--data", ["data", "path"]],
+    ["out", "--out", ["out_dir"]],
+    ["steps", "--steps", ["train", "steps"]],
+    ["batchSize", "--batch-size", ["train", "batch_size"]],
+    ["sequenceLength", "--sequence-length", ["train", "sequence_length"]],
+    ["learningRate", "--learning-rate", ["train", "learning_rate"]],
+    ["vocabSize", "--vocab-size", ["tokenizer", "vocab_size"]],
+    ["seed", "--seed", ["train", "seed"]],
+    ["resume", "--resume", ["resume"]],
+  ];
+  return paths.flatMap(([key, flag, path]) =>
+    flags[key] === undefined ? [] : [{ path, value: flags[key], from: flag }],
+  );
+}
+
+function summaryText(summary: {
+  modelDir: string;
+  lossCurve: string;
+  trainLoss: number;
+  validationLoss: number | null;
+  bitsPerByte: number | null;
+}): string {
+  const { modelDir, lossCurve, trainLoss, validationLoss, bitsPerByte } = summary;
+  const validation =
+    validationLoss === null
+      ? ""
+      : `, validation loss ${validationLoss.toFixed(4)} (${bitsPerByte!.toFixed(4)} bits per byte)`;
+  return `training loss ${trainLoss.toFixed(4)}${validation}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`;
+}
+
+/** The object without its undefined members. */
+function definedOnly<T extends object>(object: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as never;
+}
+
+async function main(): Promise<void> {
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? 0 : 2;
+      return;
+    }
+    const { message, stack, exitCode } = error as KilnError;
+    say(`kiln: ${Number(process.env.DEBUG) >= 1 ? stack : message}`);
+    process.exitCode = exitCode ?? 1;
+  }
+}
+
+await main();
+// The driver's threads and pending timers must not keep a finished command alive.
+process.exit();

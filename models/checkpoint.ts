@@ -1,0 +1,77 @@
+import { join } from "node:path";
+import { device } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import type { Module } from "../nn/index.ts";
+import { Tokenizer } from "../tokenizer/index.ts";
+import { readLlamaConfig, toGenerationConfig, toHfConfig } from "./config.ts";
+import { atomicWriteDirectory, currentDirectory, writeJson } from "./files.ts";
+import { LlamaForCausalLM } from "./llama.ts";
+import { type HostTensor, readModelWeights, toFloat32, writeSafetensors } from "./safetensors.ts";
+
+/** A model as a Hugging Face directory holds it. */
+export interface LoadedModel {
+  model: LlamaForCausalLM;
+  tokenizer: Tokenizer;
+  directory: string;
+}
+
+/**
+ * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory.
+ * Errors name the file or the tensor that is missing, corrupt or does not fit.
+ */
+export async function loadModel(path: string): Promise<LoadedModel> {
+  const directory = await currentDirectory(path);
+  const config = await readLlamaConfig(directory);
+  const largest = config.vocab_size * config.hidden_size * 4;
+  if (largest > device().profile.maxBindingBytes) {
+    const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+    throw new KilnError(
+      `${path} is too large for this adapter: its embedding takes ${mib(largest)}, one buffer may have ` +
+        `${mib(device().profile.maxBindingBytes)}; use a GPU with larger limits (kiln doctor prints them) or a smaller model`,
+      { code: "model_too_large" },
+    );
+  }
+  const tokenizer = Tokenizer.load(directory);
+  const model = new LlamaForCausalLM(config);
+  loadWeights(model, await readModelWeights(directory));
+  return { model, tokenizer, directory };
+}
+
+/** Copies tensors of a checkpoint into a model's parameters. */
+export function loadWeights(model: Module, weights: ReadonlyMap<string, HostTensor>): void {
+  model.loadParameters((name) => {
+    const found = weights.get(name);
+    return found && { shape: found.shape, values: () => toFloat32(found) };
+  });
+}
+
+/** The parameters' values, as float32 in host memory. */
+export async function readWeights(model: Module): Promise<Map<string, HostTensor>> {
+  const weights = new Map<string, HostTensor>();
+  for (const [name, parameter] of model.namedParameters()) {
+    const values = Float32Array.from(await parameter.data());
+    weights.set(name, { dtype: "F32", shape: [...parameter.shape], bytes: new Uint8Array(values.buffer) });
+  }
+  return weights;
+}
+
+/** Writes a Hugging Face directory that transformers, vLLM and llama.cpp's converter load, all or nothing. */
+export async function saveModel(
+  directory: string,
+  model: LlamaForCausalLM,
+  tokenizer: Tokenizer,
+): Promise<void> {
+  await atomicWriteDirectory(directory, (temporary) => writeModelFiles(temporary, model, tokenizer));
+}
+
+/** The files of a model directory, into a directory that exists. */
+export async function writeModelFiles(
+  directory: string,
+  model: LlamaForCausalLM,
+  tokenizer: Tokenizer,
+): Promise<void> {
+  await writeSafetensors(join(directory, "model.safetensors"), await readWeights(model));
+  await writeJson(join(directory, "config.json"), toHfConfig(model.config));
+  await writeJson(join(directory, "generation_config.json"), toGenerationConfig(model.config));
+  tokenizer.save(directory);
+}

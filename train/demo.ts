@@ -1,0 +1,109 @@
+import { existsSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { loadPretrainConfig, type Override, type PretrainConfig } from "./config.ts";
+import type { PretrainResult } from "./pretrain.ts";
+import { newestCheckpoint } from "./run_files.ts";
+
+export interface DemoOptions {
+  /** Toy length: everything once, nothing learned. */
+  smoke?: boolean;
+  /** Train again although a finished model is there. */
+  fresh?: boolean;
+  out: string;
+  say: (line: string) => void;
+  pretrain: (config: PretrainConfig) => Promise<PretrainResult>;
+}
+
+/** Sizes that read like the corpus after a few minutes on two processor cores. */
+const lesson = {
+  data: { corpus: { stories: 6000 } },
+  tokenizer: { vocab_size: 1024 },
+  train: { steps: 600, batch_size: 8, sequence_length: 192, learning_rate: 3e-3, warmup_steps: 40 },
+  eval: { every: 150, batches: 6 },
+  sample: { every: 150, max_tokens: 120, temperature: 0.7 },
+  checkpoint: { every: 150, keep: 1 },
+};
+
+/** The same path through the program in seconds. */
+const toy = {
+  data: { corpus: { stories: 120 } },
+  tokenizer: { vocab_size: 384 },
+  model: { hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2 },
+  train: { steps: 12, batch_size: 4, sequence_length: 64, learning_rate: 3e-3, warmup_steps: 4 },
+  eval: { every: 6, batches: 2 },
+  sample: { every: 0, max_tokens: 24, temperature: 0.7 },
+  checkpoint: { every: 6, keep: 1 },
+};
+
+/**
+ * The demo: trains a TinyLLM on the built-in stories (or goes on with an interrupted run, or takes the finished model)
+ * and shows what it wrote before and after. Returns the model's folder.
+ */
+export async function demo(options: DemoOptions): Promise<{ modelDir: string }> {
+  const { out, say } = options;
+  const modelDir = join(out, "model");
+  if (options.fresh || options.smoke) await rm(out, { recursive: true, force: true });
+  if (existsSync(join(modelDir, "config.json"))) {
+    say(`${modelDir} is trained already; npm start -- --fresh trains it again`);
+    return { modelDir };
+  }
+  const settings = {
+    ...(options.smoke ? toy : lesson),
+    out_dir: out,
+    resume: (await newestCheckpoint(out)) !== null,
+  };
+  const config = await loadPretrainConfig(null, flatten(settings));
+  const result = await options.pretrain(config);
+  say(
+    sideBySide(result.samples.before[0] ?? "", result.samples.after[0] ?? "", process.stderr.columns ?? 100),
+  );
+  const { trainLoss, validationLoss, bitsPerByte, lossCurve } = result;
+  say(
+    `training loss ${trainLoss.toFixed(3)}, validation loss ${validationLoss?.toFixed(3)} (${bitsPerByte?.toFixed(3)} bits per byte)`,
+  );
+  say(`loss curve: ${lossCurve}   samples: ${join(out, "samples.txt")}   model: ${modelDir}`);
+  return { modelDir };
+}
+
+/** Nested settings as overrides. */
+function flatten(settings: object, path: string[] = []): Override[] {
+  return Object.entries(settings).flatMap(([key, value]) => {
+    const at = [...path, key];
+    const nested = value !== null && typeof value === "object" && !Array.isArray(value);
+    return nested ? flatten(value as object, at) : [{ path: at, value, from: "the demo" }];
+  });
+}
+
+/** Two texts in columns under the headings "before training" and "after training". */
+export function sideBySide(before: string, after: string, width: number): string {
+  const column = Math.max(24, Math.floor((Math.min(width, 140) - 3) / 2));
+  const left = wrap(before, column);
+  const right = wrap(after, column);
+  const line = (a: string, b: string) => `${a.padEnd(column)} | ${b}`;
+  const rows = Array.from({ length: Math.max(left.length, right.length) }, (_, i) =>
+    line(left[i] ?? "", right[i] ?? ""),
+  );
+  return [
+    "",
+    line("before training", "after training"),
+    line("-".repeat(column), "-".repeat(column)),
+    ...rows,
+    "",
+  ].join("\n");
+}
+
+/** Lines of at most `width` characters; control and unprintable characters become spaces. */
+function wrap(text: string, width: number): string[] {
+  const words = text
+    .replaceAll(/[\p{C}\s]+/gu, " ")
+    .trim()
+    .split(" ");
+  const lines = [""];
+  for (const word of words.flatMap((w) => w.match(new RegExp(`.{1,${width}}`, "gu")) ?? [])) {
+    const last = lines.at(-1)!;
+    if (last && last.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = last ? `${last} ${word}` : word;
+  }
+  return lines;
+}

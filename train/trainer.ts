@@ -1,0 +1,120 @@
+import { grads } from "../core/autograd.ts";
+import { compile } from "../core/compile.ts";
+import { persist, scope } from "../core/device.ts";
+import { noGrad } from "../core/tape.ts";
+import { type Tensor, tensor, zeros } from "../core/tensor.ts";
+import { addInto, assignInto, globalNorm } from "../kernels/index.ts";
+import type { LlamaForCausalLM } from "../models/llama.ts";
+import type { Batch } from "./data/index.ts";
+import type { Optimizer } from "./optim.ts";
+
+/** What an update leaves behind, still on the device: reading it waits. */
+export interface StepResult {
+  /** Sum of the token losses of the whole update, in nats. */
+  lossSum: Tensor;
+  /** Norm of the gradient of the mean loss, before clipping. */
+  gradNorm: Tensor;
+  /** Supervised tokens of the update: the mean loss is lossSum / supervised. */
+  supervised: number;
+}
+
+export interface TrainerOptions {
+  /** Gradients are scaled down to this global norm; 0 leaves them. */
+  maxGradNorm: number;
+  /** Tokens of a row. */
+  sequenceLength: number;
+}
+
+/**
+ * Forward, backward and update, traced once and replayed. Accumulation is exact: gradients of summed token losses are
+ * added up and divided once by the number of supervised tokens of all micro-batches, so cutting a batch into pieces
+ * changes nothing but rounding.
+ */
+export class Trainer {
+  readonly model: LlamaForCausalLM;
+  readonly optimizer: Optimizer;
+  private readonly parameters: Tensor[];
+  private readonly sequenceLength: number;
+  /** [1]: 1 / supervised tokens of the update. */
+  private readonly inverseCount = persist(tensor([1]));
+  /** Sums over micro-batches; made when an update first has more than one. */
+  private sums: { loss: Tensor; gradients: Tensor[] } | null = null;
+  private readonly whole: (...args: Tensor[]) => Pick<StepResult, "lossSum" | "gradNorm">;
+  private readonly first: (...args: Tensor[]) => void;
+  private readonly more: (...args: Tensor[]) => void;
+  private readonly finish: () => Pick<StepResult, "lossSum" | "gradNorm">;
+  private readonly lossOf: (...args: Tensor[]) => Tensor;
+
+  constructor(model: LlamaForCausalLM, optimizer: Optimizer, options: TrainerOptions) {
+    this.model = model;
+    this.optimizer = optimizer;
+    this.parameters = model.parameters();
+    this.sequenceLength = options.sequenceLength;
+    const update = (lossSum: Tensor, gradients: Tensor[]) => {
+      const { norm, scale } = globalNorm(gradients, {
+        factor: this.inverseCount,
+        maxNorm: options.maxGradNorm,
+      });
+      optimizer.step(gradients, scale);
+      return { lossSum, gradNorm: norm };
+    };
+    this.whole = compile((...batch: Tensor[]) => {
+      const { lossSum, gradients } = this.differentiate(batch);
+      return noGrad(() => update(lossSum, gradients));
+    });
+    this.first = compile((...batch: Tensor[]) => this.accumulate(batch, assignInto));
+    this.more = compile((...batch: Tensor[]) => this.accumulate(batch, addInto));
+    this.finish = compile(() => noGrad(() => update(this.sums!.loss, this.sums!.gradients)));
+    this.lossOf = compile((...batch: Tensor[]) => noGrad(() => this.loss(batch)));
+  }
+
+  /** One update from one or more micro-batches of one shape. */
+  step(batches: readonly Batch[], learningRate: number): StepResult {
+    const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
+    this.inverseCount.write([1 / Math.max(supervised, 1)]);
+    this.optimizer.prepare(learningRate);
+    return scope(() => {
+      if (batches.length === 1) return { ...this.whole(...this.upload(batches[0]!)), supervised };
+      this.sums ??= persist({ loss: zeros([]), gradients: this.parameters.map((p) => zeros(p.shape)) });
+      batches.forEach((batch, i) => {
+        scope(() => (i === 0 ? this.first : this.more)(...this.upload(batch)));
+      });
+      return { ...this.finish(), supervised };
+    });
+  }
+
+  /** Sum of the token losses of a batch, in nats, without training on it. */
+  evaluate(batch: Batch): Tensor {
+    return scope(() => this.lossOf(...this.upload(batch)));
+  }
+
+  private loss([tokens, targets, positions, segments]: readonly Tensor[]): Tensor {
+    return this.model.loss({
+      tokens: tokens!,
+      targets: targets!,
+      positions: positions!,
+      segments: segments!,
+    });
+  }
+
+  private differentiate(batch: readonly Tensor[]): { lossSum: Tensor; gradients: Tensor[] } {
+    const lossSum = this.loss(batch);
+    const found = grads(lossSum, this.parameters);
+    return { lossSum, gradients: found.map((g, i) => g ?? zeros(this.parameters[i]!.shape)) };
+  }
+
+  private accumulate(batch: readonly Tensor[], into: (target: Tensor, source: Tensor) => void): void {
+    const { lossSum, gradients } = this.differentiate(batch);
+    into(this.sums!.loss, lossSum);
+    gradients.forEach((g, i) => {
+      into(this.sums!.gradients[i]!, g);
+    });
+  }
+
+  private upload(batch: Batch): Tensor[] {
+    const shape = [batch.tokens.length / this.sequenceLength, this.sequenceLength];
+    return [batch.tokens, batch.targets, batch.positions, batch.segments].map((values) =>
+      tensor(values, shape, "i32"),
+    );
+  }
+}
