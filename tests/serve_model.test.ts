@@ -1,0 +1,144 @@
+import { existsSync, readFileSync } from "node:fs";
+import OpenAI from "openai";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { dispose, scope } from "../core/device.ts";
+import { noGrad } from "../core/tape.ts";
+import { tensor } from "../core/tensor.ts";
+import { openDevice } from "../kernels/index.ts";
+import { loadModel } from "../models/checkpoint.ts";
+import { tinyllmConfig } from "../models/config.ts";
+import { LlamaForCausalLM } from "../models/llama.ts";
+import { TextGenerator } from "../serve/generate.ts";
+import { createServer, type Server } from "../serve/index.ts";
+import { ModelRunner } from "../serve/runner.ts";
+import { argmax } from "../serve/sampler/cpu.ts";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { storyCorpus } from "../train/data/index.ts";
+
+/** A real model behind a real socket and the official client: what it answers must not depend on what else it does. */
+const dataFolder = new URL("../../shared/data/models/", import.meta.url).pathname;
+const hasData = existsSync(`${dataFolder}stories260K-hf`);
+
+beforeAll(async () => {
+  await openDevice();
+});
+
+/** A server on a free port and a client of it. */
+async function start(model: LlamaForCausalLM, tokenizer: Tokenizer, options: { blocks?: number } = {}) {
+  const bytesPerBlock =
+    16 * model.config.num_key_value_heads * model.config.head_dim * 4 * 2 * model.config.num_hidden_layers;
+  const runner = new ModelRunner(model, {
+    maxSequences: 32,
+    maxModelLen: 128,
+    ...(options.blocks ? { cacheBytes: options.blocks * bytesPerBlock } : {}),
+  });
+  const server = createServer({ runner, tokenizer, modelName: "tiny", maxSeqs: 32, maxBatchedTokens: 128 });
+  const url = await server.listen({ port: 0 });
+  return { server, client: new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 }) };
+}
+
+describe("a TinyLLM with random weights", () => {
+  let server: Server;
+  let client: OpenAI;
+  let model: LlamaForCausalLM;
+  let tokenizer: Tokenizer;
+  const stories = [...storyCorpus({ seed: 5, stories: 40 })];
+
+  beforeAll(async () => {
+    tokenizer = new Tokenizer(trainBpe(stories, { vocab_size: 400, special_tokens: ["<|endoftext|>"] }));
+    // Large weights: with the usual small ones every answer would be the same few tokens.
+    model = new LlamaForCausalLM(
+      tinyllmConfig({
+        vocab_size: tokenizer.vocabSize,
+        num_hidden_layers: 2,
+        initializer_range: 0.3,
+        num_key_value_heads: 2,
+      }),
+    ).init(3);
+    ({ server, client } = await start(model, tokenizer));
+  });
+  afterAll(() => server.close(0));
+
+  const prompts = Array.from({ length: 32 }, (_, i) => stories[i]!.slice(0, 8 + 5 * i));
+  const body = (i: number) => ({
+    model: "tiny",
+    prompt: prompts[i]!,
+    max_tokens: 12 + (i % 9),
+    temperature: i % 2 ? 0 : 0.9,
+    seed: i,
+    logprobs: 1,
+  });
+  const streamed = async (on: OpenAI, i: number) => {
+    let text = "";
+    const numbers: number[] = [];
+    for await (const chunk of await on.completions.create({ ...body(i), stream: true })) {
+      text += chunk.choices[0]?.text ?? "";
+      numbers.push(...((chunk.choices[0]?.logprobs?.token_logprobs ?? []) as number[]));
+    }
+    return { text, numbers };
+  };
+
+  it("answers 32 concurrent streams as it answers them one at a time, bit for bit", async () => {
+    const alone = [];
+    for (let i = 0; i < prompts.length; i++) alone.push(await streamed(client, i));
+    const together = await Promise.all(prompts.map((_, i) => streamed(client, i)));
+    expect(new Set(alone.map((a) => a.text)).size).toBeGreaterThan(16);
+    // Log probabilities are compared as numbers: not one bit may differ.
+    expect(together).toEqual(alone);
+    expect(server.engine.stats().blocksUsed).toBe(0);
+  });
+
+  it("gives the same answers when it must preempt for want of cache blocks", async () => {
+    const roomy = await Promise.all([0, 9, 18, 27, 31].map((i) => streamed(client, i)));
+    const tight = await start(model, tokenizer, { blocks: 10 });
+    const squeezed = await Promise.all([0, 9, 18, 27, 31].map((i) => streamed(tight.client, i)));
+    expect(squeezed).toEqual(roomy);
+    expect(tight.server.engine.stats().preemptions).toBeGreaterThan(0);
+    expect(tight.server.engine.stats().blocksUsed).toBe(0);
+    await tight.server.close(0);
+  });
+
+  it("answers as a forward pass over whole sequences does, without a cache", async () => {
+    const ids = await tokenizer.encode(prompts[1]!);
+    const count = ids.length;
+    for (let i = 0; i < 12; i++) {
+      const logits = scope(() =>
+        noGrad(() => {
+          const shape = [1, ids.length];
+          const positions = tensor([...ids.keys()], shape, "i32");
+          return model.logits(model.hidden(tensor(ids, shape, "i32"), { positions }));
+        }),
+      );
+      const last = (await logits.data()).slice(-model.config.vocab_size);
+      dispose(logits);
+      ids.push(argmax(last));
+    }
+    const { choices } = await client.completions.create({ ...body(1), max_tokens: 12, temperature: 0 });
+    expect(tokenizer.decode(ids.slice(count))).toBe(choices[0]!.text);
+  });
+});
+
+describe("stories260K, a real trained model", () => {
+  it.skipIf(!hasData)(
+    "continues as llama2.c does, offline and through the server (needs ../shared/data)",
+    async () => {
+      const { model, tokenizer } = await loadModel(`${dataFolder}stories260K-hf`);
+      const expected = readFileSync(`${dataFolder}stories260K/expected_greedy_200.txt`, "utf8");
+      const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+      expect(await generator.complete("", { temperature: 0, max_tokens: 200 })).toBe(expected.trimEnd());
+      generator.close();
+      const runner = new ModelRunner(model);
+      const server = createServer({ runner, tokenizer, modelName: "stories" });
+      const client = new OpenAI({ baseURL: `${await server.listen({ port: 0 })}/v1`, apiKey: "none" });
+      const answer = await client.completions.create({
+        model: "stories",
+        prompt: [1],
+        temperature: 0,
+        max_tokens: 200,
+      });
+      expect(answer.choices[0]!.text.trimEnd()).toBe(expected.trimEnd());
+      expect(server.engine.stats().blocksUsed).toBe(0);
+      await server.close(0);
+    },
+  );
+});
