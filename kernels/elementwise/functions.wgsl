@@ -5,10 +5,14 @@
 fn is_nan(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) > VU(0x7f800000u); }
 fn is_finite(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) < VU(0x7f800000u); }
 
-// Some adapters answer NaN, and the logarithm of negative numbers, with numbers.
+// Some adapters answer NaN, and the logarithm of what is not positive and finite, with numbers.
 fn quiet_nan(x: V) -> V { return bitcast<V>(VU(0x7fc00000u) | bitcast<VU>(x)); } // not a constant: WGSL refuses NaN
 fn exp_kept(x: V) -> V { return select(exp(x), x, is_nan(x)); }
-fn log_kept(x: V) -> V { return select(log(x), quiet_nan(x), is_nan(x) | (x < V(0.0))); }
+fn log_kept(x: V) -> V {
+  let minus_infinity = bitcast<V>(VU(0xff800000u) | bitcast<VU>(x)); // where x is 0
+  let value = select(select(log(x), x, !is_finite(x)), minus_infinity, x == V(0.0));
+  return select(value, quiet_nan(x), is_nan(x) | (x < V(0.0)));
+}
 
 // NaN of either argument is kept, as in PyTorch; the builtins may drop it.
 fn maximum(a: V, b: V) -> V { return select(max(a, b), a + b, is_nan(a) | is_nan(b)); }
@@ -75,10 +79,10 @@ fn erf(x: V) -> V {
 
 // x^e with the signs of negative bases and whole exponents that the builtin leaves open.
 fn power(x: V, e: V) -> V {
-  let size = pow(abs(x), e);
+  let size = select(pow(abs(x), e), 1.0 / abs(x), (x == V(0.0)) & (e < V(0.0)));
   let whole = floor(e) == e;
   let odd = abs(e - 2.0 * floor(e * 0.5)) == V(1.0);
-  let undefined = (x < V(0.0)) & !whole;
+  let undefined = (x < V(0.0)) & !whole & is_finite(x);
   let signed_size = select(size, -size, (x < V(0.0)) & odd);
   let open = select(signed_size, quiet_nan(x), undefined | is_nan(x) | is_nan(e));
   return select(open, V(1.0), e == V(0.0));

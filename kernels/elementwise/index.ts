@@ -2,13 +2,6 @@ import type { DType } from "../../core/dtype.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { castTo, elementwise } from "./op.ts";
 
-export { derivative } from "./derive.ts";
-export { call, cost, type Expr, name, names, number, parse, print, substitute } from "./expr.ts";
-export { maxInputs } from "./lower.ts";
-export { elementwiseProgram, type FusedAttrs, formula, fused } from "./op.ts";
-export { type ComputeType, computeType, type Program, promote } from "./program.ts";
-export { table } from "./table.ts";
-
 /** An operand: a tensor, or a number, which adapts to the other operand's dtype. */
 export type Operand = Tensor | number;
 
