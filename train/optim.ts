@@ -1,0 +1,300 @@
+import { persist } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { noGrad } from "../core/tape.ts";
+import { ones, type Tensor, zeros } from "../core/tensor.ts";
+import {
+  adamStep,
+  add,
+  descend,
+  div,
+  globalNorm,
+  type Hyper,
+  hyperNames,
+  hyperValues,
+  matmul,
+  maximum,
+  mul,
+  muonMomentum,
+  rmspropStep,
+  roundBfloat16,
+  sgdStep,
+  sqrt,
+  square,
+  sum,
+  transpose,
+} from "../kernels/index.ts";
+
+/** Updates parameters in place. A step is a write of a few numbers (`prepare`) and device work (`step`). */
+export interface Optimizer {
+  /** Updates prepared so far; a resumed run sets it. */
+  steps: number;
+  /** Counts a step and writes everything that changes from step to step to the device. Outside compiled steps. */
+  prepare(learningRate: number): void;
+  /**
+   * Records the update: gradients in the order of the parameters, each multiplied by `scale` (one element; a scale
+   * of 0 leaves everything as it is). May be part of a compiled step.
+   */
+  step(gradients: readonly Tensor[], scale?: Tensor): void;
+  /** The tensors that a checkpoint must keep besides `steps`, by name; loading writes into them. */
+  state(): ReadonlyMap<string, Tensor>;
+}
+
+export interface OptimizerOptions {
+  weightDecay?: number;
+  /** Which parameters are decayed; all when absent. */
+  decays?: (name: string, parameter: Tensor) => boolean;
+}
+
+/** A parameter with what its optimizer keeps of it. */
+interface Slot {
+  parameter: Tensor;
+  states: Tensor[];
+  hyper: Tensor;
+}
+
+/** What all optimizers share: f32 states of a parameter's shape, and one hyper tensor for each weight decay. */
+abstract class SlotOptimizer implements Optimizer {
+  steps = 0;
+  private readonly slots: Slot[] = [];
+  private readonly named = new Map<string, Tensor>();
+  private readonly groups = new Map<number, Tensor>();
+  private readonly unit: Tensor;
+
+  constructor(
+    parameters: ReadonlyMap<string, Tensor>,
+    stateNames: readonly string[],
+    options: OptimizerOptions,
+  ) {
+    const first = parameters.values().next().value;
+    if (!first) throw new KilnError("an optimizer needs at least one parameter");
+    this.unit = persist(ones([1], "f32", first.device));
+    for (const [name, parameter] of parameters) {
+      const decay = (options.decays?.(name, parameter) ?? true) ? (options.weightDecay ?? 0) : 0;
+      const states = stateNames.map((state) => {
+        const t = persist(zeros(parameter.shape, "f32", parameter.device));
+        this.named.set(`${state}.${name}`, t);
+        return t;
+      });
+      this.slots.push({ parameter, states, hyper: this.group(decay, parameter) });
+    }
+  }
+
+  private group(decay: number, { device }: Tensor): Tensor {
+    const hyper = this.groups.get(decay) ?? persist(zeros([hyperNames.length], "f32", device));
+    this.groups.set(decay, hyper);
+    return hyper;
+  }
+
+  prepare(learningRate: number): void {
+    this.steps++;
+    for (const [decay, hyper] of this.groups) {
+      hyper.write(hyperValues({ ...this.hyper(learningRate, this.steps), weight_decay: decay }));
+    }
+  }
+
+  step(gradients: readonly Tensor[], scale = this.unit): void {
+    if (gradients.length !== this.slots.length) {
+      throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.slots.length} parameters`);
+    }
+    noGrad(() => {
+      this.slots.forEach((slot, i) => {
+        this.update(slot, gradients[i], scale);
+      });
+    });
+  }
+
+  state(): ReadonlyMap<string, Tensor> {
+    return this.named;
+  }
+
+  protected abstract hyper(learningRate: number, step: number): Partial<Hyper>;
+  protected abstract update(slot: Slot, gradient: Tensor, scale: Tensor): void;
+}
+
+export interface AdamOptions extends OptimizerOptions {
+  betas?: readonly [number, number];
+  eps?: number;
+}
+
+/** Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. */
+export class AdamW extends SlotOptimizer {
+  private readonly options: AdamOptions;
+  private readonly decoupled: boolean;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamOptions = {}, decoupled = true) {
+    super(parameters, ["exp_avg", "exp_avg_sq"], options);
+    this.options = options;
+    this.decoupled = decoupled;
+  }
+
+  protected hyper(lr: number, step: number): Partial<Hyper> {
+    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8 } = this.options;
+    return {
+      lr,
+      beta1,
+      one_minus_beta1: 1 - beta1,
+      beta2,
+      one_minus_beta2: 1 - beta2,
+      eps,
+      bias1: 1 - beta1 ** step,
+      root_bias2: Math.sqrt(1 - beta2 ** step),
+    };
+  }
+
+  protected update(
+    { parameter, states: [first, second], hyper }: Slot,
+    gradient: Tensor,
+    scale: Tensor,
+  ): void {
+    adamStep(parameter, gradient, first, second, hyper, scale, this.decoupled);
+  }
+}
+
+/** Adam (Kingma & Ba 2015), as torch.optim.Adam: weight decay is added to the gradient. */
+export class Adam extends AdamW {
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamOptions = {}) {
+    super(parameters, options, false);
+  }
+}
+
+export interface SgdOptions extends OptimizerOptions {
+  momentum?: number;
+  dampening?: number;
+  nesterov?: boolean;
+}
+
+/** Stochastic gradient descent with momentum, as torch.optim.SGD. */
+export class Sgd extends SlotOptimizer {
+  private readonly options: SgdOptions;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: SgdOptions = {}) {
+    super(parameters, ["momentum_buffer"], options);
+    this.options = options;
+  }
+
+  protected hyper(lr: number, step: number): Partial<Hyper> {
+    const { momentum = 0, dampening = 0 } = this.options;
+    return { lr, momentum, fresh: step === 1 || momentum === 0 ? 1 : 1 - dampening };
+  }
+
+  protected update({ parameter, states: [buffer], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
+    sgdStep(parameter, gradient, buffer, hyper, scale, this.options.nesterov ?? false);
+  }
+}
+
+export interface RmspropOptions extends OptimizerOptions {
+  alpha?: number;
+  eps?: number;
+}
+
+/** RMSprop (Hinton 2012), as torch.optim.RMSprop without momentum. */
+export class Rmsprop extends SlotOptimizer {
+  private readonly options: RmspropOptions;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: RmspropOptions = {}) {
+    super(parameters, ["square_avg"], options);
+    this.options = options;
+  }
+
+  protected hyper(lr: number): Partial<Hyper> {
+    const { alpha = 0.99, eps = 1e-8 } = this.options;
+    return { lr, beta2: alpha, one_minus_beta2: 1 - alpha, eps };
+  }
+
+  protected update({ parameter, states: [second], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
+    rmspropStep(parameter, gradient, second, hyper, scale);
+  }
+}
+
+export interface AdagradOptions extends OptimizerOptions {
+  lrDecay?: number;
+  eps?: number;
+}
+
+/** Adagrad (Duchi et al. 2011), as torch.optim.Adagrad. */
+export class Adagrad extends SlotOptimizer {
+  private readonly options: AdagradOptions;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdagradOptions = {}) {
+    super(parameters, ["sum"], options);
+    this.options = options;
+  }
+
+  protected hyper(lr: number, step: number): Partial<Hyper> {
+    const { lrDecay = 0, eps = 1e-10 } = this.options;
+    return { lr: lr / (1 + (step - 1) * lrDecay), beta2: 1, one_minus_beta2: 1, eps };
+  }
+
+  protected update({ parameter, states: [second], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
+    rmspropStep(parameter, gradient, second, hyper, scale);
+  }
+}
+
+export interface MuonOptions extends OptimizerOptions {
+  momentum?: number;
+  nesterov?: boolean;
+  /** Coefficients of the Newton-Schulz polynomial. */
+  coefficients?: readonly [number, number, number];
+  iterations?: number;
+  eps?: number;
+}
+
+/**
+ * Muon (Jordan et al. 2024), as torch.optim.Muon with its original learning rate adjustment: momentum, then the
+ * update's nearest semi-orthogonal matrix, scaled by sqrt(max(1, rows / columns)). For matrices only.
+ */
+export class Muon extends SlotOptimizer {
+  private readonly options: MuonOptions;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: MuonOptions = {}) {
+    for (const [name, { rank }] of parameters) {
+      if (rank !== 2)
+        throw new KilnError(`Muon takes matrices only; ${name} has rank ${rank}: give it to AdamW`);
+    }
+    super(parameters, ["momentum_buffer"], { weightDecay: 0.1, ...options });
+    this.options = options;
+  }
+
+  protected hyper(lr: number): Partial<Hyper> {
+    return { lr, momentum: this.options.momentum ?? 0.95 };
+  }
+
+  protected update({ parameter, states: [buffer], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
+    const moved = muonMomentum(buffer, gradient, hyper, scale, this.options.nesterov ?? true);
+    const [rows, columns] = parameter.shape;
+    descend(
+      parameter,
+      orthogonalize(moved, this.options),
+      hyper,
+      scale,
+      Math.sqrt(Math.max(1, rows / columns)),
+    );
+  }
+}
+
+/**
+ * The nearest semi-orthogonal matrix, nearly, by Newton-Schulz iterations whose every result is rounded to bfloat16,
+ * which is how the reference defines them.
+ */
+function orthogonalize(update: Tensor, options: MuonOptions): Tensor {
+  const { coefficients: [a, b, c] = [3.4445, -4.775, 2.0315], iterations = 5, eps = 1e-7 } = options;
+  const tall = update.shape[0] > update.shape[1];
+  const start = roundBfloat16(tall ? transpose(update) : update);
+  const norm = maximum(roundBfloat16(sqrt(sum(square(start)))), eps);
+  let x = roundBfloat16(div(start, norm));
+  for (let i = 0; i < iterations; i++) {
+    const gram = roundBfloat16(matmul(x, transpose(x)));
+    const polynomial = roundBfloat16(add(mul(gram, b), matmul(gram, gram, { scale: c })));
+    x = roundBfloat16(add(mul(x, a), matmul(polynomial, x)));
+  }
+  return tall ? transpose(x) : x;
+}
+
+/** torch.nn.utils.clip_grad_norm_ without the in-place part: the norm before clipping, and the clipped gradients. */
+export function clipGradNorm(
+  gradients: readonly Tensor[],
+  maxNorm: number,
+): { norm: Tensor; clipped: Tensor[] } {
+  const { norm, scale } = globalNorm(gradients, { maxNorm });
+  return { norm, clipped: gradients.map((g) => mul(g, scale)) };
+}
