@@ -5,6 +5,7 @@ struct Params {
   offsets: vec4<u32>,  // of grad, out, lse, grad of lse
   heads: u32,
   queries: u32,
+  cells: u32,          // components of a row, or vectors of four
 }
 @group(0) @binding(0) var<uniform> params: Params;
 #if HEAD_DIM4
@@ -30,9 +31,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let b = params.offsets.y + bt.x + bt.y + bt.z;
   var delta = 0.0;
 #if HEAD_DIM4
-  for (var c = 0u; c < HEAD_DIM4; c++) { delta += dot(vec4<f32>(grad[a / 4u + c]), vec4<f32>(out[b / 4u + c])); }
+  for (var c = 0u; c < params.cells; c++) { delta += dot(vec4<f32>(grad[a / 4u + c]), vec4<f32>(out[b / 4u + c])); }
 #else
-  for (var c = 0u; c < HEAD_DIM; c++) { delta += f32(grad[a + c * params.grad.w]) * f32(out[b + c * params.out.w]); }
+  for (var c = 0u; c < params.cells; c++) { delta += f32(grad[a + c * params.grad.w]) * f32(out[b + c * params.out.w]); }
 #endif
   let row = (id.z * params.heads + id.y) * params.queries + id.x;
 #if LSE_GRAD

@@ -18,6 +18,7 @@ struct Params {
   group: u32,           // query heads that share a key head
   queries: u32,
   keys: u32,
+  head_dim: u32,        // HEAD_DIM, for loops that are to stay loops: drivers unroll over constants, and compile for seconds
   causal: u32,
   mask_offset: u32,
   scale: f32,

@@ -30,7 +30,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let k = key_at(batch, head / params.group, j);
     let v = value_at(batch, head / params.group, j);
     var score = 0.0;
-    for (var c = 0u; c < HEAD_DIM; c++) {
+    for (var c = 0u; c < params.head_dim; c++) {
       score = fma(f32(query[q + c * params.query.w]), f32(key[k + c * params.key.w]), score);
     }
     score *= params.scale;
@@ -39,12 +39,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let weight = exp(score - higher);
     top = higher;
     total = fma(total, keep, weight);
-    for (var c = 0u; c < HEAD_DIM; c++) {
+    for (var c = 0u; c < params.head_dim; c++) {
       mean[c] = fma(mean[c], keep, weight * f32(value[v + c * params.value.w]));
     }
   }
   let norm = select(0.0, 1.0 / total, total > 0.0);
-  let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM;
-  for (var c = 0u; c < HEAD_DIM; c++) { out[o + c] = U0(mean[c] * norm); }
+  let o = ((batch * params.queries + i) * params.heads + head) * params.head_dim;
+  for (var c = 0u; c < params.head_dim; c++) { out[o + c] = U0(mean[c] * norm); }
   lse[(batch * params.heads + head) * params.queries + i] = select(NOTHING, top + log(total), total > 0.0);
 }

@@ -34,20 +34,20 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       let row = stats[(batch * params.heads + head) * params.queries + i];
       var score = 0.0;
       var along = 0.0;
-      for (var c = 0u; c < HEAD_DIM; c++) {
+      for (var c = 0u; c < params.head_dim; c++) {
         score = fma(f32(query[q + c * params.query.w]), f32(key[k + c * params.key.w]), score);
         along = fma(f32(grad[g + c * params.grad.w]), f32(value[v + c * params.value.w]), along);
       }
       let weight = exp(score * params.scale - row.x);
       let ds = weight * (along - row.y) * params.scale;
-      for (var c = 0u; c < HEAD_DIM; c++) {
+      for (var c = 0u; c < params.head_dim; c++) {
         key_sum[c] = fma(ds, f32(query[q + c * params.query.w]), key_sum[c]);
         value_sum[c] = fma(weight, f32(grad[g + c * params.grad.w]), value_sum[c]);
       }
     }
   }
-  let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * HEAD_DIM;
-  for (var c = 0u; c < HEAD_DIM; c++) {
+  let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * params.head_dim;
+  for (var c = 0u; c < params.head_dim; c++) {
     dk[o + c] = U1(key_sum[c]);
     dv[o + c] = U2(value_sum[c]);
   }

@@ -32,13 +32,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let v = value_at(batch, head / params.group, j);
     var score = 0.0;
     var along = 0.0;
-    for (var c = 0u; c < HEAD_DIM; c++) {
+    for (var c = 0u; c < params.head_dim; c++) {
       score = fma(f32(query[q + c * params.query.w]), f32(key[k + c * params.key.w]), score);
       along = fma(f32(grad[g + c * params.grad.w]), f32(value[v + c * params.value.w]), along);
     }
     let ds = exp(score * params.scale - row.x) * (along - row.y) * params.scale;
-    for (var c = 0u; c < HEAD_DIM; c++) { sum[c] = fma(ds, f32(key[k + c * params.key.w]), sum[c]); }
+    for (var c = 0u; c < params.head_dim; c++) { sum[c] = fma(ds, f32(key[k + c * params.key.w]), sum[c]); }
   }
-  let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM;
-  for (var c = 0u; c < HEAD_DIM; c++) { dq[o + c] = U0(sum[c]); }
+  let o = ((batch * params.queries + i) * params.heads + head) * params.head_dim;
+  for (var c = 0u; c < params.head_dim; c++) { dq[o + c] = U0(sum[c]); }
 }

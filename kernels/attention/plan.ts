@@ -62,6 +62,7 @@ function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean)
     group: heads / kvHeads,
     queries,
     keys,
+    head_dim: dim,
     causal: attrs.causal ? 1 : 0,
     mask_offset: offset(mask),
     scale: attrs.scale,
@@ -136,6 +137,7 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
       offsets: [grad, out, lse, lseGrad].map(offset),
       heads,
       queries,
+      cells: family.vector ? dim / 4 : dim,
     },
     grid: [Math.ceil(queries / 32), heads, batches],
     bind: ["in0", "in4", "in5", ...(lseGrad ? [`in${call.inputs.length - 1}` as const] : []), "tmp0"],
@@ -166,9 +168,8 @@ const plain: Family = {
 
 /** Queries a lane owns: two share each load and broadcast, as long as their rows stay in registers. */
 function laneRows(call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv"): number {
-  const override = Number(process.env.ROWS ?? 0);
-  if (override && pass === "forward") return override;
-  return pass === "forward" && call.inputs[0]!.shape[3]! <= 32 ? 2 : 1;
+  // Two as long as the unrolled body stays small: compilers of software adapters take seconds for thousands of lines.
+  return pass === "forward" && call.profile.subgroupSize * call.inputs[0]!.shape[3]! <= 128 ? 2 : 1;
 }
 
 const lanes: Family = {

@@ -10,7 +10,10 @@ import {
 } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
+import { cast, mul, neg, sub } from "../elementwise/index.ts";
 import { foldGrid } from "../grid.ts";
+import { sum } from "../reduce/index.ts";
+import { narrow, reshape, slice } from "../views/index.ts";
 
 export interface RopeAttrs {
   /** Pairs are neighbours (GPT-J) instead of halves of the head (Hugging Face). */
@@ -23,7 +26,7 @@ export interface RopeAttrs {
  * Rotary position embedding (Su et al. 2021): turns pair p of each head by position * inverseFrequencies[p].
  * x is f32 or f16 [B, T, H, D] with positions i32 [B, T], or [N, H, D] with positions [N]; D is even and
  * inverseFrequencies f32 [D / 2]. Pairs are (p, p + D/2), the layout of Hugging Face, or (2p, 2p + 1) when `interleaved`.
- * Angles up to 1e5 are right to 1e-6. Frequencies and positions get no derivative.
+ * Angles up to 1e5 are right to 1e-6. Positions get no derivative.
  */
 export function rope(
   x: Tensor,
@@ -75,6 +78,28 @@ function fitsFour({ inputs, attrs }: Call<RopeAttrs>): boolean {
   );
 }
 
+/** dy/d(angle) is y turned by another quarter; the angle grows with position. */
+function frequencyGradient(
+  y: Tensor,
+  dy: Tensor,
+  positions: Tensor,
+  { interleaved, inverse }: RopeAttrs,
+): Tensor {
+  const dim = y.shape[y.rank - 1]!;
+  const pick = (t: Tensor, which: 0 | 1): Tensor => {
+    const wide = cast(t, "f32");
+    if (!interleaved) return narrow(wide, -1, (which * dim) / 2, dim / 2);
+    return slice(wide, [...t.shape.slice(1).map((): [] => []), [which, dim, 2]]);
+  };
+  const turn = sub(mul(pick(dy, 1), pick(y, 0)), mul(pick(dy, 0), pick(y, 1)));
+  const place = reshape(cast(positions, "f32"), [...positions.shape, 1, 1]);
+  const total = sum(
+    mul(turn, place),
+    y.shape.slice(1).map((_, axis) => axis),
+  );
+  return inverse ? neg(total) : total;
+}
+
 export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
   name: "rope",
   doc: "Turns the pairs of each head by position * inverse frequency. Su et al. 2021, RoFormer.",
@@ -122,9 +147,11 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
       }
     }
   },
-  gradient({ inputs: [, frequencies, positions], attrs }, [dy]) {
-    const back = apply(ropeOp, [dy!, frequencies!, positions!], { ...attrs, inverse: !attrs.inverse })[0]!;
-    return [back, null, null];
+  gradient({ inputs, outputs, attrs, needs }, [dy]) {
+    const [, frequencies, positions] = inputs as [Tensor, Tensor, Tensor];
+    const back = apply(ropeOp, [dy!, frequencies, positions], { ...attrs, inverse: !attrs.inverse })[0]!;
+    const turned = needs[1] ? frequencyGradient(outputs[0]!, dy!, positions, attrs) : null;
+    return [back, turned, null];
   },
   secondOrder: true,
   variants: [
@@ -149,6 +176,8 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
       attrs,
     });
     const far = sample("far positions", [5, 2, 16], positions([5], [100000, 99999, 65537, 4095, 131071]));
+    // A difference quotient would turn these by whole rounds.
+    far.gradcheck = false;
     const strided = sample("strided", [3, 2, 8], positions([3], [0, 1, 2]));
     strided.inputs[0]!.layout = "strided";
     return [
