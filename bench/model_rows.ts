@@ -1,0 +1,110 @@
+import { dispose } from "../core/device.ts";
+import { type LlamaConfig, tinyllmConfig } from "../models/config.ts";
+import { LlamaForCausalLM } from "../models/llama.ts";
+import { PagedDecoder } from "../models/paged_decoder.ts";
+import { AdamW } from "../train/optim.ts";
+import { Trainer } from "../train/trainer.ts";
+import type { Row } from "./rows.ts";
+
+const config = tinyllmConfig({ vocab_size: 2048 });
+
+/** Weights that take part in matrix products; the embedding counts once, as the head. */
+function matrixWeights(c: LlamaConfig): number {
+  const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers } = c;
+  const heads = c.num_attention_heads + c.num_key_value_heads;
+  return layers * (2 * d * heads * c.head_dim + 3 * d * i) + d * c.vocab_size;
+}
+
+/** Two products of queries with keys and values; `pairs` of a query and a key that it may see. */
+function attentionFlops(c: LlamaConfig, pairs: number): number {
+  return 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * pairs;
+}
+
+/** One update of TinyLLM (vocabulary 2048) on 8 rows of 128 tokens: forward, backward, clipping and AdamW, compiled. */
+export function trainRow(): Row {
+  const [rows, length] = [8, 128];
+  const tokens = rows * length;
+  const weights = matrixWeights(config);
+  const forward = 2 * tokens * weights + attentionFlops(config, (rows * length * (length + 1)) / 2);
+  return {
+    name: "train step TinyLLM 8x128",
+    flops: 3 * forward,
+    // Weights read twice; gradients and both moments written and read; weights written.
+    bytes: 4 * 10 * weights,
+    unit: "GFLOP/s",
+    tokens,
+    prepare: (device) => {
+      const model = new LlamaForCausalLM(config).init(1);
+      const optimizer = new AdamW(model.namedParameters(), {
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weightDecay: 0.1,
+        decays: (_name, parameter) => parameter.rank >= 2,
+      });
+      const trainer = new Trainer(model, optimizer, { maxGradNorm: 1, sequenceLength: length });
+      const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % config.vocab_size);
+      const batch = {
+        tokens: ids,
+        targets: ids.map((id) => (id * 31 + 7) % config.vocab_size),
+        positions: ids.map((_, i) => i % length),
+        segments: new Int32Array(tokens),
+        bytes: tokens,
+        supervised: tokens,
+      };
+      return {
+        run: async (times) => {
+          for (let i = 0; i < times; i++) {
+            const { lossSum, gradNorm } = trainer.step([batch], 1e-3);
+            dispose([lossSum, gradNorm]);
+          }
+          await device.sync();
+        },
+        dispose: () => dispose([model.parameters(), optimizer.state()]),
+      };
+    },
+  };
+}
+
+/** One new token of each of `batch` sequences of 128 tokens through the paged cache, logits read back. */
+export function decodeRow(batch: number): Row {
+  const [context, blockSize] = [128, 16];
+  const blocks = context / blockSize;
+  const weights = matrixWeights(config);
+  const cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * context;
+  return {
+    name: `decode TinyLLM batch ${batch}`,
+    flops: 2 * batch * weights + attentionFlops(config, batch * context),
+    bytes: 4 * (weights + batch * cached + batch * config.vocab_size),
+    unit: "GB/s",
+    tokens: batch,
+    prepare: async () => {
+      const model = new LlamaForCausalLM(config).init(1);
+      const decoder = new PagedDecoder(model, {
+        numBlocks: batch * blocks,
+        blockSize,
+        maxSequences: batch,
+        maxBlocksPerSequence: blocks,
+      });
+      const tables = Array.from({ length: batch }, (_, s) =>
+        Array.from({ length: blocks }, (_, b) => s * blocks + b),
+      );
+      const items = (start: number, tokens: number) =>
+        tables.map((blockTable, s) => ({
+          tokens: Array.from({ length: tokens }, (_, i) => (s + i) % config.vocab_size),
+          start,
+          blockTable,
+          rows: [tokens - 1],
+        }));
+      await decoder.forward(items(0, context));
+      return {
+        run: async (times) => {
+          for (let i = 0; i < times; i++) await decoder.forward(items(context - 1, 1));
+        },
+        dispose: () => {
+          decoder.close();
+          dispose(model.parameters());
+        },
+      };
+    },
+  };
+}

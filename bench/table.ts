@@ -1,0 +1,29 @@
+import type { BenchReport, BenchResult } from "./run.ts";
+
+const widths = [34, 20, 12, 18, 11, 12, 12];
+
+function line(cells: readonly string[]): string {
+  return `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(" | ")} |`;
+}
+
+/** The head of a Markdown table, so that a run can be pasted into a page. */
+export function tableHead({ software }: BenchReport): string[] {
+  const speed = software ? "speed (software)" : "speed";
+  const head = ["work", "by", "ms", speed, "% of roof", "tokens/s", "kiln faster"];
+  return [line(head), line(widths.map((width) => "-".repeat(width)))];
+}
+
+export function renderRow(result: BenchResult, { software }: BenchReport): string {
+  const { name, by, ms, unit, roofline, tokens_per_s, kiln_ratio, error } = result;
+  if (ms === undefined || roofline === undefined) return line([name, by, "-", error ?? "-", "", "", ""]);
+  const speed = unit === "GFLOP/s" ? result.gflops! : result.gb_per_s!;
+  return line([
+    name,
+    by,
+    ms.toPrecision(3),
+    `${speed.toPrecision(3)} ${unit}${software ? " sw" : ""}`,
+    `${(100 * roofline).toFixed(1)} %`,
+    tokens_per_s === undefined ? "" : tokens_per_s.toFixed(0),
+    kiln_ratio === undefined ? "" : `${(1 / kiln_ratio).toFixed(2)} x`,
+  ]);
+}

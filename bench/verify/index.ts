@@ -1,0 +1,77 @@
+import { describe } from "../../core/adapter.ts";
+import { setDevice } from "../../core/device.ts";
+import { KilnError } from "../../core/errors.ts";
+import { openDevice } from "../../kernels/index.ts";
+import { type CurveExpectation, verifyCurve } from "./curves.ts";
+import { type Folder, readJsonFile, walk } from "./fixture.ts";
+import { type ModelExpectation, verifyLlama } from "./models.ts";
+import { isOpCases, verifyOps } from "./ops.ts";
+import { isOptimFile, verifyOptimizers } from "./optim.ts";
+import { type Counts, Report, type ReportOptions } from "./report.ts";
+import { isSamplingFile, verifySampling } from "./sampling.ts";
+import { verifySchedules } from "./schedules.ts";
+
+export type VerifyOptions = ReportOptions;
+
+const later = "not loaded by this version";
+
+/**
+ * Compares kiln on this machine's adapter with a folder of reference numbers (ops, optimizers, schedules, sampling, models,
+ * loss curves), whatever its files are called and however many there are. Writes the adapter, a line for each case with
+ * its largest error and what is allowed there, and `N passed, N failed, N skipped`. What belongs to other model types is
+ * skipped; an op that kiln does not have fails.
+ *
+ * @throws KilnError when the folder cannot be read or has no case that `filter` lets through.
+ */
+export async function verify(dir: string, options: VerifyOptions): Promise<Counts> {
+  const folders = walk(dir);
+  const report = new Report(options);
+  const device = await openDevice();
+  const { description } = device;
+  if (!options.json) options.write(describe(description));
+  try {
+    for (const folder of folders) {
+      // A file that cannot be read fails; the other folders are still worth checking.
+      await verifyFolder(report, folder).catch((error: Error) => {
+        report.fail(folder.name || dir, error.message);
+      });
+    }
+  } finally {
+    setDevice(null);
+    device.close();
+  }
+  if (report.results.length === 0) {
+    const what = options.filter ? `no case whose name contains ${options.filter}` : "no reference numbers";
+    throw new KilnError(`${dir} holds ${what}; give a folder laid out like tests/fixtures/golden`, {
+      code: "fixtures_missing",
+    });
+  }
+  return report.finish(description);
+}
+
+async function verifyFolder(report: Report, folder: Folder): Promise<void> {
+  if (folder.files.includes("expected.json")) return verifyExpected(report, folder);
+  for (const file of folder.files.filter((name) => name.endsWith(".json"))) {
+    const stem = file.slice(0, -".json".length);
+    const prefix = folder.name ? `${folder.name}/${stem}` : stem;
+    const json = readJsonFile(folder, file);
+    if (isOpCases(json)) await verifyOps(report, folder, stem, json);
+    else if (isSamplingFile(json)) await verifySampling(report, prefix, json);
+    else if (isOptimFile(json)) {
+      await verifyOptimizers(report, folder, stem, json);
+      if (json.schedules) await verifySchedules(report, `${prefix}/schedule`, json.schedules);
+    } else report.skip(prefix, later);
+  }
+}
+
+/** A folder with a model: numbers of one pass, or the losses of a training run. */
+async function verifyExpected(report: Report, folder: Folder): Promise<void> {
+  const config = folder.files.includes("config.json") ? readJsonFile(folder, "config.json") : null;
+  const type = (config as { model_type?: unknown } | null)?.model_type;
+  const expected = readJsonFile(folder, "expected.json") as ModelExpectation | CurveExpectation;
+  const isLlama = type === "llama" && ["LlamaForCausalLM", undefined].includes(expected.class);
+  if (!isLlama) {
+    report.skip(folder.name, `${typeof type === "string" ? type : "an adapter"}: ${later}`);
+  } else if ("losses" in expected) await verifyCurve(report, folder, expected);
+  else await verifyLlama(report, folder, expected);
+}

@@ -1,0 +1,230 @@
+import { grads } from "../../core/autograd.ts";
+import { dispose, scope } from "../../core/device.ts";
+import { KilnError } from "../../core/errors.ts";
+import { noGrad } from "../../core/tape.ts";
+import { type Tensor, tensor } from "../../core/tensor.ts";
+import { mul } from "../../kernels/index.ts";
+import { loadWeights } from "../../models/checkpoint.ts";
+import { readLlamaConfig } from "../../models/config.ts";
+import { LlamaForCausalLM, type TokenBatch } from "../../models/llama.ts";
+import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
+import { readModelWeights } from "../../models/safetensors.ts";
+import { argmax } from "../../serve/sampler/cpu.ts";
+import { type Folder, TensorFile } from "./fixture.ts";
+import { type Comparison, compare, type Report, worst } from "./report.ts";
+
+/** `expected.json` of a decoder. */
+export interface ModelExpectation {
+  /** Name of the transformers class. */
+  class?: string;
+  loss: number;
+  grad_norm: number;
+  num_parameters: number;
+  /** For each row its prompt (the first tokens of the input) and the likeliest tokens after it. */
+  greedy?: number[][];
+}
+
+/**
+ * Tolerances: hidden states, logits and the loss to 1e-4; each gradient to 1e-3 of its tensor's largest value, the norm
+ * of all to 1e-3 of itself. They leave room for float32 sums in any order, and none for another formula.
+ */
+const near = { atol: 1e-4 };
+const share = 1e-3;
+
+/** Loads a Llama directory: shape and weights, no tokenizer. */
+export async function loadLlama(path: string): Promise<LlamaForCausalLM> {
+  const model = new LlamaForCausalLM(await readLlamaConfig(path));
+  loadWeights(model, await readModelWeights(path));
+  return model;
+}
+
+/** Labels as transformers takes them (label i belongs to token i) turned into the next token of each place. */
+export function nextTokens(labels: Int32Array, rows: number): Int32Array {
+  const length = labels.length / rows;
+  return labels.map((_, i) => ((i + 1) % length === 0 ? -100 : labels[i + 1]!));
+}
+
+/** Hidden states, logits, loss, every gradient, and greedy tokens of one Llama. */
+export async function verifyLlama(report: Report, folder: Folder, expected: ModelExpectation): Promise<void> {
+  const { name } = folder;
+  const parts = ["hidden", "logits", "loss", "gradients", "grad_norm", "num_parameters", "greedy", "paged"];
+  if (!parts.some((part) => report.wants(`${name}/${part}`))) return;
+  const file = new TensorFile(folder, "expected");
+  const model = await loadLlama(folder.path);
+  const check = (part: string, body: () => Comparison | Promise<Comparison>) =>
+    report.check(`${name}/${part}`, body);
+  await check("num_parameters", () => compare([model.numParameters], [expected.num_parameters], { atol: 0 }));
+  await check("hidden", () => compareHidden(model, file));
+  await check("logits", async () =>
+    compare((await forward(model, file)).logits, file.floats("logits"), near),
+  );
+  await verifyLoss(check, model, file, expected);
+  const { greedy } = expected;
+  if (greedy) {
+    await check("greedy", () => compareGreedy(model, file, greedy));
+    await check("paged", () => comparePaged(model, file, greedy));
+  }
+  dispose(model.parameters());
+}
+
+type Check = (part: string, body: () => Comparison | Promise<Comparison>) => Promise<void>;
+
+/** Token ids [B, T] and their places as tensors of the current scope. */
+function batchOf(ids: ArrayLike<number>, rows: number): Omit<TokenBatch, "targets"> {
+  const length = ids.length / rows;
+  const i32 = (values: ArrayLike<number>) => tensor(values, [rows, length], "i32");
+  return { tokens: i32(ids), positions: i32(Array.from(ids, (_, i) => i % length)) };
+}
+
+function rowsOf(file: TensorFile): number {
+  return file.get("input_ids").shape[0]!;
+}
+
+async function forward(model: LlamaForCausalLM, file: TensorFile) {
+  const states: Tensor[] = [];
+  const logits = scope(() =>
+    noGrad(() => {
+      const batch = batchOf(file.integers("input_ids"), rowsOf(file));
+      const last = model.hidden(batch.tokens, batch, (x) => states.push(x));
+      return { logits: model.logits(last), states };
+    }),
+  );
+  try {
+    const hidden = [];
+    for (const state of states) hidden.push(await state.data());
+    return { logits: await logits.logits.data(), hidden };
+  } finally {
+    dispose(logits);
+  }
+}
+
+async function compareHidden(model: LlamaForCausalLM, file: TensorFile): Promise<Comparison> {
+  const { hidden } = await forward(model, file);
+  const count = file.names().filter((n) => /^hidden\.\d+$/.test(n)).length;
+  if (hidden.length !== count)
+    throw new KilnError(`the model has ${hidden.length} hidden states, the reference ${count}`);
+  return worst(hidden.map((state, i) => compare(state, file.floats(`hidden.${i}`), near, `hidden.${i}`)));
+}
+
+async function verifyLoss(
+  check: Check,
+  model: LlamaForCausalLM,
+  file: TensorFile,
+  expected: ModelExpectation,
+): Promise<void> {
+  const rows = rowsOf(file);
+  const targets = nextTokens(file.integers("labels"), rows);
+  const supervised = targets.filter((t) => t !== -100).length;
+  const named = [...model.namedParameters()];
+  const made = scope(() => {
+    const batch = batchOf(file.integers("input_ids"), rows);
+    const labels = tensor(targets, batch.tokens.shape, "i32");
+    const loss = mul(model.loss({ ...batch, targets: labels }), 1 / supervised);
+    const parameters = named.map(([, parameter]) => parameter);
+    return { loss, gradients: grads(loss, parameters) };
+  });
+  const gradients = new Map<string, ArrayLike<number>>();
+  for (const [i, [name, parameter]] of named.entries()) {
+    const gradient = made.gradients[i];
+    gradients.set(name, gradient ? await gradient.data() : new Float32Array(parameter.size));
+  }
+  const loss = await made.loss.item();
+  dispose(made);
+  await check("loss", () => compare([loss], [expected.loss], near));
+  await check("gradients", () => compareGradients(gradients, file));
+  await check("grad_norm", () => {
+    let squares = 0;
+    for (const values of gradients.values()) for (const v of Array.from(values)) squares += v * v;
+    return compare([Math.sqrt(squares)], [expected.grad_norm], { atol: 0, rtol: share });
+  });
+}
+
+function compareGradients(gradients: ReadonlyMap<string, ArrayLike<number>>, file: TensorFile): Comparison {
+  const names = file.names().filter((name) => name.startsWith("grad."));
+  return worst(
+    names.map((name) => {
+      const got = gradients.get(name.slice("grad.".length));
+      if (!got) throw new KilnError(`the model has no parameter ${name.slice("grad.".length)}`);
+      const want = file.floats(name);
+      const largest = want.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+      return compare(got, want, { atol: share * largest }, name);
+    }),
+  );
+}
+
+/**
+ * The likeliest token after each place of a greedy row must be the next one. One pass over the whole row shows what
+ * generating it token by token would.
+ */
+async function compareGreedy(
+  model: LlamaForCausalLM,
+  file: TensorFile,
+  greedy: number[][],
+): Promise<Comparison> {
+  const prompt = promptLength(file, greedy);
+  const comparisons: Comparison[] = [];
+  for (const row of greedy) {
+    const logits = scope(() =>
+      noGrad(() => {
+        const batch = batchOf(row, 1);
+        return model.logits(model.hidden(batch.tokens, batch));
+      }),
+    );
+    const values = await logits.data();
+    dispose(logits);
+    const width = values.length / row.length;
+    const likeliest = row.map((_, i) => argmax(values.subarray(i * width, (i + 1) * width)));
+    comparisons.push(compare(likeliest.slice(prompt - 1, -1), row.slice(prompt), { atol: 0 }));
+  }
+  return worst(comparisons);
+}
+
+/** How many tokens of the greedy rows were given, not generated: those that all rows share with the input. */
+function promptLength(file: TensorFile, greedy: number[][]): number {
+  const ids = file.integers("input_ids");
+  const width = file.get("input_ids").shape[1]!;
+  const shared = greedy.map((row, r) => {
+    const differs = row.findIndex((id, i) => i >= width || id !== ids[r * width + i]);
+    return differs < 0 ? row.length : differs;
+  });
+  const length = Math.min(...shared);
+  if (length < 1) throw new KilnError("the greedy rows do not begin with the input");
+  return length;
+}
+
+/** All rows generated together, token by token, through the paged cache with its blocks out of order. */
+async function comparePaged(
+  model: LlamaForCausalLM,
+  file: TensorFile,
+  greedy: number[][],
+): Promise<Comparison> {
+  const blockSize = 8;
+  const blocks = Math.ceil(Math.max(...greedy.map((row) => row.length)) / blockSize);
+  const numBlocks = blocks * greedy.length;
+  const decoder = new PagedDecoder(model, {
+    numBlocks,
+    blockSize,
+    maxSequences: greedy.length,
+    maxBlocksPerSequence: blocks,
+  });
+  try {
+    const prompt = promptLength(file, greedy);
+    const tables = greedy.map((_, r) =>
+      Array.from({ length: blocks }, (_, b) => numBlocks - 1 - (b * greedy.length + r)),
+    );
+    const rows = greedy.map((row) => row.slice(0, prompt));
+    let start = 0;
+    while (rows[0]!.length < greedy[0]!.length) {
+      const items: PagedItem[] = rows.map((row, r) => {
+        const tokens = row.slice(start);
+        return { tokens, start, blockTable: tables[r]!, rows: [tokens.length - 1] };
+      });
+      start = rows[0]!.length;
+      const logits = await decoder.forward(items);
+      for (const [r, row] of rows.entries()) row.push(argmax(logits[r]![0]!));
+    }
+    return worst(greedy.map((row, r) => compare(rows[r]!, row, { atol: 0 }, `row ${r}`)));
+  } finally {
+    decoder.close();
+  }
+}

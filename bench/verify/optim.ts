@@ -1,0 +1,147 @@
+import { dispose, persist, scope } from "../../core/device.ts";
+import { KilnError } from "../../core/errors.ts";
+import type { Tensor } from "../../core/tensor.ts";
+import { Adagrad, Adam, AdamW, clipGradNorm, Muon, type Optimizer, Rmsprop, Sgd } from "../../train/optim.ts";
+import { type Folder, TensorFile } from "./fixture.ts";
+import { type Comparison, compare, type Report, worst } from "./report.ts";
+import type { ScheduleFile } from "./schedules.ts";
+
+/** Settings of a torch.optim optimizer, by its own names. */
+interface Settings {
+  lr: number;
+  betas?: [number, number];
+  eps?: number;
+  weight_decay?: number;
+  momentum?: number;
+  dampening?: number;
+  nesterov?: boolean;
+  alpha?: number;
+  lr_decay?: number;
+  ns_coefficients?: [number, number, number];
+  ns_steps?: number;
+}
+
+export interface OptimFile {
+  steps: number;
+  runs: { name: string; defaults: Settings }[];
+  /** Norm of the gradients of step 0, which `clip.*` holds after clipping to 1. */
+  clip_norm?: number;
+  schedules?: ScheduleFile;
+}
+
+export function isOptimFile(json: unknown): json is OptimFile {
+  return Array.isArray((json as Partial<OptimFile> | null)?.runs);
+}
+
+type Parameters = ReadonlyMap<string, Tensor>;
+
+/** The optimizer of a run with the run's settings; absent settings keep kiln's defaults, which are torch's. */
+const makers: Record<string, (parameters: Parameters, s: Settings) => Optimizer> = {
+  sgd: (parameters, s) =>
+    new Sgd(parameters, { ...decay(s), ...given(s, "momentum", "dampening", "nesterov") }),
+  adam: (parameters, s) => new Adam(parameters, { ...decay(s), ...given(s, "betas", "eps") }),
+  adamw: (parameters, s) => new AdamW(parameters, { ...decay(s), ...given(s, "betas", "eps") }),
+  rmsprop: (parameters, s) => new Rmsprop(parameters, { ...decay(s), ...given(s, "alpha", "eps") }),
+  adagrad: (parameters, s) =>
+    new Adagrad(parameters, {
+      ...decay(s),
+      ...given(s, "eps"),
+      ...(s.lr_decay !== undefined && { lrDecay: s.lr_decay }),
+    }),
+  muon: (parameters, s) =>
+    new Muon(parameters, {
+      ...decay(s),
+      ...given(s, "momentum", "nesterov", "eps"),
+      ...(s.ns_coefficients && { coefficients: s.ns_coefficients }),
+      ...(s.ns_steps !== undefined && { iterations: s.ns_steps }),
+    }),
+};
+
+function decay(s: Settings): { weightDecay?: number } {
+  return s.weight_decay === undefined ? {} : { weightDecay: s.weight_decay };
+}
+
+/** The settings of these names that the run has. */
+function given<K extends keyof Settings>(
+  s: Settings,
+  ...names: K[]
+): { [P in K]?: NonNullable<Settings[P]> } {
+  return Object.fromEntries(names.filter((name) => s[name] != null).map((name) => [name, s[name]])) as {
+    [P in K]?: NonNullable<Settings[P]>;
+  };
+}
+
+const near = { atol: 1e-5, rtol: 1e-4 };
+
+/**
+ * Muon's reference rounds every matrix product to bfloat16, so another order of summation may move an entry of an update
+ * by one step of bfloat16 (2^-8): that much of the learning rate is allowed for each step.
+ */
+function toleranceOf(name: string, { lr }: Settings, steps: number) {
+  return name === "muon" ? { atol: (lr * steps) / 256 } : near;
+}
+
+/** Parameters after every step of each optimizer, and clipping by global norm. */
+export async function verifyOptimizers(
+  report: Report,
+  folder: Folder,
+  stem: string,
+  json: OptimFile,
+): Promise<void> {
+  const prefix = folder.name ? `${folder.name}/${stem}` : stem;
+  const names = [...json.runs.map((run) => run.name), "clip"].map((name) => `${prefix}/${name}`);
+  if (!names.some((name) => report.wants(name))) return;
+  const file = new TensorFile(folder, stem);
+  for (const { name, defaults } of json.runs) {
+    await report.check(`${prefix}/${name}`, () => runOptimizer(file, name, defaults, json.steps));
+  }
+  const { clip_norm: norm } = json;
+  if (norm !== undefined) await report.check(`${prefix}/clip`, () => runClip(file, norm));
+}
+
+function parameterNames(file: TensorFile): string[] {
+  return file
+    .names()
+    .filter((name) => name.startsWith("init."))
+    .map((name) => name.slice("init.".length));
+}
+
+async function runOptimizer(
+  file: TensorFile,
+  name: string,
+  settings: Settings,
+  steps: number,
+): Promise<Comparison> {
+  const make = Object.hasOwn(makers, name) ? makers[name] : undefined;
+  if (!make) throw new KilnError(`kiln has no optimizer ${name}`);
+  const names = parameterNames(file).filter((p) => file.has(`${name}.0.${p}`));
+  const parameters = new Map(names.map((p) => [p, persist(file.upload(`init.${p}`))]));
+  const optimizer = make(parameters, settings);
+  const comparisons: Comparison[] = [];
+  for (let step = 0; step < steps; step++) {
+    optimizer.prepare(settings.lr);
+    scope(() => optimizer.step(names.map((p) => file.upload(`grad.${step}.${p}`))));
+    for (const [p, parameter] of parameters) {
+      const want = file.floats(`${name}.${step}.${p}`);
+      const where = `${p} after step ${step}`;
+      comparisons.push(compare(await parameter.data(), want, toleranceOf(name, settings, steps), where));
+    }
+  }
+  dispose([parameters, optimizer.state()]);
+  return worst(comparisons);
+}
+
+async function runClip(file: TensorFile, wantedNorm: number): Promise<Comparison> {
+  const names = parameterNames(file);
+  const { norm, clipped } = scope(() =>
+    clipGradNorm(
+      names.map((p) => file.upload(`grad.0.${p}`)),
+      1,
+    ),
+  );
+  const comparisons = [compare(await norm.data(), [wantedNorm], near, "norm")];
+  for (const [i, p] of names.entries())
+    comparisons.push(compare(await clipped[i]!.data(), file.floats(`clip.${p}`), near, `clip.${p}`));
+  dispose([norm, clipped]);
+  return worst(comparisons);
+}
