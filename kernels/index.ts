@@ -18,6 +18,7 @@ export * from "./random/op.ts";
 export * from "./reduce/index.ts";
 export * from "./rms_norm/op.ts";
 export * from "./rope/op.ts";
+export * from "./sampling/op.ts";
 export * from "./shape/index.ts";
 export * from "./softmax/op.ts";
 export * from "./views/index.ts";

@@ -49,26 +49,42 @@ fn rowMax(value: f32, lane: u32) -> f32 {
 }
 #endif
 #if BY == 2
+// Two rounds of 16 by 16 values: two barriers and no loop around them, which software adapters compile in no time.
 var<workgroup> slots: array<f32, WG>;
+var<workgroup> heads: array<f32, 16>;
 
 fn rowSum(value: f32, lane: u32) -> f32 {
   slots[lane] = value;
-  for (var half = WG / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      slots[lane] += slots[lane + half];
+  workgroupBarrier();
+  if (lane < 16u) {
+    var sum = 0.0;
+    for (var i = lane; i < WG; i += 16u) {
+      sum += slots[i];
     }
+    heads[lane] = sum;
   }
-  return workgroupUniformLoad(&slots[0]);
+  workgroupBarrier();
+  var all = 0.0;
+  for (var i = 0u; i < 16u; i++) {
+    all += heads[i];
+  }
+  return all;
 }
 fn rowMax(value: f32, lane: u32) -> f32 {
   slots[lane] = value;
-  for (var half = WG / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      slots[lane] = max(slots[lane], slots[lane + half]);
+  workgroupBarrier();
+  if (lane < 16u) {
+    var most = LOWEST;
+    for (var i = lane; i < WG; i += 16u) {
+      most = max(most, slots[i]);
     }
+    heads[lane] = most;
   }
-  return workgroupUniformLoad(&slots[0]);
+  workgroupBarrier();
+  var all = LOWEST;
+  for (var i = 0u; i < 16u; i++) {
+    all = max(all, heads[i]);
+  }
+  return all;
 }
 #endif

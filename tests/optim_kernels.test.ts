@@ -1,0 +1,126 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { compile } from "../core/compile.ts";
+import { setDevice } from "../core/device.ts";
+import { type Tensor, tensor } from "../core/tensor.ts";
+import { globalNorm, openDevice } from "../kernels/index.ts";
+import { Adagrad, Adam, AdamW, clipGradNorm, Muon, type Optimizer, Rmsprop, Sgd } from "../train/optim.ts";
+import { generator } from "./support/ops_harness.ts";
+
+beforeAll(async () => {
+  await openDevice();
+});
+afterAll(() => setDevice(null));
+
+const next = generator("optimizers");
+const random = (count: number) => Array.from({ length: count }, () => next() * 2 - 1);
+const shapes: Record<string, number[]> = { weight: [6, 9], bias: [9] };
+const start = Object.values(shapes).map((shape) => random(shape.reduce((a, b) => a * b, 1)));
+const gradients = Array.from({ length: 6 }, () =>
+  Object.values(shapes).map((s) => random(s.reduce((a, b) => a * b, 1))),
+);
+
+function parameters(only = Object.keys(shapes)): Map<string, Tensor> {
+  return new Map(
+    only.map((name) => [name, tensor(start[Object.keys(shapes).indexOf(name)]!, shapes[name]!)]),
+  );
+}
+
+function gradientsOf(step: number, named: ReadonlyMap<string, Tensor>): Tensor[] {
+  return [...named.keys()].map((name) =>
+    tensor(gradients[step]![Object.keys(shapes).indexOf(name)]!, shapes[name]!),
+  );
+}
+
+const make: Record<string, (named: Map<string, Tensor>) => Optimizer> = {
+  adamw: (named) => new AdamW(named, { weightDecay: 0.1, decays: (_name, t) => t.rank >= 2 }),
+  adam: (named) => new Adam(named, { weightDecay: 0.1 }),
+  sgd: (named) => new Sgd(named, { momentum: 0.9, dampening: 0.1 }),
+  rmsprop: (named) => new Rmsprop(named),
+  adagrad: (named) => new Adagrad(named, { lrDecay: 0.1 }),
+  muon: (named) => new Muon(named),
+};
+const named = (name: string) => parameters(name === "muon" ? ["weight"] : undefined);
+const valuesOf = async (map: ReadonlyMap<string, Tensor>) =>
+  Promise.all([...map.values()].map(async (t) => Array.from(await t.data())));
+
+for (const [name, build] of Object.entries(make)) {
+  describe(name, () => {
+    it("gives the same bits after saving and loading its state half-way", async () => {
+      const whole = named(name);
+      const straight = build(whole);
+      for (let i = 0; i < 6; i++) {
+        straight.prepare(0.01 * (i + 1));
+        straight.step(gradientsOf(i, whole));
+      }
+      const half = named(name);
+      const first = build(half);
+      for (let i = 0; i < 3; i++) {
+        first.prepare(0.01 * (i + 1));
+        first.step(gradientsOf(i, half));
+      }
+      const resumed = new Map(
+        await Promise.all([...half].map(async ([key, t]) => [key, tensor(await t.data(), t.shape)] as const)),
+      );
+      const second = build(resumed);
+      for (const [key, t] of second.state()) t.write(await first.state().get(key)!.data());
+      second.steps = first.steps;
+      for (let i = 3; i < 6; i++) {
+        second.prepare(0.01 * (i + 1));
+        second.step(gradientsOf(i, resumed));
+      }
+      expect(await valuesOf(resumed)).toEqual(await valuesOf(whole));
+    });
+
+    it("runs compiled as it does eagerly, with a learning rate that changes", async () => {
+      const eager = named(name);
+      const compiled = named(name);
+      const [a, b] = [build(eager), build(compiled)];
+      const step = compile((...given: Tensor[]) => {
+        b.step(given);
+        return [] as Tensor[];
+      });
+      for (let i = 0; i < 4; i++) {
+        a.prepare(0.02 / (i + 1));
+        a.step(gradientsOf(i, eager));
+        b.prepare(0.02 / (i + 1));
+        step(...gradientsOf(i, compiled));
+      }
+      expect(await valuesOf(compiled)).toEqual(await valuesOf(eager));
+    });
+  });
+}
+
+describe("global norm", () => {
+  it("clips as clip_grad_norm_", async () => {
+    const given = gradientsOf(0, parameters());
+    const length = Math.sqrt(gradients[0]!.flat().reduce((sum, g) => sum + Math.fround(g) ** 2, 0));
+    const { norm, clipped } = clipGradNorm(given, 1);
+    expect(await norm.item()).toBeCloseTo(length, 5);
+    (await clipped[0]!.data()).forEach((g, i) => {
+      expect(g).toBeCloseTo(gradients[0]![0]![i]! / (length + 1e-6), 6);
+    });
+  });
+
+  it("skips a step whose gradients are not finite", async () => {
+    const given = parameters();
+    const optimizer = new AdamW(given);
+    const before = await valuesOf(given);
+    const broken = gradientsOf(0, given);
+    broken[0]!.write([Number.POSITIVE_INFINITY, ...gradients[0]![0]!.slice(1)]);
+    const { norm, scale } = globalNorm(broken, { maxNorm: 1 });
+    optimizer.prepare(0.1);
+    optimizer.step(broken, scale);
+    expect(await norm.item()).toBe(Number.POSITIVE_INFINITY);
+    expect(await valuesOf(given)).toEqual(before);
+  });
+});
+
+describe("mistakes", () => {
+  it("names the parameter that Muon cannot take", () => {
+    expect(() => new Muon(parameters())).toThrow(/bias has rank 1/);
+  });
+  it("counts gradients", () => {
+    const optimizer = new AdamW(parameters());
+    expect(() => optimizer.step([])).toThrow(/0 gradients for 2 parameters/);
+  });
+});
