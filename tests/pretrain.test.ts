@@ -1,0 +1,161 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { readMetrics } from "../train/logs.ts";
+
+/** The command line as a user has it: whole runs in processes of their own, stopped in every way. */
+const kiln = new URL("../bin/kiln.mjs", import.meta.url).pathname;
+
+function start(args: string[]): {
+  child: ChildProcess;
+  done: Promise<{ code: number | null; text: string }>;
+} {
+  const child = spawn(process.execPath, [kiln, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  let text = "";
+  child.stdout!.on("data", (data) => (text += data));
+  child.stderr!.on("data", (data) => (text += data));
+  return { child, done: new Promise((resolve) => child.on("close", (code) => resolve({ code, text }))) };
+}
+
+const run = (...args: string[]) => start(args).done;
+
+/** A run small enough for a few seconds, with a checkpoint every fourth of its sixteen steps. */
+function toyRun(out: string, ...extra: string[]): string[] {
+  const settings = {
+    "data.corpus.stories": 60,
+    "model.hidden_size": 32,
+    "model.num_hidden_layers": 1,
+    "model.num_attention_heads": 2,
+    "train.steps": 16,
+    "train.gradient_accumulation_steps": 2,
+    "train.warmup_steps": 3,
+    "eval.batches": 2,
+    "eval.every": 5,
+    "sample.max_tokens": 4,
+    "sample.every": 0,
+    "checkpoint.every": 4,
+  };
+  const set = Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
+  const flags = ["--batch-size", "2", "--sequence-length", "32", "--vocab-size", "300"];
+  return ["train", "pretrain", "--out", out, ...flags, ...set, ...extra];
+}
+
+const folder = () => mkdtempSync(join(tmpdir(), "kiln-pretrain-"));
+
+/** Waits for a checkpoint folder of at least this step. */
+async function checkpointOf(out: string, step: number): Promise<void> {
+  for (;;) {
+    const path = join(out, "checkpoints");
+    const steps = existsSync(path)
+      ? readdirSync(path).map((name) => Number(/^step-(\d+)$/.exec(name)?.[1] ?? 0))
+      : [];
+    if (Math.max(0, ...steps) >= step) return;
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+/** What a finished run leaves that must be equal bit for bit. */
+function outcome(out: string) {
+  const numbers = readMetrics(join(out, "log.jsonl"));
+  return { weights: readFileSync(join(out, "model/model.safetensors")).toString("base64"), numbers };
+}
+
+describe("kiln train pretrain", () => {
+  it("killed at any moment and resumed, or stopped by Ctrl-C and resumed, ends as if nothing had happened", async () => {
+    const [whole, killed, stopped] = [folder(), folder(), folder()];
+    const first = await run(...toyRun(join(whole, "run")));
+    expect(first.code, first.text).toBe(0);
+
+    const doomed = start(toyRun(join(killed, "run")));
+    await checkpointOf(join(killed, "run"), 4);
+    doomed.child.kill("SIGKILL");
+    await doomed.done;
+    expect(existsSync(join(killed, "run/model"))).toBe(false);
+    const resumed = await run(...toyRun(join(killed, "run"), "--resume"));
+    expect(resumed.code, resumed.text).toBe(0);
+    expect(resumed.text).toMatch(/resuming .* at step (4|8|12) of 16/);
+
+    const polite = start(toyRun(join(stopped, "run")));
+    await checkpointOf(join(stopped, "run"), 4);
+    polite.child.kill("SIGINT");
+    const interrupted = await polite.done;
+    expect(interrupted.code, interrupted.text).toBe(130);
+    expect(interrupted.text).toMatch(/stopped at step \d+ of 16; the checkpoint is saved/);
+    const again = await run(...toyRun(join(stopped, "run"), "--resume"));
+    expect(again.code, again.text).toBe(0);
+
+    const expected = outcome(join(whole, "run"));
+    expect(outcome(join(killed, "run"))).toEqual(expected);
+    expect(outcome(join(stopped, "run"))).toEqual(expected);
+    for (const name of [
+      "config.json",
+      "loss.svg",
+      "samples.txt",
+      "model/config.json",
+      "model/tokenizer.json",
+      "model/tokenizer_config.json",
+      "model/generation_config.json",
+    ]) {
+      expect(existsSync(join(whole, "run", name)), name).toBe(true);
+    }
+    expect(readdirSync(join(whole, "run")).some((name) => name.startsWith("events.out.tfevents."))).toBe(
+      true,
+    );
+
+    const sampled = await run("sample", join(whole, "run/model"), "--max-tokens", "5", "--temperature", "0");
+    expect(sampled.code, sampled.text).toBe(0);
+    expect(sampled.text).toContain("Once upon a time");
+  });
+
+  it("says what is wrong and how to mend it, in one line, and does not start", async () => {
+    const out = folder();
+    const binary = join(out, "noise.txt");
+    writeFileSync(binary, Buffer.from([0, 1, 2, 255, 254, 0, 0, 9]));
+    const empty = join(out, "empty.txt");
+    writeFileSync(empty, " \n");
+    const broken = join(out, "broken.yaml");
+    writeFileSync(broken, "train:\n  learning_rat: 0.1\n");
+    const cases: [string[], RegExp, number][] = [
+      [["train", "pretrain", "--data", join(out, "none.txt")], /none\.txt does not exist/, 1],
+      [["train", "pretrain", "--data", binary], /binary|not text|UTF-8/i, 1],
+      [["train", "pretrain", "--data", empty], /empty|no document/i, 1],
+      [["train", "pretrain", broken], /broken\.yaml:2: .*learning_rat.*learning_rate/, 1],
+      [["train", "pretrain", "--set", "train.batch_size=-1"], /train\.batch_size/, 1],
+      [["train", "pretrain", "--steps", "many"], /whole number/, 2],
+      [["trian"], /Did you mean train/, 2],
+      [["sample", join(out, "nowhere")], /nowhere does not exist/, 1],
+    ];
+    const answers = await Promise.all(
+      cases.map(([args]) => run(...args, ...(args[1] === "pretrain" ? ["--out", join(out, "run")] : []))),
+    );
+    cases.forEach(([args, message, code], i) => {
+      const { text, code: actual } = answers[i]!;
+      expect(text, args.join(" ")).toMatch(message);
+      expect(actual, text).toBe(code);
+      expect(text, "no stack trace without DEBUG=1").not.toMatch(/^\s+at .*:\d+:\d+/m);
+    });
+  });
+
+  it("stops at a loss that is not finite and names the last good checkpoint", async () => {
+    const out = join(folder(), "run");
+    // Weights this large overflow within a few updates; the first checkpoint comes before.
+    const wild = [
+      "--set",
+      "train.max_grad_norm=0",
+      "--set",
+      "checkpoint.every=1",
+      "--learning-rate",
+      "1e30",
+      "--set",
+      "train.warmup_steps=1",
+    ];
+    const { code, text } = await run(...toyRun(out), ...wild);
+    expect(code, text).toBe(1);
+    expect(text).toMatch(
+      /step \d+: the loss is .*; (the last good checkpoint is .*step-\d+|no checkpoint was written yet)/,
+    );
+    expect(existsSync(join(out, "model"))).toBe(false);
+  });
+});
