@@ -1,11 +1,13 @@
 import { appendFile, mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
+import { KilnError } from "../core/errors.ts";
 import type { BenchReport } from "./run.ts";
 
 const folder = new URL("./history/", import.meta.url);
 
-/** Adds a run as one line to its adapter's file and returns the file's path. Quick runs are no measurements: refused. */
+/** Adds a run as one line to its adapter's file and returns the file's path. Throws for quick runs: they measure nothing. */
 export async function record(report: BenchReport, into: URL = folder): Promise<string> {
+  if (report.quick) throw new KilnError("a quick run is no measurement; record one without --quick");
   const { adapter } = report;
   const name = [adapter.driver, adapter.description || adapter.device || adapter.vendor].join("-");
   const slug = name

@@ -25,7 +25,7 @@ export interface CurveExpectation {
 
 /** Trains as the reference did: the loss of every step within 1e-3, its gradient norm within 1e-3 of itself. */
 export async function verifyCurve(report: Report, folder: Folder, expected: CurveExpectation): Promise<void> {
-  const { name } = folder;
+  const name = folder.name || "curve";
   const names = { losses: `${name}/losses`, norms: `${name}/grad_norms` };
   if (!report.wants(names.losses) && !report.wants(names.norms)) return;
   let run: { losses: number[]; norms: number[] } | null = null;

@@ -30,12 +30,7 @@ export async function verify(dir: string, options: VerifyOptions): Promise<Count
   const { description } = device;
   if (!options.json) options.write(describe(description));
   try {
-    for (const folder of folders) {
-      // A file that cannot be read fails; the other folders are still worth checking.
-      await verifyFolder(report, folder).catch((error: Error) => {
-        report.fail(folder.name || dir, error.message);
-      });
-    }
+    for (const folder of folders) await verifyFolder(report, folder);
   } finally {
     setDevice(null);
     device.close();
@@ -49,19 +44,27 @@ export async function verify(dir: string, options: VerifyOptions): Promise<Count
   return report.finish(description);
 }
 
+/** A file that cannot be read is one failure; the others are still worth checking. */
 async function verifyFolder(report: Report, folder: Folder): Promise<void> {
-  if (folder.files.includes("expected.json")) return verifyExpected(report, folder);
+  const attempt = (name: string, body: Promise<void>) =>
+    body.catch((error: Error) => report.fail(name, error.message));
+  if (folder.files.includes("expected.json"))
+    return attempt(folder.name || "model", verifyExpected(report, folder));
   for (const file of folder.files.filter((name) => name.endsWith(".json"))) {
     const stem = file.slice(0, -".json".length);
     const prefix = folder.name ? `${folder.name}/${stem}` : stem;
-    const json = readJsonFile(folder, file);
-    if (isOpCases(json)) await verifyOps(report, folder, stem, json);
-    else if (isSamplingFile(json)) await verifySampling(report, prefix, json);
-    else if (isOptimFile(json)) {
-      await verifyOptimizers(report, folder, stem, json);
-      if (json.schedules) await verifySchedules(report, `${prefix}/schedule`, json.schedules);
-    } else report.skip(prefix, later);
+    await attempt(prefix, verifyFile(report, folder, stem, prefix));
   }
+}
+
+async function verifyFile(report: Report, folder: Folder, stem: string, prefix: string): Promise<void> {
+  const json = readJsonFile(folder, `${stem}.json`);
+  if (isOpCases(json)) await verifyOps(report, folder, stem, prefix, json);
+  else if (isSamplingFile(json)) await verifySampling(report, prefix, json);
+  else if (isOptimFile(json)) {
+    await verifyOptimizers(report, folder, stem, prefix, json);
+    if (json.schedules) await verifySchedules(report, `${prefix}/schedule`, json.schedules);
+  } else report.skip(prefix, later);
 }
 
 /** A folder with a model: numbers of one pass, or the losses of a training run. */
@@ -71,7 +74,7 @@ async function verifyExpected(report: Report, folder: Folder): Promise<void> {
   const expected = readJsonFile(folder, "expected.json") as ModelExpectation | CurveExpectation;
   const isLlama = type === "llama" && ["LlamaForCausalLM", undefined].includes(expected.class);
   if (!isLlama) {
-    report.skip(folder.name, `${typeof type === "string" ? type : "an adapter"}: ${later}`);
+    report.skip(folder.name || "model", `${typeof type === "string" ? type : "an adapter"}: ${later}`);
   } else if ("losses" in expected) await verifyCurve(report, folder, expected);
   else await verifyLlama(report, folder, expected);
 }

@@ -46,7 +46,7 @@ export function nextTokens(labels: Int32Array, rows: number): Int32Array {
 
 /** Hidden states, logits, loss, every gradient, and greedy tokens of one Llama. */
 export async function verifyLlama(report: Report, folder: Folder, expected: ModelExpectation): Promise<void> {
-  const { name } = folder;
+  const name = folder.name || "model";
   const parts = ["hidden", "logits", "loss", "gradients", "grad_norm", "num_parameters", "greedy", "paged"];
   if (!parts.some((part) => report.wants(`${name}/${part}`))) return;
   const file = new TensorFile(folder, "expected");

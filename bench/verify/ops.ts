@@ -28,10 +28,16 @@ export function isOpCases(json: unknown): json is OpCase[] {
 }
 
 /** Outputs and every gradient of each case, each element within atol + rtol * |reference|. */
-export async function verifyOps(report: Report, folder: Folder, stem: string, cases: OpCase[]) {
+export async function verifyOps(
+  report: Report,
+  folder: Folder,
+  stem: string,
+  prefix: string,
+  cases: OpCase[],
+): Promise<void> {
   let tensors: TensorFile | undefined;
   for (const one of cases) {
-    await report.check(`${stem}/${one.name}`, () => {
+    await report.check(`${prefix}/${one.name}`, () => {
       tensors ??= new TensorFile(folder, stem);
       return runCase(one, tensors);
     });

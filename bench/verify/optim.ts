@@ -86,9 +86,9 @@ export async function verifyOptimizers(
   report: Report,
   folder: Folder,
   stem: string,
+  prefix: string,
   json: OptimFile,
 ): Promise<void> {
-  const prefix = folder.name ? `${folder.name}/${stem}` : stem;
   const names = [...json.runs.map((run) => run.name), "clip"].map((name) => `${prefix}/${name}`);
   if (!names.some((name) => report.wants(name))) return;
   const file = new TensorFile(folder, stem);
