@@ -51,12 +51,13 @@ fn main(
   let row = rowOf(group, groups, index);
   let inside = min(row, params.rows - 1u);
   let base = inside * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var most = F(LOWEST);
   var sum = F(0.0);
 #if SMOOTH
   var plain = F(0.0);
 #endif
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let v = F(x[base + i]);
     let e = exp(-abs(v - most));
     sum = select(sum + e, sum * e + 1.0, v > most);
@@ -94,7 +95,7 @@ fn main(
   let upstream = 1.0;
 #endif
   if (!supervised) {
-    for (var i = lane; i < params.cols; i += LANES) {
+    for (var i = lane; i < cols; i += LANES) {
       dx[base + i] = X();
     }
     return;
@@ -102,7 +103,7 @@ fn main(
   let scale = upstream / all;
   let hit = upstream * (1.0 - params.smoothing);
   let miss = upstream * params.smoothing / f32(params.width);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     dx[base + i] = X(exp(F(x[base + i]) - top) * scale - hit * isLabel(i, label) - miss);
   }
 #endif

@@ -32,6 +32,11 @@ fn rowOf(group: vec3<u32>, groups: vec3<u32>, index: u32) -> u32 {
 #endif
 }
 
+/// The elements that a row's worker visits: none in rows past the end.
+fn colsOf(row: u32, rows: u32, cols: u32) -> u32 {
+  return select(0u, cols, row < rows);
+}
+
 #if BY == 0
 fn rowSum(value: f32, lane: u32) -> f32 {
   return value;

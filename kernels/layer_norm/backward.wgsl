@@ -31,9 +31,10 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var sum = F(0.0);
   var slope = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     sum += F(x[base + i]);
     slope += F(dy[base + i]) * F(weight[i]);
   }
@@ -41,7 +42,7 @@ fn main(
   let meanSlope = rowSum(total(slope), lane) / params.width;
   var squares = F(0.0);
   var products = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let d = F(x[base + i]) - mean;
     squares += d * d;
     products += F(dy[base + i]) * F(weight[i]) * d;
@@ -51,7 +52,7 @@ fn main(
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let h = F(dy[base + i]) * F(weight[i]);
     dx[base + i] = Y(r * (h - meanSlope - (F(x[base + i]) - mean) * pull));
   }

@@ -27,13 +27,14 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var sum = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     sum += F(x[base + i]);
   }
   let mean = rowSum(total(sum), lane) / params.width;
   var squares = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let d = F(x[base + i]) - mean;
     squares += d * d;
   }
@@ -41,7 +42,7 @@ fn main(
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     y[base + i] = Y((F(x[base + i]) - mean) * scale * F(weight[i]) + F(bias[i]));
   }
 }

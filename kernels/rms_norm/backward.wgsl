@@ -31,9 +31,10 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var squares = F(0.0);
   var products = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let v = F(x[base + i]);
     squares += v * v;
     products += F(dy[base + i]) * F(weight[i]) * v;
@@ -43,7 +44,7 @@ fn main(
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     dx[base + i] = Y(F(dy[base + i]) * F(weight[i]) * r - F(x[base + i]) * pull);
   }
 #if STATS

@@ -40,8 +40,9 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var squares = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let v = element(base + i);
     squares += v * v;
   }
@@ -49,7 +50,7 @@ fn main(
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let v = element(base + i);
     y[base + i] = Y(v * scale * F(weight[i]));
 #if ADD

@@ -75,12 +75,21 @@ fn weightOf(value: f32, top: f32, temperature: f32) -> f32 {
 
 /// The lowest key K for which what lies above it sums to less than `limit`: counts or, `byMass`, weights of keys from
 /// `least` on.
-fn threshold(base: u32, lane: u32, limit: f32, byMass: bool, least: u32, top: f32, temperature: f32) -> u32 {
+fn threshold(
+  base: u32,
+  cols: u32,
+  lane: u32,
+  limit: f32,
+  byMass: bool,
+  least: u32,
+  top: f32,
+  temperature: f32,
+) -> u32 {
   var prefix = 0u;
   for (var shift = 28i; shift >= 0i; shift -= 4i) {
     let fill = (1u << u32(shift)) - 1u;
     var above = array<vec4<f32>, 4>();
-    for (var i = lane; i < params.cols; i += LANES) {
+    for (var i = lane; i < cols; i += LANES) {
       let value = f32(x[base + i]);
       let key = orderKey(value);
       let weight = select(1.0, select(0.0, weightOf(value, top, temperature), key >= least), byMass);
@@ -112,6 +121,7 @@ fn main(
   let row = rowOf(group, groups, index);
   let inside = min(row, params.rows - 1u);
   let base = inside * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   let temperature = settings[inside * 8u];
   let topK = settings[inside * 8u + 1u];
   let topP = settings[inside * 8u + 2u];
@@ -119,7 +129,7 @@ fn main(
 
   var most = LOWEST;
   var mostAt = 0u;
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let value = f32(x[base + i]);
     if (value > most) {
       most = value;
@@ -146,20 +156,20 @@ fn main(
     var limit = topK;
     if (byMass) {
       var mass = 0.0;
-      for (var i = lane; i < params.cols; i += LANES) {
+      for (var i = lane; i < cols; i += LANES) {
         let value = f32(x[base + i]);
         mass += select(0.0, weightOf(value, top, temperature), orderKey(value) >= least);
       }
       // The most likely token stays whatever top_p is.
       limit = max(topP * rowSum(mass, lane), 1e-30);
     }
-    least = max(least, threshold(base, lane, limit, byMass, least, top, temperature));
+    least = max(least, threshold(base, cols, lane, limit, byMass, least, top, temperature));
   }
 
   // Each lane owns a run of ids, so that the cumulative weight goes up with the id.
-  let run = (params.cols + LANES - 1u) / LANES;
-  let first = min(lane * run, params.cols);
-  let end = min(first + run, params.cols);
+  let run = (cols + LANES - 1u) / LANES;
+  let first = min(lane * run, cols);
+  let end = min(first + run, cols);
   var mass = 0.0;
   for (var i = first; i < end; i++) {
     let value = f32(x[base + i]);

@@ -24,8 +24,9 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var sum = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
 #if LOG
     sum += F(dy[base + i]);
 #else
@@ -36,7 +37,7 @@ fn main(
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
 #if LOG
     dx[base + i] = X(F(dy[base + i]) - exp(F(y[base + i])) * all);
 #else

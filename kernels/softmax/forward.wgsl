@@ -22,9 +22,10 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
   var most = F(LOWEST);
   var sum = F(0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     let v = F(x[base + i]);
     let e = exp(-abs(v - most));
     sum = select(sum + e, sum * e + 1.0, v > most);
@@ -37,13 +38,13 @@ fn main(
   }
 #if LOG
   let shift = log(all);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     y[base + i] = Y((F(x[base + i]) - top) - shift);
   }
 #else
   // A row of nothing but -inf (everything masked) has no distribution: zeros.
   let scale = select(1.0 / all, 0.0, all == 0.0);
-  for (var i = lane; i < params.cols; i += LANES) {
+  for (var i = lane; i < cols; i += LANES) {
     y[base + i] = Y(exp(F(x[base + i]) - top) * scale);
   }
 #endif
