@@ -31,8 +31,10 @@ program
   .option("--json", "one JSON object instead of text")
   .addHelpText("after", examples("kiln doctor", "KILN_ADAPTER=swiftshader kiln doctor --json"))
   .action(async (options: { json?: boolean }) => {
-    const { doctor } = await import("./kernels/doctor.ts");
-    process.exitCode = (await doctor(options)).ok ? 0 : 1;
+    const { doctor, renderDoctor } = await import("./kernels/doctor.ts");
+    const { ok, report } = await doctor();
+    process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : `${renderDoctor(report)}\n`);
+    process.exitCode = ok ? 0 : 1;
   });
 
 interface PretrainFlags {
@@ -80,6 +82,8 @@ program
   .action(async (config: string | undefined, flags: PretrainFlags) => {
     const { loadPretrainConfig, parseOverrides } = await import("./train/config.ts");
     const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
+    const { describe } = await import("./core/adapter.ts");
+    say(describe((await openOnce()).description));
     const result = await runPretraining(await loadPretrainConfig(config ?? null, overrides));
     const { model: _m, tokenizer: _t, samples, ...summary } = result;
     if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
@@ -125,7 +129,7 @@ program
     ),
   )
   .action(async (path: string, flags: SampleFlags) => {
-    await openAdapterQuietly();
+    await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
     const { TextGenerator } = await import("./serve/generate.ts");
     const { model, tokenizer } = await loadModel(path);
@@ -162,7 +166,7 @@ program
   .option("--cache-mib <n>", "room for keys and values (default 256)", integer)
   .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
   .action(async (path: string, flags: ServeFlags) => {
-    await openAdapterQuietly();
+    await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
     const loaded = await loadModel(path);
     await serveModel(loaded, flags);
@@ -182,7 +186,7 @@ program
     examples("kiln verify tests/fixtures/golden", "kiln verify tests/fixtures/golden --filter attention"),
   )
   .action(async (folder: string, options: { filter?: string; json?: boolean }) => {
-    await openAdapterQuietly();
+    await openOnce();
     const { verify } = await import("./bench/verify/index.ts");
     const { failed } = await verify(folder, {
       ...options,
@@ -215,7 +219,8 @@ program
   .option("--fresh", "train again although the folder holds a finished model")
   .action(async (flags: { smoke?: boolean; out: string; port: number; fresh?: boolean }) => {
     const { demo } = await import("./train/demo.ts");
-    await openAdapterQuietly();
+    const { describe } = await import("./core/adapter.ts");
+    say(describe((await openOnce()).description));
     const { loadModel } = await import("./models/checkpoint.ts");
     const { modelDir } = await demo({ ...flags, say, pretrain: runPretraining });
     await serveModel(
@@ -225,20 +230,20 @@ program
     );
   });
 
-async function openAdapterQuietly() {
+let opened: Promise<import("./core/webgpu/device.ts").WebGpuDevice> | null = null;
+
+/** The device of this process, opened once. */
+async function openOnce() {
   const { openDevice } = await import("./kernels/index.ts");
-  return openDevice();
+  opened ??= openDevice();
+  return opened;
 }
 
 /** Trains with samples drawn by the server's generator; the first Ctrl-C saves a checkpoint, the second ends at once. */
 async function runPretraining(config: import("./train/config.ts").PretrainConfig) {
   const { pretrain } = await import("./train/pretrain.ts");
   const { TextGenerator } = await import("./serve/generate.ts");
-  const { device } = await import("./core/device.ts");
-  const { describe } = await import("./core/adapter.ts");
-  const { description } = await openAdapterQuietly();
-  say(`${describe(description)}`);
-  void device;
+  await openOnce();
   const controller = new AbortController();
   const stop = () => {
     if (controller.signal.aborted) process.exit(130);

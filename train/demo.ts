@@ -1,9 +1,15 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
+import { dispose } from "../core/device.ts";
+import { tinyllmConfig } from "../models/config.ts";
+import { readJson } from "../models/files.ts";
+import { LlamaForCausalLM } from "../models/llama.ts";
 import { loadPretrainConfig, type Override, type PretrainConfig } from "./config.ts";
+import { AdamW } from "./optim.ts";
 import type { PretrainResult } from "./pretrain.ts";
 import { newestCheckpoint } from "./run_files.ts";
+import { Trainer } from "./trainer.ts";
 
 export interface DemoOptions {
   /** Toy length: everything once, nothing learned. */
@@ -15,15 +21,19 @@ export interface DemoOptions {
   pretrain: (config: PretrainConfig) => Promise<PretrainResult>;
 }
 
-/** Sizes that read like the corpus after a few minutes on two processor cores. */
+/** Sizes that read like the corpus after a few minutes on two processor cores; `steps` comes from `affordableSteps`. */
 const lesson = {
-  data: { corpus: { stories: 6000 } },
+  data: { corpus: { stories: 4000 } },
   tokenizer: { vocab_size: 1024 },
-  train: { steps: 600, batch_size: 8, sequence_length: 192, learning_rate: 3e-3, warmup_steps: 40 },
-  eval: { every: 150, batches: 6 },
-  sample: { every: 150, max_tokens: 120, temperature: 0.7 },
-  checkpoint: { every: 150, keep: 1 },
+  train: { batch_size: 8, sequence_length: 160, learning_rate: 5e-3, warmup_steps: 20 },
+  eval: { every: 100, batches: 4 },
+  sample: { every: 100, max_tokens: 120, temperature: 0.6 },
+  checkpoint: { every: 100, keep: 1 },
 };
+/** Seconds that the updates may take, and how few and how many make sense. */
+const trainingSeconds = 190;
+const fewestSteps = 150;
+const mostSteps = 1500;
 
 /** The same path through the program in seconds. */
 const toy = {
@@ -53,7 +63,10 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
     out_dir: out,
     resume: (await newestCheckpoint(out)) !== null,
   };
-  const config = await loadPretrainConfig(null, flatten(settings));
+  const first = await loadPretrainConfig(null, flatten(settings));
+  const previous = first.resume ? ((await readJson(join(out, "config.json"))) as PretrainConfig) : null;
+  const steps = options.smoke ? toy.train.steps : (previous?.train.steps ?? (await affordableSteps(first)));
+  const config = { ...first, train: { ...first.train, steps } };
   const result = await options.pretrain(config);
   say(
     sideBySide(result.samples.before[0] ?? "", result.samples.after[0] ?? "", process.stderr.columns ?? 100),
@@ -64,6 +77,38 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
   );
   say(`loss curve: ${lossCurve}   samples: ${join(out, "samples.txt")}   model: ${modelDir}`);
   return { modelDir };
+}
+
+/** How many updates fit into the demo's minutes on this adapter: a throw-away model of the same size is timed. */
+async function affordableSteps(config: PretrainConfig): Promise<number> {
+  const { batch_size, sequence_length } = config.train;
+  const { vocab_size } = config.tokenizer;
+  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size })).init(0);
+  const optimizer = new AdamW(model.namedParameters());
+  const trainer = new Trainer(model, optimizer, { maxGradNorm: 1, sequenceLength: sequence_length });
+  const size = batch_size * sequence_length;
+  const column = (value: (i: number) => number) => Int32Array.from({ length: size }, (_, i) => value(i));
+  const tokens = column((i) => (i * 7919) % vocab_size);
+  const positions = column((i) => i % sequence_length);
+  const batch = {
+    tokens,
+    targets: tokens,
+    positions,
+    segments: column(() => 0),
+    bytes: size,
+    supervised: size,
+  };
+  let seconds = Number.POSITIVE_INFINITY;
+  // The first update compiles; of the others the quickest counts, since anything else on the machine only delays.
+  for (let i = 0; i < 4; i++) {
+    const start = performance.now();
+    const result = trainer.step([batch], 1e-3);
+    await result.lossSum.item();
+    if (i > 0) seconds = Math.min(seconds, (performance.now() - start) / 1000);
+    dispose([result.lossSum, result.gradNorm]);
+  }
+  dispose([model.parameters(), optimizer.state()]);
+  return Math.min(mostSteps, Math.max(fewestSteps, Math.round(trainingSeconds / seconds)));
 }
 
 /** Nested settings as overrides. */

@@ -26,6 +26,12 @@ export function registerRewrite(rewrite: TraceRewrite): void {
   rewrites.push(rewrite);
 }
 
+const collector = new FinalizationRegistry<{ device: WebGpuDevice; slots: readonly Slot[] }>(
+  ({ device, slots }) => {
+    for (const slot of slots) device.pool.give(slot);
+  },
+);
+
 /** A traced step: its dispatches with memory planned by liveness, replayed without creating objects. */
 export class Plan<R> {
   private readonly device: WebGpuDevice;
@@ -49,6 +55,8 @@ export class Plan<R> {
     const works = this.lowerAll(prune(calls, this.live()));
     const slots = this.planMemory(works);
     this.build(works, slots);
+    // A plan that nobody can replay any more gives its buffers back.
+    collector.register(this, { device, slots: [...new Set(slots.values())] });
   }
 
   private traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
