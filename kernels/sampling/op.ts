@@ -5,7 +5,6 @@ import { rowPass, rowVariants } from "../row.ts";
 import { type SamplingSettings, sampleToken } from "./reference.ts";
 
 export {
-  argmax,
   filteredWeights,
   type SamplingKey,
   type SamplingSettings,
