@@ -3,14 +3,15 @@ import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Module } from "../nn/index.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import { readLlamaConfig, toGenerationConfig, toHfConfig } from "./config.ts";
+import type { CausalLM } from "./causal_lm.ts";
+import { readLlamaConfig } from "./config.ts";
 import { atomicWriteDirectory, currentDirectory, writeJson } from "./files.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { type HostTensor, readModelWeights, toFloat32, writeSafetensors } from "./safetensors.ts";
 
 /** A model as a Hugging Face directory holds it. */
 export interface LoadedModel {
-  model: LlamaForCausalLM;
+  model: CausalLM;
   tokenizer: Tokenizer;
   directory: string;
 }
@@ -56,22 +57,18 @@ export async function readWeights(model: Module): Promise<Map<string, HostTensor
 }
 
 /** Writes a Hugging Face directory that transformers, vLLM and llama.cpp's converter load, all or nothing. */
-export async function saveModel(
-  directory: string,
-  model: LlamaForCausalLM,
-  tokenizer: Tokenizer,
-): Promise<void> {
+export async function saveModel(directory: string, model: CausalLM, tokenizer: Tokenizer): Promise<void> {
   await atomicWriteDirectory(directory, (temporary) => writeModelFiles(temporary, model, tokenizer));
 }
 
 /** The files of a model directory, into a directory that exists. */
 export async function writeModelFiles(
   directory: string,
-  model: LlamaForCausalLM,
+  model: CausalLM,
   tokenizer: Tokenizer,
 ): Promise<void> {
   await writeSafetensors(join(directory, "model.safetensors"), await readWeights(model));
-  await writeJson(join(directory, "config.json"), toHfConfig(model.config));
-  await writeJson(join(directory, "generation_config.json"), toGenerationConfig(model.config));
+  await writeJson(join(directory, "config.json"), model.toHfConfig());
+  await writeJson(join(directory, "generation_config.json"), model.toGenerationConfig());
   tokenizer.save(directory);
 }

@@ -3,7 +3,7 @@ import { dispose, scope } from "../core/device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { LayerCache } from "../nn/index.ts";
-import type { LlamaForCausalLM } from "./llama.ts";
+import type { CausalLM } from "./causal_lm.ts";
 
 /** Some consecutive tokens of one sequence to be computed: a prompt, a chunk of one, one new token, or a recompute. */
 export interface PagedItem {
@@ -33,9 +33,9 @@ export class PagedDecoder {
   private readonly cache: LayerCache[];
   private readonly step: (...args: Tensor[]) => Tensor;
 
-  constructor(model: LlamaForCausalLM, sizes: PagedSizes) {
+  constructor(model: CausalLM, sizes: PagedSizes) {
     this.sizes = sizes;
-    this.vocabSize = model.config.vocab_size;
+    this.vocabSize = model.shape.vocab_size;
     this.cache = model.newCache(sizes.numBlocks, sizes.blockSize);
     this.step = compile((...args: Tensor[]) => {
       const [tokens, positions, sequences, slots, blockTable, rows] = args as [

@@ -1,6 +1,6 @@
 import type { Tensor } from "../core/tensor.ts";
 import { attention, pagedAttention, pagedKvWrite, permute, reshape, rope } from "../kernels/index.ts";
-import { Linear } from "./layers.ts";
+import { Linear, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 
 /** Sizes of an attention layer, in the words of config.json. */
@@ -18,8 +18,6 @@ export interface SequenceContext {
   positions: Tensor;
   /** [B, T] i32: document of each token; attention stays inside a document. Absent: one document a row. */
   segments?: Tensor | undefined;
-  /** [head_dim / 2] f32. */
-  inverseFrequencies: Tensor;
 }
 
 /** A mixed batch of single tokens, as in serving: each attends its own sequence through the block table. */
@@ -32,13 +30,31 @@ export interface PagedContext {
   slots: Tensor;
   /** [max_sequences, max_blocks] i32. */
   blockTable: Tensor;
-  inverseFrequencies: Tensor;
 }
 
 /** Keys and values of one layer: [num_blocks, block_size, num_key_value_heads, head_dim] each. */
 export interface LayerCache {
   key: Tensor;
   value: Tensor;
+}
+
+type Heads = [query: Tensor, key: Tensor, value: Tensor];
+
+/** Causal attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
+function attendRows(heads: Heads, segments?: Tensor): Tensor {
+  const [query, key, value] = heads.map((y) => permute(y, [0, 2, 1, 3])) as Heads;
+  const mixed = attention(query, key, value, { causal: true, segments });
+  const [batch, length, count, width] = heads[0].shape as [number, number, number, number];
+  return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);
+}
+
+/** Attention of single tokens, [N, heads, head_dim] each to [N, heads * head_dim], after writing keys and values. */
+function attendPaged([query, key, value]: Heads, cache: LayerCache, context: PagedContext): Tensor {
+  pagedKvWrite(cache.key, cache.value, key, value, context.slots);
+  const { sequences, positions, blockTable } = context;
+  const mixed = pagedAttention(query, cache.key, cache.value, blockTable, sequences, positions);
+  const [rows, count, width] = query.shape as [number, number, number];
+  return reshape(mixed, [rows, count * width]);
 }
 
 /** Causal self-attention with rotary positions and grouped key/value heads, as in Llama. */
@@ -48,11 +64,14 @@ export class CausalSelfAttention extends Module {
   readonly vProj: Linear;
   readonly oProj: Linear;
   readonly #sizes: AttentionSizes;
+  readonly #inverseFrequencies: Tensor;
 
-  constructor(sizes: AttentionSizes) {
+  /** `inverseFrequencies` [head_dim / 2] f32: rotation of each pair in radians per position, shared by all layers. */
+  constructor(sizes: AttentionSizes, inverseFrequencies: Tensor) {
     super();
     const { hidden_size, num_attention_heads, num_key_value_heads, head_dim, attention_bias: bias } = sizes;
     this.#sizes = sizes;
+    this.#inverseFrequencies = inverseFrequencies;
     this.qProj = new Linear(hidden_size, num_attention_heads * head_dim, { bias });
     this.kProj = new Linear(hidden_size, num_key_value_heads * head_dim, { bias });
     this.vProj = new Linear(hidden_size, num_key_value_heads * head_dim, { bias });
@@ -61,32 +80,26 @@ export class CausalSelfAttention extends Module {
 
   /** attention(x) + residual for x [B, T, hidden_size]. */
   forward(x: Tensor, residual: Tensor, context: SequenceContext): Tensor {
-    const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim } = this.#sizes;
-    const [batch, length] = x.shape as [number, number];
-    const split = (y: Tensor, count: number) => reshape(y, [batch, length, count, head_dim]);
-    const rotate = (y: Tensor) => rope(y, context.inverseFrequencies, context.positions);
-    const headsFirst = (y: Tensor) => permute(y, [0, 2, 1, 3]);
-    const query = headsFirst(rotate(split(this.qProj.forward(x), heads)));
-    const key = headsFirst(rotate(split(this.kProj.forward(x), kvHeads)));
-    const value = headsFirst(split(this.vProj.forward(x), kvHeads));
-    const mixed = attention(query, key, value, { causal: true, segments: context.segments });
-    const joined = reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, heads * head_dim]);
-    return this.oProj.forward(joined, { residual });
+    const heads = this.#heads(x, context.positions);
+    return this.oProj.forward(attendRows(heads, context.segments), { residual });
   }
 
   /** The same for x [N, hidden_size], reading and filling a paged cache; the bits of a row depend on its sequence alone. */
   forwardPaged(x: Tensor, residual: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim } = this.#sizes;
-    const rows = x.shape[0]!;
     const options = { batchInvariant: true };
-    const split = (y: Tensor, count: number) => reshape(y, [rows, count, head_dim]);
-    const rotate = (y: Tensor) => rope(y, context.inverseFrequencies, context.positions);
-    const query = rotate(split(this.qProj.forward(x, options), heads));
-    const key = rotate(split(this.kProj.forward(x, options), kvHeads));
-    const value = split(this.vProj.forward(x, options), kvHeads);
-    pagedKvWrite(cache.key, cache.value, key, value, context.slots);
-    const { sequences, positions, blockTable } = context;
-    const mixed = pagedAttention(query, cache.key, cache.value, blockTable, sequences, positions);
-    return this.oProj.forward(reshape(mixed, [rows, heads * head_dim]), { ...options, residual });
+    const heads = this.#heads(x, context.positions, options);
+    return this.oProj.forward(attendPaged(heads, cache, context), { ...options, residual });
+  }
+
+  /** Query, key and value [..., heads, head_dim], rotated. */
+  #heads(x: Tensor, positions: Tensor, options: RunOptions = {}): Heads {
+    const { num_attention_heads: count, num_key_value_heads: kvCount, head_dim } = this.#sizes;
+    const rows = x.shape.slice(0, -1);
+    const project = (layer: Linear, heads: number) =>
+      reshape(layer.forward(x, options), [...rows, heads, head_dim]);
+    const rotate = (y: Tensor) => rope(y, this.#inverseFrequencies, positions);
+    const query = rotate(project(this.qProj, count));
+    const key = rotate(project(this.kProj, kvCount));
+    return [query, key, project(this.vProj, kvCount)];
   }
 }

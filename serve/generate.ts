@@ -1,5 +1,5 @@
 import { KilnError } from "../core/errors.ts";
-import type { LlamaForCausalLM } from "../models/llama.ts";
+import type { CausalLM } from "../models/causal_lm.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { Engine } from "./engine.ts";
 import { ModelRunner } from "./runner.ts";
@@ -20,7 +20,7 @@ export class TextGenerator {
   /** What went wrong inside: clients of a server do not see it, here it is the message. */
   #failure: unknown = null;
 
-  constructor(model: LlamaForCausalLM, tokenizer: Tokenizer, options: { maxSequences?: number } = {}) {
+  constructor(model: CausalLM, tokenizer: Tokenizer, options: { maxSequences?: number } = {}) {
     const { maxSequences = 8 } = options;
     this.#runner = new ModelRunner(model, { maxSequences });
     this.#engine = new Engine({

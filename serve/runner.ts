@@ -1,6 +1,6 @@
 import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
-import type { LlamaForCausalLM } from "../models/llama.ts";
+import type { CausalLM } from "../models/causal_lm.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 import { sampleRow, scoreRow } from "./sampler/cpu.ts";
 import type { ItemResult, RunItem, Runner, StepResult } from "./types.ts";
@@ -27,19 +27,19 @@ export class ModelRunner implements Runner {
   readonly blockCount: number;
   readonly #decoder: PagedDecoder;
 
-  constructor(model: LlamaForCausalLM, options: RunnerOptions = {}) {
-    const { config } = model;
+  constructor(model: CausalLM, options: RunnerOptions = {}) {
+    const { shape } = model;
     const { blockSize = 16, maxSequences = 64, cacheBytes = 256 * 2 ** 20 } = options;
-    this.vocabSize = config.vocab_size;
+    this.vocabSize = shape.vocab_size;
     this.maxModelLen = Math.min(
-      options.maxModelLen ?? config.max_position_embeddings,
-      config.max_position_embeddings,
+      options.maxModelLen ?? shape.max_position_embeddings,
+      shape.max_position_embeddings,
     );
     this.blockSize = blockSize;
     const blocksPerSequence = Math.ceil(this.maxModelLen / blockSize);
-    const layerBlockBytes = blockSize * config.num_key_value_heads * config.head_dim * 4;
+    const layerBlockBytes = blockSize * shape.num_key_value_heads * shape.head_dim * 4;
     const affordable = Math.min(
-      cacheBytes / (layerBlockBytes * 2 * config.num_hidden_layers),
+      cacheBytes / (layerBlockBytes * 2 * shape.num_hidden_layers),
       device().profile.maxBindingBytes / layerBlockBytes - 1,
     );
     this.blockCount = Math.min(Math.floor(affordable), blocksPerSequence * maxSequences + 1);

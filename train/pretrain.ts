@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
+import type { CausalLM } from "../models/causal_lm.ts";
 import { saveModel } from "../models/checkpoint.ts";
 import { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "../models/config.ts";
 import { atomicWriteFile, readJson, writeJson } from "../models/files.ts";
@@ -43,7 +44,7 @@ export type Sampler = (
 export interface PretrainOptions {
   config: PretrainConfig;
   /** Told once the model exists; returns how to sample from it. */
-  makeSampler: (model: LlamaForCausalLM, tokenizer: Tokenizer) => Sampler;
+  makeSampler: (model: CausalLM, tokenizer: Tokenizer) => Sampler;
   /** Lines for the person who watches. */
   say: (line: string) => void;
   /** Stops after the running step: checkpoint, then a KilnError with exit code 130. */
@@ -60,7 +61,7 @@ export interface PretrainResult {
   bitsPerByte: number | null;
   /** Samples before and after training, prompt first. */
   samples: { before: string[]; after: string[] };
-  model: LlamaForCausalLM;
+  model: CausalLM;
   tokenizer: Tokenizer;
 }
 

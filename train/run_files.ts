@@ -2,9 +2,9 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
+import type { CausalLM } from "../models/causal_lm.ts";
 import { loadWeights, writeModelFiles } from "../models/checkpoint.ts";
 import { atomicWriteDirectory, currentDirectory, readJson, writeJson } from "../models/files.ts";
-import type { LlamaForCausalLM } from "../models/llama.ts";
 import {
   type HostTensor,
   readModelWeights,
@@ -30,7 +30,7 @@ export interface TrainerState {
 
 /** What a checkpoint is made of: a model directory that others can load, plus what only training needs. */
 export interface RunState {
-  model: LlamaForCausalLM;
+  model: CausalLM;
   tokenizer: Tokenizer;
   /** Optimizer tensors by name. */
   moments: ReadonlyMap<string, Tensor>;

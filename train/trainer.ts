@@ -4,7 +4,7 @@ import { persist, scope } from "../core/device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import { addInto, assignInto, globalNorm } from "../kernels/index.ts";
-import type { LlamaForCausalLM } from "../models/llama.ts";
+import type { CausalLM } from "../models/causal_lm.ts";
 import type { Batch } from "./data/index.ts";
 import type { Optimizer } from "./optim.ts";
 
@@ -31,7 +31,7 @@ export interface TrainerOptions {
  * changes nothing but rounding.
  */
 export class Trainer {
-  readonly model: LlamaForCausalLM;
+  readonly model: CausalLM;
   readonly optimizer: Optimizer;
   private readonly parameters: Tensor[];
   private readonly sequenceLength: number;
@@ -45,7 +45,7 @@ export class Trainer {
   private readonly finish: () => Pick<StepResult, "lossSum" | "gradNorm">;
   private readonly lossOf: (...args: Tensor[]) => Tensor;
 
-  constructor(model: LlamaForCausalLM, optimizer: Optimizer, options: TrainerOptions) {
+  constructor(model: CausalLM, optimizer: Optimizer, options: TrainerOptions) {
     this.model = model;
     this.optimizer = optimizer;
     this.parameters = model.parameters();

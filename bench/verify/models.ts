@@ -4,9 +4,10 @@ import { KilnError } from "../../core/errors.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import { mul } from "../../kernels/index.ts";
+import type { CausalLM, TokenBatch } from "../../models/causal_lm.ts";
 import { loadWeights } from "../../models/checkpoint.ts";
 import { readLlamaConfig } from "../../models/config.ts";
-import { LlamaForCausalLM, type TokenBatch } from "../../models/llama.ts";
+import { LlamaForCausalLM } from "../../models/llama.ts";
 import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
 import { readModelWeights } from "../../models/safetensors.ts";
 import { argmax } from "../../serve/sampler/cpu.ts";
@@ -80,7 +81,7 @@ function rowsOf(file: TensorFile): number {
   return file.get("input_ids").shape[0]!;
 }
 
-async function forward(model: LlamaForCausalLM, file: TensorFile) {
+async function forward(model: CausalLM, file: TensorFile) {
   const states: Tensor[] = [];
   const logits = scope(() =>
     noGrad(() => {
@@ -98,7 +99,7 @@ async function forward(model: LlamaForCausalLM, file: TensorFile) {
   }
 }
 
-async function compareHidden(model: LlamaForCausalLM, file: TensorFile): Promise<Comparison> {
+async function compareHidden(model: CausalLM, file: TensorFile): Promise<Comparison> {
   const { hidden } = await forward(model, file);
   const count = file.names().filter((n) => /^hidden\.\d+$/.test(n)).length;
   if (hidden.length !== count)
@@ -108,7 +109,7 @@ async function compareHidden(model: LlamaForCausalLM, file: TensorFile): Promise
 
 async function verifyLoss(
   check: Check,
-  model: LlamaForCausalLM,
+  model: CausalLM,
   file: TensorFile,
   expected: ModelExpectation,
 ): Promise<void> {
@@ -156,11 +157,7 @@ function compareGradients(gradients: ReadonlyMap<string, ArrayLike<number>>, fil
  * The likeliest token after each place of a greedy row must be the next one. One pass over the whole row shows what
  * generating it token by token would.
  */
-async function compareGreedy(
-  model: LlamaForCausalLM,
-  file: TensorFile,
-  greedy: number[][],
-): Promise<Comparison> {
+async function compareGreedy(model: CausalLM, file: TensorFile, greedy: number[][]): Promise<Comparison> {
   const prompt = promptLength(file, greedy);
   const comparisons: Comparison[] = [];
   for (const row of greedy) {
@@ -193,11 +190,7 @@ function promptLength(file: TensorFile, greedy: number[][]): number {
 }
 
 /** All rows generated together, token by token, through the paged cache with its blocks out of order. */
-async function comparePaged(
-  model: LlamaForCausalLM,
-  file: TensorFile,
-  greedy: number[][],
-): Promise<Comparison> {
+async function comparePaged(model: CausalLM, file: TensorFile, greedy: number[][]): Promise<Comparison> {
   const blockSize = 8;
   const blocks = Math.ceil(Math.max(...greedy.map((row) => row.length)) / blockSize);
   const numBlocks = blocks * greedy.length;

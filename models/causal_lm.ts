@@ -1,0 +1,124 @@
+import { persist } from "../core/device.ts";
+import { type Tensor, zeros } from "../core/tensor.ts";
+import { indexSelect, linear, linearCrossEntropy, reshape } from "../kernels/index.ts";
+import {
+  constantInit,
+  type LayerCache,
+  Module,
+  normalInit,
+  type PagedContext,
+  type SequenceContext,
+} from "../nn/index.ts";
+
+/** What training and serving need to know of a decoder's size, whatever its own config calls it. */
+export interface DecoderShape {
+  vocab_size: number;
+  hidden_size: number;
+  num_hidden_layers: number;
+  /** Heads whose keys and values are kept. */
+  num_key_value_heads: number;
+  head_dim: number;
+  /** Longest sequence, in tokens. */
+  max_position_embeddings: number;
+  /** Standard deviation of fresh weights. */
+  initializer_range: number;
+}
+
+/** A batch of token rows: what to read and, for a loss, what to predict. */
+export interface TokenBatch extends SequenceContext {
+  /** [B, T] i32. */
+  tokens: Tensor;
+  /** [B, T] i32, the next token of each place; -100 is not supervised. */
+  targets: Tensor;
+}
+
+/** A block of a decoder: [..., hidden_size] to the same shape. */
+export interface DecoderBlock {
+  forward(x: Tensor, context: SequenceContext): Tensor;
+  /** The same for the tokens of a mixed batch, each with the same bits in any batch. */
+  forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor;
+}
+
+/** The matrices that write into the residual stream, in every architecture's naming. */
+const residualProjection = /(o_proj|down_proj|c_proj)\.weight$/;
+
+/**
+ * A decoder with a language-model head: embedding, blocks, a norm, a matrix to logits. An architecture says what these
+ * are; the passes over whole rows (training) and over a paged cache (serving) are the same for all.
+ */
+export abstract class CausalLM extends Module {
+  abstract readonly shape: DecoderShape;
+  /** What old checkpoints leave out at the start of parameter names, e.g. `model.`. */
+  abstract readonly prefix: string;
+  /** [vocab_size, hidden_size]: the matrix that turns hidden states into logits. */
+  abstract readonly headWeight: Tensor;
+  protected abstract readonly blocks: readonly DecoderBlock[];
+  /** The input of the first block, [..., hidden_size], from ids and positions [...]. */
+  protected abstract embed(tokens: Tensor, positions: Tensor): Tensor;
+  protected abstract finalNorm(x: Tensor): Tensor;
+  /** The content of a config.json that transformers loads. */
+  abstract toHfConfig(): Record<string, unknown>;
+  /** The content of a generation_config.json. */
+  abstract toGenerationConfig(): Record<string, unknown>;
+
+  /** Normal(0, initializer_range) weights; projections into the residual stream shrink with depth (Radford 2019). */
+  init(seed: number): this {
+    const { initializer_range: std, num_hidden_layers } = this.shape;
+    const residualStd = std / Math.sqrt(2 * num_hidden_layers);
+    for (const [name, parameter] of this.namedParameters()) {
+      if (name.endsWith("bias")) constantInit(parameter, 0);
+      else if (parameter.rank === 1) constantInit(parameter, 1);
+      else normalInit(parameter, residualProjection.test(name) ? residualStd : std, seed, name);
+    }
+    return this;
+  }
+
+  /** Hidden states [B, T, hidden_size] after the final norm; `each` sees the input of every block and the result. */
+  hidden(tokens: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
+    let x = this.embed(tokens, context.positions);
+    for (const block of this.blocks) {
+      each?.(x);
+      x = block.forward(x, context);
+    }
+    const out = this.finalNorm(x);
+    each?.(out);
+    return out;
+  }
+
+  /** Logits [B, T, vocab_size]: for tests and small batches; training uses `loss`, which never holds them all. */
+  logits(hidden: Tensor): Tensor {
+    return linear(hidden, this.headWeight, null);
+  }
+
+  /** Sum of -log p(target) in nats over the supervised places, as a scalar; dividing is the caller's business. */
+  loss(batch: TokenBatch): Tensor {
+    const hidden = this.hidden(batch.tokens, batch);
+    const [rows, length, width] = hidden.shape as [number, number, number];
+    const flat = reshape(hidden, [rows * length, width]);
+    return linearCrossEntropy(flat, this.headWeight, reshape(batch.targets, [rows * length]), {
+      ignoreIndex: -100,
+    }).loss;
+  }
+
+  /**
+   * Logits [R, vocab_size] of the tokens numbered `rows` [R] in a mixed batch of N tokens, whose keys and values are
+   * added to the cache on the way.
+   */
+  logitsPaged(tokens: Tensor, cache: readonly LayerCache[], context: PagedContext, rows: Tensor): Tensor {
+    let x = this.embed(tokens, context.positions);
+    this.blocks.forEach((block, i) => {
+      x = block.forwardPaged(x, cache[i]!, context);
+    });
+    const chosen = this.finalNorm(indexSelect(x, 0, rows));
+    return linear(chosen, this.headWeight, null, { batchInvariant: true });
+  }
+
+  /** Empty keys and values for `numBlocks` blocks of `blockSize` tokens. */
+  newCache(numBlocks: number, blockSize: number): LayerCache[] {
+    const { num_hidden_layers, num_key_value_heads, head_dim } = this.shape;
+    const shape = [numBlocks, blockSize, num_key_value_heads, head_dim];
+    return persist(
+      Array.from({ length: num_hidden_layers }, () => ({ key: zeros(shape), value: zeros(shape) })),
+    );
+  }
+}
