@@ -1,8 +1,17 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { readMetrics } from "../train/logs.ts";
 
 /** The command line as a user has it: whole runs in processes of their own, stopped in every way. */
@@ -117,6 +126,25 @@ describe("kiln train pretrain", () => {
     writeFileSync(empty, " \n");
     const broken = join(out, "broken.yaml");
     writeFileSync(broken, "train:\n  learning_rat: 0.1\n");
+    const llama = {
+      model_type: "llama",
+      hidden_size: 4096,
+      intermediate_size: 64,
+      num_hidden_layers: 1,
+      num_attention_heads: 32,
+    };
+    const huge = join(out, "huge");
+    mkdirSync(huge);
+    writeFileSync(join(huge, "config.json"), JSON.stringify({ ...llama, vocab_size: 10_000_000 }));
+    const cut = join(out, "cut");
+    mkdirSync(cut);
+    const golden = new URL("./fixtures/golden/models/llama/", import.meta.url).pathname;
+    copyFileSync(join(golden, "config.json"), join(cut, "config.json"));
+    writeFileSync(
+      join(cut, "model.safetensors"),
+      readFileSync(join(golden, "model.safetensors")).subarray(0, 9000),
+    );
+    new Tokenizer(trainBpe(["once upon a time"], { vocab_size: 270 })).save(cut);
     const cases: [string[], RegExp, number][] = [
       [["train", "pretrain", "--data", join(out, "none.txt")], /none\.txt does not exist/, 1],
       [["train", "pretrain", "--data", binary], /binary|not text|UTF-8/i, 1],
@@ -126,6 +154,8 @@ describe("kiln train pretrain", () => {
       [["train", "pretrain", "--steps", "many"], /whole number/, 2],
       [["trian"], /Did you mean train/, 2],
       [["sample", join(out, "nowhere")], /nowhere does not exist/, 1],
+      [["sample", huge], /too large for this adapter.*limits/, 1],
+      [["sample", cut], /cut\/model\.safetensors.*(bytes|truncated|ends)/, 1],
     ];
     const answers = await Promise.all(
       cases.map(([args]) => run(...args, ...(args[1] === "pretrain" ? ["--out", join(out, "run")] : []))),
