@@ -3,10 +3,9 @@ import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Module } from "../nn/index.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
+import { createDecoder, readDecoderConfig } from "./auto.ts";
 import type { CausalLM } from "./causal_lm.ts";
-import { readLlamaConfig } from "./config.ts";
 import { atomicWriteDirectory, currentDirectory, writeJson } from "./files.ts";
-import { LlamaForCausalLM } from "./llama.ts";
 import { type HostTensor, readModelWeights, toFloat32, writeSafetensors } from "./safetensors.ts";
 
 /** A model as a Hugging Face directory holds it. */
@@ -22,8 +21,9 @@ export interface LoadedModel {
  */
 export async function loadModel(path: string): Promise<LoadedModel> {
   const directory = await currentDirectory(path);
-  const config = await readLlamaConfig(directory);
-  const largest = config.vocab_size * config.hidden_size * 4;
+  const config = await readDecoderConfig(directory);
+  const width = config.model_type === "gpt2" ? config.n_embd : config.hidden_size;
+  const largest = config.vocab_size * width * 4;
   if (largest > device().profile.maxBindingBytes) {
     const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
     throw new KilnError(
@@ -33,15 +33,19 @@ export async function loadModel(path: string): Promise<LoadedModel> {
     );
   }
   const tokenizer = Tokenizer.load(directory);
-  const model = new LlamaForCausalLM(config);
+  const model = createDecoder(config);
   loadWeights(model, await readModelWeights(directory));
   return { model, tokenizer, directory };
 }
 
-/** Copies tensors of a checkpoint into a model's parameters. */
-export function loadWeights(model: Module, weights: ReadonlyMap<string, HostTensor>): void {
+/**
+ * Copies tensors of a checkpoint into a model's parameters; what the model does not have (buffers of old versions) is
+ * ignored. Names may lack the model's prefix, as in checkpoints of the model without its head.
+ */
+export function loadWeights(model: CausalLM, weights: ReadonlyMap<string, HostTensor>): void {
   model.loadParameters((name) => {
-    const found = weights.get(name);
+    const bare = name.startsWith(model.prefix) ? name.slice(model.prefix.length) : name;
+    const found = weights.get(name) ?? weights.get(bare);
     return found && { shape: found.shape, values: () => toFloat32(found) };
   });
 }

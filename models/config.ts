@@ -5,7 +5,22 @@ import { currentDirectory, readJson } from "./files.ts";
 import { parseWith } from "./validation.ts";
 
 /** The values of `model_type` in a config.json that kiln can load. */
-export const LOADABLE_MODEL_TYPES = ["llama"] as const;
+export const LOADABLE_MODEL_TYPES = ["llama", "gpt2"] as const;
+
+/** Refuses a config of another model_type than `expected`; Llama is also what a config without one means. */
+export function expectModelType(
+  value: unknown,
+  expected: (typeof LOADABLE_MODEL_TYPES)[number],
+  source: string,
+): void {
+  const type = (value as { model_type?: unknown } | null)?.model_type;
+  if (type === expected || (type === undefined && expected === "llama")) return;
+  const isLoadable = LOADABLE_MODEL_TYPES.some((name) => name === type);
+  const wanted = isLoadable ? `expected "${expected}"` : `kiln can load ${LOADABLE_MODEL_TYPES.join(", ")}`;
+  throw new KilnError(`${source}: model_type is ${JSON.stringify(type)}; ${wanted}`, {
+    code: "model_type_unknown",
+  });
+}
 
 /** Rotary position settings, with the names and meaning of transformers' `rope_parameters`. */
 export interface RopeParameters {
@@ -100,13 +115,7 @@ type FileConfig = z.output<typeof fileSchema>;
  * Throws a one-line KilnError for a wrong or missing value, another model_type, and features that kiln does not compute.
  */
 export function parseLlamaConfig(value: unknown, source = "config.json"): LlamaConfig {
-  const type = (value as { model_type?: unknown } | null)?.model_type;
-  if (type !== undefined && type !== "llama") {
-    const loadable = LOADABLE_MODEL_TYPES.join(", ");
-    throw new KilnError(`${source}: model_type is ${JSON.stringify(type)}; kiln can load ${loadable}`, {
-      code: "model_type_unknown",
-    });
-  }
+  expectModelType(value, "llama", source);
   const file = parseWith(fileSchema, value, () => source);
   const refuse = (problem: string) => new KilnError(`${source}: ${problem}`, { code: "config_invalid" });
   if (file.hidden_act !== "silu") {
@@ -203,7 +212,9 @@ export function toHfConfig(config: LlamaConfig): Record<string, unknown> {
 }
 
 /** The content of a generation_config.json: the special tokens that generation needs. */
-export function toGenerationConfig(config: LlamaConfig): Record<string, unknown> {
+export function toGenerationConfig(
+  config: Pick<LlamaConfig, "bos_token_id" | "eos_token_id" | "pad_token_id">,
+): Record<string, unknown> {
   const { bos_token_id, eos_token_id, pad_token_id } = config;
   return { bos_token_id, eos_token_id, ...(pad_token_id === null ? {} : { pad_token_id }) };
 }

@@ -1,6 +1,16 @@
+import { custom } from "../core/autograd.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { attention, pagedAttention, pagedKvWrite, permute, reshape, rope } from "../kernels/index.ts";
-import { Linear, type RunOptions } from "./layers.ts";
+import {
+  attention,
+  cat,
+  pagedAttention,
+  pagedKvWrite,
+  permute,
+  reshape,
+  rope,
+  split,
+} from "../kernels/index.ts";
+import { Conv1D, Linear, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 
 /** Sizes of an attention layer, in the words of config.json. */
@@ -101,5 +111,45 @@ export class CausalSelfAttention extends Module {
     const query = rotate(project(this.qProj, count));
     const key = rotate(project(this.kProj, kvCount));
     return [query, key, project(this.vProj, kvCount)];
+  }
+}
+
+/** Causal self-attention whose query, key and value come from one product, as in GPT-2. */
+export class FusedSelfAttention extends Module {
+  readonly cAttn: Conv1D;
+  readonly cProj: Conv1D;
+  readonly #heads: number;
+
+  constructor(width: number, heads: number) {
+    super();
+    this.#heads = heads;
+    this.cAttn = new Conv1D(width, 3 * width);
+    this.cProj = new Conv1D(width, width);
+  }
+
+  /** attention(x) + residual for x [B, T, width]. */
+  forward(x: Tensor, residual: Tensor, { segments }: Pick<SequenceContext, "segments">): Tensor {
+    return this.cProj.forward(attendRows(this.#split(this.cAttn.forward(x)), segments), { residual });
+  }
+
+  /** The same for x [N, width], reading and filling a paged cache; the bits of a row depend on its sequence alone. */
+  forwardPaged(x: Tensor, residual: Tensor, cache: LayerCache, context: PagedContext): Tensor {
+    const options = { batchInvariant: true };
+    const heads = this.#split(this.cAttn.forward(x, options));
+    return this.cProj.forward(attendPaged(heads, cache, context), { ...options, residual });
+  }
+
+  /** Query, key and value [..., heads, head_dim] as views of [..., 3 * width]. */
+  #split(fused: Tensor): Heads {
+    const width = fused.shape.at(-1)! / 3;
+    // Three slices of their own would each lay their gradient into zeros of the whole's size, and these be added up.
+    const parts = custom(
+      "split_heads",
+      [fused],
+      () => split(fused, width, -1),
+      (gradients) => [cat(gradients as Heads, -1)],
+    );
+    const shape = [...fused.shape.slice(0, -1), this.#heads, width / this.#heads];
+    return parts.map((part) => reshape(part, shape)) as Heads;
   }
 }

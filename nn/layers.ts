@@ -1,5 +1,13 @@
 import type { Tensor } from "../core/tensor.ts";
-import { embedding, layerNorm, linear, rmsNorm, swiglu } from "../kernels/index.ts";
+import {
+  type Activation,
+  embedding,
+  layerNorm,
+  linear,
+  rmsNorm,
+  swiglu,
+  transpose,
+} from "../kernels/index.ts";
 import { Module, Parameter } from "./module.ts";
 
 /** How a forward pass is to run. */
@@ -25,6 +33,24 @@ export class Linear extends Module {
   /** `residual`, of the output's shape, is added to the result. */
   forward(x: Tensor, options: RunOptions & { residual?: Tensor } = {}): Tensor {
     return linear(x, this.weight, this.bias, options);
+  }
+}
+
+/** y = activation(x W + b) for x [..., in_features]; `weight` is [in_features, out_features], as GPT-2 stores it. */
+export class Conv1D extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+
+  constructor(inFeatures: number, outFeatures: number) {
+    super();
+    this.weight = Parameter.empty([inFeatures, outFeatures]);
+    this.bias = Parameter.empty([outFeatures]);
+  }
+
+  /** `residual`, of the output's shape, is added to the result. */
+  forward(x: Tensor, options: RunOptions & { activation?: Activation; residual?: Tensor } = {}): Tensor {
+    // `linear` turns the view back: the kernel reads the weight as it lies.
+    return linear(x, transpose(this.weight, 0, 1), this.bias, options);
   }
 }
 

@@ -3,7 +3,7 @@ import { AdamW } from "../../train/optim.ts";
 import { scheduleFactor, scheduleName } from "../../train/schedules.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
-import { loadLlama, nextTokens } from "./models.ts";
+import { loadDecoder, nextTokens } from "./models.ts";
 import { compare, type Report, worst } from "./report.ts";
 
 /** `expected.json` of a training run. */
@@ -45,7 +45,7 @@ export async function verifyCurve(report: Report, folder: Folder, expected: Curv
 
 async function train(folder: Folder, expected: CurveExpectation) {
   const file = new TensorFile(folder, "batches");
-  const model = await loadLlama(folder.path);
+  const model = await loadDecoder(folder.path);
   const optimizer = new AdamW(model.namedParameters(), {
     betas: expected.betas,
     eps: expected.eps,

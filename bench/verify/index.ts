@@ -4,7 +4,7 @@ import { KilnError } from "../../core/errors.ts";
 import { openDevice } from "../../kernels/index.ts";
 import { type CurveExpectation, verifyCurve } from "./curves.ts";
 import { type Folder, readJsonFile, walk } from "./fixture.ts";
-import { type ModelExpectation, verifyLlama } from "./models.ts";
+import { type ModelExpectation, verifyDecoder } from "./models.ts";
 import { isOpCases, verifyOps } from "./ops.ts";
 import { isOptimFile, verifyOptimizers } from "./optim.ts";
 import { type Counts, Report, type ReportOptions } from "./report.ts";
@@ -72,9 +72,13 @@ async function verifyExpected(report: Report, folder: Folder): Promise<void> {
   const config = folder.files.includes("config.json") ? readJsonFile(folder, "config.json") : null;
   const type = (config as { model_type?: unknown } | null)?.model_type;
   const expected = readJsonFile(folder, "expected.json") as ModelExpectation | CurveExpectation;
-  const isLlama = type === "llama" && ["LlamaForCausalLM", undefined].includes(expected.class);
-  if (!isLlama) {
+  const decoders = new Map<unknown, string>([
+    ["llama", "LlamaForCausalLM"],
+    ["gpt2", "GPT2LMHeadModel"],
+  ]);
+  const known = decoders.get(type);
+  if (known === undefined || (expected.class ?? known) !== known) {
     report.skip(folder.name || "model", `${typeof type === "string" ? type : "an adapter"}: ${later}`);
   } else if ("losses" in expected) await verifyCurve(report, folder, expected);
-  else await verifyLlama(report, folder, expected);
+  else await verifyDecoder(report, folder, expected);
 }

@@ -4,10 +4,9 @@ import { KilnError } from "../../core/errors.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import { mul } from "../../kernels/index.ts";
+import { createDecoder, readDecoderConfig } from "../../models/auto.ts";
 import type { CausalLM, TokenBatch } from "../../models/causal_lm.ts";
 import { loadWeights } from "../../models/checkpoint.ts";
-import { readLlamaConfig } from "../../models/config.ts";
-import { LlamaForCausalLM } from "../../models/llama.ts";
 import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
 import { readModelWeights } from "../../models/safetensors.ts";
 import { argmax } from "../../serve/sampler/cpu.ts";
@@ -32,9 +31,9 @@ export interface ModelExpectation {
 const near = { atol: 1e-4 };
 const share = 1e-3;
 
-/** Loads a Llama directory: shape and weights, no tokenizer. */
-export async function loadLlama(path: string): Promise<LlamaForCausalLM> {
-  const model = new LlamaForCausalLM(await readLlamaConfig(path));
+/** Loads a decoder's directory: shape and weights, no tokenizer. */
+export async function loadDecoder(path: string): Promise<CausalLM> {
+  const model = createDecoder(await readDecoderConfig(path));
   loadWeights(model, await readModelWeights(path));
   return model;
 }
@@ -45,13 +44,17 @@ export function nextTokens(labels: Int32Array, rows: number): Int32Array {
   return labels.map((_, i) => ((i + 1) % length === 0 ? -100 : labels[i + 1]!));
 }
 
-/** Hidden states, logits, loss, every gradient, and greedy tokens of one Llama. */
-export async function verifyLlama(report: Report, folder: Folder, expected: ModelExpectation): Promise<void> {
+/** Hidden states, logits, loss, every gradient, and greedy tokens of one decoder. */
+export async function verifyDecoder(
+  report: Report,
+  folder: Folder,
+  expected: ModelExpectation,
+): Promise<void> {
   const name = folder.name || "model";
   const parts = ["hidden", "logits", "loss", "gradients", "grad_norm", "num_parameters", "greedy", "paged"];
   if (!parts.some((part) => report.wants(`${name}/${part}`))) return;
   const file = new TensorFile(folder, "expected");
-  const model = await loadLlama(folder.path);
+  const model = await loadDecoder(folder.path);
   const check = (part: string, body: () => Comparison | Promise<Comparison>) =>
     report.check(`${name}/${part}`, body);
   await check("num_parameters", () => compare([model.numParameters], [expected.num_parameters], { atol: 0 }));

@@ -1,0 +1,30 @@
+import { join } from "node:path";
+import type { CausalLM } from "./causal_lm.ts";
+import { type LlamaConfig, parseLlamaConfig } from "./config.ts";
+import { currentDirectory, readJson } from "./files.ts";
+import { GPT2LMHeadModel } from "./gpt2.ts";
+import { type GPT2Config, parseGpt2Config } from "./gpt2_config.ts";
+import { LlamaForCausalLM } from "./llama.ts";
+
+/** The checked config of any decoder; `model_type` says which. */
+export type DecoderConfig = LlamaConfig | GPT2Config;
+
+/**
+ * Checks the content of a config.json by its `model_type` (Llama where there is none). `source` is what messages call it.
+ * Throws a one-line KilnError for what is wrong or cannot be loaded.
+ */
+export function parseDecoderConfig(value: unknown, source = "config.json"): DecoderConfig {
+  const type = (value as { model_type?: unknown } | null)?.model_type;
+  return type === "gpt2" ? parseGpt2Config(value, source) : parseLlamaConfig(value, source);
+}
+
+/** Reads `config.json` of a model directory. Throws a one-line KilnError when it is missing or not loadable. */
+export async function readDecoderConfig(directory: string): Promise<DecoderConfig> {
+  const path = join(await currentDirectory(directory), "config.json");
+  return parseDecoderConfig(await readJson(path), path);
+}
+
+/** The decoder that a config describes, with room for weights but no values yet: load them or call `init`. */
+export function createDecoder(config: DecoderConfig): CausalLM {
+  return config.model_type === "gpt2" ? new GPT2LMHeadModel(config) : new LlamaForCausalLM(config);
+}

@@ -1,0 +1,142 @@
+import type { Tensor } from "../core/tensor.ts";
+import { add } from "../kernels/index.ts";
+import {
+  Conv1D,
+  Embedding,
+  FusedSelfAttention,
+  type LayerCache,
+  LayerNorm,
+  Linear,
+  Module,
+  type PagedContext,
+  type RunOptions,
+  type SequenceContext,
+} from "../nn/index.ts";
+import { CausalLM, type DecoderBlock, type DecoderShape } from "./causal_lm.ts";
+import { toGenerationConfig } from "./config.ts";
+import { type GPT2Config, toHfGpt2Config } from "./gpt2_config.ts";
+
+/** proj(gelu(fc(x))) with the tanh form of gelu. */
+class Mlp extends Module {
+  readonly cFc: Conv1D;
+  readonly cProj: Conv1D;
+
+  constructor(width: number, innerWidth: number) {
+    super();
+    this.cFc = new Conv1D(width, innerWidth);
+    this.cProj = new Conv1D(innerWidth, width);
+  }
+
+  /** mlp(x) + residual. */
+  forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
+    const inner = this.cFc.forward(x, { ...options, activation: "gelu_tanh" });
+    return this.cProj.forward(inner, { ...options, residual });
+  }
+}
+
+/** One block: x + attention(norm(x)), then x + mlp(norm(x)). The norms are spelled as checkpoints spell them. */
+class Block extends Module implements DecoderBlock {
+  readonly ln_1: LayerNorm;
+  readonly attn: FusedSelfAttention;
+  readonly ln_2: LayerNorm;
+  readonly mlp: Mlp;
+
+  constructor(config: GPT2Config) {
+    super();
+    const { n_embd, n_head, n_inner, layer_norm_epsilon: eps } = config;
+    this.ln_1 = new LayerNorm(n_embd, eps);
+    this.attn = new FusedSelfAttention(n_embd, n_head);
+    this.ln_2 = new LayerNorm(n_embd, eps);
+    this.mlp = new Mlp(n_embd, n_inner ?? 4 * n_embd);
+  }
+
+  forward(x: Tensor, context: SequenceContext): Tensor {
+    const mixed = this.attn.forward(this.ln_1.forward(x), x, context);
+    return this.mlp.forward(this.ln_2.forward(mixed), mixed);
+  }
+
+  forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
+    const mixed = this.attn.forwardPaged(this.ln_1.forward(x), x, cache, context);
+    return this.mlp.forward(this.ln_2.forward(mixed), mixed, { batchInvariant: true });
+  }
+}
+
+class GPT2Model extends Module {
+  readonly wte: Embedding;
+  readonly wpe: Embedding;
+  readonly h: Block[];
+  readonly lnF: LayerNorm;
+
+  constructor(config: GPT2Config) {
+    super();
+    const { vocab_size, n_positions, n_embd, n_layer, layer_norm_epsilon } = config;
+    this.wte = new Embedding(vocab_size, n_embd);
+    this.wpe = new Embedding(n_positions, n_embd);
+    this.h = Array.from({ length: n_layer }, () => new Block(config));
+    this.lnF = new LayerNorm(n_embd, layer_norm_epsilon);
+  }
+}
+
+/**
+ * GPT-2 (Radford et al. 2019) with a language-model head: learned positions, layer norm before each part, gelu.
+ * Parameter names, layouts (`Conv1D` weights are [in, out]) and numerics are those of transformers' `GPT2LMHeadModel`,
+ * so its checkpoints load as they are.
+ */
+export class GPT2LMHeadModel extends CausalLM {
+  readonly transformer: GPT2Model;
+  /** Null when the head shares the embedding (`tie_word_embeddings`), as in every published GPT-2. */
+  readonly lmHead: Linear | null;
+  readonly #config: GPT2Config;
+
+  constructor(config: GPT2Config) {
+    super();
+    this.#config = config;
+    this.transformer = new GPT2Model(config);
+    this.lmHead = config.tie_word_embeddings ? null : new Linear(config.n_embd, config.vocab_size);
+  }
+
+  get config(): GPT2Config {
+    return this.#config;
+  }
+
+  get shape(): DecoderShape {
+    const { vocab_size, initializer_range, n_embd, n_layer, n_head, n_positions } = this.#config;
+    return {
+      vocab_size,
+      hidden_size: n_embd,
+      num_hidden_layers: n_layer,
+      num_key_value_heads: n_head,
+      head_dim: n_embd / n_head,
+      max_position_embeddings: n_positions,
+      initializer_range,
+    };
+  }
+
+  get prefix(): string {
+    return "transformer.";
+  }
+
+  get headWeight(): Tensor {
+    return this.lmHead?.weight ?? this.transformer.wte.weight;
+  }
+
+  protected get blocks(): readonly DecoderBlock[] {
+    return this.transformer.h;
+  }
+
+  protected embed(tokens: Tensor, positions: Tensor): Tensor {
+    return add(this.transformer.wte.forward(tokens), this.transformer.wpe.forward(positions));
+  }
+
+  protected finalNorm(x: Tensor): Tensor {
+    return this.transformer.lnF.forward(x);
+  }
+
+  toHfConfig(): Record<string, unknown> {
+    return toHfGpt2Config(this.#config);
+  }
+
+  toGenerationConfig(): Record<string, unknown> {
+    return toGenerationConfig(this.#config);
+  }
+}

@@ -1,0 +1,143 @@
+import { z } from "zod";
+import { KilnError } from "../core/errors.ts";
+import { expectModelType } from "./config.ts";
+import { parseWith } from "./validation.ts";
+
+/** A GPT-2's shape: the keys of a Hugging Face config.json with every default filled in. */
+export interface GPT2Config {
+  model_type: "gpt2";
+  vocab_size: number;
+  /** Rows of the table of learned positions: the longest context in tokens. */
+  n_positions: number;
+  n_embd: number;
+  n_layer: number;
+  n_head: number;
+  /** Width inside the MLP; null is 4 * n_embd. */
+  n_inner: number | null;
+  activation_function: "gelu_new";
+  layer_norm_epsilon: number;
+  /** Dropout of block outputs, embeddings and attention weights in training; kept for other tools, kiln applies none. */
+  resid_pdrop: number;
+  embd_pdrop: number;
+  attn_pdrop: number;
+  initializer_range: number;
+  tie_word_embeddings: boolean;
+  bos_token_id: number | null;
+  eos_token_id: number | number[] | null;
+  pad_token_id: number | null;
+}
+
+const count = z
+  .int()
+  .min(1)
+  .max(2 ** 31 - 1);
+const token = z.int().min(0);
+const share = z.number().min(0).lt(1);
+
+/** The keys that decide what a GPT-2 computes; others in the file are ignored. Defaults: transformers. */
+const fileSchema = z.object({
+  vocab_size: count.default(50257),
+  n_positions: count.default(1024),
+  n_embd: count.default(768),
+  n_layer: count.default(12),
+  n_head: count.default(12),
+  n_inner: count.nullish(),
+  activation_function: z.string().default("gelu_new"),
+  layer_norm_epsilon: z.number().positive().default(1e-5),
+  resid_pdrop: share.default(0.1),
+  embd_pdrop: share.default(0.1),
+  attn_pdrop: share.default(0.1),
+  initializer_range: z.number().min(0).default(0.02),
+  tie_word_embeddings: z.boolean().default(true),
+  bos_token_id: token.nullable().default(50256),
+  eos_token_id: z
+    .union([token, z.array(token).min(1)])
+    .nullable()
+    .default(50256),
+  pad_token_id: token.nullish(),
+  scale_attn_weights: z.boolean().default(true),
+  scale_attn_by_inverse_layer_idx: z.boolean().default(false),
+  add_cross_attention: z.boolean().default(false),
+  quantization_config: z.unknown().optional(),
+});
+
+/**
+ * Checks the content of a GPT-2 config.json and fills in defaults. `source` is what messages call the file.
+ * Throws a one-line KilnError for a wrong value, another model_type, and features that kiln does not compute.
+ */
+export function parseGpt2Config(value: unknown, source = "config.json"): GPT2Config {
+  expectModelType(value, "gpt2", source);
+  const {
+    scale_attn_weights: scales,
+    scale_attn_by_inverse_layer_idx: scalesByLayer,
+    add_cross_attention: crosses,
+    quantization_config: quantization,
+    activation_function: activation,
+    ...kept
+  } = parseWith(fileSchema, value, () => source);
+  const refuse = (problem: string) => new KilnError(`${source}: ${problem}`, { code: "config_invalid" });
+  if (activation !== "gelu_new") {
+    const name = JSON.stringify(activation);
+    throw refuse(`activation_function is ${name}; kiln computes GPT-2 with "gelu_new" only`);
+  }
+  if (!scales) throw refuse("scale_attn_weights is false; kiln always divides scores by sqrt(head width)");
+  if (scalesByLayer)
+    throw refuse("scale_attn_by_inverse_layer_idx is true; kiln scales every layer's scores alike");
+  if (crosses)
+    throw refuse("add_cross_attention is true; kiln computes decoders that attend to themselves only");
+  if (quantization !== undefined && quantization !== null) {
+    throw refuse(
+      "the weights are quantized (quantization_config); save the model in float32, float16 or bfloat16 first",
+    );
+  }
+  if (kept.n_embd % kept.n_head !== 0) {
+    throw refuse(`n_embd ${kept.n_embd} is not a multiple of n_head ${kept.n_head}`);
+  }
+  return {
+    model_type: "gpt2",
+    ...kept,
+    activation_function: activation,
+    n_inner: kept.n_inner ?? null,
+    pad_token_id: kept.pad_token_id ?? null,
+  };
+}
+
+/** The content of a config.json; `dtype` is read by transformers 5, `torch_dtype` by older versions. */
+export function toHfGpt2Config(config: GPT2Config): Record<string, unknown> {
+  return {
+    architectures: ["GPT2LMHeadModel"],
+    ...config,
+    scale_attn_weights: true,
+    scale_attn_by_inverse_layer_idx: false,
+    reorder_and_upcast_attn: false,
+    add_cross_attention: false,
+    dtype: "float32",
+    torch_dtype: "float32",
+    use_cache: true,
+  };
+}
+
+/** GPT-2's names of sizes that other decoders' configs call otherwise (`attribute_map` in transformers). */
+const ownNames = {
+  hidden_size: "n_embd",
+  intermediate_size: "n_inner",
+  num_hidden_layers: "n_layer",
+  num_attention_heads: "n_head",
+  max_position_embeddings: "n_positions",
+} as const;
+
+/** Keys that mean the same in every decoder's config. */
+const common = ["vocab_size", "initializer_range", "tie_word_embeddings", "bos_token_id", "eos_token_id"];
+
+/**
+ * Settings in the common words (hidden_size, …) under GPT-2's own names.
+ * Throws a KilnError for a setting that GPT-2 does not have, such as rope_theta.
+ */
+export function gpt2Overrides(settings: Record<string, unknown>): Record<string, unknown> {
+  const named = Object.entries(settings).map(([key, value]) => {
+    if (key in ownNames) return [ownNames[key as keyof typeof ownNames], value];
+    if (common.includes(key)) return [key, value];
+    throw new KilnError(`a GPT-2 has no ${key}; leave it out`, { code: "config_invalid" });
+  });
+  return Object.fromEntries(named);
+}
