@@ -85,6 +85,8 @@ function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean)
 /** How a family of kernels is laid out: one source, its rows a workgroup, and what it is specialised by. */
 interface Family {
   vector: boolean;
+  /** Rows are shared through workgroup memory instead of broadcasts. */
+  tiled: boolean;
   rows: (call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv") => number;
   files: { forward: string; dq: string; dkv: string };
   defines: (
@@ -93,18 +95,27 @@ interface Family {
   ) => Record<string, number | boolean | string>;
 }
 
-function headDefines(family: Family, dim: number): Record<string, number> {
-  return family.vector ? { HEAD_DIM4: dim / 4 } : {};
+/** What a family's source is specialised by, besides the call's own switches. */
+function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv") {
+  const [mask, segmented] = [call.inputs[pass === "forward" ? 3 : 6], call.attrs.segmented];
+  const defines: Record<string, number | boolean | string> = {
+    TILED: family.tiled,
+    // A mask that is the same for all queries, and segments, travel by broadcast like the keys.
+    KEY_MASK: call.attrs.masked && mask!.shape[2] === 1 && !family.tiled,
+    RANGES: segmented && !family.tiled,
+    ...family.defines(call, pass),
+  };
+  if (family.vector) defines.HEAD_DIM4 = call.inputs[1]!.shape[3]! / 4;
+  return defines;
 }
 
 function forwardPass(family: Family, call: Call<AttentionAttrs>, strided: boolean): Pass {
-  const { params, defines, batches, heads, queries, dim } = common(call, false, strided);
+  const { params, defines, batches, heads, queries } = common(call, false, strided);
   return {
     file: family.files.forward,
     defines: {
       ...defines,
-      ...headDefines(family, dim),
-      ...family.defines(call, "forward"),
+      ...familyDefines(family, call, "forward"),
     },
     params,
     grid: [Math.ceil(queries / family.rows(call, "forward")), heads, batches],
@@ -114,7 +125,7 @@ function forwardPass(family: Family, call: Call<AttentionAttrs>, strided: boolea
 function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: boolean): Lowering {
   const { attrs } = call;
   const { params, defines, batches, heads, kvHeads, queries, keys, dim } = common(call, true, strided);
-  const vector = headDefines(family, dim);
+  const vector: Record<string, number> = family.vector ? { HEAD_DIM4: dim / 4 } : {};
   const [grad, , , , out, lse] = call.inputs as readonly [
     TensorMeta,
     unknown,
@@ -144,14 +155,14 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
   };
   const dq: Pass = {
     file: family.files.dq,
-    defines: { ...defines, ...vector, ...family.defines(call, "dq") },
+    defines: { ...defines, ...familyDefines(family, call, "dq") },
     params,
     grid: [Math.ceil(queries / family.rows(call, "dq")), heads, batches],
     bind: [...main, "out0"],
   };
   const dkv: Pass = {
     file: family.files.dkv,
-    defines: { ...defines, ...vector, ...family.defines(call, "dkv") },
+    defines: { ...defines, ...familyDefines(family, call, "dkv") },
     params,
     grid: [Math.ceil(keys / family.rows(call, "dkv")), kvHeads, batches],
     bind: [...main, "out1", "out2"],
@@ -161,6 +172,7 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
 
 const plain: Family = {
   vector: false,
+  tiled: false,
   rows: () => 32,
   files: { forward: "attention/plain.wgsl", dq: "attention/plain_dq.wgsl", dkv: "attention/plain_dkv.wgsl" },
   defines: () => ({}),
@@ -172,17 +184,59 @@ function laneRows(call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv"): n
   return pass === "forward" && call.profile.subgroupSize * call.inputs[0]!.shape[3]! <= 128 ? 2 : 1;
 }
 
-const lanes: Family = {
+const shared = {
   vector: true,
-  rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
-  files: { forward: "attention/lanes.wgsl", dq: "attention/lanes_dq.wgsl", dkv: "attention/lanes_dkv.wgsl" },
-  defines: (call, pass) => ({ ROWS: laneRows(call, pass) }),
+  files: {
+    forward: "attention/lanes.wgsl",
+    dq: "attention/lanes_dq.wgsl",
+    dkv: "attention/lanes_dkv.wgsl",
+  },
 };
 
-/** Software adapters with subgroups, and heads that their registers hold. */
+/** One subgroup a workgroup, rows handed round by broadcasts. */
+const lanes: Family = {
+  ...shared,
+  tiled: false,
+  rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
+  defines: (call, pass) => ({
+    ROWS: laneRows(call, pass),
+    WIDTH: call.profile.subgroupSize,
+    GROUP: call.profile.subgroupSize,
+    LANE_ID: "subgroup_invocation_id",
+  }),
+};
+
+/** Threads of a workgroup of the tiled kernels. */
+const tileWidth = 64;
+
+/** Rows handed round through workgroup memory. */
+const tiles: Family = {
+  ...shared,
+  tiled: true,
+  rows: () => tileWidth,
+  defines: () => ({
+    ROWS: 1,
+    WIDTH: tileWidth,
+    GROUP: 8,
+    LANE_ID: "local_invocation_index",
+  }),
+};
+
+/** Software adapters with subgroups, and heads that their registers, and their compilers' patience, hold. */
 function lanesFit(call: Call<AttentionAttrs>): boolean {
-  const dim = call.inputs[0]!.shape[3]!;
-  return call.profile.subgroupSize > 0 && call.profile.subgroupSize <= 16 && dim % 4 === 0 && dim <= 128;
+  const dim = call.inputs[1]!.shape[3]!;
+  const { subgroupSize } = call.profile;
+  return subgroupSize > 0 && subgroupSize <= 16 && dim % 4 === 0 && subgroupSize * dim <= 512;
+}
+
+/**
+ * GPUs. Compilers of software adapters take minutes for the unrolled bodies of large heads; small ones run there all the
+ * same, as the test of this path.
+ */
+function tilesFit(call: Call<AttentionAttrs>): boolean {
+  const dim = call.inputs[1]!.shape[3]!;
+  const most = call.profile.class === "gpu" ? 128 : 8;
+  return dim % 4 === 0 && dim <= most && call.profile.maxWorkgroupSize >= tileWidth;
 }
 
 /** The same kernels on tensors as they lie, where four components can be read at once, else on copies. */
@@ -212,15 +266,21 @@ function pair<A extends AttentionAttrs>(
 }
 
 export const forwardVariants: Variant<AttentionAttrs>[] = [
-  ...pair<AttentionAttrs>("lanes", lanes.files.forward, lanesFit, (call, strided) =>
+  ...pair<AttentionAttrs>("lanes", shared.files.forward, lanesFit, (call, strided) =>
     forwardPass(lanes, call, strided),
+  ),
+  ...pair<AttentionAttrs>("tiles", shared.files.forward, tilesFit, (call, strided) =>
+    forwardPass(tiles, call, strided),
   ),
   { name: "plain", file: plain.files.forward, strided: true, plan: (call) => forwardPass(plain, call, true) },
 ];
 
 export const backwardVariants: Variant<BackwardAttrs>[] = [
-  ...pair<BackwardAttrs>("lanes", lanes.files.dq, lanesFit, (call, strided) =>
+  ...pair<BackwardAttrs>("lanes", shared.files.dq, lanesFit, (call, strided) =>
     backwardPasses(lanes, call, strided),
+  ),
+  ...pair<BackwardAttrs>("tiles", shared.files.dq, tilesFit, (call, strided) =>
+    backwardPasses(tiles, call, strided),
   ),
   { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call, true) },
 ];

@@ -102,6 +102,8 @@ export function forwardSamples(): Sample<AttentionAttrs>[] {
 export function backwardSamples(): Sample<BackwardAttrs>[] {
   return cases.flatMap((c) => {
     const [b, h, kv, t, s, d] = c.size;
+    // Software adapters compile the backward kernels of this size for half a minute, and they differ in a count alone.
+    if (d === 64) return [];
     const layout = c.layout ? { layout: c.layout } : {};
     const shapes = [
       [b, t, h, d],
