@@ -6,6 +6,11 @@ function line(cells: readonly string[]): string {
   return `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(" | ")} |`;
 }
 
+/** Three digits, never with an exponent. */
+function short(value: number): string {
+  return value < 1000 ? value.toPrecision(3) : value.toFixed(0);
+}
+
 /** The head of a Markdown table, so that a run can be pasted into a page. */
 export function tableHead({ software }: BenchReport): string[] {
   const speed = software ? "speed (software)" : "speed";
@@ -20,8 +25,8 @@ export function renderRow(result: BenchResult, { software }: BenchReport): strin
   return line([
     name,
     by,
-    ms.toPrecision(3),
-    `${speed.toPrecision(3)} ${unit}${software ? " sw" : ""}`,
+    short(ms),
+    `${short(speed)} ${unit}${software ? " sw" : ""}`,
     `${(100 * roofline).toFixed(1)} %`,
     tokens_per_s === undefined ? "" : tokens_per_s.toFixed(0),
     kiln_ratio === undefined ? "" : `${(1 / kiln_ratio).toFixed(2)} x`,

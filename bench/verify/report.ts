@@ -61,7 +61,7 @@ export function compare(
 
 export interface ReportOptions {
   write: (line: string) => void;
-  /** One JSON object at the end instead of lines. */
+  /** A JSON object on each line instead of text. */
   json?: boolean;
   /** Only cases whose name contains this. */
   filter?: string;
@@ -113,21 +113,19 @@ export class Report {
     return { passed: count("passed"), failed: count("failed"), skipped: count("skipped") };
   }
 
-  /** The summary line, or everything as JSON. */
-  finish(adapter: unknown): Counts {
+  /** Writes the summary line. */
+  finish(): Counts {
     const counts = this.counts();
     const { passed, failed, skipped } = counts;
     this.options.write(
-      this.options.json
-        ? JSON.stringify({ adapter, cases: this.results, ...counts })
-        : `${passed} passed, ${failed} failed, ${skipped} skipped`,
+      this.options.json ? JSON.stringify(counts) : `${passed} passed, ${failed} failed, ${skipped} skipped`,
     );
     return counts;
   }
 
   private add(result: CaseResult): void {
     this.results.push(result);
-    if (!this.options.json) this.options.write(line(result));
+    this.options.write(this.options.json ? JSON.stringify(result) : line(result));
   }
 }
 
