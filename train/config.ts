@@ -59,7 +59,7 @@ const model = z
     config: z
       .string()
       .optional()
-      .describe("a Llama config.json to use instead of the preset; relative to the config file"),
+      .describe("a Llama or GPT-2 config.json to use instead of the preset; relative to the config file"),
     hidden_size: count.optional().describe("width; preset 128"),
     intermediate_size: count
       .optional()
@@ -78,7 +78,7 @@ const model = z
     initializer_range: positive.optional().describe("standard deviation of the first weights; preset 0.02"),
   })
   .prefault({})
-  .describe("the Llama to train");
+  .describe("the model to train");
 
 const train = z
   .strictObject({

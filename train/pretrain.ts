@@ -5,11 +5,12 @@ import { join } from "node:path";
 import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
+import { createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { saveModel } from "../models/checkpoint.ts";
-import { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "../models/config.ts";
+import { tinyllmConfig } from "../models/config.ts";
 import { atomicWriteFile, readJson, writeJson } from "../models/files.ts";
-import { LlamaForCausalLM } from "../models/llama.ts";
+import { gpt2Overrides } from "../models/gpt2_config.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
 import {
@@ -84,7 +85,7 @@ interface Run {
 }
 
 /**
- * Trains a Llama from scratch on text: corpus, tokenizer, packed batches, AdamW with warm-up and a schedule, validation
+ * Trains a decoder from scratch on text: corpus, tokenizer, packed batches, AdamW with warm-up and a schedule, validation
  * loss and bits per byte, samples, logs, and checkpoints from which a run goes on bit for bit.
  */
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
@@ -142,11 +143,9 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
     `${source.name}: ${shard.header.documents.toLocaleString("en")} documents, ${shard.header.tokens.toLocaleString("en")} tokens` +
       `${isCached ? " (encoded before)" : ""}, ${validation.length} documents held out`,
   );
-  const llama = await modelConfig(config, tokenizer);
-  const model = new LlamaForCausalLM(llama).init(train.seed);
-  say(
-    `model: ${model.numParameters.toLocaleString("en")} parameters, ${llama.num_hidden_layers} layers of width ${llama.hidden_size}`,
-  );
+  const decoder = await modelConfig(config, tokenizer);
+  const model = createDecoder(decoder).init(train.seed);
+  announce(model, decoder, train.sequence_length, say);
   const optimizer = new AdamW(model.namedParameters(), {
     betas: train.betas,
     eps: train.eps,
@@ -158,7 +157,7 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
   const totalSteps = train.epochs
     ? Math.max(1, Math.ceil((train.epochs * batches.rowsPerEpoch) / rowsPerStep))
     : (train.steps ?? 1000);
-  const settingsHash = hashSettings(config, llama, totalSteps, tokenizer, await source.hash());
+  const settingsHash = hashSettings(config, decoder, totalSteps, tokenizer, await source.hash());
   if (!resuming) await writeJson(join(out_dir, "config.json"), config);
   return {
     options,
@@ -221,7 +220,7 @@ function maxPositions(config: PretrainConfig): number {
   return config.model.max_position_embeddings ?? Math.max(512, config.train.sequence_length);
 }
 
-async function modelConfig(config: PretrainConfig, tokenizer: Tokenizer): Promise<LlamaConfig> {
+async function modelConfig(config: PretrainConfig, tokenizer: Tokenizer): Promise<DecoderConfig> {
   const { preset: _preset, config: path, rope_theta, ...overrides } = config.model;
   const special = {
     bos_token_id: tokenizer.bosId,
@@ -232,14 +231,43 @@ async function modelConfig(config: PretrainConfig, tokenizer: Tokenizer): Promis
     rope_theta === undefined ? {} : { rope_parameters: { rope_type: "default" as const, rope_theta } };
   const shape = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined));
   const given = { ...shape, ...rope };
-  if (path) return parseLlamaConfig({ ...((await readJson(path)) as object), ...given, ...special }, path);
+  if (path) {
+    const file = (await readJson(path)) as { model_type?: unknown };
+    const settings = { ...given, ...special };
+    return parseDecoderConfig(
+      { ...file, ...(file.model_type === "gpt2" ? gpt2Overrides(settings) : settings) },
+      path,
+    );
+  }
   return tinyllmConfig({ max_position_embeddings: maxPositions(config), ...given, ...special });
+}
+
+/** Says what is trained, and refuses rows longer than the model's positions. */
+function announce(
+  model: CausalLM,
+  config: DecoderConfig,
+  sequenceLength: number,
+  say: (line: string) => void,
+): void {
+  const { num_hidden_layers, hidden_size, max_position_embeddings: longest } = model.shape;
+  if (sequenceLength > longest) {
+    throw new KilnError(
+      `train.sequence_length ${sequenceLength} is longer than the model's ${longest} positions; lower it`,
+      { code: "config_invalid" },
+    );
+  }
+  const parameters = model.numParameters.toLocaleString("en");
+  say(`model: ${parameters} parameters, ${num_hidden_layers} layers of width ${hidden_size}`);
+  const asked = Object.entries(config).flatMap(([key, value]) =>
+    /(_pdrop|_dropout)$/.test(key) && value ? [key] : [],
+  );
+  if (asked.length > 0) say(`${asked.join(", ")} of the config: not applied, kiln trains without dropout`);
 }
 
 /** What must be equal for a resumed run to give the same numbers; how often it logs may differ. */
 function hashSettings(
   config: PretrainConfig,
-  llama: LlamaConfig,
+  model: DecoderConfig,
   totalSteps: number,
   tokenizer: Tokenizer,
   corpus: string,
@@ -247,7 +275,7 @@ function hashSettings(
   const { epochs: _e, steps: _s, ...train } = config.train;
   const decisive = {
     train,
-    llama,
+    model,
     totalSteps,
     corpus,
     tokenizer: tokenizer.hash(),
