@@ -170,7 +170,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     out[o + C] = vec4<U0>(mean[R * HEAD_DIM4 + C] * norm);
 #end
     let l = (batch * params.heads + head) * params.queries + row[R];
-    lse[l] = select(NOTHING, top[R] + log(total[R]), total[R] > 0.0);
+    lse[l] = select(0.0, top[R] + log(total[R]), total[R] > 0.0);
   }
 #end
 }

@@ -24,7 +24,7 @@ struct Params {
   scale: f32,
 }
 
-/// The logarithm of zero, as it stands in memory: rows that see no key have it as their log-sum-exp.
+/// The score of a hidden key.
 const NOTHING = -1e30;
 /// Below every score and above NOTHING: running maxima start here, so that a hidden key always weighs exp(-huge) = 0.
 const LOWEST = -1e29;

@@ -79,7 +79,7 @@ function inferAttention(
   return { b, h, t, d, kv, s, dtype: query.dtype };
 }
 
-/** Outputs: the result as [B, T, H, D], and the logarithm of each row's sum of exponentials, f32 [B, H, T]. */
+/** Outputs: the result as [B, T, H, D], and the logarithm of each row's sum of exponentials, f32 [B, H, T], 0 where a row sees no key. */
 export const attentionOp = defineOp<AttentionAttrs>({
   name: "attention",
   doc: "softmax(scale * query key^T) value with causal, boolean and segment masks, grouped key heads, online softmax. Dao et al. 2022.",

@@ -46,5 +46,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let norm = select(0.0, 1.0 / total, total > 0.0);
   let o = ((batch * params.queries + i) * params.heads + head) * params.head_dim;
   for (var c = 0u; c < params.head_dim; c++) { out[o + c] = U0(mean[c] * norm); }
-  lse[(batch * params.heads + head) * params.queries + i] = select(NOTHING, top + log(total), total > 0.0);
+  lse[(batch * params.heads + head) * params.queries + i] = select(0.0, top + log(total), total > 0.0);
 }

@@ -1,9 +1,6 @@
 import type { RefTensor } from "../../core/op.ts";
 import type { AttentionAttrs } from "./plan.ts";
 
-/** The logarithm of zero, as it stands in `lse` for rows that see no key. */
-export const nothing = -1e30;
-
 interface Problem {
   batches: number;
   heads: number;
@@ -49,7 +46,7 @@ function forEachRow(p: Problem, visit: (batch: number, head: number, i: number) 
   }
 }
 
-/** softmax(scale * query key^T) value, one row at a time; `out` is [B, T, H, D], `lse` [B, H, T]. */
+/** softmax(scale * query key^T) value, one row at a time; `out` is [B, T, H, D], `lse` [B, H, T], 0 for rows that see no key. */
 export function attentionForward(
   inputs: readonly RefTensor[],
   attrs: AttentionAttrs,
@@ -72,7 +69,7 @@ export function attentionForward(
       const weight = Math.exp(scores[n]! - top) / total;
       for (let c = 0; c < p.dim; c++) out.data[row + c]! += weight * value.data[p.at(value, b, kv, j) + c]!;
     });
-    lse.data[(b * p.heads + h) * p.queries + i] = seen.length > 0 ? top + Math.log(total) : nothing;
+    lse.data[(b * p.heads + h) * p.queries + i] = seen.length > 0 ? top + Math.log(total) : 0;
   });
 }
 
