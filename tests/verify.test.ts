@@ -70,7 +70,7 @@ function nudge(tensors: Map<string, HostTensor>, name: string, index: number, by
 const add = goldenOps.find((c) => c.name === "add/row")!;
 
 describe("verify", () => {
-  it("passes every case of the fixtures: ops, optimizers, schedules, sampling, Llama and its loss curve", async () => {
+  it("passes every case of the fixtures: ops, optimizers, schedules, sampling, decoders and their loss curves", async () => {
     const found = await run(golden);
     expect(named(found, /FAILED/)).toEqual([]);
     expect(found).toMatchObject({ failed: 0, skipped: 0 });
@@ -83,11 +83,13 @@ describe("verify", () => {
       "optim/clip",
       "optim/schedule/wsd",
       "sampling/top_p",
-      ...["hidden", "logits", "loss", "gradients", "grad_norm", "greedy", "paged"].map(
-        (part) => `models/llama/${part}`,
-      ),
-      "curves/llama/losses",
-      "curves/llama/grad_norms",
+      ...["llama", "gpt2"].flatMap((model) => [
+        ...["hidden", "logits", "loss", "gradients", "grad_norm", "greedy", "paged"].map(
+          (part) => `models/${model}/${part}`,
+        ),
+        `curves/${model}/losses`,
+        `curves/${model}/grad_norms`,
+      ]),
     ];
     for (const name of expected) expect(passed).toContain(name);
   }, 400_000);
