@@ -57,7 +57,7 @@ program
   .command("pretrain")
   .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
   .description(
-    "train a Llama from scratch on text, JSONL, or gzip of either; without data on built-in stories",
+    "train a Llama (or a GPT-2) from scratch on text, JSONL, or gzip of either; without data on built-in stories",
   )
   .option("--data <path...>", "text, JSONL, gzip of either, or folders")
   .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
