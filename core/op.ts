@@ -129,8 +129,8 @@ export interface OpSpec<A> {
   gradient?: (context: GradientContext<A>, cotangents: readonly (Tensor | null)[]) => (Tensor | null)[];
   /** Why there is no gradient, for ops that could be asked for one. */
   notDifferentiable?: string;
-  /** Indices of inputs that the op updates in place (optimizers, caches). */
-  mutates?: readonly number[];
+  /** Indices of inputs that the op updates in place (optimizers, caches); a function of how many inputs there are. */
+  mutates?: readonly number[] | ((inputs: number) => readonly number[]);
   variants: readonly Variant<A>[];
   samples: () => Sample<A>[];
   /** Whether second derivatives exist (tests check them where true). */
@@ -156,6 +156,11 @@ export function defineOp<A>(spec: OpSpec<A>): Op<A> {
 /** All registered ops, by name: the generic suites iterate this. */
 export function registeredOps(): ReadonlyMap<string, AnyOp> {
   return registry;
+}
+
+/** Indices of the inputs that a call with so many of them updates in place. */
+export function mutatedInputs({ mutates = [] }: AnyOp, inputs: number): readonly number[] {
+  return typeof mutates === "function" ? mutates(inputs) : mutates;
 }
 
 /** A registered op by name. */

@@ -1,7 +1,7 @@
 import { type Device, Storage } from "./device.ts";
 import type { DType, HostArray } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
-import type { AnyOp, DeviceProfile, RefTensor } from "./op.ts";
+import { type AnyOp, type DeviceProfile, mutatedInputs, type RefTensor } from "./op.ts";
 import { numel } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -49,7 +49,7 @@ export class ReferenceDevice implements Device {
     const given = inputs.map(gather);
     const made = outputs.map((t): RefTensor => ({ shape: t.shape, dtype: t.dtype, data: cells(t.storage) }));
     op.reference(given, attrs as never, made);
-    for (const i of op.mutates ?? []) scatter(given[i]!.data, inputs[i]!);
+    for (const i of mutatedInputs(op, inputs.length)) scatter(given[i]!.data, inputs[i]!);
   }
 
   release(storage: Storage): void {

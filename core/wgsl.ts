@@ -5,7 +5,8 @@ import type { ParamValue } from "./op.ts";
  *
  *     #import "include/reduce.wgsl"       the file's text, once
  *     #if NAME / #if !NAME / #if NAME == 4 / #else / #endif
- *     #unroll I 4 … #end                  the lines between, once for I = 0, 1, 2, 3 (the word I is replaced)
+ *     #unroll I 4 … #end                  the lines between, once for I = 0, 1, 2, 3 (the word I is replaced, and $I at
+ *                                         the end of a name or number: param$I becomes param0)
  *
  * Defines: a number becomes `const NAME = value;` at the top and can be used in `#if` and as the count of an
  * `#unroll`; a boolean is for `#if` alone; a string replaces the word NAME in the text.
@@ -76,7 +77,7 @@ function unroll(
   const [name, countText] = argument.split(/\s+/) as [string, string];
   const count = Number(defines[countText] ?? countText);
   if (!Number.isInteger(count)) throw new Error(`${path}: #unroll ${argument}: the count is not a number`);
-  const word = new RegExp(`\\b${name}\\b`, "g");
+  const word = new RegExp(`\\$${name}\\b|\\b${name}\\b`, "g");
   return Array.from({ length: count }, (_, k) =>
     expandLines(
       lines.map((line) => line.replace(word, String(k))),

@@ -1,9 +1,10 @@
 import { persist } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { contiguousStrides } from "../core/shape.ts";
 import { noGrad } from "../core/tape.ts";
 import { ones, type Tensor, zeros } from "../core/tensor.ts";
 import {
-  adamStep,
+  type AdamSlot,
   add,
   descend,
   div,
@@ -14,6 +15,7 @@ import {
   matmul,
   maximum,
   mul,
+  multiAdamStep,
   muonMomentum,
   rmspropStep,
   roundBfloat16,
@@ -48,8 +50,16 @@ export interface OptimizerOptions {
 /** A parameter with what its optimizer keeps of it. */
 interface Slot {
   parameter: Tensor;
+  /** All states in one tensor, [states, ...parameter]. */
+  memory: Tensor;
+  /** Views of `memory`, one for each state. */
   states: Tensor[];
   hyper: Tensor;
+}
+
+/** A parameter that is to be updated by its gradient. */
+interface Update extends Slot {
+  gradient: Tensor;
 }
 
 /** What all optimizers share: f32 states of a parameter's shape, and one hyper tensor for each weight decay. */
@@ -70,12 +80,14 @@ abstract class SlotOptimizer implements Optimizer {
     this.unit = persist(ones([1], "f32", first.device));
     for (const [name, parameter] of parameters) {
       const decay = (options.decays?.(name, parameter) ?? true) ? (options.weightDecay ?? 0) : 0;
-      const states = stateNames.map((state) => {
-        const t = persist(zeros(parameter.shape, "f32", parameter.device));
-        this.named.set(`${state}.${name}`, t);
-        return t;
+      const { shape, size, device } = parameter;
+      const memory = persist(zeros([stateNames.length, ...shape], "f32", device));
+      const states = stateNames.map((state, i) => {
+        const view = memory.view(shape, contiguousStrides(shape), i * size);
+        this.named.set(`${state}.${name}`, view);
+        return view;
       });
-      this.slots.push({ parameter, states, hyper: this.group(decay, parameter) });
+      this.slots.push({ parameter, memory, states, hyper: this.group(decay, parameter) });
     }
   }
 
@@ -96,11 +108,8 @@ abstract class SlotOptimizer implements Optimizer {
     if (gradients.length !== this.slots.length) {
       throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.slots.length} parameters`);
     }
-    noGrad(() => {
-      this.slots.forEach((slot, i) => {
-        this.update(slot, gradients[i], scale);
-      });
-    });
+    const updates = this.slots.map((slot, i) => ({ ...slot, gradient: gradients[i] }));
+    noGrad(() => this.update(updates, scale));
   }
 
   state(): ReadonlyMap<string, Tensor> {
@@ -108,7 +117,7 @@ abstract class SlotOptimizer implements Optimizer {
   }
 
   protected abstract hyper(learningRate: number, step: number): Partial<Hyper>;
-  protected abstract update(slot: Slot, gradient: Tensor, scale: Tensor): void;
+  protected abstract update(updates: readonly Update[], scale: Tensor): void;
 }
 
 export interface AdamOptions extends OptimizerOptions {
@@ -141,12 +150,14 @@ export class AdamW extends SlotOptimizer {
     };
   }
 
-  protected update(
-    { parameter, states: [first, second], hyper }: Slot,
-    gradient: Tensor,
-    scale: Tensor,
-  ): void {
-    adamStep(parameter, gradient, first, second, hyper, scale, this.decoupled);
+  protected update(updates: readonly Update[], scale: Tensor): void {
+    const groups = new Map<Tensor, AdamSlot[]>();
+    for (const { parameter: param, gradient: grad, memory: moments, hyper } of updates) {
+      const group = groups.get(hyper) ?? [];
+      group.push({ param, grad, moments });
+      groups.set(hyper, group);
+    }
+    for (const [hyper, group] of groups) multiAdamStep(group, hyper, scale, this.decoupled);
   }
 }
 
@@ -177,8 +188,10 @@ export class Sgd extends SlotOptimizer {
     return { lr, momentum, fresh: step === 1 || momentum === 0 ? 1 : 1 - dampening };
   }
 
-  protected update({ parameter, states: [buffer], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
-    sgdStep(parameter, gradient, buffer, hyper, scale, this.options.nesterov ?? false);
+  protected update(updates: readonly Update[], scale: Tensor): void {
+    const { nesterov = false } = this.options;
+    for (const { parameter, gradient, states, hyper } of updates)
+      sgdStep(parameter, gradient, states[0], hyper, scale, nesterov);
   }
 }
 
@@ -201,8 +214,9 @@ export class Rmsprop extends SlotOptimizer {
     return { lr, beta2: alpha, one_minus_beta2: 1 - alpha, eps };
   }
 
-  protected update({ parameter, states: [second], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
-    rmspropStep(parameter, gradient, second, hyper, scale);
+  protected update(updates: readonly Update[], scale: Tensor): void {
+    for (const { parameter, gradient, states, hyper } of updates)
+      rmspropStep(parameter, gradient, states[0], hyper, scale);
   }
 }
 
@@ -225,8 +239,9 @@ export class Adagrad extends SlotOptimizer {
     return { lr: lr / (1 + (step - 1) * lrDecay), beta2: 1, one_minus_beta2: 1, eps };
   }
 
-  protected update({ parameter, states: [second], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
-    rmspropStep(parameter, gradient, second, hyper, scale);
+  protected update(updates: readonly Update[], scale: Tensor): void {
+    for (const { parameter, gradient, states, hyper } of updates)
+      rmspropStep(parameter, gradient, states[0], hyper, scale);
   }
 }
 
@@ -259,16 +274,13 @@ export class Muon extends SlotOptimizer {
     return { lr, momentum: this.options.momentum ?? 0.95 };
   }
 
-  protected update({ parameter, states: [buffer], hyper }: Slot, gradient: Tensor, scale: Tensor): void {
-    const moved = muonMomentum(buffer, gradient, hyper, scale, this.options.nesterov ?? true);
-    const [rows, columns] = parameter.shape;
-    descend(
-      parameter,
-      orthogonalize(moved, this.options),
-      hyper,
-      scale,
-      Math.sqrt(Math.max(1, rows / columns)),
-    );
+  protected update(updates: readonly Update[], scale: Tensor): void {
+    for (const { parameter, gradient, states, hyper } of updates) {
+      const moved = muonMomentum(states[0], gradient, hyper, scale, this.options.nesterov ?? true);
+      const [rows, columns] = parameter.shape;
+      const factor = Math.sqrt(Math.max(1, rows / columns));
+      descend(parameter, orthogonalize(moved, this.options), hyper, scale, factor);
+    }
   }
 }
 

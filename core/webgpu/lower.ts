@@ -7,6 +7,7 @@ import {
   type DeviceProfile,
   findOp,
   type Lowering,
+  mutatedInputs,
   type Pass,
   type Variant,
 } from "../op.ts";
@@ -51,7 +52,7 @@ export function lower(
   let variant = strided;
   let given = inputs;
   if (!strided?.strided) {
-    given = inputs.map((t, i) => bindable(env, op, t, i, borrowed));
+    given = inputs.map((_, i) => bindable(env, op, inputs, i, borrowed));
     variant = chooseVariant(env, op, given, attrs, outputs, { raw: false, forced });
   }
   if (!variant) throw new KilnError(`${op.name}: no kernel variant can run this call on ${env.profile.name}`);
@@ -101,10 +102,17 @@ function isBindable(t: Tensor): boolean {
   return t.contiguous && (t.offset * byteSize(t.dtype)) % 256 === 0;
 }
 
-/** The tensor itself where it can be bound as it is, else a contiguous copy. */
-function bindable(env: LowerEnv, op: AnyOp, t: Tensor, index: number, borrowed: Storage[]): Tensor {
+/** An input itself where it can be bound as it is, else a contiguous copy. */
+function bindable(
+  env: LowerEnv,
+  op: AnyOp,
+  inputs: readonly Tensor[],
+  index: number,
+  borrowed: Storage[],
+): Tensor {
+  const t = inputs[index]!;
   if (isBindable(t)) return t;
-  if (op.mutates?.includes(index)) {
+  if (mutatedInputs(op, inputs.length).includes(index)) {
     throw new KilnError(
       `${op.name}: input ${index} is updated in place and must be contiguous and start on 256 bytes`,
     );

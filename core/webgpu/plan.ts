@@ -1,7 +1,7 @@
 import { forEachTensor, Storage, scope } from "../device.ts";
 import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
-import { findOp } from "../op.ts";
+import { findOp, mutatedInputs } from "../op.ts";
 import { apply, Tensor } from "../tensor.ts";
 import { packParams } from "../wgsl.ts";
 import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
@@ -101,7 +101,7 @@ export class Plan<R> {
     };
     const inputs = new Set(this.args.map((t) => t.storage));
     for (const { op, inputs: given, attrs, outputs } of rewritten) {
-      for (const i of op.mutates ?? []) {
+      for (const i of mutatedInputs(op, given.length)) {
         if (inputs.has(given[i]!.storage)) {
           throw new KilnError(
             `compile: ${op.name} updates an argument of the step in place; capture that tensor instead`,
@@ -236,7 +236,9 @@ function prune(calls: readonly TracedCall[], live: ReadonlySet<Storage>): Traced
   const needed = new Set(live);
   const kept: TracedCall[] = [];
   for (const call of [...calls].reverse()) {
-    const used = call.op.mutates?.length || call.outputs.some((t) => needed.has(t.storage));
+    const used =
+      mutatedInputs(call.op, call.inputs.length).length > 0 ||
+      call.outputs.some((t) => needed.has(t.storage));
     if (!used) continue;
     for (const t of call.inputs) needed.add(t.storage);
     kept.push(call);

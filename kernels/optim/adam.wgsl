@@ -1,5 +1,7 @@
-// One step of Adam (Kingma & Ba 2015); DECOUPLED: AdamW (Loshchilov & Hutter 2019). In place, all in f32.
+// One step of Adam on one tensor, in place.
 #import "optim/hyper.wgsl"
+#import "optim/single.wgsl"
+#import "optim/adam_step.wgsl"
 @group(0) @binding(1) var<storage, read_write> param: array<P>;
 @group(0) @binding(2) var<storage, read> grad: array<G>;
 @group(0) @binding(3) var<storage, read_write> first: array<P>;
@@ -13,16 +15,8 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   if (i >= params.size || scale[0] == 0.0) {
     return;
   }
-  var g = P(grad[i]) * scale[0];
-  var p = param[i];
-#if DECOUPLED
-  p -= hyper[LR] * hyper[WEIGHT_DECAY] * p;
-#else
-  g += hyper[WEIGHT_DECAY] * p;
-#endif
-  let m = first[i] + (g - first[i]) * hyper[ONE_MINUS_BETA1];
-  let v = second[i] * hyper[BETA2] + hyper[ONE_MINUS_BETA2] * g * g;
-  first[i] = m;
-  second[i] = v;
-  param[i] = p - hyper[LR] / hyper[BIAS1] * m / (sqrt(v) / hyper[ROOT_BIAS2] + hyper[EPS]);
+  let next = adam(param[i], P(grad[i]), first[i], second[i]);
+  param[i] = next.param;
+  first[i] = next.first;
+  second[i] = next.second;
 }

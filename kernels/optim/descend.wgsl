@@ -1,5 +1,6 @@
 // p = p * (1 - lr * weight_decay) - lr * factor * update, unless the step is skipped. factor depends on the shape alone.
 #import "optim/hyper.wgsl"
+#import "optim/single.wgsl"
 @group(0) @binding(1) var<storage, read_write> param: array<P>;
 @group(0) @binding(2) var<storage, read> update: array<G>;
 @group(0) @binding(3) var<storage, read> hyper: array<f32>;

@@ -12,12 +12,10 @@ const ROOT_BIAS2 = 8u;
 const MOMENTUM = 9u;
 const FRESH = 10u;
 
-struct Params { size: u32, factor: f32 }
-@group(0) @binding(0) var<uniform> params: Params;
 #if VEC == 4
 alias P = vec4<f32>;
-alias G = vec4<T1>;
+alias G = vec4<GRAD>;
 #else
 alias P = f32;
-alias G = T1;
+alias G = GRAD;
 #endif

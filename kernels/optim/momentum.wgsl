@@ -1,6 +1,7 @@
 // Muon's momentum: buffer moves towards the gradient; the update is the buffer or, with NESTEROV, the gradient moved
 // towards the buffer.
 #import "optim/hyper.wgsl"
+#import "optim/single.wgsl"
 @group(0) @binding(1) var<storage, read_write> buffer: array<P>;
 @group(0) @binding(2) var<storage, read> grad: array<G>;
 @group(0) @binding(3) var<storage, read> hyper: array<f32>;

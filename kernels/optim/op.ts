@@ -1,131 +1,11 @@
-import { isFloat } from "../../core/dtype.ts";
-import { type Call, defineOp, opError, type Sample, type TensorMeta, type Variant } from "../../core/op.ts";
-import { numel, sameShape } from "../../core/shape.ts";
+import { defineOp, opError } from "../../core/op.ts";
+import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
+import { check, everyStep, hyperNames, noGradient, samples, variants } from "./shared.ts";
 
-/**
- * What optimizer kernels read from `hyper` (f32), in this order. The host writes it before each step, in float64
- * arithmetic: 1 - beta2 and the bias corrections would lose their digits in f32.
- */
-export const hyperNames = [
-  "lr",
-  "beta1",
-  "one_minus_beta1",
-  "beta2",
-  "one_minus_beta2",
-  "eps",
-  "weight_decay",
-  /** 1 - beta1^step */
-  "bias1",
-  /** sqrt(1 - beta2^step) */
-  "root_bias2",
-  "momentum",
-  /** Weight of the new gradient in SGD's buffer: 1 in the first step, 1 - dampening later. */
-  "fresh",
-] as const;
-
-export type Hyper = Record<(typeof hyperNames)[number], number>;
-
-/** A hyper tensor's values; what is not given is 0, bias corrections 1. */
-export function hyperValues(values: Partial<Hyper>): number[] {
-  const given: Partial<Hyper> = { bias1: 1, root_bias2: 1, fresh: 1, ...values };
-  return hyperNames.map((name) => given[name] ?? 0);
-}
-
-/** The tensors of an update: `states` f32 tensors shaped as the parameter follow the gradient. */
-function check(name: string, inputs: readonly TensorMeta[], states: number): void {
-  const [param, grad] = inputs;
-  const kept = [param, ...inputs.slice(2, 2 + states)];
-  const [hyper, scale] = inputs.slice(2 + states);
-  const fits =
-    inputs.length === states + 4 &&
-    isFloat(grad.dtype) &&
-    kept.every((t) => t.dtype === "f32") &&
-    [...kept, grad].every((t) => sameShape(t.shape, param.shape)) &&
-    numel(hyper.shape) === hyperNames.length &&
-    numel(scale.shape) === 1;
-  if (fits) return;
-  const all = `parameter, gradient, ${states} state${states === 1 ? "" : "s"}`;
-  throw opError(
-    name,
-    inputs,
-    `expected ${all} of one shape (f32 but for the gradient), hyper [${hyperNames.length}] and scale [1]`,
-  );
-}
-
-function variants<A>(
-  file: string,
-  defines: (attrs: A) => Record<string, boolean>,
-  factor?: (attrs: A) => number,
-): Variant<A>[] {
-  const plan = ({ inputs, attrs, profile }: Call<A>) => {
-    const size = numel(inputs[0].shape);
-    const vec = size % 4 === 0 ? 4 : 1;
-    return {
-      defines: { VEC: vec, ...defines(attrs) },
-      params: { size: size / vec, factor: factor?.(attrs) ?? 1 },
-      grid: foldGrid(Math.ceil(size / vec / 256), profile),
-    };
-  };
-  return [{ name: "plain", file, plan }];
-}
-
-function samples<A>(states: number, attrs: A[], hyper: Partial<Hyper>): Sample<A>[] {
-  const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...hyper });
-  const of = (name: string, shape: number[], a: A, scale: number): Sample<A> => ({
-    name,
-    inputs: [
-      { shape },
-      { shape },
-      ...Array.from({ length: states }, () => ({ shape, range: [0.1, 2] as const })),
-      { shape: [values.length], values },
-      { shape: [1], values: [scale] },
-    ],
-    attrs: a,
-  });
-  return attrs.flatMap((a, i) => [
-    of(`odd ${i}`, [3, 7], a, 1),
-    of(`vec4 ${i}`, [1028], a, 0.5),
-    of(`skipped ${i}`, [8], a, 0),
-  ]);
-}
-
-const noGradient = { notDifferentiable: "it updates parameters in place", f16: false } as const;
-const everyStep =
-  "Reads every number that changes from hyper and the gradient's factor from scale [1]; a scale of 0 skips the step.";
-
-const adamOp = defineOp<{ decoupled: boolean }>({
-  name: "adam",
-  doc: `One step of Adam, or AdamW with decoupled weight decay: (param, grad, first, second, hyper, scale), in place. ${everyStep} Kingma & Ba 2015; Loshchilov & Hutter 2019.`,
-  ...noGradient,
-  mutates: [0, 2, 3],
-  infer(inputs) {
-    check("adam", inputs, 2);
-    return [];
-  },
-  reference([param, grad, first, second, hyper, scale], { decoupled }) {
-    const [lr, , fresh1, beta2, fresh2, eps, decay, bias1, rootBias2] = hyper.data;
-    if (scale.data[0] === 0) return;
-    for (let i = 0; i < param.data.length; i++) {
-      const p = param.data[i];
-      const g = grad.data[i] * scale.data[0] + (decoupled ? 0 : decay * p);
-      first.data[i] += (g - first.data[i]) * fresh1;
-      second.data[i] = second.data[i] * beta2 + fresh2 * g * g;
-      const step = ((lr / bias1) * first.data[i]) / (Math.sqrt(second.data[i]) / rootBias2 + eps);
-      param.data[i] = p - (decoupled ? lr * decay * p : 0) - step;
-    }
-  },
-  variants: variants("optim/adam.wgsl", ({ decoupled }) => ({ DECOUPLED: decoupled })),
-  samples: () =>
-    samples(2, [{ decoupled: true }, { decoupled: false }], {
-      one_minus_beta1: 0.1,
-      beta2: 0.95,
-      one_minus_beta2: 0.05,
-      bias1: 0.19,
-      root_bias2: 0.3,
-    }),
-});
+export * from "./adam.ts";
+export { type Hyper, hyperNames, hyperValues } from "./shared.ts";
 
 const sgdOp = defineOp<{ nesterov: boolean }>({
   name: "sgd",
@@ -251,19 +131,6 @@ const bfloat16Op = defineOp<Record<string, never>>({
     { name: "ties", inputs: [{ shape: [4], values: [1.00390625, 1.01171875, -3.0078125, 0] }], attrs: {} },
   ],
 });
-
-/** One step of Adam or, `decoupled`, AdamW on one parameter, in place. */
-export function adamStep(
-  param: Tensor,
-  grad: Tensor,
-  first: Tensor,
-  second: Tensor,
-  hyper: Tensor,
-  scale: Tensor,
-  decoupled = true,
-): void {
-  apply(adamOp, [param, grad, first, second, hyper, scale], { decoupled });
-}
 
 /** One step of SGD with momentum on one parameter, in place. */
 export function sgdStep(

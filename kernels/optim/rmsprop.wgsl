@@ -1,6 +1,7 @@
 // One step of RMSprop (Hinton 2012): v = beta2 * v + (1 - beta2) * g^2, p -= lr * g / (sqrt(v) + eps).
 // With factors 1 and 1 it is Adagrad (Duchi et al. 2011).
 #import "optim/hyper.wgsl"
+#import "optim/single.wgsl"
 @group(0) @binding(1) var<storage, read_write> param: array<P>;
 @group(0) @binding(2) var<storage, read> grad: array<G>;
 @group(0) @binding(3) var<storage, read_write> second: array<P>;

@@ -1,5 +1,6 @@
 // One step of SGD with momentum: buffer = momentum * buffer + fresh * g, where the first step takes g itself.
 #import "optim/hyper.wgsl"
+#import "optim/single.wgsl"
 @group(0) @binding(1) var<storage, read_write> param: array<P>;
 @group(0) @binding(2) var<storage, read> grad: array<G>;
 @group(0) @binding(3) var<storage, read_write> buffer: array<P>;

@@ -1,7 +1,7 @@
 import { grads } from "../../core/autograd.ts";
 import { type Device, withDevice } from "../../core/device.ts";
 import { type DType, fromHalf, isFloat, toHalf } from "../../core/dtype.ts";
-import type { AnyOp, Op, Sample, SampleInput } from "../../core/op.ts";
+import { type AnyOp, mutatedInputs, type Op, type Sample, type SampleInput } from "../../core/op.ts";
 import { contiguousStrides, numel, type Shape } from "../../core/shape.ts";
 import { apply, Tensor, tensor } from "../../core/tensor.ts";
 
@@ -82,7 +82,7 @@ export async function runSample(
   attrs: unknown,
 ): Promise<number[][]> {
   const outputs = withDevice(device, () => apply(op as unknown as Op<unknown>, inputs, attrs));
-  const changed = (op.mutates ?? []).map((i) => inputs[i]!);
+  const changed = mutatedInputs(op, inputs.length).map((i) => inputs[i]!);
   return Promise.all([...outputs, ...changed].map(async (t) => Array.from(await t.data())));
 }
 
