@@ -48,7 +48,7 @@ async function timePeer(module: string, name: string, row: object, ms: number): 
   const version = parsed.find((line) => line.version)?.version;
   const by = version ? `${name} ${version}` : name;
   const timed = parsed.find((line) => line.ms !== undefined);
-  if (timed) return { by, timing: { ms: timed.ms!, samples: timed.samples ?? 0 } };
+  if (timed) return { by, timing: timed as Timing };
   return { by, error: parsed.find((line) => line.error)?.error ?? ending };
 }
 

@@ -33,6 +33,8 @@ export interface BenchResult {
   by: string;
   /** Median milliseconds of one unit of work. */
   ms?: number;
+  /** Median processor time, all threads together. */
+  cpu_ms?: number;
   samples?: number;
   gflops?: number;
   gb_per_s?: number;
@@ -157,13 +159,14 @@ async function timeRow(row: Row, device: WebGpuDevice, report: BenchReport, quic
 }
 
 function resultOf(row: Row, by: string, timing: Timing, roof: Roofline): BenchResult {
-  const { ms, samples } = timing;
+  const { ms, cpu_ms, samples } = timing;
   const gflops = row.flops / ms / 1e6;
   const gb_per_s = row.bytes / ms / 1e6;
   return {
     name: row.name,
     by,
     ms,
+    cpu_ms,
     samples,
     gflops,
     gb_per_s,
