@@ -4,6 +4,7 @@ export * from "./attention/op.ts";
 export * from "./cross_entropy/linear.ts";
 export * from "./cross_entropy/op.ts";
 export * from "./elementwise/index.ts";
+export * from "./elementwise/rewrite.ts";
 export * from "./embedding/op.ts";
 export * from "./fill/op.ts";
 export * from "./index/op.ts";
