@@ -24,11 +24,14 @@ export function checkNode() {
   );
 }
 
-/** Node, dependencies, adapter: all that a command of the README needs. Ends the process with one line when it cannot. */
+/**
+ * Node, dependencies, adapter: all that a command of the README needs. Ends the process with one line when it cannot.
+ * Returns the adapter's description.
+ */
 export function prepare() {
   checkNode();
   installDependencies();
-  prepareAdapter();
+  return prepareAdapter();
 }
 
 /** `npm ci` in the project's root when something that the lock file lists is missing or of another version. */
@@ -104,6 +107,7 @@ export function prepareAdapter() {
   }
   if (found.error) stop(found.error);
   console.log(found.line);
+  return found;
 }
 
 const failure = path.join(cache, "lavapipe.failed");

@@ -99,6 +99,7 @@ export interface Sample<A> {
 /** A recipe for a tensor: either explicit values or seeded random ones. */
 export interface SampleInput {
   shape: Shape;
+  /** Absent means the float type that the test is about (f32, then f16); given, also "f32", it stays. */
   dtype?: DType;
   values?: readonly number[];
   /** Uniform range of random values; default [-2, 2] for floats, [0, 1] for ints (inclusive). */
@@ -172,7 +173,11 @@ export function findOp(name: string): AnyOp {
 }
 
 /** The error of a call that does not fit: names the op, the shapes and dtypes given, and what was expected. */
-export function opError(op: string, inputs: readonly OutputMeta[], expected: string): KilnError {
+export function opError(
+  op: string,
+  inputs: readonly Pick<TensorMeta, "shape" | "dtype">[],
+  expected: string,
+): KilnError {
   const given = inputs.map((t) => `${t.dtype}${show(t.shape)}`).join(", ");
   return new KilnError(`${op}(${given}): ${expected}`, { code: "shape_mismatch" });
 }

@@ -56,9 +56,7 @@ async function everyVariant(op: AnyOp, sample: Sample<unknown>): Promise<void> {
   const { atol = 1e-5, rtol = 1e-4 } = sample;
   let ran = 0;
   const types =
-    op.f16 === false || !gpu.profile.f16 || !sample.inputs.some((i) => (i.dtype ?? "f32") === "f32")
-      ? ["f32"]
-      : ["f32", "f16"];
+    op.f16 === false || !gpu.profile.f16 || !sample.inputs.some((i) => !i.dtype) ? ["f32"] : ["f32", "f16"];
   for (const floatType of types as ("f32" | "f16")[]) {
     const expected = await runSample(
       reference,

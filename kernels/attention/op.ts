@@ -125,6 +125,7 @@ export const attentionBackwardOp = defineOp<BackwardAttrs>({
         code: "shape_mismatch",
       });
     }
+    if (inputs[5]!.dtype !== "f32") throw opError("attention_backward", inputs, "expected lse in f32");
     return [
       { shape: like, dtype },
       { shape: [b, s, kv, d], dtype },

@@ -113,7 +113,7 @@ export function backwardSamples(): Sample<BackwardAttrs>[] {
       [b, t, h, d],
     ];
     const main = shapes.map((shape): SampleInput => ({ shape, range: [-1, 1], ...layout }));
-    const lse: SampleInput = { shape: [b, h, t], range: [2, 3] };
+    const lse: SampleInput = { shape: [b, h, t], dtype: "f32", range: [2, 3] };
     const inputs = [...main, lse, ...present(c.mask, c.segments)];
     const shared = { atol: 5e-5, rtol: 2e-4, gradcheck: false };
     const plain = { name: c.name, inputs, attrs: { ...attrsOf(c), lseGrad: false }, ...shared };

@@ -162,6 +162,7 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
     const positions = (shape: number[], values: number[]) => ({ shape, dtype: "i32" as const, values });
     const frequencies = (pairs: number, theta = 10000) => ({
       shape: [pairs],
+      dtype: "f32" as const,
       values: Array.from({ length: pairs }, (_, p) => Math.fround(theta ** (-p / pairs))),
     });
     const forward = { interleaved: false, inverse: false };

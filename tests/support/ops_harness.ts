@@ -68,8 +68,7 @@ export function sampleInputs(
   floatType: DType = "f32",
 ): Tensor[] {
   return sample.inputs.map((input, i) => {
-    const declared = input.dtype ?? "f32";
-    const dtype = declared === "f32" ? floatType : declared;
+    const dtype = input.dtype ?? floatType;
     return place(device, input, dtype, sampleValues(input, dtype, `${op.name}/${sample.name}/${i}`));
   });
 }

@@ -1,0 +1,46 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { setDevice } from "../core/device.ts";
+import { registeredOps, type Sample } from "../core/op.ts";
+import { ReferenceDevice } from "../core/reference_device.ts";
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { openDevice } from "../kernels/index.ts";
+import { runSample, sampleInputs, worstRatio } from "./support/ops_harness.ts";
+
+// On a machine without a GPU the other tests run on an adapter without f16; this file takes the one that has it.
+process.env.KILN_ADAPTER = process.env.KILN_F16_ADAPTER ?? process.env.KILN_ADAPTER ?? "auto";
+
+const reference = new ReferenceDevice();
+let gpu: WebGpuDevice;
+
+beforeAll(async () => {
+  gpu = await openDevice();
+  gpu.poison = true;
+  if (!gpu.profile.f16) console.warn(`f16 is not tested: ${gpu.profile.name} has no shader-f16`);
+});
+afterAll(() => setDevice(null));
+
+/** What each op does by default on this adapter, in f32 and in f16, against float64. */
+describe("the adapter with f16", () => {
+  for (const op of registeredOps().values()) {
+    const samples = op.samples() as unknown as Sample<unknown>[];
+    const sample = samples.find((s) => s.inputs.some((i) => !i.dtype)) ?? samples[0]!;
+    const types = op.f16 === false || !sample.inputs.some((i) => !i.dtype) ? ["f32"] : ["f32", "f16"];
+    for (const floatType of types as ("f32" | "f16")[]) {
+      it(`${op.name} ${floatType}: ${sample.name}`, async (context) => {
+        if (floatType === "f16" && !gpu.profile.f16) return context.skip();
+        const { atol = 1e-5, rtol = 1e-4 } = sample;
+        const loose = floatType === "f16" ? [Math.max(atol, 4e-3), Math.max(rtol, 4e-3)] : [atol, rtol];
+        const expected = await runSample(
+          reference,
+          op,
+          sampleInputs(reference, op, sample, floatType),
+          sample.attrs,
+        );
+        const actual = await runSample(gpu, op, sampleInputs(gpu, op, sample, floatType), sample.attrs);
+        expected.forEach((values, i) => {
+          expect(worstRatio(actual[i]!, values, loose[0]!, loose[1]!), `result ${i}`).toBeLessThanOrEqual(1);
+        });
+      });
+    }
+  }
+});
