@@ -73,10 +73,10 @@ const countOf = (inputs: number) => Math.floor((inputs - 2) / 3);
 const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
 
 /**
- * Parameters to a dispatch: multi_adam.wgsl numbers them with one digit. Software adapters compile slowly, in proportion
- * to the number, and start a dispatch quickly.
+ * Parameters to a dispatch: multi_adam.wgsl numbers them with one digit. Software adapters take one: they start a dispatch
+ * quickly, but run both sides of a choice between buffers, which made 2 or 4 to a dispatch slower there than 1.
  */
-const most = { full: 10, pairs: 2 };
+const most = { together: 10, single: 1 };
 
 /** As many parameters to a dispatch as the adapter has bindings for, those read in the same way together. */
 function planMulti({ inputs, attrs, profile }: Call<AdamAttrs>, wanted: number): Lowering {
@@ -145,12 +145,12 @@ const multiAdamOp = defineOp<AdamAttrs>({
   },
   variants: [
     {
-      name: "pairs",
+      name: "single",
       file: "optim/multi_adam.wgsl",
       when: ({ profile }) => profile.class === "cpu",
-      plan: (call) => planMulti(call, most.pairs),
+      plan: (call) => planMulti(call, most.single),
     },
-    { name: "full", file: "optim/multi_adam.wgsl", plan: (call) => planMulti(call, most.full) },
+    { name: "together", file: "optim/multi_adam.wgsl", plan: (call) => planMulti(call, most.together) },
   ],
   samples: () => {
     const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...sampleHyper });
