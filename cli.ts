@@ -1,4 +1,4 @@
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { KilnError } from "./core/errors.ts";
 
 /**
@@ -208,6 +208,20 @@ program
   .action(async (options: { filter?: string; quick?: boolean; record?: boolean; json?: boolean }) => {
     const { bench } = await import("./bench/run.ts");
     await bench(options);
+  });
+
+program
+  .command("profile")
+  .addArgument(new Argument("<work>", "what to look into").choices(["train", "decode"]))
+  .description("show where the time of a training or decode step goes, kernel by kernel")
+  .option("--model <folder>", "model folder in Hugging Face layout; default: an untrained TinyLLM")
+  .option("--trace <file>", "also write a Chrome trace (chrome://tracing, Perfetto)")
+  .option("--shapes", "a line for each set of shapes instead of each kernel")
+  .option("--json", "one JSON object instead of a table")
+  .addHelpText("after", examples("kiln profile train", "kiln profile decode --trace decode.json"))
+  .action(async (work: "train" | "decode", options: import("./bench/profile.ts").ProfileOptions) => {
+    const { profile } = await import("./bench/profile.ts");
+    await profile(await openOnce(), work, options);
   });
 
 program

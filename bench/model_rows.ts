@@ -1,10 +1,12 @@
 import { dispose } from "../core/device.ts";
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import type { CausalLM } from "../models/causal_lm.ts";
 import { type LlamaConfig, tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 import { AdamW } from "../train/optim.ts";
 import { Trainer } from "../train/trainer.ts";
-import type { Row } from "./rows.ts";
+import type { Prepared, Row } from "./rows.ts";
 
 const config = tinyllmConfig({ vocab_size: 2048 });
 
@@ -33,42 +35,55 @@ export function trainRow(): Row {
     bytes: 4 * 10 * weights,
     unit: "GFLOP/s",
     tokens,
-    prepare: (device) => {
-      const model = new LlamaForCausalLM(config).init(1);
-      const optimizer = new AdamW(model.namedParameters(), {
-        betas: [0.9, 0.95],
-        eps: 1e-8,
-        weightDecay: 0.1,
-        decays: (_name, parameter) => parameter.rank >= 2,
-      });
-      const trainer = new Trainer(model, optimizer, { maxGradNorm: 1, sequenceLength: length });
-      const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % config.vocab_size);
-      const batch = {
-        tokens: ids,
-        targets: ids.map((id) => (id * 31 + 7) % config.vocab_size),
-        positions: ids.map((_, i) => i % length),
-        segments: new Int32Array(tokens),
-        bytes: tokens,
-        supervised: tokens,
-      };
-      return {
-        run: async (times) => {
-          for (let i = 0; i < times; i++) {
-            const { lossSum, gradNorm } = trainer.step([batch], 1e-3);
-            dispose([lossSum, gradNorm]);
-          }
-          await device.sync();
-        },
-        dispose: () => dispose([model.parameters(), optimizer.state()]),
-      };
+    prepare: (device) => prepareTraining(device, tinyllm(), rows, length),
+  };
+}
+
+/** TinyLLM of this folder's measurements, untrained. */
+export function tinyllm(): CausalLM {
+  return new LlamaForCausalLM(config).init(1);
+}
+
+/** Updates of a model on `rows` rows of `length` made-up tokens. */
+export function prepareTraining(
+  device: WebGpuDevice,
+  model: CausalLM,
+  rows: number,
+  length: number,
+): Prepared {
+  const optimizer = new AdamW(model.namedParameters(), {
+    betas: [0.9, 0.95],
+    eps: 1e-8,
+    weightDecay: 0.1,
+    decays: (_name, parameter) => parameter.rank >= 2,
+  });
+  const trainer = new Trainer(model, optimizer, { maxGradNorm: 1, sequenceLength: length });
+  const { vocab_size: vocabulary } = model.shape;
+  const tokens = rows * length;
+  const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocabulary);
+  const batch = {
+    tokens: ids,
+    targets: ids.map((id) => (id * 31 + 7) % vocabulary),
+    positions: ids.map((_, i) => i % length),
+    segments: new Int32Array(tokens),
+    bytes: tokens,
+    supervised: tokens,
+  };
+  return {
+    run: async (times) => {
+      for (let i = 0; i < times; i++) {
+        const { lossSum, gradNorm } = trainer.step([batch], 1e-3);
+        dispose([lossSum, gradNorm]);
+      }
+      await device.sync();
     },
+    dispose: () => dispose([model.parameters(), optimizer.state()]),
   };
 }
 
 /** One new token of each of `batch` sequences of 128 tokens through the paged cache, logits read back. */
 export function decodeRow(batch: number): Row {
-  const [context, blockSize] = [128, 16];
-  const blocks = context / blockSize;
+  const context = 128;
   const weights = matrixWeights(config);
   const cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * context;
   return {
@@ -77,34 +92,38 @@ export function decodeRow(batch: number): Row {
     bytes: 4 * (weights + batch * cached + batch * config.vocab_size),
     unit: "GB/s",
     tokens: batch,
-    prepare: async () => {
-      const model = new LlamaForCausalLM(config).init(1);
-      const decoder = new PagedDecoder(model, {
-        numBlocks: batch * blocks,
-        blockSize,
-        maxSequences: batch,
-        maxBlocksPerSequence: blocks,
-      });
-      const tables = Array.from({ length: batch }, (_, s) =>
-        Array.from({ length: blocks }, (_, b) => s * blocks + b),
-      );
-      const items = (start: number, tokens: number) =>
-        tables.map((blockTable, s) => ({
-          tokens: Array.from({ length: tokens }, (_, i) => (s + i) % config.vocab_size),
-          start,
-          blockTable,
-          rows: [tokens - 1],
-        }));
-      await decoder.forward(items(0, context));
-      return {
-        run: async (times) => {
-          for (let i = 0; i < times; i++) await decoder.forward(items(context - 1, 1));
-        },
-        dispose: () => {
-          decoder.close();
-          dispose(model.parameters());
-        },
-      };
+    prepare: () => prepareDecoding(tinyllm(), batch, context),
+  };
+}
+
+/** One new token of each of `batch` sequences that are `context` tokens long with it; the logits are read back. */
+export async function prepareDecoding(model: CausalLM, batch: number, context: number): Promise<Prepared> {
+  const blockSize = 16;
+  const blocks = Math.ceil(context / blockSize);
+  const decoder = new PagedDecoder(model, {
+    numBlocks: batch * blocks,
+    blockSize,
+    maxSequences: batch,
+    maxBlocksPerSequence: blocks,
+  });
+  const tables = Array.from({ length: batch }, (_, s) =>
+    Array.from({ length: blocks }, (_, b) => s * blocks + b),
+  );
+  const items = (start: number, tokens: number) =>
+    tables.map((blockTable, s) => ({
+      tokens: Array.from({ length: tokens }, (_, i) => (s + i) % model.shape.vocab_size),
+      start,
+      blockTable,
+      rows: [tokens - 1],
+    }));
+  await decoder.forward(items(0, context));
+  return {
+    run: async (times) => {
+      for (let i = 0; i < times; i++) await decoder.forward(items(context - 1, 1));
+    },
+    dispose: () => {
+      decoder.close();
+      dispose(model.parameters());
     },
   };
 }

@@ -5,6 +5,7 @@ import { KilnError } from "../errors.ts";
 import type { AnyOp, DeviceProfile } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { packParams, type SourceReader } from "../wgsl.ts";
+import { describeDispatch } from "./dispatch.ts";
 import { lower, type Work } from "./lower.ts";
 import { debugLevel, Pipelines } from "./pipelines.ts";
 import { Pool, type Slot } from "./pool.ts";
@@ -137,7 +138,7 @@ export class WebGpuDevice implements Device {
       at = recorder.uniforms(kernel.params.words);
       packParams(kernel.params, params, recorder.staging, at);
     }
-    const pass = recorder.compute();
+    const pass = recorder.compute(recorder.stamp && describeDispatch(work));
     pass.setPipeline(kernel.pipeline);
     const group = this.bindGroup(work, recorder.ring);
     if (kernel.hasParams) {

@@ -13,6 +13,7 @@ import {
 } from "../op.ts";
 import { numel } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
+import type { TracedCall } from "./device.ts";
 import type { Kernel, Pipelines } from "./pipelines.ts";
 
 /** One dispatch, ready to be recorded or to become part of a plan. */
@@ -23,8 +24,11 @@ export interface Work {
   readonly offsets: readonly number[];
   readonly params: NonNullable<Pass["params"]>;
   readonly grid: readonly [number, number, number];
-  /** Storages that exist only for this call and are free after it. */
+  /** `op/variant`. */
   readonly label: string;
+  /** The call that this is a dispatch of, and the tensors that the dispatch binds: what a profile is made from. */
+  readonly call: TracedCall;
+  readonly bound: readonly Tensor[];
 }
 
 /** What lowering needs of a device. */
@@ -63,7 +67,7 @@ export function lower(
   );
   borrowed.push(...temps.map((t) => t.storage));
   for (const pass of lowering.passes) {
-    emitPass(env, op, variant, pass, { in: given, out: outputs, tmp: temps });
+    emitPass(env, op, variant, pass, attrs, { in: given, out: outputs, tmp: temps });
   }
   for (const storage of borrowed) storage.free();
 }
@@ -134,6 +138,7 @@ function emitPass(
   op: AnyOp,
   variant: Variant<never>,
   pass: Pass,
+  attrs: unknown,
   tensors: Record<"in" | "out" | "tmp", readonly Tensor[]>,
 ): void {
   const [x, y = 1, z = 1] = pass.grid;
@@ -156,5 +161,7 @@ function emitPass(
     params: pass.params ?? {},
     grid: [x, y, z],
     label: `${op.name}/${variant.name}`,
+    call: { op, inputs: tensors.in, attrs, outputs: tensors.out },
+    bound,
   });
 }

@@ -5,6 +5,7 @@ import { findOp, mutatedInputs } from "../op.ts";
 import { apply, Tensor } from "../tensor.ts";
 import { packParams } from "../wgsl.ts";
 import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
+import { type Dispatch, describeDispatch } from "./dispatch.ts";
 import { lower, type Work } from "./lower.ts";
 import { type Slot, sizeClass } from "./pool.ts";
 import { uniformSlot } from "./recorder.ts";
@@ -15,7 +16,7 @@ interface Step {
   group: GPUBindGroup;
   /** Byte offset of its uniforms, or -1 for a kernel without. */
   uniforms: number;
-  grid: readonly [number, number, number];
+  dispatch: Dispatch;
 }
 
 /** Rewrites the traced calls before they are lowered (fusion); kernels register theirs, core knows none. */
@@ -169,7 +170,7 @@ export class Plan<R> {
         pipeline: kernel.pipeline,
         group: device.makeBindGroup(work, bound, uniforms),
         uniforms: kernel.hasParams ? starts[i]! : -1,
-        grid: work.grid,
+        dispatch: describeDispatch(work),
       });
     });
     device.gpu.queue.writeBuffer(uniforms, 0, bytes);
@@ -195,19 +196,20 @@ export class Plan<R> {
       const t = given.contiguous ? given : apply(findOp("copy"), [given], {} as never)[0]!;
       this.copy(t.storage, t.offset, this.args[i]!.storage, t.size);
     });
-    const pass = recorder.compute();
+    let pass: GPUComputePassEncoder | null = null;
     let pipeline: GPUComputePipeline | null = null;
     for (const step of this.steps) {
-      if (step.pipeline !== pipeline) {
-        pipeline = step.pipeline;
-        pass.setPipeline(pipeline);
-      }
+      const { grid } = step.dispatch;
+      const open = recorder.compute(step.dispatch);
+      if (step.pipeline !== pipeline || open !== pass) open.setPipeline(step.pipeline);
+      pipeline = step.pipeline;
+      pass = open;
       if (step.uniforms < 0) pass.setBindGroup(0, step.group);
       else {
         this.offsets[0] = step.uniforms;
         pass.setBindGroup(0, step.group, this.offsets, 0, 1);
       }
-      pass.dispatchWorkgroups(step.grid[0], step.grid[1], step.grid[2]);
+      pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
     for (const slot of this.touched) recorder.touch(slot);
     const result = mapTensors(this.result, (t) => {

@@ -1,3 +1,4 @@
+import type { Dispatch, Stamp } from "./dispatch.ts";
 import type { Slot } from "./pool.ts";
 
 /** Uniform slots are 256 bytes: WebGPU's alignment of dynamic offsets on every adapter. */
@@ -15,6 +16,8 @@ export class Recorder {
   epoch = 0;
   submits = 0;
   dispatches = 0;
+  /** While set, each dispatch runs in a pass of its own and is timed. */
+  stamp: Stamp | null = null;
   readonly ring: GPUBuffer;
   /** Uniform values of the open encoder, written to the ring just before the submit. */
   readonly staging: DataView;
@@ -44,9 +47,13 @@ export class Recorder {
     return at;
   }
 
-  /** The open compute pass. */
-  compute(): GPUComputePassEncoder {
+  /** The open compute pass; a new one for the dispatch where passes are stamped. */
+  compute(dispatch: Dispatch | null): GPUComputePassEncoder {
     this.encoder ??= this.device.createCommandEncoder();
+    if (this.stamp && dispatch) {
+      this.endPass();
+      this.pass = this.encoder.beginComputePass({ timestampWrites: this.stamp(dispatch) });
+    }
     this.pass ??= this.encoder.beginComputePass();
     return this.pass;
   }

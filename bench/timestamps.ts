@@ -1,0 +1,80 @@
+import { KilnError } from "../core/errors.ts";
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import type { Dispatch } from "../core/webgpu/dispatch.ts";
+
+/** A dispatch and when it ran, in nanoseconds after the first one began. */
+export interface TimedDispatch extends Dispatch {
+  start: number;
+  end: number;
+}
+
+/** Two queries a dispatch; WebGPU allows 4096 to a set. */
+const dispatchesPerSet = 2048;
+
+/** @throws KilnError `no_timestamps` where the adapter has no timestamp queries */
+export function checkTimestamps({ gpu }: WebGpuDevice): void {
+  if (!gpu.features.has("timestamp-query")) {
+    throw new KilnError(
+      "this adapter has no timestamp queries, so its kernels cannot be timed one by one; kiln bench times whole steps",
+      { code: "no_timestamps" },
+    );
+  }
+}
+
+/**
+ * Times every dispatch that `work` records, in order. Each runs in a compute pass of its own, which costs time between
+ * dispatches but changes no result.
+ *
+ * @throws KilnError `no_timestamps` where the adapter has no timestamp queries
+ */
+export async function timeDispatches(
+  device: WebGpuDevice,
+  work: () => Promise<void>,
+): Promise<TimedDispatch[]> {
+  const { gpu, recorder } = device;
+  checkTimestamps(device);
+  const dispatches: Dispatch[] = [];
+  const sets: GPUQuerySet[] = [];
+  recorder.flush();
+  recorder.stamp = (dispatch) => {
+    const query = ((dispatches.push(dispatch) - 1) % dispatchesPerSet) * 2;
+    if (query === 0) sets.push(gpu.createQuerySet({ type: "timestamp", count: dispatchesPerSet * 2 }));
+    return {
+      querySet: sets.at(-1)!,
+      beginningOfPassWriteIndex: query,
+      endOfPassWriteIndex: query + 1,
+    };
+  };
+  try {
+    await work();
+    await device.sync();
+  } finally {
+    recorder.stamp = null;
+  }
+  const times = await resolve(gpu, sets, dispatches.length);
+  return dispatches.map((dispatch, i) => ({
+    ...dispatch,
+    start: Number(times[2 * i]! - times[0]!),
+    end: Number(times[2 * i + 1]! - times[0]!),
+  }));
+}
+
+/** Begin and end of each of `count` passes, in nanoseconds; frees the sets. */
+async function resolve(gpu: GPUDevice, sets: readonly GPUQuerySet[], count: number): Promise<BigUint64Array> {
+  if (count === 0) return new BigUint64Array();
+  const size = count * 16;
+  const { QUERY_RESOLVE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
+  const resolved = gpu.createBuffer({ size, usage: QUERY_RESOLVE | COPY_SRC });
+  const staging = gpu.createBuffer({ size, usage: MAP_READ | COPY_DST });
+  const encoder = gpu.createCommandEncoder();
+  sets.forEach((set, i) => {
+    const first = i * dispatchesPerSet;
+    encoder.resolveQuerySet(set, 0, Math.min(count - first, dispatchesPerSet) * 2, resolved, first * 16);
+  });
+  encoder.copyBufferToBuffer(resolved, 0, staging, 0, size);
+  gpu.queue.submit([encoder.finish()]);
+  await staging.mapAsync(GPUMapMode.READ);
+  const times = new BigUint64Array(staging.getMappedRange().slice(0));
+  for (const made of [...sets, resolved, staging]) made.destroy();
+  return times;
+}
