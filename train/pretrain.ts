@@ -305,7 +305,7 @@ async function loop(run: Run, start: number): Promise<number> {
     const result = trainer.step(micro, learningRate);
     run.tokensSeen += micro.reduce((sum, b) => sum + b.tokens.length, 0);
     if (pending) loss = await pending;
-    pending = settle(run, step, learningRate, result);
+    pending = settle(run, { step, learningRate, tokens: run.tokensSeen }, result);
     const due = (every: number) => step === totalSteps || (every > 0 && step % every === 0);
     const stopping = run.options.signal?.aborted ?? false;
     if (!due(evaluation.every) && !due(sample.every) && !due(checkpoint.every) && !stopping) continue;
@@ -321,7 +321,11 @@ async function loop(run: Run, start: number): Promise<number> {
 }
 
 /** Reads and logs an update's numbers; a loss or norm that is not finite ends the run. */
-async function settle(run: Run, step: number, learningRate: number, result: StepResult): Promise<number> {
+async function settle(
+  run: Run,
+  at: { step: number; learningRate: number; tokens: number },
+  result: StepResult,
+): Promise<number> {
   const { lossSum, gradNorm, supervised } = result;
   const [loss, norm] = await Promise.all([lossSum.item(), gradNorm.item()]);
   dispose([lossSum, gradNorm]);
@@ -329,12 +333,12 @@ async function settle(run: Run, step: number, learningRate: number, result: Step
   if (!Number.isFinite(mean) || !Number.isFinite(norm)) {
     const good = await newestCheckpoint(run.config.out_dir);
     throw new KilnError(
-      `step ${step}: the loss is ${mean} and the gradient norm ${norm}; ` +
+      `step ${at.step}: the loss is ${mean} and the gradient norm ${norm}; ` +
         `${good ? `the last good checkpoint is ${good}` : "no checkpoint was written yet"}; lower train.learning_rate or raise train.warmup_steps`,
       { code: "loss_not_finite" },
     );
   }
-  run.log.step(step, { loss: mean, grad_norm: norm, learning_rate: learningRate, tokens: run.tokensSeen });
+  run.log.step(at.step, { loss: mean, grad_norm: norm, learning_rate: at.learningRate, tokens: at.tokens });
   return mean;
 }
 
