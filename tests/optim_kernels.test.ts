@@ -149,6 +149,38 @@ describe("global norm", () => {
     });
   });
 
+  it("gives the same bits with many gradients to a dispatch", async () => {
+    onTestFinished(() => void gpu.forcedVariant.delete("global_norm"));
+    const shapes = [
+      [3, 7],
+      [70, 300],
+      [1028],
+      [5],
+      [16],
+      [9000],
+      [2, 4],
+      [1],
+      [300, 4],
+      [64, 64],
+      [11],
+      [4],
+      [8],
+      [12],
+    ];
+    const given = shapes.map((shape) => tensor(random(shape.reduce((a, b) => a * b, 1)), shape));
+    const results: number[] = [];
+    const taken: number[] = [];
+    for (const variant of ["workgroup", "together"]) {
+      gpu.forcedVariant.set("global_norm", variant);
+      const { dispatches } = gpu.recorder;
+      const { norm } = globalNorm(given);
+      taken.push(gpu.recorder.dispatches - dispatches);
+      results.push(await norm.item());
+    }
+    expect(results[1]).toBe(results[0]);
+    expect(taken[1]).toBeLessThan(taken[0]! / 2);
+  });
+
   it("skips a step whose gradients are not finite", async () => {
     const given = parameters();
     const optimizer = new AdamW(given);

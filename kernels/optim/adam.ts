@@ -11,7 +11,16 @@ import {
 import { numel, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
-import { check, everyStep, hyperNames, hyperValues, noGradient, samples, variants } from "./shared.ts";
+import {
+  batchesOf,
+  check,
+  everyStep,
+  hyperNames,
+  hyperValues,
+  noGradient,
+  samples,
+  variants,
+} from "./shared.ts";
 
 interface AdamAttrs {
   /** Weight decay shrinks the parameter itself (AdamW) instead of joining the gradient. */
@@ -73,7 +82,7 @@ const countOf = (inputs: number) => Math.floor((inputs - 2) / 3);
 const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
 
 /**
- * Parameters to a dispatch: multi_adam.wgsl numbers them with one digit. Software adapters take one: they start a dispatch
+ * Parameters to a dispatch, where the adapter has bindings for so many. Software adapters take one: they start a dispatch
  * quickly, but run both sides of a choice between buffers, which made 2 or 4 to a dispatch slower there than 1.
  */
 const most = { together: 10, single: 1 };
@@ -81,33 +90,20 @@ const most = { together: 10, single: 1 };
 /** As many parameters to a dispatch as the adapter has bindings for, those read in the same way together. */
 function planMulti({ inputs, attrs, profile }: Call<AdamAttrs>, wanted: number): Lowering {
   const together = Math.min(wanted, Math.floor((profile.maxStorageBuffers - 2) / 3));
-  const groups = new Map<string, number[][]>();
-  for (const k of upTo(countOf(inputs.length))) {
-    const size = numel(inputs[paramOf(k)].shape);
-    if (size === 0) continue;
-    const key = `${size % 4 === 0 ? 4 : 1} ${inputs[gradOf(k)].dtype}`;
-    const chunks = groups.get(key) ?? [];
-    const open = chunks.at(-1);
-    if (open && open.length < together) open.push(k);
-    else chunks.push([k]);
-    groups.set(key, chunks);
-  }
-  const passes = [...groups.values()].flat().map((chunk): Pass => {
-    const vec = numel(inputs[paramOf(chunk[0])].shape) % 4 === 0 ? 4 : 1;
-    const sizes = chunk.map((k) => numel(inputs[paramOf(k)].shape) / vec);
-    let end = 0;
-    const ends = sizes.map((size) => (end += Math.ceil(size / 256)));
-    return {
-      defines: { VEC: vec, GRAD: `T${gradOf(chunk[0])}`, COUNT: chunk.length, DECOUPLED: attrs.decoupled },
-      params: { sizes, ends },
-      grid: foldGrid(end, profile),
-      bind: [
-        "in0",
-        "in1",
-        ...[paramOf, gradOf, momentsOf].flatMap((at) => chunk.map((k) => `in${at(k)}` as const)),
-      ],
-    };
-  });
+  const filled = upTo(countOf(inputs.length)).filter((k) => numel(inputs[paramOf(k)].shape) > 0);
+  const passes = batchesOf(inputs, filled.map(gradOf), together).map(
+    ({ inputs: grads, vec, sizes }): Pass => {
+      let end = 0;
+      const ends = sizes.map((size) => (end += Math.ceil(size / 256)));
+      const [params, moments] = [-1, 1].map((step) => grads.map((i) => `in${i + step}` as const));
+      return {
+        defines: { VEC: vec, GRAD: `T${grads[0]}`, COUNT: grads.length, DECOUPLED: attrs.decoupled },
+        params: { sizes, ends },
+        grid: foldGrid(end, profile),
+        bind: ["in0", "in1", ...params, ...grads.map((i) => `in${i}` as const), ...moments],
+      };
+    },
+  );
   return { passes };
 }
 

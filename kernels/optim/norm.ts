@@ -1,9 +1,11 @@
 import { isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import { type Call, defineOp, type Lowering, opError, type Variant } from "../../core/op.ts";
+import { type Call, defineOp, type Lowering, opError, type Pass, type Variant } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { apply, ones, type Tensor } from "../../core/tensor.ts";
+import { foldGrid } from "../grid.ts";
 import { type RowWorker, rowPass } from "../row.ts";
+import { batchesOf } from "./shared.ts";
 
 interface NormAttrs {
   /** Largest norm that passes unscaled; 0 clips nothing. */
@@ -15,24 +17,61 @@ function cellsOf(size: number): number {
   return Math.min(256, Math.ceil(size / 4096));
 }
 
-function plan(call: Call<NormAttrs>, worker: RowWorker): Lowering {
-  const grads = call.inputs.slice(1);
+/** Where the cells of each input begin, and how many there are. */
+function layCells({ inputs }: Call<NormAttrs>): { firsts: number[]; cells: number } {
   let cells = 0;
-  const passes = grads.map((grad, i) => {
+  const firsts = inputs.map(({ shape }, i) => {
+    const first = cells;
+    if (i > 0) cells += cellsOf(numel(shape));
+    return first;
+  });
+  return { firsts, cells };
+}
+
+/** A dispatch for each gradient. */
+function plan(call: Call<NormAttrs>, worker: RowWorker): Lowering {
+  const { firsts, cells } = layCells(call);
+  const passes = call.inputs.slice(1).map((grad, k) => {
     const size = numel(grad.shape);
-    const vec = size % 4 === 0 ? 4 : 1;
-    const rows = cellsOf(size);
-    const pass = rowPass(call, worker, {
-      rows,
+    return rowPass(call, worker, {
+      rows: cellsOf(size),
       cols: size,
       file: "optim/squares.wgsl",
-      params: { first: cells },
-      defines: { TYPE: `T${i + 1}`, VEC: vec },
-      bind: [`in${i + 1}`, "tmp0"],
+      params: { first: firsts[k + 1] },
+      defines: { TYPE: `T${k + 1}`, VEC: size % 4 === 0 ? 4 : 1 },
+      bind: [`in${k + 1}`, "tmp0"],
     });
-    cells += rows;
-    return pass;
   });
+  return withNorm(call, worker, cells, passes);
+}
+
+/** As many gradients to a dispatch as the adapter has bindings for. */
+function planTogether(call: Call<NormAttrs>): Lowering {
+  const { inputs, profile } = call;
+  const { firsts, cells } = layCells(call);
+  const filled = inputs.map((_, i) => i).filter((i) => i > 0 && numel(inputs[i].shape) > 0);
+  const passes = batchesOf(inputs, filled, profile.maxStorageBuffers - 1).map((batch): Pass => {
+    const grads = batch.inputs;
+    let end = 0;
+    const ends = grads.map((i) => (end += cellsOf(numel(inputs[i].shape))));
+    return {
+      file: "optim/multi_squares.wgsl",
+      defines: { BY: 2, WG: 256, LANES: 256, VEC: batch.vec, TYPE: `T${grads[0]}`, COUNT: grads.length },
+      params: { cols: batch.sizes, ends, firsts: grads.map((i) => firsts[i]) },
+      grid: foldGrid(end, profile),
+      bind: [...grads.map((i) => `in${i}` as const), "tmp0"],
+    };
+  });
+  return withNorm(call, "workgroup", cells, passes);
+}
+
+/** The passes that fill the cells, then the one that makes the results of them. */
+function withNorm(
+  call: Call<NormAttrs>,
+  worker: RowWorker,
+  cells: number,
+  passes: readonly Pass[],
+): Lowering {
   const last = rowPass(call, worker, {
     rows: 1,
     cols: cells,
@@ -54,6 +93,7 @@ function variants(): Variant<NormAttrs>[] {
   return [
     of("subgroup", ({ profile }) => profile.subgroupSize > 0 && profile.class === "cpu"),
     of("thread", ({ profile }) => profile.class === "cpu"),
+    { name: "together", file: "optim/multi_squares.wgsl", plan: planTogether },
     of("workgroup"),
   ];
 }

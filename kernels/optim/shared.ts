@@ -70,6 +70,34 @@ export function variants<A>(
   return [{ name: "plain", file, plan }];
 }
 
+/** Inputs that one dispatch of a multi-tensor kernel reads in the same way, VEC elements at a time. */
+export interface Batch {
+  inputs: number[];
+  vec: 1 | 4;
+  /** Their elements, in units of `vec`. */
+  sizes: number[];
+}
+
+/** Sorts inputs by how they are read, at most `most` to a batch; kernels number their tensors with one digit. */
+export function batchesOf(inputs: readonly TensorMeta[], which: readonly number[], most: number): Batch[] {
+  const sorted = new Map<string, Batch[]>();
+  for (const i of which) {
+    const { shape, dtype } = inputs[i];
+    const size = numel(shape);
+    const vec = size % 4 === 0 ? 4 : 1;
+    const batches = sorted.get(`${dtype} ${vec}`) ?? [];
+    sorted.set(`${dtype} ${vec}`, batches);
+    let open = batches.at(-1);
+    if (!open || open.inputs.length === Math.min(most, 10)) {
+      open = { inputs: [], vec, sizes: [] };
+      batches.push(open);
+    }
+    open.inputs.push(i);
+    open.sizes.push(size / vec);
+  }
+  return [...sorted.values()].flat();
+}
+
 export function samples<A>(states: number, attrs: A[], hyper: Partial<Hyper>): Sample<A>[] {
   const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...hyper });
   const of = (name: string, shape: number[], a: A, scale: number): Sample<A> => ({
