@@ -30,9 +30,15 @@ const lesson = {
   sample: { every: 100, max_tokens: 120, temperature: 0.6 },
   checkpoint: { every: 100, keep: 1 },
 };
+/** Where the full size would see too little text in time, a smaller TinyLLM learns more. */
+const smallLesson = {
+  ...lesson,
+  model: { hidden_size: 64, num_hidden_layers: 3 },
+  train: { ...lesson.train, sequence_length: 128, learning_rate: 8e-3 },
+};
 /** Seconds that the updates may take, and how few and how many make sense. */
-const trainingSeconds = 190;
-const fewestSteps = 150;
+const trainingSeconds = 225;
+const fewestSteps = 200;
 const mostSteps = 1500;
 
 /** The same path through the program in seconds. */
@@ -58,15 +64,9 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
     say(`${modelDir} is trained already; npm start -- --fresh trains it again`);
     return { modelDir };
   }
-  const settings = {
-    ...(options.smoke ? toy : lesson),
-    out_dir: out,
-    resume: (await newestCheckpoint(out)) !== null,
-  };
-  const first = await loadPretrainConfig(null, flatten(settings));
-  const previous = first.resume ? ((await readJson(join(out, "config.json"))) as PretrainConfig) : null;
-  const steps = options.smoke ? toy.train.steps : (previous?.train.steps ?? (await affordableSteps(first)));
-  const config = { ...first, train: { ...first.train, steps } };
+  const config = (await newestCheckpoint(out))
+    ? { ...((await readJson(join(out, "config.json"))) as PretrainConfig), resume: true }
+    : await chooseLesson(options);
   const result = await options.pretrain(config);
   say(
     sideBySide(result.samples.before[0] ?? "", result.samples.after[0] ?? "", process.stderr.columns ?? 100),
@@ -79,11 +79,26 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
   return { modelDir };
 }
 
-/** How many updates fit into the demo's minutes on this adapter: a throw-away model of the same size is timed. */
+/** The size and number of updates that fit into the demo's minutes on this adapter. */
+async function chooseLesson({ smoke, out, say }: DemoOptions): Promise<PretrainConfig> {
+  const settings = (size: object) => loadPretrainConfig(null, flatten({ ...size, out_dir: out }));
+  if (smoke) return settings(toy);
+  let config = await settings(lesson);
+  let steps = await affordableSteps(config);
+  if (steps < fewestSteps) {
+    say("this adapter is slow: a smaller TinyLLM learns more in the same minutes");
+    config = await settings(smallLesson);
+    steps = Math.max(fewestSteps, await affordableSteps(config));
+  }
+  return { ...config, train: { ...config.train, steps: Math.min(mostSteps, steps) } };
+}
+
+/** How many updates fit into `trainingSeconds`: a throw-away model of the same size is timed. */
 async function affordableSteps(config: PretrainConfig): Promise<number> {
   const { batch_size, sequence_length } = config.train;
   const { vocab_size } = config.tokenizer;
-  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size })).init(0);
+  const { hidden_size = 128, num_hidden_layers = 4 } = config.model;
+  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size, hidden_size, num_hidden_layers })).init(0);
   const optimizer = new AdamW(model.namedParameters());
   const trainer = new Trainer(model, optimizer, { maxGradNorm: 1, sequenceLength: sequence_length });
   const size = batch_size * sequence_length;
@@ -108,7 +123,7 @@ async function affordableSteps(config: PretrainConfig): Promise<number> {
     dispose([result.lossSum, result.gradNorm]);
   }
   dispose([model.parameters(), optimizer.state()]);
-  return Math.min(mostSteps, Math.max(fewestSteps, Math.round(trainingSeconds / seconds)));
+  return Math.floor(trainingSeconds / seconds);
 }
 
 /** Nested settings as overrides. */
