@@ -78,6 +78,11 @@ const recipes: Recipe[] = [
     extra: ["--filter", "softmax"],
     prints: /\n[1-9]\d* passed, 0 failed, \d+ skipped\n/,
   },
+  {
+    starts: "npx kiln profile train",
+    instead: ["npx", "kiln", "profile", "train", "--model", join(demo, "model")],
+    prints: /matmul/,
+  },
   { starts: "npm run bench", extra: ["--", "--quick", "--filter", "add"], prints: /software figures|GB\/s/ },
 ];
 
