@@ -307,6 +307,7 @@ async function serveModel(
       maxBatchedTokens: flags.maxNumBatchedTokens,
     }),
   });
+  await runner.warmUp();
   const url = await server.listen({ host: flags.host, port: flags.port });
   process.stdout.write(connectionHelp(url, modelName));
   if (once) {

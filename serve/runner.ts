@@ -65,6 +65,19 @@ export class ModelRunner implements Runner {
     return { items: items.map((item, i) => settle(item, wanted[i]!, logits[i]!)) };
   }
 
+  /**
+   * Compiles what a prompt and a single token need, so that no client waits for it. Writes keys and values of blocks that
+   * nobody owns yet; whoever gets them writes before reading.
+   */
+  async warmUp(): Promise<void> {
+    const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
+    for (const length of [Math.min(64, this.maxModelLen), 1]) {
+      await this.#decoder.forward([
+        { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] },
+      ]);
+    }
+  }
+
   /** Frees the cache. */
   close(): void {
     this.#decoder.close();

@@ -37,7 +37,7 @@ const smallLesson = {
   train: { ...lesson.train, sequence_length: 128, learning_rate: 8e-3 },
 };
 /** Seconds that the updates may take, and how few and how many make sense. */
-const trainingSeconds = 225;
+const trainingSeconds = 200;
 const fewestSteps = 200;
 const mostSteps = 1500;
 
