@@ -10,7 +10,8 @@ const attentionProducts: Record<string, number> = { lanes: 2, plain: 2, dq: 3, d
  */
 export function flopsOf({ op, file, inputs, outputs, attrs }: Dispatch): number | null {
   const kernel = file.replace(/^.*\//, "").replace(".wgsl", "");
-  if (op === "matmul" && kernel !== "combine") return 2 * numel(outputs[0]!.shape) * inputs[0]!.shape.at(-1)!;
+  if (op === "matmul" && kernel !== "combine" && kernel !== "to_rows")
+    return 2 * numel(outputs[0]!.shape) * inputs[0]!.shape.at(-1)!;
   if (op === "attention" || op === "attention_backward") {
     const products = attentionProducts[kernel.replace(/^.*_/, "")];
     const [query, key] = inputs.slice(op === "attention" ? 0 : 1);

@@ -1,17 +1,24 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
-import { setDevice } from "../core/device.ts";
+import { type Device, setDevice } from "../core/device.ts";
+import type { DType } from "../core/dtype.ts";
+import { type AnyOp, defineOp, findOp, type Op, type SampleInput, type TensorMeta } from "../core/op.ts";
+import { ReferenceDevice } from "../core/reference_device.ts";
+import { contiguousStrides } from "../core/shape.ts";
 import { noGrad } from "../core/tape.ts";
 import { Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { add, gelu, linear, matmul, mul, openDevice, transpose } from "../kernels/index.ts";
-import { generator } from "./support/ops_harness.ts";
+import type { MatmulAttrs } from "../kernels/matmul/index.ts";
+import { planSubgroup, planSubgroupInRows } from "../kernels/matmul/plan.ts";
+import { generator, place, runSample, sampleValues, worstRatio } from "./support/ops_harness.ts";
 
-/** What the generic suite cannot see: rows that do not depend on their neighbours, what surrounds a view, `linear`. */
+/** What the generic suite cannot see: rows that do not depend on their neighbours, what surrounds a view, the copy of B, `linear`. */
 let gpu: WebGpuDevice;
 
 beforeAll(async () => {
   gpu = await openDevice();
+  gpu.poison = true;
 });
 afterAll(() => setDevice(null));
 
@@ -21,6 +28,10 @@ function random(shape: number[], seed: string): Tensor {
     Array.from({ length: shape.reduce((x, y) => x * y, 1) }, () => next() * 2 - 1),
     shape,
   );
+}
+
+function meta(shape: number[]): TensorMeta {
+  return { shape, dtype: "f32", strides: contiguousStrides(shape), offset: 0 };
 }
 
 async function withVariant<T>(name: string, body: () => Promise<T>): Promise<T> {
@@ -99,6 +110,81 @@ describe("views into memory that is not a number", () => {
       }
     });
   }
+});
+
+describe("B copied to rows before the product", () => {
+  const spec = findOp("matmul") as unknown as Op<MatmulAttrs>;
+  const copying = defineOp<MatmulAttrs>({
+    ...spec,
+    name: "matmul_in_rows",
+    variants: [{ name: "in_rows", file: "matmul/subgroup.wgsl", strided: true, plan: planSubgroupInRows }],
+  });
+  const turned = (shape: number[]): SampleInput => ({ shape, layout: "transposed" });
+  const cases: [string, SampleInput[], MatmulAttrs][] = [
+    ["vectors along k", [{ shape: [133, 12] }, turned([12, 20])], {}],
+    ["single elements, edges", [{ shape: [130, 7] }, turned([7, 33])], {}],
+    ["gaps", [{ shape: [129, 6] }, { shape: [6, 10], layout: "strided" }], {}],
+    ["rows of a batch", [{ shape: [2, 70, 8] }, turned([8, 5])], {}],
+    ["batches", [{ shape: [2, 3, 128, 9] }, turned([2, 3, 9, 6])], {}],
+    ["shared by an outer batch", [{ shape: [2, 3, 128, 8] }, turned([3, 8, 12])], {}],
+    ["shared by an inner batch", [{ shape: [2, 3, 128, 4] }, turned([2, 1, 4, 8])], {}],
+    ["two axes of batches", [{ shape: [2, 1, 128, 4] }, turned([2, 3, 4, 8])], {}],
+    ["shared by both A's and B's", [{ shape: [2, 1, 128, 4] }, turned([3, 4, 7])], {}],
+    [
+      "epilogue",
+      [{ shape: [140, 18] }, turned([18, 9]), { shape: [9] }, { shape: [140, 9] }],
+      { bias: true, activation: "gelu", residual: true, scale: 0.5 },
+    ],
+    ["K cut", [{ shape: [128, 530] }, turned([530, 12])], {}],
+    ["one k", [{ shape: [128, 1] }, turned([1, 5])], {}],
+    ["no k", [{ shape: [128, 0] }, { shape: [0, 5] }], {}],
+  ];
+  const outputOf = (
+    op: Op<MatmulAttrs>,
+    inputs: SampleInput[],
+    attrs: MatmulAttrs,
+    dtype: DType,
+    on: Device,
+  ) => {
+    const placed = inputs.map((input, i) => place(on, input, dtype, sampleValues(input, dtype, `rows${i}`)));
+    return runSample(on, op as unknown as AnyOp, placed, attrs);
+  };
+
+  for (const [name, inputs, attrs] of cases) {
+    it(`${name}: equals the reference, and has the bits of the product without a copy`, async (context) => {
+      if (gpu.profile.class !== "cpu" || gpu.profile.subgroupSize < 4) return context.skip();
+      for (const dtype of gpu.profile.f16 ? (["f32", "f16"] as const) : (["f32"] as const)) {
+        const expected = await outputOf(spec, inputs, attrs, dtype, new ReferenceDevice());
+        const [y] = await outputOf(copying, inputs, attrs, dtype, gpu);
+        const loose = dtype === "f16" ? 4e-3 : 3e-4;
+        expect(worstRatio(y!, expected[0]!, loose, loose), dtype).toBeLessThanOrEqual(1);
+        // Where rows must not depend on their number B is never copied, nor is K cut.
+        const invariant = { ...attrs, batchInvariant: true };
+        const [inPlace] = await outputOf(spec, inputs, invariant, dtype, gpu);
+        expect((await outputOf(copying, inputs, invariant, dtype, gpu))[0], dtype).toEqual(inPlace);
+      }
+    });
+  }
+
+  it("is chosen for many rows on wide subgroups, never for a server's products", () => {
+    const product = (
+      M: number,
+      layout: "rows" | "columns",
+      subgroupSize: number,
+      attrs: MatmulAttrs = {},
+    ) => {
+      const inputs = [meta([M, 8]), { ...meta([8, 12]), strides: layout === "rows" ? [12, 1] : [1, 8] }];
+      const profile = { ...gpu.profile, class: "cpu", subgroupSize } as const;
+      const plan = planSubgroup({ profile, inputs, outputs: [meta([M, 12])], attrs });
+      return plan.passes.map(({ file }) => file ?? "product");
+    };
+    const copied = ["matmul/to_rows.wgsl", "product"];
+    expect(product(128, "columns", 8)).toEqual(copied);
+    expect(product(127, "columns", 8)).toEqual(["product"]);
+    expect(product(128, "rows", 8)).toEqual(["product"]);
+    expect(product(128, "columns", 4)).toEqual(["product"]);
+    expect(product(128, "columns", 8, { batchInvariant: true })).toEqual(["product"]);
+  });
 });
 
 describe("linear", () => {

@@ -1,6 +1,7 @@
 import type { Call, Lowering, Pass } from "../../core/op.ts";
 import { foldGrid } from "../grid.ts";
 import { type Activation, type Geometry, geometryOf, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
+import { copyFirst, inRows, paysInRows } from "./to_rows.ts";
 
 type MatmulCall = Call<MatmulAttrs>;
 
@@ -117,9 +118,20 @@ function operandParams({ M, N, K, a, b, batchShape, batches }: Geometry): NonNul
   };
 }
 
-/** One subgroup a tile: few rows take short tiles, so that a server's small batches do not compute rows in vain. */
+/** One subgroup a tile, after a copy of B to rows where that pays. */
 export function planSubgroup(call: MatmulCall): Lowering {
   const geometry = geometryOf(call);
+  return paysInRows(call, geometry) ? planSubgroupInRows(call) : planSubgroupTiles(call, geometry);
+}
+
+/** The same sums in the same order, with a quarter of the loads of B that its columns would take. */
+export function planSubgroupInRows(call: MatmulCall): Lowering {
+  const geometry = geometryOf(call);
+  return copyFirst(call, geometry, planSubgroupTiles(call, inRows(geometry)));
+}
+
+/** Few rows take short tiles, so that a server's small batches do not compute rows in vain. */
+function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
   const { M, N } = geometry;
   const SG = call.profile.subgroupSize;
   const TM = M === 1 ? 1 : M <= 8 ? 4 : 16;
