@@ -36,8 +36,9 @@ const smallLesson = {
   model: { hidden_size: 64, num_hidden_layers: 3 },
   train: { ...lesson.train, sequence_length: 128, learning_rate: 8e-3 },
 };
-/** Seconds that the updates may take, and how few and how many make sense. */
-const trainingSeconds = 200;
+/** Seconds from the start of the process to the last update; installing before and samples after come on top. */
+const demoSeconds = 250;
+/** How few and how many updates make sense. */
 const fewestSteps = 200;
 const mostSteps = 1500;
 
@@ -93,7 +94,7 @@ async function chooseLesson({ smoke, out, say }: DemoOptions): Promise<PretrainC
   return { ...config, train: { ...config.train, steps: Math.min(mostSteps, steps) } };
 }
 
-/** How many updates fit into `trainingSeconds`: a throw-away model of the same size is timed. */
+/** How many updates fit into what is left of `demoSeconds`: a throw-away model of the same size is timed. */
 async function affordableSteps(config: PretrainConfig): Promise<number> {
   const { batch_size, sequence_length } = config.train;
   const { vocab_size } = config.tokenizer;
@@ -123,7 +124,7 @@ async function affordableSteps(config: PretrainConfig): Promise<number> {
     dispose([result.lossSum, result.gradNorm]);
   }
   dispose([model.parameters(), optimizer.state()]);
-  return Math.floor(trainingSeconds / seconds);
+  return Math.floor((demoSeconds - performance.now() / 1000) / seconds);
 }
 
 /** Nested settings as overrides. */
