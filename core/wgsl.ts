@@ -178,3 +178,12 @@ export function packParams(
     }
   }
 }
+
+/** Packed values by name, for people. */
+export function showParams({ fields }: ReturnType<typeof paramLayout>, packed: Uint8Array): string {
+  const view = new DataView(packed.buffer, packed.byteOffset);
+  const word = (f: ParamField, w: number) =>
+    f.float ? view.getFloat32((f.offset + w) * 4, true) : view.getInt32((f.offset + w) * 4, true);
+  const values = (f: ParamField) => Array.from({ length: f.words }, (_, w) => word(f, w));
+  return fields.map((f) => `${f.name}=${values(f)}`).join(" ");
+}

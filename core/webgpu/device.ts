@@ -4,12 +4,13 @@ import { byteSize, type DType, decode, encode, type HostArray } from "../dtype.t
 import { KilnError } from "../errors.ts";
 import type { AnyOp, DeviceProfile } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { packParams, type SourceReader } from "../wgsl.ts";
+import { type SourceReader, showParams } from "../wgsl.ts";
 import { describeDispatch } from "./dispatch.ts";
-import { lower, type Work } from "./lower.ts";
+import { emit, prepare, type Recipe, type Work } from "./lower.ts";
 import { debugLevel, Pipelines } from "./pipelines.ts";
 import { Pool, type Slot } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
+import { signatureOf } from "./signature.ts";
 
 /** A call seen while a step is traced. */
 export interface TracedCall {
@@ -34,6 +35,8 @@ export class WebGpuDevice implements Device {
   poison = false;
   /** The calls of the step that `compile` is tracing, or null. */
   trace: TracedCall[] | null = null;
+  private readonly debug = debugLevel();
+  private readonly recipes = new Map<string, Recipe>();
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly dynamicOffset = new Uint32Array(1);
   private failure: KilnError | null = null;
@@ -125,18 +128,31 @@ export class WebGpuDevice implements Device {
 
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void {
     if (this.trace) this.trace.push({ op, inputs, attrs, outputs });
-    else lower(this, op, inputs, attrs, outputs);
+    else emit(this, this.recipe(op, inputs, attrs, outputs), op, inputs, attrs, outputs);
+  }
+
+  /** How to run a call: found again for every later call of the same signature. */
+  private recipe(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): Recipe {
+    const signature = this.forcedVariant.size > 0 ? null : signatureOf(op.name, inputs, attrs, outputs);
+    if (signature === null) return prepare(this, op, inputs, attrs, outputs);
+    let recipe = this.recipes.get(signature);
+    if (!recipe) {
+      if (this.recipes.size > 4096) this.recipes.clear();
+      recipe = prepare(this, op, inputs, attrs, outputs);
+      this.recipes.set(signature, recipe);
+    }
+    return recipe;
   }
 
   /** Records one dispatch. */
   emit(work: Work): void {
     const { kernel, params, grid, label } = work;
-    if (debugLevel() >= 3) console.error(`dispatch ${label} [${grid}] ${JSON.stringify(params)}`);
+    if (this.debug >= 3) console.error(`dispatch ${label} [${grid}] ${showParams(kernel.params, params)}`);
     const { recorder } = this;
     let at = 0;
     if (kernel.hasParams) {
       at = recorder.uniforms(kernel.params.words);
-      packParams(kernel.params, params, recorder.staging, at);
+      recorder.staging.set(params, at);
     }
     const pass = recorder.compute(recorder.stamp && describeDispatch(work));
     pass.setPipeline(kernel.pipeline);
@@ -153,7 +169,8 @@ export class WebGpuDevice implements Device {
   /** A cached bind group for eager work: the uniform ring and these slots. */
   private bindGroup(work: Work, ring: GPUBuffer): GPUBindGroup {
     const slots = work.storages.map(slotOf);
-    const key = `${work.kernel.id}:${slots.map((s, i) => `${s.id}+${work.offsets[i]}`).join()}`;
+    let key = String(work.kernel.id);
+    for (let i = 0; i < slots.length; i++) key += `,${slots[i]!.id}+${work.offsets[i]}`;
     let group = this.bindGroups.get(key);
     if (!group) {
       if (this.bindGroups.size > 8192) this.bindGroups.clear();

@@ -13,6 +13,7 @@ import {
 } from "../op.ts";
 import { numel } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
+import { packParams } from "../wgsl.ts";
 import type { TracedCall } from "./device.ts";
 import type { Kernel, Pipelines } from "./pipelines.ts";
 
@@ -22,7 +23,8 @@ export interface Work {
   readonly storages: readonly Storage[];
   /** Byte offset of each storage, a multiple of 256. */
   readonly offsets: readonly number[];
-  readonly params: NonNullable<Pass["params"]>;
+  /** The words of the kernel's `Params`. */
+  readonly params: Uint8Array;
   readonly grid: readonly [number, number, number];
   /** `op/variant`. */
   readonly label: string;
@@ -41,35 +43,97 @@ export interface LowerEnv {
   emit(work: Work): void;
 }
 
-/** Turns one call of an op into dispatches: copies what the variant cannot read, chooses the variant, plans passes. */
-export function lower(
+/** How calls of one signature (op, layouts, attributes) become dispatches: nothing in it depends on which tensors they are. */
+export interface Recipe {
+  /** Inputs that the variant can only read from a contiguous copy. */
+  readonly copies: readonly number[];
+  readonly temps: NonNullable<Lowering["temps"]>;
+  readonly passes: readonly RecipePass[];
+}
+
+interface RecipePass extends Pick<Work, "kernel" | "params" | "grid" | "label"> {
+  readonly bind: readonly { from: "in" | "out" | "tmp"; index: number; offset: number }[];
+}
+
+/** Turns one call of an op into dispatches: chooses the variant, plans its passes, finds or compiles their kernels. */
+export function prepare(
   env: LowerEnv,
   op: AnyOp,
   inputs: readonly Tensor[],
   attrs: unknown,
   outputs: readonly Tensor[],
   forced: string | undefined = env.forcedVariant.get(op.name),
-): void {
-  if (outputs.length > 0 && outputs.every((t) => numel(t.shape) === 0)) return;
-  const strided = chooseVariant(env, op, inputs, attrs, outputs, { raw: true, forced });
-  const borrowed: Storage[] = [];
-  let variant = strided;
+): Recipe {
+  if (outputs.length > 0 && outputs.every((t) => numel(t.shape) === 0))
+    return { copies: [], temps: [], passes: [] };
+  let variant = chooseVariant(env, op, inputs, attrs, outputs, { raw: true, forced });
   let given = inputs;
-  if (!strided?.strided) {
-    given = inputs.map((_, i) => bindable(env, op, inputs, i, borrowed));
+  if (!variant?.strided) {
+    // Contiguous-only variants are judged and planned on the copies that they will be given.
+    given = inputs.map((t) => (isBindable(t) ? t : new Tensor(t.storage, t.shape)));
     variant = chooseVariant(env, op, given, attrs, outputs, { raw: false, forced });
   }
   if (!variant) throw new KilnError(`${op.name}: no kernel variant can run this call on ${env.profile.name}`);
-  const call = makeCall(env, given, attrs, outputs);
-  const lowering = asLowering(variant.plan(call));
-  const temps = (lowering.temps ?? []).map(
-    ({ dtype, length }) => new Tensor(env.allocate(dtype, length), [length]),
-  );
-  borrowed.push(...temps.map((t) => t.storage));
-  for (const pass of lowering.passes) {
-    emitPass(env, op, variant, pass, attrs, { in: given, out: outputs, tmp: temps });
+  const copies = inputs.flatMap((t, i) => (given[i] === t ? [] : [i]));
+  const mutated = copies.find((i) => mutatedInputs(op, inputs.length).includes(i));
+  if (mutated !== undefined) {
+    throw new KilnError(
+      `${op.name}: input ${mutated} is updated in place and must be contiguous and start on 256 bytes`,
+    );
+  }
+  const { passes, temps = [] } = asLowering(variant.plan(makeCall(env, given, attrs, outputs)));
+  const chosen = variant;
+  return {
+    copies,
+    temps,
+    passes: passes.flatMap((pass) => preparePass(env, op, chosen, pass, given, outputs, temps) ?? []),
+  };
+}
+
+/** Emits the dispatches of a recipe for the tensors of a call. */
+export function emit(
+  env: LowerEnv,
+  recipe: Recipe,
+  op: AnyOp,
+  inputs: readonly Tensor[],
+  attrs: unknown,
+  outputs: readonly Tensor[],
+): void {
+  const { copies, temps, passes } = recipe;
+  let given = inputs;
+  const borrowed: Storage[] = [];
+  if (copies.length > 0) {
+    given = inputs.map((t, i) => (copies.includes(i) ? contiguousCopy(env, t, borrowed) : t));
+  }
+  const tmp = temps.map(({ dtype, length }) => new Tensor(env.allocate(dtype, length), [length]));
+  for (const t of tmp) borrowed.push(t.storage);
+  const tensors = { in: given, out: outputs, tmp };
+  for (const { kernel, params, grid, label, bind } of passes) {
+    const bound = bind.map(({ from, index }) => tensors[from][index]!);
+    env.emit({
+      kernel,
+      storages: bound.map((t) => t.storage),
+      offsets: bind.map((b) => b.offset),
+      params,
+      grid,
+      label,
+      call: { op, inputs: given, attrs, outputs },
+      bound,
+    });
   }
   for (const storage of borrowed) storage.free();
+}
+
+/** `prepare` and `emit` in one. */
+export function lower(
+  env: LowerEnv,
+  op: AnyOp,
+  inputs: readonly Tensor[],
+  attrs: unknown,
+  outputs: readonly Tensor[],
+  forced?: string,
+): void {
+  emit(env, prepare(env, op, inputs, attrs, outputs, forced), op, inputs, attrs, outputs);
 }
 
 function makeCall(
@@ -93,7 +157,6 @@ function chooseVariant(
   const call = makeCall(env, inputs, attrs, outputs);
   return op.variants.find((variant) => {
     if (forced !== undefined && variant.name !== forced) return false;
-    // Contiguous-only variants are judged on the copies that they would be given.
     if (raw && !variant.strided) {
       const copies = inputs.map((t) => (isBindable(t) ? t : new Tensor(t.storage, t.shape)));
       return variant.when?.({ ...call, inputs: copies }) ?? true;
@@ -106,21 +169,7 @@ function isBindable(t: Tensor): boolean {
   return t.contiguous && (t.offset * byteSize(t.dtype)) % 256 === 0;
 }
 
-/** An input itself where it can be bound as it is, else a contiguous copy. */
-function bindable(
-  env: LowerEnv,
-  op: AnyOp,
-  inputs: readonly Tensor[],
-  index: number,
-  borrowed: Storage[],
-): Tensor {
-  const t = inputs[index]!;
-  if (isBindable(t)) return t;
-  if (mutatedInputs(op, inputs.length).includes(index)) {
-    throw new KilnError(
-      `${op.name}: input ${index} is updated in place and must be contiguous and start on 256 bytes`,
-    );
-  }
+function contiguousCopy(env: LowerEnv, t: Tensor, borrowed: Storage[]): Tensor {
   const copy = new Tensor(env.allocate(t.dtype, t.size), t.shape);
   borrowed.push(copy.storage);
   // Not even a test may force a variant here: one that cannot read the view would ask for this copy again.
@@ -133,35 +182,44 @@ function asLowering(plan: Pass | Lowering): Lowering {
   return "passes" in plan ? plan : { passes: [plan] };
 }
 
-function emitPass(
+function preparePass(
   env: LowerEnv,
   op: AnyOp,
   variant: Variant<never>,
   pass: Pass,
-  attrs: unknown,
-  tensors: Record<"in" | "out" | "tmp", readonly Tensor[]>,
-): void {
+  inputs: readonly Tensor[],
+  outputs: readonly Tensor[],
+  temps: Recipe["temps"],
+): RecipePass | null {
   const [x, y = 1, z = 1] = pass.grid;
-  if (x === 0 || y === 0 || z === 0) return;
-  const bound = pass.bind
-    ? pass.bind.map((name) => tensors[name.replace(/\d+$/, "") as "in"][Number(/\d+$/.exec(name)![0])]!)
-    : [...tensors.in, ...tensors.out, ...tensors.tmp];
+  if (x === 0 || y === 0 || z === 0) return null;
+  const every = (from: "in" | "out" | "tmp", list: readonly unknown[]) =>
+    list.map((_, index) => ({ from, index }));
+  const named = pass.bind?.map((name) => ({
+    from: name.replace(/\d+$/, "") as "in",
+    index: Number(/\d+$/.exec(name)![0]),
+  }));
+  const bind = named ?? [...every("in", inputs), ...every("out", outputs), ...every("tmp", temps)];
   const file = pass.file ?? variant.file;
   const dtypes = (list: readonly Tensor[]) => list.map((t) => t.dtype);
-  const kernel = env.pipelines.get(file, pass.defines ?? {}, dtypes(tensors.in), dtypes(tensors.out));
-  if (kernel.storage.length !== bound.length) {
+  const kernel = env.pipelines.get(file, pass.defines ?? {}, dtypes(inputs), dtypes(outputs));
+  if (kernel.storage.length !== bind.length) {
     throw new Error(
-      `${op.name}/${variant.name}: ${file} declares ${kernel.storage.length} storage bindings, the pass gives ${bound.length}`,
+      `${op.name}/${variant.name}: ${file} declares ${kernel.storage.length} storage bindings, the pass gives ${bind.length}`,
     );
   }
-  env.emit({
+  const params = new Uint8Array(kernel.hasParams ? kernel.params.words * 4 : 0);
+  if (kernel.hasParams) packParams(kernel.params, pass.params ?? {}, new DataView(params.buffer), 0);
+  const lists = { in: inputs, out: outputs, tmp: [] as Tensor[] };
+  const offsetOf = ({ from, index }: { from: "in" | "out" | "tmp"; index: number }) => {
+    const t = lists[from][index];
+    return variant.strided || !t ? 0 : t.offset * byteSize(t.dtype);
+  };
+  return {
     kernel,
-    storages: bound.map((t) => t.storage),
-    offsets: bound.map((t) => (variant.strided ? 0 : t.offset * byteSize(t.dtype))),
-    params: pass.params ?? {},
+    params,
     grid: [x, y, z],
     label: `${op.name}/${variant.name}`,
-    call: { op, inputs: tensors.in, attrs, outputs: tensors.out },
-    bound,
-  });
+    bind: bind.map((b) => ({ ...b, offset: offsetOf(b) })),
+  };
 }

@@ -3,7 +3,6 @@ import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
 import { findOp, mutatedInputs } from "../op.ts";
 import { apply, Tensor } from "../tensor.ts";
-import { packParams } from "../wgsl.ts";
 import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
 import { type Dispatch, describeDispatch } from "./dispatch.ts";
 import { lower, type Work } from "./lower.ts";
@@ -159,12 +158,11 @@ export class Plan<R> {
       return at;
     });
     const bytes = new Uint8Array(Math.max(words, uniformSlot));
-    const view = new DataView(bytes.buffer);
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     const uniforms = device.gpu.createBuffer({ size: bytes.byteLength, usage });
     works.forEach((work, i) => {
       const { kernel } = work;
-      if (kernel.hasParams) packParams(kernel.params, work.params, view, starts[i]!);
+      bytes.set(work.params, starts[i]!);
       const bound = work.storages.map((s) => slots.get(s) ?? slotOf(s));
       this.steps.push({
         pipeline: kernel.pipeline,

@@ -20,8 +20,7 @@ export class Recorder {
   stamp: Stamp | null = null;
   readonly ring: GPUBuffer;
   /** Uniform values of the open encoder, written to the ring just before the submit. */
-  readonly staging: DataView;
-  private readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly staging: Uint8Array<ArrayBuffer>;
   private used = 0;
   private pending = 0;
   private encoder: GPUCommandEncoder | null = null;
@@ -30,10 +29,9 @@ export class Recorder {
 
   constructor(device: GPUDevice) {
     this.device = device;
-    this.bytes = new Uint8Array(ringSlots * uniformSlot);
-    this.staging = new DataView(this.bytes.buffer);
+    this.staging = new Uint8Array(ringSlots * uniformSlot);
     this.ring = device.createBuffer({
-      size: this.bytes.byteLength,
+      size: this.staging.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     });
   }
@@ -78,7 +76,7 @@ export class Recorder {
   flush(): void {
     this.endPass();
     if (this.used > 0) {
-      this.device.queue.writeBuffer(this.ring, 0, this.bytes, 0, this.used * uniformSlot);
+      this.device.queue.writeBuffer(this.ring, 0, this.staging, 0, this.used * uniformSlot);
       this.used = 0;
     }
     if (!this.encoder) return;
