@@ -63,15 +63,16 @@ export class Pipelines {
       ...inputs.map((d, i) => `alias T${i} = ${wgslType(d)};`),
       ...outputs.map((d, i) => `alias U${i} = ${wgslType(d)};`),
     ];
+    const body = preprocess(file, { SG: subgroupSize, ...defines }, this.read);
+    const words = new Set(body.match(/\b[TU]\d+\b/g));
     const header = [
       f16 ? "enable f16;" : "",
       subgroupSize > 0 ? "enable subgroups;\ndiagnostic(off, subgroup_uniformity);" : "",
       "diagnostic(off, derivative_uniformity);",
-      ...types,
+      // Names that the kernel does not use would only make the same kernel look like another.
+      ...types.filter((alias) => words.has(alias.split(" ")[1]!)),
     ];
-    return [...header, preprocess(file, { SG: subgroupSize, ...defines }, this.read)]
-      .filter(Boolean)
-      .join("\n");
+    return [...header, body].filter(Boolean).join("\n");
   }
 
   private compile(file: string, source: string): Kernel {

@@ -1,4 +1,4 @@
-import { isFloat } from "../../core/dtype.ts";
+import { isFloat, wgslType } from "../../core/dtype.ts";
 import {
   type Call,
   defineOp,
@@ -97,7 +97,12 @@ function planMulti({ inputs, attrs, profile }: Call<AdamAttrs>, wanted: number):
       const ends = sizes.map((size) => (end += Math.ceil(size / 256)));
       const [params, moments] = [-1, 1].map((step) => grads.map((i) => `in${i + step}` as const));
       return {
-        defines: { VEC: vec, GRAD: `T${grads[0]}`, COUNT: grads.length, DECOUPLED: attrs.decoupled },
+        defines: {
+          VEC: vec,
+          GRAD: wgslType(inputs[grads[0]].dtype),
+          COUNT: grads.length,
+          DECOUPLED: attrs.decoupled,
+        },
         params: { sizes, ends },
         grid: foldGrid(end, profile),
         bind: ["in0", "in1", ...params, ...grads.map((i) => `in${i}` as const), ...moments],

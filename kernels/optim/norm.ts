@@ -1,4 +1,4 @@
-import { isFloat } from "../../core/dtype.ts";
+import { isFloat, wgslType } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Lowering, opError, type Pass, type Variant } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
@@ -38,7 +38,7 @@ function plan(call: Call<NormAttrs>, worker: RowWorker): Lowering {
       cols: size,
       file: "optim/squares.wgsl",
       params: { first: firsts[k + 1] },
-      defines: { TYPE: `T${k + 1}`, VEC: size % 4 === 0 ? 4 : 1 },
+      defines: { TYPE: wgslType(grad.dtype), VEC: size % 4 === 0 ? 4 : 1 },
       bind: [`in${k + 1}`, "tmp0"],
     });
   });
@@ -56,7 +56,14 @@ function planTogether(call: Call<NormAttrs>): Lowering {
     const ends = grads.map((i) => (end += cellsOf(numel(inputs[i].shape))));
     return {
       file: "optim/multi_squares.wgsl",
-      defines: { BY: 2, WG: 256, LANES: 256, VEC: batch.vec, TYPE: `T${grads[0]}`, COUNT: grads.length },
+      defines: {
+        BY: 2,
+        WG: 256,
+        LANES: 256,
+        VEC: batch.vec,
+        TYPE: wgslType(inputs[grads[0]].dtype),
+        COUNT: grads.length,
+      },
       params: { cols: batch.sizes, ends, firsts: grads.map((i) => firsts[i]) },
       grid: foldGrid(end, profile),
       bind: [...grads.map((i) => `in${i}` as const), "tmp0"],
