@@ -115,6 +115,7 @@ async function affordableSteps(config: PretrainConfig): Promise<number> {
     supervised: size,
   };
   let seconds = Number.POSITIVE_INFINITY;
+  await trainer.prepare([batch]);
   // The first update compiles; of the others the quickest counts, since anything else on the machine only delays.
   for (let i = 0; i < 4; i++) {
     const start = performance.now();

@@ -302,6 +302,7 @@ async function loop(run: Run, start: number): Promise<number> {
   for (let step = start + 1; step <= totalSteps; step++) {
     const micro = Array.from({ length: train.gradient_accumulation_steps }, () => batches.next());
     const learningRate = train.learning_rate * scheduleFactor(run.schedule, step - 1);
+    if (step === start + 1) await trainer.prepare(micro);
     const result = trainer.step(micro, learningRate);
     run.tokensSeen += micro.reduce((sum, b) => sum + b.tokens.length, 0);
     if (pending) loss = await pending;

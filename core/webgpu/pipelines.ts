@@ -1,4 +1,5 @@
 import { type DType, wgslType } from "../dtype.ts";
+import { KilnError } from "../errors.ts";
 import type { DeviceProfile } from "../op.ts";
 import {
   type Binding,
@@ -9,10 +10,11 @@ import {
   type SourceReader,
 } from "../wgsl.ts";
 
-/** A compiled kernel with what is needed to bind it. */
+/** A kernel with what is needed to bind it. */
 export interface Kernel {
   readonly id: number;
   readonly label: string;
+  /** Compiled when first asked for, unless `Pipelines.warm` was quicker. */
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
   /** Storage bindings in order; the uniform is binding 0 where the kernel has one. */
@@ -21,10 +23,18 @@ export interface Kernel {
   readonly params: ReturnType<typeof paramLayout>;
 }
 
+/** How a kernel is compiled, and the result once it is. */
+interface ColdKernel {
+  descriptor: GPUComputePipelineDescriptor;
+  pipeline: GPUComputePipeline | null;
+}
+
 /** Compiles kernels once: the whole specialised source is the key, with a cheaper key in front of it. */
 export class Pipelines {
   private readonly byCall = new Map<string, Kernel>();
   private readonly bySource = new Map<string, Kernel>();
+  /** What nobody has asked for yet. */
+  private readonly cold = new Set<ColdKernel>();
   private readonly layouts = new Map<string, { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }>();
   private readonly device: GPUDevice;
   private readonly profile: DeviceProfile;
@@ -36,7 +46,7 @@ export class Pipelines {
     this.read = read;
   }
 
-  /** Number of distinct kernels compiled so far. */
+  /** Number of distinct kernels so far. */
   get count(): number {
     return this.bySource.size;
   }
@@ -45,7 +55,7 @@ export class Pipelines {
     const key = `${file}|${inputs.join()}|${outputs.join()}|${JSON.stringify(defines)}`;
     let kernel = this.byCall.get(key);
     if (!kernel) {
-      kernel = this.compile(file, this.source(file, defines, inputs, outputs));
+      kernel = this.declare(file, this.source(file, defines, inputs, outputs));
       this.byCall.set(key, kernel);
     }
     return kernel;
@@ -75,7 +85,7 @@ export class Pipelines {
     return [...header, body].filter(Boolean).join("\n");
   }
 
-  private compile(file: string, source: string): Kernel {
+  private declare(file: string, source: string): Kernel {
     const known = this.bySource.get(source);
     if (known) return known;
     const debug = debugLevel();
@@ -83,23 +93,45 @@ export class Pipelines {
     const bindings = findBindings(source);
     const { group, pipeline: layout } = this.layoutOf(bindings);
     const module = this.device.createShaderModule({ code: source, label: file });
-    const pipeline = this.device.createComputePipeline({
-      label: file,
-      layout,
-      compute: { module, entryPoint: "main" },
-    });
+    const descriptor = { label: file, layout, compute: { module, entryPoint: "main" } };
     const storage = bindings.filter((b) => b.kind !== "uniform");
+    const cold: ColdKernel = { descriptor, pipeline: null };
+    const make = () => {
+      cold.pipeline ??= this.device.createComputePipeline(descriptor);
+      this.cold.delete(cold);
+      return cold.pipeline;
+    };
     const kernel: Kernel = {
       id: this.bySource.size,
       label: file,
-      pipeline,
+      get pipeline() {
+        return cold.pipeline ?? make();
+      },
       layout: group,
       storage,
       hasParams: storage.length < bindings.length,
       params: paramLayout(source),
     };
     this.bySource.set(source, kernel);
+    this.cold.add(cold);
     return kernel;
+  }
+
+  /** Compiles every kernel that has been planned and not run yet, side by side on as many threads as the driver uses. */
+  async warm(): Promise<void> {
+    const waiting = [...this.cold];
+    this.cold.clear();
+    const compile = async (kernel: ColdKernel) => {
+      try {
+        const pipeline = await this.device.createComputePipelineAsync(kernel.descriptor);
+        kernel.pipeline ??= pipeline;
+      } catch (error) {
+        throw new KilnError(`${kernel.descriptor.label} does not compile: ${(error as Error).message}`, {
+          code: "webgpu_error",
+        });
+      }
+    };
+    await Promise.all(waiting.map(compile));
   }
 
   private layoutOf(bindings: readonly Binding[]) {

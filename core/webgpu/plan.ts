@@ -6,12 +6,13 @@ import { apply, Tensor } from "../tensor.ts";
 import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
 import { type Dispatch, describeDispatch } from "./dispatch.ts";
 import { lower, type Work } from "./lower.ts";
+import type { Kernel } from "./pipelines.ts";
 import { type Slot, sizeClass } from "./pool.ts";
 import { uniformSlot } from "./recorder.ts";
 
 /** One dispatch of a plan: everything that `replay` hands to the encoder, made once. */
 interface Step {
-  pipeline: GPUComputePipeline;
+  kernel: Kernel;
   group: GPUBindGroup;
   /** Byte offset of its uniforms, or -1 for a kernel without. */
   uniforms: number;
@@ -165,7 +166,7 @@ export class Plan<R> {
       bytes.set(work.params, starts[i]!);
       const bound = work.storages.map((s) => slots.get(s) ?? slotOf(s));
       this.steps.push({
-        pipeline: kernel.pipeline,
+        kernel,
         group: device.makeBindGroup(work, bound, uniforms),
         uniforms: kernel.hasParams ? starts[i]! : -1,
         dispatch: describeDispatch(work),
@@ -195,12 +196,12 @@ export class Plan<R> {
       this.copy(t.storage, t.offset, this.args[i]!.storage, t.size);
     });
     let pass: GPUComputePassEncoder | null = null;
-    let pipeline: GPUComputePipeline | null = null;
+    let kernel: Kernel | null = null;
     for (const step of this.steps) {
       const { grid } = step.dispatch;
       const open = recorder.compute(step.dispatch);
-      if (step.pipeline !== pipeline || open !== pass) open.setPipeline(step.pipeline);
-      pipeline = step.pipeline;
+      if (step.kernel !== kernel || open !== pass) open.setPipeline(step.kernel.pipeline);
+      kernel = step.kernel;
       pass = open;
       if (step.uniforms < 0) pass.setBindGroup(0, step.group);
       else {
