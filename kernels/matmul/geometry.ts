@@ -23,6 +23,8 @@ export interface MatmulAttrs {
    * N and K alone. A server needs this, so that a request's answer does not depend on who else is served.
    */
   batchInvariant?: boolean;
+  /** Stores the sums of an f16 product as they are: for logits, and for gradients that are added up. */
+  outDtype?: "f32";
 }
 
 /** A product as kernels see it: batches of [M, K] times [K, N], each operand with any strides. */

@@ -22,6 +22,7 @@ import {
   productShape,
   residualFits,
 } from "./geometry.ts";
+import { planMatrix, suitsMatrix } from "./matrix.ts";
 import { planGemv, planPlain, planSubgroup, planTiled } from "./plan.ts";
 import { matmulReference } from "./reference.ts";
 import { matmulSamples } from "./samples.ts";
@@ -40,7 +41,7 @@ function infer(inputs: readonly TensorMeta[], attrs: MatmulAttrs) {
   if (attrs.residual && !sameShape(inputs.at(-1)!.shape, shape)) {
     throw opError("matmul", inputs, "the residual must have the shape of the product");
   }
-  return [{ shape, dtype: a.dtype }];
+  return [{ shape, dtype: attrs.outDtype ?? a.dtype }];
 }
 
 /** Whether a GPU should read the second operand once for few rows; those rows are then summed in an order of their own. */
@@ -80,7 +81,7 @@ function operandGradients(
   const M = left.shape.at(-2)!;
   const N = right.shape.at(-1)!;
   const batch = dy.shape.slice(0, dy.rank - Number(a.rank > 1) - Number(b.rank > 1));
-  let dC = reshape(dy, [...batch, M, N]);
+  let dC = reshape(cast(dy, a.dtype), [...batch, M, N]);
   if (right.rank === 2 && left.rank > 2) {
     // One long product instead of a batch of short ones and a sum over it.
     const rows = left.shape.slice(0, -1).reduce((x, y) => x * y, 1);
@@ -120,6 +121,7 @@ export const matmulOp = defineOp<MatmulAttrs>({
       plan: planSubgroup,
     },
     { name: "gemv", file: "matmul/gemv.wgsl", strided: true, when: suitsGemv, plan: planGemv },
+    { name: "matrix", file: "matmul/matrix.wgsl", strided: true, when: suitsMatrix, plan: planMatrix },
     {
       name: "tiled",
       file: "matmul/tiled.wgsl",
@@ -133,7 +135,7 @@ export const matmulOp = defineOp<MatmulAttrs>({
 });
 
 /** Options of `matmul`; see MatmulAttrs. */
-export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant">;
+export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant" | "outDtype">;
 
 /**
  * Matrix product with PyTorch's rules: [..., M, K] times [..., K, N] with broadcast batch axes; a vector on the left
@@ -151,6 +153,8 @@ export interface LinearOptions {
   residual?: Tensor;
   /** See MatmulAttrs. */
   batchInvariant?: boolean;
+  /** See MatmulAttrs. */
+  outDtype?: "f32";
 }
 
 /**
@@ -158,11 +162,11 @@ export interface LinearOptions {
  * While derivatives are recorded the activation is an op of its own, which keeps its input for the gradient.
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
-  const { activation, residual, batchInvariant } = options;
+  const { activation, residual, batchInvariant, outDtype } = options;
   const given = [x, weight, ...(bias ? [bias] : [])];
   const records = gradEnabled() && [...given, ...(residual ? [residual] : [])].some((t) => t.requiresGrad);
   if (activation && records) {
-    const y = activations[activation](linear(x, weight, bias, { batchInvariant }));
+    const y = activations[activation](linear(x, weight, bias, { batchInvariant, outDtype }));
     return residual ? add(y, residual) : y;
   }
   const attrs: MatmulAttrs = {
@@ -170,6 +174,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options:
     ...(activation && { activation }),
     ...(residual && { residual: true }),
     ...(batchInvariant && { batchInvariant }),
+    ...(outDtype && { outDtype }),
   };
   const inputs = [x, transpose(weight, 0, 1), ...given.slice(2), ...(residual ? [contiguous(residual)] : [])];
   return apply(matmulOp, inputs, attrs)[0]!;

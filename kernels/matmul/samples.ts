@@ -79,6 +79,7 @@ function epilogueSamples(): MatmulSample[] {
     of("bias, scale", { bias: true, scale: 0.25 }),
     of("bias, gelu", { bias: true, activation: "gelu" }),
     of("bias, gelu by tanh, residual", { bias: true, activation: "gelu_tanh", residual: true }),
+    of("residual, kept in f32", { residual: true, outDtype: "f32" }),
     of("silu, residual", { activation: "silu", residual: true }),
     {
       name: "everything, cut K",
