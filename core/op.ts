@@ -26,6 +26,27 @@ export interface RefTensor {
   readonly data: Float64Array;
 }
 
+/** Extents of one product of the matrix units: m by n results, summed over k. */
+export interface MatrixShape {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** How the matrix units may be used: what was seen to compile and to compute rightly on this adapter. */
+export interface MatrixUnits {
+  /** How their builtins are written; `emulated` spells them out in plain WGSL, for tests on adapters without any. */
+  readonly dialect: "template" | "boolean" | "emulated";
+  /** For f16 operands and f32 results; most products an instruction first. */
+  readonly shapes: readonly MatrixShape[];
+  /** Arrays of vec4 may be loaded from: in how many components their offsets and strides count. Null where they may not. */
+  readonly vectors: { readonly offset: 1 | 4; readonly stride: 1 | 4 } | null;
+  /** Ops by name whose matrix kernels may be used. */
+  readonly passed: Record<string, boolean>;
+  /** Index of the one tile that matmul is to take, for tests and searches; the planner chooses where absent. */
+  tile?: number;
+}
+
 /** What kernels may be chosen by: read from the adapter, never guessed. */
 export interface DeviceProfile {
   /** `cpu` for software adapters (no barriers, the subgroup is the worker), `gpu` otherwise. */
@@ -39,6 +60,8 @@ export interface DeviceProfile {
   readonly maxBindingBytes: number;
   readonly maxStorageBuffers: number;
   readonly maxGridExtent: number;
+  /** Null without the feature, and until its kernels have been tried. */
+  matrix: MatrixUnits | null;
 }
 
 /** One call of an op as a variant sees it. */

@@ -22,6 +22,7 @@ export class ReferenceDevice implements Device {
     maxBindingBytes: Number.MAX_SAFE_INTEGER,
     maxStorageBuffers: Number.MAX_SAFE_INTEGER,
     maxGridExtent: Number.MAX_SAFE_INTEGER,
+    matrix: null,
   };
 
   allocate(dtype: DType, length: number): Storage {

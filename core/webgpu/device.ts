@@ -2,11 +2,12 @@ import { type AdapterDescription, type AdapterOptions, openAdapter } from "../ad
 import { type Device, Storage, setDevice } from "../device.ts";
 import { byteSize, type DType, decode, encode, type HostArray } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
-import type { AnyOp, DeviceProfile } from "../op.ts";
+import type { AnyOp, DeviceProfile, MatrixShape } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type SourceReader, showParams } from "../wgsl.ts";
 import { describeDispatch } from "./dispatch.ts";
 import { emit, prepare, type Recipe, type Work } from "./lower.ts";
+import { matrixFeature, matrixShapes } from "./matrix_units.ts";
 import { debugLevel, Pipelines } from "./pipelines.ts";
 import { Pool, type Slot } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
@@ -33,6 +34,8 @@ export class WebGpuDevice implements Device {
   readonly forcedVariant = new Map<string, string>();
   /** Tests fill fresh memory with NaN, so that a kernel that forgets a cell is seen. */
   poison = false;
+  /** What the adapter says of its matrix units; whether they work is found out when the device is opened. */
+  matrixShapes: readonly MatrixShape[] = [];
   /** The calls of the step that `compile` is tracing, or null. */
   trace: TracedCall[] | null = null;
   private readonly debug = debugLevel();
@@ -232,12 +235,13 @@ export function slotOf(storage: Storage): Slot {
 /** Opens an adapter and makes it the device of new tensors. */
 export async function openWebGpu(read: SourceReader, options: AdapterOptions = {}): Promise<WebGpuDevice> {
   const { adapter, description } = await openAdapter(options);
-  const wanted = ["shader-f16", "subgroups", "timestamp-query"] as GPUFeatureName[];
+  const wanted = ["shader-f16", "subgroups", "timestamp-query", matrixFeature] as GPUFeatureName[];
   const requiredFeatures = wanted.filter((f) => adapter.features.has(f));
   const requiredLimits: Record<string, number> = {};
   for (const name of limitNames) requiredLimits[name] = adapter.limits[name];
   const gpu = await adapter.requestDevice({ requiredFeatures, requiredLimits });
   const opened = new WebGpuDevice(gpu, description, profileOf(gpu, description), read);
+  opened.matrixShapes = matrixShapes(adapter);
   setDevice(opened);
   return opened;
 }
@@ -265,5 +269,6 @@ function profileOf(gpu: GPUDevice, d: AdapterDescription): DeviceProfile {
     maxBindingBytes: gpu.limits.maxStorageBufferBindingSize,
     maxStorageBuffers: gpu.limits.maxStorageBuffersPerShaderStage,
     maxGridExtent: gpu.limits.maxComputeWorkgroupsPerDimension,
+    matrix: null,
   };
 }

@@ -9,6 +9,7 @@ import {
   preprocess,
   type SourceReader,
 } from "../wgsl.ts";
+import { matrixEnable } from "./matrix_units.ts";
 
 /** A kernel with what is needed to bind it. */
 export interface Kernel {
@@ -76,6 +77,7 @@ export class Pipelines {
     const body = preprocess(file, { SG: subgroupSize, ...defines }, this.read);
     const words = new Set(body.match(/\b[TU]\d+\b/g));
     const header = [
+      body.includes("subgroup_matrix_") ? matrixEnable : "",
       f16 ? "enable f16;" : "",
       subgroupSize > 0 ? "enable subgroups;\ndiagnostic(off, subgroup_uniformity);" : "",
       "diagnostic(off, derivative_uniformity);",

@@ -114,38 +114,46 @@ fn keepIf(value: vec4f, k: u32, w: Walk) -> vec4f {
 #endif
 }
 
-/// Four elements of A: along k from k where A_MODE is 0 or 2, along m at k where it is 1.
-fn readA(at: u32, k: u32, w: Walk) -> vec4f {
+/// Four elements of A as they are stored: along k from k where A_MODE is 0 or 2, along m at k where it is 1.
+fn rawA(at: u32, k: u32, w: Walk) -> vec4<T0> {
 #if A_MODE == 0
-  return vec4f(a[(at + k) / 4]);
+  return a[(at + k) / 4];
 #else
 #if A_MODE == 1
-  return vec4f(a[(at + readable(k, w) * w.aStep) / 4]);
+  return a[(at + readable(k, w) * w.aStep) / 4];
 #else
-  return vec4f(
-    f32(a[at + readable(k, w) * w.aStep]),
-    f32(a[at + readable(k + 1, w) * w.aStep]),
-    f32(a[at + readable(k + 2, w) * w.aStep]),
-    f32(a[at + readable(k + 3, w) * w.aStep]),
+  return vec4<T0>(
+    a[at + readable(k, w) * w.aStep],
+    a[at + readable(k + 1, w) * w.aStep],
+    a[at + readable(k + 2, w) * w.aStep],
+    a[at + readable(k + 3, w) * w.aStep],
   );
 #endif
 #endif
 }
 
-/// Four elements of B: along n at k where B_MODE is 0, along k from k where it is 1 or 2.
-fn readB(at: u32, k: u32, w: Walk) -> vec4f {
+/// Four elements of B as they are stored: along n at k where B_MODE is 0, along k from k where it is 1 or 2.
+fn rawB(at: u32, k: u32, w: Walk) -> vec4<T1> {
 #if B_MODE == 0
-  return vec4f(b[(at + readable(k, w) * w.bStep) / 4]);
+  return b[(at + readable(k, w) * w.bStep) / 4];
 #else
 #if B_MODE == 1
-  return vec4f(b[(at + k) / 4]);
+  return b[(at + k) / 4];
 #else
-  return vec4f(
-    f32(b[at + readable(k, w) * w.bStep]),
-    f32(b[at + readable(k + 1, w) * w.bStep]),
-    f32(b[at + readable(k + 2, w) * w.bStep]),
-    f32(b[at + readable(k + 3, w) * w.bStep]),
+  return vec4<T1>(
+    b[at + readable(k, w) * w.bStep],
+    b[at + readable(k + 1, w) * w.bStep],
+    b[at + readable(k + 2, w) * w.bStep],
+    b[at + readable(k + 3, w) * w.bStep],
   );
 #endif
 #endif
+}
+
+fn readA(at: u32, k: u32, w: Walk) -> vec4f {
+  return vec4f(rawA(at, k, w));
+}
+
+fn readB(at: u32, k: u32, w: Walk) -> vec4f {
+  return vec4f(rawB(at, k, w));
 }

@@ -10,7 +10,7 @@ export interface Tiling {
   rows: number;
   columns: number;
   step: number;
-  defines: Record<string, number | string>;
+  defines: Record<string, number | boolean | string>;
   /** Loads single elements whatever the strides. */
   single?: boolean;
   /** Into how many parts K is cut, each summed by itself. */
@@ -149,12 +149,12 @@ function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
 }
 
 /** Cuts K so that about `enough` workgroups have work, none with less than `least` of K. */
-function splitsFor(tiles: number, K: number, enough: number, least: number): number {
+export function splitsFor(tiles: number, K: number, enough: number, least: number): number {
   return Math.max(1, Math.min(Math.ceil(enough / Math.max(tiles, 1)), Math.floor(K / least)));
 }
 
 /** Workgroups that fill a large GPU: two on each of 132 multiprocessors. */
-const fullDevice = 264;
+export const fullDevice = 264;
 
 /** Tiles of a workgroup, largest first: rows, columns, step along K, vectors a thread holds down and across. */
 const tiles = [

@@ -1,0 +1,125 @@
+import type { Call, Lowering, MatrixShape } from "../../core/op.ts";
+import { matrixDefines } from "../../core/webgpu/matrix_units.ts";
+import { geometryOf, type MatmulAttrs, residualFits } from "./geometry.ts";
+import { fullDevice, planTiles, splitsFor } from "./plan.ts";
+
+/** A tile of the kernel for matrix units. */
+export interface MatrixTile {
+  /** Subgroups of a workgroup, down and across the tile. */
+  down: number;
+  across: number;
+  /** Rows and columns of C that a subgroup computes; multiples of the matrices. */
+  rows: number;
+  columns: number;
+  /** Columns of A, and rows of B, in workgroup memory at a time. */
+  step: number;
+  /** Panels in workgroup memory: 2 saves a barrier for each. */
+  stages: 1 | 2;
+}
+
+/** Added to the rows of a panel, in elements, so that the rows of a matrix lie in different banks. */
+const padding = 8;
+
+/** Rows of tiles that are walked together, so that what they share stays in the cache. */
+const group = 8;
+
+/** Largest first. What an autotuner may choose from; every one sums along K in the same order. */
+export const matrixTiles: readonly MatrixTile[] = [
+  { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 1 },
+  { down: 2, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
+  { down: 1, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
+];
+
+/** Tiles for tests: the emulation has small subgroups, and its compiler is slow. */
+export const emulatedTiles: readonly MatrixTile[] = [
+  { down: 1, across: 1, rows: 8, columns: 8, step: 8, stages: 1 },
+  { down: 2, across: 1, rows: 16, columns: 16, step: 16, stages: 2 },
+];
+
+function tilesOf({ profile }: Call<MatmulAttrs>): readonly MatrixTile[] {
+  const { matrix } = profile;
+  const list = matrix!.dialect === "emulated" ? emulatedTiles : matrixTiles;
+  return matrix!.tile === undefined ? list : [list[matrix!.tile]!];
+}
+
+function threadsOf(tile: MatrixTile, subgroupSize: number): number {
+  return tile.down * tile.across * subgroupSize;
+}
+
+/** The tile's rows, columns and workgroup memory in bytes. */
+function extentsOf(tile: MatrixTile, { m }: MatrixShape) {
+  const [rows, columns] = [tile.down * tile.rows, tile.across * tile.columns];
+  // Panels lie either way; the longer of the two.
+  const panel = (extent: number) => Math.max(extent * (tile.step + padding), tile.step * (extent + padding));
+  const staged = tile.stages * (panel(rows) + panel(columns)) * 2;
+  const drained = tile.down * tile.across * m * (tile.columns + 4) * 4;
+  return { rows, columns, bytes: staged + drained };
+}
+
+function fits(tile: MatrixTile, shape: MatrixShape, { profile }: Call<MatmulAttrs>): boolean {
+  const { m, n, k } = shape;
+  return (
+    tile.rows % m === 0 &&
+    tile.columns % n === 0 &&
+    tile.step % k === 0 &&
+    threadsOf(tile, profile.subgroupSize) <= profile.maxWorkgroupSize &&
+    extentsOf(tile, shape).bytes <= profile.maxWorkgroupMemory
+  );
+}
+
+/** The shape of the matrices, and the tiles that go with it: the first shape that has any. */
+function choices(call: Call<MatmulAttrs>): { shape: MatrixShape; tiles: MatrixTile[] } | undefined {
+  for (const shape of call.profile.matrix!.shapes) {
+    const tiles = tilesOf(call).filter((tile) => fits(tile, shape, call));
+    if (tiles.length > 0) return { shape, tiles };
+  }
+  return undefined;
+}
+
+/** f16 products that are large enough to fill a matrix; a server's products by N and K alone. */
+export function suitsMatrix(call: Call<MatmulAttrs>): boolean {
+  const { matrix, subgroupSize } = call.profile;
+  if (!matrix?.passed.matmul || subgroupSize === 0 || call.inputs[0]!.dtype !== "f16") return false;
+  if (!residualFits(call) || !choices(call)) return false;
+  const { M, N, K } = geometryOf(call);
+  const least = matrix.dialect === "emulated" ? 1 : 16;
+  return N >= least && K >= least && (call.attrs.batchInvariant || M >= least);
+}
+
+/** The largest tile that still fills the device; K is cut where even the smallest does not. */
+export function planMatrix(call: Call<MatmulAttrs>): Lowering {
+  const geometry = geometryOf(call);
+  const { N, K, batches } = geometry;
+  const { shape, tiles } = choices(call)!;
+  // Under batchInvariant as if there were few rows, whatever there are.
+  const M = call.attrs.batchInvariant ? 1 : geometry.M;
+  const count = (tile: MatrixTile) => {
+    const { rows, columns } = extentsOf(tile, shape);
+    return Math.ceil(M / rows) * Math.ceil(N / columns) * (call.attrs.batchInvariant ? 1 : batches);
+  };
+  const tile = tiles.find((t) => count(t) >= fullDevice / 2) ?? tiles.at(-1)!;
+  const { rows, columns } = extentsOf(tile, shape);
+  const threads = threadsOf(tile, call.profile.subgroupSize);
+  const emulated = call.profile.matrix!.dialect === "emulated";
+  return planTiles(call, geometry, {
+    rows,
+    columns,
+    step: tile.step,
+    defines: {
+      ...matrixDefines(call.profile.matrix!, shape),
+      DOWN: tile.down,
+      ACROSS: tile.across,
+      RM: tile.rows / shape.m,
+      RN: tile.columns / shape.n,
+      BK: tile.step,
+      PAD: padding,
+      STAGES: tile.stages,
+      GROUP: group,
+      A_FETCHES: Math.ceil((rows * tile.step) / 4 / threads),
+      B_FETCHES: Math.ceil((columns * tile.step) / 4 / threads),
+      // Software adapters unroll loops of known length, which costs them seconds of compiling.
+      PANEL: emulated ? "min(BK, w.kEnd + BK - k)" : "BK",
+    },
+    splits: count(tile) >= fullDevice / 2 ? 1 : splitsFor(count(tile), K, fullDevice, 256),
+  });
+}
