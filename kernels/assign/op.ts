@@ -1,19 +1,19 @@
+import { isFloat } from "../../core/dtype.ts";
 import { defineOp, opError } from "../../core/op.ts";
 import { numel, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 
-/** In-place write of one tensor into another: gradient accumulators and caches. */
+/** In-place write of one tensor into another: gradient accumulators, caches, and f16 copies of f32 weights. */
 const assign = defineOp<{ add: boolean }>({
   name: "assign",
-  doc: "target = source, or target += source with add: updates its first input in place.",
+  doc: "target = source, or target += source with add: updates its first input in place, in its own float type; sums in f32.",
   mutates: [0],
-  f16: false,
   notDifferentiable: "it overwrites its input",
   infer(inputs) {
     const [target, source] = inputs as [(typeof inputs)[0], (typeof inputs)[0]];
-    if (!sameShape(target.shape, source.shape) || target.dtype !== "f32" || source.dtype !== "f32") {
-      throw opError("assign", inputs, "expected two f32 tensors of one shape");
+    if (!sameShape(target.shape, source.shape) || !isFloat(target.dtype) || !isFloat(source.dtype)) {
+      throw opError("assign", inputs, "expected two float tensors of one shape");
     }
     return [];
   },
@@ -38,7 +38,7 @@ const assign = defineOp<{ add: boolean }>({
   ],
   samples: () => [
     { name: "copy", inputs: [{ shape: [7, 5] }, { shape: [7, 5] }], attrs: { add: false } },
-    { name: "add", inputs: [{ shape: [1027] }, { shape: [1027] }], attrs: { add: true } },
+    { name: "add", inputs: [{ shape: [1027], dtype: "f32" }, { shape: [1027] }], attrs: { add: true } },
   ],
 });
 

@@ -4,7 +4,7 @@ import { KilnError } from "../../core/errors.ts";
 import { show } from "../../core/shape.ts";
 import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { mul } from "../elementwise/index.ts";
+import { cast, mul } from "../elementwise/index.ts";
 import { linear, matmul } from "../matmul/index.ts";
 import { sum } from "../reduce/index.ts";
 import { cat } from "../shape/index.ts";
@@ -17,6 +17,11 @@ export interface LinearCrossEntropyOptions {
   labelSmoothing?: number;
   /** Most bytes that a temporary of logits may take; 16 MiB by default. */
   chunkBytes?: number;
+  /**
+   * The loss's derivative that will come from upstream, f32 [1], where it is known before: derivatives are then made with
+   * it, and are not multiplied again. Derivatives of an f16 head need it: without a loss scale they would vanish.
+   */
+  upstream?: Tensor | undefined;
 }
 
 interface Parts {
@@ -28,7 +33,8 @@ interface Parts {
 /**
  * Cross-entropy of a language model's head without a [tokens, vocabulary] tensor: hidden [N, D], weight [V, D],
  * target [N] (i32). Returns the loss summed over supervised tokens and their number, both f32 scalars, so that
- * gradients of several batches add up exactly before one division.
+ * gradients of several batches add up exactly before one division. Of f16 operands too logits, softmax and dweight are
+ * f32; dlogits and dhidden are f16.
  *
  * Tokens go by in chunks of at most `chunkBytes` of logits. As the loss is a sum, the derivatives of a chunk can be
  * taken while its logits are at hand, up to the one factor that comes from upstream (Hsu et al. 2024, Liger): the
@@ -40,7 +46,7 @@ export function linearCrossEntropy(
   target: Tensor,
   options: LinearCrossEntropyOptions = {},
 ): { loss: Tensor; count: Tensor } {
-  const { ignoreIndex = -100, labelSmoothing = 0, chunkBytes = 2 ** 24 } = options;
+  const { ignoreIndex = -100, labelSmoothing = 0, chunkBytes = 2 ** 24, upstream } = options;
   const [tokens, width] = hidden.shape;
   if (hidden.rank !== 2 || weight.rank !== 2 || weight.shape[1] !== width || target.size !== tokens) {
     throw new KilnError(
@@ -51,16 +57,16 @@ export function linearCrossEntropy(
     hidden: gradEnabled() && hidden.requiresGrad,
     weight: gradEnabled() && weight.requiresGrad,
   };
-  const chunk = chunkRows(tokens, weight.shape[0] * byteSize(hidden.dtype), chunkBytes);
+  const chunk = chunkRows(tokens, weight.shape[0] * byteSize("f32"), chunkBytes);
   let parts: Parts | undefined;
   const [loss] = custom(
     "linear_cross_entropy",
     [hidden, weight],
     () => {
-      parts = overChunks(hidden, weight, target, chunk, wants, { ignoreIndex, labelSmoothing });
+      parts = overChunks(hidden, weight, target, chunk, wants, { ignoreIndex, labelSmoothing, upstream });
       return [parts.loss];
     },
-    ([g]) => [parts?.dhidden, parts?.dweight].map((d) => (g && d ? mul(d, g) : null)),
+    ([g]) => [parts?.dhidden, parts?.dweight].map((d) => (g && d ? (upstream ? d : cast(mul(d, g), d.dtype)) : null)),
   );
   return { loss, count: countSupervised(target, ignoreIndex) };
 }
@@ -76,8 +82,11 @@ function overChunks(
   target: Tensor,
   chunk: number,
   wants: { hidden: boolean; weight: boolean },
-  attrs: { ignoreIndex: number; labelSmoothing: number },
+  { upstream, ...attrs }: { ignoreIndex: number; labelSmoothing: number; upstream: Tensor | undefined },
 ): Parts {
+  const f32 = hidden.dtype === "f16" ? ({ outDtype: "f32" } as const) : {};
+  const half = hidden.dtype === "f16" ? ({ gradDtype: "f16" } as const) : {};
+
   const losses: Tensor[] = [];
   const dhidden: Tensor[] = [];
   let dweight: Tensor | null = null;
@@ -85,20 +94,23 @@ function overChunks(
     const rows = Math.min(chunk, hidden.shape[0] - at);
     const h = narrow(hidden, 0, at, rows);
     const labels = narrow(target, 0, at, rows);
-    const logits = matmul(h, transpose(weight, 0, 1));
+    const logits = matmul(h, transpose(weight, 0, 1), f32);
     if (!wants.hidden && !wants.weight) {
       losses.push(apply(crossEntropyOp, [logits, labels], attrs)[0]);
       logits.storage.free();
       continue;
     }
-    const [loss, dlogits] = apply(crossEntropyUnitOp, [logits, labels], attrs);
+    const [loss, dlogits] = apply(crossEntropyUnitOp, [logits, labels, ...(upstream ? [upstream] : [])], {
+      ...attrs,
+      ...half,
+    });
     logits.storage.free();
     losses.push(loss);
     if (wants.hidden) dhidden.push(matmul(dlogits, weight));
     if (wants.weight) {
       const before: Tensor | null = dweight;
       const residual = before ? { residual: before } : {};
-      dweight = linear(transpose(dlogits, 0, 1), transpose(h, 0, 1), null, residual);
+      dweight = linear(transpose(dlogits, 0, 1), transpose(h, 0, 1), null, { ...residual, ...f32 });
       before?.storage.free();
     }
     dlogits.storage.free();

@@ -1,5 +1,6 @@
-import { isFloat } from "../../core/dtype.ts";
+import { type DType, isFloat } from "../../core/dtype.ts";
 import { type Call, defineOp, type Op, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
+import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, cast, div, mul, ne } from "../elementwise/index.ts";
 import { isIndex } from "../embedding/op.ts";
@@ -15,6 +16,11 @@ export interface CrossEntropyAttrs {
   labelSmoothing: number;
 }
 
+interface UnitAttrs extends CrossEntropyAttrs {
+  /** What the derivative is stored as; the logits' dtype when absent. */
+  gradDtype?: DType;
+}
+
 function check(name: string, inputs: readonly TensorMeta[], logits: TensorMeta, target: TensorMeta): void {
   const fits =
     logits?.shape.length === 2 && target?.shape.length === 1 && target.shape[0] === logits.shape[0];
@@ -23,11 +29,14 @@ function check(name: string, inputs: readonly TensorMeta[], logits: TensorMeta, 
   }
 }
 
-function variants(outputs: { LOSS: boolean; GRAD: boolean; SCALED: boolean }) {
-  const plan = ({ inputs: [logits], attrs, profile }: Call<CrossEntropyAttrs>, worker: RowWorker) => {
-    const [rows, cols] = logits.shape;
+function variants(outputs: { LOSS: boolean; GRAD: boolean; SCALED: number }) {
+  const plan = ({ inputs, attrs, profile }: Call<CrossEntropyAttrs>, worker: RowWorker) => {
+    const [rows, cols] = inputs[0].shape;
+    // Without a dloss there is one factor for all rows, if any.
+    const SCALED = outputs.SCALED || (inputs.length > 2 ? 2 : 0);
     const params = { width: cols, ignored: attrs.ignoreIndex, smoothing: attrs.labelSmoothing };
-    const defines = { ...outputs, SMOOTH: attrs.labelSmoothing > 0 };
+    const TGRAD = outputs.LOSS ? "U1" : "U0";
+    const defines = { ...outputs, SCALED, TGRAD, SMOOTH: attrs.labelSmoothing > 0 };
     return rowPass({ profile }, worker, { rows, cols, params, defines });
   };
   return rowVariants<CrossEntropyAttrs>(
@@ -60,7 +69,7 @@ function referenceRows(
     const logAll = top + Math.log(all);
     const smoothed = labelSmoothing > 0 ? labelSmoothing * (average - logAll) : 0;
     if (out.loss) out.loss.data[row] = -(1 - labelSmoothing) * (x[label] - logAll) - smoothed;
-    const scale = out.upstream?.data[row] ?? 1;
+    const scale = out.upstream?.data[out.upstream.data.length === 1 ? 0 : row] ?? 1;
     for (let i = 0; out.dlogits && i < classes; i++) {
       const wanted = (i === label ? 1 - labelSmoothing : 0) + labelSmoothing / classes;
       out.dlogits.data[row * classes + i] = scale * (Math.exp(x[i] - logAll) - wanted);
@@ -112,7 +121,7 @@ export const crossEntropyOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>
     dloss && apply(crossEntropyBackwardOp, [logits, target, dloss], attrs)[0],
     null,
   ],
-  variants: variants({ LOSS: true, GRAD: false, SCALED: false }),
+  variants: variants({ LOSS: true, GRAD: false, SCALED: 0 }),
   samples,
   secondOrder: true,
 });
@@ -144,7 +153,7 @@ const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs
     };
     return [needs[0] ? byLogits() : null, null, needs[2] ? byLoss() : null];
   },
-  variants: variants({ LOSS: false, GRAD: true, SCALED: true }),
+  variants: variants({ LOSS: false, GRAD: true, SCALED: 1 }),
   samples: () =>
     samples()
       .filter(({ name }) => name !== "mistaken target")
@@ -152,30 +161,42 @@ const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs
   secondOrder: true,
 });
 
-/** Loss and derivative in one go, for `linear_cross_entropy`, whose upstream derivative is applied later. */
-export const crossEntropyUnitOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
+/** Loss and derivative in one go, for `linear_cross_entropy`, whose upstream derivative is known before or applied later. */
+export const crossEntropyUnitOp: Op<UnitAttrs> = defineOp<UnitAttrs>({
   name: "cross_entropy_unit",
-  doc: "(loss [N], dlogits [N, classes]): cross_entropy and its derivative for an upstream derivative of 1.",
-  infer(inputs) {
-    const [logits, target] = inputs;
+  doc: "(loss [N], dlogits [N, classes]): cross_entropy and its derivative for an upstream derivative of 1 or, where given, of upstream [1].",
+  infer(inputs, { gradDtype }) {
+    const [logits, target, upstream] = inputs;
     check("cross_entropy_unit", inputs, logits, target);
+    if (upstream && (numel(upstream.shape) !== 1 || upstream.dtype !== "f32")) {
+      throw opError("cross_entropy_unit", inputs, "expected f32 upstream [1]");
+    }
     return [
       { shape: target.shape, dtype: "f32" },
-      { shape: logits.shape, dtype: logits.dtype },
+      { shape: logits.shape, dtype: gradDtype ?? logits.dtype },
     ];
   },
-  reference([logits, target], attrs, [loss, dlogits]) {
-    referenceRows(logits, target, attrs, { loss, dlogits });
+  reference([logits, target, upstream], attrs, [loss, dlogits]) {
+    referenceRows(logits, target, attrs, { loss, dlogits, upstream });
   },
-  gradient({ inputs: [logits, target], outputs: [, unit], attrs }, [dloss, g]) {
+  gradient({ inputs: [logits, target, upstream], attrs, needs }, [dloss, given]) {
+    const absent = upstream ? [null, null] : [null];
     const byLoss = dloss && apply(crossEntropyBackwardOp, [logits, target, dloss], attrs)[0];
-    if (!g) return [byLoss, null];
-    const supervised = asColumn(cast(ne(target, attrs.ignoreIndex), unit.dtype));
-    const byUnit = softmaxBackward(mul(g, supervised), softmax(logits));
-    return [byLoss ? add(byLoss, byUnit) : byUnit, null];
+    if (!given) return [byLoss, ...absent];
+    const g = cast(given, logits.dtype);
+    const supervised = asColumn(cast(ne(target, attrs.ignoreIndex), g.dtype));
+    const factor = upstream ? cast(mul(supervised, upstream), g.dtype) : supervised;
+    const byUnit = softmaxBackward(mul(g, factor), softmax(logits));
+    const slope = () => sum(mul(g, apply(crossEntropyUnitOp, [logits, target], attrs)[1]));
+    const byUpstream = needs[2] ? reshape(cast(slope(), "f32"), upstream.shape) : null;
+    return [byLoss ? add(byLoss, byUnit) : byUnit, null, ...(upstream ? [byUpstream] : [])];
   },
-  variants: variants({ LOSS: true, GRAD: true, SCALED: false }),
-  samples: () => samples().filter(({ name }) => name !== "mistaken target"),
+  variants: variants({ LOSS: true, GRAD: true, SCALED: 0 }),
+  samples: () => {
+    const plain = samples().filter(({ name }) => name !== "mistaken target");
+    const upstream = { shape: [1], dtype: "f32" as const };
+    return [...plain, { ...plain[1], name: "upstream", inputs: [...plain[1].inputs, upstream] }];
+  },
   secondOrder: true,
 });
 

@@ -1,12 +1,18 @@
 // Cross-entropy of each row of logits against its target, and its derivative; the row's maximum and sum of
 // exponentials come from one pass (see softmax/forward.wgsl).
-// LOSS: stores the loss. GRAD: stores dlogits. SCALED: dlogits are multiplied by the row's dloss.
+// LOSS: stores the loss. GRAD: stores dlogits. SCALED: dlogits are multiplied by the row's dloss (1) or by one for all (2).
 #import "include/row.wgsl"
 struct Params { rows: u32, cols: u32, width: u32, ignored: i32, smoothing: f32 }
 #if VEC == 4
 alias X = vec4<T0>;
+#if GRAD
+alias D = vec4<TGRAD>;
+#endif
 #else
 alias X = T0;
+#if GRAD
+alias D = TGRAD;
+#endif
 #endif
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<X>;
@@ -18,7 +24,7 @@ alias X = T0;
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
 #endif
 #if GRAD
-@group(0) @binding(5) var<storage, read_write> dx: array<X>;
+@group(0) @binding(5) var<storage, read_write> dx: array<D>;
 #endif
 
 /// One element of a row whose vectors start at `base`.
@@ -89,14 +95,18 @@ fn main(
   }
 #endif
 #if GRAD
-#if SCALED
+#if SCALED == 1
   let upstream = f32(dloss[row]);
+#else
+#if SCALED == 2
+  let upstream = f32(dloss[0]);
 #else
   let upstream = 1.0;
 #endif
+#endif
   if (!supervised) {
     for (var i = lane; i < cols; i += LANES) {
-      dx[base + i] = X();
+      dx[base + i] = D();
     }
     return;
   }
@@ -104,7 +114,7 @@ fn main(
   let hit = upstream * (1.0 - params.smoothing);
   let miss = upstream * params.smoothing / f32(params.width);
   for (var i = lane; i < cols; i += LANES) {
-    dx[base + i] = X(exp(F(x[base + i]) - top) * scale - hit * isLabel(i, label) - miss);
+    dx[base + i] = D(exp(F(x[base + i]) - top) * scale - hit * isLabel(i, label) - miss);
   }
 #endif
 }

@@ -74,109 +74,132 @@ const adamOp = defineOp<AdamAttrs>({
   samples: () => samples(2, [{ decoupled: true }, { decoupled: false }], sampleHyper),
 });
 
-/** Inputs of the op below that belong to parameter `k`. */
-const paramOf = (k: number) => 2 + 3 * k;
-const gradOf = (k: number) => 3 + 3 * k;
-const momentsOf = (k: number) => 4 + 3 * k;
-const countOf = (inputs: number) => Math.floor((inputs - 2) / 3);
-const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
-
 /**
  * Parameters to a dispatch, where the adapter has bindings for so many. Software adapters take one: they start a dispatch
  * quickly, but run both sides of a choice between buffers, which made 2 or 4 to a dispatch slower there than 1.
  */
 const most = { together: 10, single: 1 };
 
+/** Where what belongs to each parameter begins among the inputs: `width` tensors each, after hyper and scale. */
+const starts = (inputs: number, width: number): number[] =>
+  Array.from({ length: Math.floor((inputs - 2) / width) }, (_, k) => 2 + width * k);
+
 /** As many parameters to a dispatch as the adapter has bindings for, those read in the same way together. */
-function planMulti({ inputs, attrs, profile }: Call<AdamAttrs>, wanted: number): Lowering {
-  const together = Math.min(wanted, Math.floor((profile.maxStorageBuffers - 2) / 3));
-  const filled = upTo(countOf(inputs.length)).filter((k) => numel(inputs[paramOf(k)].shape) > 0);
-  const passes = batchesOf(inputs, filled.map(gradOf), together).map(
-    ({ inputs: grads, vec, sizes }): Pass => {
-      let end = 0;
-      const ends = sizes.map((size) => (end += Math.ceil(size / 256)));
-      const [params, moments] = [-1, 1].map((step) => grads.map((i) => `in${i + step}` as const));
-      return {
-        defines: {
-          VEC: vec,
-          GRAD: wgslType(inputs[grads[0]].dtype),
-          COUNT: grads.length,
-          DECOUPLED: attrs.decoupled,
-        },
-        params: { sizes, ends },
-        grid: foldGrid(end, profile),
-        bind: ["in0", "in1", ...params, ...grads.map((i) => `in${i}` as const), ...moments],
-      };
-    },
-  );
+function planMulti({ inputs, attrs, profile }: Call<AdamAttrs>, width: number, wanted: number): Lowering {
+  const together = Math.min(wanted, Math.floor((profile.maxStorageBuffers - 2) / width));
+  const filled = starts(inputs.length, width).filter((at) => numel(inputs[at].shape) > 0);
+  const gradients = filled.map((at) => at + 1);
+  const passes = batchesOf(inputs, gradients, together).map(({ inputs: grads, vec, sizes }): Pass => {
+    let end = 0;
+    const ends = sizes.map((size) => (end += Math.ceil(size / 256)));
+    const each = (from: number) => grads.map((i) => `in${i + from}` as const);
+    const HALVES = width === 4;
+    return {
+      defines: {
+        VEC: vec,
+        GRAD: wgslType(inputs[grads[0]].dtype),
+        COUNT: grads.length,
+        DECOUPLED: attrs.decoupled,
+        HALVES,
+        ...(HALVES && { HALF: wgslType(inputs[grads[0] + 2].dtype) }),
+      },
+      params: { sizes, ends },
+      grid: foldGrid(end, profile),
+      bind: ["in0", "in1", ...each(-1), ...each(0), ...each(1), ...(HALVES ? each(2) : [])],
+    };
+  });
   return { passes };
 }
 
-function checkMulti(inputs: readonly TensorMeta[]): void {
+function checkMulti(name: string, inputs: readonly TensorMeta[], width: number): void {
   const [hyper, scale] = inputs;
-  const fits = upTo(countOf(inputs.length)).every((k) => {
-    const [param, grad, moments] = inputs.slice(paramOf(k), paramOf(k) + 3);
+  const fits = starts(inputs.length, width).every((at) => {
+    const [param, grad, moments, half] = inputs.slice(at, at + width);
     const kept = param.dtype === "f32" && moments.dtype === "f32" && isFloat(grad.dtype);
-    return kept && sameShape(grad.shape, param.shape) && sameShape(moments.shape, [2, ...param.shape]);
+    const copied = !half || (half.dtype === inputs[5].dtype && sameShape(half.shape, param.shape));
+    return (
+      kept && copied && sameShape(grad.shape, param.shape) && sameShape(moments.shape, [2, ...param.shape])
+    );
   });
-  const whole = inputs.length >= 5 && inputs.length % 3 === 2 && numel(hyper.shape) === hyperNames.length;
+  const whole =
+    inputs.length > 2 && (inputs.length - 2) % width === 0 && numel(hyper.shape) === hyperNames.length;
   if (fits && whole && numel(scale.shape) === 1) return;
   throw opError(
-    "multi_adam",
+    name,
     inputs,
-    `expected hyper [${hyperNames.length}], scale [1], then parameter, gradient and moments [2, ...parameter] again and again (f32 but for gradients)`,
+    `expected hyper [${hyperNames.length}], scale [1], then parameter, gradient and moments [2, ...parameter]${width === 4 ? " and a copy" : ""} again and again (f32 but for gradients${width === 4 ? " and copies" : ""})`,
   );
 }
 
-const multiAdamOp = defineOp<AdamAttrs>({
-  name: "multi_adam",
-  doc: `The op adam on any number of parameters in few dispatches: (hyper, scale, then of each parameter param, grad, moments), in place. moments [2, ...param] holds both of adam's. Parameters must not share memory. ${everyStep}`,
-  ...noGradient,
-  mutates: (inputs) => upTo(countOf(inputs)).flatMap((k) => [paramOf(k), momentsOf(k)]),
-  infer(inputs) {
-    checkMulti(inputs);
-    return [];
-  },
-  reference([hyper, scale, ...tensors], { decoupled }) {
-    for (const k of upTo(tensors.length / 3)) {
-      const [param, grad, moments] = tensors.slice(3 * k, 3 * k + 3).map((t) => t.data);
-      const halves = [moments.subarray(0, param.length), moments.subarray(param.length)];
-      update([param, grad, ...halves], hyper.data, scale.data[0], decoupled);
-    }
-  },
-  variants: [
-    {
-      name: "single",
-      file: "optim/multi_adam.wgsl",
-      when: ({ profile }) => profile.class === "cpu",
-      plan: (call) => planMulti(call, most.single),
+/** The op with so many tensors of each parameter: param, grad, moments and, where four, a copy. */
+function defineMulti(name: string, doc: string, width: 3 | 4) {
+  return defineOp<AdamAttrs>({
+    name,
+    doc,
+    ...noGradient,
+    mutates: (inputs) =>
+      starts(inputs, width).flatMap((at) => [at, at + 2, ...(width === 4 ? [at + 3] : [])]),
+    infer(inputs) {
+      checkMulti(name, inputs, width);
+      return [];
     },
-    { name: "together", file: "optim/multi_adam.wgsl", plan: (call) => planMulti(call, most.together) },
-  ],
-  samples: () => {
-    const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...sampleHyper });
-    const of = (name: string, decoupled: boolean, scale: number, shapes: number[][]): Sample<AdamAttrs> => ({
-      name,
-      inputs: [
-        { shape: [values.length], values },
-        { shape: [1], values: [scale] },
-        ...shapes.flatMap((shape) => [
-          { shape },
-          { shape },
-          { shape: [2, ...shape], range: [0.1, 2] as const },
-        ]),
-      ],
-      attrs: { decoupled },
-    });
-    const mixed = [[3, 7], [1028], [2, 4], [5], [16], [1], [300, 4], [8]];
-    return [
-      of("mixed", true, 0.5, mixed),
-      of("coupled", false, 1, [[6], [8, 3], [4]]),
-      of("skipped", true, 0, [[4], [3]]),
-      of("one", true, 1, [[6, 2]]),
-    ];
-  },
-});
+    reference([hyper, scale, ...tensors], { decoupled }) {
+      for (let at = 0; at < tensors.length; at += width) {
+        const [param, grad, moments, half] = tensors.slice(at, at + width).map((t) => t.data);
+        const pair = [moments.subarray(0, param.length), moments.subarray(param.length)];
+        update([param, grad, ...pair], hyper.data, scale.data[0], decoupled);
+        if (scale.data[0] !== 0) half?.set(param);
+      }
+    },
+    variants: [
+      {
+        name: "single",
+        file: "optim/multi_adam.wgsl",
+        when: ({ profile }) => profile.class === "cpu",
+        plan: (call) => planMulti(call, width, most.single),
+      },
+      {
+        name: "together",
+        file: "optim/multi_adam.wgsl",
+        plan: (call) => planMulti(call, width, most.together),
+      },
+    ],
+    samples: () => multiSamples(width),
+  });
+}
+
+function multiSamples(width: 3 | 4): Sample<AdamAttrs>[] {
+  const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...sampleHyper });
+  const of = (name: string, decoupled: boolean, scale: number, shapes: number[][]): Sample<AdamAttrs> => ({
+    name,
+    inputs: [
+      { shape: [values.length], values },
+      { shape: [1], values: [scale] },
+      ...shapes.flatMap((shape) => [
+        { shape },
+        { shape },
+        { shape: [2, ...shape], range: [0.1, 2] as const },
+        ...(width === 4 ? [{ shape }] : []),
+      ]),
+    ],
+    attrs: { decoupled },
+  });
+  const mixed = [[3, 7], [1028], [2, 4], [5], [16], [1], [300, 4], [8]];
+  return [
+    of("mixed", true, 0.5, mixed),
+    of("coupled", false, 1, [[6], [8, 3], [4]]),
+    of("skipped", true, 0, [[4], [3]]),
+    of("one", true, 1, [[6, 2]]),
+  ];
+}
+
+const multiDoc = `The op adam on any number of parameters in few dispatches: (hyper, scale, then of each parameter param, grad, moments), in place. moments [2, ...param] holds both of adam's. Parameters must not share memory. ${everyStep}`;
+const multiAdamOp = defineMulti("multi_adam", multiDoc, 3);
+const multiAdamHalvesOp = defineMulti(
+  "multi_adam_halves",
+  "multi_adam with a fourth tensor of each parameter: a copy of it in a narrower dtype, overwritten with the new values.",
+  4,
+);
 
 /** One step of Adam or, `decoupled`, AdamW on one parameter, in place. */
 export function adamStep(
@@ -196,6 +219,8 @@ export interface AdamSlot {
   param: Tensor;
   grad: Tensor;
   moments: Tensor;
+  /** A copy of the parameter in a narrower dtype, rewritten in the same pass. */
+  half?: Tensor | undefined;
 }
 
 /** One step of Adam or, `decoupled`, AdamW on several parameters, in place: the same bits as `adamStep` on each. */
@@ -205,6 +230,13 @@ export function multiAdamStep(
   scale: Tensor,
   decoupled = true,
 ): void {
-  const tensors = slots.flatMap(({ param, grad, moments }) => [param, grad, moments]);
-  apply(multiAdamOp, [hyper, scale, ...tensors], { decoupled });
+  const [plain, halved] = [slots.filter(({ half }) => !half), slots.filter(({ half }) => half)];
+  if (plain.length > 0) {
+    const tensors = plain.flatMap(({ param, grad, moments }) => [param, grad, moments]);
+    apply(multiAdamOp, [hyper, scale, ...tensors], { decoupled });
+  }
+  if (halved.length > 0) {
+    const tensors = halved.flatMap(({ param, grad, moments, half }) => [param, grad, moments, half!]);
+    apply(multiAdamHalvesOp, [hyper, scale, ...tensors], { decoupled });
+  }
 }

@@ -1,8 +1,15 @@
 // One step of Adam on COUNT tensors, in place. Workgroups are dealt to the tensors one after the other: tensor I has
 // those below ends[I]. Both moments of a tensor lie in one, the second behind the first, so that a parameter takes
-// three bindings; sizes are in units of P.
+// three bindings; sizes are in units of P. HALVES: a rounded copy of every parameter is written too.
 #import "optim/hyper.wgsl"
 #import "optim/adam_step.wgsl"
+#if HALVES
+#if VEC == 4
+alias H = vec4<HALF>;
+#else
+alias H = HALF;
+#endif
+#endif
 struct Params { sizes: array<vec4<u32>, 3>, ends: array<vec4<u32>, 3> }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
@@ -11,6 +18,9 @@ struct Params { sizes: array<vec4<u32>, 3>, ends: array<vec4<u32>, 3> }
 @group(0) @binding(1$I) var<storage, read_write> param$I: array<P>;
 @group(0) @binding(3$I) var<storage, read> grad$I: array<G>;
 @group(0) @binding(5$I) var<storage, read_write> moments$I: array<P>;
+#if HALVES
+@group(0) @binding(7$I) var<storage, read_write> half$I: array<H>;
+#endif
 #end
 
 @compute @workgroup_size(256)
@@ -49,6 +59,9 @@ fn main(
     param$I[i] = next.param;
     moments$I[i] = next.first;
     moments$I[size + i] = next.second;
+#if HALVES
+    half$I[i] = H(next.param);
+#endif
   }
 #end
 }

@@ -5,6 +5,7 @@ import { foldGrid } from "../grid.ts";
 import { check, everyStep, hyperNames, noGradient, samples, variants } from "./shared.ts";
 
 export * from "./adam.ts";
+export * from "./loss_scale.ts";
 export { type Hyper, hyperNames, hyperValues } from "./shared.ts";
 
 const sgdOp = defineOp<{ nesterov: boolean }>({
