@@ -7,8 +7,8 @@ import { Plan } from "./webgpu/plan.ts";
 export interface Compiled<A extends Tensor[], R> {
   (...args: A): R;
   /**
-   * Traces and plans the step for arguments of this signature and compiles its kernels side by side, without running
-   * anything: the first call is then as quick as the others. Only shapes and dtypes of the arguments are used.
+   * Traces and plans the step for arguments of this signature, measures what has a choice of kernels (see `Tuner`) and
+   * compiles the kernels side by side, without running the step: the first call is then as quick as the others. Only shapes and dtypes of the arguments are used.
    *
    * @throws KilnError `webgpu_error` where a kernel does not compile
    */
@@ -25,8 +25,9 @@ export interface Compiled<A extends Tensor[], R> {
  */
 export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compiled<A, R> {
   const plans = new Map<string, Plan<R>>();
+  const signatureOf = (args: A) => args.map((t) => `${t.dtype}[${t.shape}]`).join();
   const planOf = (on: WebGpuDevice, args: A) => {
-    const signature = args.map((t) => `${t.dtype}[${t.shape}]`).join();
+    const signature = signatureOf(args);
     let plan = plans.get(signature);
     if (!plan) {
       plan = new Plan(on, step as (...args: Tensor[]) => R, args);
@@ -41,7 +42,12 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
   const prepare = async (...args: A) => {
     const on = args[0]?.device ?? device();
     if (!(on instanceof WebGpuDevice)) return;
-    planOf(on, args);
+    const plan = planOf(on, args);
+    if (await on.tuner.settle(on)) {
+      plan.discard();
+      plans.delete(signatureOf(args));
+      planOf(on, args);
+    }
     await on.pipelines.warm();
   };
   return Object.assign(run, { prepare });

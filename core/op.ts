@@ -104,7 +104,13 @@ export interface Variant<A> {
   when?: (call: Call<A>) => boolean;
   /** Takes views as they are (strides, offset); otherwise they are copied to contiguous buffers first. */
   strided?: boolean;
-  plan: (call: Call<A>) => Pass | Lowering;
+  /** `option` is one of those that `tune` names; absent, the variant chooses by rule. */
+  plan: (call: Call<A>, option?: string) => Pass | Lowering;
+  /**
+   * Ways to plan the call that differ in speed and in no bit of the result, the rule's own choice first, and the class of
+   * calls for which a measured choice between them holds. Null where there is nothing to choose.
+   */
+  tune?: (call: Call<A>) => { shapeClass: string; options: readonly string[] } | null;
 }
 
 /** An input set that every test runs. */

@@ -12,6 +12,7 @@ import { debugLevel, Pipelines } from "./pipelines.ts";
 import { Pool, type Slot } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
 import { signatureOf } from "./signature.ts";
+import { openTuner, type Tuner } from "./tuner.ts";
 
 /** A call seen while a step is traced. */
 export interface TracedCall {
@@ -30,6 +31,7 @@ export class WebGpuDevice implements Device {
   readonly pool: Pool;
   readonly recorder: Recorder;
   readonly pipelines: Pipelines;
+  readonly tuner: Tuner;
   /** Tests force a variant by op name. */
   readonly forcedVariant = new Map<string, string>();
   /** Tests fill fresh memory with NaN, so that a kernel that forgets a cell is seen. */
@@ -44,13 +46,20 @@ export class WebGpuDevice implements Device {
   private readonly dynamicOffset = new Uint32Array(1);
   private failure: KilnError | null = null;
 
-  constructor(gpu: GPUDevice, description: AdapterDescription, profile: DeviceProfile, read: SourceReader) {
+  constructor(
+    gpu: GPUDevice,
+    description: AdapterDescription,
+    profile: DeviceProfile,
+    read: SourceReader,
+    tuner: Tuner,
+  ) {
     this.gpu = gpu;
     this.description = description;
     this.profile = profile;
     this.pool = new Pool(gpu);
     this.recorder = new Recorder(gpu);
     this.pipelines = new Pipelines(gpu, profile, read);
+    this.tuner = tuner;
     gpu.onuncapturederror = ({ error }) => {
       this.failure ??= new KilnError(`WebGPU: ${error.message}`, { code: "webgpu_error" });
     };
@@ -147,6 +156,11 @@ export class WebGpuDevice implements Device {
     return recipe;
   }
 
+  /** Calls are planned anew from now on: what plans depend on has changed. */
+  forgetRecipes(): void {
+    this.recipes.clear();
+  }
+
   /** Records one dispatch. */
   emit(work: Work): void {
     const { kernel, params, grid, label } = work;
@@ -240,7 +254,9 @@ export async function openWebGpu(read: SourceReader, options: AdapterOptions = {
   const requiredLimits: Record<string, number> = {};
   for (const name of limitNames) requiredLimits[name] = adapter.limits[name];
   const gpu = await adapter.requestDevice({ requiredFeatures, requiredLimits });
-  const opened = new WebGpuDevice(gpu, description, profileOf(gpu, description), read);
+  const profile = profileOf(gpu, description);
+  const tuner = await openTuner(profile, description);
+  const opened = new WebGpuDevice(gpu, description, profile, read, tuner);
   opened.matrixShapes = matrixShapes(adapter);
   setDevice(opened);
   return opened;

@@ -16,6 +16,7 @@ import { Tensor } from "../tensor.ts";
 import { packParams } from "../wgsl.ts";
 import type { TracedCall } from "./device.ts";
 import type { Kernel, Pipelines } from "./pipelines.ts";
+import type { Tuner } from "./tuner.ts";
 
 /** One dispatch, ready to be recorded or to become part of a plan. */
 export interface Work {
@@ -39,6 +40,7 @@ export interface LowerEnv {
   readonly pipelines: Pipelines;
   /** Tests force a variant by op name. */
   readonly forcedVariant: ReadonlyMap<string, string>;
+  readonly tuner: Pick<Tuner, "optionOf">;
   allocate(dtype: DType, length: number): Storage;
   emit(work: Work): void;
 }
@@ -55,6 +57,14 @@ interface RecipePass extends Pick<Work, "kernel" | "params" | "grid" | "label"> 
   readonly bind: readonly { from: "in" | "out" | "tmp"; index: number; offset: number }[];
 }
 
+/** What tests and measurements may decide in place of the rules. */
+interface Choice {
+  /** Name of the only variant to take. */
+  forced?: string | undefined;
+  /** One of the variant's ways to plan the call; see `Variant.tune`. */
+  option?: string;
+}
+
 /** Turns one call of an op into dispatches: chooses the variant, plans its passes, finds or compiles their kernels. */
 export function prepare(
   env: LowerEnv,
@@ -62,7 +72,7 @@ export function prepare(
   inputs: readonly Tensor[],
   attrs: unknown,
   outputs: readonly Tensor[],
-  forced: string | undefined = env.forcedVariant.get(op.name),
+  { forced = env.forcedVariant.get(op.name), option }: Choice = {},
 ): Recipe {
   if (outputs.length > 0 && outputs.every((t) => numel(t.shape) === 0))
     return { copies: [], temps: [], passes: [] };
@@ -81,8 +91,10 @@ export function prepare(
       `${op.name}: input ${mutated} is updated in place and must be contiguous and start on 256 bytes`,
     );
   }
-  const { passes, temps = [] } = asLowering(variant.plan(makeCall(env, given, attrs, outputs)));
   const chosen = variant;
+  const call = makeCall(env, given, attrs, outputs);
+  const planned = chosen.plan(call, option ?? env.tuner.optionOf(op, chosen, call));
+  const { passes, temps = [] } = asLowering(planned);
   return {
     copies,
     temps,
@@ -133,7 +145,7 @@ export function lower(
   outputs: readonly Tensor[],
   forced?: string,
 ): void {
-  emit(env, prepare(env, op, inputs, attrs, outputs, forced), op, inputs, attrs, outputs);
+  emit(env, prepare(env, op, inputs, attrs, outputs, { forced }), op, inputs, attrs, outputs);
 }
 
 function makeCall(

@@ -39,6 +39,7 @@ export class Plan<R> {
   private readonly args: Tensor[];
   private readonly result: R;
   private readonly steps: Step[] = [];
+  private readonly slots: readonly Slot[];
   private readonly offsets = new Uint32Array(1);
   /** Buffers of outside tensors that the steps use. */
   private readonly touched = new Set<Slot>();
@@ -57,7 +58,14 @@ export class Plan<R> {
     const slots = this.planMemory(works);
     this.build(works, slots);
     // A plan that nobody can replay any more gives its buffers back.
-    collector.register(this, { device, slots: [...new Set(slots.values())] });
+    this.slots = [...new Set(slots.values())];
+    collector.register(this, { device, slots: this.slots }, this);
+  }
+
+  /** Gives the memory back at once; the plan must not be replayed any more. */
+  discard(): void {
+    collector.unregister(this);
+    for (const slot of this.slots) this.device.pool.give(slot);
   }
 
   private traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
@@ -96,6 +104,7 @@ export class Plan<R> {
       profile: device.profile,
       pipelines: device.pipelines,
       forcedVariant: device.forcedVariant,
+      tuner: device.tuner,
       // Temporaries of the lowering are planned like everything else.
       allocate: (dtype: Storage["dtype"], length: number) => new Storage(device, dtype, length, null),
       emit: (work: Work) => void works.push(work),

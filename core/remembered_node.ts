@@ -1,0 +1,41 @@
+import { createHash, randomUUID } from "node:crypto";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { cacheDir } from "./adapter_node.ts";
+
+/** A JSON value in the user's cache: losing it costs time, never a result. */
+export interface Remembered<T> {
+  /** Null where there is none, or none that can be read. */
+  load(): T | null;
+  /** Replaces it as a whole; a cache that cannot be written is no error. */
+  save(value: T): void;
+}
+
+/**
+ * What is known of a kind (`tuning`, say) for one subject: everything that the value depends on (adapter, driver,
+ * toggles, sources), of which another gets another file.
+ */
+export function remembered<T>(kind: string, subject: string): Remembered<T> {
+  const name = createHash("sha256").update(subject).digest("hex").slice(0, 24);
+  const file = path.join(cacheDir(), kind, `${name}.json`);
+  return {
+    load: () => {
+      try {
+        const kept = JSON.parse(readFileSync(file, "utf8")) as { subject: string; value: T };
+        return kept.subject === subject ? kept.value : null;
+      } catch {
+        return null;
+      }
+    },
+    save: (value) => {
+      const draft = `${file}.${randomUUID()}`;
+      try {
+        mkdirSync(path.dirname(file), { recursive: true });
+        writeFileSync(draft, `${JSON.stringify({ subject, value }, null, 1)}\n`);
+        renameSync(draft, file);
+      } catch {
+        // A read-only cache: the next process finds out anew.
+      }
+    },
+  };
+}
