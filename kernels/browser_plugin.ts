@@ -14,8 +14,8 @@ export function browserPlugin(): Plugin {
       build.onLoad({ filter: /[\\/]sources\.ts$/ }, ({ path }) =>
         path === sources ? { contents: kernelTable(), loader: "js" } : null,
       );
-      // Behind an import() that a page never reaches.
-      build.onResolve({ filter: /[\\/]adapter_node\.ts$/ }, ({ path }) => ({ path, external: true }));
+      // Behind import()s that a page never reaches.
+      build.onResolve({ filter: /[\\/]\w+_node\.ts$/ }, ({ path }) => ({ path, external: true }));
       build.onResolve({ filter: /^node:/ }, ({ path }) => ({
         path,
         namespace: "kiln-no-node",
