@@ -43,6 +43,37 @@ async function withVariant<T>(name: string, body: () => Promise<T>): Promise<T> 
   }
 }
 
+describe("tiles to choose from by measurement", () => {
+  const flip = (t: Tensor) => transpose(t, 0, 1);
+  const cases: [string, () => [Tensor, Tensor]][] = [
+    ["row-major", () => [random([130, 20], "a"), random([20, 130], "b")]],
+    ["transposed", () => [flip(random([36, 68], "a")), flip(random([66, 36], "b"))]],
+    ["cut along K", () => [random([64, 2100], "a"), flip(random([40, 2100], "b"))]],
+  ];
+  it.each(cases)("%s: every tile gives the same bits", async (_name, make) => {
+    const [a, b] = make();
+    const asked: (readonly string[])[] = [];
+    const { tuner } = gpu;
+    const run = (option: string | undefined) =>
+      withVariant("tiled", async () => {
+        const optionOf: typeof tuner.optionOf = (_op, variant, call) => {
+          asked.push(variant.tune!(call)!.options);
+          return option;
+        };
+        Object.assign(gpu, { tuner: { optionOf } });
+        return Array.from(await matmul(a, b).data());
+      });
+    try {
+      const byRule = await run(undefined);
+      const options = asked[0]!;
+      expect(options.length).toBeGreaterThan(2);
+      for (const option of options) expect(await run(option), option).toEqual(byRule);
+    } finally {
+      Object.assign(gpu, { tuner });
+    }
+  });
+});
+
 describe("batch invariance", () => {
   const [N, K] = [36, 520];
   for (const variant of ["chosen", "tiled"]) {

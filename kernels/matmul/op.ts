@@ -23,7 +23,7 @@ import {
   residualFits,
 } from "./geometry.ts";
 import { planMatrix, suitsMatrix } from "./matrix.ts";
-import { planGemv, planPlain, planSubgroup, planTiled } from "./plan.ts";
+import { planGemv, planPlain, planSubgroup, planTiled, tuneTiled } from "./plan.ts";
 import { matmulReference } from "./reference.ts";
 import { matmulSamples } from "./samples.ts";
 
@@ -128,6 +128,7 @@ export const matmulOp = defineOp<MatmulAttrs>({
       strided: true,
       when: (call) => call.profile.maxWorkgroupSize >= 256 && residualFits(call),
       plan: planTiled,
+      tune: tuneTiled,
     },
     { name: "plain", file: "matmul/plain.wgsl", plan: planPlain },
   ],
@@ -174,7 +175,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options:
     ...(activation && { activation }),
     ...(residual && { residual: true }),
     ...(batchInvariant && { batchInvariant }),
-    ...(outDtype && { outDtype }),
+    ...(outDtype && outDtype !== x.dtype && { outDtype }),
   };
   const inputs = [x, transpose(weight, 0, 1), ...given.slice(2), ...(residual ? [contiguous(residual)] : [])];
   return apply(matmulOp, inputs, attrs)[0]!;

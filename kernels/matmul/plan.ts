@@ -19,11 +19,14 @@ export interface Tiling {
 
 const activations: Record<Activation, number> = { gelu: 1, gelu_tanh: 2, silu: 3 };
 
+/** K is cut at multiples of this, which every tile's step divides: where it is cut does not depend on the tile. */
+const splitGrain = 32;
+
 /** The passes of a product: one, or one that sums parts of K and one that adds the parts. */
 export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling): Lowering {
   const { M, N, K, batches } = geometry;
   const wanted = Math.max(tiling.splits ?? 1, 1);
-  const kPerSplit = Math.max(Math.ceil(K / wanted / tiling.step), 1) * tiling.step;
+  const kPerSplit = Math.max(Math.ceil(K / wanted / splitGrain), 1) * splitGrain;
   const splits = Math.max(Math.ceil(K / kPerSplit), 1);
   const tilesM = Math.ceil(M / tiling.rows);
   const tilesN = Math.ceil(N / tiling.columns);
@@ -156,25 +159,76 @@ export function splitsFor(tiles: number, K: number, enough: number, least: numbe
 /** Workgroups that fill a large GPU: two on each of 132 multiprocessors. */
 export const fullDevice = 264;
 
-/** Tiles of a workgroup, largest first: rows, columns, step along K, vectors a thread holds down and across. */
-const tiles = [
+/** A tile of a workgroup: rows, columns, step along K, vectors a thread holds down and across. */
+interface Tile {
+  rows: number;
+  columns: number;
+  step: number;
+  down: number;
+  across: number;
+}
+
+/** Those that the rule chooses from, largest first. */
+const tiles: readonly Tile[] = [
   { rows: 128, columns: 128, step: 16, down: 2, across: 2 },
   { rows: 64, columns: 64, step: 16, down: 2, across: 2 },
   { rows: 16, columns: 64, step: 16, down: 1, across: 1 },
-] as const;
+];
 
-/** The largest tile that still fills the device; K is cut where even the smallest does not. */
-export function planTiled(call: MatmulCall): Lowering {
-  const geometry = geometryOf(call);
+/** Further ones that were close to the first on one GPU, and may be before it on another. */
+const moreTiles: readonly Tile[] = [
+  { rows: 128, columns: 128, step: 8, down: 2, across: 2 },
+  { rows: 128, columns: 256, step: 8, down: 2, across: 4 },
+  { rows: 64, columns: 128, step: 16, down: 2, across: 2 },
+  { rows: 64, columns: 64, step: 8, down: 2, across: 2 },
+  { rows: 32, columns: 64, step: 16, down: 1, across: 2 },
+];
+
+const nameOf = ({ rows, columns, step }: Tile) => `${rows}x${columns}x${step}`;
+const threadsOf = ({ rows, columns, down, across }: Tile) => (rows * columns) / (16 * down * across);
+
+function tileFits({ profile }: MatmulCall, { M, N }: Geometry, tile: Tile): boolean {
+  const bytes = 4 * tile.step * (tile.rows + tile.columns);
+  return (
+    tile.rows <= M &&
+    tile.columns <= 2 * N &&
+    threadsOf(tile) <= profile.maxWorkgroupSize &&
+    bytes <= profile.maxWorkgroupMemory
+  );
+}
+
+/** The largest tile that still fills the device, and into how many parts K is cut where even the smallest does not. */
+function tiledRule(call: MatmulCall, geometry: Geometry): { tile: Tile; splits: number } {
   const { M, N, K, batches } = geometry;
-  const count = (t: (typeof tiles)[number]) => Math.ceil(M / t.rows) * Math.ceil(N / t.columns) * batches;
-  const fits = (t: (typeof tiles)[number]) =>
-    t.rows <= M && t.columns <= 2 * N && threadsOf(t) <= call.profile.maxWorkgroupSize;
+  const count = (t: Tile) => Math.ceil(M / t.rows) * Math.ceil(N / t.columns) * batches;
   // On a software adapter this kernel is a last resort: its small tile compiles in a quarter of the time.
   const enough = call.profile.class === "cpu" ? 1 : fullDevice / 2;
-  const tile = tiles.find((t) => fits(t) && count(t) >= enough) ?? tiles[M < 64 ? 2 : 1];
+  const tile = tiles.find((t) => tileFits(call, geometry, t) && count(t) >= enough) ?? tiles[M < 64 ? 2 : 1]!;
   // Every tile sums along K in the same order, so only the cuts of K must not depend on M.
   const work = call.attrs.batchInvariant ? Math.ceil(N / 64) : count(tile);
+  return { tile, splits: work >= fullDevice / 2 ? 1 : splitsFor(work, K, fullDevice, 256) };
+}
+
+/** The other tiles that the product could take, under the rule's cuts of K: the same bits whichever is taken. */
+export function tuneTiled(call: MatmulCall): { shapeClass: string; options: string[] } {
+  const geometry = geometryOf(call);
+  const rule = nameOf(tiledRule(call, geometry).tile);
+  const others = [...tiles, ...moreTiles].filter((t) => tileFits(call, geometry, t)).map(nameOf);
+  return { shapeClass: shapeClassOf(call, geometry), options: [...new Set([rule, ...others])] };
+}
+
+/** Products of nearly one size and the same layouts; a server's by what its model fixes. */
+export function shapeClassOf({ attrs }: MatmulCall, { M, N, K, a, b, batches }: Geometry): string {
+  const near = (n: number) => 2 ** Math.round(Math.log2(Math.max(n, 1)));
+  const rows = attrs.batchInvariant ? "any" : near(M);
+  return `${rows}x${near(N)}x${near(K)} ${modeOf(a)}${modeOf(b)} ${attrs.batchInvariant ? 1 : near(batches)}`;
+}
+
+/** A workgroup a tile: the rule's, or the one that was measured to be quickest. */
+export function planTiled(call: MatmulCall, option?: string): Lowering {
+  const geometry = geometryOf(call);
+  const rule = tiledRule(call, geometry);
+  const tile = [...tiles, ...moreTiles].find((t) => nameOf(t) === option) ?? rule.tile;
   const blocks = ((tile.rows + tile.columns) * tile.step) / 16;
   return planTiles(call, geometry, {
     rows: tile.rows,
@@ -190,12 +244,8 @@ export function planTiled(call: MatmulCall): Lowering {
       // Software adapters unroll loops of known length, which costs them seconds of compiling.
       PANEL: call.profile.class === "cpu" ? "min(BK, w.kEnd + BK - k)" : "BK",
     },
-    splits: work >= fullDevice / 2 ? 1 : splitsFor(work, K, fullDevice, 256),
+    splits: rule.splits,
   });
-}
-
-function threadsOf(tile: (typeof tiles)[number]): number {
-  return (tile.rows * tile.columns) / (16 * tile.down * tile.across);
 }
 
 /** Four subgroups a workgroup, each for four columns of C. */
