@@ -1,4 +1,5 @@
 import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../../core/op.ts";
+import { matrix, suitsMatrix } from "./matrix.ts";
 
 /** Fixed at the call; whether a mask and segments follow the three main inputs is part of it. */
 export interface AttentionAttrs {
@@ -82,21 +83,21 @@ function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean)
   return { params, defines, batches: query.shape[0]!, heads, kvHeads, queries, keys, dim };
 }
 
+/** The kernels of a call: the forward one, or the two of the backward one that follow its statistics. */
+export type AttentionPass = "forward" | "dq" | "dkv";
+
 /** How a family of kernels is laid out: one source, its rows a workgroup, and what it is specialised by. */
-interface Family {
+export interface Family {
   vector: boolean;
   /** Rows are shared through workgroup memory instead of broadcasts. */
   tiled: boolean;
-  rows: (call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv") => number;
+  rows: (call: Call<AttentionAttrs>, pass: AttentionPass) => number;
   files: { forward: string; dq: string; dkv: string };
-  defines: (
-    call: Call<AttentionAttrs>,
-    pass: "forward" | "dq" | "dkv",
-  ) => Record<string, number | boolean | string>;
+  defines: (call: Call<AttentionAttrs>, pass: AttentionPass) => Record<string, number | boolean | string>;
 }
 
 /** What a family's source is specialised by, besides the call's own switches. */
-function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv") {
+function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: AttentionPass) {
   const [mask, segmented] = [call.inputs[pass === "forward" ? 3 : 6], call.attrs.segmented];
   const defines: Record<string, number | boolean | string> = {
     TILED: family.tiled,
@@ -179,7 +180,7 @@ const plain: Family = {
 };
 
 /** Queries a lane owns: two share each load and broadcast, as long as their rows stay in registers. */
-function laneRows(call: Call<AttentionAttrs>, pass: "forward" | "dq" | "dkv"): number {
+function laneRows(call: Call<AttentionAttrs>, pass: AttentionPass): number {
   // Two as long as the unrolled body stays small: compilers of software adapters take seconds for thousands of lines.
   return pass === "forward" && call.profile.subgroupSize * call.inputs[0]!.shape[3]! <= 128 ? 2 : 1;
 }
@@ -266,6 +267,12 @@ function pair<A extends AttentionAttrs>(
 }
 
 export const forwardVariants: Variant<AttentionAttrs>[] = [
+  ...pair<AttentionAttrs>(
+    "matrix",
+    matrix.files.forward,
+    (call) => suitsMatrix(call, "forward"),
+    (call, strided) => forwardPass(matrix, call, strided),
+  ),
   ...pair<AttentionAttrs>("lanes", shared.files.forward, lanesFit, (call, strided) =>
     forwardPass(lanes, call, strided),
   ),
@@ -276,6 +283,12 @@ export const forwardVariants: Variant<AttentionAttrs>[] = [
 ];
 
 export const backwardVariants: Variant<BackwardAttrs>[] = [
+  ...pair<BackwardAttrs>(
+    "matrix",
+    matrix.files.dq,
+    (call) => suitsMatrix(call, "dq") && suitsMatrix(call, "dkv"),
+    (call, strided) => backwardPasses(matrix, call, strided),
+  ),
   ...pair<BackwardAttrs>("lanes", shared.files.dq, lanesFit, (call, strided) =>
     backwardPasses(lanes, call, strided),
   ),

@@ -1,0 +1,122 @@
+import type { Call, DeviceProfile, MatrixShape } from "../../core/op.ts";
+import { matrixDefines } from "../../core/webgpu/matrix_units.ts";
+import type { AttentionAttrs, AttentionPass, Family } from "./plan.ts";
+
+/** A workgroup of the kernels for matrix units. */
+interface MatrixTile {
+  subgroups: number;
+  /** Blocks of rows, each as high as a matrix, that a subgroup owns. */
+  blocks: number;
+  /** Keys, or queries, that it is multiplied with at a time. */
+  walk: number;
+}
+
+/** The first that fits is taken; forward, and in either kernel of the backward pass, which keeps twice as much. */
+const tiles: Record<"forward" | "backward", readonly MatrixTile[]> = {
+  forward: [
+    { subgroups: 4, blocks: 1, walk: 64 },
+    { subgroups: 4, blocks: 1, walk: 32 },
+    { subgroups: 2, blocks: 1, walk: 32 },
+  ],
+  backward: [
+    { subgroups: 4, blocks: 1, walk: 32 },
+    { subgroups: 2, blocks: 1, walk: 32 },
+  ],
+};
+
+/** For tests: the emulation is slow, and so are its compilers. */
+const emulatedTiles: readonly MatrixTile[] = [{ subgroups: 2, blocks: 1, walk: 8 }];
+
+interface Layout {
+  shape: MatrixShape;
+  tile: MatrixTile;
+  dim: number;
+}
+
+/** Bytes of workgroup memory, as the sources add them up. */
+function memoryOf({ shape, tile, dim }: Layout, pass: AttentionPass): number {
+  const rows = tile.subgroups * tile.blocks * shape.m;
+  const [panel, own] = [tile.walk * (dim + 8), rows * (dim + 8)];
+  const weights = rows * (tile.walk + 8);
+  const scores = rows * (tile.walk + 4) * 4;
+  if (pass === "forward") {
+    const staged = Math.max(Math.max(panel, weights) + panel, own);
+    return 2 * staged + scores + 4 * (rows + tile.subgroups);
+  }
+  const [weightPanels, statistics] = pass === "dkv" ? [2, 8 * tile.walk] : [1, 0];
+  return 2 * Math.max(2 * panel + weightPanels * weights, 2 * own) + 2 * scores + statistics;
+}
+
+function fits(layout: Layout, pass: AttentionPass, profile: DeviceProfile): boolean {
+  const { shape, tile, dim } = layout;
+  const { m, n, k } = shape;
+  const lanes = profile.subgroupSize;
+  const chunk = Math.min(tile.walk, dim);
+  const rows = tile.blocks * m;
+  return (
+    [k, n, chunk].every((extent) => dim % extent === 0) &&
+    [k, n].every((extent) => tile.walk % extent === 0) &&
+    lanes % rows === 0 &&
+    (tile.walk / 4) % (lanes / rows) === 0 &&
+    tile.subgroups * lanes <= profile.maxWorkgroupSize &&
+    memoryOf(layout, pass) <= profile.maxWorkgroupMemory
+  );
+}
+
+/** The layout of a call's kernel, or undefined where matrix units cannot take it. */
+function layoutOf({ profile, inputs }: Call<AttentionAttrs>, pass: AttentionPass): Layout | undefined {
+  const { dialect, shapes } = profile.matrix!;
+  const kind = pass === "forward" ? "forward" : "backward";
+  const dim = inputs[1]!.shape[3]!;
+  for (const shape of shapes) {
+    for (const tile of dialect === "emulated" ? emulatedTiles : tiles[kind]) {
+      const layout = { shape, tile, dim };
+      if (fits(layout, pass, profile)) return layout;
+    }
+  }
+  return undefined;
+}
+
+/** f16 heads of 16 to 128 components that matrices divide. */
+export function suitsMatrix(call: Call<AttentionAttrs>, pass: AttentionPass): boolean {
+  const { matrix, subgroupSize } = call.profile;
+  const [dim, dtype] = [call.inputs[1]!.shape[3]!, call.inputs[1]!.dtype];
+  const passed = matrix?.passed[pass === "forward" ? "attention" : "attention_backward"];
+  if (!passed || subgroupSize === 0 || dtype !== "f16" || dim === 0 || dim > 128) return false;
+  return layoutOf(call, pass) !== undefined;
+}
+
+/** Rows in subgroups of matrices, the others through workgroup memory. */
+export const matrix: Family = {
+  vector: true,
+  tiled: true,
+  rows: (call, pass) => {
+    const { shape, tile } = layoutOf(call, pass)!;
+    return tile.subgroups * tile.blocks * shape.m;
+  },
+  files: {
+    forward: "attention/matrix.wgsl",
+    dq: "attention/matrix_backward.wgsl",
+    dkv: "attention/matrix_backward.wgsl",
+  },
+  defines: (call, pass) => {
+    const { shape, tile, dim } = layoutOf(call, pass)!;
+    const parts = call.profile.subgroupSize / (tile.blocks * shape.m);
+    const chunk = Math.min(tile.walk, dim);
+    return {
+      ...matrixDefines(call.profile.matrix!, shape),
+      KEYS_STAY: pass === "dkv",
+      SUBGROUPS: tile.subgroups,
+      BLOCKS: tile.blocks,
+      WALK: tile.walk,
+      PARTS: parts,
+      VECTORS: tile.walk / 4 / parts,
+      DIM_K: dim / shape.k,
+      DIM_N: dim / shape.n,
+      WALK_K: tile.walk / shape.k,
+      WALK_N: tile.walk / shape.n,
+      CHUNKS: dim / chunk,
+      CHUNK_N: chunk / shape.n,
+    };
+  },
+};
