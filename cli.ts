@@ -22,6 +22,14 @@ const decimal = (text: string) => {
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number.");
   return value;
 };
+/** What a model answers in. */
+const dtypeOption = () =>
+  new Option(
+    "--dtype <type>",
+    "what weights and the cache are kept in; f16 takes half the memory, where the adapter has it",
+  )
+    .choices(["f32", "f16"])
+    .default("f32");
 const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  ${line}`).join("\n")}\n`;
 const say = (line: string) => process.stderr.write(`${line}\n`);
 
@@ -44,6 +52,7 @@ interface PretrainFlags {
   batchSize?: number;
   sequenceLength?: number;
   learningRate?: number;
+  computeDtype?: string;
   vocabSize?: number;
   seed?: number;
   set: string[];
@@ -65,6 +74,7 @@ program
   .option("--batch-size <n>", "sequences of one forward pass", integer)
   .option("--sequence-length <n>", "tokens of one sequence", integer)
   .option("--learning-rate <x>", "highest learning rate", decimal)
+  .option("--compute-dtype <type>", "f32, or f16 for mixed precision (the adapter must have f16)")
   .option("--vocab-size <n>", "size of the tokenizer to train", integer)
   .option("--seed <n>", "decides weights, order of the data and samples", integer)
   .option("--set <name=value...>", "any other setting, e.g. --set train.weight_decay=0.05", [])
@@ -108,6 +118,7 @@ interface SampleFlags {
   topP?: number;
   minP?: number;
   seed?: number;
+  dtype: "f32" | "f16";
 }
 
 program
@@ -121,6 +132,7 @@ program
   .option("--top-p <x>", "keep the likeliest tokens up to this probability together", decimal)
   .option("--min-p <x>", "keep tokens at least this share as likely as the likeliest", decimal)
   .option("--seed <n>", "the same seed gives the same text", integer)
+  .addOption(dtypeOption())
   .addHelpText(
     "after",
     examples(
@@ -132,7 +144,7 @@ program
     await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
     const { TextGenerator } = await import("./serve/generate.ts");
-    const { model, tokenizer } = await loadModel(path);
+    const { model, tokenizer } = await loadModel(path, flags.dtype);
     const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
     process.stdout.write(flags.prompt);
     const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;
@@ -150,6 +162,7 @@ interface ServeFlags {
   maxNumSeqs?: number;
   maxNumBatchedTokens?: number;
   cacheMib?: number;
+  dtype?: "f32" | "f16";
 }
 
 program
@@ -164,11 +177,12 @@ program
   .option("--max-num-seqs <n>", "answers written at once (default 64)", integer)
   .option("--max-num-batched-tokens <n>", "tokens computed in one step (default 512)", integer)
   .option("--cache-mib <n>", "room for keys and values (default 256)", integer)
+  .addOption(dtypeOption())
   .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
   .action(async (path: string, flags: ServeFlags) => {
     await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
-    const loaded = await loadModel(path);
+    const loaded = await loadModel(path, flags.dtype);
     await serveModel(loaded, flags);
   });
 
@@ -201,13 +215,22 @@ program
     "measure kernels, a training step and decoding against this adapter's own limits and against peers",
   )
   .option("--filter <text>", "only rows whose name holds this text")
-  .option("--quick", "fewer repetitions")
+  .addOption(
+    new Option("--rows <set>", "which rows; by the kind of adapter when absent").choices(["small", "gpu"]),
+  )
+  .option("--no-peers", "time kiln alone")
+  .option("--quick", "small and short: that it runs, not how fast")
   .option("--record", "append the figures to bench/history")
   .option("--json", "one JSON object instead of a table")
+  .option("--gpu-table", "the GPU table: bounds checks on and off, beside PyTorch, against the bars")
+  .option("--out <folder>", "where --gpu-table writes Markdown and JSON", "runs/gpu_table")
+  .option("--budget <seconds>", "when --gpu-table stops; it measures what matters first", integer, 450)
+  .option("--torch <file>", "PyTorch's ruler, or its lines in a .jsonl file", ".gpu/torch_bench.py")
+  .option("--page [file]", "write the history and the roofline as one HTML page")
   .addHelpText("after", examples("npm run bench", "KILN_UNCHECKED=1 kiln bench --filter matmul"))
-  .action(async (options: { filter?: string; quick?: boolean; record?: boolean; json?: boolean }) => {
-    const { bench } = await import("./bench/run.ts");
-    await bench(options);
+  .action(async (options: import("./bench/command.ts").BenchFlags) => {
+    const { runBench } = await import("./bench/command.ts");
+    await runBench(options);
   });
 
 program
@@ -346,6 +369,7 @@ function flagOverrides(flags: PretrainFlags) {
     ["batchSize", "--batch-size", ["train", "batch_size"]],
     ["sequenceLength", "--sequence-length", ["train", "sequence_length"]],
     ["learningRate", "--learning-rate", ["train", "learning_rate"]],
+    ["computeDtype", "--compute-dtype", ["train", "compute_dtype"]],
     ["vocabSize", "--vocab-size", ["tokenizer", "vocab_size"]],
     ["seed", "--seed", ["train", "seed"]],
     ["resume", "--resume", ["resume"]],

@@ -1,12 +1,18 @@
 import { appendFile, mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { KilnError } from "../core/errors.ts";
-import type { BenchReport } from "./run.ts";
+import type { BenchReport } from "./report.ts";
 
-const folder = new URL("./history/", import.meta.url);
+export const historyFolder = new URL("./history/", import.meta.url);
+
+/** Runs with equal keys may be compared: the same adapter, driver and toggles, bounds checks among them. */
+export function historyKey({ adapter }: BenchReport): string {
+  const { driver, vendor, architecture, device, description, toggles } = adapter;
+  return JSON.stringify([driver, vendor, architecture, device, description, [...toggles].sort()]);
+}
 
 /** Adds a run as one line to its adapter's file and returns the file's path. Throws for quick runs: they measure nothing. */
-export async function record(report: BenchReport, into: URL = folder): Promise<string> {
+export async function record(report: BenchReport, into: URL = historyFolder): Promise<string> {
   if (report.quick) throw new KilnError("a quick run is no measurement; record one without --quick");
   const { adapter } = report;
   const name = [adapter.driver, adapter.description || adapter.device || adapter.vendor].join("-");

@@ -2,6 +2,8 @@ import { dispose } from "../core/device.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { type LlamaConfig, tinyllmConfig } from "../models/config.ts";
+import { GPT2LMHeadModel } from "../models/gpt2.ts";
+import { parseGpt2Config } from "../models/gpt2_config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 import { AdamW } from "../train/optim.ts";
@@ -39,17 +41,44 @@ export function trainRow(): Row {
   };
 }
 
+/**
+ * One update of a GPT-2 of TinyLLM's size, without clipping: the very model that the peers train, with the same
+ * tokens. Their loss is read back once a sample, as kiln waits once.
+ */
+export function gptTrainRow(): Row {
+  const [vocab_size, n_embd, n_layer, n_head, length, rows] = [2048, 128, 4, 4, 128, 8];
+  const tokens = rows * length;
+  const weights = 12 * n_layer * n_embd * n_embd + vocab_size * n_embd;
+  const visible = (rows * length * (length + 1)) / 2;
+  return {
+    name: `train step GPT-2 ${rows}x${length}`,
+    flops: 3 * (2 * tokens * weights + 4 * n_layer * n_embd * visible),
+    bytes: 4 * 10 * weights,
+    unit: "GFLOP/s",
+    tokens,
+    peer: { op: "train", sizes: [vocab_size, n_embd, n_layer, n_head, length, rows] },
+    prepare(device) {
+      const settings = { model_type: "gpt2", vocab_size, n_embd, n_layer, n_head, n_positions: length };
+      const model = new GPT2LMHeadModel(
+        parseGpt2Config({ ...settings, bos_token_id: null, eos_token_id: null }),
+      );
+      return prepareTraining(device, model.init(1), rows, length, 0);
+    },
+  };
+}
+
 /** TinyLLM of this folder's measurements, untrained. */
 export function tinyllm(): CausalLM {
   return new LlamaForCausalLM(config).init(1);
 }
 
-/** Updates of a model on `rows` rows of `length` made-up tokens. */
+/** Updates of a model on `rows` rows of `length` made-up tokens; gradients are clipped to `maxGradNorm`, 0 leaves them. */
 export function prepareTraining(
   device: WebGpuDevice,
   model: CausalLM,
   rows: number,
   length: number,
+  maxGradNorm = 1,
 ): Prepared {
   const optimizer = new AdamW(model.namedParameters(), {
     betas: [0.9, 0.95],
@@ -57,7 +86,7 @@ export function prepareTraining(
     weightDecay: 0.1,
     decays: (_name, parameter) => parameter.rank >= 2,
   });
-  const trainer = new Trainer(model, optimizer, { maxGradNorm: 1, sequenceLength: length });
+  const trainer = new Trainer(model, optimizer, { maxGradNorm, sequenceLength: length });
   const { vocab_size: vocabulary } = model.shape;
   const tokens = rows * length;
   const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocabulary);

@@ -1,69 +1,151 @@
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { Timing } from "./measure.ts";
 
-/** Module in bench/peers and the npm package that it drives. */
-const peers = [
+/** Module in bench/peers, the npm package that it drives, and the operations that it has. */
+export const peers = [
   { module: "gpujs", name: "gpu.js", package: "gpu.js", ops: ["matmul", "add"] },
   {
     module: "jaxjs",
     name: "jax-js",
     package: "@jax-js/jax",
-    ops: ["matmul", "add", "softmax", "layer_norm", "attention"],
+    ops: ["matmul", "add", "softmax", "layer_norm", "gelu", "attention", "train"],
+  },
+  {
+    module: "tfjs",
+    name: "tfjs",
+    package: "@tensorflow/tfjs-backend-webgpu",
+    ops: ["matmul", "add", "softmax", "layer_norm", "gelu", "attention", "train"],
+  },
+  {
+    module: "ort",
+    name: "onnxruntime-web",
+    package: "onnxruntime-web",
+    ops: ["matmul", "add", "softmax", "layer_norm"],
   },
 ];
+
+/** The same work for a peer: an operation that the peers know, and its extents. */
+export interface PeerWork {
+  op: string;
+  sizes: number[];
+}
 
 export interface PeerTiming {
   by: string;
   timing?: Timing;
+  /** One line: why there is no figure. */
   error?: string;
 }
 
-/** Times one operation on every installed peer that has it, each in its own process on the same adapter. */
-export async function timePeers(
-  name: string,
-  work: { op: string; sizes: number[] },
-  ms: number,
-): Promise<PeerTiming[]> {
-  const found: PeerTiming[] = [];
-  for (const peer of peers) {
-    const installed = existsSync(new URL(`./node_modules/${peer.package}/package.json`, import.meta.url));
-    if (!installed || !peer.ops.includes(work.op)) continue;
-    found.push(await timePeer(peer.module, peer.name, { name, ...work }, ms));
+/** Longest wait for one row of a peer: the first call compiles for up to a minute on a software adapter. */
+const limitMs = 300_000;
+
+/** The peers that are installed, each in a process of its own on the same adapter, started when a row first needs it. */
+export class Peers {
+  private readonly open = new Map<string, PeerProcess>();
+  /** Peers that cannot even be opened: said once, not again at every row. */
+  private readonly given = new Set<string>();
+
+  /** Names of the peers that are not installed. */
+  static missing(): string[] {
+    return peers.filter((peer) => !isInstalled(peer.package)).map(({ name }) => name);
   }
-  return found;
-}
 
-async function timePeer(module: string, name: string, row: object, ms: number): Promise<PeerTiming> {
-  const script = fileURLToPath(new URL("./peers/child.mjs", import.meta.url));
-  const { lines, ending } = await output([script, module, String(ms), JSON.stringify([row])], 120_000);
-  const parsed = lines.flatMap((line) => {
-    try {
-      return [JSON.parse(line) as Partial<Timing> & { version?: string; error?: string }];
-    } catch {
-      return []; // the peer's own chatter
+  /** Times one operation on every installed peer that has it. */
+  async time(work: PeerWork, ms: number): Promise<PeerTiming[]> {
+    const found: PeerTiming[] = [];
+    for (const { module, name, package: needed, ops } of peers) {
+      if (!ops.includes(work.op) || this.given.has(module) || !isInstalled(needed)) continue;
+      let child = this.open.get(module);
+      if (!child?.alive) {
+        child = new PeerProcess(module);
+        this.open.set(module, child);
+        const { version, error } = await child.next();
+        if (!version) {
+          this.given.add(module);
+          child.stop();
+          found.push({ by: name, error: `cannot be opened: ${error}` });
+          continue;
+        }
+        child.version = version;
+      }
+      found.push({ by: `${name} ${child.version}`, ...(await child.time({ ...work, ms })) });
     }
-  });
-  const version = parsed.find((line) => line.version)?.version;
-  const by = version ? `${name} ${version}` : name;
-  const timed = parsed.find((line) => line.ms !== undefined);
-  if (timed) return { by, timing: timed as Timing };
-  return { by, error: parsed.find((line) => line.error)?.error ?? ending };
+    return found;
+  }
+
+  close(): void {
+    for (const child of this.open.values()) child.stop();
+  }
 }
 
-/** Lines of a Node process's standard output, and in words how it ended. */
-function output(args: string[], limit: number): Promise<{ lines: string[]; ending: string }> {
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "ignore"], timeout: limit });
-  let text = "";
-  child.stdout.setEncoding("utf8");
-  child.stdout.on("data", (chunk: string) => {
-    text += chunk;
-  });
-  return new Promise((resolve) => {
-    child.on("error", (error) => resolve({ lines: [], ending: error.message }));
-    child.on("close", (status, signal) => {
-      resolve({ lines: text.split("\n"), ending: signal ? `stopped (${signal})` : `exit status ${status}` });
+function isInstalled(name: string): boolean {
+  return existsSync(new URL(`./node_modules/${name}/package.json`, import.meta.url));
+}
+
+interface Answer extends Partial<Timing> {
+  version?: string;
+  error?: string;
+}
+
+/** A peer's process: one line of JSON in, one out. */
+class PeerProcess {
+  version = "";
+  alive = true;
+  private readonly child: ChildProcess;
+  private readonly answers: Answer[] = [];
+  private wake: () => void = () => {};
+
+  constructor(module: string) {
+    const script = fileURLToPath(new URL("./peers/child.mjs", import.meta.url));
+    this.child = spawn(process.execPath, [script, module], { stdio: ["pipe", "pipe", "ignore"] });
+    this.child.stdin!.on("error", () => {}); // its end is heard of by "close"
+    const end = (ending: string) => {
+      this.alive = false;
+      this.take({ error: ending });
+    };
+    this.child.on("error", (error) => end(error.message));
+    this.child.on("close", (status, signal) => end(signal ? `stopped (${signal})` : `exit status ${status}`));
+    createInterface({ input: this.child.stdout! }).on("line", (line) => {
+      if (!line.startsWith("{")) return; // the peer's own chatter
+      try {
+        this.take(JSON.parse(line) as Answer);
+      } catch {} // chatter as well
     });
-  });
+  }
+
+  private take(answer: Answer): void {
+    this.answers.push(answer);
+    this.wake();
+  }
+
+  /** The next line; an error after `limitMs`, or when the process ends. */
+  async next(): Promise<Answer> {
+    const timer = setTimeout(() => {
+      this.take({ error: `over ${limitMs / 1000} s` });
+      this.stop();
+    }, limitMs);
+    while (this.answers.length === 0) {
+      await new Promise<void>((resolve) => {
+        this.wake = resolve;
+      });
+    }
+    clearTimeout(timer);
+    return this.answers.shift()!;
+  }
+
+  async time(work: PeerWork & { ms: number }): Promise<Pick<PeerTiming, "timing" | "error">> {
+    this.child.stdin!.write(`${JSON.stringify(work)}\n`);
+    const { ms, cpu_ms, samples, first_ms, error } = await this.next();
+    if (ms === undefined) return { error: error ?? "no figure" };
+    return { timing: { ms, cpu_ms: cpu_ms!, samples: samples!, first_ms: first_ms! } };
+  }
+
+  stop(): void {
+    this.alive = false;
+    this.child.kill("SIGKILL");
+  }
 }

@@ -5,7 +5,8 @@ import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { add, attention, layerNorm, linear, matmul, rmsNorm, softmax } from "../kernels/index.ts";
 import { values } from "./data.ts";
-import { decodeRow, trainRow } from "./model_rows.ts";
+import { decodeRow, gptTrainRow, trainRow } from "./model_rows.ts";
+import type { PeerWork } from "./peers.ts";
 
 /** One thing to time: what it costs at least, and how to do it. */
 export interface Row {
@@ -18,8 +19,13 @@ export interface Row {
   unit: "GFLOP/s" | "GB/s";
   /** Tokens of one unit of work, where that is what a user counts. */
   tokens?: number;
-  /** The same work for a peer: an operation that the peers know, and its extents. */
-  peer?: { op: string; sizes: number[] };
+  peer?: PeerWork;
+  /** What its products are computed of; f32 when absent. */
+  precision?: "f32" | "f16";
+  /** A kernel, not a step of many: on a GPU its time is taken by timestamp queries. */
+  kernel?: boolean;
+  /** Measured from `prepare` to the end of the first run, and never again. */
+  once?: boolean;
   /** Makes the data. `run` does so many units of work, one after the other, and waits for the device. */
   prepare: (device: WebGpuDevice) => Prepared | Promise<Prepared>;
 }
@@ -143,8 +149,8 @@ function attentionRows(batch: number, heads: number, length: number, dim: number
   ];
 }
 
-/** Everything that `kiln bench` times, in the order of the table. */
-export function allRows(): Row[] {
+/** What `kiln bench` times on a software adapter, in the order of the table. */
+export function smallRows(): Row[] {
   const length = 4 * 2 ** 20;
   return [
     matmulRow(256, 256, 256),
@@ -174,6 +180,7 @@ export function allRows(): Row[] {
     ...attentionRows(8, 4, 128, 32),
     ...attentionRows(1, 4, 1024, 32),
     trainRow(),
+    gptTrainRow(),
     decodeRow(1),
     decodeRow(16),
   ];

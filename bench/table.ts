@@ -1,4 +1,4 @@
-import type { BenchReport, BenchResult } from "./run.ts";
+import type { BenchReport, BenchResult } from "./report.ts";
 
 const widths = [30, 14, 8, 8, 18, 9, 8, 11];
 

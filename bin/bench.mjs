@@ -1,11 +1,13 @@
 // `npm run bench`: the benchmarks, with the peers of bench/package.json where they install.
 import { existsSync } from "node:fs";
 import path from "node:path";
-import { kiln, npm, prepare, root, runNode } from "./prepare.mjs";
+import { dependenciesMatch, kiln, npm, prepare, root, runNode } from "./prepare.mjs";
 
 prepare();
 const bench = path.join(root, "bench");
-if (existsSync(path.join(bench, "package.json")) && !existsSync(path.join(bench, "node_modules"))) {
+// The GPU table has a ruler of its own, and may run where no network is; the page measures nothing.
+const alone = ["--gpu-table", "--page", "--no-peers", "--quick"].some((flag) => process.argv.includes(flag));
+if (!alone && existsSync(path.join(bench, "package.json")) && !dependenciesMatch(bench)) {
   console.log("Installing the peers to compare with…");
   const locked = existsSync(path.join(bench, "package-lock.json"));
   const problem = npm([locked ? "ci" : "install", "--ignore-scripts"], bench);

@@ -65,7 +65,7 @@ export function npm(args, folder) {
 }
 
 /** Whether node_modules holds what package-lock.json asks for, as far as npm's own record of it tells. */
-function dependenciesMatch(folder) {
+export function dependenciesMatch(folder) {
   const lock = path.join(folder, "package-lock.json");
   if (!existsSync(lock)) return true; // installed from a package: npm has seen to it
   const record = path.join(folder, "node_modules/.package-lock.json");

@@ -1,10 +1,18 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
-import { record } from "../bench/history.ts";
-import { allRows } from "../bench/rows.ts";
+import { barsOf, type GpuRun } from "../bench/gpu/bars.ts";
+import { gpuRows } from "../bench/gpu/rows.ts";
+import { gpuTable } from "../bench/gpu/table.ts";
+import type { TorchLine } from "../bench/gpu/torch.ts";
+import { historyKey, record } from "../bench/history.ts";
+import { readHistory, renderPage, writePage } from "../bench/page/index.ts";
+import { overlap, placeLabel, spread } from "../bench/page/svg.ts";
+import { Peers } from "../bench/peers.ts";
+import { commit } from "../bench/report.ts";
+import { smallRows } from "../bench/rows.ts";
 import { type BenchReport, bench } from "../bench/run.ts";
 import { renderRow, tableHead } from "../bench/table.ts";
 
@@ -44,7 +52,7 @@ describe("bench", () => {
   });
 
   it("covers kernels, training and decoding, each with its least work", () => {
-    const names = allRows().map((row) => row.name);
+    const names = smallRows().map((row) => row.name);
     for (const part of [
       "matmul 1024",
       "softmax",
@@ -58,7 +66,7 @@ describe("bench", () => {
         names.some((name) => name.includes(part)),
         part,
       ).toBe(true);
-    for (const row of allRows()) expect(Math.min(row.flops, row.bytes), row.name).toBeGreaterThan(0);
+    for (const row of smallRows()) expect(Math.min(row.flops, row.bytes), row.name).toBeGreaterThan(0);
     expect(new Set(names).size).toBe(names.length);
   });
 
@@ -85,4 +93,219 @@ describe("bench", () => {
     expect(readFileSync(path, "utf8").trim().split("\n")).toHaveLength(2);
     await expect(record({ ...report, quick: true })).rejects.toThrow(/quick run is no measurement/);
   });
+});
+
+describe("GPU rows", () => {
+  it("have the tasks of PyTorch's ruler, each with its least work", () => {
+    const rows = gpuRows();
+    const tasks = new Set(rows.map((row) => row.task));
+    const products = ["512x512x512", "1024x1024x1024", "4096x4096x4096", "8192x768x3072", "8192x768x50257"];
+    const others = ["64x768x3072", "1x4096x4096"];
+    const matrices = ["8192x768", "16384x4096"].flatMap((size) =>
+      ["softmax", "layernorm", "gelu", "add"].map((name) => `rows_${name}_${size}`),
+    );
+    const decoding = ["tinyllm_128x4", "gpt2_124M"].flatMap((model) =>
+      [1, 16, 128].map((batch) => `decode_${model}_B${batch}_in64_out128`),
+    );
+    for (const task of [
+      ...[...products, ...others].map((size) => `matmul_${size}`),
+      ...matrices,
+      ...decoding,
+      "attention_fwd_8x12x1024x64",
+      "attention_fwdbwd_8x12x1024x64",
+      "cross_entropy_fwdbwd_8192x50257",
+      "adamw_124M",
+      "train_tinyllm_128x4_B64_T256",
+      "train_gpt2_124M_B8_T1024",
+    ])
+      expect(tasks, task).toContain(task);
+    expect(new Set(rows.map((row) => row.name)).size).toBe(rows.length);
+    for (const row of rows) expect(Math.min(row.flops, row.bytes), row.name).toBeGreaterThan(0);
+  });
+
+  it("are measured with bounds checks on and off, beside PyTorch's lines, within the budget", async () => {
+    const torch = join(folder, "lines.jsonl");
+    writeFileSync(torch, '{"task":"matmul_64x64x64","variant":"f32","ms":2.5,"tflops":1}\n{"task":"cut sho');
+    const out = join(folder, "table");
+    const table = await gpuTable({
+      out,
+      quick: true,
+      budget: 60,
+      torch,
+      filter: "64x64x64",
+      write: () => {},
+    });
+    expect(table.checked.head.unchecked).toBe(false);
+    expect(table.unchecked!.head.unchecked).toBe(true);
+    for (const run of [table.checked, table.unchecked!]) {
+      const product = run.results.find((r) => r.name === "matmul_64x64x64 f32")!;
+      expect(product.gflops! * (product.device_ms ?? product.ms!)).toBeCloseTo((2 * 64 ** 3) / 1e6, 6);
+    }
+    const text = readFileSync(join(out, "gpu_table.md"), "utf8");
+    expect(text).toContain("| GEMM f32, largest | 46 TFLOP/s |");
+    expect(text).toMatch(/\| matmul_64x64x64 f32 \|.*f32 2\.5 ms \([\d.]+ \/ [\d.]+ x\) \|/);
+    expect(text.includes("SOFTWARE ADAPTER")).toBe(table.checked.head.software);
+    if (table.checked.head.software) expect(text).not.toMatch(/, met|missed/);
+    expect(JSON.parse(readFileSync(join(out, "gpu_table.json"), "utf8")).torch).toHaveLength(1);
+  }, 60_000);
+
+  it("say what the time did not suffice for", async () => {
+    const table = gpuTable({ out: folder, quick: true, budget: 0.01, torch: "no_such.py", write: () => {} });
+    await expect(table).rejects.toThrow(/no row could be timed: the time was over/);
+  });
+});
+
+/** A run on a GPU with these results. */
+function gpuRun(results: Partial<GpuRun["results"][number]>[], first_ms = 1500): GpuRun {
+  const roofline = { gflops: 60_000, gb_per_s: 4000 };
+  const head = { software: false, unchecked: false, roofline } as unknown as GpuRun["head"];
+  const filled = results.map((r) => ({ by: "kiln", unit: "GFLOP/s", precision: "f32", ...r }));
+  const first_step = { cold_ms: 9000, warm_ms: first_ms };
+  return { head, results: filled as GpuRun["results"], first_step };
+}
+
+describe("bars", () => {
+  const find = (run: GpuRun, torch: TorchLine[], task: string, wanted: string) =>
+    barsOf(run, torch).find((bar) => bar.task === task && bar.wanted === wanted)!;
+
+  it("are met or missed by the figures that they are about", () => {
+    const gemm = { role: "gemm largest f32", task: "matmul_x", ms: 9, device_ms: 3, gflops: 45_800 };
+    const run = gpuRun([
+      gemm,
+      { role: "gemm transformer f32", ms: 1, gflops: 40_000 },
+      { role: "gemm transformer A^T B f32", ms: 1, gflops: 30_000 },
+      { role: "rows softmax large", ms: 1, gb_per_s: 3300 },
+      { role: "attention forward f32", ms: 1, gflops: 20_000 },
+      // Forward 1 ms at 20 TFLOP/s is 2 of 7 products: the other 5 take 50 TFLOP in 4 ms.
+      { role: "attention both f32", ms: 5, gflops: 14_000 },
+      { role: "train gpt2 f32", task: "train", ms: 100, gflops: 1 },
+    ]);
+    const torch = [
+      { task: "matmul_x", variant: "f32", ms: 2.75 },
+      { task: "train", variant: "f32 eager", ms: 120 },
+      { task: "train", variant: "bf16 amp compiled", ms: 40 },
+    ];
+    expect(find(run, torch, "GEMM f32, largest", "46 TFLOP/s").met).toBe(false);
+    expect(find(run, torch, "GEMM f32, largest", "0.9 of cuBLAS f32")).toMatchObject({
+      met: true,
+      found: "0.917 x",
+    });
+    expect(find(run, torch, "GEMM transformer f32", "80 % of the largest").met).toBe(true);
+    expect(find(run, torch, "GEMM transformer A^T B f32", "80 % of the largest").met).toBe(false);
+    expect(find(run, torch, "softmax, large", "80 % of the copy").met).toBe(true);
+    expect(find(run, torch, "attention forward f32", "40 % of the GEMM").met).toBe(true);
+    const backward = find(run, torch, "attention backward f32", "30 % of the GEMM");
+    expect(backward).toMatchObject({ met: false, found: "27 %" });
+    expect(find(run, torch, "train gpt2 f32", "1 x f32 eager").met).toBe(true);
+    expect(find(run, torch, "train gpt2 f32", "0.5 x bf16 amp compiled").met).toBe(false);
+    expect(find(run, torch, "first step of TinyLLM, warm cache", "under 2 s").met).toBe(true);
+    expect(find(run, torch, "train gpt2 f32", "1 x tf32 eager")).toMatchObject({ found: null, met: null });
+  });
+
+  it("are neither on a software adapter", () => {
+    const run = gpuRun([{ role: "gemm largest f32", ms: 1, gflops: 99_000 }]);
+    run.head.software = true;
+    expect(barsOf(run, []).map(({ met }) => met)).not.toContain(true);
+  });
+});
+
+describe("history", () => {
+  it("keeps apart what may not be compared", () => {
+    const adapter = { driver: "hardware", description: "A", toggles: ["+a", "+b"] };
+    const key = (changes: object) =>
+      historyKey({ adapter: { ...adapter, ...changes } } as unknown as BenchReport);
+    expect(key({ toggles: ["+b", "+a"] })).toBe(key({}));
+    expect(key({ toggles: ["+a", "+b", "+disable_robustness"] })).not.toBe(key({}));
+    expect(key({ description: "A, newer driver" })).not.toBe(key({}));
+    expect(key({ driver: "browser" })).not.toBe(key({}));
+  });
+
+  it("knows the commit", () => {
+    expect(commit()).toMatch(/^([0-9a-f]{7,}(\+changes)?|unknown)$/);
+  });
+});
+
+/** Throws unless every element is closed, in order: what XML asks for. Returns the tags' names. */
+function wellFormed(markup: string): string[] {
+  const open: string[] = [];
+  const seen: string[] = [];
+  for (const [tag, slash, name, attributes, empty] of markup.matchAll(/<(\/?)([a-z]+)([^<>]*?)(\/?)>/g)) {
+    if (slash) expect(open.pop(), tag).toBe(name);
+    else {
+      expect(attributes).toMatch(/^( [\w:-]+="[^"<>]*")*$/);
+      seen.push(name!);
+      if (!empty) open.push(name!);
+    }
+  }
+  expect(open).toEqual([]);
+  expect(markup.replace(/&(amp|lt|gt|quot);/g, "")).not.toContain("&");
+  expect(markup).not.toMatch(/NaN|undefined|Infinity/);
+  return seen;
+}
+
+describe("page", () => {
+  const recorded = new URL("../bench/history/", import.meta.url);
+
+  it("shows every row of every recorded run, in well-formed SVG", async () => {
+    const runs = await readHistory(recorded);
+    expect(runs.length).toBeGreaterThan(0);
+    const path = await writePage(join(folder, "page", "bench.html"), recorded);
+    const page = readFileSync(path, "utf8");
+    const drawings = page.match(/<svg[\s\S]*?<\/svg>/g)!;
+    for (const svg of drawings) expect(wellFormed(svg)).toContain("circle");
+    for (const run of runs)
+      for (const { name, by, ms } of run.results) {
+        if (ms === undefined) continue;
+        const figure = page.split("<figure ").find((part) => part.startsWith(`data-row="${name}"`));
+        expect(figure, name).toContain(`<title>${by}: `);
+        expect(figure, name).toContain(`commit ${run.commit}, ${run.date}`);
+      }
+    expect(page).toContain("prefers-color-scheme: dark");
+    expect(page, "needs nothing from elsewhere").not.toMatch(/(src|href)=|url\(|@import/);
+  });
+
+  it("draws runs in order, one section for each set of toggles, and marks processors' figures", async () => {
+    const [run] = await readHistory(recorded);
+    const later = { ...run!, date: "2027-01-02T03:04:05Z", commit: "later" };
+    const toggles = [...run!.adapter.toggles, "+disable_robustness"];
+    const unchecked = { ...run!, unchecked: true, adapter: { ...run!.adapter, toggles } };
+    const page = renderPage([run!, later, unchecked], "");
+    expect(page.match(/<section>/g)).toHaveLength(2);
+    expect(page.match(/figures of a processor/g)).toHaveLength(2);
+    expect(page).toContain("<polyline");
+    for (const svg of page.match(/<svg[\s\S]*?<\/svg>/g)!) wellFormed(svg);
+    const hardware = { ...run!, software: false };
+    expect(renderPage([hardware], "")).not.toContain("figures of a processor");
+  });
+
+  it("lays labels where they can be read", () => {
+    expect(spread([50, 51, 52], 10, 0, 100)).toEqual([50, 60, 70]);
+    expect(spread([99, 98], 10, 0, 100)).toEqual([100, 90]);
+    const inside = { x: 0, y: 0, width: 600, height: 400 };
+    const taken: Parameters<typeof placeLabel>[3] = [];
+    const boxes = Array.from({ length: 12 }, (_, i) => placeLabel([300 + i, 200], [120, 16], inside, taken));
+    boxes.forEach((box, i) => {
+      for (const other of boxes.slice(0, i)) expect(overlap(box, other)).toBe(false);
+      expect(box.x >= 0 && box.x + box.width <= 600 && box.y >= 0 && box.y + box.height <= 400).toBe(true);
+    });
+  });
+});
+
+describe("peers", () => {
+  it("answer row by row from one process, or say in one line why not", async () => {
+    const peers = new Peers();
+    const installed = Peers.missing().length < 4;
+    try {
+      for (const size of [32, 48]) {
+        const answers = await peers.time({ op: "matmul", sizes: [size, size, size] }, 20);
+        expect(answers.length).toBe(installed ? 4 - Peers.missing().length : 0);
+        for (const { by, timing, error } of answers) {
+          expect(timing?.ms ?? error, by).toBeTruthy();
+          expect(error ?? "", by).not.toContain("\n");
+        }
+      }
+    } finally {
+      peers.close();
+    }
+  }, 60_000);
 });

@@ -1,13 +1,12 @@
-// Times one peer in a process of its own: node child.mjs PEER MILLISECONDS '[{"name","op","sizes"}]'.
-// Prints a line of JSON for each row: {name, ms, samples} or {name, error}; rows that the peer lacks are left out.
+// One peer in a process of its own: node child.mjs PEER. Prints {version} when it is open, or {error}; then each line
+// {op, sizes, ms} on its standard input is answered by {ms, cpu_ms, samples, first_ms} or {error}, until the input ends.
+import { createInterface } from "node:readline";
 import { register } from "tsx/esm/api";
 
 register();
 const { openAdapter } = await import("../../core/adapter.ts");
 const { measure } = await import("../measure.ts");
 const { values } = await import("../data.ts");
-
-const [peer, ms, rows] = process.argv.slice(2);
 
 /** The device that the peer opens, to wait for and to hear errors from. */
 const opened = { device: null, error: null };
@@ -23,6 +22,7 @@ async function offerNavigator() {
       opened.device.onuncapturederror = ({ error }) => {
         opened.error ??= error.message;
       };
+      copySharedViews(opened.device.queue);
       return opened.device;
     };
     return adapter;
@@ -32,25 +32,46 @@ async function offerNavigator() {
     getPreferredCanvasFormat: () => "bgra8unorm",
     wgslLanguageFeatures: gpu.wgslLanguageFeatures,
   };
-  const value = { gpu: offered, userAgent: "node", platform: process.platform, language: "en" };
+  const { platform } = process;
+  const value = { gpu: offered, userAgent: "node", platform, language: "en", hardwareConcurrency: 1 };
   Object.defineProperty(globalThis, "navigator", { value, configurable: true, writable: true });
 }
 
-const wait = () => opened.device?.queue.onSubmittedWorkDone();
+/** Dawn's Node binding takes no views of shared memory, which is where onnxruntime-web's data lies. */
+function copySharedViews(queue) {
+  const write = queue.writeBuffer.bind(queue);
+  queue.writeBuffer = (buffer, offset, data, ...range) => {
+    const shared = (data.buffer ?? data) instanceof SharedArrayBuffer;
+    write(buffer, offset, shared ? data.slice() : data, ...range);
+  };
+}
 
-await offerNavigator();
-const { open } = await import(`./${peer}.mjs`);
-const { ops, version } = await open({ values, wait });
-console.log(JSON.stringify({ version }));
-for (const { name, op, sizes } of JSON.parse(rows)) {
-  if (!ops[op]) continue;
+const wait = () => opened.device?.queue.onSubmittedWorkDone();
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const firstLine = (error) => String(error?.message ?? error).split("\n")[0];
+
+async function time(ops, { op, sizes, ms }) {
   try {
+    opened.error = null;
     const run = await ops[op](...sizes);
-    const timing = await measure(run, Number(ms));
+    // A peer that trains answers with its loss.
+    const timing = await measure(async (times) => {
+      if (Number.isNaN(await run(times))) throw new Error("it computes NaN");
+    }, ms);
     if (opened.error) throw new Error(opened.error);
-    console.log(JSON.stringify({ name, ...timing }));
+    return timing;
   } catch (error) {
-    console.log(JSON.stringify({ name, error: String(error.message ?? error).split("\n")[0] }));
+    return { error: firstLine(error) };
   }
+}
+
+try {
+  await offerNavigator();
+  const { open } = await import(`./${process.argv[2]}.mjs`);
+  const { ops, version } = await open({ values, wait });
+  say({ version });
+  for await (const line of createInterface({ input: process.stdin })) say(await time(ops, JSON.parse(line)));
+} catch (error) {
+  say({ error: firstLine(error) });
 }
 process.exit(0);

@@ -1,4 +1,5 @@
 // jax-js: traced functions compiled to WGSL (its `jit`).
+import { trainGpt } from "./jaxjs_train.mjs";
 import { installedVersion } from "./version.mjs";
 
 /** jax-js uses iterator helpers, which Node has from version 22 on. */
@@ -25,7 +26,8 @@ function addIteratorHelpers() {
 
 export async function open({ values, wait }) {
   addIteratorHelpers();
-  const { blockUntilReady, defaultDevice, init, jit, nn, numpy } = await import("@jax-js/jax");
+  const jax = await import("@jax-js/jax");
+  const { blockUntilReady, defaultDevice, init, jit, nn, numpy } = jax;
   await init("webgpu");
   defaultDevice("webgpu");
   const random = (seed, ...shape) =>
@@ -53,6 +55,8 @@ export async function open({ values, wait }) {
     };
   };
 
+  const layerNorm = (x, weight, bias) => nn.standardize(x, -1).mul(weight).add(bias);
+
   return {
     version: installedVersion("@jax-js/jax"),
     ops: {
@@ -60,12 +64,8 @@ export async function open({ values, wait }) {
       add: (...shape) => repeat((a, b) => a.add(b), random(1, ...shape), random(2, ...shape)),
       softmax: (...shape) => repeat((x) => nn.softmax(x, -1), random(1, ...shape)),
       layer_norm: (rows, width) =>
-        repeat(
-          (x, weight, bias) => nn.standardize(x, -1).mul(weight).add(bias),
-          random(1, rows, width),
-          random(2, width),
-          random(3, width),
-        ),
+        repeat(layerNorm, random(1, rows, width), random(2, width), random(3, width)),
+      gelu: (...shape) => repeat((x) => nn.gelu(x), random(1, ...shape)),
       attention(batch, heads, length, dim) {
         const shape = [batch, length, heads, dim];
         return repeat(
@@ -75,6 +75,7 @@ export async function open({ values, wait }) {
           random(3, ...shape),
         );
       },
+      train: (...sizes) => trainGpt(jax, layerNorm, sizes, values),
     },
   };
 }
