@@ -41,10 +41,8 @@ export interface MatrixUnits {
   readonly shapes: readonly MatrixShape[];
   /** Arrays of vec4 may be loaded from: in how many components their offsets and strides count. Null where they may not. */
   readonly vectors: { readonly offset: 1 | 4; readonly stride: 1 | 4 } | null;
-  /** Ops by name whose matrix kernels may be used. */
-  readonly passed: Record<string, boolean>;
-  /** Index of the one tile that matmul is to take, for tests and searches; the planner chooses where absent. */
-  tile?: number;
+  /** Kernels that did not compile or came out wrong, and are not used: `matmul 64x64x32`, `attention 128`. */
+  readonly refused: string[];
 }
 
 /** What kernels may be chosen by: read from the adapter, never guessed. */

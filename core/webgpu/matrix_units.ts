@@ -63,7 +63,7 @@ export async function probeMatrixUnits(
     for (const unit of dialect === "template" ? vectorUnits : []) {
       if (!vectors && (await works({ dialect, vectors: unit }, right[0]!))) vectors = unit;
     }
-    return { dialect, shapes: right, vectors, passed: {} };
+    return { dialect, shapes: right, vectors, refused: [] };
   }
   return null;
 }

@@ -77,12 +77,17 @@ function layoutOf({ profile, inputs }: Call<AttentionAttrs>, pass: AttentionPass
   return undefined;
 }
 
-/** f16 heads of 16 to 128 components that matrices divide. */
+/** Head dimensions that the kernels are tried with before they are used. */
+export const matrixHeads = [32, 64, 96, 128];
+
+/** f16 heads of these dimensions, and in tests of any that matrices divide. */
 export function suitsMatrix(call: Call<AttentionAttrs>, pass: AttentionPass): boolean {
   const { matrix, subgroupSize } = call.profile;
   const [dim, dtype] = [call.inputs[1]!.shape[3]!, call.inputs[1]!.dtype];
-  const passed = matrix?.passed[pass === "forward" ? "attention" : "attention_backward"];
-  if (!passed || subgroupSize === 0 || dtype !== "f16" || dim === 0 || dim > 128) return false;
+  if (!matrix || subgroupSize === 0 || dtype !== "f16" || dim === 0) return false;
+  if (matrix.dialect !== "emulated" && !matrixHeads.includes(dim)) return false;
+  if (matrix.refused.includes(`${pass === "forward" ? "attention" : "attention_backward"} ${dim}`))
+    return false;
   return layoutOf(call, pass) !== undefined;
 }
 

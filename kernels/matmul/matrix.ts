@@ -1,7 +1,7 @@
 import type { Call, Lowering, MatrixShape } from "../../core/op.ts";
 import { matrixDefines } from "../../core/webgpu/matrix_units.ts";
-import { geometryOf, type MatmulAttrs, residualFits } from "./geometry.ts";
-import { fullDevice, planTiles, splitsFor } from "./plan.ts";
+import { type Geometry, geometryOf, type MatmulAttrs, residualFits } from "./geometry.ts";
+import { fullDevice, planTiles, shapeClassOf, splitsFor } from "./plan.ts";
 
 /** A tile of the kernel for matrix units. */
 export interface MatrixTile {
@@ -23,24 +23,30 @@ const padding = 8;
 /** Rows of tiles that are walked together, so that what they share stays in the cache. */
 const group = 8;
 
-/** Largest first. What an autotuner may choose from; every one sums along K in the same order. */
-export const matrixTiles: readonly MatrixTile[] = [
+/** Those that the rule chooses from, largest first. */
+const tiles: readonly MatrixTile[] = [
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 1 },
   { down: 2, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
   { down: 1, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
 ];
 
+/** Further ones, which measuring may prefer. */
+const moreTiles: readonly MatrixTile[] = [
+  { down: 2, across: 2, rows: 64, columns: 64, step: 16, stages: 2 },
+  { down: 2, across: 4, rows: 64, columns: 64, step: 32, stages: 1 },
+  { down: 2, across: 4, rows: 64, columns: 32, step: 32, stages: 1 },
+  { down: 2, across: 2, rows: 64, columns: 32, step: 32, stages: 1 },
+  { down: 2, across: 2, rows: 32, columns: 32, step: 64, stages: 1 },
+];
+
 /** Tiles for tests: the emulation has small subgroups, and its compiler is slow. */
-export const emulatedTiles: readonly MatrixTile[] = [
+const emulatedTiles: readonly MatrixTile[] = [
   { down: 1, across: 1, rows: 8, columns: 8, step: 8, stages: 1 },
   { down: 2, across: 1, rows: 16, columns: 16, step: 16, stages: 2 },
 ];
 
-function tilesOf({ profile }: Call<MatmulAttrs>): readonly MatrixTile[] {
-  const { matrix } = profile;
-  const list = matrix!.dialect === "emulated" ? emulatedTiles : matrixTiles;
-  return matrix!.tile === undefined ? list : [list[matrix!.tile]!];
-}
+const nameOf = ({ down, across, rows, columns, step, stages }: MatrixTile) =>
+  `${down * rows}x${across * columns}x${step} by ${down * across}${stages === 2 ? " double" : ""}`;
 
 function threadsOf(tile: MatrixTile, subgroupSize: number): number {
   return tile.down * tile.across * subgroupSize;
@@ -67,11 +73,24 @@ function fits(tile: MatrixTile, shape: MatrixShape, { profile }: Call<MatmulAttr
   );
 }
 
+interface Choices {
+  shape: MatrixShape;
+  /** For the rule. */
+  tiles: MatrixTile[];
+  /** For whoever measures; those of the rule among them. */
+  all: MatrixTile[];
+}
+
 /** The shape of the matrices, and the tiles that go with it: the first shape that has any. */
-function choices(call: Call<MatmulAttrs>): { shape: MatrixShape; tiles: MatrixTile[] } | undefined {
-  for (const shape of call.profile.matrix!.shapes) {
-    const tiles = tilesOf(call).filter((tile) => fits(tile, shape, call));
-    if (tiles.length > 0) return { shape, tiles };
+function choicesOf(call: Call<MatmulAttrs>): Choices | undefined {
+  const { shapes, dialect, refused } = call.profile.matrix!;
+  const emulated = dialect === "emulated";
+  for (const shape of shapes) {
+    const usable = (tile: MatrixTile) =>
+      fits(tile, shape, call) && !refused.includes(`matmul ${nameOf(tile)}`);
+    const ruled = (emulated ? emulatedTiles : tiles).filter(usable);
+    if (ruled.length > 0)
+      return { shape, tiles: ruled, all: [...ruled, ...(emulated ? [] : moreTiles.filter(usable))] };
   }
   return undefined;
 }
@@ -79,25 +98,42 @@ function choices(call: Call<MatmulAttrs>): { shape: MatrixShape; tiles: MatrixTi
 /** f16 products that are large enough to fill a matrix; a server's products by N and K alone. */
 export function suitsMatrix(call: Call<MatmulAttrs>): boolean {
   const { matrix, subgroupSize } = call.profile;
-  if (!matrix?.passed.matmul || subgroupSize === 0 || call.inputs[0]!.dtype !== "f16") return false;
-  if (!residualFits(call) || !choices(call)) return false;
+  if (!matrix || subgroupSize === 0 || call.inputs[0]!.dtype !== "f16") return false;
+  if (!residualFits(call) || !choicesOf(call)) return false;
   const { M, N, K } = geometryOf(call);
   const least = matrix.dialect === "emulated" ? 1 : 16;
   return N >= least && K >= least && (call.attrs.batchInvariant || M >= least);
 }
 
-/** The largest tile that still fills the device; K is cut where even the smallest does not. */
-export function planMatrix(call: Call<MatmulAttrs>): Lowering {
-  const geometry = geometryOf(call);
-  const { N, K, batches } = geometry;
-  const { shape, tiles } = choices(call)!;
+/** The largest tile that still fills the device, and into how many parts K is cut where even the smallest does not. */
+function ruleOf(call: Call<MatmulAttrs>, geometry: Geometry, { shape, tiles }: Choices) {
+  const { N, K } = geometry;
   // Under batchInvariant as if there were few rows, whatever there are.
-  const M = call.attrs.batchInvariant ? 1 : geometry.M;
+  const [M, batches] = call.attrs.batchInvariant ? [1, 1] : [geometry.M, geometry.batches];
   const count = (tile: MatrixTile) => {
     const { rows, columns } = extentsOf(tile, shape);
-    return Math.ceil(M / rows) * Math.ceil(N / columns) * (call.attrs.batchInvariant ? 1 : batches);
+    return Math.ceil(M / rows) * Math.ceil(N / columns) * batches;
   };
   const tile = tiles.find((t) => count(t) >= fullDevice / 2) ?? tiles.at(-1)!;
+  return { tile, splits: count(tile) >= fullDevice / 2 ? 1 : splitsFor(count(tile), K, fullDevice, 256) };
+}
+
+/** The other tiles that the product could take: the same sums in the same order, under the rule's cuts of K. */
+export function tuneMatrix(call: Call<MatmulAttrs>): { shapeClass: string; options: string[] } {
+  const geometry = geometryOf(call);
+  const choices = choicesOf(call)!;
+  const rule = nameOf(ruleOf(call, geometry, choices).tile);
+  const options = [...new Set([rule, ...choices.all.map(nameOf)])];
+  return { shapeClass: shapeClassOf(call, geometry), options };
+}
+
+/** A workgroup a tile: the rule's, or the one that was measured to be quickest. */
+export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
+  const geometry = geometryOf(call);
+  const choices = choicesOf(call)!;
+  const { shape, all } = choices;
+  const rule = ruleOf(call, geometry, choices);
+  const tile = all.find((t) => nameOf(t) === option) ?? rule.tile;
   const { rows, columns } = extentsOf(tile, shape);
   const threads = threadsOf(tile, call.profile.subgroupSize);
   const emulated = call.profile.matrix!.dialect === "emulated";
@@ -120,6 +156,6 @@ export function planMatrix(call: Call<MatmulAttrs>): Lowering {
       // Software adapters unroll loops of known length, which costs them seconds of compiling.
       PANEL: emulated ? "min(BK, w.kEnd + BK - k)" : "BK",
     },
-    splits: count(tile) >= fullDevice / 2 ? 1 : splitsFor(count(tile), K, fullDevice, 256),
+    splits: rule.splits,
   });
 }

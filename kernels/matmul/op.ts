@@ -22,7 +22,7 @@ import {
   productShape,
   residualFits,
 } from "./geometry.ts";
-import { planMatrix, suitsMatrix } from "./matrix.ts";
+import { planMatrix, suitsMatrix, tuneMatrix } from "./matrix.ts";
 import { planGemv, planPlain, planSubgroup, planTiled, tuneTiled } from "./plan.ts";
 import { matmulReference } from "./reference.ts";
 import { matmulSamples } from "./samples.ts";
@@ -121,7 +121,14 @@ export const matmulOp = defineOp<MatmulAttrs>({
       plan: planSubgroup,
     },
     { name: "gemv", file: "matmul/gemv.wgsl", strided: true, when: suitsGemv, plan: planGemv },
-    { name: "matrix", file: "matmul/matrix.wgsl", strided: true, when: suitsMatrix, plan: planMatrix },
+    {
+      name: "matrix",
+      file: "matmul/matrix.wgsl",
+      strided: true,
+      when: suitsMatrix,
+      plan: planMatrix,
+      tune: tuneMatrix,
+    },
     {
       name: "tiled",
       file: "matmul/tiled.wgsl",

@@ -20,7 +20,7 @@ export interface Tiling {
 const activations: Record<Activation, number> = { gelu: 1, gelu_tanh: 2, silu: 3 };
 
 /** K is cut at multiples of this, which every tile's step divides: where it is cut does not depend on the tile. */
-const splitGrain = 32;
+const splitGrain = 64;
 
 /** The passes of a product: one, or one that sums parts of K and one that adds the parts. */
 export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling): Lowering {
