@@ -161,10 +161,15 @@ export class WebGpuDevice implements Device {
     this.recipes.clear();
   }
 
+  /** `DEBUG=3`: a line for a dispatch that is recorded, or planned by a compiled step. */
+  showDispatch(verb: "dispatch" | "plan", { kernel, params, grid, label }: Work): void {
+    if (this.debug >= 3) console.error(`${verb} ${label} [${grid}] ${showParams(kernel.params, params)}`);
+  }
+
   /** Records one dispatch. */
   emit(work: Work): void {
-    const { kernel, params, grid, label } = work;
-    if (this.debug >= 3) console.error(`dispatch ${label} [${grid}] ${showParams(kernel.params, params)}`);
+    const { kernel, params, grid } = work;
+    this.showDispatch("dispatch", work);
     const { recorder } = this;
     let at = 0;
     if (kernel.hasParams) {

@@ -107,7 +107,10 @@ export class Plan<R> {
       tuner: device.tuner,
       // Temporaries of the lowering are planned like everything else.
       allocate: (dtype: Storage["dtype"], length: number) => new Storage(device, dtype, length, null),
-      emit: (work: Work) => void works.push(work),
+      emit: (work: Work) => {
+        device.showDispatch("plan", work);
+        works.push(work);
+      },
     };
     const inputs = new Set(this.args.map((t) => t.storage));
     for (const { op, inputs: given, attrs, outputs } of rewritten) {
