@@ -37,6 +37,12 @@ export async function createGpu(flags: string[]): Promise<GPU> {
   return create(flags);
 }
 
+/** The version of the package that Dawn comes in. */
+export function webgpuVersion(): string {
+  const file = createRequire(import.meta.url).resolve("webgpu/package.json");
+  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
+}
+
 /** `system` is whatever the machine has installed, a GPU's driver as a rule. */
 export type Driver = "system" | "warp" | "lavapipe" | "swiftshader";
 

@@ -7,6 +7,7 @@ import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { add, attention, copy, matmul, openDevice, rmsNorm, softmax } from "./index.ts";
+import { describeMatrixUnits } from "./matrix_gate.ts";
 
 /** One op on the adapter against the float64 reference. */
 export interface DoctorCheck {
@@ -42,6 +43,8 @@ export interface DoctorReport {
   limits?: Record<string, number>;
   /** Shapes that the adapter's matrix units take, in words; empty where none are offered. */
   matrix_configurations?: string[];
+  /** What was found out about the kernels for them, in words. */
+  matrix_kernels?: string;
   checks?: DoctorCheck[];
   speed?: DoctorSpeed;
 }
@@ -62,6 +65,7 @@ export async function doctor(options: AdapterOptions = {}): Promise<{ ok: boolea
     report.limits = limitsOf(adapter);
     report.matrix_configurations = matrixConfigurations(adapter.info);
     const device = await openDevice(options);
+    report.matrix_kernels = describeMatrixUnits(device.profile.matrix);
     try {
       report.checks = await check(device);
       report.speed = await measure(device);
@@ -89,6 +93,7 @@ export function renderDoctor(report: DoctorReport): string {
       "limits:",
       ...Object.entries(report.limits ?? {}).map(([name, value]) => `  ${name.padEnd(36)} ${amount(value)}`),
       `matrix configurations: ${report.matrix_configurations?.join(", ") || "none offered"}`,
+      `matrix kernels: ${report.matrix_kernels ?? "not tried"}`,
     );
   }
   if (checks.length > 0) lines.push("correctness, against float64 on the processor:");

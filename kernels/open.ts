@@ -2,11 +2,14 @@ import type { AdapterOptions } from "../core/adapter.ts";
 import { setDevice } from "../core/device.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { openWebGpu, type WebGpuDevice } from "../core/webgpu/device.ts";
+import { openMatrixUnits } from "./matrix_gate.ts";
 import { readKernel } from "./sources.ts";
 
 /** Opens this machine's WebGPU adapter and makes it the device of new tensors. */
-export function openDevice(options: AdapterOptions = {}): Promise<WebGpuDevice> {
-  return openWebGpu(readKernel, options);
+export async function openDevice(options: AdapterOptions = {}): Promise<WebGpuDevice> {
+  const device = await openWebGpu(readKernel, options);
+  await openMatrixUnits(device);
+  return device;
 }
 
 /** Makes a float64 oracle device the device of new tensors. */
