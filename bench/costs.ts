@@ -1,8 +1,34 @@
+import { byteSize } from "../core/dtype.ts";
+import type { OutputMeta } from "../core/op.ts";
 import { numel } from "../core/shape.ts";
 import type { Dispatch } from "../core/webgpu/dispatch.ts";
 
-/** Products of an attention kernel: scores and values; a backward kernel recomputes the scores first. */
-const attentionProducts: Record<string, number> = { lanes: 2, plain: 2, dq: 3, dkv: 4 };
+/**
+ * Products of an attention kernel: scores and values; a backward kernel recomputes the scores first. On matrix units the
+ * two backward kernels are one file: each counts as half of both.
+ */
+const attentionProducts: Record<string, number> = {
+  lanes: 2,
+  plain: 2,
+  matrix: 2,
+  dq: 3,
+  dkv: 4,
+  backward: 3.5,
+};
+
+/** Ops that touch only the rows of a table which they look up or write: these rows are all their traffic. */
+const lookUps: Record<string, (d: Dispatch) => readonly OutputMeta[]> = {
+  embedding: ({ outputs }) => outputs,
+  gather: ({ outputs }) => outputs,
+  paged_kv_write: ({ inputs }) => inputs.slice(2, 4),
+};
+
+/** Bytes that a dispatch reads and writes: of all that it binds, or of the rows that it looks up. */
+export function bytesOf(dispatch: Dispatch): number {
+  const rows = lookUps[dispatch.op]?.(dispatch);
+  if (!rows) return dispatch.bytes;
+  return 2 * rows.reduce((sum, { shape, dtype }) => sum + numel(shape) * byteSize(dtype), 0);
+}
 
 /**
  * Multiplications and additions of a dispatch, or null where its memory traffic says more. Attention counts the pairs

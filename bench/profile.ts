@@ -5,9 +5,9 @@ import { show } from "../core/shape.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { loadModel } from "../models/checkpoint.ts";
-import { flopsOf } from "./costs.ts";
+import { bytesOf, flopsOf } from "./costs.ts";
 import { prepareDecoding, prepareTraining, tinyllm } from "./model_rows.ts";
-import { measureRoofline, type Roofline } from "./roofline.ts";
+import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
 import type { Prepared } from "./rows.ts";
 import { checkTimestamps, type TimedDispatch, timeDispatches } from "./timestamps.ts";
 
@@ -35,7 +35,7 @@ export interface ProfileRow {
   share: number;
   /** Where the number of operations is known. */
   gflops?: number;
-  /** Bytes of the tensors that it binds, each as a whole: more than is moved where a kernel looks up rows. */
+  /** Bytes of the tensors that it binds, each as a whole; of rows that it looks up, these alone. */
   gb_per_s?: number;
   /** The least time that the measured roofs allow, over the time taken. */
   limit?: number;
@@ -81,11 +81,15 @@ export async function profile(
   for (let i = 0; i < steps; i++) timed.push(await timeDispatches(device, () => prepared.run(1)));
   prepared.dispose();
   const step = medianBy(timed, (dispatches) => dispatches.at(-1)!.end);
-  const roofline = await measureRoofline(device.gpu, device.description.software, 500);
+  const { software, device: chip, description } = device.description;
+  const roofline = {
+    ...(await measureRoofline(device.gpu, software, 500)),
+    ...f16Roof(`${chip} ${description}`),
+  };
   const report: ProfileReport = {
     work: `${work}, ${options.model ?? "TinyLLM"}`,
     adapter: describe(device.description),
-    software: device.description.software,
+    software,
     roofline,
     dispatches: step.length,
     step_ms: medianBy(free, (t) => t.wall).wall,
@@ -165,7 +169,9 @@ function rowOf(label: string, group: readonly TimedDispatch[], span: number, roo
   const sum = (of: (d: TimedDispatch) => number) => group.reduce((all, d) => all + of(d), 0);
   const ns = sum((d) => d.end - d.start);
   const gflops = sum((d) => flopsOf(d) ?? 0) / ns;
-  const gb_per_s = sum((d) => d.bytes) / ns;
+  const gb_per_s = sum(bytesOf) / ns;
+  const halves = group.some((d) => d.inputs[0]?.dtype === "f16");
+  const flopRoof = halves ? roof.f16_gflops : roof.gflops;
   return {
     label,
     calls: group.length,
@@ -174,7 +180,7 @@ function rowOf(label: string, group: readonly TimedDispatch[], span: number, roo
     ...(ns > 0 && {
       ...(gflops > 0 && { gflops }),
       gb_per_s,
-      limit: Math.max(gflops / roof.gflops, gb_per_s / roof.gb_per_s),
+      limit: Math.max(flopRoof ? gflops / flopRoof : 0, gb_per_s / roof.gb_per_s),
     }),
   };
 }
@@ -223,7 +229,7 @@ async function writeTrace(path: string, step: readonly TimedDispatch[]): Promise
       grid: d.grid,
       inputs: d.inputs.map((t) => `${t.dtype}${show(t.shape)}`),
       outputs: d.outputs.map((t) => `${t.dtype}${show(t.shape)}`),
-      bytes: d.bytes,
+      bytes: bytesOf(d),
       flops: flopsOf(d),
     },
   }));

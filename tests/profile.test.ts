@@ -42,6 +42,13 @@ describe("profile", () => {
     const report = await profile(device, "decode", { trace, steps: 2, write: (line) => lines.push(line) });
     checkReport(report);
     expect(lines.some((line) => line.includes("| matmul/"))).toBe(true);
+    // A token's row of the table, read and written: not the table.
+    const events = JSON.parse(readFileSync(trace, "utf8")).traceEvents as {
+      name: string;
+      args: { bytes: number };
+    }[];
+    const looked = events.find(({ name }) => name.startsWith("embedding/"))!;
+    expect(looked.args.bytes).toBe(2 * 4 * 128);
     expect(lines[0]).toContain(`${report.dispatches} dispatches`);
     expect(lines.join("\n").includes("(sw)")).toBe(report.software);
     const { traceEvents } = JSON.parse(readFileSync(trace, "utf8")) as {
