@@ -1,4 +1,7 @@
 import { join } from "node:path";
+import { device } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { type ComputeDtype, withMatrices } from "../nn/index.ts";
 import type { CausalLM } from "./causal_lm.ts";
 import { type LlamaConfig, parseLlamaConfig } from "./config.ts";
 import { currentDirectory, readJson } from "./files.ts";
@@ -24,7 +27,21 @@ export async function readDecoderConfig(directory: string): Promise<DecoderConfi
   return parseDecoderConfig(await readJson(path), path);
 }
 
-/** The decoder that a config describes, with room for weights but no values yet: load them or call `init`. */
-export function createDecoder(config: DecoderConfig): CausalLM {
-  return config.model_type === "gpt2" ? new GPT2LMHeadModel(config) : new LlamaForCausalLM(config);
+/**
+ * The decoder that a config describes, with room for weights but no values yet: load them or call `init`. A model that
+ * is not to be trained may keep its matrices in f16 alone (`matrices`).
+ */
+export function createDecoder(config: DecoderConfig, matrices: ComputeDtype = "f32"): CausalLM {
+  return withMatrices(matrices, () =>
+    config.model_type === "gpt2" ? new GPT2LMHeadModel(config) : new LlamaForCausalLM(config),
+  );
+}
+
+/** Throws a one-line error where this adapter cannot compute in `dtype`; `remedy` says what to set instead. */
+export function assertComputeDtype(dtype: ComputeDtype, remedy: string): void {
+  const { profile } = device();
+  if (dtype === "f32" || profile.f16) return;
+  throw new KilnError(`${profile.name} cannot compute in f16 (it has no shader-f16): ${remedy}`, {
+    code: "no_f16",
+  });
 }

@@ -2,11 +2,13 @@ import { persist } from "../core/device.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
 import { indexSelect, linear, linearCrossEntropy, reshape } from "../kernels/index.ts";
 import {
+  type ComputeDtype,
   constantInit,
   type LayerCache,
   Module,
   normalInit,
   type PagedContext,
+  type Parameter,
   type SequenceContext,
 } from "../nn/index.ts";
 
@@ -51,7 +53,7 @@ export abstract class CausalLM extends Module {
   /** What old checkpoints leave out at the start of parameter names, e.g. `model.`. */
   abstract readonly prefix: string;
   /** [vocab_size, hidden_size]: the matrix that turns hidden states into logits. */
-  abstract readonly headWeight: Tensor;
+  abstract readonly headWeight: Parameter;
   protected abstract readonly blocks: readonly DecoderBlock[];
   /** The input of the first block, [..., hidden_size], from ids and positions [...]. */
   protected abstract embed(tokens: Tensor, positions: Tensor): Tensor;
@@ -60,6 +62,20 @@ export abstract class CausalLM extends Module {
   abstract toHfConfig(): Record<string, unknown>;
   /** The content of a generation_config.json. */
   abstract toGenerationConfig(): Record<string, unknown>;
+
+  /** What matrices, activations and the cache are. */
+  get computeDtype(): ComputeDtype {
+    return this.headWeight.compute.dtype as ComputeDtype;
+  }
+
+  /**
+   * f16: passes compute with f16 copies of the matrices, and the f32 ones stay what is trained, saved and loaded; f32:
+   * without copies. f16 needs an adapter that has it, see `assertComputeDtype`.
+   */
+  computeIn(dtype: ComputeDtype): this {
+    for (const parameter of this.parameters()) parameter.computeIn(dtype);
+    return this;
+  }
 
   /** Normal(0, initializer_range) weights; projections into the residual stream shrink with depth (Radford 2019). */
   init(seed: number): this {
@@ -87,16 +103,20 @@ export abstract class CausalLM extends Module {
 
   /** Logits [B, T, vocab_size]: for tests and small batches; training uses `loss`, which never holds them all. */
   logits(hidden: Tensor): Tensor {
-    return linear(hidden, this.headWeight, null);
+    return linear(hidden, this.headWeight.compute, null, { outDtype: "f32" });
   }
 
-  /** Sum of -log p(target) in nats over the supervised places, as a scalar; dividing is the caller's business. */
-  loss(batch: TokenBatch): Tensor {
+  /**
+   * Sum of -log p(target) in nats over the supervised places, as an f32 scalar; dividing is the caller's business.
+   * `upstream` (f32 [1]) is the derivative that will come back to it, see `linearCrossEntropy`.
+   */
+  loss(batch: TokenBatch, upstream?: Tensor): Tensor {
     const hidden = this.hidden(batch.tokens, batch);
     const [rows, length, width] = hidden.shape as [number, number, number];
     const flat = reshape(hidden, [rows * length, width]);
-    return linearCrossEntropy(flat, this.headWeight, reshape(batch.targets, [rows * length]), {
+    return linearCrossEntropy(flat, this.headWeight.compute, reshape(batch.targets, [rows * length]), {
       ignoreIndex: -100,
+      upstream,
     }).loss;
   }
 
@@ -110,7 +130,7 @@ export abstract class CausalLM extends Module {
       x = block.forwardPaged(x, cache[i]!, context);
     });
     const chosen = this.finalNorm(indexSelect(x, 0, rows));
-    return linear(chosen, this.headWeight, null, { batchInvariant: true });
+    return linear(chosen, this.headWeight.compute, null, { batchInvariant: true, outDtype: "f32" });
   }
 
   /** Empty keys and values for `numBlocks` blocks of `blockSize` tokens. */
@@ -118,7 +138,10 @@ export abstract class CausalLM extends Module {
     const { num_hidden_layers, num_key_value_heads, head_dim } = this.shape;
     const shape = [numBlocks, blockSize, num_key_value_heads, head_dim];
     return persist(
-      Array.from({ length: num_hidden_layers }, () => ({ key: zeros(shape), value: zeros(shape) })),
+      Array.from({ length: num_hidden_layers }, () => ({
+        key: zeros(shape, this.computeDtype),
+        value: zeros(shape, this.computeDtype),
+      })),
     );
   }
 }

@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import { device } from "../core/device.ts";
+import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
-import type { Module } from "../nn/index.ts";
+import type { ComputeDtype, Module } from "../nn/index.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import { createDecoder, readDecoderConfig } from "./auto.ts";
+import { assertComputeDtype, createDecoder, readDecoderConfig } from "./auto.ts";
 import type { CausalLM } from "./causal_lm.ts";
 import { atomicWriteDirectory, currentDirectory, writeJson } from "./files.ts";
 import { type HostTensor, readModelWeights, toFloat32, writeSafetensors } from "./safetensors.ts";
@@ -17,13 +18,15 @@ export interface LoadedModel {
 
 /**
  * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory.
+ * With dtype f16 matrices are rounded to it, and the model computes in it; it is then for answering only.
  * Errors name the file or the tensor that is missing, corrupt or does not fit.
  */
-export async function loadModel(path: string): Promise<LoadedModel> {
+export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
+  assertComputeDtype(dtype, "use --dtype f32");
   const directory = await currentDirectory(path);
   const config = await readDecoderConfig(directory);
   const width = config.model_type === "gpt2" ? config.n_embd : config.hidden_size;
-  const largest = config.vocab_size * width * 4;
+  const largest = config.vocab_size * width * byteSize(dtype);
   if (largest > device().profile.maxBindingBytes) {
     const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
     throw new KilnError(
@@ -33,7 +36,7 @@ export async function loadModel(path: string): Promise<LoadedModel> {
     );
   }
   const tokenizer = Tokenizer.load(directory);
-  const model = createDecoder(config);
+  const model = createDecoder(config, dtype);
   loadWeights(model, await readModelWeights(directory));
   return { model, tokenizer, directory };
 }

@@ -9,6 +9,7 @@ import {
   Linear,
   Module,
   type PagedContext,
+  type Parameter,
   type RunOptions,
   type SequenceContext,
 } from "../nn/index.ts";
@@ -116,7 +117,7 @@ export class GPT2LMHeadModel extends CausalLM {
     return "transformer.";
   }
 
-  get headWeight(): Tensor {
+  get headWeight(): Parameter {
     return this.lmHead?.weight ?? this.transformer.wte.weight;
   }
 

@@ -8,6 +8,7 @@ import {
   Linear,
   Module,
   type PagedContext,
+  type Parameter,
   RmsNorm,
   type SequenceContext,
 } from "../nn/index.ts";
@@ -89,7 +90,7 @@ export class LlamaForCausalLM extends CausalLM {
     return "model.";
   }
 
-  get headWeight(): Tensor {
+  get headWeight(): Parameter {
     return this.lmHead?.weight ?? this.model.embedTokens.weight;
   }
 

@@ -32,7 +32,7 @@ export class Linear extends Module {
 
   /** `residual`, of the output's shape, is added to the result. */
   forward(x: Tensor, options: RunOptions & { residual?: Tensor } = {}): Tensor {
-    return linear(x, this.weight, this.bias, options);
+    return linear(x, this.weight.compute, this.bias, options);
   }
 }
 
@@ -50,7 +50,7 @@ export class Conv1D extends Module {
   /** `residual`, of the output's shape, is added to the result. */
   forward(x: Tensor, options: RunOptions & { activation?: Activation; residual?: Tensor } = {}): Tensor {
     // `linear` turns the view back: the kernel reads the weight as it lies.
-    return linear(x, transpose(this.weight, 0, 1), this.bias, options);
+    return linear(x, transpose(this.weight.compute, 0, 1), this.bias, options);
   }
 }
 
@@ -64,7 +64,7 @@ export class Embedding extends Module {
   }
 
   forward(ids: Tensor): Tensor {
-    return embedding(ids, this.weight);
+    return embedding(ids, this.weight.compute);
   }
 }
 

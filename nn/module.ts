@@ -1,15 +1,67 @@
-import { type Device, device } from "../core/device.ts";
+import { type Device, device, dispose, persist } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { numel, type Shape, sameShape, show } from "../core/shape.ts";
 import { Tensor } from "../core/tensor.ts";
+import { assignInto } from "../kernels/index.ts";
 
-/** A tensor that training changes: a leaf that outlives every scope. */
+/** What a model computes in: its matrices and activations. Sums, norms' statistics, softmax and losses are f32 in both. */
+export type ComputeDtype = "f32" | "f16";
+
+let matrixDtype: ComputeDtype = "f32";
+
+/** Modules made in `body` keep their matrices in `dtype` alone: half the memory for a model that is not to be trained. */
+export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
+  const before = matrixDtype;
+  matrixDtype = dtype;
+  try {
+    return body();
+  } finally {
+    matrixDtype = before;
+  }
+}
+
+/**
+ * A tensor that training changes: a leaf that outlives every scope. In mixed precision a matrix has an f16 copy beside
+ * it, which forward and backward passes read; vectors (norms, biases) stay f32.
+ */
 export class Parameter extends Tensor {
+  private copied: Tensor | null = null;
+
   /** Room for a parameter; its values come from a checkpoint or from `init`. */
   static empty(shape: Shape, on: Device = device()): Parameter {
-    const storage = on.allocate("f32", numel(shape));
+    const storage = on.allocate(shape.length >= 2 ? matrixDtype : "f32", numel(shape));
     storage.moveTo(null);
     return new Parameter(storage, shape).requireGrad();
+  }
+
+  /** The rounded copy, or null where passes read this tensor itself. Who changes this tensor rewrites the copy. */
+  get half(): Tensor | null {
+    return this.copied;
+  }
+
+  /** What passes read and take gradients of. */
+  get compute(): Tensor {
+    return this.copied ?? this;
+  }
+
+  /** Makes or drops the copy. */
+  computeIn(dtype: ComputeDtype): void {
+    dispose(this.copied);
+    this.copied = null;
+    if (this.rank < 2 || dtype === this.dtype) return;
+    if (dtype === "f32") throw new KilnError("this model's matrices were made in f16; load it in f32");
+    this.copied = persist(new Tensor(this.device.allocate(dtype, this.size), this.shape).requireGrad());
+    this.refresh();
+  }
+
+  /** Rounds the values into the copy, on the device: the same bits as an optimizer's pass writes. */
+  refresh(): void {
+    if (this.copied) assignInto(this.copied, this);
+  }
+
+  override write(values: ArrayLike<number>): void {
+    super.write(values);
+    this.refresh();
   }
 }
 

@@ -1,4 +1,5 @@
 import { device } from "../core/device.ts";
+import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
@@ -37,7 +38,8 @@ export class ModelRunner implements Runner {
     );
     this.blockSize = blockSize;
     const blocksPerSequence = Math.ceil(this.maxModelLen / blockSize);
-    const layerBlockBytes = blockSize * shape.num_key_value_heads * shape.head_dim * 4;
+    const layerBlockBytes =
+      blockSize * shape.num_key_value_heads * shape.head_dim * byteSize(model.computeDtype);
     const affordable = Math.min(
       cacheBytes / (layerBlockBytes * 2 * shape.num_hidden_layers),
       device().profile.maxBindingBytes / layerBlockBytes - 1,

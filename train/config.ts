@@ -80,6 +80,21 @@ const model = z
   .prefault({})
   .describe("the model to train");
 
+const lossScale = z
+  .strictObject({
+    init_scale: positive.default(65536).describe("factor of the loss at the start"),
+    growth_factor: z.number().min(1).default(2).describe("the scale grows by this factor"),
+    backoff_factor: z
+      .number()
+      .gt(0)
+      .lt(1)
+      .default(0.5)
+      .describe("and shrinks by this one where gradients overflow, which skips the update"),
+    growth_interval: count.default(2000).describe("updates without overflow before it grows"),
+  })
+  .prefault({})
+  .describe("the dynamic loss scale of compute_dtype f16, as torch.amp.GradScaler");
+
 const train = z
   .strictObject({
     steps: count.optional().describe("optimizer updates; 1000 where epochs is not given either"),
@@ -104,6 +119,11 @@ const train = z
     eps: positive.default(1e-8).describe("AdamW's epsilon"),
     max_grad_norm: z.number().min(0).default(1).describe("gradients are scaled down to this norm; 0 never"),
     seed: natural.default(0).describe("decides first weights, order of the data and samples"),
+    compute_dtype: z
+      .enum(["f32", "f16"])
+      .default("f32")
+      .describe("f16: mixed precision, weights kept in f32; the adapter must have shader-f16"),
+    loss_scale: lossScale,
   })
   .prefault({})
   .describe("how to train");

@@ -6,6 +6,7 @@ import { ones, type Tensor, zeros } from "../core/tensor.ts";
 import {
   type AdamSlot,
   add,
+  countApplied,
   descend,
   div,
   globalNorm,
@@ -25,18 +26,20 @@ import {
   sum,
   transpose,
 } from "../kernels/index.ts";
+import { Parameter } from "../nn/index.ts";
 
 /** Updates parameters in place. A step is a write of a few numbers (`prepare`) and device work (`step`). */
 export interface Optimizer {
-  /** Updates prepared so far; a resumed run sets it. */
+  /** Updates prepared so far, skipped ones among them; a resumed run sets it. */
   steps: number;
   /** Counts a step and writes everything that changes from step to step to the device. Outside compiled steps. */
   prepare(learningRate: number): void;
   /**
    * Records the update: gradients in the order of the parameters, each multiplied by `scale` (one element; a scale
-   * of 0 leaves everything as it is). May be part of a compiled step.
+   * of 0 leaves everything as it is). May be part of a compiled step. Where steps may be skipped, the state of a loss
+   * scaler says how many were not: bias corrections go by those.
    */
-  step(gradients: readonly Tensor[], scale?: Tensor): void;
+  step(gradients: readonly Tensor[], scale?: Tensor, scaler?: Tensor): void;
   /** The tensors that a checkpoint must keep besides `steps`, by name; loading writes into them. */
   state(): ReadonlyMap<string, Tensor>;
 }
@@ -65,6 +68,8 @@ interface Update extends Slot {
 /** What all optimizers share: f32 states of a parameter's shape, and one hyper tensor for each weight decay. */
 abstract class SlotOptimizer implements Optimizer {
   steps = 0;
+  /** Whether `update` rewrites the f16 copies of parameters itself. */
+  protected readonly writesHalves: boolean = false;
   private readonly slots: Slot[] = [];
   private readonly named = new Map<string, Tensor>();
   private readonly groups = new Map<number, Tensor>();
@@ -104,12 +109,17 @@ abstract class SlotOptimizer implements Optimizer {
     }
   }
 
-  step(gradients: readonly Tensor[], scale = this.unit): void {
+  step(gradients: readonly Tensor[], scale = this.unit, scaler?: Tensor): void {
     if (gradients.length !== this.slots.length) {
       throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.slots.length} parameters`);
     }
     const updates = this.slots.map((slot, i) => ({ ...slot, gradient: gradients[i] }));
-    noGrad(() => this.update(updates, scale));
+    noGrad(() => {
+      if (scaler) for (const hyper of this.groups.values()) countApplied(hyper, scaler);
+      this.update(updates, scale);
+      if (this.writesHalves) return;
+      for (const { parameter } of updates) if (parameter instanceof Parameter) parameter.refresh();
+    });
   }
 
   state(): ReadonlyMap<string, Tensor> {
@@ -127,6 +137,7 @@ export interface AdamOptions extends OptimizerOptions {
 
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. */
 export class AdamW extends SlotOptimizer {
+  protected override readonly writesHalves = true;
   private readonly options: AdamOptions;
   private readonly decoupled: boolean;
 
@@ -154,7 +165,7 @@ export class AdamW extends SlotOptimizer {
     const groups = new Map<Tensor, AdamSlot[]>();
     for (const { parameter: param, gradient: grad, memory: moments, hyper } of updates) {
       const group = groups.get(hyper) ?? [];
-      group.push({ param, grad, moments });
+      group.push({ param, grad, moments, half: param instanceof Parameter ? param.half : null });
       groups.set(hyper, group);
     }
     for (const [hyper, group] of groups) multiAdamStep(group, hyper, scale, this.decoupled);
@@ -185,7 +196,8 @@ export class Sgd extends SlotOptimizer {
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
     const { momentum = 0, dampening = 0 } = this.options;
-    return { lr, momentum, fresh: step === 1 || momentum === 0 ? 1 : 1 - dampening };
+    const later = momentum === 0 ? 1 : 1 - dampening;
+    return { lr, momentum, fresh: step === 1 ? 1 : later, later_fresh: later };
   }
 
   protected update(updates: readonly Update[], scale: Tensor): void {
@@ -236,7 +248,8 @@ export class Adagrad extends SlotOptimizer {
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
     const { lrDecay = 0, eps = 1e-10 } = this.options;
-    return { lr: lr / (1 + (step - 1) * lrDecay), beta2: 1, one_minus_beta2: 1, eps };
+    const decayed = { lr: lr / (1 + (step - 1) * lrDecay), base_lr: lr, lr_decay: lrDecay };
+    return { ...decayed, beta2: 1, one_minus_beta2: 1, eps };
   }
 
   protected update(updates: readonly Update[], scale: Tensor): void {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
+import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { saveModel } from "../models/checkpoint.ts";
 import { tinyllmConfig } from "../models/config.ts";
@@ -24,6 +24,7 @@ import {
   type TokenShard,
   validationBatches,
 } from "./data/index.ts";
+import { readLossScaler } from "./loss_scaler.ts";
 import { AdamW } from "./optim.ts";
 import {
   loadCheckpoint,
@@ -130,6 +131,7 @@ async function resumePoint(config: PretrainConfig): Promise<string | null> {
 async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run> {
   const { config, say } = options;
   const { train, data, out_dir } = config;
+  assertComputeDtype(train.compute_dtype, "set train.compute_dtype to f32");
   const source = data.path ? fileSource(data.path, { field: data.field }) : storySource(data.corpus);
   const tokenizer = await prepareTokenizer(config, source, say);
   const { shard, isCached } = await prepareShard(source, tokenizer, join(out_dir, "tokens"));
@@ -144,15 +146,9 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
       `${isCached ? " (encoded before)" : ""}, ${validation.length} documents held out`,
   );
   const decoder = await modelConfig(config, tokenizer);
-  const model = createDecoder(decoder).init(train.seed);
+  const model = createDecoder(decoder).computeIn(train.compute_dtype).init(train.seed);
   announce(model, decoder, train.sequence_length, say);
-  const optimizer = new AdamW(model.namedParameters(), {
-    betas: train.betas,
-    eps: train.eps,
-    weightDecay: train.weight_decay,
-    // Vectors (norms, biases) are not decayed, as in GPT-3 and nanoGPT.
-    decays: (_name, parameter) => parameter.rank >= 2,
-  });
+  const trainer = newTrainer(model, train);
   const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
   const totalSteps = train.epochs
     ? Math.max(1, Math.ceil((train.epochs * batches.rowsPerEpoch) / rowsPerStep))
@@ -162,11 +158,8 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
   return {
     options,
     config,
-    state: { model, tokenizer, moments: optimizer.state() },
-    trainer: new Trainer(model, optimizer, {
-      maxGradNorm: train.max_grad_norm,
-      sequenceLength: train.sequence_length,
-    }),
+    state: { model, tokenizer, tensors: new Map([...trainer.optimizer.state(), ...trainer.state()]) },
+    trainer,
     shard,
     validation,
     batches,
@@ -183,6 +176,21 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
     tokensSeen: 0,
     bestValidationLoss: null,
   };
+}
+
+function newTrainer(model: CausalLM, train: PretrainConfig["train"]): Trainer {
+  const optimizer = new AdamW(model.namedParameters(), {
+    betas: train.betas,
+    eps: train.eps,
+    weightDecay: train.weight_decay,
+    // Vectors (norms, biases) are not decayed, as in GPT-3 and nanoGPT.
+    decays: (_name, parameter) => parameter.rank >= 2,
+  });
+  return new Trainer(model, optimizer, {
+    maxGradNorm: train.max_grad_norm,
+    sequenceLength: train.sequence_length,
+    lossScale: train.loss_scale,
+  });
 }
 
 /** The given tokenizer, the one that this run trained before, or a new byte-level BPE of the corpus. */
@@ -272,8 +280,10 @@ function hashSettings(
   tokenizer: Tokenizer,
   corpus: string,
 ): string {
-  const { epochs: _e, steps: _s, ...train } = config.train;
+  const { epochs: _e, steps: _s, compute_dtype, loss_scale, ...train } = config.train;
   const decisive = {
+    // Runs from before there was f16 go on too.
+    ...(compute_dtype === "f16" && { compute_dtype, loss_scale }),
     train,
     model,
     totalSteps,
@@ -321,25 +331,43 @@ async function loop(run: Run, start: number): Promise<number> {
   return pending ? await pending : loss;
 }
 
-/** Reads and logs an update's numbers; a loss or norm that is not finite ends the run. */
+/** Gradients that overflow f16 even so are not a matter of scale. */
+const smallestLossScale = 2 ** -24;
+
+/**
+ * Reads and logs an update's numbers; a loss or norm that is not finite ends the run. In mixed precision the norm may be:
+ * that update was skipped, unless no scale is left to try.
+ */
 async function settle(
   run: Run,
   at: { step: number; learningRate: number; tokens: number },
   result: StepResult,
 ): Promise<number> {
-  const { lossSum, gradNorm, supervised } = result;
-  const [loss, norm] = await Promise.all([lossSum.item(), gradNorm.item()]);
-  dispose([lossSum, gradNorm]);
+  const { lossSum, gradNorm, supervised, scaler } = result;
+  const [loss, norm, scaling] = await Promise.all([
+    lossSum.item(),
+    gradNorm.item(),
+    scaler ? readLossScaler(scaler) : null,
+  ]);
+  dispose([lossSum, gradNorm, scaler]);
   const mean = loss / Math.max(supervised, 1);
-  if (!Number.isFinite(mean) || !Number.isFinite(norm)) {
+  const lost = scaling ? scaling.loss_scale < smallestLossScale : !Number.isFinite(norm);
+  if (!Number.isFinite(mean) || lost) {
     const good = await newestCheckpoint(run.config.out_dir);
     throw new KilnError(
       `step ${at.step}: the loss is ${mean} and the gradient norm ${norm}; ` +
-        `${good ? `the last good checkpoint is ${good}` : "no checkpoint was written yet"}; lower train.learning_rate or raise train.warmup_steps`,
+        `${good ? `the last good checkpoint is ${good}` : "no checkpoint was written yet"}; lower train.learning_rate or raise train.warmup_steps` +
+        `${scaling ? ", or set train.compute_dtype to f32" : ""}`,
       { code: "loss_not_finite" },
     );
   }
-  run.log.step(at.step, { loss: mean, grad_norm: norm, learning_rate: at.learningRate, tokens: at.tokens });
+  run.log.step(at.step, {
+    loss: mean,
+    grad_norm: norm,
+    learning_rate: at.learningRate,
+    tokens: at.tokens,
+    ...(scaling && { loss_scale: scaling.loss_scale, skipped: scaling.skipped }),
+  });
   return mean;
 }
 

@@ -32,8 +32,8 @@ export interface TrainerState {
 export interface RunState {
   model: CausalLM;
   tokenizer: Tokenizer;
-  /** Optimizer tensors by name. */
-  moments: ReadonlyMap<string, Tensor>;
+  /** What the optimizer and the trainer keep, by name. */
+  tensors: ReadonlyMap<string, Tensor>;
 }
 
 const checkpointName = /^step-(\d+)$/;
@@ -49,7 +49,7 @@ export async function saveCheckpoint(
   const directory = join(folder, `step-${String(state.step).padStart(6, "0")}`);
   await atomicWriteDirectory(directory, async (temporary) => {
     await writeModelFiles(temporary, run.model, run.tokenizer);
-    await writeSafetensors(join(temporary, "optimizer.safetensors"), await readMoments(run.moments));
+    await writeSafetensors(join(temporary, "optimizer.safetensors"), await readTensors(run.tensors));
     await writeJson(join(temporary, "trainer_state.json"), state);
   });
   const names = (await listCheckpoints(runDir)).slice(0, -keep);
@@ -90,21 +90,21 @@ export async function loadCheckpoint(
     );
   }
   loadWeights(run.model, await readModelWeights(directory));
-  const moments = await readSafetensors(join(directory, "optimizer.safetensors"));
-  for (const [name, tensor] of run.moments) {
-    const saved = moments.get(name);
-    if (!saved)
+  const saved = await readSafetensors(join(directory, "optimizer.safetensors"));
+  for (const [name, tensor] of run.tensors) {
+    const found = saved.get(name);
+    if (!found)
       throw new KilnError(
         `${path}/optimizer.safetensors has no ${name}; the checkpoint does not fit this run`,
       );
-    tensor.write(toFloat32(saved));
+    tensor.write(toFloat32(found));
   }
   return state;
 }
 
-async function readMoments(moments: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
+async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
   const out = new Map<string, HostTensor>();
-  for (const [name, tensor] of moments) {
+  for (const [name, tensor] of tensors) {
     const values = Float32Array.from(await tensor.data());
     out.set(name, { dtype: "F32", shape: [...tensor.shape], bytes: new Uint8Array(values.buffer) });
   }

@@ -13,6 +13,9 @@ export interface StepMetrics {
   learning_rate: number;
   /** Tokens seen since the start of the run. */
   tokens: number;
+  /** In mixed precision: the factor of the next update's loss, and how many updates overflowed since the start. */
+  loss_scale?: number;
+  skipped?: number;
 }
 
 export interface ValidationMetrics {

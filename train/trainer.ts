@@ -3,9 +3,10 @@ import { type Compiled, compile } from "../core/compile.ts";
 import { dispose, persist, scope } from "../core/device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
-import { addInto, assignInto, globalNorm } from "../kernels/index.ts";
+import { addInto, assignInto, globalNorm, reshape } from "../kernels/index.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import type { Batch } from "./data/index.ts";
+import { type LossScaleOptions, LossScaler } from "./loss_scaler.ts";
 import type { Optimizer } from "./optim.ts";
 
 /** What an update leaves behind, still on the device: reading it waits. */
@@ -16,47 +17,62 @@ export interface StepResult {
   gradNorm: Tensor;
   /** Supervised tokens of the update: the mean loss is lossSum / supervised. */
   supervised: number;
+  /** In mixed precision the loss scaler's state after the update, for `readLossScaler`. */
+  scaler?: Tensor;
 }
+
+type UpdateResult = Omit<StepResult, "supervised">;
 
 export interface TrainerOptions {
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   maxGradNorm: number;
   /** Tokens of a row. */
   sequenceLength: number;
+  /** For models that compute in f16. */
+  lossScale?: LossScaleOptions | undefined;
 }
 
 /**
  * Forward, backward and update, traced once and replayed. Accumulation is exact: gradients of summed token losses are
  * added up and divided once by the number of supervised tokens of all micro-batches, so cutting a batch into pieces
  * changes nothing but rounding.
+ *
+ * A model that computes in f16 is trained in mixed precision: derivatives are those of the mean loss times a dynamic loss
+ * scale, so that they fit f16, and are added up, clipped and applied to f32 weights in f32.
  */
 export class Trainer {
   readonly model: CausalLM;
   readonly optimizer: Optimizer;
-  private readonly parameters: Tensor[];
+  /** What derivatives are taken by: the parameters or, in mixed precision, their f16 copies. */
+  private readonly leaves: Tensor[];
+  private readonly scaler: LossScaler | null;
   private readonly sequenceLength: number;
   /** [1]: 1 / supervised tokens of the update. */
   private readonly inverseCount = persist(tensor([1]));
   /** Sums over micro-batches; made when an update first has more than one. */
   private sums: { loss: Tensor; gradients: Tensor[] } | null = null;
-  private readonly whole: Compiled<Tensor[], Pick<StepResult, "lossSum" | "gradNorm">>;
+  private readonly whole: Compiled<Tensor[], UpdateResult>;
   private readonly first: Compiled<Tensor[], void>;
   private readonly more: Compiled<Tensor[], void>;
-  private readonly finish: Compiled<[], Pick<StepResult, "lossSum" | "gradNorm">>;
+  private readonly finish: Compiled<[], UpdateResult>;
   private readonly lossOf: (...args: Tensor[]) => Tensor;
 
   constructor(model: CausalLM, optimizer: Optimizer, options: TrainerOptions) {
     this.model = model;
     this.optimizer = optimizer;
-    this.parameters = model.parameters();
+    this.leaves = model.parameters().map((p) => p.compute);
+    const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
+    this.scaler = scaler;
     this.sequenceLength = options.sequenceLength;
     const update = (lossSum: Tensor, gradients: Tensor[]) => {
       const { norm, scale } = globalNorm(gradients, {
-        factor: this.inverseCount,
+        factor: scaler?.unscale() ?? this.inverseCount,
         maxNorm: options.maxGradNorm,
       });
-      optimizer.step(gradients, scale);
-      return { lossSum, gradNorm: norm };
+      optimizer.step(gradients, scale, scaler?.state);
+      if (!scaler) return { lossSum, gradNorm: norm };
+      scaler.update(scale);
+      return { lossSum, gradNorm: norm, scaler: scaler.snapshot() };
     };
     this.whole = compile((...batch: Tensor[]) => {
       const { lossSum, gradients } = this.differentiate(batch);
@@ -82,7 +98,7 @@ export class Trainer {
   }
 
   private makeSums(): { loss: Tensor; gradients: Tensor[] } {
-    this.sums ??= persist({ loss: zeros([]), gradients: this.parameters.map((p) => zeros(p.shape)) });
+    this.sums ??= persist({ loss: zeros([]), gradients: this.leaves.map((p) => zeros(p.shape)) });
     return this.sums;
   }
 
@@ -101,24 +117,26 @@ export class Trainer {
     });
   }
 
+  /** What a checkpoint must keep besides weights and the optimizer's state, by name; loading writes into them. */
+  state(): ReadonlyMap<string, Tensor> {
+    return new Map(this.scaler ? [["loss_scaler", this.scaler.state]] : []);
+  }
+
   /** Sum of the token losses of a batch, in nats, without training on it. */
   evaluate(batch: Batch): Tensor {
     return scope(() => this.lossOf(...this.upload(batch)));
   }
 
-  private loss([tokens, targets, positions, segments]: readonly Tensor[]): Tensor {
-    return this.model.loss({
-      tokens: tokens!,
-      targets: targets!,
-      positions: positions!,
-      segments: segments!,
-    });
+  private loss([tokens, targets, positions, segments]: readonly Tensor[], upstream?: Tensor): Tensor {
+    const batch = { tokens: tokens!, targets: targets!, positions: positions!, segments: segments! };
+    return this.model.loss(batch, upstream);
   }
 
   private differentiate(batch: readonly Tensor[]): { lossSum: Tensor; gradients: Tensor[] } {
-    const lossSum = this.loss(batch);
-    const found = grads(lossSum, this.parameters);
-    return { lossSum, gradients: found.map((g, i) => g ?? zeros(this.parameters[i]!.shape)) };
+    const upstream = noGrad(() => this.scaler?.upstream(this.inverseCount));
+    const lossSum = this.loss(batch, upstream);
+    const found = grads(lossSum, this.leaves, upstream ? { cotangents: [reshape(upstream, [])] } : {});
+    return { lossSum, gradients: found.map((g, i) => g ?? zeros(this.leaves[i]!.shape)) };
   }
 
   private accumulate(batch: readonly Tensor[], into: (target: Tensor, source: Tensor) => void): void {

@@ -66,7 +66,10 @@ export function linearCrossEntropy(
       parts = overChunks(hidden, weight, target, chunk, wants, { ignoreIndex, labelSmoothing, upstream });
       return [parts.loss];
     },
-    ([g]) => [parts?.dhidden, parts?.dweight].map((d) => (g && d ? (upstream ? d : cast(mul(d, g), d.dtype)) : null)),
+    ([g]) =>
+      [parts?.dhidden, parts?.dweight].map((d) =>
+        g && d ? (upstream ? d : cast(mul(d, g), d.dtype)) : null,
+      ),
   );
   return { loss, count: countSupervised(target, ignoreIndex) };
 }

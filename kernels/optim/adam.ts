@@ -220,7 +220,7 @@ export interface AdamSlot {
   grad: Tensor;
   moments: Tensor;
   /** A copy of the parameter in a narrower dtype, rewritten in the same pass. */
-  half?: Tensor | undefined;
+  half?: Tensor | null;
 }
 
 /** One step of Adam or, `decoupled`, AdamW on several parameters, in place: the same bits as `adamStep` on each. */

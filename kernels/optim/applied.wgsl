@@ -21,5 +21,5 @@ fn main() {
   hyper[BIAS1] = correction(hyper[ONE_MINUS_BETA1], n);
   hyper[ROOT_BIAS2] = sqrt(correction(hyper[ONE_MINUS_BETA2], n));
   hyper[FRESH] = select(hyper[LATER_FRESH], 1.0, n == 1u);
-  hyper[LR] /= 1.0 + f32(n - 1u) * hyper[LR_DECAY];
+  hyper[LR] = hyper[BASE_LR] / (1.0 + f32(n - 1u) * hyper[LR_DECAY]);
 }

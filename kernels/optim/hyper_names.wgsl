@@ -12,4 +12,5 @@ const ROOT_BIAS2 = 8u;
 const MOMENTUM = 9u;
 const FRESH = 10u;
 const LATER_FRESH = 11u;
-const LR_DECAY = 12u;
+const BASE_LR = 12u;
+const LR_DECAY = 13u;

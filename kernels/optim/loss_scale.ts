@@ -101,7 +101,7 @@ const appliedOp = defineOp<Record<string, never>>({
     h[at("bias1")] = correction("one_minus_beta1");
     h[at("root_bias2")] = Math.sqrt(correction("one_minus_beta2"));
     h[at("fresh")] = n === 1 ? 1 : h[at("later_fresh")]!;
-    h[at("lr")]! /= 1 + (n - 1) * h[at("lr_decay")]!;
+    h[at("lr")] = h[at("base_lr")]! / (1 + (n - 1) * h[at("lr_decay")]!);
   },
   variants: [{ name: "plain", file: "optim/applied.wgsl", plan: () => ({ grid: [1] }) }],
   samples: () => {

@@ -24,7 +24,8 @@ export const hyperNames = [
   "fresh",
   /** `fresh` of every step but the first. */
   "later_fresh",
-  /** lr / (1 + (step - 1) lr_decay) is the learning rate; 0 where the host has divided already. */
+  /** Adagrad's lr is base_lr / (1 + (step - 1) lr_decay). */
+  "base_lr",
   "lr_decay",
 ] as const;
 
@@ -32,7 +33,14 @@ export type Hyper = Record<(typeof hyperNames)[number], number>;
 
 /** A hyper tensor's values; what is not given is 0, bias corrections 1. */
 export function hyperValues(values: Partial<Hyper>): number[] {
-  const given: Partial<Hyper> = { bias1: 1, root_bias2: 1, fresh: 1, later_fresh: 1, ...values };
+  const given: Partial<Hyper> = {
+    bias1: 1,
+    root_bias2: 1,
+    fresh: 1,
+    later_fresh: 1,
+    base_lr: values.lr ?? 0,
+    ...values,
+  };
   return hyperNames.map((name) => given[name] ?? 0);
 }
 
