@@ -73,13 +73,13 @@ export function tinyllm(): CausalLM {
 }
 
 /** Updates of a model on `rows` rows of `length` made-up tokens; gradients are clipped to `maxGradNorm`, 0 leaves them. */
-export function prepareTraining(
+export async function prepareTraining(
   device: WebGpuDevice,
   model: CausalLM,
   rows: number,
   length: number,
   maxGradNorm = 1,
-): Prepared {
+): Promise<Prepared> {
   const optimizer = new AdamW(model.namedParameters(), {
     betas: [0.9, 0.95],
     eps: 1e-8,
@@ -98,6 +98,7 @@ export function prepareTraining(
     bytes: tokens,
     supervised: tokens,
   };
+  await trainer.prepare([batch]);
   return {
     run: async (times) => {
       for (let i = 0; i < times; i++) {

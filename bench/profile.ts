@@ -111,7 +111,7 @@ async function prepare(
   if (what === "train")
     return {
       work: `training step of 8 x ${length} tokens`,
-      prepared: prepareTraining(device, model, 8, length),
+      prepared: await prepareTraining(device, model, 8, length),
     };
   return {
     work: `decode step of one sequence, ${length} tokens`,

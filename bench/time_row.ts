@@ -13,8 +13,16 @@ export async function timeRow(
   ms: number,
 ): Promise<BenchResult> {
   const start = performance.now();
-  const prepared = await row.prepare(device);
+  let prepared = await row.prepare(device);
   try {
+    if (!row.once && device.tuner.measures) {
+      await prepared.run(1);
+      // What was planned before a choice was made does not follow it.
+      if (await device.tuner.settle(device)) {
+        prepared.dispose();
+        prepared = await row.prepare(device);
+      }
+    }
     if (row.once) {
       await prepared.run(1);
       const elapsed = performance.now() - start;

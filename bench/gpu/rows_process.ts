@@ -27,6 +27,7 @@ export async function runRows(options: RowsOptions): Promise<{ run: GpuRun; left
   const names = gpuRows(options.quick)
     .map((row) => row.name)
     .filter((name) => name.includes(options.filter));
+  if (names.length === 0) throw new KilnError(`no row of the GPU table has "${options.filter}" in its name`);
   const results: GpuResult[] = [];
   const broken: string[] = [];
   let head: RunHead | null = null;
