@@ -137,7 +137,8 @@ export function planSubgroupInRows(call: MatmulCall): Lowering {
 function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
   const { M, N } = geometry;
   const SG = call.profile.subgroupSize;
-  const TM = M === 1 ? 1 : M <= 8 ? 4 : 16;
+  // Subgroups of four lanes gain a third from twice the rows; those of eight gain less, and compile for seconds.
+  const TM = M === 1 ? 1 : M <= 8 ? 4 : SG <= 4 && M > 16 ? 32 : 16;
   // Subgroups of four lanes hold two groups of columns a lane, for the same 32 columns as subgroups of eight.
   const TN = SG <= 4 ? 2 : 1;
   const columns = 4 * SG * TN;

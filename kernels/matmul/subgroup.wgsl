@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   let column = (tile.column * SG * TN + lane) * 4;
   var sum: array<vec4f, TM * TN>;
   var a4: array<vec4f, AQ>;
-  var b4: array<vec4f, TN>;
+  var b4: array<vec4f, 4 * TN>;
   var aAt: array<u32, AQ>;
 #if A_MODE == 1
   var aK: array<u32, AQ>;
@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
 
   #unroll Q AQ
   #if A_MODE == 1
-  aAt[Q] = tile.aBase + min(row + lane % LANES_PER_K * 4, (params.M - 1) / 4 * 4);
+  aAt[Q] = tile.aBase + min(row + (Q * SG + lane) % LANES_PER_K * 4, (params.M - 1) / 4 * 4);
   aK[Q] = (Q * SG + lane) / LANES_PER_K % 4;
   #else
   aAt[Q] = tile.aBase + min(row + (Q * SG + lane) % TM, params.M - 1) * params.aRow;
@@ -67,23 +67,28 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     #unroll U 4
     #unroll J TN
     #if B_MODE == 0
-    b4[J] = keepIf(readB(bAt[J], k + U, w), k + U, w);
+    b4[U * TN + J] = keepIf(readB(bAt[J], k + U, w), k + U, w);
     #else
-    b4[J] = vec4f(bColumn[J * 4][U], bColumn[J * 4 + 1][U], bColumn[J * 4 + 2][U], bColumn[J * 4 + 3][U]);
+    b4[U * TN + J] = vec4f(bColumn[J * 4][U], bColumn[J * 4 + 1][U], bColumn[J * 4 + 2][U], bColumn[J * 4 + 3][U]);
     #endif
+    #end
     #end
     #unroll I TM
     {
       #if A_MODE == 1
-      let x = vec4f(subgroupBroadcast(a4[(U * LANES_PER_K + I / 4) / SG][I % 4], (U * LANES_PER_K + I / 4) % SG));
+      #unroll U 4
+      let x$U = vec4f(subgroupBroadcast(a4[(U * LANES_PER_K + I / 4) / SG][I % 4], (U * LANES_PER_K + I / 4) % SG));
+      #end
       #else
-      let x = vec4f(subgroupBroadcast(a4[I / SG][U], I % SG));
+      #unroll U 4
+      let x$U = vec4f(subgroupBroadcast(a4[I / SG][U], I % SG));
+      #end
       #endif
       #unroll J TN
-      sum[I * TN + J] = fma(x, b4[J], sum[I * TN + J]);
+      sum[I * TN + J] =
+        fma(x3, b4[3 * TN + J], fma(x2, b4[2 * TN + J], fma(x1, b4[TN + J], fma(x0, b4[J], sum[I * TN + J]))));
       #end
     }
-    #end
     #end
   }
 
