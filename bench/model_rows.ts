@@ -102,12 +102,14 @@ export async function prepareTraining(
   return {
     run: async (times) => {
       for (let i = 0; i < times; i++) {
-        const { lossSum, gradNorm } = trainer.step([batch], 1e-3);
-        dispose([lossSum, gradNorm]);
+        dispose(trainer.step([batch], 1e-3));
       }
       await device.sync();
     },
-    dispose: () => dispose([model.parameters(), optimizer.state()]),
+    dispose: () => {
+      model.computeIn("f32");
+      dispose([model.parameters(), optimizer.state()]);
+    },
   };
 }
 

@@ -111,7 +111,7 @@ function kernelBars(f: Figures): Bar[] {
 }
 
 function modelBars(f: Figures, run: GpuRun, batches: readonly number[]): Bar[] {
-  const precisions = ["f32", "f16"].filter((p) => p === "f32" || f.result(`train gpt2 ${p}`));
+  const precisions = ["f32", "f16"];
   const faster = (role: string, than: string, times: number) =>
     atLeast(role, `${times} x ${than}`, f.speedup(role, than), times, "x");
   const first = run.first_step?.warm_ms ?? null;
@@ -121,8 +121,10 @@ function modelBars(f: Figures, run: GpuRun, batches: readonly number[]): Bar[] {
       faster(`train gpt2 ${p}`, "tf32 eager", 1),
       faster(`train gpt2 ${p}`, "bf16 amp compiled", 0.5),
     ]),
-    faster("train tinyllm f32", "bf16 amp compiled", 1),
-    ...batches.map((batch) => faster(`decode tinyllm ${batch}`, "transformers generate f32", 5)),
+    ...precisions.map((p) => faster(`train tinyllm ${p}`, "bf16 amp compiled", 1)),
+    ...batches.flatMap((batch) =>
+      precisions.map((p) => faster(`decode tinyllm ${p} ${batch}`, `transformers generate ${p}`, 5)),
+    ),
     {
       task: "first step of TinyLLM, warm cache",
       wanted: "under 2 s",

@@ -60,7 +60,7 @@ function opRow(
 }
 
 export type Kind = "f32" | "f16";
-const bytesOf = { f32: 4, f16: 2 };
+export const bytesOf = { f32: 4, f16: 2 };
 
 interface Product {
   role: string;

@@ -8,11 +8,11 @@ import { Engine } from "../../serve/engine.ts";
 import { ModelRunner } from "../../serve/runner.ts";
 import { resolveSampling } from "../../serve/sampler/params.ts";
 import { prepareTraining } from "../model_rows.ts";
-import { deviceRandom, type GpuRow } from "./kernels.ts";
+import { bytesOf, deviceRandom, type GpuRow, type Kind } from "./kernels.ts";
 import type { GpuSizes, ModelSize } from "./sizes.ts";
 
-/** The ruler's model: a GPT-2 of that size, its weights made on the device. */
-function makeModel({ config }: ModelSize): CausalLM {
+/** The ruler's model: a GPT-2 of that size, its weights made on the device; in f16 with copies of its matrices. */
+function makeModel({ config }: ModelSize, precision: Kind): CausalLM {
   const model = new GPT2LMHeadModel(parseGpt2Config({ model_type: "gpt2", ...config }));
   noGrad(() =>
     model.parameters().forEach((parameter, i) => {
@@ -24,7 +24,7 @@ function makeModel({ config }: ModelSize): CausalLM {
       });
     }),
   );
-  return model;
+  return model.computeIn(precision);
 }
 
 /** Weights of the blocks' matrices and of the head, and operations of one token's forward pass seeing `length / 2` others. */
@@ -34,27 +34,28 @@ function costOf({ config }: ModelSize, length: number): { weights: number; forwa
   return { weights, forward: 2 * weights + 2 * layers * d * length };
 }
 
-function trainingRow(size: ModelSize, role: string): GpuRow {
+/** In f16, mixed precision: f32 weights and moments, f16 copies, a dynamic loss scale. */
+function trainingRow(size: ModelSize, role: string, precision: Kind): GpuRow {
   const { task, rows, length } = size;
   const tokens = rows * length;
   const { weights, forward } = costOf(size, length);
   return {
-    name: `train_${task}_B${rows}_T${length} f32`,
+    name: `train_${task}_B${rows}_T${length} ${precision}`,
     task: `train_${task}_B${rows}_T${length}`,
-    role: `${role} f32`,
-    precision: "f32",
+    role: `${role} ${precision}`,
+    precision,
     flops: 3 * forward * tokens,
     // Weights read twice; gradients and both moments written and read; weights written.
     bytes: 4 * 10 * weights,
     unit: "GFLOP/s",
     tokens,
-    prepare: (device) => prepareTraining(device, makeModel(size), rows, length),
+    prepare: (device) => prepareTraining(device, makeModel(size, precision), rows, length),
   };
 }
 
 /** From a fresh process's open device to the end of the first update: model, compilation, step. */
 export function firstStepRow({ models: { tinyllm } }: GpuSizes): GpuRow {
-  const training = trainingRow(tinyllm, "first step");
+  const training = trainingRow(tinyllm, "first step", "f32");
   return { ...training, name: `first_step_${tinyllm.task}`, task: `first_step_${tinyllm.task}`, once: true };
 }
 
@@ -63,20 +64,21 @@ function decodingRow(
   size: ModelSize,
   role: string,
   batch: number,
+  precision: Kind,
   { prompt, fresh }: GpuSizes["decode"],
 ): GpuRow {
   const task = `decode_${size.task}_B${batch}_in${prompt}_out${fresh}`;
   const { weights, forward } = costOf(size, prompt + fresh);
   return {
-    name: `${task} f32`,
+    name: `${task} ${precision}`,
     task,
-    role: `${role} ${batch}`,
-    precision: "f32",
+    role: `${role} ${precision} ${batch}`,
+    precision,
     flops: forward * batch * (prompt + fresh),
-    bytes: 4 * weights * fresh,
+    bytes: bytesOf[precision] * weights * fresh,
     unit: "GB/s",
     tokens: batch * fresh,
-    prepare: () => prepareGeneration(makeModel(size), batch, prompt, fresh),
+    prepare: () => prepareGeneration(makeModel(size, precision), batch, prompt, fresh),
   };
 }
 
@@ -127,6 +129,7 @@ function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh
     },
     dispose: () => {
       runner.close();
+      model.computeIn("f32");
       dispose(model.parameters());
     },
   };
@@ -136,14 +139,21 @@ function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh
 export function modelRows(sizes: GpuSizes): Record<"training" | "decoding" | "more", GpuRow[]> {
   const { tinyllm, gpt2 } = sizes.models;
   const [one, some, many] = sizes.decode.batches as [number, number, number];
-  const decode = (size: ModelSize, role: string, batch: number) =>
-    decodingRow(size, role, batch, sizes.decode);
+  const decode = (size: ModelSize, role: string, batch: number, precision: Kind = "f32") =>
+    decodingRow(size, role, batch, precision, sizes.decode);
   return {
-    training: [trainingRow(gpt2, "train gpt2"), trainingRow(tinyllm, "train tinyllm")],
+    training: [
+      trainingRow(gpt2, "train gpt2", "f32"),
+      trainingRow(gpt2, "train gpt2", "f16"),
+      trainingRow(tinyllm, "train tinyllm", "f32"),
+      trainingRow(tinyllm, "train tinyllm", "f16"),
+    ],
     decoding: [decode(tinyllm, "decode tinyllm", one), decode(tinyllm, "decode tinyllm", many)],
     more: [
       decode(gpt2, "decode gpt2", one),
       decode(gpt2, "decode gpt2", many),
+      ...[one, many].map((batch) => decode(tinyllm, "decode tinyllm", batch, "f16")),
+      ...[one, many].map((batch) => decode(gpt2, "decode gpt2", batch, "f16")),
       decode(tinyllm, "decode tinyllm", some),
       decode(gpt2, "decode gpt2", some),
     ],

@@ -48,11 +48,12 @@ export async function runTorch(
     for (const text of readFileSync(path, "utf8").split("\n")) parseLine(text, hear);
     return null;
   }
-  const child = spawn("python3", [path, ...tasks], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn("python3", [path, ...tasks], { stdio: ["ignore", "pipe", "pipe"], detached: true });
   let stopped = false;
   const timer = setTimeout(() => {
     stopped = true;
-    child.kill("SIGKILL");
+    // The whole group: its compiler works in processes of its own.
+    if (child.pid) process.kill(-child.pid, "SIGKILL");
   }, ms);
   let last = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
