@@ -9,10 +9,9 @@ import { ReferenceDevice } from "../core/reference_device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { globalNorm, linearCrossEntropy, mul, openDevice } from "../kernels/index.ts";
-import { assertComputeDtype, createDecoder } from "../models/auto.ts";
+import { globalNorm, linearCrossEntropy, mul, openDevice, openReference } from "../kernels/index.ts";
+import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
 import { tinyllmConfig } from "../models/config.ts";
-import { LlamaForCausalLM } from "../models/llama.ts";
 import { PagedDecoder, type PagedItem } from "../models/paged_decoder.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
@@ -186,8 +185,12 @@ const config = () =>
     max_position_embeddings: 64,
   });
 
-function newTrainer(dtype: ComputeDtype, lossScale: LossScaleOptions = {}) {
-  const model = new LlamaForCausalLM(config()).computeIn(dtype).init(7);
+function newTrainer(
+  dtype: ComputeDtype,
+  lossScale: LossScaleOptions = {},
+  decoder: DecoderConfig = config(),
+) {
+  const model = createDecoder(decoder).computeIn(dtype).init(7);
   const optimizer = new AdamW(model.namedParameters(), {
     betas: [0.9, 0.95],
     weightDecay: 0.1,
@@ -236,6 +239,25 @@ describe("training in f16", () => {
     expect(mean(mixed.slice(-5))).toBeLessThan(mixed[0]! - 1);
     // It was not the f32 run a second time.
     expect(mixed).not.toEqual(exact);
+  });
+
+  it("trains a GPT-2: its biases, norms and positions too, as float64 does", async (context) => {
+    needsF16(context);
+    const sizes = { n_embd: 32, n_layer: 1, n_head: 2, n_positions: 64, vocab_size: vocabulary };
+    const decoder = parseDecoderConfig({ model_type: "gpt2", ...sizes });
+    const [first, second] = Array.from({ length: 2 }, batches());
+    const run = async () => {
+      const trainer = newTrainer("f16", {}, decoder);
+      return [await step(trainer, [first!]), await step(trainer, [second!])];
+    };
+    const actual = await run();
+    openReference();
+    const expected = await run().finally(() => setDevice(gpu));
+    actual.forEach(({ loss, norm, applied }, i) => {
+      expect(Math.abs(loss / expected[i]!.loss - 1)).toBeLessThan(1e-3);
+      expect(Math.abs(norm / expected[i]!.norm - 1)).toBeLessThan(5e-3);
+      expect(applied).toBe(i + 1);
+    });
   });
 
   it("skips updates that overflow, leaves everything as it was, and finds the scale that fits", async (context) => {
@@ -354,25 +376,31 @@ describe("answering in f16", () => {
     const decoder = new PagedDecoder(model, sizes);
     const half = gpu.bytesInUse - bytes;
     const exact = createDecoder(wide).init(3);
-    const exactDecoder = new PagedDecoder(exact, sizes);
+    exact.newCache(sizes.numBlocks, sizes.blockSize);
     expect(half / (gpu.bytesInUse - bytes - half)).toBeLessThan(0.6);
     expect([model.computeDtype, exact.computeDtype]).toEqual(["f16", "f32"]);
-    const item = (first: number, length: number): PagedItem => ({
+    const item = (first: number, length: number) => ({
       tokens: Array.from({ length }, (_, i) => (17 * (first + i)) % vocabulary),
       start: 0,
       blockTable: [3 * first, 3 * first + 1, 3 * first + 2],
       rows: [length - 1],
     });
-    const items = [item(0, 19), item(1, 1), item(2, 11)];
+    const items: (PagedItem & { tokens: number[] })[] = [item(0, 19), item(1, 1), item(2, 11)];
     const together = await decoder.forward(items);
-    for (const [i, one] of items.entries()) expect(await decoder.forward([one])).toEqual([together[i]]);
-    const reference = await exactDecoder.forward(items);
-    together.forEach(([logits], i) => {
-      const largest = Math.max(...reference[i]![0]!.map(Math.abs));
-      logits!.forEach((v, k) => {
-        expect(Math.abs(v - reference[i]![0]![k]!)).toBeLessThan(0.02 * largest);
+    for (const [i, one] of items.entries()) {
+      expect(await decoder.forward([one])).toEqual([together[i]]);
+      const { tokens } = one;
+      const shape = [1, tokens.length];
+      const logits = noGrad(() => {
+        const positions = tensor([...tokens.keys()], shape, "i32");
+        return exact.logits(exact.hidden(tensor(tokens, shape, "i32"), { positions }));
       });
-    });
+      const expected = Array.from(await logits.data()).slice(-vocabulary);
+      const largest = Math.max(...expected.map(Math.abs));
+      together[i]![0]!.forEach((v, k) => {
+        expect(Math.abs(v - expected[k]!)).toBeLessThan(0.02 * largest);
+      });
+    }
   });
 
   it("is refused in one line where the adapter has no f16", () => {
