@@ -224,7 +224,7 @@ program
   .option("--json", "one JSON object instead of a table")
   .option("--gpu-table", "the GPU table: bounds checks on and off, beside PyTorch, against the bars")
   .option("--out <folder>", "where --gpu-table writes Markdown and JSON", "runs/gpu_table")
-  .option("--budget <seconds>", "when --gpu-table stops; it measures what matters first", integer, 450)
+  .option("--budget <seconds>", "when --gpu-table stops; it measures what matters first", integer, 470)
   .option("--torch <file>", "PyTorch's ruler, or its lines in a .jsonl file", ".gpu/torch_bench.py")
   .option("--page [file]", "write the history and the roofline as one HTML page")
   .addHelpText("after", examples("npm run bench", "KILN_UNCHECKED=1 kiln bench --filter matmul"))

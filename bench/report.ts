@@ -26,6 +26,7 @@ export interface BenchResult {
   gb_per_s?: number;
   tokens_per_s?: number;
   unit: Row["unit"];
+  precision?: "f32" | "f16";
   /** Share of what the adapter's measured roofs allow, 0 to 1; absent where no roof of that precision is known. */
   roofline?: number;
   /** kiln's time as a share of this one's; peers only. Below 1, kiln is faster. */

@@ -4,6 +4,7 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { gpuRows } from "./gpu/rows.ts";
 import { record } from "./history.ts";
+import { gptTrainRow } from "./model_rows.ts";
 import { Peers } from "./peers.ts";
 import { type BenchReport, type BenchResult, beginRun, header } from "./report.ts";
 import { type Row, smallRows } from "./rows.ts";
@@ -67,7 +68,8 @@ export async function bench(options: BenchOptions = {}): Promise<BenchReport> {
 }
 
 function chooseRows(set: "small" | "gpu", filter: string, quick: boolean): Row[] {
-  const all = set === "gpu" ? gpuRows(quick) : smallRows();
+  // The peers train a small model: a GPU's rows have it too.
+  const all = set === "gpu" ? [...gpuRows(quick), gptTrainRow()] : smallRows();
   const rows = all.filter((row) => row.name.includes(filter));
   if (rows.length > 0) return rows;
   throw new KilnError(

@@ -1,6 +1,6 @@
 import type { BenchReport, BenchResult } from "./report.ts";
 
-const widths = [30, 14, 8, 8, 18, 9, 8, 11];
+const widths = [30, 22, 8, 8, 18, 9, 8, 11];
 
 function line(cells: readonly string[]): string {
   return `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(" | ")} |`;

@@ -72,6 +72,7 @@ export function resultOf(row: Row, by: string, timing: Timed, roof: Roofline): B
     gb_per_s,
     ...(row.tokens && { tokens_per_s: (row.tokens / timing.ms) * 1e3 }),
     unit: row.unit,
+    ...(row.precision && { precision: row.precision }),
     ...((flopRoof || row.unit === "GB/s") && { roofline: share }),
   };
 }

@@ -36,7 +36,7 @@ export interface GpuTable {
  * @throws KilnError when no process of kiln could open the adapter
  */
 export async function gpuTable(options: GpuTableOptions): Promise<GpuTable> {
-  const { budget = 450, torch: ruler = ".gpu/torch_bench.py", quick = false, write = console.log } = options;
+  const { budget = 470, torch: ruler = ".gpu/torch_bench.py", quick = false, write = console.log } = options;
   const start = performance.now();
   const at = (share: number) => start + 1000 * budget * share;
   mkdirSync(options.out, { recursive: true });

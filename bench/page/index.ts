@@ -72,6 +72,9 @@ function section(runs: readonly BenchReport[]): string {
     "<h3>Every row over the runs</h3>",
     historyPlots(runs),
     "<h3>Roofline of the last run</h3>",
+    ...(last.results.some(({ precision }) => precision === "f16")
+      ? ['<p class="meta">Rings are products of f16, discs of f32.</p>']
+      : []),
     rooflinePlot(last),
     "</section>",
   ].join("\n");

@@ -27,8 +27,11 @@ interface Layout {
   named: boolean;
 }
 
-const wide: Layout = { width: 980, height: 560, font: 12, named: true };
-const narrow: Layout = { width: 360, height: 400, font: 11, named: false };
+/** More names than this cannot be told apart: then points have numbers, and the table their names. */
+const mostNames = 24;
+const wideNamed: Layout = { width: 980, height: 560, font: 12, named: true };
+const wideNumbered: Layout = { width: 980, height: 620, font: 11, named: false };
+const narrow: Layout = { width: 360, height: 440, font: 11, named: false };
 
 /**
  * The roofline of a run (Williams et al. 2009): what the adapter allows at each number of operations a byte, and where
@@ -45,7 +48,11 @@ export function rooflinePlot(run: BenchReport): string {
     }));
   if (points.length === 0) return "";
   return [
-    element("div", { class: "wide" }, draw(run, points, wide)),
+    element(
+      "div",
+      { class: "wide" },
+      draw(run, points, points.length > mostNames ? wideNumbered : wideNamed),
+    ),
     element("div", { class: "narrow" }, draw(run, points, narrow)),
     legend(points),
   ].join("\n");
@@ -54,10 +61,10 @@ export function rooflinePlot(run: BenchReport): string {
 function draw(run: BenchReport, points: readonly Point[], layout: Layout): string {
   const { width, height } = layout;
   const plot: Box = { x: 52, y: 16, width: width - 68, height: height - 62 };
-  const { gflops, gb_per_s } = run.roofline;
+  const { gflops, gb_per_s, f16_gflops = gflops } = run.roofline;
   const decade = (value: number, round: (x: number) => number) => round(Math.log10(value));
-  const xs = [...points.map((p) => p.intensity), gflops / gb_per_s];
-  const ys = [...points.map((p) => p.rate), gflops * 1.2];
+  const xs = [...points.map((p) => p.intensity), f16_gflops / gb_per_s];
+  const ys = [...points.map((p) => p.rate), f16_gflops * 1.2];
   const [x0, x1] = [decade(Math.min(...xs) * 0.9, Math.floor), decade(Math.max(...xs) * 1.1, Math.ceil)];
   const [y0, y1] = [decade(Math.min(...ys) * 0.9, Math.floor), decade(Math.max(...ys), Math.ceil)];
   const logX = scale(x0, x1, plot.x, plot.x + plot.width);
@@ -114,7 +121,11 @@ function decades(
 }
 
 /** The slanted roof from where it enters the plot, then the flat one. */
-function roofPoints({ roofline: { gflops, gb_per_s } }: BenchReport, [x0, x1, y0]: readonly number[]) {
+function roofPoints(
+  { roofline: { gflops: f32_gflops, gb_per_s } }: BenchReport,
+  [x0, x1, y0]: readonly number[],
+  gflops = f32_gflops,
+) {
   const ridge = gflops / gb_per_s;
   const from = Math.max(10 ** x0!, 10 ** y0! / gb_per_s);
   return [
@@ -130,16 +141,30 @@ function roofs(
   range: readonly number[],
   x: (v: number) => number,
   y: (v: number) => number,
-  { named }: Layout,
+  { width }: Layout,
 ): string[] {
-  const { gflops, gb_per_s } = run.roofline;
+  const { gflops, gb_per_s, f16_gflops } = run.roofline;
   const places = roofPoints(run, range).map(([a, b]) => [x(a), y(b)] as const);
   const [[ax, ay], [bx, by]] = places as [readonly [number, number], readonly [number, number], unknown];
   const angle = (Math.atan2(by - ay, bx - ax) * 180) / Math.PI;
   const [mx, my] = [ax + 0.3 * (bx - ax), ay + 0.3 * (by - ay)];
+  const high = f16_gflops ? roofPoints(run, range, f16_gflops).map(([a, b]) => [x(a), y(b)] as const) : [];
   const slanted = `copy ${short(gb_per_s)} GB/s`;
-  const flat = named ? `f32 multiply-add ${short(gflops)} GFLOP/s` : `fma ${short(gflops)} GFLOP/s`;
+  const flat = width > 500 ? `f32 multiply-add ${short(gflops)} GFLOP/s` : `fma ${short(gflops)} GFLOP/s`;
+  const right = { class: "tick", "text-anchor": "end" };
+  const above = f16_gflops
+    ? [
+        polyline(high, { class: "roof dashed" }),
+        label(
+          plot.x + plot.width - 6,
+          high[1]![1] - 7,
+          `f16${width > 500 ? " matrix units, by the maker," : ""} ${short(f16_gflops)} GFLOP/s`,
+          right,
+        ),
+      ]
+    : [];
   return [
+    ...above,
     polyline(places, { class: "roof" }),
     element(
       "text",
@@ -149,7 +174,7 @@ function roofs(
       },
       escapeText(slanted),
     ),
-    label(plot.x + plot.width - 6, by - 7, flat, { class: "tick", "text-anchor": "end" }),
+    label(plot.x + plot.width - 6, by - 7, flat, right),
   ];
 }
 
@@ -161,18 +186,22 @@ function roofBoxes(
   x: (v: number) => number,
   y: (v: number) => number,
 ): Box[] {
-  const [a, b, c] = roofPoints(run, range).map(([p, q]) => [x(p), y(q)] as const) as [
-    readonly [number, number],
-    readonly [number, number],
-    readonly [number, number],
-  ];
-  const steps = 60;
-  const slanted = Array.from({ length: steps }, (_, i) => {
-    const t = i / steps;
-    // A little above as well: there stands the roof's name.
-    return { x: a[0] + t * (b[0] - a[0]) - 6, y: a[1] + t * (b[1] - a[1]) - 20, width: 12, height: 26 };
+  const { gflops, f16_gflops } = run.roofline;
+  const each = [gflops, ...(f16_gflops ? [f16_gflops] : [])];
+  return each.flatMap((peak) => {
+    const [a, b, c] = roofPoints(run, range, peak).map(([p, q]) => [x(p), y(q)] as const) as [
+      readonly [number, number],
+      readonly [number, number],
+      readonly [number, number],
+    ];
+    const steps = 60;
+    const slanted = Array.from({ length: steps }, (_, i) => {
+      const t = i / steps;
+      // A little above as well: there stands the roof's name.
+      return { x: a[0] + t * (b[0] - a[0]) - 6, y: a[1] + t * (b[1] - a[1]) - 20, width: 12, height: 26 };
+    });
+    return [...slanted, { x: b[0], y: b[1] - 20, width: Math.max(c[0] - b[0], plot.width / 4), height: 25 }];
   });
-  return [...slanted, { x: b[0], y: b[1] - 20, width: Math.max(c[0] - b[0], plot.width / 4), height: 25 }];
 }
 
 function marks(
@@ -199,7 +228,11 @@ function marks(
       "g",
       { "data-row": point.result.name },
       ...(far ? [element("line", { class: "leader", x1: px, y1: py, x2: end[0], y2: end[1] })] : []),
-      element("circle", { class: "dot", cx: px, cy: py, r: 4.5 }, element("title", {}, escapeText(note))),
+      element(
+        "circle",
+        { class: point.result.precision === "f16" ? "dot half" : "dot", cx: px, cy: py, r: 4.5 },
+        element("title", {}, escapeText(note)),
+      ),
       label(box.x + 2, box.y + font, text, { class: "name" }),
     );
   });
