@@ -84,8 +84,8 @@ export const matrixHeads = [32, 64, 96, 128];
 export function suitsMatrix(call: Call<AttentionAttrs>, pass: AttentionPass): boolean {
   const { matrix, subgroupSize } = call.profile;
   const [dim, dtype] = [call.inputs[1]!.shape[3]!, call.inputs[1]!.dtype];
-  if (!matrix || subgroupSize === 0 || dtype !== "f16" || dim === 0) return false;
-  if (matrix.dialect !== "emulated" && !matrixHeads.includes(dim)) return false;
+  if (!matrix || subgroupSize === 0 || dim === 0) return false;
+  if (matrix.dialect !== "emulated" && (dtype !== "f16" || !matrixHeads.includes(dim))) return false;
   if (matrix.refused.includes(`${pass === "forward" ? "attention" : "attention_backward"} ${dim}`))
     return false;
   return layoutOf(call, pass) !== undefined;

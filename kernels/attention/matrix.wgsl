@@ -52,7 +52,7 @@ fn main(
   for (var e = thread; e < ROWS * HEAD_DIM4; e += THREADS) {
     let i = min(first + e / HEAD_DIM4, params.queries - 1);
     let x = query[query_at(batch, head, i) / 4 + e % HEAD_DIM4];
-    stage4(e / HEAD_DIM4 * LINE + e % HEAD_DIM4 * 4, vec4<f16>(x));
+    stage4(e / HEAD_DIM4 * LINE + e % HEAD_DIM4 * 4, vec4<Half>(x));
   }
   workgroupBarrier();
   var q: array<Left, BLOCKS * DIM_K>;
@@ -71,8 +71,8 @@ fn main(
     for (var e = thread; e < WALK * HEAD_DIM4; e += THREADS) {
       let n = min(j + e / HEAD_DIM4, params.keys - 1);
       let to = e / HEAD_DIM4 * LINE + e % HEAD_DIM4 * 4;
-      stage4(KEYS_AT + to, vec4<f16>(key[key_at(batch, head / params.group, n) / 4 + e % HEAD_DIM4]));
-      stage4(VALUES_AT + to, vec4<f16>(value[value_at(batch, head / params.group, n) / 4 + e % HEAD_DIM4]));
+      stage4(KEYS_AT + to, vec4<Half>(key[key_at(batch, head / params.group, n) / 4 + e % HEAD_DIM4]));
+      stage4(VALUES_AT + to, vec4<Half>(value[value_at(batch, head / params.group, n) / 4 + e % HEAD_DIM4]));
     }
     workgroupBarrier();
 
@@ -120,7 +120,7 @@ fn main(
     {
       let weight = exp(s[V] - top);
       total += dot(weight, vec4f(1));
-      stage4(WEIGHTS_AT + mine * WEIGHT_LINE + (V * PARTS + part) * 4, vec4<f16>(weight));
+      stage4(WEIGHTS_AT + mine * WEIGHT_LINE + (V * PARTS + part) * 4, vec4<Half>(weight));
     }
     #end
     let any = subgroupAny(rises && j > 0);

@@ -37,20 +37,20 @@ const STAGED = max(WEIGHTS_AT, 2 * ROWS * LINE);
 const ALONG_AT = ROWS * SCORE_LINE;
 const DRAINED = 2 * ROWS * SCORE_LINE;
 
-fn load_query(batch: u32, head: u32, i: u32, c: u32) -> vec4<f16> {
-  return vec4<f16>(query[query_at(batch, head, min(i, params.queries - 1)) / 4 + c]);
+fn load_query(batch: u32, head: u32, i: u32, c: u32) -> vec4<Half> {
+  return vec4<Half>(query[query_at(batch, head, min(i, params.queries - 1)) / 4 + c]);
 }
 
-fn load_grad(batch: u32, head: u32, i: u32, c: u32) -> vec4<f16> {
-  return vec4<f16>(grad[grad_at(batch, head, min(i, params.queries - 1)) / 4 + c]);
+fn load_grad(batch: u32, head: u32, i: u32, c: u32) -> vec4<Half> {
+  return vec4<Half>(grad[grad_at(batch, head, min(i, params.queries - 1)) / 4 + c]);
 }
 
-fn load_key(batch: u32, kv_head: u32, j: u32, c: u32) -> vec4<f16> {
-  return vec4<f16>(key[key_at(batch, kv_head, min(j, params.keys - 1)) / 4 + c]);
+fn load_key(batch: u32, kv_head: u32, j: u32, c: u32) -> vec4<Half> {
+  return vec4<Half>(key[key_at(batch, kv_head, min(j, params.keys - 1)) / 4 + c]);
 }
 
-fn load_value(batch: u32, kv_head: u32, j: u32, c: u32) -> vec4<f16> {
-  return vec4<f16>(value[value_at(batch, kv_head, min(j, params.keys - 1)) / 4 + c]);
+fn load_value(batch: u32, kv_head: u32, j: u32, c: u32) -> vec4<Half> {
+  return vec4<Half>(value[value_at(batch, kv_head, min(j, params.keys - 1)) / 4 + c]);
 }
 
 @compute @workgroup_size(THREADS)
@@ -182,9 +182,9 @@ fn main(
 #endif
         weight = select(vec4f(), weight, shown);
       }
-      stage4(CHANGES_AT + mine * WEIGHT_LINE + column, vec4<f16>(weight * (along - delta)));
+      stage4(CHANGES_AT + mine * WEIGHT_LINE + column, vec4<Half>(weight * (along - delta)));
 #if KEYS_STAY
-      stage4(WEIGHTS_AT + mine * WEIGHT_LINE + column, vec4<f16>(weight));
+      stage4(WEIGHTS_AT + mine * WEIGHT_LINE + column, vec4<Half>(weight));
 #endif
     }
     workgroupBarrier();

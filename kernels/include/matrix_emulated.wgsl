@@ -1,9 +1,8 @@
-// Matrix units in plain WGSL: a lane holds the rows lane, lane + SG, ... of a Left and those columns of a Right and of a
-// Result. Slow; only tests of the kernels on adapters without matrix units use it.
-const LEFT_ROWS = (MM + SG - 1) / SG;
+// Matrix units in plain WGSL: every lane holds the whole of a Left, and the columns lane, lane + SG, ... of a Right and of
+// a Result. Slow; only tests of the kernels on adapters without matrix units use it.
 const RIGHT_COLUMNS = (MN + SG - 1) / SG;
 
-struct Left { x: array<f32, LEFT_ROWS * MK> }
+struct Left { x: array<f32, MM * MK> }
 struct Right { x: array<f32, RIGHT_COLUMNS * MK> }
 struct Result { x: array<f32, RIGHT_COLUMNS * MM> }
 
@@ -26,9 +25,8 @@ fn staged_at(at: u32) -> f32 {
 
 fn left_from(at: u32, row_step: u32, k_step: u32) -> Left {
   var a = Left();
-  for (var r = 0u; r < LEFT_ROWS * one; r++) {
-    let row = min(r * SG + my_lane, MM - 1u);
-    for (var k = 0u; k < MK * one; k++) { a.x[r * MK + k] = staged_at(at + row * row_step + k * k_step); }
+  for (var m = 0u; m < MM * one; m++) {
+    for (var k = 0u; k < MK * one; k++) { a.x[m * MK + k] = staged_at(at + m * row_step + k * k_step); }
   }
   return a;
 }
@@ -51,11 +49,10 @@ fn multiply(a: Left, b: Right, sum: Result) -> Result {
   var left = a;
   var right = b;
   var total = sum;
-  for (var k = 0u; k < MK * one; k++) {
+  for (var c = 0u; c < RIGHT_COLUMNS * one; c++) {
     for (var m = 0u; m < MM * one; m++) {
-      let x = subgroupShuffle(left.x[m / SG * MK + k], m % SG);
-      for (var c = 0u; c < RIGHT_COLUMNS * one; c++) {
-        total.x[c * MM + m] = fma(x, right.x[c * MK + k], total.x[c * MM + m]);
+      for (var k = 0u; k < MK * one; k++) {
+        total.x[c * MM + m] = fma(left.x[m * MK + k], right.x[c * MK + k], total.x[c * MM + m]);
       }
     }
   }

@@ -165,13 +165,13 @@ fn main(
     #unroll F A_FETCHES
     if (thread + F * THREADS < A_VECTORS) {
       let v = thread + F * THREADS;
-      stage4(aAt + v / A_LINE * A_STRIDE + v % A_LINE * 4, nextA[F]);
+      stage4(aAt + v / A_LINE * A_STRIDE + v % A_LINE * 4, vec4<Half>(nextA[F]));
     }
     #end
     #unroll F B_FETCHES
     if (thread + F * THREADS < B_VECTORS) {
       let v = thread + F * THREADS;
-      stage4(aAt + A_SIZE + v / B_LINE * B_STRIDE + v % B_LINE * 4, nextB[F]);
+      stage4(aAt + A_SIZE + v / B_LINE * B_STRIDE + v % B_LINE * 4, vec4<Half>(nextB[F]));
     }
     #end
     workgroupBarrier();

@@ -1,0 +1,65 @@
+import { createGpu } from "../../core/adapter_node.ts";
+import type { DType } from "../../core/dtype.ts";
+import type { DeviceProfile, Lowering, MatrixUnits, Pass, TensorMeta } from "../../core/op.ts";
+import { contiguousStrides, type Shape } from "../../core/shape.ts";
+import { matrixFeature } from "../../core/webgpu/matrix_units.ts";
+import { Pipelines } from "../../core/webgpu/pipelines.ts";
+import { readKernel } from "../../kernels/sources.ts";
+
+/** Dawn's backend that runs nothing but validates everything, experimental features included. */
+export async function nullDevice(): Promise<GPUDevice> {
+  const gpu = await createGpu(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
+  pinned.push(gpu);
+  const adapter = (await gpu.requestAdapter())!;
+  const requiredFeatures = ["shader-f16", "subgroups", matrixFeature] as GPUFeatureName[];
+  return adapter.requestDevice({ requiredFeatures });
+}
+
+/** Dawn crashes when the object that created a device is collected. */
+const pinned: GPU[] = [];
+
+/** A large GPU with these matrix units; its limits are an NVIDIA H200's. */
+export function gpuProfile(matrix: MatrixUnits | null, rest: Partial<DeviceProfile> = {}): DeviceProfile {
+  return {
+    class: "gpu",
+    name: "a GPU of tests",
+    f16: true,
+    subgroupSize: 32,
+    maxWorkgroupSize: 1024,
+    maxWorkgroupMemory: 49152,
+    maxBindingBytes: 2 ** 31,
+    maxStorageBuffers: 16,
+    maxGridExtent: 65535,
+    matrix,
+    ...rest,
+  };
+}
+
+export function meta(shape: Shape, dtype: DType = "f16", strides = contiguousStrides(shape)): TensorMeta {
+  return { shape, dtype, strides, offset: 0 };
+}
+
+/** What the backend cannot have: its workgroups hold 16 KiB, and its subgroups may be as wide as 128. */
+const beyondIt = /workgroup storage .* is larger than|multiple of the device maxSubgroupSize/;
+
+/** What Dawn says against the kernels of a plan; empty where it takes them. */
+export async function complaints(
+  gpu: GPUDevice,
+  profile: DeviceProfile,
+  file: string,
+  plan: Pass | Lowering,
+  inputs: readonly TensorMeta[],
+  outputs: readonly TensorMeta[],
+): Promise<string[]> {
+  const pipelines = new Pipelines(gpu, profile, readKernel);
+  const found: string[] = [];
+  for (const pass of "passes" in plan ? plan.passes : [plan]) {
+    gpu.pushErrorScope("validation");
+    const dtypes = (list: readonly TensorMeta[]) => list.map((t) => t.dtype);
+    const kernel = pipelines.get(pass.file ?? file, pass.defines ?? {}, dtypes(inputs), dtypes(outputs));
+    void kernel.pipeline;
+    const error = await gpu.popErrorScope();
+    if (error && !beyondIt.test(error.message)) found.push(error.message);
+  }
+  return found;
+}
