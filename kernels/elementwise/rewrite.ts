@@ -4,7 +4,6 @@ import { type AnyOp, mutatedInputs } from "../../core/op.ts";
 import { broadcastStrides, collapseAxes, contiguousStrides, sameShape } from "../../core/shape.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import type { TracedCall } from "../../core/webgpu/device.ts";
-import { registerRewrite } from "../../core/webgpu/plan.ts";
 import { cost, type Expr, isComparison, isNumber, name, names, number, print, substitute } from "./expr.ts";
 import { type FusedAttrs, fuseInto } from "./fuse.ts";
 import { maxAxes, walk } from "./lower.ts";
@@ -282,5 +281,3 @@ function pays({ call, program }: Entry, readers: readonly Entry[]): boolean {
   const reads = views.length;
   return work * (reads - 1) <= passWork && large.length * reads <= large.length + 1 + reads;
 }
-
-registerRewrite(fuseElementwise);

@@ -1,0 +1,7 @@
+import { registerRewrite } from "../core/webgpu/plan.ts";
+import { fuseElementwise } from "./elementwise/rewrite.ts";
+import { addWhereStored } from "./matmul/rewrite.ts";
+
+// What compile does to a traced step, in this order: a sum that a product can take in is no longer there to be fused.
+registerRewrite(addWhereStored);
+registerRewrite(fuseElementwise);
