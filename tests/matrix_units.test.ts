@@ -121,6 +121,29 @@ describe("emulated", () => {
     }
   }
 
+  it("matmul hands out its sums in pieces where workgroup memory is short", async (context: TestContext) => {
+    if (!able()) return context.skip();
+    emulate(square);
+    const profile = gpu.profile as { maxWorkgroupMemory: number };
+    const { maxWorkgroupMemory } = profile;
+    // Two panels of A and of B in f16, and one matrix of each subgroup.
+    profile.maxWorkgroupMemory = 2 * 2 * (384 + 256) + 2 * 4 * 8 * 4;
+    try {
+      const call = {
+        profile: gpu.profile,
+        inputs: [meta([8, 8]), meta([8, 8])],
+        outputs: [meta([8, 8])],
+        attrs: {},
+      };
+      expect(planMatrix(call, double).passes[0]!.defines).toMatchObject({ DRAIN_N: 1, DRAINS: 2 });
+      await compare(findOp("matmul"), sampleOf(findOp("matmul"), "edges"), double);
+      profile.maxWorkgroupMemory -= 4;
+      expect(tuneMatrix(call).options).not.toContain(double);
+    } finally {
+      profile.maxWorkgroupMemory = maxWorkgroupMemory;
+    }
+  });
+
   it("attention scales its sums down when maxima rise, and only then", async (context: TestContext) => {
     if (!able()) return context.skip();
     emulate(square);

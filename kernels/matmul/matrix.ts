@@ -32,6 +32,7 @@ const tiles: readonly MatrixTile[] = [
 
 /** Further ones, which measuring may prefer. */
 const moreTiles: readonly MatrixTile[] = [
+  { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 2 },
   { down: 2, across: 2, rows: 64, columns: 64, step: 16, stages: 2 },
   { down: 2, across: 4, rows: 64, columns: 64, step: 32, stages: 1 },
   { down: 2, across: 4, rows: 64, columns: 32, step: 32, stages: 1 },
@@ -52,24 +53,33 @@ function threadsOf(tile: MatrixTile, subgroupSize: number): number {
   return tile.down * tile.across * subgroupSize;
 }
 
-/** The tile's rows, columns and workgroup memory in bytes. */
-function extentsOf(tile: MatrixTile, { m }: MatrixShape) {
-  const [rows, columns] = [tile.down * tile.rows, tile.across * tile.columns];
+const extentsOf = ({ down, across, rows, columns }: MatrixTile) => ({
+  rows: down * rows,
+  columns: across * columns,
+});
+
+/** How many matrices of a row a subgroup hands to its threads at a time: as many as fit beside the panels, 0 if not one. */
+function drainedOf(tile: MatrixTile, { m, n }: MatrixShape, { profile }: Call<MatmulAttrs>): number {
+  const { rows, columns } = extentsOf(tile);
   // Panels lie either way; the longer of the two.
   const panel = (extent: number) => Math.max(extent * (tile.step + padding), tile.step * (extent + padding));
   const staged = tile.stages * (panel(rows) + panel(columns)) * 2;
-  const drained = tile.down * tile.across * m * (tile.columns + 4) * 4;
-  return { rows, columns, bytes: staged + drained };
+  const across = tile.columns / n;
+  for (let count = across; count > 0; count--) {
+    const drained = tile.down * tile.across * m * (count * n + 4) * 4;
+    if (across % count === 0 && staged + drained <= profile.maxWorkgroupMemory) return count;
+  }
+  return 0;
 }
 
-function fits(tile: MatrixTile, shape: MatrixShape, { profile }: Call<MatmulAttrs>): boolean {
+function fits(tile: MatrixTile, shape: MatrixShape, call: Call<MatmulAttrs>): boolean {
   const { m, n, k } = shape;
   return (
     tile.rows % m === 0 &&
     tile.columns % n === 0 &&
     tile.step % k === 0 &&
-    threadsOf(tile, profile.subgroupSize) <= profile.maxWorkgroupSize &&
-    extentsOf(tile, shape).bytes <= profile.maxWorkgroupMemory
+    threadsOf(tile, call.profile.subgroupSize) <= call.profile.maxWorkgroupSize &&
+    drainedOf(tile, shape, call) > 0
   );
 }
 
@@ -107,12 +117,12 @@ export function suitsMatrix(call: Call<MatmulAttrs>): boolean {
 }
 
 /** The largest tile that still fills the device, and into how many parts K is cut where even the smallest does not. */
-function ruleOf(call: Call<MatmulAttrs>, geometry: Geometry, { shape, tiles }: Choices) {
+function ruleOf(call: Call<MatmulAttrs>, geometry: Geometry, { tiles }: Choices) {
   const { N, K } = geometry;
   // Under batchInvariant as if there were few rows, whatever there are.
   const [M, batches] = call.attrs.batchInvariant ? [1, 1] : [geometry.M, geometry.batches];
   const count = (tile: MatrixTile) => {
-    const { rows, columns } = extentsOf(tile, shape);
+    const { rows, columns } = extentsOf(tile);
     return Math.ceil(M / rows) * Math.ceil(N / columns) * batches;
   };
   const tile = tiles.find((t) => count(t) >= fullDevice / 2) ?? tiles.at(-1)!;
@@ -135,9 +145,10 @@ export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
   const { shape, all } = choices;
   const rule = ruleOf(call, geometry, choices);
   const tile = all.find((t) => nameOf(t) === option) ?? rule.tile;
-  const { rows, columns } = extentsOf(tile, shape);
+  const { rows, columns } = extentsOf(tile);
   const threads = threadsOf(tile, call.profile.subgroupSize);
   const emulated = call.profile.matrix!.dialect === "emulated";
+  const drained = drainedOf(tile, shape, call);
   return planTiles(call, geometry, {
     rows,
     columns,
@@ -151,6 +162,8 @@ export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
       BK: tile.step,
       PAD: padding,
       STAGES: tile.stages,
+      DRAIN_N: drained,
+      DRAINS: tile.columns / shape.n / drained,
       GROUP: group,
       A_FETCHES: Math.ceil((rows * tile.step) / 4 / threads),
       B_FETCHES: Math.ceil((columns * tile.step) / 4 / threads),

@@ -34,11 +34,12 @@ const B_LINE = BK / 4;
 const PANELS = A_SIZE + B_SIZE;
 const STAGED = STAGES * PANELS;
 
-// A subgroup hands its sums to its threads a row of matrices at a time.
-const DRAIN_STRIDE = SUB_COLUMNS + 4;
+// A subgroup hands its sums to its threads DRAIN_N matrices of a row at a time.
+const DRAIN_COLUMNS = DRAIN_N * MN;
+const DRAIN_STRIDE = DRAIN_COLUMNS + 4;
 const DRAIN_SIZE = MM * DRAIN_STRIDE;
 const DRAINED = DOWN * ACROSS * DRAIN_SIZE;
-const DRAIN_LINE = SUB_COLUMNS / 4;
+const DRAIN_LINE = DRAIN_COLUMNS / 4;
 
 const A_VECTORS = BM * BK / 4;
 const B_VECTORS = BN * BK / 4;
@@ -179,14 +180,15 @@ fn main(
 
   let drain = subgroup * DRAIN_SIZE;
   #unroll I RM
+  #unroll H DRAINS
   {
-    #unroll J RN
-    store_result(sum[I * RN + J], drain + J * MN, DRAIN_STRIDE);
+    #unroll J DRAIN_N
+    store_result(sum[I * RN + H * DRAIN_N + J], drain + J * MN, DRAIN_STRIDE);
     #end
     workgroupBarrier();
     for (var v = lane; v < MM * DRAIN_LINE; v += SG) {
       let row = tile.row * BM + down + I * MM + v / DRAIN_LINE;
-      let column = tile.column * BN + across + v % DRAIN_LINE * 4;
+      let column = tile.column * BN + across + H * DRAIN_COLUMNS + v % DRAIN_LINE * 4;
       if (row < params.M) {
         let x = drained4(drain + v / DRAIN_LINE * DRAIN_STRIDE + v % DRAIN_LINE * 4);
         store(x, column, biasOf(column), tile.cBase + row * params.N);
@@ -194,5 +196,6 @@ fn main(
     }
     workgroupBarrier();
   }
+  #end
   #end
 }
