@@ -62,7 +62,9 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
   const defines = { WG: workgroup, ...definesOf(program, w, flat, inputs.length) };
   const pad = (list: readonly number[]) => [...list, ...new Array<number>(maxAxes - list.length).fill(0)];
   const params = { chunks, scalars: pad(program.scalars), starts: pad(w.starts) };
-  const grid: Pass["grid"] = [Math.min(Math.ceil(chunks / workgroup), 4096)];
+  // Starting a workgroup costs subgroups of four more than a turn of its loop.
+  const most = profile.class === "cpu" && profile.subgroupSize <= 4 ? 512 : 4096;
+  const grid: Pass["grid"] = [Math.min(Math.ceil(chunks / workgroup), most)];
   if (flat) return { defines, params, grid };
   // Innermost axis first: the kernel peels it off with the first division.
   const strides = w.strides.flatMap((s) => pad([...s].reverse()));

@@ -1,5 +1,7 @@
-// Softmax or, with LOG, its logarithm over each row. One pass finds the row's maximum and the sum of exponentials
-// together (Milakov & Gimelshein 2018): a larger value rescales what was summed so far, with one exp an element.
+// Softmax or, with LOG, its logarithm over each row. ONLINE: one pass finds the row's maximum and the sum of exponentials
+// together (Milakov & Gimelshein 2018): a larger value rescales what was summed so far. That reads memory once less.
+// Otherwise the maximum has a pass of its own and an exponential is computed once, kept in y: for processors whose
+// exponentials are dearer than their memory.
 #import "include/row.wgsl"
 struct Params { rows: u32, cols: u32 }
 #if VEC == 4
@@ -25,6 +27,7 @@ fn main(
   let cols = colsOf(row, params.rows, params.cols);
   var most = F(LOWEST);
   var sum = F(0.0);
+#if ONLINE
   for (var i = lane; i < cols; i += LANES) {
     let v = F(x[base + i]);
     let e = exp(-abs(v - most));
@@ -33,6 +36,20 @@ fn main(
   }
   let top = rowMax(peak(most), lane);
   let all = rowSum(total(sum * exp(most - top)), lane);
+#else
+  for (var i = lane; i < cols; i += LANES) {
+    most = max(most, F(x[base + i]));
+  }
+  let top = rowMax(peak(most), lane);
+  for (var i = lane; i < cols; i += LANES) {
+    let e = exp(F(x[base + i]) - top);
+    sum += e;
+#if !LOG
+    y[base + i] = Y(e);
+#endif
+  }
+  let all = rowSum(total(sum), lane);
+#endif
   if (row >= params.rows) {
     return;
   }
@@ -45,7 +62,11 @@ fn main(
   // A row of nothing but -inf (everything masked) has no distribution: zeros.
   let scale = select(1.0 / all, 0.0, all == 0.0);
   for (var i = lane; i < cols; i += LANES) {
+#if ONLINE
     y[base + i] = Y(exp(F(x[base + i]) - top) * scale);
+#else
+    y[base + i] = Y(F(y[base + i]) * scale);
+#endif
   }
 #endif
 }

@@ -31,9 +31,13 @@ function forEachRow(t: RefTensor, body: (offset: number, cols: number) => void):
   for (let row = 0; row < rows; row++) body(row * cols, cols);
 }
 
+/** Rounding to f16 before the division would cost digits. */
+const online = ({ profile, outputs }: Call<None>) =>
+  profile.class === "gpu" || profile.subgroupSize > 4 || outputs[0]!.dtype === "f16";
+
 function variants(file: string, log: boolean) {
   const plan = (call: Call<None>, worker: RowWorker) =>
-    rowPass(call, worker, { ...rowsOf(call.inputs[0]), defines: { LOG: log } });
+    rowPass(call, worker, { ...rowsOf(call.inputs[0]), defines: { LOG: log, ONLINE: online(call) } });
   return rowVariants<None>(file, (call) => rowsOf(call.inputs[0]).cols, plan);
 }
 
