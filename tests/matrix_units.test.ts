@@ -4,7 +4,13 @@ import { type AnyOp, findOp, type MatrixShape, type MatrixUnits, type Sample } f
 import { ReferenceDevice } from "../core/reference_device.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { emit, prepare } from "../core/webgpu/lower.ts";
-import { matrixFeature, matrixShapes, probeSource } from "../core/webgpu/matrix_units.ts";
+import {
+  matrixFeature,
+  matrixShapes,
+  multiplies,
+  probeMatrixUnits,
+  probeSource,
+} from "../core/webgpu/matrix_units.ts";
 import { backwardVariants, forwardVariants } from "../kernels/attention/plan.ts";
 import { openDevice } from "../kernels/index.ts";
 import { planMatrix, suitsMatrix, tuneMatrix } from "../kernels/matmul/matrix.ts";
@@ -313,6 +319,39 @@ describe("what an adapter offers", () => {
     expect(product(gpuProfile(units), 8, "f16", { batchInvariant: true })).toBe(true);
     expect(product(gpuProfile(null), 64, "f16")).toBe(false);
     expect(product(gpuProfile(units, { subgroupSize: 0 }), 64, "f16")).toBe(false);
+  });
+});
+
+describe("the probe", () => {
+  it("knows the right product, and a wrong one", async (context: TestContext) => {
+    if (!able()) return context.skip();
+    const { subgroupSize } = gpu.profile;
+    for (const shape of [square, oblong, { m: 16, n: 8, k: 16 }]) {
+      for (const vectors of [null, asVectors]) {
+        const probe = (read: typeof readKernel) =>
+          multiplies(gpu.gpu, { dialect: "emulated", vectors }, shape, subgroupSize, read);
+        expect(await probe(readKernel)).toBe(true);
+        const transposed = (path: string) =>
+          path.endsWith("probe.wgsl")
+            ? readKernel(path).replace("load_right(", "load_right_turned(")
+            : readKernel(path);
+        expect(await probe(transposed)).toBe(false);
+      }
+    }
+  });
+
+  it("finds nothing where no dialect compiles, and where products come out wrong", async () => {
+    // SwiftShader and lavapipe have no such extension; on an adapter that has, the units are found.
+    const found = await probeMatrixUnits(
+      gpu.gpu,
+      realShapes,
+      Math.max(gpu.profile.subgroupSize, 4),
+      readKernel,
+    );
+    if (gpu.matrixShapes.length === 0) expect(found).toBeNull();
+    await gpu.sync();
+    // The backend that only validates takes the probe, and leaves its result zero.
+    expect(await probeMatrixUnits(validator, realShapes, 128, readKernel)).toBeNull();
   });
 });
 

@@ -25,9 +25,12 @@ export function matrixShapes({
     .sort((a, b) => b.m * b.n * b.k - a.m * a.n * a.k);
 }
 
+/** How the builtins are written. */
+type Spelling = Pick<MatrixUnits, "dialect" | "vectors">;
+
 /** What a kernel that imports include/matrix_units.wgsl is specialised by. */
 export function matrixDefines(
-  { dialect, vectors }: Pick<MatrixUnits, "dialect" | "vectors">,
+  { dialect, vectors }: Spelling,
   { m, n, k }: MatrixShape,
 ): Record<string, number | boolean | string> {
   return {
@@ -53,8 +56,7 @@ export async function probeMatrixUnits(
   read: SourceReader,
 ): Promise<MatrixUnits | null> {
   if (subgroupSize === 0) return null;
-  const works = (units: Pick<MatrixUnits, "dialect" | "vectors">, shape: MatrixShape) =>
-    multiply(gpu, probeSource(units, shape, subgroupSize, read), shape).then((got) => isProduct(got, shape));
+  const works = (units: Spelling, shape: MatrixShape) => multiplies(gpu, units, shape, subgroupSize, read);
   for (const dialect of ["template", "boolean"] as const) {
     const right: MatrixShape[] = [];
     for (const shape of shapes) if (await works({ dialect, vectors: null }, shape)) right.push(shape);
@@ -75,15 +77,31 @@ const vectorUnits = [
   { offset: 1, stride: 4 },
 ] as const;
 
+/** Whether one product comes out exactly. */
+export async function multiplies(
+  gpu: GPUDevice,
+  units: Spelling,
+  shape: MatrixShape,
+  subgroupSize: number,
+  read: SourceReader,
+): Promise<boolean> {
+  return isProduct(await multiply(gpu, probeSource(units, shape, subgroupSize, read), shape), shape);
+}
+
 /** The source of the probe, header and all. */
 export function probeSource(
-  units: Pick<MatrixUnits, "dialect" | "vectors">,
+  units: Spelling,
   shape: MatrixShape,
   subgroupSize: number,
   read: SourceReader,
 ): string {
   const defines = { SG: subgroupSize, ...matrixDefines(units, shape), ...probeSizes(shape) };
-  return `${matrixEnable}enable f16;\nenable subgroups;\n${preprocess("include/matrix_probe.wgsl", defines, read)}`;
+  const body = preprocess("include/matrix_probe.wgsl", defines, read);
+  const header =
+    units.dialect === "emulated"
+      ? "diagnostic(off, subgroup_uniformity);\nalias T0 = f32;\n"
+      : `${matrixEnable}enable f16;\n`;
+  return `enable subgroups;\n${header}${body}`;
 }
 
 /** The directive that a kernel for matrix units needs. */

@@ -13,12 +13,12 @@ fn main(@builtin(subgroup_invocation_id) lane: u32) {
   for (var e = lane * 4; e < MM * MK; e += SG * 4) {
     let i = e / MK;
     let p = vec4u(e % MK) + vec4u(0, 1, 2, 3);
-    stage4(i * A_STRIDE + p.x, vec4<f16>(vec4f((vec4u(i) + 2 * p) % 5) - 2));
+    stage4(i * A_STRIDE + p.x, vec4<Half>(vec4f((vec4u(i) + 2 * p) % 5) - 2));
   }
   for (var e = lane * 4; e < MK * MN; e += SG * 4) {
     let p = e / MN;
     let j = vec4u(e % MN) + vec4u(0, 1, 2, 3);
-    stage4(B_AT + p * B_STRIDE + j.x, vec4<f16>(vec4f((vec4u(3 * p) + j) % 7) - 3));
+    stage4(B_AT + p * B_STRIDE + j.x, vec4<Half>(vec4f((vec4u(3 * p) + j) % 7) - 3));
   }
   workgroupBarrier();
   store_result(multiply(load_left(0, A_STRIDE), load_right(B_AT, B_STRIDE), Result()), 0, C_STRIDE);
