@@ -36,11 +36,22 @@ export async function openMatrixUnits(device: WebGpuDevice): Promise<void> {
   const kept = store?.load();
   if (kept) profile.matrix = kept.units;
   else {
-    profile.matrix = await probeMatrixUnits(gpu, matrixShapes, profile.subgroupSize, readKernel);
-    if (profile.matrix) await tryKernels(device, profile.matrix, trialsOf(device));
+    const found = await probeMatrixUnits(gpu, matrixShapes, profile.subgroupSize, readKernel);
+    profile.matrix = found && (await tried(device, found));
     store?.save({ units: profile.matrix });
   }
   if (debugLevel() >= 1) console.error(`matrix units: ${describeMatrixUnits(profile.matrix)}`);
+}
+
+/** With kernels tried; where some fail, and vectors may be the reason, without vectors if then fewer do. */
+async function tried(device: WebGpuDevice, units: MatrixUnits): Promise<MatrixUnits> {
+  device.profile.matrix = units;
+  await tryKernels(device, units, trialsOf(device));
+  if (!units.vectors || units.refused.length === 0) return units;
+  const scalar: MatrixUnits = { ...units, vectors: null, refused: [] };
+  device.profile.matrix = scalar;
+  await tryKernels(device, scalar, trialsOf(device));
+  return scalar.refused.length < units.refused.length ? scalar : units;
 }
 
 /** One line for people. */

@@ -28,7 +28,7 @@ const reference = new ReferenceDevice();
 const square: MatrixShape = { m: 4, n: 4, k: 4 };
 const oblong: MatrixShape = { m: 2, n: 8, k: 4 };
 const asVectors = { offset: 1, stride: 1 } as const;
-const [small, double] = ["8x8x8 by 1", "16x8x16 by 2 double"];
+const [small, vectored, double] = ["8x8x8 by 1", "8x8x8 by 1 vectors", "16x8x16 by 2 double"];
 let gpu: WebGpuDevice;
 let validator: GPUDevice;
 
@@ -108,7 +108,13 @@ const suites: Suite[] = [
     ],
   },
   { op: "matmul", shape: square, option: double, samples: ["large tile", "transposed edges", "cut K, odd"] },
-  { op: "matmul", shape: oblong, option: small, vectors: asVectors, samples: ["edges", "transposed edges"] },
+  {
+    op: "matmul",
+    shape: oblong,
+    option: vectored,
+    vectors: asVectors,
+    samples: ["edges", "transposed edges"],
+  },
   { op: "attention", shape: square, samples: [...attended, ...masked] },
   { op: "attention", shape: oblong, vectors: asVectors, samples: ["odd", "causal"] },
   { op: "attention_backward", shape: square, samples: [...attended, ...masked, "grad of lse"] },
@@ -273,7 +279,7 @@ describe("Dawn takes", () => {
     };
     const profile = gpuProfile(units);
     const [inputs, outputs] = [[meta([64, 64]), meta([64, 64])], [meta([64, 64])]];
-    const plan = planMatrix({ profile, inputs, outputs, attrs: {} });
+    const plan = planMatrix({ profile, inputs, outputs, attrs: {} }, "128x128x32 by 4 vectors");
     expect(await complaints(validator, profile, "matmul/matrix.wgsl", plan, inputs, outputs)).not.toEqual([]);
   });
 });

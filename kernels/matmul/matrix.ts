@@ -15,6 +15,8 @@ export interface MatrixTile {
   step: number;
   /** Panels in workgroup memory: 2 saves a barrier for each. */
   stages: 1 | 2;
+  /** Panels are arrays of vec4: threads write them at once, where the adapter can load matrices from such. */
+  vectors?: boolean;
 }
 
 /** Added to the rows of a panel, in elements, so that the rows of a matrix lie in different banks. */
@@ -32,22 +34,26 @@ const tiles: readonly MatrixTile[] = [
 
 /** Further ones, which measuring may prefer. */
 const moreTiles: readonly MatrixTile[] = [
+  { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 1, vectors: true },
+  { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 2, vectors: true },
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 2 },
   { down: 2, across: 2, rows: 64, columns: 64, step: 16, stages: 2 },
   { down: 2, across: 4, rows: 64, columns: 64, step: 32, stages: 1 },
   { down: 2, across: 4, rows: 64, columns: 32, step: 32, stages: 1 },
   { down: 2, across: 2, rows: 64, columns: 32, step: 32, stages: 1 },
   { down: 2, across: 2, rows: 32, columns: 32, step: 64, stages: 1 },
+  { down: 2, across: 2, rows: 32, columns: 32, step: 32, stages: 1, vectors: true },
 ];
 
 /** Tiles for tests: the emulation has small subgroups, and its compiler is slow. */
 const emulatedTiles: readonly MatrixTile[] = [
   { down: 1, across: 1, rows: 8, columns: 8, step: 8, stages: 1 },
+  { down: 1, across: 1, rows: 8, columns: 8, step: 8, stages: 1, vectors: true },
   { down: 2, across: 1, rows: 8, columns: 8, step: 16, stages: 2 },
 ];
 
-const nameOf = ({ down, across, rows, columns, step, stages }: MatrixTile) =>
-  `${down * rows}x${across * columns}x${step} by ${down * across}${stages === 2 ? " double" : ""}`;
+const nameOf = ({ down, across, rows, columns, step, stages, vectors }: MatrixTile) =>
+  `${down * rows}x${across * columns}x${step} by ${down * across}${stages === 2 ? " double" : ""}${vectors ? " vectors" : ""}`;
 
 function threadsOf(tile: MatrixTile, subgroupSize: number): number {
   return tile.down * tile.across * subgroupSize;
@@ -78,6 +84,7 @@ function fits(tile: MatrixTile, shape: MatrixShape, call: Call<MatmulAttrs>): bo
     tile.rows % m === 0 &&
     tile.columns % n === 0 &&
     tile.step % k === 0 &&
+    (!tile.vectors || call.profile.matrix!.vectors !== null) &&
     threadsOf(tile, call.profile.subgroupSize) <= call.profile.maxWorkgroupSize &&
     drainedOf(tile, shape, call) > 0
   );
@@ -147,14 +154,14 @@ export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
   const tile = all.find((t) => nameOf(t) === option) ?? rule.tile;
   const { rows, columns } = extentsOf(tile);
   const threads = threadsOf(tile, call.profile.subgroupSize);
-  const emulated = call.profile.matrix!.dialect === "emulated";
+  const { dialect, vectors } = call.profile.matrix!;
   const drained = drainedOf(tile, shape, call);
   return planTiles(call, geometry, {
     rows,
     columns,
     step: tile.step,
     defines: {
-      ...matrixDefines(call.profile.matrix!, shape),
+      ...matrixDefines({ dialect, vectors: tile.vectors ? vectors : null }, shape),
       DOWN: tile.down,
       ACROSS: tile.across,
       RM: tile.rows / shape.m,
@@ -168,7 +175,7 @@ export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
       A_FETCHES: Math.ceil((rows * tile.step) / 4 / threads),
       B_FETCHES: Math.ceil((columns * tile.step) / 4 / threads),
       // Software adapters unroll loops of known length, which costs them seconds of compiling.
-      PANEL: emulated ? "min(BK, w.kEnd + BK - k)" : "BK",
+      PANEL: dialect === "emulated" ? "min(BK, w.kEnd + BK - k)" : "BK",
     },
     splits: rule.splits,
   });
