@@ -98,10 +98,8 @@ const suites: Suite[] = [
       "edges",
       "edge of K",
       "transposed edges",
-      "transposed B",
       "both transposed",
       "shared heads",
-      "cut K",
       "cut K, odd",
       "everything, cut K",
       "bias, gelu by tanh, residual",
@@ -117,8 +115,12 @@ const suites: Suite[] = [
   },
   { op: "attention", shape: square, samples: [...attended, ...masked] },
   { op: "attention", shape: oblong, vectors: asVectors, samples: ["odd", "causal"] },
-  { op: "attention_backward", shape: square, samples: [...attended, ...masked, "grad of lse"] },
-  { op: "attention_backward", shape: oblong, vectors: asVectors, samples: ["odd", "causal"] },
+  {
+    op: "attention_backward",
+    shape: square,
+    samples: [...attended, "pair mask, causal", "segments and mask", "grad of lse"],
+  },
+  { op: "attention_backward", shape: oblong, vectors: asVectors, samples: ["odd"] },
 ];
 
 describe("emulated", () => {
@@ -332,7 +334,7 @@ describe("the probe", () => {
   it("knows the right product, and a wrong one", async (context: TestContext) => {
     if (!able()) return context.skip();
     const { subgroupSize } = gpu.profile;
-    for (const shape of [square, oblong, { m: 16, n: 8, k: 16 }]) {
+    for (const shape of [square, oblong]) {
       for (const vectors of [null, asVectors]) {
         const probe = (read: typeof readKernel) =>
           multiplies(gpu.gpu, { dialect: "emulated", vectors }, shape, subgroupSize, read);
