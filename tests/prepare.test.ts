@@ -28,20 +28,31 @@ afterAll(() => setDevice(null));
 
 const step = (x: Tensor) => k.softmax(k.matmul(k.sin(x), x), -1);
 
-test("a prepared step compiles nothing when it runs, and gives what an unprepared one gives", async () => {
-  const x = tensor([1, 2, 3, 4], [2, 2]);
-  const prepared = compile(step);
-  await prepared.prepare(x);
-  expect(made.async).toBeGreaterThanOrEqual(3);
-  expect(made.sync).toBe(0);
-  const { dispatches } = gpu.recorder;
-  await prepared.prepare(x);
-  expect(gpu.recorder.dispatches).toBe(dispatches);
-  const y = scope(() => prepared(x));
-  const values = await y.data();
-  expect(made.sync).toBe(0);
-  const plain = await scope(() => compile(step)(x)).data();
-  expect(Array.from(values)).toEqual(Array.from(plain));
+/** Side by side as on a GPU, one after the other as on a processor. */
+test.each(["gpu", "cpu"])("a step prepared as on a %s compiles nothing when it runs", async (kind) => {
+  const own = gpu.profile.class;
+  Object.assign(gpu.profile, { class: kind });
+  Object.assign(made, { sync: 0, async: 0 });
+  try {
+    // Shapes of its own, so that the other case has left nothing compiled.
+    const x =
+      kind === "gpu"
+        ? tensor([1, 2, 3, 4], [2, 2])
+        : tensor(new Float32Array(5 * 3 * 3).fill(0.5), [5, 3, 3]);
+    const prepared = compile(step);
+    const { dispatches } = gpu.recorder;
+    await prepared.prepare(x);
+    expect(kind === "gpu" ? made.async : made.sync).toBeGreaterThanOrEqual(1);
+    expect(kind === "gpu" ? made.sync : made.async).toBe(0);
+    expect(gpu.recorder.dispatches).toBe(dispatches);
+    const { sync } = made;
+    const values = await scope(() => prepared(x)).data();
+    expect(made.sync).toBe(sync);
+    const plain = await scope(() => compile(step)(x)).data();
+    expect(Array.from(values)).toEqual(Array.from(plain));
+  } finally {
+    Object.assign(gpu.profile, { class: own });
+  }
 });
 
 test("a step may run while it is being prepared", async () => {

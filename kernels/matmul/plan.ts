@@ -135,10 +135,11 @@ export function planSubgroupInRows(call: MatmulCall): Lowering {
 
 /** Few rows take short tiles, so that a server's small batches do not compute rows in vain. */
 function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
-  const { M, N } = geometry;
+  const { M, N, K } = geometry;
   const SG = call.profile.subgroupSize;
-  // Subgroups of four lanes gain a third from twice the rows; those of eight gain less, and compile for seconds.
-  const TM = M === 1 ? 1 : M <= 8 ? 4 : SG <= 4 && M > 16 ? 32 : 16;
+  // Subgroups of four lanes gain a third from twice the rows where products are large; elsewhere that only compiles longer.
+  const large = Math.min(M, N) >= 512 && K >= 256;
+  const TM = M === 1 ? 1 : M <= 8 ? 4 : SG <= 4 && large ? 32 : 16;
   // Subgroups of four lanes hold two groups of columns a lane, for the same 32 columns as subgroups of eight.
   const TN = SG <= 4 ? 2 : 1;
   const columns = 4 * SG * TN;
