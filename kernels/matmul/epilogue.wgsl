@@ -1,5 +1,5 @@
 // What happens to a sum before it is stored: y = activation(scale * sum + bias) + residual.
-// A pass over a part of K stores its bare sums in f32 (PARTIAL) and leaves the rest to combine.wgsl.
+// A pass over a part of K stores its bare sums in f32 (PARTIAL where the result is not) and leaves the rest to combine.wgsl.
 // C_VEC: columns are stored four at a time.
 #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<TBIAS>;

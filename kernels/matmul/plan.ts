@@ -1,3 +1,4 @@
+import { wgslType } from "../../core/dtype.ts";
 import type { Call, Lowering, Pass } from "../../core/op.ts";
 import { foldGrid } from "../grid.ts";
 import { type Activation, type Geometry, geometryOf, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
@@ -31,10 +32,11 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
   const tilesM = Math.ceil(M / tiling.rows);
   const tilesN = Math.ceil(N / tiling.columns);
   const grid = foldGrid(tilesM * tilesN * batches * splits, call.profile);
+  const bare = splits > 1;
   const product: Pass = {
     defines: {
       ...tiling.defines,
-      ...epilogueDefines(call, splits > 1),
+      ...epilogueDefines(call, bare),
       A_MODE: tiling.single ? Mode.single : modeOf(geometry.a),
       B_MODE: tiling.single ? Mode.single : modeOf(geometry.b),
       C_VEC: !tiling.single && storesVectors(call, N),
@@ -42,7 +44,7 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
     },
     params: {
       ...operandParams(geometry),
-      ...epilogueParams(call),
+      ...epilogueParams(call, bare),
       tilesM,
       tilesN,
       gridX: grid[0],
@@ -50,7 +52,7 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
       kPerSplit,
     },
     grid,
-    bind: splits > 1 ? ["in0", "in1", "tmp0"] : ["in0", "in1", ...epilogueInputs(call), "out0"],
+    bind: ["in0", "in1", ...epilogueInputs(call, bare), bare ? "tmp0" : "out0"],
   };
   if (splits === 1) return { passes: [product] };
   const rows = batches * M;
@@ -65,9 +67,9 @@ function combinePass(call: MatmulCall, rows: number, N: number, splits: number):
   return {
     file: "matmul/combine.wgsl",
     defines: { ...epilogueDefines(call, false), C_VEC: storesVectors(call, N) },
-    params: { N, rows, splits, gridX: grid[0], ...epilogueParams(call) },
+    params: { N, rows, splits, gridX: grid[0], ...epilogueParams(call, false) },
     grid,
-    bind: ["tmp0", ...epilogueInputs(call), "out0"],
+    bind: ["tmp0", ...epilogueInputs(call, false), "out0"],
   };
 }
 
@@ -75,27 +77,32 @@ function storesVectors({ inputs, attrs }: MatmulCall, N: number): boolean {
   return N % 4 === 0 && (!attrs.residual || inputs.at(-1)!.offset % 4 === 0);
 }
 
-function epilogueInputs({ attrs }: MatmulCall): NonNullable<Pass["bind"]> {
-  return attrs.bias && attrs.residual ? ["in2", "in3"] : attrs.bias || attrs.residual ? ["in2"] : [];
+/** `bare` sums are parts: the pass that adds them does the rest. */
+function epilogueInputs({ inputs }: MatmulCall, bare: boolean): NonNullable<Pass["bind"]> {
+  return bare ? [] : inputs.slice(2).map((_, i) => `in${i + 2}` as const);
 }
 
-function epilogueDefines({ attrs }: MatmulCall, partial: boolean): Record<string, number | boolean | string> {
+function epilogueDefines(
+  { inputs, outputs, attrs }: MatmulCall,
+  bare: boolean,
+): Record<string, number | boolean | string> {
   return {
-    PARTIAL: partial,
-    BIAS: Boolean(attrs.bias) && !partial,
-    RESIDUAL: Boolean(attrs.residual) && !partial,
-    ACTIVATION: attrs.activation && !partial ? activations[attrs.activation] : 0,
-    TBIAS: "T2",
-    TRESIDUAL: attrs.bias ? "T3" : "T2",
+    // In f32 a part is stored as a whole product is, by the same kernel.
+    PARTIAL: bare && outputs[0]!.dtype !== "f32",
+    BIAS: Boolean(attrs.bias) && !bare,
+    RESIDUAL: Boolean(attrs.residual) && !bare,
+    ACTIVATION: attrs.activation && !bare ? activations[attrs.activation] : 0,
+    TBIAS: wgslType(inputs[attrs.bias ? 2 : 0]!.dtype),
+    TRESIDUAL: wgslType(inputs.at(-1)!.dtype),
     V: "vec4<f32>",
     VB: "vec4<bool>",
     VU: "vec4<u32>",
   };
 }
 
-function epilogueParams({ inputs, attrs }: MatmulCall): Record<string, number> {
+function epilogueParams({ inputs, attrs }: MatmulCall, bare: boolean): Record<string, number> {
   return {
-    scale: attrs.scale ?? 1,
+    scale: bare ? 1 : (attrs.scale ?? 1),
     biasOffset: attrs.bias ? inputs[2]!.offset : 0,
     biasStride: attrs.bias ? inputs[2]!.strides[0]! : 0,
     residualOffset: attrs.residual ? inputs.at(-1)!.offset : 0,
