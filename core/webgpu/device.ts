@@ -13,6 +13,7 @@ import { Pool, type Slot } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
 import { signatureOf } from "./signature.ts";
 import { openTuner, type Tuner } from "./tuner.ts";
+import { restfully } from "./waiting.ts";
 
 /** A call seen while a step is traced. */
 export interface TracedCall {
@@ -121,7 +122,7 @@ export class WebGpuDevice implements Device {
     this.recorder.copy(slot.buffer, aligned, staging, 0, bytes);
     this.recorder.flush();
     try {
-      await staging.mapAsync(GPUMapMode.READ);
+      await this.settled(staging.mapAsync(GPUMapMode.READ));
     } catch (error) {
       throw this.failure ?? error;
     }
@@ -219,8 +220,13 @@ export class WebGpuDevice implements Device {
 
   async sync(): Promise<void> {
     this.recorder.flush();
-    await this.gpu.queue.onSubmittedWorkDone();
+    await this.settled(this.gpu.queue.onSubmittedWorkDone());
     this.check();
+  }
+
+  /** Awaits a promise of the adapter's in the way that suits it. */
+  settled<T>(promise: Promise<T>): Promise<T> {
+    return this.profile.class === "cpu" ? restfully(promise) : promise;
   }
 
   /** Destroys idle buffers once the device is quiet. */
