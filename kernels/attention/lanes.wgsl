@@ -1,7 +1,8 @@
 // Attention with a thread for ROWS queries, which share GROUP keys and values at a time.
 // Without TILED, for adapters whose subgroups are a processor's vector registers: a workgroup is one subgroup, each lane
 // loads one key and one value, and broadcasts hand them round; no barrier. A load costs such adapters as much as thirty
-// multiplications, a broadcast one. TILED, for GPUs: keys and values wait in workgroup memory.
+// multiplications, a broadcast one. Their compilers spell out every load and store lane by lane, so rows are loaded and
+// stored in loops that move the array along by one instead of naming each component. TILED, for GPUs: keys and values wait in workgroup memory.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
 @group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
@@ -37,9 +38,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   top[R] = LOWEST;
   {
     let at = query_at(batch, head, row[R]) / 4u;
-#unroll C HEAD_DIM4
-    q[R * HEAD_DIM4 + C] = params.scale * vec4<f32>(query[at + C]);
+    for (var c = 0u; c < params.head_dim / 4u; c++) {
+#unroll C MOVED
+      q[R * HEAD_DIM4 + C] = q[R * HEAD_DIM4 + C + 1];
 #end
+      q[R * HEAD_DIM4 + MOVED] = params.scale * vec4<f32>(query[at + c]);
+    }
   }
 #end
   let end = select(params.keys, min(params.keys, first + WIDTH * ROWS), params.causal != 0u);
@@ -166,9 +170,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   if (first + R * WIDTH + lane <= last) {
     let norm = select(0.0, 1.0 / total[R], total[R] > 0.0);
     let o = ((batch * params.queries + row[R]) * params.heads + head) * HEAD_DIM4;
-#unroll C HEAD_DIM4
-    out[o + C] = vec4<U0>(mean[R * HEAD_DIM4 + C] * norm);
+    for (var c = 0u; c < params.head_dim / 4u; c++) {
+      out[o + c] = vec4<U0>(mean[R * HEAD_DIM4] * norm);
+#unroll C MOVED
+      mean[R * HEAD_DIM4 + C] = mean[R * HEAD_DIM4 + C + 1];
 #end
+    }
     let l = (batch * params.heads + head) * params.queries + row[R];
     lse[l] = select(0.0, top[R] + log(total[R]), total[R] > 0.0);
   }

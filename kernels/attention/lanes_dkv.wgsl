@@ -34,10 +34,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   var value_sum: array<vec4<f32>, HEAD_DIM4>;
   let k_at = key_at(batch, kv_head, j) / 4u;
   let v_at = value_at(batch, kv_head, j) / 4u;
-#unroll C HEAD_DIM4
-  k[C] = params.scale * vec4<f32>(key[k_at + C]);
-  v[C] = vec4<f32>(value[v_at + C]);
+  for (var c = 0u; c < params.head_dim / 4u; c++) {
+#unroll C MOVED
+    k[C] = k[C + 1];
+    v[C] = v[C + 1];
 #end
+    k[MOVED] = params.scale * vec4<f32>(key[k_at + c]);
+    v[MOVED] = vec4<f32>(value[v_at + c]);
+  }
 #if RANGES
   let segment = segment_of(batch, j);
   let low = subgroupMin(segment);
@@ -144,9 +148,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   }
   if (first + lane < params.keys) {
     let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * HEAD_DIM4;
-#unroll C HEAD_DIM4
-    dk[o + C] = vec4<U1>(params.scale * key_sum[C]);
-    dv[o + C] = vec4<U2>(value_sum[C]);
+    for (var c = 0u; c < params.head_dim / 4u; c++) {
+      dk[o + c] = vec4<U1>(params.scale * key_sum[0]);
+      dv[o + c] = vec4<U2>(value_sum[0]);
+#unroll C MOVED
+      key_sum[C] = key_sum[C + 1];
+      value_sum[C] = value_sum[C + 1];
 #end
+    }
   }
 }

@@ -30,10 +30,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   var sum: array<vec4<f32>, HEAD_DIM4>;
   let q_at = query_at(batch, head, i) / 4u;
   let g_at = grad_at(batch, head, i) / 4u;
-#unroll C HEAD_DIM4
-  q[C] = params.scale * vec4<f32>(query[q_at + C]);
-  g[C] = vec4<f32>(grad[g_at + C]);
+  for (var c = 0u; c < params.head_dim / 4u; c++) {
+#unroll C MOVED
+    q[C] = q[C + 1];
+    g[C] = g[C + 1];
 #end
+    q[MOVED] = params.scale * vec4<f32>(query[q_at + c]);
+    g[MOVED] = vec4<f32>(grad[g_at + c]);
+  }
   let row = stats[(batch * params.heads + head) * params.queries + i];
   let end = select(params.keys, min(params.keys, first + WIDTH), params.causal != 0u);
 #if RANGES
@@ -123,8 +127,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   }
   if (first + lane < params.queries) {
     let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM4;
-#unroll C HEAD_DIM4
-    dq[o + C] = vec4<U0>(params.scale * sum[C]);
+    for (var c = 0u; c < params.head_dim / 4u; c++) {
+      dq[o + c] = vec4<U0>(params.scale * sum[0]);
+#unroll C MOVED
+      sum[C] = sum[C + 1];
 #end
+    }
   }
 }

@@ -106,7 +106,10 @@ function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: Attenti
     RANGES: segmented && !family.tiled,
     ...family.defines(call, pass),
   };
-  if (family.vector) defines.HEAD_DIM4 = call.inputs[1]!.shape[3]! / 4;
+  if (family.vector) {
+    defines.HEAD_DIM4 = call.inputs[1]!.shape[3]! / 4;
+    defines.MOVED = defines.HEAD_DIM4 - 1;
+  }
   return defines;
 }
 

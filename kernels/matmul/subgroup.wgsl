@@ -92,14 +92,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     #end
   }
 
+  var biases: array<vec4f, TN>;
   #unroll J TN
-  {
-    let biases = biasOf(column + J * SG * 4);
-    #unroll I TM
-    if (row + I < params.M) {
-      store(sum[I * TN + J], column + J * SG * 4, biases, tile.cBase + (row + I) * params.N);
-    }
+  biases[J] = biasOf(column + J * SG * 4);
+  #end
+  // Row by row from the top, the others moving up: compilers of software adapters spell out a store lane by lane,
+  // and take twice as long where it stands once for every row.
+  for (var r = row; r < min(row + TM, params.M); r++) {
+    #unroll J TN
+    store(sum[J], column + J * SG * 4, biases[J], tile.cBase + r * params.N);
+    #end
+    #unroll I BELOW
+    #unroll J TN
+    sum[I * TN + J] = sum[(I + 1) * TN + J];
+    #end
     #end
   }
-  #end
 }
