@@ -83,7 +83,7 @@ export async function profile(
   const step = medianBy(timed, (dispatches) => dispatches.at(-1)!.end);
   const { software, device: chip, description } = device.description;
   const roofline = {
-    ...(await measureRoofline(device.gpu, software, 500)),
+    ...(await measureRoofline(device, 500)),
     ...f16Roof(`${chip} ${description}`),
   };
   const report: ProfileReport = {

@@ -68,7 +68,7 @@ export async function beginRun(device: WebGpuDevice, quick: boolean, ms: number)
     load: loadavg()[0]!,
     quick,
     roofline: {
-      ...(await measureRoofline(device.gpu, description.software, ms)),
+      ...(await measureRoofline(device, ms)),
       ...f16Roof(`${description.device} ${description.description}`),
     },
   };

@@ -1,3 +1,5 @@
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
+
 /** What an adapter can do at most, measured by kernels that do nothing else. */
 export interface Roofline {
   /** f32 multiply-adds, counted as two operations each. */
@@ -21,8 +23,8 @@ export function f16Roof(name: string): Pick<Roofline, "f16_gflops"> {
 }
 
 /** Measures both roofs in about `ms` milliseconds each. */
-export async function measureRoofline(gpu: GPUDevice, software: boolean, ms: number): Promise<Roofline> {
-  return { gflops: await peakFma(gpu, software, ms), gb_per_s: await copyBandwidth(gpu, software, ms) };
+export async function measureRoofline(device: WebGpuDevice, ms: number): Promise<Roofline> {
+  return { gflops: await peakFma(device, ms), gb_per_s: await copyBandwidth(device, ms) };
 }
 
 /** Work that can be repeated inside one submission. */
@@ -35,7 +37,8 @@ interface Kernel {
  * Independent chains of fma in registers. How many chains, and of which type, hides the latency best differs between
  * a GPU and a processor with wide vectors, so a few shapes are tried and the fastest counts.
  */
-async function peakFma(gpu: GPUDevice, software: boolean, ms: number): Promise<number> {
+async function peakFma(device: WebGpuDevice, ms: number): Promise<number> {
+  const { software } = device.description;
   const shapes = [
     { type: "f32", lanes: 1, chains: 8 },
     { type: "f32", lanes: 1, chains: 12 },
@@ -54,8 +57,8 @@ async function peakFma(gpu: GPUDevice, software: boolean, ms: number): Promise<n
         for (var k = 0u; k < ${rounds}u; k++) { ${all((i) => `x${i} = fma(x${i}, a, a);`).repeat(unrolled)} }
         y[id.x] = ${Array.from({ length: chains }, (_, i) => `x${i}`).join(" + ")};
       }`;
-    const kernel = await makeKernel(gpu, code, [threads * lanes * 4], threads / 64);
-    const seconds = await secondsEach(gpu, kernel, ms / shapes.length);
+    const kernel = await makeKernel(device.gpu, code, [threads * lanes * 4], threads / 64);
+    const seconds = await secondsEach(device, kernel, ms / shapes.length);
     most = Math.max(most, (2 * threads * rounds * unrolled * chains * lanes) / seconds / 1e9);
     kernel.dispose();
   }
@@ -63,8 +66,9 @@ async function peakFma(gpu: GPUDevice, software: boolean, ms: number): Promise<n
 }
 
 /** Large buffers, larger than a cache. A processor wants few long workgroups, a GPU many: the fastest shape counts. */
-async function copyBandwidth(gpu: GPUDevice, software: boolean, ms: number): Promise<number> {
-  const bytes = Math.min(software ? 2 ** 25 : 2 ** 28, gpu.limits.maxStorageBufferBindingSize);
+async function copyBandwidth(device: WebGpuDevice, ms: number): Promise<number> {
+  const { software } = device.description;
+  const bytes = Math.min(software ? 2 ** 25 : 2 ** 28, device.profile.maxBindingBytes);
   const shapes = [
     { size: 256, each: 16 },
     { size: 64, each: 64 },
@@ -81,8 +85,8 @@ async function copyBandwidth(gpu: GPUDevice, software: boolean, ms: number): Pro
         for (var i = first; i < first + ${size * each}u; i += ${size}u) { y[i] = x[i]; }
       }`;
     const groups = Math.min(Math.floor(bytes / 16 / (size * each)), 65535);
-    const kernel = await makeKernel(gpu, code, [bytes, bytes], groups);
-    const seconds = await secondsEach(gpu, kernel, ms / shapes.length);
+    const kernel = await makeKernel(device.gpu, code, [bytes, bytes], groups);
+    const seconds = await secondsEach(device, kernel, ms / shapes.length);
     most = Math.max(most, (2 * groups * size * each * 16) / seconds / 1e9);
     kernel.dispose();
   }
@@ -115,11 +119,11 @@ async function makeKernel(gpu: GPUDevice, code: string, sizes: number[], groups:
 }
 
 /** Least seconds of one dispatch: as many to a submission as make it long against the wait for its end. */
-async function secondsEach(gpu: GPUDevice, kernel: Kernel, ms: number): Promise<number> {
+async function secondsEach(device: WebGpuDevice, kernel: Kernel, ms: number): Promise<number> {
   const once = async (times: number) => {
     const start = performance.now();
     kernel.dispatch(times);
-    await gpu.queue.onSubmittedWorkDone();
+    await device.sync();
     return performance.now() - start;
   };
   await once(1);
