@@ -1,4 +1,7 @@
-import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vitest";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it, type TestContext, vi } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { type AnyOp, findOp, type MatrixShape, type MatrixUnits, type Sample } from "../core/op.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
@@ -14,7 +17,12 @@ import {
 import { backwardVariants, forwardVariants } from "../kernels/attention/plan.ts";
 import { openDevice } from "../kernels/index.ts";
 import { planMatrix, suitsMatrix, tuneMatrix } from "../kernels/matmul/matrix.ts";
-import { describeMatrixUnits, type MatrixTrial, tryKernels } from "../kernels/matrix_gate.ts";
+import {
+  describeMatrixUnits,
+  type MatrixTrial,
+  openMatrixUnits,
+  tryKernels,
+} from "../kernels/matrix_gate.ts";
 import { readKernel } from "../kernels/sources.ts";
 import { complaints, gpuProfile, meta, nullDevice } from "./support/null_backend.ts";
 import { place, runSample, sampleInputs, sampleValues, worstRatio } from "./support/ops_harness.ts";
@@ -423,5 +431,45 @@ describe("a kernel is refused", () => {
     expect(forwardVariants.find((v) => v.when!(attended))!.name).toBe("matrix");
     units.refused.push("attention 64");
     expect(forwardVariants.find((v) => v.when!(attended))!.name).toBe("tiles");
+  });
+});
+
+describe("the verdict on matrix units", () => {
+  it("is kept in the cache: found out once for an adapter, read from then on", async (context) => {
+    if (gpu.matrixShapes.length > 0) return context.skip("this adapter has matrix units");
+    const cache = mkdtempSync(path.join(tmpdir(), "kiln-verdict-"));
+    vi.stubEnv("KILN_CACHE", cache);
+    const { matrixShapes: own, profile } = gpu;
+    const modules = vi.spyOn(gpu.gpu, "createShaderModule");
+    try {
+      // An adapter that lists shapes and cannot compile the extension: probed, and found wanting.
+      gpu.matrixShapes = realShapes;
+      await openMatrixUnits(gpu);
+      expect(profile.matrix).toBeNull();
+      expect(modules).toHaveBeenCalled();
+      modules.mockClear();
+      await openMatrixUnits(gpu);
+      expect(profile.matrix).toBeNull();
+      expect(modules).not.toHaveBeenCalled();
+      // What was found is what is used, and other shapes are another adapter.
+      const [file] = readdirSync(path.join(cache, "matrix"));
+      const at = path.join(cache, "matrix", file!);
+      const kept = JSON.parse(readFileSync(at, "utf8"));
+      const units = { dialect: "template", shapes: realShapes, vectors: null, refused: ["attention 64"] };
+      writeFileSync(at, JSON.stringify({ ...kept, value: { units } }));
+      await openMatrixUnits(gpu);
+      expect(profile.matrix).toEqual(units);
+      gpu.matrixShapes = [square];
+      await openMatrixUnits(gpu);
+      expect(profile.matrix).toBeNull();
+      expect(modules).toHaveBeenCalled();
+    } finally {
+      modules.mockRestore();
+      vi.unstubAllEnvs();
+      gpu.matrixShapes = own;
+      profile.matrix = null;
+      rmSync(cache, { recursive: true });
+    }
+    await gpu.sync();
   });
 });
