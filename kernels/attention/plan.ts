@@ -1,5 +1,6 @@
 import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../../core/op.ts";
 import { matrix, suitsMatrix } from "./matrix.ts";
+import { suitsTiles, tiles } from "./tiles.ts";
 
 /** Fixed at the call; whether a mask and segments follow the three main inputs is part of it. */
 export interface AttentionAttrs {
@@ -210,37 +211,11 @@ const lanes: Family = {
   }),
 };
 
-/** Threads of a workgroup of the tiled kernels. */
-const tileWidth = 64;
-
-/** Rows handed round through workgroup memory. */
-const tiles: Family = {
-  ...shared,
-  tiled: true,
-  rows: () => tileWidth,
-  defines: () => ({
-    ROWS: 1,
-    WIDTH: tileWidth,
-    GROUP: 8,
-    LANE_ID: "local_invocation_index",
-  }),
-};
-
 /** Software adapters with subgroups, and heads that their registers, and their compilers' patience, hold. */
 function lanesFit(call: Call<AttentionAttrs>): boolean {
   const dim = call.inputs[1]!.shape[3]!;
   const { subgroupSize } = call.profile;
   return subgroupSize > 0 && subgroupSize <= 16 && dim % 4 === 0 && subgroupSize * dim <= 512;
-}
-
-/**
- * GPUs. Compilers of software adapters take minutes for the unrolled bodies of large heads; small ones run there all the
- * same, as the test of this path.
- */
-function tilesFit(call: Call<AttentionAttrs>): boolean {
-  const dim = call.inputs[1]!.shape[3]!;
-  const most = call.profile.class === "gpu" ? 128 : 8;
-  return dim % 4 === 0 && dim <= most && call.profile.maxWorkgroupSize >= tileWidth;
 }
 
 /** The same kernels on tensors as they lie, where four components can be read at once, else on copies. */
@@ -279,8 +254,11 @@ export const forwardVariants: Variant<AttentionAttrs>[] = [
   ...pair<AttentionAttrs>("lanes", shared.files.forward, lanesFit, (call, strided) =>
     forwardPass(lanes, call, strided),
   ),
-  ...pair<AttentionAttrs>("tiles", shared.files.forward, tilesFit, (call, strided) =>
-    forwardPass(tiles, call, strided),
+  ...pair<AttentionAttrs>(
+    "tiles",
+    tiles.files.forward,
+    (call) => suitsTiles(call, "forward"),
+    (call, strided) => forwardPass(tiles, call, strided),
   ),
   { name: "plain", file: plain.files.forward, strided: true, plan: (call) => forwardPass(plain, call, true) },
 ];
@@ -295,8 +273,11 @@ export const backwardVariants: Variant<BackwardAttrs>[] = [
   ...pair<BackwardAttrs>("lanes", shared.files.dq, lanesFit, (call, strided) =>
     backwardPasses(lanes, call, strided),
   ),
-  ...pair<BackwardAttrs>("tiles", shared.files.dq, tilesFit, (call, strided) =>
-    backwardPasses(tiles, call, strided),
+  ...pair<BackwardAttrs>(
+    "tiles",
+    tiles.files.dq,
+    (call) => suitsTiles(call, "dq") && suitsTiles(call, "dkv"),
+    (call, strided) => backwardPasses(tiles, call, strided),
   ),
   { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call, true) },
 ];

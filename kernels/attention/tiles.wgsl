@@ -1,0 +1,177 @@
+// Flash attention in register tiles, in f32 whatever the storage, for GPUs without matrix units or without f16.
+// A workgroup computes ROWS queries against WALK keys at a time. A thread keeps EACH x 4 scores in registers (for 4 EACH
+// multiply-adds a component it loads EACH + 4 vec4 every four components: with 8 rows, 128 multiply-adds for 12 loads),
+// and EACH rows x SHARE vectors of the result (for EACH * SHARE * 16 multiply-adds EACH + 4 SHARE loads: with 8 rows of 64
+// components, 256 for 16). A multiply-add that needs its own load runs at the speed of workgroup memory, a tenth of this.
+// In workgroup memory wait the scaled queries, the keys and then in their place the values, the weights, and what the
+// columns of threads found as the highest score of each row. The barrier which lets values replace keys is the one that
+// these need anyway, so that rows are reduced without subgroups and at no barrier more. Sums of weights stay with the
+// threads until the end. Online softmax after Dao et al. 2022, FlashAttention.
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
+@group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
+@group(0) @binding(3) var<storage, read> value: array<vec4<T2>>;
+#if MASKED
+@group(0) @binding(4) var<storage, read> mask: array<u32>;
+#endif
+#if SEGMENTED
+@group(0) @binding(5) var<storage, read> segments: array<i32>;
+#endif
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<U0>>;
+@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
+#import "attention/layout.wgsl"
+#import "attention/tiles_layout.wgsl"
+
+var<workgroup> queries: array<vec4f, ROWS * LINE>;
+var<workgroup> walkers: array<vec4f, WALK * LINE>;
+var<workgroup> weights: array<vec4f, ROWS * WEIGHT_LINE>;
+/// By column, strip and four of its rows: the highest scores, at the end the sums of weights.
+var<workgroup> shares: array<vec4f, COLUMNS * STRIPS * EACH4>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  // The last queries see the most keys when causal, and should not be the last to start.
+  let first = select(group.x, groups.x - 1 - group.x, params.causal != 0) * ROWS;
+  let head = group.y;
+  let kv_head = head / params.group;
+  let batch = group.z;
+  let strip = thread / COLUMNS;
+  let column = thread % COLUMNS;
+  let cells = params.head_dim / 4;
+
+  for (var e = thread; e < ROWS * cells; e += THREADS) {
+    let i = min(first + e / HEAD_DIM4, params.queries - 1);
+    let x = vec4f(query[query_at(batch, head, i) / 4 + e % HEAD_DIM4]);
+    queries[e / HEAD_DIM4 * LINE + e % HEAD_DIM4] = params.scale * x;
+  }
+  var sum: array<vec4f, EACH * SHARE>;
+  // By row, four of them a vector.
+  var top: array<vec4f, EACH4>;
+  var total: array<vec4f, EACH4>;
+  #unroll V EACH4
+  top[V] = vec4f(LOWEST);
+  #end
+
+  let end = select(params.keys, min(params.keys, first + ROWS), params.causal != 0);
+  for (var j = 0u; j < end; j += WALK) {
+    workgroupBarrier();
+    for (var e = thread; e < WALK * cells; e += THREADS) {
+      let n = min(j + e / HEAD_DIM4, params.keys - 1);
+      walkers[e / HEAD_DIM4 * LINE + e % HEAD_DIM4] = vec4f(key[key_at(batch, kv_head, n) / 4 + e % HEAD_DIM4]);
+    }
+    workgroupBarrier();
+
+    var score = array<vec4f, EACH>();
+    for (var c = 0u; c < cells; c++) {
+      let keys = transpose(mat4x4f(
+        walkers[column * LINE + c],
+        walkers[(column + COLUMNS) * LINE + c],
+        walkers[(column + 2 * COLUMNS) * LINE + c],
+        walkers[(column + 3 * COLUMNS) * LINE + c],
+      ));
+      #unroll R EACH
+      score[R] = add_product(score[R], keys, queries[(strip + R * STRIPS) * LINE + c]);
+      #end
+    }
+    // Only the last keys and the diagonal need a look at each pair.
+    if (PAIRS == 1 || j + WALK > params.keys || (params.causal != 0 && j + WALK > first)) {
+      #unroll R EACH
+      {
+        let i = first + strip + R * STRIPS;
+        #unroll K 4
+        score[R][K] = select(NOTHING, score[R][K], seen(batch, head, i, j + column + K * COLUMNS));
+        #end
+      }
+      #end
+    }
+    var highest = array<vec4f, EACH4>();
+    #unroll R EACH
+    highest[R / 4][R % 4] = max(max(score[R].x, score[R].y), max(score[R].z, score[R].w));
+    #end
+    #unroll V EACH4
+    shares[(column * STRIPS + strip) * EACH4 + V] = highest[V];
+    #end
+    workgroupBarrier();
+
+    for (var e = thread; e < WALK * cells; e += THREADS) {
+      let n = min(j + e / HEAD_DIM4, params.keys - 1);
+      walkers[e / HEAD_DIM4 * LINE + e % HEAD_DIM4] = vec4f(value[value_at(batch, kv_head, n) / 4 + e % HEAD_DIM4]);
+    }
+    #unroll V EACH4
+    {
+      let before = top[V];
+      #unroll C COLUMNS
+      top[V] = max(top[V], shares[(C * STRIPS + strip) * EACH4 + V]);
+      #end
+      // From here on what earlier sums are multiplied with.
+      highest[V] = exp(before - top[V]);
+      total[V] *= highest[V];
+    }
+    #end
+    #unroll R EACH
+    {
+      let weight = exp(score[R] - top[R / 4][R % 4]);
+      total[R / 4][R % 4] += (weight.x + weight.y) + (weight.z + weight.w);
+      weights[(strip + R * STRIPS) * WEIGHT_LINE + column] = weight;
+      #unroll S SHARE
+      sum[R * SHARE + S] *= highest[R / 4][R % 4];
+      #end
+    }
+    #end
+    workgroupBarrier();
+
+    // Columns that begin beyond the end hold hidden keys alone.
+    let columns = min(COLUMNS, end - j);
+    for (var c = 0u; c < columns; c++) {
+      var weight = array<vec4f, EACH>();
+      #unroll R EACH
+      weight[R] = weights[(strip + R * STRIPS) * WEIGHT_LINE + c];
+      #end
+      #unroll S SHARE
+      {
+        let at = min(column + S * COLUMNS, HEAD_DIM4 - 1);
+        let values = mat4x4f(
+          walkers[c * LINE + at],
+          walkers[(c + COLUMNS) * LINE + at],
+          walkers[(c + 2 * COLUMNS) * LINE + at],
+          walkers[(c + 3 * COLUMNS) * LINE + at],
+        );
+        #unroll R EACH
+        sum[R * SHARE + S] = add_product(sum[R * SHARE + S], values, weight[R]);
+        #end
+      }
+      #end
+    }
+  }
+
+  // All have read the last highest scores, two barriers ago.
+  #unroll V EACH4
+  shares[(column * STRIPS + strip) * EACH4 + V] = total[V];
+  #end
+  workgroupBarrier();
+  #unroll V EACH4
+  total[V] = shares[strip * EACH4 + V];
+  for (var c = 1u; c < COLUMNS; c++) { total[V] += shares[(c * STRIPS + strip) * EACH4 + V]; }
+  #end
+  #unroll R EACH
+  {
+    let i = first + strip + R * STRIPS;
+    let all = total[R / 4][R % 4];
+    let norm = select(0.0, 1 / all, all > 0);
+    if (i < params.queries) {
+      let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM4 + column;
+      #unroll S SHARE
+      if (column + S * COLUMNS < HEAD_DIM4) { out[o + S * COLUMNS] = vec4<U0>(sum[R * SHARE + S] * norm); }
+      #end
+      if (column == 0) {
+        let logarithm = select(0.0, top[R / 4][R % 4] + log(all), all > 0);
+        lse[(batch * params.heads + head) * params.queries + i] = logarithm;
+      }
+    }
+  }
+  #end
+}
