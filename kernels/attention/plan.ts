@@ -1,6 +1,6 @@
 import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../../core/op.ts";
 import { matrix, suitsMatrix } from "./matrix.ts";
-import { suitsTiles, tiles } from "./tiles.ts";
+import { suitsTiles, tileFiles, tiles, tuneTiles } from "./tiles.ts";
 
 /** Fixed at the call; whether a mask and segments follow the three main inputs is part of it. */
 export interface AttentionAttrs {
@@ -223,7 +223,8 @@ function pair<A extends AttentionAttrs>(
   name: string,
   file: string,
   fits: (call: Call<A>) => boolean,
-  lay: (call: Call<A>, strided: boolean) => Pass | Lowering,
+  lay: (call: Call<A>, strided: boolean, option?: string) => Pass | Lowering,
+  tune?: Variant<A>["tune"],
 ): Variant<A>[] {
   const aligned = (call: Call<A>) =>
     call.inputs.every((t) => t.shape.length !== 4 || t.dtype === "bool" || isVectorised(t));
@@ -233,13 +234,15 @@ function pair<A extends AttentionAttrs>(
       file,
       strided: true,
       when: (call) => fits(call) && aligned(call),
-      plan: (call) => lay(call, true),
+      plan: (call, option) => lay(call, true, option),
+      ...(tune && { tune }),
     },
     {
       name: `${name}_copied`,
       file,
       when: (call) => fits(call) && aligned(call),
-      plan: (call) => lay(call, false),
+      plan: (call, option) => lay(call, false, option),
+      ...(tune && { tune }),
     },
   ];
 }
@@ -256,9 +259,10 @@ export const forwardVariants: Variant<AttentionAttrs>[] = [
   ),
   ...pair<AttentionAttrs>(
     "tiles",
-    tiles.files.forward,
+    tileFiles.forward,
     (call) => suitsTiles(call, "forward"),
-    (call, strided) => forwardPass(tiles, call, strided),
+    (call, strided, option) => forwardPass(tiles(option), call, strided),
+    (call) => tuneTiles(call, "forward"),
   ),
   { name: "plain", file: plain.files.forward, strided: true, plan: (call) => forwardPass(plain, call, true) },
 ];
@@ -275,9 +279,10 @@ export const backwardVariants: Variant<BackwardAttrs>[] = [
   ),
   ...pair<BackwardAttrs>(
     "tiles",
-    tiles.files.dq,
+    tileFiles.dq,
     (call) => suitsTiles(call, "dq") && suitsTiles(call, "dkv"),
-    (call, strided) => backwardPasses(tiles, call, strided),
+    (call, strided, option) => backwardPasses(tiles(option), call, strided),
+    (call) => tuneTiles(call, "dkv"),
   ),
   { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call, true) },
 ];
