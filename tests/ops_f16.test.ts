@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { registeredOps, type Sample } from "../core/op.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
@@ -42,5 +42,24 @@ describe("the adapter with f16", () => {
         });
       });
     }
+  }
+});
+
+/** GPUs without matrix units read f16 heads by these, which no software adapter does by default. */
+describe("attention in register tiles", () => {
+  for (const name of ["attention", "attention_backward"]) {
+    it(`${name} f16`, async (context) => {
+      if (!gpu.profile.f16) return context.skip();
+      const op = registeredOps().get(name)!;
+      const sample = (op.samples() as unknown as Sample<unknown>[]).find((s) => s.name === "grouped heads")!;
+      const run = (device: ReferenceDevice | WebGpuDevice) =>
+        runSample(device, op, sampleInputs(device, op, sample, "f16"), sample.attrs);
+      gpu.forcedVariant.set(name, "tiles");
+      onTestFinished(() => void gpu.forcedVariant.delete(name));
+      const [expected, actual] = [await run(reference), await run(gpu)];
+      expected.forEach((values, i) => {
+        expect(worstRatio(actual[i]!, values, 2e-3, 2e-3), `result ${i}`).toBeLessThanOrEqual(1);
+      });
+    });
   }
 });
