@@ -1,12 +1,13 @@
-// Flash attention in register tiles, in f32 whatever the storage, for GPUs without matrix units or without f16.
-// A workgroup computes ROWS queries against WALK keys at a time. A thread keeps EACH x 4 scores in registers (for 4 EACH
-// multiply-adds a component it loads EACH + 4 vec4 every four components: with 8 rows, 128 multiply-adds for 12 loads),
-// and EACH rows x SHARE vectors of the result (for EACH * SHARE * 16 multiply-adds EACH + 4 SHARE loads: with 8 rows of 64
-// components, 256 for 16). A multiply-add that needs its own load runs at the speed of workgroup memory, a tenth of this.
+// Flash attention in register tiles, in f32 whatever the storage, for GPUs without matrix units, and for f32.
+// A workgroup computes ROWS queries against WALK keys at a time. A thread keeps EACH x 4 scores in registers: four
+// components of them are EACH + 4 loads of vec4 and 16 EACH multiply-adds, with 8 rows 12 loads for 128. It also keeps
+// EACH rows x SHARE vectors of the result: four keys are EACH + 4 SHARE loads and 16 EACH SHARE multiply-adds, with 8 rows
+// of 64 components 16 loads for 256. Loads from workgroup memory are what such kernels wait for, and a thread that owned a
+// whole query would do one for every four multiply-adds.
 // In workgroup memory wait the scaled queries, the keys and then in their place the values, the weights, and what the
-// columns of threads found as the highest score of each row. The barrier which lets values replace keys is the one that
-// these need anyway, so that rows are reduced without subgroups and at no barrier more. Sums of weights stay with the
-// threads until the end. Online softmax after Dao et al. 2022, FlashAttention.
+// columns of threads found as the highest score of each row. Rows are reduced through it as well: the barrier that lets
+// values replace keys is needed anyway, so this costs none and takes no subgroups. Sums of weights stay with the threads
+// until the end. Online softmax after Dao et al. 2022, FlashAttention.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
 @group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
@@ -57,7 +58,15 @@ fn main(
   #end
 
   let end = select(params.keys, min(params.keys, first + ROWS), params.causal != 0);
+#if SEGMENTED
+  let mine = segment_range(batch, first, ROWS);
+#endif
   for (var j = 0u; j < end; j += WALK) {
+#if SEGMENTED
+    // Packed sequences far apart are skipped whole; each pair is looked at below.
+    let theirs = segment_range(batch, j, WALK);
+    if (theirs.y < mine.x || theirs.x > mine.y) { continue; }
+#endif
     workgroupBarrier();
     for (var e = thread; e < WALK * cells; e += THREADS) {
       let n = min(j + e / HEAD_DIM4, params.keys - 1);

@@ -81,6 +81,9 @@ fn main(
     own_second[to] = load_grad(batch, group.y, n, e % HEAD_DIM4);
 #endif
   }
+#if SEGMENTED
+  let mine = segment_range(batch, first, ROWS);
+#endif
   var change: array<vec4f, EACH * SHARE>;
 #if KEYS_STAY
   var value_change: array<vec4f, EACH * SHARE>;
@@ -102,6 +105,11 @@ fn main(
   {
 #endif
   for (var w = start; w < end; w += WALK) {
+#if SEGMENTED
+    // Packed sequences far apart are skipped whole; each pair is looked at below.
+    let theirs = segment_range(batch, w, WALK);
+    if (theirs.y < mine.x || theirs.x > mine.y) { continue; }
+#endif
     workgroupBarrier();
     for (var e = thread; e < WALK * cells; e += THREADS) {
       let n = w + e / HEAD_DIM4;
@@ -162,14 +170,14 @@ fn main(
 #endif
       var weight = exp(score[R] - lse);
       if (edge) {
-        let mine = first + strip + R * STRIPS;
+        let n = first + strip + R * STRIPS;
         #unroll K 4
         {
-          let theirs = w + column + K * COLUMNS;
+          let other = w + column + K * COLUMNS;
 #if KEYS_STAY
-          weight[K] = select(0.0, weight[K], seen(batch, head, theirs, mine));
+          weight[K] = select(0.0, weight[K], seen(batch, head, other, n));
 #else
-          weight[K] = select(0.0, weight[K], seen(batch, head, mine, theirs));
+          weight[K] = select(0.0, weight[K], seen(batch, head, n, other));
 #endif
         }
         #end

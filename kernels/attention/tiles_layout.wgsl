@@ -24,3 +24,16 @@ fn seen(batch: u32, head: u32, i: u32, j: u32) -> bool {
   return (i < params.queries) & (j < params.keys)
     & visible(batch, head, min(i, params.queries - 1), min(j, params.keys - 1));
 }
+
+#if SEGMENTED
+/// The lowest and the highest segment of so many positions. The workgroup's threads read the same and find the same, so
+/// that they may pass barriers by it.
+fn segment_range(batch: u32, start: u32, count: u32) -> vec2i {
+  var range = vec2i(segment_of(batch, start));
+  for (var n = start + 1; n < min(start + count, params.queries); n++) {
+    let segment = segment_of(batch, n);
+    range = vec2i(min(range.x, segment), max(range.y, segment));
+  }
+  return range;
+}
+#endif
