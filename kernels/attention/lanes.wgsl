@@ -1,8 +1,8 @@
-// Attention with a thread for ROWS queries, which share GROUP keys and values at a time.
-// Without TILED, for adapters whose subgroups are a processor's vector registers: a workgroup is one subgroup, each lane
-// loads one key and one value, and broadcasts hand them round; no barrier. A load costs such adapters as much as thirty
-// multiplications, a broadcast one. Their compilers spell out every load and store lane by lane, so rows are loaded and
-// stored in loops that move the array along by one instead of naming each component. TILED, for GPUs: keys and values wait in workgroup memory.
+// Attention with a lane for ROWS queries, which share the keys and values of SG positions at a time: for adapters whose
+// subgroups are a processor's vector registers. A workgroup is one subgroup, each lane loads one key and one value, and
+// broadcasts hand them round; no barrier. A load costs such adapters as much as thirty multiplications, a broadcast one.
+// Their compilers spell out every load and store lane by lane, so rows are loaded and stored in loops that move the
+// array along by one instead of naming each component.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
 @group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
@@ -17,14 +17,9 @@
 @group(0) @binding(7) var<storage, read_write> lse: array<f32>;
 #import "attention/layout.wgsl"
 
-#if TILED
-var<workgroup> key_tile: array<vec4<f32>, GROUP * HEAD_DIM4>;
-var<workgroup> value_tile: array<vec4<f32>, GROUP * HEAD_DIM4>;
-#endif
-
-@compute @workgroup_size(WIDTH)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
-  let first = group.x * (WIDTH * ROWS);
+@compute @workgroup_size(SG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+  let first = group.x * (SG * ROWS);
   let head = group.y;
   let batch = group.z;
   let last = params.queries - 1u;
@@ -34,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   var total: array<f32, ROWS>;
   var row: array<u32, ROWS>;
 #unroll R ROWS
-  row[R] = min(first + R * WIDTH + lane, last);
+  row[R] = min(first + R * SG + lane, last);
   top[R] = LOWEST;
   {
     let at = query_at(batch, head, row[R]) / 4u;
@@ -46,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     }
   }
 #end
-  let end = select(params.keys, min(params.keys, first + WIDTH * ROWS), params.causal != 0u);
+  let end = select(params.keys, min(params.keys, first + SG * ROWS), params.causal != 0u);
 #if RANGES
   var segment: array<i32, ROWS>;
 #unroll R ROWS
@@ -55,54 +50,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   let low = subgroupMin(min(segment[0], segment[ROWS - 1]));
   let high = subgroupMax(max(segment[0], segment[ROWS - 1]));
 #endif
-  for (var j = 0u; j < end; j += GROUP) {
-#if TILED
-    workgroupBarrier();
-    for (var e = lane; e < GROUP * HEAD_DIM4; e += WIDTH) {
-      let n = min(j + e / HEAD_DIM4, params.keys - 1u);
-      key_tile[e] = vec4<f32>(key[key_at(batch, head / params.group, n) / 4u + e % HEAD_DIM4]);
-      value_tile[e] = vec4<f32>(value[value_at(batch, head / params.group, n) / 4u + e % HEAD_DIM4]);
-    }
-    workgroupBarrier();
-#else
+  for (var j = 0u; j < end; j += SG) {
     let own = min(j + lane, params.keys - 1u);
     let k = key_at(batch, head / params.group, own) / 4u;
     let v = value_at(batch, head / params.group, own) / 4u;
-#endif
 #if RANGES
     let theirs = segment_of(batch, own);
     // Segments far apart are skipped whole; the exact comparison comes below.
     if (subgroupMax(theirs) < low || subgroupMin(theirs) > high) { continue; }
 #endif
-    var s = array<f32, ROWS * GROUP>();
+    var s = array<f32, ROWS * SG>();
 #unroll C HEAD_DIM4
     {
-#if !TILED
       let mine = vec4<f32>(key[k + C]);
-#endif
-#unroll K GROUP
+#unroll K SG
       {
-#if TILED
-        let x = key_tile[K * HEAD_DIM4 + C];
-#else
         let x = subgroupBroadcast(mine, K);
-#endif
 #unroll R ROWS
-        s[R * GROUP + K] = fma(q[R * HEAD_DIM4 + C].x, x.x, s[R * GROUP + K]);
-        s[R * GROUP + K] = fma(q[R * HEAD_DIM4 + C].y, x.y, s[R * GROUP + K]);
-        s[R * GROUP + K] = fma(q[R * HEAD_DIM4 + C].z, x.z, s[R * GROUP + K]);
-        s[R * GROUP + K] = fma(q[R * HEAD_DIM4 + C].w, x.w, s[R * GROUP + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].x, x.x, s[R * SG + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].y, x.y, s[R * SG + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].z, x.z, s[R * SG + K]);
+        s[R * SG + K] = fma(q[R * HEAD_DIM4 + C].w, x.w, s[R * SG + K]);
 #end
       }
 #end
     }
 #end
     // Only the last keys and the diagonal need a look at each pair.
-    if (PAIRS == 1 || j + GROUP > params.keys || (params.causal != 0u && j + GROUP > first)) {
+    if (PAIRS == 1 || j + SG > params.keys || (params.causal != 0u && j + SG > first)) {
 #if KEY_MASK
       let allowed = mask[mask_at(batch, head, 0u, own)];
 #endif
-#unroll K GROUP
+#unroll K SG
       {
         let at = j + K;
         var seen = at < params.keys;
@@ -111,9 +90,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #endif
 #unroll R ROWS
         {
-#if TILED
-          let both = seen && visible(batch, head, row[R], min(at, params.keys - 1u));
-#else
           var both = seen && (params.causal == 0u || at <= row[R]);
 #if MASK_ROWS
           both = both && mask[mask_at(batch, head, row[R], min(at, params.keys - 1u))] != 0u;
@@ -121,8 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #if RANGES
           both = both && subgroupBroadcast(theirs, K) == segment[R];
 #endif
-#endif
-          s[R * GROUP + K] = select(NOTHING, s[R * GROUP + K], both);
+          s[R * SG + K] = select(NOTHING, s[R * SG + K], both);
         }
 #end
       }
@@ -131,15 +106,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #unroll R ROWS
     {
       var higher = top[R];
-#unroll K GROUP
-      higher = max(higher, s[R * GROUP + K]);
+#unroll K SG
+      higher = max(higher, s[R * SG + K]);
 #end
       let keep = exp(top[R] - higher);
       top[R] = higher;
       total[R] *= keep;
-#unroll K GROUP
-      s[R * GROUP + K] = exp(s[R * GROUP + K] - higher);
-      total[R] += s[R * GROUP + K];
+#unroll K SG
+      s[R * SG + K] = exp(s[R * SG + K] - higher);
+      total[R] += s[R * SG + K];
 #end
 #unroll C HEAD_DIM4
       mean[R * HEAD_DIM4 + C] *= keep;
@@ -148,18 +123,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #end
 #unroll C HEAD_DIM4
     {
-#if !TILED
       let mine = vec4<f32>(value[v + C]);
-#endif
-#unroll K GROUP
+#unroll K SG
       {
-#if TILED
-        let x = value_tile[K * HEAD_DIM4 + C];
-#else
         let x = subgroupBroadcast(mine, K);
-#endif
 #unroll R ROWS
-        mean[R * HEAD_DIM4 + C] = fma(vec4<f32>(s[R * GROUP + K]), x, mean[R * HEAD_DIM4 + C]);
+        mean[R * HEAD_DIM4 + C] = fma(vec4<f32>(s[R * SG + K]), x, mean[R * HEAD_DIM4 + C]);
 #end
       }
 #end
@@ -167,7 +136,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #end
   }
 #unroll R ROWS
-  if (first + R * WIDTH + lane <= last) {
+  if (first + R * SG + lane <= last) {
     let norm = select(0.0, 1.0 / total[R], total[R] > 0.0);
     let o = ((batch * params.queries + row[R]) * params.heads + head) * HEAD_DIM4;
     for (var c = 0u; c < params.head_dim / 4u; c++) {

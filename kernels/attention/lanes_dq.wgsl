@@ -1,4 +1,4 @@
-// dQ with a thread for a query, which share GROUP keys and values at a time: as lanes.wgsl does it, by broadcasts or TILED.
+// dQ with a lane for a query, which share SG keys and values at a time: as lanes.wgsl does it.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
 @group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
@@ -14,14 +14,9 @@
 @group(0) @binding(8) var<storage, read_write> dq: array<vec4<U0>>;
 #import "attention/layout.wgsl"
 
-#if TILED
-var<workgroup> key_tile: array<vec4<f32>, GROUP * HEAD_DIM4>;
-var<workgroup> value_tile: array<vec4<f32>, GROUP * HEAD_DIM4>;
-#endif
-
-@compute @workgroup_size(WIDTH)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
-  let first = group.x * WIDTH;
+@compute @workgroup_size(SG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+  let first = group.x * SG;
   let head = group.y;
   let batch = group.z;
   let i = min(first + lane, params.queries - 1u);
@@ -39,67 +34,47 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     g[MOVED] = vec4<f32>(grad[g_at + c]);
   }
   let row = stats[(batch * params.heads + head) * params.queries + i];
-  let end = select(params.keys, min(params.keys, first + WIDTH), params.causal != 0u);
+  let end = select(params.keys, min(params.keys, first + SG), params.causal != 0u);
 #if RANGES
   let segment = segment_of(batch, i);
   let low = subgroupMin(segment);
   let high = subgroupMax(segment);
 #endif
-  for (var j = 0u; j < end; j += GROUP) {
-#if TILED
-    workgroupBarrier();
-    for (var e = lane; e < GROUP * HEAD_DIM4; e += WIDTH) {
-      let n = min(j + e / HEAD_DIM4, params.keys - 1u);
-      key_tile[e] = vec4<f32>(key[key_at(batch, head / params.group, n) / 4u + e % HEAD_DIM4]);
-      value_tile[e] = vec4<f32>(value[value_at(batch, head / params.group, n) / 4u + e % HEAD_DIM4]);
-    }
-    workgroupBarrier();
-#else
+  for (var j = 0u; j < end; j += SG) {
     let own = min(j + lane, params.keys - 1u);
     let k_at = key_at(batch, head / params.group, own) / 4u;
     let v_at = value_at(batch, head / params.group, own) / 4u;
     var k: array<vec4<f32>, HEAD_DIM4>;
-#endif
 #if RANGES
     let theirs = segment_of(batch, own);
     if (subgroupMax(theirs) < low || subgroupMin(theirs) > high) { continue; }
 #endif
-    var s = array<f32, GROUP>();
-    var along = array<f32, GROUP>();
+    var s = array<f32, SG>();
+    var along = array<f32, SG>();
 #unroll C HEAD_DIM4
     {
-#if !TILED
       k[C] = vec4<f32>(key[k_at + C]);
       let v = vec4<f32>(value[v_at + C]);
-#endif
-#unroll K GROUP
+#unroll K SG
       {
-#if TILED
-        let x = key_tile[K * HEAD_DIM4 + C];
-        let y = value_tile[K * HEAD_DIM4 + C];
-#else
         let x = subgroupBroadcast(k[C], K);
         let y = subgroupBroadcast(v, K);
-#endif
         s[K] = fma(q[C].x, x.x, fma(q[C].y, x.y, fma(q[C].z, x.z, fma(q[C].w, x.w, s[K]))));
         along[K] = fma(g[C].x, y.x, fma(g[C].y, y.y, fma(g[C].z, y.z, fma(g[C].w, y.w, along[K]))));
       }
 #end
     }
 #end
-#unroll K GROUP
+#unroll K SG
     s[K] = exp(s[K] - row.x) * (along[K] - row.y);
 #end
-    if (PAIRS == 1 || j + GROUP > params.keys || (params.causal != 0u && j + GROUP > first)) {
+    if (PAIRS == 1 || j + SG > params.keys || (params.causal != 0u && j + SG > first)) {
 #if KEY_MASK
       let allowed = mask[mask_at(batch, head, 0u, own)];
 #endif
-#unroll K GROUP
+#unroll K SG
       {
         let at = j + K;
-#if TILED
-        let seen = at < params.keys && visible(batch, head, i, min(at, params.keys - 1u));
-#else
         var seen = at < params.keys && (params.causal == 0u || at <= i);
 #if MASK_ROWS
         seen = seen && mask[mask_at(batch, head, i, min(at, params.keys - 1u))] != 0u;
@@ -110,18 +85,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #if RANGES
         seen = seen && subgroupBroadcast(theirs, K) == segment;
 #endif
-#endif
         s[K] = select(0.0, s[K], seen);
       }
 #end
     }
 #unroll C HEAD_DIM4
-#unroll K GROUP
-#if TILED
-    sum[C] = fma(vec4<f32>(s[K]), key_tile[K * HEAD_DIM4 + C], sum[C]);
-#else
+#unroll K SG
     sum[C] = fma(vec4<f32>(s[K]), subgroupBroadcast(k[C], K), sum[C]);
-#endif
 #end
 #end
   }

@@ -94,7 +94,6 @@ export function suitsMatrix(call: Call<AttentionAttrs>, pass: AttentionPass): bo
 /** Rows in subgroups of matrices, the others through workgroup memory. */
 export const matrix: Family = {
   vector: true,
-  tiled: true,
   rows: (call, pass) => {
     const { shape, tile } = layoutOf(call, pass)!;
     return tile.subgroups * tile.blocks * shape.m;

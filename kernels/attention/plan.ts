@@ -90,8 +90,6 @@ export type AttentionPass = "forward" | "dq" | "dkv";
 /** How a family of kernels is laid out: one source, its rows a workgroup, and what it is specialised by. */
 export interface Family {
   vector: boolean;
-  /** Rows are shared through workgroup memory instead of broadcasts. */
-  tiled: boolean;
   rows: (call: Call<AttentionAttrs>, pass: AttentionPass) => number;
   files: { forward: string; dq: string; dkv: string };
   defines: (call: Call<AttentionAttrs>, pass: AttentionPass) => Record<string, number | boolean | string>;
@@ -99,19 +97,8 @@ export interface Family {
 
 /** What a family's source is specialised by, besides the call's own switches. */
 function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: AttentionPass) {
-  const [mask, segmented] = [call.inputs[pass === "forward" ? 3 : 6], call.attrs.segmented];
-  const defines: Record<string, number | boolean | string> = {
-    TILED: family.tiled,
-    // A mask that is the same for all queries, and segments, travel by broadcast like the keys.
-    KEY_MASK: call.attrs.masked && mask!.shape[2] === 1 && !family.tiled,
-    RANGES: segmented && !family.tiled,
-    ...family.defines(call, pass),
-  };
-  if (family.vector) {
-    defines.HEAD_DIM4 = call.inputs[1]!.shape[3]! / 4;
-    defines.MOVED = defines.HEAD_DIM4 - 1;
-  }
-  return defines;
+  const vectors: Record<string, number> = family.vector ? { HEAD_DIM4: call.inputs[1]!.shape[3]! / 4 } : {};
+  return { ...family.defines(call, pass), ...vectors };
 }
 
 function forwardPass(family: Family, call: Call<AttentionAttrs>, strided: boolean): Pass {
@@ -177,7 +164,6 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
 
 const plain: Family = {
   vector: false,
-  tiled: false,
   rows: () => 32,
   files: { forward: "attention/plain.wgsl", dq: "attention/plain_dq.wgsl", dkv: "attention/plain_dkv.wgsl" },
   defines: () => ({}),
@@ -189,26 +175,26 @@ function laneRows(call: Call<AttentionAttrs>, pass: AttentionPass): number {
   return pass === "forward" && call.profile.subgroupSize * call.inputs[0]!.shape[3]! <= 128 ? 2 : 1;
 }
 
-const shared = {
+/** One subgroup a workgroup, rows handed round by broadcasts. */
+const lanes: Family = {
   vector: true,
+  rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
   files: {
     forward: "attention/lanes.wgsl",
     dq: "attention/lanes_dq.wgsl",
     dkv: "attention/lanes_dkv.wgsl",
   },
-};
-
-/** One subgroup a workgroup, rows handed round by broadcasts. */
-const lanes: Family = {
-  ...shared,
-  tiled: false,
-  rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
-  defines: (call, pass) => ({
-    ROWS: laneRows(call, pass),
-    WIDTH: call.profile.subgroupSize,
-    GROUP: call.profile.subgroupSize,
-    LANE_ID: "subgroup_invocation_id",
-  }),
+  defines: (call, pass) => {
+    const { masked, segmented } = call.attrs;
+    const mask = call.inputs[pass === "forward" ? 3 : 6];
+    return {
+      ROWS: laneRows(call, pass),
+      MOVED: call.inputs[1]!.shape[3]! / 4 - 1,
+      // A mask that is the same for all queries, and segments, travel by broadcast like the keys.
+      KEY_MASK: masked && mask!.shape[2] === 1,
+      RANGES: segmented,
+    };
+  },
 };
 
 /** Software adapters with subgroups, and heads that their registers, and their compilers' patience, hold. */
@@ -254,7 +240,7 @@ export const forwardVariants: Variant<AttentionAttrs>[] = [
     (call) => suitsMatrix(call, "forward"),
     (call, strided) => forwardPass(matrix, call, strided),
   ),
-  ...pair<AttentionAttrs>("lanes", shared.files.forward, lanesFit, (call, strided) =>
+  ...pair<AttentionAttrs>("lanes", lanes.files.forward, lanesFit, (call, strided) =>
     forwardPass(lanes, call, strided),
   ),
   ...pair<AttentionAttrs>(
@@ -274,7 +260,7 @@ export const backwardVariants: Variant<BackwardAttrs>[] = [
     (call) => suitsMatrix(call, "dq") && suitsMatrix(call, "dkv"),
     (call, strided) => backwardPasses(matrix, call, strided),
   ),
-  ...pair<BackwardAttrs>("lanes", shared.files.dq, lanesFit, (call, strided) =>
+  ...pair<BackwardAttrs>("lanes", lanes.files.dq, lanesFit, (call, strided) =>
     backwardPasses(lanes, call, strided),
   ),
   ...pair<BackwardAttrs>(

@@ -110,7 +110,6 @@ export function tuneTiles(call: Call<AttentionAttrs>, pass: "forward" | "dkv") {
 export function tiles(option?: string): Family {
   return {
     vector: true,
-    tiled: true,
     rows: (call, pass) => tileOf(call, pass, option).rows,
     files: tileFiles,
     defines: (call, pass) => {
