@@ -62,12 +62,12 @@ fn mask_at(batch: u32, head: u32, i: u32, j: u32) -> u32 {
 
 /// Whether query i may look at key j, both inside their extents.
 fn visible(batch: u32, head: u32, i: u32, j: u32) -> bool {
-  var seen = (params.causal == 0u) | (j <= i);
+  var seen = params.causal == 0u || j <= i;
 #if MASKED
-  seen = seen & (mask[mask_at(batch, head, i, j)] != 0u);
+  seen = seen && mask[mask_at(batch, head, i, j)] != 0u;
 #endif
 #if SEGMENTED
-  seen = seen & (segment_of(batch, i) == segment_of(batch, j));
+  seen = seen && segment_of(batch, i) == segment_of(batch, j);
 #endif
   return seen;
 }

@@ -19,10 +19,19 @@ fn add_product(sum: vec4f, m: mat4x4f, x: vec4f) -> vec4f {
   return fma(vec4f(x.w), m[3], fma(vec4f(x.z), m[2], fma(vec4f(x.y), m[1], fma(vec4f(x.x), m[0], sum))));
 }
 
-/// Whether query i may look at key j; false outside their extents.
+/// Whether query i may look at key j; false outside their extents. The same as `visible`, but without branches, so that the
+/// loads of a thread's many pairs need not wait for each other.
 fn seen(batch: u32, head: u32, i: u32, j: u32) -> bool {
-  return (i < params.queries) & (j < params.keys)
-    & visible(batch, head, min(i, params.queries - 1), min(j, params.keys - 1));
+  var shown = (i < params.queries) & (j < params.keys) & ((params.causal == 0) | (j <= i));
+  let query = min(i, params.queries - 1);
+  let key = min(j, params.keys - 1);
+#if MASKED
+  shown &= mask[mask_at(batch, head, query, key)] != 0;
+#endif
+#if SEGMENTED
+  shown &= segment_of(batch, query) == segment_of(batch, key);
+#endif
+  return shown;
 }
 
 #if SEGMENTED
