@@ -79,7 +79,7 @@ for (const name of ["attention", "attention_backward"]) {
 
     it("gives the same bits in any tile that may be measured", async () => {
       const sample = sampleOf(op, 4, true);
-      const options = name === "attention" ? ["64 by 8", "32 by 4"] : ["32 by 4", "64 by 8"];
+      const options = name === "attention" ? ["64 by 8", "32 by 4"] : ["64 by 8", "16 by 4"];
       const found = [];
       for (const option of options) found.push(await onTiles(op, sample, "gpu", option));
       await compare(op, sample, found[0]!);
