@@ -138,10 +138,17 @@ class PeerProcess {
   }
 
   async time(work: PeerWork & { ms: number }): Promise<Pick<PeerTiming, "timing" | "error">> {
+    if (this.alive && process.platform !== "win32") this.child.kill("SIGCONT");
     this.child.stdin!.write(`${JSON.stringify(work)}\n`);
     const { ms, cpu_ms, samples, first_ms, error } = await this.next();
+    this.pause();
     if (ms === undefined) return { error: error ?? "no figure" };
     return { timing: { ms, cpu_ms: cpu_ms!, samples: samples!, first_ms: first_ms! } };
+  }
+
+  /** Holds it until its next row: some look for the end of their own work meanwhile, and a core goes to that. */
+  private pause(): void {
+    if (this.alive && process.platform !== "win32") this.child.kill("SIGSTOP");
   }
 
   stop(): void {
