@@ -14,7 +14,7 @@ let since: number | null = null;
  * Elsewhere than in Node it is a plain await. For GPUs it is not meant: nothing would be gained, and the end seen late.
  */
 export async function restfully<T>(promise: Promise<T>): Promise<T> {
-  if (process.env.SPIN || !cell || typeof setImmediate !== "function") return promise;
+  if (!cell || typeof setImmediate !== "function") return promise;
   waits++;
   if (since === null) setImmediate(nap);
   if (waits === 1) since = performance.now();
