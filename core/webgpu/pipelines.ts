@@ -1,4 +1,5 @@
 import { type DType, wgslType } from "../dtype.ts";
+import { environmentVariable } from "../environment.ts";
 import { KilnError } from "../errors.ts";
 import type { DeviceProfile } from "../op.ts";
 import {
@@ -168,5 +169,5 @@ export class Pipelines {
 
 /** `DEBUG=1` shows stacks, 2 compilations, 3 dispatches, 4 the full source of kernels. */
 export function debugLevel(): number {
-  return Number(globalThis.process?.env?.DEBUG ?? 0) || 0;
+  return Number(environmentVariable("DEBUG") ?? 0) || 0;
 }

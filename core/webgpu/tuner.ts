@@ -1,4 +1,5 @@
 import type { AdapterDescription } from "../adapter.ts";
+import { environmentVariable } from "../environment.ts";
 import type { AnyOp, Call, DeviceProfile, TensorMeta, Variant } from "../op.ts";
 import type { Remembered } from "../remembered_node.ts";
 import { full, type Tensor, zeros } from "../tensor.ts";
@@ -146,7 +147,7 @@ export async function openTuner(
   { class: kind }: DeviceProfile,
   description: AdapterDescription,
 ): Promise<Tuner> {
-  const asked = globalThis.process?.env?.KILN_TUNE;
+  const asked = environmentVariable("KILN_TUNE");
   const measures = asked ? asked !== "0" : kind === "gpu";
   if (typeof process === "undefined" || !process.versions?.node) return new Tuner(measures, null);
   const { remembered } = await import("../remembered_node.ts");
