@@ -15,7 +15,6 @@ struct Params {
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   SETUP
-  let chunks = params.chunks;
   for (var i = id.x; i < chunks; i += groups.x * u32(WG)) {
     BODY
     out[i] = OUT(y);
