@@ -1,11 +1,17 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
+import type { DType } from "../core/dtype.ts";
+import type { Lowering } from "../core/op.ts";
+import { contiguousStrides } from "../core/shape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { attention, openDevice, pagedAttention, pagedKvWrite } from "../kernels/index.ts";
+import { pagedAttentionOp } from "../kernels/paged_attention/op.ts";
 import { generator } from "./support/ops_harness.ts";
 
+let gpu: WebGpuDevice;
 beforeAll(async () => {
-  const gpu = await openDevice();
+  gpu = await openDevice();
   gpu.poison = true;
 });
 afterAll(() => setDevice(null));
@@ -124,6 +130,50 @@ describe("paged attention", () => {
     );
     const out = pagedAttention(query, server.keys, server.values, narrow, lists[0]!, lists[1]!);
     expect(Array.from(await out.data())).toEqual(whole.flatMap((row) => Array.from(row)));
+  });
+
+  it("takes a prompt in slices where a long context's sums pass the adapter's limit, with the same bits", async () => {
+    const one = sequence(40);
+    const whole = await new Server([one], 1).run(0, 40);
+    const { maxBindingBytes, maxGridExtent } = gpu.profile;
+    const token = 4 * heads * 2 * dim; // bytes of a token's sums: two chunks of 256 positions
+    for (const limits of [
+      { maxBindingBytes: 2 * 7 * token },
+      { maxBindingBytes: token },
+      { maxGridExtent: 9 },
+    ]) {
+      Object.assign(gpu.profile, limits);
+      gpu.forgetRecipes();
+      const sliced = await new Server([one], 1).run(0, 40);
+      Object.assign(gpu.profile, { maxBindingBytes, maxGridExtent });
+      gpu.forgetRecipes();
+      expect(sliced).toEqual(whole);
+    }
+  });
+
+  it("stays within the limits of an adapter with 128 heads and 131072 positions", () => {
+    const meta = (shape: number[], dtype: DType = "f32") => {
+      return { shape, dtype, strides: contiguousStrides(shape), offset: 0 };
+    };
+    const plan = (tokens: number, [h, kv, d]: readonly [number, number, number], positions: number) => {
+      const cache = meta([64, 16, kv, d]);
+      const lists = [meta([tokens], "i32"), meta([tokens], "i32")];
+      const inputs = [meta([tokens, h, d]), cache, cache, meta([4, positions / 16], "i32"), ...lists];
+      const call = { profile: gpu.profile, inputs, outputs: [meta([tokens, h, d])], attrs: { scale: 1 } };
+      return pagedAttentionOp.variants[0]!.plan(call) as Lowering;
+    };
+    for (const size of [
+      [128, 8, 128],
+      [32, 8, 128],
+      [64, 64, 256],
+    ] as const) {
+      const { passes, temps } = plan(256, size, 131072);
+      for (const { grid } of passes) for (const extent of grid) expect(extent).toBeLessThanOrEqual(65535);
+      for (const { length } of temps!)
+        expect(4 * length).toBeLessThanOrEqual(gpu.profile.maxBindingBytes / 2);
+    }
+    expect(plan(256, [12, 12, 64], 2048).passes.length).toBe(2);
+    expect(plan(256, [12, 12, 64], 256).passes.length).toBe(1);
   });
 
   it("agrees with attention over the same sequence in one piece", async () => {

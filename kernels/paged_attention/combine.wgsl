@@ -1,9 +1,10 @@
 // Joins the chunks of each token and head, first to last.
 struct Params {
   heads: u32,
+  first: u32,   // token at which this dispatch begins; temporaries begin with it
   blocks: u32,
   chunks: u32,
-  total: u32,   // tokens * heads * CELLS
+  total: u32,   // tokens of this dispatch * heads * CELLS
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> sequences: array<i32>;
@@ -17,7 +18,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let index = (group.x + group.y * groups.x) * 64u + local;
   if (index >= params.total) { return; }
   let row = index / CELLS;
-  let token = row / params.heads;
+  let token = params.first + row / params.heads;
   let known = sequences[token] >= 0 && positions[token] >= 0;
   let end = select(0u, min(u32(positions[token]) + 1u, params.blocks * BLOCK_SIZE), known);
   var top = -1e29;
@@ -34,5 +35,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     sum = fma(sum, CELL(keep), partial[place * CELLS + index % CELLS] * share);
   }
   let norm = select(0.0, 1.0 / total, end > 0u);
-  out[index] = OUT_CELL(sum * norm);
+  out[params.first * params.heads * CELLS + index] = OUT_CELL(sum * norm);
 }

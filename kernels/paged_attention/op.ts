@@ -1,5 +1,13 @@
 import { isFloat } from "../../core/dtype.ts";
-import { type Call, defineOp, type Lowering, opError, type Pass, type TensorMeta } from "../../core/op.ts";
+import {
+  type Call,
+  type DeviceProfile,
+  defineOp,
+  type Lowering,
+  opError,
+  type Pass,
+  type TensorMeta,
+} from "../../core/op.ts";
 import { numel, sameShape, show } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
@@ -56,24 +64,62 @@ export function pagedKvWrite(
   apply(pagedKvWriteOp, [keyCache, valueCache, key, value, slots], {});
 }
 
-function plan(call: Call<PagedAttrs>): Pass | Lowering {
+/**
+ * Bytes that the sums of chunks may take. They grow with the longest context that the block table allows for, so a long
+ * prompt is taken in slices of tokens. Half a binding: buffers of a pool are up to a quarter larger than was asked for.
+ */
+const sliceBytes = (profile: DeviceProfile) => Math.min(2 ** 28, profile.maxBindingBytes / 2);
+
+function plan(call: Call<PagedAttrs>): Lowering {
   const { inputs, profile, attrs } = call;
   const [query, cache, , table] = inputs as [TensorMeta, TensorMeta, TensorMeta, TensorMeta];
   const [tokens, heads, dim] = query.shape as [number, number, number];
   const [, blockSize, kvHeads] = cache.shape as [number, number, number];
   const blocks = table.shape[1]!;
+  const cells = dim % 4 === 0 ? dim / 4 : dim;
+  const chunks = Math.max(1, Math.ceil((blocks * blockSize) / chunk));
+  const single = chunks === 1;
+  const sums = heads * chunks;
+  const fitting = single ? tokens : Math.floor(sliceBytes(profile) / (4 * sums * dim));
+  const slice = Math.max(1, Math.min(tokens, fitting, profile.maxGridExtent));
+  const defines = kernelDefines(call, single);
+  const inOrder = ["in0", "in1", "in2", "in3", "in4", "in5"] as const;
+  const passes: Pass[] = [];
+  for (let first = 0; first < tokens; first += slice) {
+    const count = Math.min(slice, tokens - first);
+    const shared = { heads, first, blocks, chunks };
+    passes.push({
+      defines,
+      params: { ...shared, kv_heads: kvHeads, group: heads / kvHeads, cells, scale: attrs.scale },
+      grid: [heads, count, chunks],
+      bind: [...inOrder, ...(single ? (["out0"] as const) : (["tmp0", "tmp1"] as const))],
+    });
+    if (single) continue;
+    const total = count * heads * cells;
+    passes.push({
+      file: "paged_attention/combine.wgsl",
+      defines,
+      params: { ...shared, total },
+      grid: foldGrid(Math.ceil(total / 64), profile),
+      bind: ["in4", "in5", "out0", "tmp0", "tmp1"],
+    });
+  }
+  const words = (length: number) => ({ dtype: "f32" as const, length });
+  return { passes, temps: single ? [] : [words(slice * sums * dim), words(slice * sums * 2)] };
+}
+
+function kernelDefines({ inputs, profile }: Call<PagedAttrs>, single: boolean) {
+  const dim = inputs[0]!.shape[2]!;
   const vector = dim % 4 === 0;
   const cell = (type: string) => (vector ? `vec4<${type}>` : type);
   const cells = vector ? dim / 4 : dim;
-  const chunks = Math.max(1, Math.ceil((blocks * blockSize) / chunk));
-  const single = chunks === 1;
   const lanes = Math.max(1, profile.subgroupSize);
-  const defines = {
+  return {
     CELLS: cells,
     // Cells of the head dimension that a lane sums.
     SHARE: Math.ceil(cells / lanes),
     CHUNK: chunk,
-    BLOCK_SIZE: blockSize,
+    BLOCK_SIZE: inputs[1]!.shape[1]!,
     LANES: lanes,
     LANE_ID: lanes > 1 ? "subgroup_invocation_id" : "local_invocation_index",
     VECTOR: vector,
@@ -84,35 +130,6 @@ function plan(call: Call<PagedAttrs>): Pass | Lowering {
     CELL2: cell("T2"),
     OUT_CELL: cell("U0"),
   };
-  const partial: Pass = {
-    defines,
-    params: { heads, kv_heads: kvHeads, group: heads / kvHeads, blocks, chunks, cells, scale: attrs.scale },
-    grid: [heads * chunks, tokens],
-    bind: [
-      "in0",
-      "in1",
-      "in2",
-      "in3",
-      "in4",
-      "in5",
-      ...(single ? (["out0"] as const) : (["tmp0", "tmp1"] as const)),
-    ],
-  };
-  if (single) return partial;
-  const total = tokens * heads * cells;
-  const combine: Pass = {
-    file: "paged_attention/combine.wgsl",
-    defines,
-    params: { heads, blocks, chunks, total },
-    grid: foldGrid(Math.ceil(total / 64), profile),
-    bind: ["in4", "in5", "out0", "tmp0", "tmp1"],
-  };
-  const rows = tokens * heads * chunks;
-  const temps = [
-    { dtype: "f32" as const, length: rows * dim },
-    { dtype: "f32" as const, length: rows * 2 },
-  ];
-  return { passes: [partial, combine], temps };
 }
 
 const wrong = (name: string, inputs: readonly TensorMeta[], expected: string) =>

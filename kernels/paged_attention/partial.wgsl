@@ -5,6 +5,7 @@ struct Params {
   heads: u32,
   kv_heads: u32,
   group: u32,       // query heads that share a key head
+  first: u32,       // token at which this dispatch begins; temporaries begin with it
   blocks: u32,      // entries of a block table row
   chunks: u32,      // chunks that a whole row would have
   cells: u32,       // CELLS; as a number of the run the loop over it stays a loop, and compiles ten times as fast
@@ -37,9 +38,9 @@ fn across_max(x: f32) -> f32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
-  let head = group.x % params.heads;
-  let chunk = group.x / params.heads;
-  let token = group.y;
+  let head = group.x;
+  let token = params.first + group.y;
+  let chunk = group.z;
   let row = token * params.heads + head;
   let sequence = sequences[token];
   let end = select(0u, min(u32(positions[token]) + 1u, params.blocks * BLOCK_SIZE), sequence >= 0 && positions[token] >= 0);
@@ -101,7 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
 #if SINGLE
   let norm = 1.0 / total;
 #else
-  let place = row * params.chunks + chunk;
+  let place = (group.y * params.heads + head) * params.chunks + chunk;
   if (lane == 0u) { stats[place] = vec2<f32>(top, total); }
 #endif
 #unroll S SHARE
