@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
 import { setDevice, withDevice } from "../core/device.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
-import { type Tensor, tensor } from "../core/tensor.ts";
+import { apply, type Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { attention, openDevice, permute, reshape, rope } from "../kernels/index.ts";
+import { attentionOp } from "../kernels/attention/op.ts";
+import { attention, openDevice, permute, reshape, rope, sum } from "../kernels/index.ts";
 import { generator } from "./support/ops_harness.ts";
 
 let gpu: WebGpuDevice;
@@ -113,6 +114,36 @@ describe("attention", () => {
     const out = attention(q, k, v, { causal: true });
     const found = grads(out, [q, k, v], { cotangents: [make([1, 1, 6, 8])] });
     for (const t of [out, ...found]) expect(Array.from(await t!.data()).every(Number.isFinite)).toBe(true);
+  });
+
+  it("takes the gradient of a plain sum of log-sum-exps, one number spread by strides of 0", async () => {
+    const values = [0, 1, 2].map(() => random(2 * 2 * 5 * 8));
+    const run = async () => {
+      const inputs = values.map((v) => make([2, 2, 5, 8], v).requireGrad());
+      const attrs = { causal: true, scale: 0.3, masked: false, segmented: false };
+      const [, lse] = apply(attentionOp, inputs, attrs);
+      const found = grads(sum(lse!), inputs);
+      return await Promise.all(found.map(async (t) => Array.from(await t!.data())));
+    };
+    const exact = await withDevice(new ReferenceDevice(), run);
+    for (const [i, found] of (await run()).entries()) {
+      expect(largestDifference(found, exact[i]!)).toBeLessThan(2e-6);
+    }
+  });
+
+  it("says which limit of the adapter a call is over", () => {
+    const many = zeros([70000, 1, 1, 4]);
+    expect(() => attention(many, many, many)).toThrow(/attention: a grid of 70000 .* split the batch/);
+    const { maxStorageBuffers } = gpu.profile;
+    const q = make([1, 1, 4, 12]).requireGrad();
+    const segments = tensor([0, 0, 1, 1], [1, 4], "i32");
+    const mask = tensor(new Array(16).fill(1), [1, 1, 4, 4], "bool");
+    const out = attention(q, q, q, { segments, mask });
+    Object.assign(gpu.profile, { maxStorageBuffers: 8 });
+    expect(() => grads(out, [q], { cotangents: [make([1, 1, 4, 12])] })).toThrow(
+      /attention_backward: this call binds 9 buffers .* takes 8; leave an optional input out/,
+    );
+    Object.assign(gpu.profile, { maxStorageBuffers });
   });
 
   it("names what does not fit", () => {

@@ -212,6 +212,7 @@ function preparePass(
     index: Number(/\d+$/.exec(name)![0]),
   }));
   const bind = named ?? [...every("in", inputs), ...every("out", outputs), ...every("tmp", temps)];
+  checkLimits(env.profile, op, Math.max(x, y, z), bind.length);
   const file = pass.file ?? variant.file;
   const dtypes = (list: readonly Tensor[]) => list.map((t) => t.dtype);
   const kernel = env.pipelines.get(file, pass.defines ?? {}, dtypes(inputs), dtypes(outputs));
@@ -234,4 +235,19 @@ function preparePass(
     label: `${op.name}/${variant.name}`,
     bind: bind.map((b) => ({ ...b, offset: offsetOf(b) })),
   };
+}
+
+/** WebGPU guarantees 8 storage buffers a kernel and 65,535 workgroups along an axis of a grid. */
+function checkLimits(profile: DeviceProfile, op: AnyOp, extent: number, buffers: number): void {
+  const { maxGridExtent, maxStorageBuffers, name } = profile;
+  if (extent > maxGridExtent) {
+    throw new KilnError(
+      `${op.name}: a grid of ${extent} workgroups is over the ${maxGridExtent} that ${name} takes along an axis; split the batch`,
+    );
+  }
+  if (buffers > maxStorageBuffers) {
+    throw new KilnError(
+      `${op.name}: this call binds ${buffers} buffers to a kernel, ${name} takes ${maxStorageBuffers}; leave an optional input out (a mask beside segments, say)`,
+    );
+  }
 }

@@ -2,6 +2,10 @@
 struct Params {
   grad: vec4<u32>,     // strides of batch, head, position, component
   out: vec4<u32>,
+  lse: vec4<u32>,      // strides of batch, head, position
+#if LSE_GRAD
+  lse_grad: vec4<u32>,
+#endif
   offsets: vec4<u32>,  // of grad, out, lse, grad of lse
   heads: u32,
   queries: u32,
@@ -38,7 +42,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let row = (id.z * params.heads + id.y) * params.queries + id.x;
 #if LSE_GRAD
   // d(lse)/d(score) is the weight itself, so its cotangent joins here.
-  delta -= lse_grad[params.offsets.w + row];
+  delta -= lse_grad[params.offsets.w + dot(place, params.lse_grad)];
 #endif
-  stats[row] = vec2<f32>(lse[params.offsets.z + row], delta);
+  stats[row] = vec2<f32>(lse[params.offsets.z + dot(place, params.lse)], delta);
 }

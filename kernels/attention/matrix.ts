@@ -12,7 +12,7 @@ interface MatrixTile {
 }
 
 /** The first that fits is taken; forward, and in either kernel of the backward pass, which keeps twice as much. */
-const tiles: Record<"forward" | "backward", readonly MatrixTile[]> = {
+export const tiles: Record<"forward" | "backward", readonly MatrixTile[]> = {
   forward: [
     { subgroups: 4, blocks: 1, walk: 64 },
     { subgroups: 4, blocks: 1, walk: 32 },
@@ -24,8 +24,14 @@ const tiles: Record<"forward" | "backward", readonly MatrixTile[]> = {
   ],
 };
 
-/** For tests: the emulation is slow, and so are its compilers. */
-const emulatedTiles: readonly MatrixTile[] = [{ subgroups: 2, blocks: 1, walk: 8 }];
+/** For tests: the emulation is slow, and so are its compilers. Larger subgroups need more rows for their lanes to share. */
+const emulatedTiles: readonly MatrixTile[] = [
+  { subgroups: 2, blocks: 1, walk: 8 },
+  { subgroups: 2, blocks: 1, walk: 16 },
+  { subgroups: 2, blocks: 2, walk: 16 },
+  { subgroups: 2, blocks: 4, walk: 16 },
+  { subgroups: 2, blocks: 8, walk: 16 },
+];
 
 interface Layout {
   shape: MatrixShape;

@@ -137,6 +137,8 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
     params: {
       grad: swapped(grad),
       out: swapped(out),
+      lse: steps(lse),
+      ...(lseGrad && { lse_grad: steps(lseGrad) }),
       offsets: [grad, out, lse, lseGrad].map(offset),
       heads,
       queries,
