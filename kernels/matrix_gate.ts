@@ -4,10 +4,12 @@ import type { Remembered } from "../core/remembered_node.ts";
 import { contiguousStrides, numel, type Shape } from "../core/shape.ts";
 import { Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { withoutErrors } from "../core/webgpu/error_scopes.ts";
 import { emit, prepare, type Recipe } from "../core/webgpu/lower.ts";
-import { probeMatrixUnits } from "../core/webgpu/matrix_units.ts";
+import { matrixEnable, probeMatrixUnits } from "../core/webgpu/matrix_units.ts";
 import { debugLevel } from "../core/webgpu/pipelines.ts";
-import { matrixHeads } from "./attention/matrix.ts";
+import { tiles as attentionTiles, matrixHeads } from "./attention/matrix.ts";
+import { moreTiles, tiles as productTiles } from "./matmul/matrix.ts";
 import { readKernel } from "./sources.ts";
 
 /** A small call on which a kernel for matrix units must agree with one that does without. */
@@ -67,7 +69,9 @@ async function verdictStore(device: WebGpuDevice): Promise<Remembered<{ units: M
   if (typeof process === "undefined" || !process.versions?.node) return null;
   const { remembered } = await import("../core/remembered_node.ts");
   const { webgpuVersion } = await import("../core/adapter_node.ts");
-  const text = new TextEncoder().encode(sources.map(readKernel).join("\n"));
+  // What the kernels are made from: who changes any of it gets a new verdict.
+  const parts = [matrixEnable, ...sources.map(readKernel), productTiles, moreTiles, attentionTiles];
+  const text = new TextEncoder().encode(JSON.stringify(parts));
   const digest = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", text))).join();
   const { description, matrixShapes } = device;
   const subject = { version: 1, webgpu: webgpuVersion(), digest, matrixShapes, ...description };
@@ -131,19 +135,32 @@ export function trialsOf(device: WebGpuDevice): MatrixTrial[] {
 
 function attentionTrials(dim: number): MatrixTrial[] {
   const [T, heads] = [137, 2];
+  const segments: TensorInput = { shape: [1, T], dtype: "i32" };
   const query = { shape: [1, heads, T, dim] };
   const key = { shape: [1, 1, T, dim] };
   const out = { shape: [1, T, heads, dim] };
   const lse: TensorInput = { shape: [1, heads, T], dtype: "f32" };
   const attrs = { causal: true, scale: 1 / Math.sqrt(dim), masked: false, segmented: false };
   const shared = { trusted: "plain" };
+  const forward = { name: `attention ${dim}`, op: findOp("attention"), ...shared };
+  // Scores so far apart that sums are scaled down on the way; and packed rows, which is what training takes.
+  const steep = { ...attrs, scale: 96 / Math.sqrt(dim) };
   return [
-    { name: `attention ${dim}`, op: findOp("attention"), inputs: [query, key, key], attrs, ...shared },
+    { ...forward, inputs: [query, key, key], attrs },
+    { ...forward, inputs: [query, key, key], attrs: steep },
+    { ...forward, inputs: [query, key, key, segments], attrs: { ...steep, segmented: true } },
     {
       name: `attention_backward ${dim}`,
       op: findOp("attention_backward"),
       inputs: [out, query, key, key, out, lse],
       attrs: { ...attrs, lseGrad: false },
+      ...shared,
+    },
+    {
+      name: `attention_backward ${dim}`,
+      op: findOp("attention_backward"),
+      inputs: [out, query, key, key, out, lse, segments],
+      attrs: { ...attrs, segmented: true, lseGrad: false },
       ...shared,
     },
   ];
@@ -165,11 +182,15 @@ export async function tryKernels(
   trials: readonly MatrixTrial[],
 ): Promise<void> {
   const prepared: Prepared[] = [];
+  const { tuner } = device;
+  const { measures } = tuner;
+  tuner.measures = false; // nobody wants the trusted kernels of these sizes to be quick
   // Compiled side by side; what does not compile shows again below, where its errors are caught by themselves.
   await withoutErrors(device.gpu, async () => {
     for (const trial of trials) prepared.push(...prepareTrial(device, trial));
     await device.pipelines.warm().catch(() => {});
   });
+  tuner.measures = measures;
   for (const work of prepared) {
     const { name } = work.trial;
     if (units.refused.includes(name)) continue;
@@ -182,18 +203,6 @@ export async function tryKernels(
   }
   for (const { inputs, outputs } of prepared) for (const t of [...inputs, ...outputs]) t.storage.free();
   device.forgetRecipes();
-}
-
-/** Runs the body; false when it threw or WebGPU reported something. */
-async function withoutErrors(gpu: GPUDevice, body: () => Promise<void>): Promise<boolean> {
-  const kinds = ["validation", "internal", "out-of-memory"] as const;
-  for (const kind of kinds) gpu.pushErrorScope(kind);
-  let threw = false;
-  await body().catch(() => {
-    threw = true;
-  });
-  const errors = await Promise.all(kinds.map(() => gpu.popErrorScope()));
-  return !threw && errors.every((error) => error === null);
 }
 
 /** Nothing where the kernels for matrix units do not take the call at all: then nobody will use them for it. */
@@ -210,17 +219,19 @@ function prepareTrial(device: WebGpuDevice, trial: MatrixTrial): Prepared[] {
   return [{ trial, inputs, outputs, trusted: recipe(trusted), tried: recipe("matrix") }];
 }
 
-/** Values in [-0.5, 0.5] without a pattern that a wrong index could repeat; lse, the only f32, above what scores reach. */
+/**
+ * Values in [-0.5, 0.5] without a pattern that a wrong index could repeat; lse, the only f32, above what scores reach;
+ * segments, the only i32, of 50 tokens.
+ */
 function filled(
   device: WebGpuDevice,
   { shape, transposed, dtype = "f16" }: TensorInput,
   seed: number,
 ): Tensor {
   const base = dtype === "f32" ? 4 : 0;
-  const values = Array.from(
-    { length: numel(shape) },
-    (_, i) => base + 0.5 * Math.sin(1 + seed + i * 12.9898 + (i % 7)),
-  );
+  const element = (i: number) =>
+    dtype === "i32" ? Math.floor(i / 50) : base + 0.5 * Math.sin(1 + seed + i * 12.9898 + (i % 7));
+  const values = Array.from({ length: numel(shape) }, (_, i) => element(i));
   const flat = tensor(values, shape, dtype, device);
   return transposed ? flat.view(shape, [1, shape[0]!], 0) : flat;
 }

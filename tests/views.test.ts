@@ -18,6 +18,55 @@ beforeAll(async () => {
 });
 afterAll(() => setDevice(null));
 
+describe("neighbours of a view", () => {
+  it("stay as they are when it is assigned to or added to", async () => {
+    for (const assign of [k.assignInto, k.addInto]) {
+      const whole = iota(2, 65);
+      const source = tensor(new Array(65).fill(1000), [65]);
+      assign(k.narrow(whole, 0, 0, 1), k.reshape(source, [1, 65]));
+      expect((await list(whole)).slice(64, 69)).toEqual([assign === k.addInto ? 1064 : 1000, 65, 66, 67, 68]);
+    }
+  });
+
+  it("stay as they are when f16 is written from the host, or it says what to write instead", async () => {
+    const gpu = await k.openDevice();
+    if (!gpu.profile.f16) return;
+    const whole = tensor([1, 2, 3, 4, 5, 6], [2, 3], "f16");
+    expect(() => k.narrow(whole, 0, 0, 1).write([7, 7, 7])).toThrow("write a view of even offset and size");
+    expect(() => k.narrow(whole, 0, 1, 1).write([7, 7, 7])).toThrow("write a view of even offset and size");
+    whole.write([6, 5, 4, 3, 2, 1]);
+    expect(await list(whole)).toEqual([6, 5, 4, 3, 2, 1]);
+  });
+
+  it("do not reach a product: every kernel finds where the view begins", async () => {
+    const gpu = await k.openDevice();
+    const x = iota(96, 4);
+    const w = iota(4, 5);
+    const expected = await list(
+      k.matmul(
+        tensor(
+          Array.from({ length: 32 }, (_, i) => 256 + i),
+          [8, 4],
+        ),
+        w,
+      ),
+    );
+    for (const variant of [undefined, "plain"]) {
+      if (variant) gpu.forcedVariant.set("matmul", variant);
+      expect(await list(k.matmul(k.narrow(x, 0, 64, 8), w)), variant ?? "chosen").toEqual(expected);
+    }
+    gpu.forcedVariant.clear();
+  });
+
+  it("rope of heads in reverse is the reverse of rope", async () => {
+    const x = iota(1, 3, 4, 8);
+    const positions = tensor([0, 1, 2], [1, 3], "i32");
+    const frequencies = tensor([1, 0.5, 0.25, 0.125]);
+    const turn = (t: Tensor) => k.rope(t, frequencies, positions);
+    expect(await list(turn(k.flip(x, [2])))).toEqual(await list(k.flip(turn(x), [2])));
+  });
+});
+
 describe("views", () => {
   it("share memory", () => {
     const x = iota(4, 6);

@@ -93,7 +93,14 @@ export class WebGpuDevice implements Device {
   write(storage: Storage, values: ArrayLike<number>, offset: number): void {
     if (this.trace)
       throw new KilnError("write: a compiled step cannot write host values; pass them as an argument");
-    this.writeBytes(slotOf(storage), offset * byteSize(storage.dtype), encode(values, storage.dtype));
+    const unit = byteSize(storage.dtype);
+    const end = offset + values.length;
+    if ((offset * unit) % 4 !== 0 || ((end * unit) % 4 !== 0 && end < storage.length)) {
+      throw new KilnError(
+        "write: f16 values are written in pairs, and this view starts or ends inside of one; write a view of even offset and size",
+      );
+    }
+    this.writeBytes(slotOf(storage), offset * unit, encode(values, storage.dtype));
   }
 
   /** `queue.writeBuffer` overtakes the open encoder: work recorded on this slot must be submitted first. */

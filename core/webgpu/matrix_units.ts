@@ -104,8 +104,9 @@ export function probeSource(
   return `enable subgroups;\n${header}${body}`;
 }
 
-/** The directive that a kernel for matrix units needs. */
-export const matrixEnable = "enable chromium_experimental_subgroup_matrix;\n";
+/** The directives of a kernel for matrix units. Tints that cannot tell what is uniform in a subgroup want the second. */
+export const matrixEnable =
+  "enable chromium_experimental_subgroup_matrix;\ndiagnostic(off, chromium.subgroup_matrix_uniformity);\n";
 
 /** Rows are padded, so that a stride that is taken for an extent shows. */
 function probeSizes({ m, n, k }: MatrixShape): Record<string, number> {

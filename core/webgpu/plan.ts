@@ -29,9 +29,17 @@ export function registerRewrite(rewrite: TraceRewrite): void {
 
 const collector = new FinalizationRegistry<{ device: WebGpuDevice; slots: readonly Slot[] }>(
   ({ device, slots }) => {
-    for (const slot of slots) device.pool.give(slot);
+    giveBack(device, slots);
   },
 );
+
+/** The last replay may not be submitted yet: an upload into one of these slots must not overtake it. */
+function giveBack(device: WebGpuDevice, slots: readonly Slot[]): void {
+  for (const slot of slots) {
+    device.recorder.touch(slot);
+    device.pool.give(slot);
+  }
+}
 
 /** A traced step: its dispatches with memory planned by liveness, replayed without creating objects. */
 export class Plan<R> {
@@ -65,7 +73,7 @@ export class Plan<R> {
   /** Gives the memory back at once; the plan must not be replayed any more. */
   discard(): void {
     collector.unregister(this);
-    for (const slot of this.slots) this.device.pool.give(slot);
+    giveBack(this.device, this.slots);
   }
 
   private traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
@@ -204,7 +212,9 @@ export class Plan<R> {
         throw new KilnError("compile: a tensor that the step captured was freed; persist() it");
     }
     args.forEach((given, i) => {
-      const t = given.contiguous ? given : apply(findOp("copy"), [given], {} as never)[0]!;
+      // Buffers are copied by four bytes: an f16 view may start between them.
+      const copies = given.contiguous && (given.offset * byteSize(given.dtype)) % 4 === 0;
+      const t = copies ? given : apply(findOp("copy"), [given], {} as never)[0]!;
       this.copy(t.storage, t.offset, this.args[i]!.storage, t.size);
     });
     let pass: GPUComputePassEncoder | null = null;

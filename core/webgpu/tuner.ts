@@ -4,7 +4,8 @@ import type { AnyOp, Call, DeviceProfile, TensorMeta, Variant } from "../op.ts";
 import type { Remembered } from "../remembered_node.ts";
 import { full, type Tensor, zeros } from "../tensor.ts";
 import type { WebGpuDevice } from "./device.ts";
-import { emit, prepare } from "./lower.ts";
+import { withoutErrors } from "./error_scopes.ts";
+import { emit, prepare, type Recipe } from "./lower.ts";
 
 /** Choices by key, as they are kept between processes. */
 export type TunedChoices = Record<string, TunedChoice>;
@@ -41,6 +42,9 @@ export class Tuner {
   private readonly store: Remembered<TunedChoices> | null;
   private readonly choices: TunedChoices;
   private readonly open = new Map<string, Question>();
+  /** Questions whose options do not all compile here: the variant decides by itself. */
+  private readonly given = new Set<string>();
+  private settling: Promise<void> | null = null;
 
   constructor(measures: boolean, store: Remembered<TunedChoices> | null) {
     this.measures = measures;
@@ -55,7 +59,7 @@ export class Tuner {
     const key = `${op.name}/${variant.name} ${call.inputs.map((t) => t.dtype).join()} ${asked.shapeClass}`;
     const known = this.choices[key]?.option;
     if (known !== undefined && asked.options.includes(known)) return known;
-    if (this.measures && asked.options.length > 1 && !this.open.has(key)) {
+    if (this.measures && asked.options.length > 1 && !this.open.has(key) && !this.given.has(key)) {
       const { inputs, outputs, attrs } = call;
       this.open.set(key, {
         key,
@@ -70,19 +74,30 @@ export class Tuner {
     return undefined;
   }
 
-  /** Measures what was asked for and not known. True when a choice was made that earlier plans do not follow. */
+  /**
+   * Measures what was asked for and not known. True when a choice was made that earlier plans do not follow. Whoever calls
+   * meanwhile waits for the same measurements: side by side they would disturb each other.
+   */
   async settle(device: WebGpuDevice): Promise<boolean> {
     if (this.open.size === 0 || device.trace) return false;
-    const questions = [...this.open.values()];
-    this.open.clear();
-    for (const question of questions) {
-      const microseconds = await measure(device, question);
-      const [option] = Object.entries(microseconds).sort((a, b) => a[1] - b[1])[0] ?? [question.options[0]!];
-      this.choices[question.key] = { option, microseconds };
-    }
-    this.store?.save(this.choices);
-    device.forgetRecipes();
+    this.settling ??= this.answer(device).finally(() => {
+      this.settling = null;
+    });
+    await this.settling;
     return true;
+  }
+
+  private async answer(device: WebGpuDevice): Promise<void> {
+    for (const question of this.open.values()) {
+      const microseconds = await measure(device, question);
+      const best = Object.entries(microseconds ?? {}).sort((a, b) => a[1] - b[1])[0];
+      if (microseconds && best) {
+        this.choices[question.key] = { option: best[0], microseconds };
+        this.store?.save(this.choices); // at once: a process that is stopped meanwhile has not measured in vain
+      } else this.given.add(question.key);
+      this.open.delete(question.key);
+    }
+    device.forgetRecipes();
   }
 }
 
@@ -93,17 +108,24 @@ const layoutOf = ({ shape, dtype, strides, offset }: TensorMeta): TensorMeta => 
   offset,
 });
 
-/** Best microseconds of a call by option; options take turns, so that a busy moment hurts all of them alike. */
-async function measure(device: WebGpuDevice, question: Question): Promise<Record<string, number>> {
+/**
+ * Best microseconds of a call by option; options take turns, so that a busy moment hurts all of them alike. Null where
+ * an option does not compile.
+ */
+async function measure(device: WebGpuDevice, question: Question): Promise<Record<string, number> | null> {
   const { op, variant, options, attrs } = question;
   const made = [...question.inputs, ...question.outputs].map((meta) => materialise(device, meta));
   const [inputs, outputs] = [made.slice(0, question.inputs.length), made.slice(question.inputs.length)];
   const best: Record<string, number> = {};
   try {
-    const recipes = options.map((option) =>
-      prepare(device, op, inputs, attrs, outputs, { forced: variant.name, option }),
-    );
-    await device.pipelines.warm();
+    let recipes: Recipe[] = [];
+    const compiled = await withoutErrors(device.gpu, async () => {
+      recipes = options.map((option) =>
+        prepare(device, op, inputs, attrs, outputs, { forced: variant.name, option }),
+      );
+      await device.pipelines.warm();
+    });
+    if (!compiled) return null;
     const run = async (i: number, times: number) => {
       const start = performance.now();
       for (let t = 0; t < times; t++) emit(device, recipes[i]!, op, inputs, attrs, outputs);

@@ -1,16 +1,26 @@
-// target = source, or target += source, four elements a thread. The last vec4 may reach into the padding.
+// target = source, or target += source. Four elements at a time only where they come out even: behind the end of a target
+// that is a view lie its neighbours.
+#if VEC == 4
+alias F = vec4<f32>;
+alias T = vec4<T0>;
+alias S = vec4<T1>;
+#else
+alias F = f32;
+alias T = T0;
+alias S = T1;
+#endif
 struct Params { size: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> target_: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> source: array<vec4<T1>>;
+@group(0) @binding(1) var<storage, read_write> target_: array<T>;
+@group(0) @binding(2) var<storage, read> source: array<S>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let i = id.x + id.y * groups.x * 256u;
-  if (i * 4u >= params.size) { return; }
+  if (i >= params.size) { return; }
 #if ADD
-  target_[i] = vec4<T0>(vec4<f32>(target_[i]) + vec4<f32>(source[i]));
+  target_[i] = T(F(target_[i]) + F(source[i]));
 #else
-  target_[i] = vec4<T0>(source[i]);
+  target_[i] = T(source[i]);
 #endif
 }

@@ -28,10 +28,11 @@ const assign = defineOp<{ add: boolean }>({
       file: "assign/assign.wgsl",
       plan({ inputs, attrs, profile }) {
         const size = numel(inputs[0]!.shape);
+        const vec = size % 4 === 0 ? 4 : 1;
         return {
-          params: { size },
-          defines: { ADD: attrs.add },
-          grid: foldGrid(Math.ceil(size / 1024), profile),
+          params: { size: size / vec },
+          defines: { ADD: attrs.add, VEC: vec },
+          grid: foldGrid(Math.ceil(size / vec / 256), profile),
         };
       },
     },

@@ -1,6 +1,7 @@
 import { custom } from "../../core/autograd.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
+import type { DeviceProfile } from "../../core/op.ts";
 import { show } from "../../core/shape.ts";
 import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
@@ -15,7 +16,7 @@ export interface LinearCrossEntropyOptions {
   /** Target of tokens that are not supervised. */
   ignoreIndex?: number;
   labelSmoothing?: number;
-  /** Most bytes that a temporary of logits may take; 16 MiB by default. */
+  /** Most bytes that a temporary of logits may take; by default 16 MiB, and 256 MiB on a GPU. */
   chunkBytes?: number;
   /**
    * The loss's derivative that will come from upstream, f32 [1], where it is known before: derivatives are then made with
@@ -46,7 +47,8 @@ export function linearCrossEntropy(
   target: Tensor,
   options: LinearCrossEntropyOptions = {},
 ): { loss: Tensor; count: Tensor } {
-  const { ignoreIndex = -100, labelSmoothing = 0, chunkBytes = 2 ** 24, upstream } = options;
+  const { ignoreIndex = -100, labelSmoothing = 0, upstream } = options;
+  const { chunkBytes = defaultChunk(hidden.device.profile) } = options;
   const [tokens, width] = hidden.shape;
   if (hidden.rank !== 2 || weight.rank !== 2 || weight.shape[1] !== width || target.size !== tokens) {
     throw new KilnError(
@@ -72,6 +74,14 @@ export function linearCrossEntropy(
       ),
   );
   return { loss, count: countSupervised(target, ignoreIndex) };
+}
+
+/**
+ * Every chunk reads and writes dweight and reads the weight twice: on a GPU few chunks are quick; the cores of a software
+ * adapter keep small ones in their caches.
+ */
+function defaultChunk({ class: kind, maxBindingBytes }: DeviceProfile): number {
+  return kind === "gpu" ? Math.min(2 ** 28, maxBindingBytes / 2) : 2 ** 24;
 }
 
 /** Tokens a chunk: a multiple of 64, so that slices start where buffers may be bound. */

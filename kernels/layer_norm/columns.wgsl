@@ -17,9 +17,10 @@ struct Params { rows: u32, cols: u32, block: u32, blocks: u32 }
 @group(0) @binding(4) var<storage, read_write> sums: array<F>;
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let column = id.x % params.cols;
-  let number = id.x / params.cols;
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let at = id.x + id.y * groups.x * 64u;
+  let column = at % params.cols;
+  let number = at / params.cols;
   if (number >= params.blocks) {
     return;
   }
@@ -27,10 +28,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   var weight = F(0.0);
   var bias = F(0.0);
   for (var row = number * params.block; row < end; row++) {
-    let at = row * params.cols + column;
-    let d = F(dy[at]);
+    let here = row * params.cols + column;
+    let d = F(dy[here]);
     let s = stats[row];
-    weight += d * ((F(x[at]) - s.x) * s.y);
+    weight += d * ((F(x[here]) - s.x) * s.y);
 #if BIAS
     bias += d;
 #endif

@@ -3,6 +3,7 @@ import { type Call, defineOp, type Lowering, opError, type Pass, type TensorMeta
 import { sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, mul, rsqrt, sub } from "../elementwise/index.ts";
+import { foldGrid } from "../grid.ts";
 import { plainGradient } from "../plain_gradient.ts";
 import { mean, sumTo } from "../reduce/index.ts";
 import { type RowWorker, rowPass, rowsOf, rowVariants } from "../row.ts";
@@ -68,7 +69,7 @@ export function normBackward(
         file: "layer_norm/columns.wgsl",
         defines: { VEC: vec, ...defines },
         params: { rows, cols: wide, block, blocks },
-        grid: [Math.ceil((wide * blocks) / 64)],
+        grid: foldGrid(Math.ceil((wide * blocks) / 64), call.profile),
         bind: ["in0", "in1", "tmp0", "tmp1"],
       },
       {

@@ -38,6 +38,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let biases = biasOf(column);
   #unroll I ROWS
   sum[I] = subgroupAdd(sum[I]);
+  #end
+  #unroll I ROWS
   if (lane == 0 && I < params.M) {
     store(sum[I], column, biases, tile.cBase + I * params.N);
   }

@@ -26,14 +26,14 @@ const padding = 8;
 const group = 8;
 
 /** Those that the rule chooses from, largest first. */
-const tiles: readonly MatrixTile[] = [
+export const tiles: readonly MatrixTile[] = [
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 1 },
   { down: 2, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
   { down: 1, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
 ];
 
 /** Further ones, which measuring may prefer. */
-const moreTiles: readonly MatrixTile[] = [
+export const moreTiles: readonly MatrixTile[] = [
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 1, vectors: true },
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 2, vectors: true },
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 2 },

@@ -46,7 +46,9 @@ function infer(inputs: readonly TensorMeta[], attrs: MatmulAttrs) {
 
 /** Whether a GPU should read the second operand once for few rows; those rows are then summed in an order of their own. */
 function suitsGemv(call: Call<MatmulAttrs>): boolean {
-  if (call.profile.subgroupSize === 0 || call.attrs.batchInvariant || !residualFits(call)) return false;
+  const { subgroupSize, maxWorkgroupSize } = call.profile;
+  if (subgroupSize === 0 || 4 * subgroupSize > maxWorkgroupSize) return false;
+  if (call.attrs.batchInvariant || !residualFits(call)) return false;
   const { M, a, b } = geometryOf(call);
   return M <= 4 && modeOf(a) !== Mode.rows && modeOf(b) !== Mode.columns;
 }
@@ -137,7 +139,7 @@ export const matmulOp = defineOp<MatmulAttrs>({
       plan: planTiled,
       tune: tuneTiled,
     },
-    { name: "plain", file: "matmul/plain.wgsl", plan: planPlain },
+    { name: "plain", file: "matmul/plain.wgsl", strided: true, when: residualFits, plan: planPlain },
   ],
   samples: matmulSamples,
 });

@@ -30,6 +30,7 @@ fn main(
 #else
   let clipped = factor[0];
 #endif
-  // NaN and infinity fail the comparison: optimizers skip a step whose scale is 0.
-  scale[0] = select(0.0, clipped, length < 3.0e38);
+  // Optimizers skip a step whose scale is 0. By bits, because a compiler may assume that NaN and infinity do not occur.
+  let finite = bitcast<u32>(length) < 0x7f800000u;
+  scale[0] = select(0.0, clipped, finite);
 }

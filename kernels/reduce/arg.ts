@@ -63,7 +63,7 @@ function plan(
 ) {
   const { outer, n, inner } = blocks(inputs[0]!.shape, [attrs.dim]);
   const compute = isFloat(inputs[0]!.dtype) ? "f32" : computeType(inputs[0]!.dtype);
-  const workgroup = Math.min(64, profile.maxWorkgroupSize);
+  const workgroup = Math.min(Math.max(64, lanes), profile.maxWorkgroupSize);
   return {
     defines: {
       WG: workgroup,

@@ -170,7 +170,7 @@ function pass(o: PassOptions): Pass {
   const inner = wide && !o.subgroup ? o.inner / 4 : o.inner;
   const per = wide && o.subgroup ? 4 : 1;
   const results = o.outer * chunks * inner;
-  const workgroup = Math.min(64, o.profile.maxWorkgroupSize);
+  const workgroup = Math.min(Math.max(64, o.profile.subgroupSize), o.profile.maxWorkgroupSize);
   const perGroup = o.subgroup ? workgroup / o.profile.subgroupSize : workgroup;
   const params = {
     results,

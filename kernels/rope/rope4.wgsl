@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let b = vec4<f32>(x[source + params.groups]);
     out[place] = vec4<U0>(a * cosine - b * sine);
     out[place + params.groups] = vec4<U0>(b * cosine + a * sine);
-    source += params.x.z / 4u;
+    source += u32(i32(params.x.z) / 4); // negative in a flipped view
     place += params.groups * 2u;
   }
 }
