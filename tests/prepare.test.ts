@@ -3,6 +3,7 @@ import { compile } from "../core/compile.ts";
 import { scope, setDevice } from "../core/device.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { Plan } from "../core/webgpu/plan.ts";
 import * as k from "../kernels/index.ts";
 
 /** Counts pipelines by the way they are made. */
@@ -62,4 +63,13 @@ test("a step may run while it is being prepared", async () => {
   const value = await scope(() => other(x)).item();
   await warming;
   expect(value).toBeCloseTo(Math.cos(0.5) ** 2 + Math.cos(0.25) ** 2, 5);
+});
+
+test("what a dropped plan has not submitted yet does not write over a new tensor", async () => {
+  const values = [1, 2, 3, 4];
+  const plan = new Plan(gpu, (t: Tensor) => k.softmax(k.matmul(k.sin(t), t), -1), [tensor(values, [2, 2])]);
+  scope(() => void plan.replay([tensor(values, [2, 2])]));
+  plan.discard();
+  const fresh = Array.from({ length: 8 }, (_, i) => tensor(values.map((v) => v + i)));
+  for (const [i, t] of fresh.entries()) expect(Array.from(await t.data())).toEqual(values.map((v) => v + i));
 });

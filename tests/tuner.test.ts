@@ -38,15 +38,28 @@ const copies = defineOp<Record<string, never>>({
       file: "optim/squares.wgsl",
       tune: ({ inputs }) =>
         inputs[0]!.shape.length > 1
-          ? { shapeClass: `rank ${inputs[0]!.shape.length}`, options: ["40", "1"] }
+          ? {
+              shapeClass: `rank ${inputs[0]!.shape.length}`,
+              options: ["40", inputs[0]!.shape.length > 3 ? "broken" : "1"],
+            }
           : null,
       plan: (call, option) => {
         planned.push(option);
         const copy = findOp("copy").variants.find((v) => v.when?.(call as never) ?? true)!;
         const plan = copy.plan(call as never);
         const passes = "passes" in plan ? plan.passes : [plan];
-        const named = passes.map((p) => ({ ...p, file: p.file ?? copy.file }));
-        return { passes: Array.from({ length: Number(option ?? 40) }, () => named).flat() };
+        const broken = option === "broken" ? { BODY: "not WGSL" } : {};
+        const named = passes.map((p) => ({
+          ...p,
+          file: p.file ?? copy.file,
+          defines: { ...p.defines, ...broken },
+        }));
+        return {
+          passes: Array.from(
+            { length: Number(option === "broken" ? 1 : (option ?? 40)) },
+            () => named,
+          ).flat(),
+        };
       },
     },
   ],
@@ -97,4 +110,32 @@ test("nothing is measured where measuring is off", async () => {
   const { dispatches } = gpu.recorder;
   await run.prepare(tensor([1, 2, 3, 4], [1, 2, 2]));
   expect(gpu.recorder.dispatches).toBe(dispatches);
+});
+
+test("an option that does not compile leaves the choice to the variant, and hurts no other", async () => {
+  const tuner = new Tuner(true, null);
+  device(tuner);
+  const run = step();
+  const wide = () => tensor([1, 2, 3, 4], [1, 1, 2, 2]);
+  await run.prepare(wide());
+  planned.length = 0;
+  expect(Array.from(await scope(() => run(wide())).data())).toEqual([1, 2, 3, 4]);
+  await run.prepare(wide());
+  expect(planned, "neither planned nor measured again").toEqual([]);
+  await gpu.sync(); // the compiler's complaint is nobody's error
+});
+
+test("steps prepared side by side share the measurements, and both follow them", async () => {
+  device(new Tuner(true, null));
+  gpu.forgetRecipes();
+  const steps = [step(), step()];
+  planned.length = 0;
+  await Promise.all(steps.map((run) => run.prepare(x())));
+  // Each traced before and after; both options measured once.
+  expect(planned.filter((option) => option === "40")).toHaveLength(1);
+  for (const run of steps) {
+    const { dispatches } = gpu.recorder;
+    scope(() => run(x()));
+    expect(gpu.recorder.dispatches - dispatches).toBe(1);
+  }
 });
