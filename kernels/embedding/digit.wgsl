@@ -1,6 +1,5 @@
-// Shared by the steps of a stable radix sort of tokens by id, eight bits a round. Each thread owns a block of
-// positions and counts in a column of `counts` [256 digits, blocks] that no other thread touches: no atomics, so
-// the order of equal ids is the order of tokens, always.
+// Shared by the steps of a stable radix sort of tokens by id, eight bits a round, in blocks of positions. Nobody else
+// counts what a thread counts: no atomics, so the order of equal ids is the order of tokens, always.
 struct Params { tokens: u32, block: u32, blocks: u32, shift: u32, vocabulary: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> ids: array<T1>;

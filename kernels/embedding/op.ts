@@ -68,14 +68,15 @@ export const embeddingOp = defineOp<Record<string, never>>({
   secondOrder: true,
 });
 
-/** Passes that leave tmp1 or tmp2 sorted by id; `last` is the one that holds the order. */
-function sortPasses(
-  tokens: number,
-  vocabulary: number,
-): { passes: Pass[]; last: "tmp1" | "tmp2"; blocks: number } {
-  const block = Math.max(64, Math.ceil(Math.sqrt(tokens)));
+/**
+ * Passes that leave tmp1 or tmp2 sorted by id; `last` is the one that holds the order. Parallel: a thread a token, a
+ * workgroup a block. Otherwise a thread a block, and a step between counting and placing that adds up the counts.
+ */
+function sortPasses(parallel: boolean, tokens: number, vocabulary: number) {
+  const block = parallel ? 256 : Math.max(64, Math.ceil(Math.sqrt(tokens)));
   const blocks = Math.ceil(tokens / block);
   const rounds = Math.max(1, Math.ceil(Math.log2(vocabulary + 1) / 8));
+  const files = parallel ? "embedding/block_" : "embedding/";
   const passes: Pass[] = [];
   for (let round = 0; round < rounds; round++) {
     const source = round % 2 === 1 ? "tmp1" : "tmp2";
@@ -84,24 +85,23 @@ function sortPasses(
     const common = {
       defines: { FIRST: round === 0 },
       params: { tokens, block, blocks, shift: 8 * round, vocabulary },
-      grid: [Math.ceil(blocks / 64)] as const,
+      grid: [parallel ? blocks : Math.ceil(blocks / 64)] as const,
     };
-    passes.push(
-      { ...common, file: "embedding/count.wgsl", bind: [...bind, "tmp0"] },
-      { file: "embedding/scan.wgsl", params: { blocks }, grid: [1], bind: ["tmp0"] },
-      { ...common, file: "embedding/place.wgsl", bind: [...bind, "tmp0", sorted] },
-    );
+    passes.push({ ...common, file: `${files}count.wgsl`, bind: [...bind, "tmp0"] });
+    if (!parallel)
+      passes.push({ file: "embedding/scan.wgsl", params: { blocks }, grid: [1], bind: ["tmp0"] });
+    passes.push({ ...common, file: `${files}place.wgsl`, bind: [...bind, "tmp0", sorted] });
   }
-  return { passes, last: rounds % 2 === 1 ? "tmp1" : "tmp2", blocks };
+  return { passes, last: rounds % 2 === 1 ? ("tmp1" as const) : ("tmp2" as const), blocks };
 }
 
-function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>): Lowering {
+function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>, parallel: boolean): Lowering {
   const [dy, ids] = inputs;
   const { vocabulary } = attrs;
   const tokens = numel(ids.shape);
   const width = dy.shape[dy.shape.length - 1];
   const vec = width % 4 === 0 ? 4 : 1;
-  const { passes, last, blocks } = sortPasses(tokens, vocabulary);
+  const { passes, last, blocks } = sortPasses(parallel, tokens, vocabulary);
   const starts: Pass = {
     file: "embedding/starts.wgsl",
     params: { tokens, vocabulary },
@@ -110,7 +110,7 @@ function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>):
   };
   const sum: Pass = {
     file: "embedding/sum.wgsl",
-    defines: { VEC: vec },
+    defines: { VEC: vec, ...(parallel && { TOGETHER: 8 }) },
     params: { vocabulary, cols: width / vec },
     grid: foldGrid(Math.ceil((vocabulary * width) / vec / 64), profile),
     bind: ["in0", last, "tmp3", "out0"],
@@ -146,7 +146,15 @@ export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
   gradient({ inputs: [, ids] }, [g]) {
     return [g && embedding(ids, g), null];
   },
-  variants: [{ name: "sorted", file: "embedding/sum.wgsl", plan: planBackward }],
+  variants: [
+    {
+      name: "serial",
+      file: "embedding/sum.wgsl",
+      when: ({ profile }) => profile.class === "cpu",
+      plan: (call) => planBackward(call, false),
+    },
+    { name: "parallel", file: "embedding/sum.wgsl", plan: (call) => planBackward(call, true) },
+  ],
   samples: () => {
     const of = (name: string, tokens: number, width: number, vocabulary: number) => ({
       name,

@@ -25,7 +25,19 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   let column = i % params.cols;
   let end = starts[id + 1u];
   var sum = F(0.0);
-  for (var position = starts[id]; position < end; position++) {
+  var position = starts[id];
+#if TOGETHER
+  // The order of the sum is fixed; what a GPU waits for are the loads, so they are on their way together.
+  for (; position + TOGETHER <= end; position += TOGETHER) {
+#unroll K TOGETHER
+    let term$K = F(dy[order[position + K] * params.cols + column]);
+#end
+#unroll K TOGETHER
+    sum += term$K;
+#end
+  }
+#endif
+  for (; position < end; position++) {
     sum += F(dy[order[position] * params.cols + column]);
   }
   dweight[i] = W(sum);
