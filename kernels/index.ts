@@ -19,6 +19,7 @@ export * from "./reduce/index.ts";
 export * from "./rewrites.ts";
 export * from "./rms_norm/op.ts";
 export * from "./rope/op.ts";
+export * from "./sampling/greedy.ts";
 export * from "./sampling/op.ts";
 export * from "./shape/index.ts";
 export * from "./softmax/op.ts";

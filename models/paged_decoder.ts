@@ -1,7 +1,9 @@
 import { compile } from "../core/compile.ts";
 import { dispose, scope } from "../core/device.ts";
+import type { HostArray } from "../core/dtype.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
+import { greedyTokens } from "../kernels/index.ts";
 import type { LayerCache } from "../nn/index.ts";
 import type { CausalLM } from "./causal_lm.ts";
 
@@ -31,7 +33,7 @@ export class PagedDecoder {
   readonly sizes: PagedSizes;
   readonly vocabSize: number;
   private readonly cache: LayerCache[];
-  private readonly step: (...args: Tensor[]) => Tensor;
+  private readonly step: (...args: Tensor[]) => { logits: Tensor; greedy: Tensor };
 
   constructor(model: CausalLM, sizes: PagedSizes) {
     this.sizes = sizes;
@@ -46,22 +48,36 @@ export class PagedDecoder {
         Tensor,
         Tensor,
       ];
-      return noGrad(() =>
-        model.logitsPaged(tokens, this.cache, { positions, sequences, slots, blockTable }, rows),
-      );
+      return noGrad(() => {
+        const context = { positions, sequences, slots, blockTable };
+        const logits = model.logitsPaged(tokens, this.cache, context, rows);
+        return { logits, greedy: greedyTokens(logits) };
+      });
     });
   }
 
   /** For each item, the logits (f32, vocabSize values) after each of its wanted rows. */
   async forward(items: readonly PagedItem[]): Promise<Float32Array[][]> {
-    const logits = scope(() => this.step(...this.arrange(items)));
+    const values = (await this.read(items, "logits")) as Float32Array;
+    let r = 0;
+    const next = () => values.subarray(r * this.vocabSize, ++r * this.vocabSize);
+    return items.map((item) => item.rows.map(next));
+  }
+
+  /**
+   * For all wanted rows in order, the id of the highest logit, the lowest of equals; -1 where the logits are no
+   * distribution (see `greedyTokens`). The same step as `forward`, of which only the ids come back.
+   */
+  async greedy(items: readonly PagedItem[]): Promise<Int32Array> {
+    return (await this.read(items, "greedy")) as Int32Array;
+  }
+
+  private async read(items: readonly PagedItem[], wanted: "logits" | "greedy"): Promise<HostArray> {
+    const results = scope(() => this.step(...this.arrange(items)));
     try {
-      const values = (await logits.data()) as Float32Array;
-      let r = 0;
-      const next = () => values.subarray(r * this.vocabSize, ++r * this.vocabSize);
-      return items.map((item) => item.rows.map(next));
+      return await results[wanted].data();
     } finally {
-      dispose(logits);
+      dispose(results);
     }
   }
 

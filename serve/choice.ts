@@ -1,6 +1,6 @@
 import type { StreamDecoder, Tokenizer } from "../tokenizer/index.ts";
 import { StopMatcher } from "./stop.ts";
-import type { EngineEvent, TokenLogprob } from "./types.ts";
+import type { EngineEvent, SampledToken } from "./types.ts";
 
 /** What the front end needs of a tokenizer. */
 export type ServeTokenizer = Pick<
@@ -39,7 +39,7 @@ export interface ChoiceOptions {
 
 /** A token with its place in the text; `logprob` null for the first of the prompt, which nothing predicts. */
 interface Entry {
-  readonly token: TokenLogprob;
+  readonly token: SampledToken;
   readonly logprob: number | null;
   readonly start: number;
   readonly end: number;
@@ -81,7 +81,7 @@ export class Choice {
     }
   }
 
-  /** Mean log probability of the generated tokens: what `best_of` ranks by. */
+  /** Mean log probability of the generated tokens: what `best_of` ranks by. Of no meaning where they were not asked for. */
   get meanLogprob(): number {
     return this.completionTokens === 0 ? 0 : this.#logprobSum / this.completionTokens;
   }
@@ -119,16 +119,16 @@ export class Choice {
     };
   }
 
-  #addPromptEntry(token: TokenLogprob, logprob: number | null): void {
+  #addPromptEntry(token: SampledToken, logprob: number | null): void {
     const start = this.#promptOffsets[this.#scored]!;
     const end = this.#promptOffsets[++this.#scored]!;
     this.#entries.push({ token, logprob, start, end });
   }
 
   /** @param isStop a stop token leaves no text, unless it is to be shown. */
-  #addToken(token: TokenLogprob, isStop: boolean): void {
+  #addToken(token: SampledToken, isStop: boolean): void {
     this.completionTokens++;
-    this.#logprobSum += token.logprob;
+    this.#logprobSum += token.logprob ?? 0;
     this.#tokenIds.push(token.id);
     const text = isStop && !this.#options.includeStop ? "" : this.#decoder.push(token.id);
     const start = this.#decoded;
@@ -156,19 +156,19 @@ export class Choice {
       const text = this.#tokenText(token.id);
       logprobs.tokens.push(end > this.#sent ? text.slice(0, this.#sent - start) : text);
       logprobs.token_logprobs.push(logprob);
-      logprobs.top_logprobs.push(logprob === null ? null : this.#topLogprobs(token));
+      logprobs.top_logprobs.push(logprob === null ? null : this.#topLogprobs(token, logprob));
       logprobs.text_offset.push(start);
     }
     return logprobs;
   }
 
   /** The likeliest tokens and the chosen one, by text; of two that read the same, the likelier counts. */
-  #topLogprobs(token: TokenLogprob): Record<string, number> {
+  #topLogprobs({ id, top: likeliest }: SampledToken, logprob: number): Record<string, number> {
     // Without a prototype, a token that reads "__proto__" is a key like any other.
     const top: Record<string, number> = Object.create(null);
-    for (const [id, logprob] of [...token.top, [token.id, token.logprob] as const]) {
-      const text = this.#tokenText(id);
-      top[text] = Math.max(top[text] ?? -Infinity, logprob);
+    for (const [other, value] of [...likeliest, [id, logprob] as const]) {
+      const text = this.#tokenText(other);
+      top[text] = Math.max(top[text] ?? -Infinity, value);
     }
     return top;
   }

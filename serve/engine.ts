@@ -250,7 +250,7 @@ export class Engine {
     const from = Math.max(start, this.#entries.get(request.id)!.scored);
     const targets = request.prompt.slice(from + 1, end + 1);
     if (targets.length === 0) return null;
-    return { first: from - start, targets, topLogprobs: request.topLogprobs };
+    return { first: from - start, targets, topLogprobs: request.topLogprobs ?? 0 };
   }
 
   #fail(id: string, cause: unknown): void {

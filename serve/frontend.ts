@@ -244,6 +244,8 @@ export class Frontend {
       throw badRequest("min_tokens", `min_tokens (${minTokens}) must not exceed max_tokens (${maxTokens})`);
     }
     const stopTokenIds = new Set([...(body.ignore_eos ? [] : this.tokenizer.eosIds), ...stopIds]);
+    // `best_of` ranks the answers by their log probabilities.
+    const ranked = this.#choicesPerPrompt(body) > (body.n ?? 1);
     return (prompt, count) => {
       const seed = body.seed == null ? freshSeed() : sampling.seed;
       return Array.from({ length: count }, (_, choice) => ({
@@ -253,7 +255,7 @@ export class Frontend {
         minTokens,
         stopTokenIds,
         priority: body.priority ?? 0,
-        topLogprobs: body.logprobs ?? 0,
+        topLogprobs: body.logprobs ?? (ranked ? 0 : null),
         scorePrompt: body.echo === true && body.logprobs != null,
       }));
     };

@@ -94,7 +94,7 @@ export class TextGenerator {
       minTokens: 0,
       stopTokenIds,
       priority: 0,
-      topLogprobs: 0,
+      topLogprobs: null,
       scorePrompt: false,
     };
     const listener: Parameters<Engine["submit"]>[0][number]["listener"] = ({ token, finish, error }) => {

@@ -19,6 +19,7 @@ export type {
   Request,
   RunItem,
   Runner,
+  SampledToken,
   SampleSpec,
   SamplingParams,
   ScoreSpec,

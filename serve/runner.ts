@@ -2,8 +2,8 @@ import { device } from "../core/device.ts";
 import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { PagedDecoder } from "../models/paged_decoder.ts";
-import { sampleRow, scoreRow } from "./sampler/cpu.ts";
+import { PagedDecoder, type PagedItem } from "../models/paged_decoder.ts";
+import { notFinite, sampleRow, scoreRow, takesLikeliest } from "./sampler/cpu.ts";
 import type { ItemResult, RunItem, Runner, StepResult } from "./types.ts";
 
 export interface RunnerOptions {
@@ -19,7 +19,9 @@ export interface RunnerOptions {
 
 /**
  * Runs the engine's steps on a model. The logits come back to the host and every token is chosen there, by one sampler
- * in float64: an answer cannot depend on how many others are in the step.
+ * in float64: an answer cannot depend on how many others are in the step. Where all of a step's tokens are the
+ * likeliest and nobody wants log probabilities, the device says which they are, and only ids come back; both look
+ * at the same bits with the same rule for ties, so that it cannot be told which of them answered.
  */
 export class ModelRunner implements Runner {
   readonly vocabSize: number;
@@ -60,11 +62,14 @@ export class ModelRunner implements Runner {
   }
 
   async run(items: readonly RunItem[]): Promise<StepResult> {
-    const wanted = items.map(wantedRows);
-    const logits = await this.#decoder.forward(
-      items.map(({ tokens, start, blockTable }, i) => ({ tokens, start, blockTable, rows: wanted[i]! })),
-    );
-    return { items: items.map((item, i) => settle(item, wanted[i]!, logits[i]!)) };
+    const work = items.map(pagedItem);
+    if (items.every(needsIdOnly)) {
+      const ids = await this.#decoder.greedy(work);
+      let next = 0;
+      return { items: items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++]!))) };
+    }
+    const logits = await this.#decoder.forward(work);
+    return { items: items.map((item, i) => settle(item, work[i]!.rows, logits[i]!)) };
   }
 
   /**
@@ -86,12 +91,23 @@ export class ModelRunner implements Runner {
   }
 }
 
-/** The item's rows whose logits are needed, ascending: those to be scored and the last one to sample from. */
-function wantedRows({ tokens, sample, score }: RunItem): number[] {
+const NOTHING: ItemResult = { sampled: null, scored: [] };
+
+/** With the rows whose logits are needed, ascending: those to be scored and the last one to sample from. */
+function pagedItem({ tokens, start, blockTable, sample, score }: RunItem): PagedItem {
   const rows = score ? score.targets.map((_, i) => score.first + i) : [];
   const last = tokens.length - 1;
   if (sample && !rows.includes(last)) rows.push(last);
-  return rows;
+  return { tokens, start, blockTable, rows };
+}
+
+function needsIdOnly({ sample, score }: RunItem): boolean {
+  return score === null && (sample === null || (sample.topLogprobs === null && takesLikeliest(sample)));
+}
+
+function takeId(id: number): ItemResult {
+  if (id < 0) return { ...NOTHING, error: notFinite().message };
+  return { sampled: { id, logprob: null, top: [] }, scored: [] };
 }
 
 /** A row that cannot be sampled (NaN) ends its own request alone. */
@@ -107,6 +123,6 @@ function settle(item: RunItem, rows: readonly number[], logits: readonly Float32
         : [],
     };
   } catch (error) {
-    return { sampled: null, scored: [], error: (error as Error).message };
+    return { ...NOTHING, error: (error as Error).message };
   }
 }

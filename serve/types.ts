@@ -41,8 +41,8 @@ export interface Request {
   readonly stopTokenIds: ReadonlySet<number>;
   /** Lower runs first. */
   readonly priority: number;
-  /** How many most likely alternatives to report beside each token. */
-  readonly topLogprobs: number;
+  /** How many most likely alternatives to report beside each token and its log probability; null: neither is computed. */
+  readonly topLogprobs: number | null;
   /** Report the log probability of each prompt token but the first. */
   readonly scorePrompt: boolean;
 }
@@ -62,12 +62,18 @@ export interface PlanItem {
   readonly count: number;
 }
 
-/** A token with its log probability under the model's own distribution (before bias, penalties and temperature). */
-export interface TokenLogprob {
+/** A sampled token; `logprob` is null and `top` empty where nobody asked. */
+export interface SampledToken {
   readonly id: number;
-  readonly logprob: number;
+  /** Under the model's own distribution: before bias, penalties and temperature. */
+  readonly logprob: number | null;
   /** The most likely tokens, best first, at most `topLogprobs` of them. */
   readonly top: readonly (readonly [id: number, logprob: number])[];
+}
+
+/** A token with its log probability. */
+export interface TokenLogprob extends SampledToken {
+  readonly logprob: number;
 }
 
 /** What the sampler needs besides the row of logits. Valid only during the step: `history` grows afterwards. */
@@ -80,7 +86,8 @@ export interface SampleSpec {
   readonly position: number;
   /** Token ids that may not be sampled now, or null. */
   readonly banned: ReadonlySet<number> | null;
-  readonly topLogprobs: number;
+  /** As in the request. */
+  readonly topLogprobs: number | null;
 }
 
 /** Log probabilities wanted of known tokens: row `first + i` of the item predicts `targets[i]`. */
@@ -105,7 +112,7 @@ export interface RunItem {
 
 /** Result of one item. An `error` ends that request alone. */
 export interface ItemResult {
-  readonly sampled: TokenLogprob | null;
+  readonly sampled: SampledToken | null;
   /** One entry per target of the item's `score`. */
   readonly scored: readonly TokenLogprob[];
   readonly error?: string;
@@ -132,7 +139,7 @@ export interface Runner {
 
 /** What a request's listener hears: zero or more events with `finish` null, then exactly one with `finish` set. */
 export interface EngineEvent {
-  readonly token: TokenLogprob | null;
+  readonly token: SampledToken | null;
   readonly scored: readonly TokenLogprob[];
   readonly finish: FinishReason | null;
   /** Set when `finish` is "error". */

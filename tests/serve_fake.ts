@@ -8,6 +8,7 @@ import type {
   Request,
   RunItem,
   Runner,
+  SampledToken,
   SamplingParams,
   StepResult,
   TokenLogprob,
@@ -113,9 +114,9 @@ export function fakeLogits(context: readonly number[], vocabSize: number): Float
 }
 
 /** What a request must give, computed without engine, blocks or cache. */
-export function expected(request: Request, vocabSize: number): TokenLogprob[] {
+export function expected(request: Request, vocabSize: number): SampledToken[] {
   const history = [...request.prompt];
-  const out: TokenLogprob[] = [];
+  const out: SampledToken[] = [];
   while (out.length < request.maxTokens) {
     const token = sampleRow(fakeLogits(history, vocabSize), {
       params: request.sampling,
@@ -164,7 +165,7 @@ export function makeRequest(options: Partial<Request> = {}): Request {
 
 /** Submits a request and collects its events; `end` resolves at its one ending and checks that nothing follows. */
 export function collect(engine: Engine, request: Request, onEvent: (event: EngineEvent) => void = () => {}) {
-  const tokens: TokenLogprob[] = [];
+  const tokens: SampledToken[] = [];
   const scored: TokenLogprob[] = [];
   let endings = 0;
   let resolve: (event: EngineEvent) => void;

@@ -48,6 +48,42 @@ describe("processors against transformers", () => {
 });
 
 describe("sampler", () => {
+  it("a greedy token is the highest of the adjusted row, whether or not anything adjusts it", () => {
+    const ids = fc.nat(7);
+    fc.assert(
+      fc.property(
+        fc.array(fc.constantFrom(-0, 0, 1e-42, -1e-42, 1, 1, 2, -3, -Infinity), {
+          minLength: 7,
+          maxLength: 7,
+        }),
+        fc.dictionary(ids.map(String), fc.constantFrom(0, 1, -100), { maxKeys: 2 }),
+        fc.option(fc.uniqueArray(ids, { maxLength: 2 })),
+        fc.constantFrom(1, 1.3),
+        (values, bias, banned, repetitionPenalty) => {
+          const logits = row(...values, 0.5);
+          const logitBias = new Map(Object.entries(bias).map(([id, value]) => [Number(id), value]));
+          const asked = {
+            ...spec({ temperature: 0, logitBias, repetitionPenalty }, [1, 4]),
+            banned: banned && new Set(banned),
+          };
+          // One-hot, found in the whole row of float64.
+          const id = probabilities(logits, asked).indexOf(1);
+          expect(sampleRow(logits, { ...asked, topLogprobs: null })).toEqual({ id, logprob: null, top: [] });
+          expect(sampleRow(logits, { ...asked, topLogprobs: 3 })).toEqual(scoreRow(logits, id, 3));
+        },
+      ),
+    );
+  });
+
+  it("draws the same whether or not log probabilities are asked for", () => {
+    const logits = Float32Array.from({ length: 64 }, (_, i) => Math.sin(i));
+    for (let i = 0; i < 50; i++) {
+      const asked = spec({ seed: [i, 0], topP: 0.9 });
+      const { id } = sampleRow(logits, { ...asked, topLogprobs: null });
+      expect(sampleRow(logits, asked)).toEqual(scoreRow(logits, id, 0));
+    }
+  });
+
   it("takes the lowest id among equals when greedy, and always with top_k 1 of distinct logits", () => {
     expect(sampleRow(row(1, 3, 3, 2), spec({ temperature: 0 })).id).toBe(1);
     for (let i = 0; i < 50; i++)
@@ -139,9 +175,23 @@ describe("sampler", () => {
     for (const [other, value] of top) expect(value).toBeCloseTo(Math.log(raw[other]!), 10);
   });
 
-  it("refuses a row that is not finite", () => {
-    expect(() => sampleRow(row(1, Number.NaN, 2), spec({ temperature: 0 }))).toThrow("not finite");
-    expect(() => scoreRow(row(1, Infinity), 0, 0)).toThrow("not finite");
+  it("refuses a row that is no distribution, whatever is asked of it", () => {
+    for (const bad of [
+      row(Number.NaN, 1),
+      row(1, Number.NaN, 2),
+      row(1, Infinity),
+      row(-Infinity, -Infinity),
+    ]) {
+      for (const topLogprobs of [null, 0]) {
+        for (const params of [
+          { temperature: 0 },
+          { temperature: 1 },
+          { temperature: 0, repetitionPenalty: 2 },
+        ])
+          expect(() => sampleRow(bad, { ...spec(params, [0]), topLogprobs })).toThrow("not finite");
+      }
+      expect(() => scoreRow(bad, 0, 0)).toThrow("not finite");
+    }
   });
 });
 

@@ -1,4 +1,4 @@
-import type { SampleSpec, SamplingParams, TokenLogprob } from "../types.ts";
+import type { SampledToken, SampleSpec, SamplingParams, TokenLogprob } from "../types.ts";
 import { uniform } from "./counter.ts";
 
 /**
@@ -9,23 +9,62 @@ import { uniform } from "./counter.ts";
  *
  * The result depends on the row and the spec alone: the random draw is a function of (seed, choice, position).
  *
- * @param logits one row of finite numbers, not changed.
- * @throws Error when the row holds NaN or +Infinity.
+ * @param logits one row of finite numbers or -Infinity, not changed.
+ * @throws Error when the row holds NaN or +Infinity, or nothing but -Infinity.
  */
-export function sampleRow(logits: Float32Array, spec: SampleSpec): TokenLogprob {
-  const { params } = spec;
-  const row = adjustedLogits(logits, spec);
-  const greedy = params.temperature === 0;
-  const id = greedy
-    ? argmax(row)
-    : draw(warp(row, params), uniform(params.seed, params.choice, spec.position));
-  return scoreRow(logits, id, spec.topLogprobs);
+export function sampleRow(logits: Float32Array, spec: SampleSpec): SampledToken {
+  const { topLogprobs } = spec;
+  const likeliest = checkedArgmax(logits);
+  const id = takesLikeliest(spec) ? likeliest : choose(logits, spec);
+  if (topLogprobs === null) return { id, logprob: null, top: [] };
+  return score(logits, id, topLogprobs, logits[likeliest]!);
 }
 
-/** Log probability of `id` and of the `top` likeliest tokens under softmax(logits). */
+/** Log probability of `id` and of the `top` likeliest tokens under softmax(logits). @throws Error as `sampleRow` does. */
 export function scoreRow(logits: Float32Array, id: number, top: number): TokenLogprob {
-  const normaliser = logSumExp(logits);
-  if (!Number.isFinite(normaliser)) throw new Error("the model returned logits that are not finite");
+  return score(logits, id, top, logits[checkedArgmax(logits)]!);
+}
+
+/** Whether the sampler takes the highest logit, the lowest id of equals, whatever the row. */
+export function takesLikeliest({ params, banned }: SampleSpec): boolean {
+  return (
+    params.temperature === 0 &&
+    params.logitBias.size === 0 &&
+    params.repetitionPenalty === 1 &&
+    params.frequencyPenalty === 0 &&
+    params.presencePenalty === 0 &&
+    (banned === null || banned.size === 0)
+  );
+}
+
+/** What a row that is no distribution throws. */
+export const notFinite = () => new Error("the model returned logits that are not finite");
+
+/** Index of the largest value, the lowest of equals; one pass that also finds what is no distribution. */
+function checkedArgmax(logits: Float32Array): number {
+  let best = 0;
+  let most = -Infinity;
+  for (let i = 0; i < logits.length; i++) {
+    const logit = logits[i]!;
+    // Turned around, so that NaN comes in.
+    if (logit <= most) continue;
+    if (!(logit < Infinity)) throw notFinite();
+    best = i;
+    most = logit;
+  }
+  if (most === -Infinity) throw notFinite();
+  return best;
+}
+
+function choose(logits: Float32Array, spec: SampleSpec): number {
+  const { params } = spec;
+  const row = adjustedLogits(logits, spec);
+  if (params.temperature === 0) return argmax(row);
+  return draw(warp(row, params), uniform(params.seed, params.choice, spec.position));
+}
+
+function score(logits: Float32Array, id: number, top: number, max: number): TokenLogprob {
+  const normaliser = logSumExp(logits, max);
   return {
     id,
     logprob: logits[id]! - normaliser,
@@ -45,7 +84,7 @@ export function probabilities(logits: Float32Array, spec: SampleSpec): Float64Ar
 /** Bias, banned tokens and penalties: all that also steers a greedy choice. */
 function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
   const { params, history, promptLength } = spec;
-  const row = Float64Array.from(logits);
+  const row = new Float64Array(logits);
   for (const [id, bias] of params.logitBias) row[id]! += bias;
   applyRepetitionPenalty(row, history, params.repetitionPenalty);
   applyOutputPenalties(row, history, promptLength, params.frequencyPenalty, params.presencePenalty);
@@ -137,9 +176,12 @@ export function argmax(row: ArrayLike<number>): number {
 
 export function softmax(row: ArrayLike<number>): Float64Array {
   const max = row[argmax(row)]!;
-  const probs = Float64Array.from(row, (logit) => Math.exp(logit - max));
+  const probs = new Float64Array(row.length);
   let total = 0;
-  for (const prob of probs) total += prob;
+  for (let i = 0; i < probs.length; i++) {
+    probs[i] = Math.exp(row[i]! - max);
+    total += probs[i]!;
+  }
   for (let i = 0; i < probs.length; i++) probs[i]! /= total;
   return probs;
 }
@@ -158,8 +200,7 @@ function draw(row: Float64Array, u: number): number {
   return last;
 }
 
-function logSumExp(row: Float32Array): number {
-  const max = row[argmax(row)]!;
+function logSumExp(row: Float32Array, max: number): number {
   let total = 0;
   for (let i = 0; i < row.length; i++) total += Math.exp(row[i]! - max);
   return max + Math.log(total);

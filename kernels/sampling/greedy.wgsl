@@ -1,0 +1,92 @@
+// The id of the highest logit of each row, the lowest id of equals; -1 for a row that is no distribution (NaN, +inf, or
+// nothing but -inf). Logits are compared as integers: drivers may take NaN for impossible and round tiny numbers to 0.
+#import "include/row.wgsl"
+struct Params { rows: u32, cols: u32 }
+#if VEC == 4
+alias I = vec4<i32>;
+alias U = vec4<u32>;
+#else
+alias I = i32;
+alias U = u32;
+#endif
+@group(0) @binding(0) var<uniform> params: Params;
+/// The bits of f32 numbers.
+@group(0) @binding(1) var<storage, read> x: array<I>;
+@group(0) @binding(2) var<storage, read_write> ids: array<i32>;
+
+const INFINITY = 0x7f800000;
+const SIGN = 0x80000000u;
+
+/// Unsigned integers in the order of the floats: -0 as +0, every NaN above all. None is 0.
+fn orderKey(bits: I) -> U {
+  let size = bits & I(0x7fffffff);
+  // Sign and size of a number from -inf to -0, which as integers lie below those of negative NaNs.
+  let negative = bits <= I(-0x7fffffff - 1 + INFINITY);
+  return U(select(size, -size, negative)) ^ U(SIGN);
+}
+
+#if BY == 0
+fn rowMost(value: u32, lane: u32) -> u32 {
+  return value;
+}
+#endif
+#if BY == 1
+fn rowMost(value: u32, lane: u32) -> u32 {
+  return subgroupMax(value);
+}
+#endif
+#if BY == 2
+var<workgroup> most: array<u32, WG>;
+var<workgroup> most16: array<u32, 16>;
+/// As rowMax of include/row.wgsl.
+fn rowMost(value: u32, lane: u32) -> u32 {
+  most[lane] = value;
+  workgroupBarrier();
+  if (lane < 16u) {
+    var all = 0u;
+    for (var i = lane; i < WG; i += 16u) {
+      all = max(all, most[i]);
+    }
+    most16[lane] = all;
+  }
+  workgroupBarrier();
+  var all = 0u;
+  for (var i = 0u; i < 16u; i++) {
+    all = max(all, most16[i]);
+  }
+  return all;
+}
+#endif
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let lane = index % LANES;
+  let row = rowOf(group, groups, index);
+  let base = min(row, params.rows - 1u) * params.cols;
+  let cols = colsOf(row, params.rows, params.cols);
+  var keys = U(0u);
+  var places = U(0u);
+  for (var i = lane; i < cols; i += LANES) {
+    let candidates = orderKey(x[base + i]);
+    let better = candidates > keys;
+    keys = select(keys, candidates, better);
+    places = select(places, U(i), better);
+  }
+#if VEC == 4
+  let top = rowMost(max(max(keys.x, keys.y), max(keys.z, keys.w)), lane);
+  // The lowest id is the highest complement; lanes and components without the top have 0.
+  let found = select(vec4<u32>(0u), ~(places * 4u + vec4<u32>(0u, 1u, 2u, 3u)), keys == vec4<u32>(top));
+  let first = ~rowMost(max(max(found.x, found.y), max(found.z, found.w)), lane);
+#else
+  let top = rowMost(keys, lane);
+  let first = ~rowMost(select(0u, ~places, keys == top), lane);
+#endif
+  if (row < params.rows && lane == 0u) {
+    let usable = top < (SIGN + u32(INFINITY)) && top > (SIGN - u32(INFINITY));
+    ids[row] = select(-1, i32(first), usable);
+  }
+}
