@@ -113,7 +113,7 @@ function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh
           minTokens: fresh,
           stopTokenIds: new Set<number>(),
           priority: 0,
-          topLogprobs: 0,
+          topLogprobs: null,
           scorePrompt: false,
         },
         listener: ({ finish, error }: { finish: unknown; error: unknown }) => {
