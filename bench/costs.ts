@@ -4,12 +4,13 @@ import { numel } from "../core/shape.ts";
 import type { Dispatch } from "../core/webgpu/dispatch.ts";
 
 /**
- * Products of an attention kernel: scores and values; a backward kernel recomputes the scores first. On matrix units the
- * two backward kernels are one file: each counts as half of both.
+ * Products of an attention kernel: scores and values; a backward kernel recomputes the scores first. In register tiles
+ * and on matrix units the two backward kernels are one file: each counts as half of both.
  */
 const attentionProducts: Record<string, number> = {
   lanes: 2,
   plain: 2,
+  tiles: 2,
   matrix: 2,
   dq: 3,
   dkv: 4,
