@@ -126,7 +126,7 @@ const suites: Suite[] = [
   {
     op: "attention_backward",
     shape: square,
-    samples: [...attended, "pair mask, causal", "segments and mask", "grad of lse"],
+    samples: [...attended, "pair mask, causal", "segments and mask", "odd, grad of lse"],
   },
   { op: "attention_backward", shape: oblong, vectors: asVectors, samples: ["odd"] },
 ];
@@ -142,6 +142,33 @@ describe("emulated", () => {
       });
     }
   }
+
+  it("attention has a tile for subgroups of every size", () => {
+    const profiles = [4, 8, 16, 32, 64].flatMap((subgroupSize) =>
+      [square, oblong].map((shape) => {
+        const units: MatrixUnits = { dialect: "emulated", shapes: [shape], vectors: null, refused: [] };
+        // Half of the 32 KiB of adapters that have least: panels in f32 take twice what is counted, for f16.
+        return gpuProfile(units, { subgroupSize, maxWorkgroupSize: 256, maxWorkgroupMemory: 16384 });
+      }),
+    );
+    const attended = suites.filter(({ op }) => op.startsWith("attention"));
+    for (const profile of profiles) {
+      const shape = profile.matrix!.shapes[0]!;
+      for (const { op, samples } of attended.filter((suite) => suite.shape === shape)) {
+        for (const name of samples) {
+          const { attrs, inputs } = sampleOf(findOp(op), name);
+          const metas = inputs.map((input) => meta(input.shape, input.dtype ?? "f32"));
+          const taken = findOp(op).variants[0]!.when!({
+            profile,
+            inputs: metas,
+            outputs: [],
+            attrs,
+          } as never);
+          expect(taken, `${op} ${name}, ${shape.m}x${shape.n}, ${profile.subgroupSize} lanes`).toBe(true);
+        }
+      }
+    }
+  });
 
   it("matmul hands out its sums in pieces where workgroup memory is short", async (context: TestContext) => {
     if (!able()) return context.skip();

@@ -4,6 +4,7 @@ import { findOp } from "../core/op.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { tryKernels } from "../kernels/matrix_gate.ts";
+import { meta } from "./support/null_backend.ts";
 
 // On a machine without a GPU the other tests run on an adapter without f16; this file takes the one that has it.
 process.env.KILN_ADAPTER = process.env.KILN_F16_ADAPTER ?? process.env.KILN_ADAPTER ?? "auto";
@@ -29,9 +30,13 @@ describe("emulated matrix units in f16", () => {
     const attrs = { causal: true, scale: 0.3, masked: false, segmented: false };
     const [matmul, attention] = [findOp("matmul"), findOp("attention")];
     const product = { op: matmul, inputs: [{ shape: [9, 20] }, { shape: [20, 12] }], attrs: {} };
+    const three = [query, query, query];
+    // A trial of what no tile fits would pass as well.
+    const call = { profile: gpu.profile, inputs: three.map(({ shape }) => meta(shape)), outputs: [], attrs };
+    expect(attention.variants.find((v) => v.name === "matrix")!.when!(call as never)).toBe(true);
     await tryKernels(gpu, units as never, [
       { name: "product", ...product, trusted: "plain", option: "8x8x8 by 1" },
-      { name: "attention", op: attention, inputs: [query, query, query], attrs, trusted: "plain" },
+      { name: "attention", op: attention, inputs: three, attrs, trusted: "plain" },
     ]);
     expect(units.refused).toEqual([]);
   });
