@@ -23,7 +23,7 @@ beforeAll(async () => {
   try {
     browser = await launchChromium();
   } catch (error) {
-    whyNot = (error as Error).message;
+    whyNot = (error as Error).message.split("\n")[0]!;
     console.warn(`Skipped, no browser: ${whyNot}`);
     return;
   }

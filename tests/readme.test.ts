@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -107,6 +107,8 @@ function execute(recipe: Recipe, command: string): Promise<{ text: string; code:
   return new Promise((resolve) => child.on("close", (code) => resolve({ text, code })));
 }
 
+const hasNpm = spawnSync("npm", ["--version"]).status === 0;
+
 describe("README", () => {
   it("opens with what kiln is, its two commands and what runs where", () => {
     expect(readme).toMatch(/^# kiln\n/);
@@ -124,7 +126,8 @@ describe("README", () => {
   commands.forEach((command) => {
     const recipe = recipes.find(({ starts }) => command.startsWith(starts));
     if (!recipe) return;
-    it(`${command}`, async () => {
+    it(`${command}`, async (context) => {
+      if (!hasNpm) context.skip("npm is not installed");
       const { text, code } = await execute(recipe, command);
       expect(text).toMatch(recipe.prints);
       const missing = command.includes("../shared") && !existsSync(join(root, "../shared/data/text"));

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, w
 import { createRequire } from "node:module";
 import path from "node:path";
 import { brotliDecompressSync } from "node:zlib";
-import { type Browser, chromium } from "playwright-core";
+import type { Browser } from "playwright-core";
 import { cacheDir, readTar } from "../../core/adapter_node.ts";
 
 /**
@@ -13,6 +13,8 @@ export async function launchChromium(): Promise<Browser> {
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Error(`the packaged Chromium is for linux x64, this is ${process.platform} ${process.arch}`);
   }
+  // Machines that bring no browser may lack the packages too: then this throws, and the file still loads.
+  const { chromium } = await import("playwright-core");
   const folder = unpackChromium();
   try {
     return await chromium.launch({
