@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { barsOf, type GpuRun } from "../bench/gpu/bars.ts";
 import { gpuRows } from "../bench/gpu/rows.ts";
 import { gpuTable } from "../bench/gpu/table.ts";
@@ -19,10 +19,10 @@ import { renderRow, tableHead } from "../bench/table.ts";
 const folder = mkdtempSync(join(tmpdir(), "kiln-bench-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Runs rows quickly, without peers. */
+/** Runs rows of software adapters quickly, on whatever adapter there is, without peers. */
 async function quick(filter: string, json = false): Promise<{ report: BenchReport; lines: string[] }> {
   const lines: string[] = [];
-  const report = await bench({ filter, json, quick: true, write: (line) => lines.push(line) });
+  const report = await bench({ filter, rows: "small", json, quick: true, write: (line) => lines.push(line) });
   return { report, lines };
 }
 
@@ -221,7 +221,11 @@ describe("history", () => {
   });
 
   it("knows the commit", () => {
+    onTestFinished(() => void vi.unstubAllEnvs());
+    vi.stubEnv("KILN_COMMIT", "");
     expect(commit()).toMatch(/^([0-9a-f]{7,}(\+changes)?|unknown)$/);
+    vi.stubEnv("KILN_COMMIT", "brought");
+    expect(commit()).toBe("brought");
   });
 });
 
