@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
@@ -5,7 +6,8 @@ export default defineConfig({
     include: ["tests/**/*.test.ts"],
     // Processes, not threads: only a process's own environment reaches the Vulkan loader.
     pool: "forks",
-    maxWorkers: 2,
+    // Each has a device of its own: eight fit on a GPU.
+    maxWorkers: Math.min(8, availableParallelism()),
     testTimeout: 120_000,
     hookTimeout: 120_000,
     // Dawn's objects die with their process; waiting for them buys nothing.
