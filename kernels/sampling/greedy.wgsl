@@ -66,15 +66,16 @@ fn main(
 ) {
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
-  let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let base = row * params.cols;
+  // Rows past the last one have nothing. Within the array's length, Tint leaves out its own check of every access.
+  let end = min(select(0u, base + params.cols, row < params.rows), arrayLength(&x));
   var keys = U(0u);
   var places = U(0u);
-  for (var i = lane; i < cols; i += LANES) {
-    let candidates = orderKey(x[base + i]);
+  for (var i = base + lane; i < end; i += LANES) {
+    let candidates = orderKey(x[i]);
     let better = candidates > keys;
     keys = select(keys, candidates, better);
-    places = select(places, U(i), better);
+    places = select(places, U(i - base), better);
   }
 #if VEC == 4
   let top = rowMost(max(max(keys.x, keys.y), max(keys.z, keys.w)), lane);
