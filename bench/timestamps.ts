@@ -51,12 +51,24 @@ export async function timeDispatches(
   } finally {
     recorder.stamp = null;
   }
-  const times = await resolve(gpu, sets, dispatches.length);
-  return dispatches.map((dispatch, i) => ({
-    ...dispatch,
-    start: Number(times[2 * i]! - times[0]!),
-    end: Number(times[2 * i + 1]! - times[0]!),
-  }));
+  const spans = oneAfterAnother(await resolve(gpu, sets, dispatches.length));
+  return dispatches.map((dispatch, i) => ({ ...dispatch, ...spans[i]! }));
+}
+
+/**
+ * When each pass ran, from the stamps of its begin and end, in nanoseconds after the first begin. A begin may be stamped as
+ * soon as the GPU reads the command, while the pass before it still runs: Vulkan's TOP_OF_PIPE, which is the stage that a
+ * version of Dawn may ask for. A pass is therefore taken to begin no sooner than the one before it has ended.
+ */
+export function oneAfterAnother(stamps: BigUint64Array): { start: number; end: number }[] {
+  const spans: { start: number; end: number }[] = [];
+  let ended = 0;
+  for (let i = 0; i < stamps.length; i += 2) {
+    const start = Math.max(ended, Number(stamps[i]! - stamps[0]!));
+    ended = Math.max(start, Number(stamps[i + 1]! - stamps[0]!));
+    spans.push({ start, end: ended });
+  }
+  return spans;
 }
 
 /** Begin and end of each of `count` passes, in nanoseconds; frees the sets. */

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { flopsOf } from "../bench/costs.ts";
 import { type ProfileReport, profile } from "../bench/profile.ts";
-import { timeDispatches } from "../bench/timestamps.ts";
+import { oneAfterAnother, timeDispatches } from "../bench/timestamps.ts";
 import { compile } from "../core/compile.ts";
 import { setDevice } from "../core/device.ts";
 import { ones, type Tensor } from "../core/tensor.ts";
@@ -119,6 +119,17 @@ describe("timing dispatches", () => {
     add(x, x);
     await device.sync();
     expect(device.recorder.submits - before, "passes are shared again").toBe(1);
+  });
+
+  it("lets a pass begin when the one before it has ended, whenever its begin was stamped", () => {
+    // The second is stamped while the first runs; the third after a pause; the fourth was never stamped.
+    const stamps = BigUint64Array.from([1000n, 1500n, 1100n, 1700n, 1900n, 1950n, 0n, 0n]);
+    expect(oneAfterAnother(stamps)).toEqual([
+      { start: 0, end: 500 },
+      { start: 500, end: 700 },
+      { start: 900, end: 950 },
+      { start: 950, end: 950 },
+    ]);
   });
 
   it("reads more query sets than one", async () => {
