@@ -4,9 +4,13 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { barsOf, type GpuRun } from "../bench/gpu/bars.ts";
+import type { GpuRow } from "../bench/gpu/kernels.ts";
+import { renderTable } from "../bench/gpu/render.ts";
 import { gpuRows } from "../bench/gpu/rows.ts";
+import { type RowsOptions, runRows } from "../bench/gpu/rows_process.ts";
 import { gpuTable } from "../bench/gpu/table.ts";
-import type { TorchLine } from "../bench/gpu/torch.ts";
+import { type RowLine, timeRows } from "../bench/gpu/time_rows.ts";
+import { readTorch, runTorch, type TorchLine, taskRuns } from "../bench/gpu/torch.ts";
 import { historyKey, record } from "../bench/history.ts";
 import { readHistory, renderPage, writePage } from "../bench/page/index.ts";
 import { overlap, placeLabel, spread } from "../bench/page/svg.ts";
@@ -15,6 +19,7 @@ import { commit } from "../bench/report.ts";
 import { smallRows } from "../bench/rows.ts";
 import { type BenchReport, bench } from "../bench/run.ts";
 import { renderRow, tableHead } from "../bench/table.ts";
+import { KilnError } from "../core/errors.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiln-bench-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -123,6 +128,23 @@ describe("GPU rows", () => {
     for (const row of rows) expect(Math.min(row.flops, row.bytes), row.name).toBeGreaterThan(0);
   });
 
+  it("come in an order that leaves out the least when time is short", () => {
+    const rows = gpuRows();
+    const decides = ({ role }: GpuRow) =>
+      /^(gemm (largest|transformer)|rows \w+ large|train|attention|decode tinyllm f(32|16) (1|128)$)/.test(
+        role,
+      );
+    const last = rows.map(decides).lastIndexOf(true);
+    expect(last).toBe(rows.filter(decides).length - 1);
+    expect(rows.slice(-2).map(({ role }) => role)).toEqual(["decode gpt2 f32 128", "decode gpt2 f16 128"]);
+  });
+
+  it("count what memory sees: a sum with itself reads one tensor", () => {
+    const bytes = (task: string) => gpuRows().find((row) => row.task === task)!.bytes;
+    expect(bytes("rows_add_16384x4096")).toBe(2 * 4 * 16384 * 4096);
+    expect(bytes("rows_add_two_16384x4096")).toBe(3 * 4 * 16384 * 4096);
+  });
+
   it("are measured with bounds checks on and off, beside PyTorch's lines, within the budget", async () => {
     const torch = join(folder, "lines.jsonl");
     writeFileSync(torch, '{"task":"matmul_64x64x64","variant":"f32","ms":2.5,"tflops":1}\n{"task":"cut sho');
@@ -135,23 +157,148 @@ describe("GPU rows", () => {
       filter: "64x64x64",
       write: () => {},
     });
-    expect(table.checked.head.unchecked).toBe(false);
-    expect(table.unchecked!.head.unchecked).toBe(true);
-    for (const run of [table.checked, table.unchecked!]) {
+    const [checked, unchecked] = [table.checked!, table.unchecked!];
+    expect(checked.head.unchecked).toBe(false);
+    expect(unchecked.head.unchecked).toBe(true);
+    for (const run of [checked, unchecked]) {
       const product = run.results.find((r) => r.name === "matmul_64x64x64 f32")!;
       expect(product.gflops! * (product.device_ms ?? product.ms!)).toBeCloseTo((2 * 64 ** 3) / 1e6, 6);
     }
     const text = readFileSync(join(out, "gpu_table.md"), "utf8");
     expect(text).toContain("| GEMM f32, largest | 46 TFLOP/s |");
     expect(text).toMatch(/\| matmul_64x64x64 f32 \|.*f32 2\.5 ms \([\d.]+ \/ [\d.]+ x\) \|/);
-    expect(text.includes("SOFTWARE ADAPTER")).toBe(table.checked.head.software);
-    if (table.checked.head.software) expect(text).not.toMatch(/, met|missed/);
+    expect(text.includes("SOFTWARE ADAPTER")).toBe(checked.head.software);
+    if (checked.head.software) expect(text).not.toMatch(/, met|missed/);
     expect(JSON.parse(readFileSync(join(out, "gpu_table.json"), "utf8")).torch).toHaveLength(1);
   }, 60_000);
 
-  it("say what the time did not suffice for", async () => {
-    const table = gpuTable({ out: folder, quick: true, budget: 0.01, torch: "no_such.py", write: () => {} });
+  it("say what the time did not suffice for, and write what there is", async () => {
+    const out = join(folder, "nothing");
+    const table = gpuTable({ out, quick: true, budget: 0.01, torch: "no_such.py", write: () => {} });
     await expect(table).rejects.toThrow(/no row could be timed: the time was over/);
+    const text = readFileSync(join(out, "gpu_table.md"), "utf8");
+    expect(text).toContain("- PyTorch: no_such.py is not there");
+    expect(text).toContain("- everything checked: no row could be timed");
+    expect(text).toContain("- everything unchecked: no row could be timed");
+    const unknown = gpuTable({ out: join(folder, "none"), quick: true, filter: "matmull", write: () => {} });
+    await expect(unknown).rejects.toThrow(/no row of the GPU table has "matmull" in its name/);
+  });
+});
+
+describe("processes of rows", () => {
+  /** A child that has these lines instead of a device. `work` is what it was asked for. */
+  function script(name: string, body: string): string {
+    const path = join(folder, `${name}.mjs`);
+    const say = "const say = (line) => process.stdout.write(JSON.stringify(line) + '\\n');";
+    writeFileSync(path, `const work = JSON.parse(process.argv[2]);\n${say}\n${body}\n`);
+    return path;
+  }
+  const run = (options: Partial<RowsOptions>) =>
+    runRows({
+      quick: true,
+      filter: "matmul_64x32x64",
+      unchecked: false,
+      until: performance.now() + 20_000,
+      write: () => {},
+      ...options,
+    });
+  const rest = `say({ head: {} });
+    for (const row of ["matmul_64x32x64 f32", "matmul_64x32x64 f16"].filter((name) => !work.skip.includes(name)))`;
+
+  it("go on without a first step that hangs", async () => {
+    const hangs = script(
+      "hangs",
+      `if (work.first) { say({ begin: "first" }); setInterval(() => {}, 1000); }
+       else { ${rest} say({ result: { name: row, ms: 1 } }); }`,
+    );
+    const done = await run({ filter: "", script: hangs, limits: { row: 9000, first: 800 } });
+    expect(done.run.first_step).toBeUndefined();
+    expect(done.leftOut[0]).toBe("first_step_tinyllm_32x1, cold (over 0.8 s)");
+    expect(done.run.results).toHaveLength(2);
+  });
+
+  it("mark the row that loses the device, and go on in a new one", async () => {
+    const loses = script(
+      "loses",
+      `${rest} {
+        say({ begin: row });
+        if (row.endsWith("f32")) throw new Error("the GPU device was lost: as a test");
+        say({ result: { name: row, ms: 1 } });
+      }`,
+    );
+    const done = await run({ script: loses });
+    expect(done.run.results.map(({ name }) => name)).toEqual(["matmul_64x32x64 f16"]);
+    expect(done.leftOut).toEqual(["matmul_64x32x64 f32 (Error: the GPU device was lost: as a test)"]);
+  });
+
+  it("give up where none can be started, with the reason", async () => {
+    const none = script("none", 'throw new Error("no adapter here")');
+    await expect(run({ script: none })).rejects.toThrow("no row could be timed: Error: no adapter here");
+  });
+
+  it("end at a lost device, and go on after any other failure", async () => {
+    const row = (name: string, error: Error) =>
+      ({
+        name,
+        task: name,
+        role: name,
+        unit: "GB/s",
+        prepare: () => Promise.reject(error),
+      }) as unknown as GpuRow;
+    const time = async (rows: GpuRow[], lost: Promise<unknown>) => {
+      const lines: RowLine[] = [];
+      const device = { gpu: { lost } } as unknown as Parameters<typeof timeRows>[1];
+      const roof = { gflops: 1, gb_per_s: 1 };
+      const problem = await timeRows(rows, device, roof, 1, (line) => lines.push(line)).catch(
+        (e: Error) => e,
+      );
+      return { problem, lines };
+    };
+    const never = new Promise(() => {});
+    const wrong = row("wrong", new Error("out of memory\nand more"));
+    const lost = row("lost", new KilnError("the GPU device was lost: x", { code: "device_lost" }));
+    const both = await time([wrong, lost, wrong], never);
+    expect(both.lines).toMatchObject([
+      { begin: "wrong" },
+      { result: { name: "wrong", error: "out of memory" } },
+      { begin: "lost" },
+    ]);
+    expect(both.problem).toMatchObject({ code: "device_lost" });
+    // The call that fails need not be the one that knows why.
+    const soon = new Promise((resolve) => setTimeout(() => resolve({ reason: "unknown", message: "y" }), 20));
+    const later = await time([wrong, wrong], soon);
+    expect(later.lines).toEqual([{ begin: "wrong" }]);
+    expect(later.problem).toMatchObject({ message: "the GPU device was lost: y", code: "device_lost" });
+  });
+});
+
+describe("PyTorch's ruler", () => {
+  it("is asked for what its compiler is needed for in a run of its own, last", () => {
+    expect(taskRuns.at(-1)!.every((task) => task.startsWith("train"))).toBe(true);
+    expect(taskRuns.slice(0, -1).flat().join()).not.toContain("train");
+    const tasks = taskRuns.flat();
+    const rulers = gpuRows().filter(({ task }) => !/A\^T B|A B\^T/.test(task));
+    for (const { task } of rulers)
+      expect(
+        tasks.some((prefix) => task.startsWith(prefix)),
+        task,
+      ).toBe(true);
+  });
+
+  it("is stopped in time, and what it said until then is kept", async () => {
+    const lines: TorchLine[] = [];
+    const path = join(folder, "ruler.py");
+    const program = `import sys, time
+print('{"task":"' + sys.argv[1] + '","variant":"f32","ms":1}', flush=True)
+time.sleep(60)`;
+    writeFileSync(path, program);
+    const problem = await runTorch(path, ["decode"], 2000, (line) => lines.push(line));
+    if (problem?.includes("ENOENT")) return; // no python3 here
+    expect(problem).toBe("stopped after its 2 s");
+    expect(lines).toEqual([{ task: "decode", variant: "f32", ms: 1 }]);
+    const earlier = join(folder, "earlier.jsonl");
+    writeFileSync(earlier, `${JSON.stringify(lines[0])}\n{"task":"cut`);
+    expect(readTorch(earlier)).toEqual(lines);
   });
 });
 
@@ -179,6 +326,7 @@ describe("bars", () => {
       // Forward 1 ms at 20 TFLOP/s is 2 of 7 products: the other 5 take 50 TFLOP in 4 ms.
       { role: "attention both f32", ms: 5, gflops: 14_000 },
       { role: "train gpt2 f32", task: "train", ms: 100, gflops: 1 },
+      { role: "train gpt2 f16", task: "train", ms: 90, gflops: 1 },
     ]);
     const torch = [
       { task: "matmul_x", variant: "f32", ms: 2.75 },
@@ -197,9 +345,28 @@ describe("bars", () => {
     const backward = find(run, torch, "attention backward f32", "30 % of the GEMM");
     expect(backward).toMatchObject({ met: false, found: "27 %" });
     expect(find(run, torch, "train gpt2 f32", "1 x f32 eager").met).toBe(true);
-    expect(find(run, torch, "train gpt2 f32", "0.5 x bf16 amp compiled").met).toBe(false);
+    expect(find(run, torch, "train gpt2 f16", "1 x f32 eager").met).toBe(true);
+    expect(find(run, torch, "train gpt2 f16", "0.5 x bf16 amp compiled").met).toBe(false);
+    expect(find(run, torch, "train gpt2 f32", "0.5 x bf16 amp compiled"), "f16 against f32").toBeUndefined();
+    expect(find(run, torch, "train gpt2 f32", "1 x tf32 eager"), "f16 against f32").toBeUndefined();
     expect(find(run, torch, "first step of TinyLLM, warm cache", "under 2 s").met).toBe(true);
-    expect(find(run, torch, "train gpt2 f32", "1 x tf32 eager")).toMatchObject({ found: null, met: null });
+    expect(find(run, torch, "train gpt2 f16", "1 x tf32 eager")).toMatchObject({ found: null, met: null });
+    // What was not measured is a bar all the same.
+    const decode = find(run, torch, "decode tinyllm f16 128", "5 x transformers generate f16");
+    expect(decode).toMatchObject({ found: null, met: null });
+  });
+
+  it("are shown with one run alone, kernels without timestamps by name", () => {
+    const unchecked = gpuRun([
+      { name: "product", task: "x", role: "gemm largest f32", kernel: true, ms: 3, gflops: 47_000 },
+    ]);
+    unchecked.head.adapter = { toggles: [] } as unknown as GpuRun["head"]["adapter"];
+    unchecked.head.load = 0;
+    const table = { checked: null, unchecked, torch: [], left_out: ["everything checked: no"], seconds: 1 };
+    const text = renderTable(table);
+    expect(text).toContain("| GEMM f32, largest | 46 TFLOP/s | not measured | 47.0 TFLOP/s, met |");
+    expect(text).toContain("| product | - |  |  | 3.000 (wall) | 47.0 TFLOP/s |");
+    expect(text).toContain("- everything checked: no");
   });
 
   it("are neither on a software adapter", () => {
@@ -260,9 +427,10 @@ describe("page", () => {
     for (const run of runs)
       for (const { name, by, ms } of run.results) {
         if (ms === undefined) continue;
-        const figure = page.split("<figure ").find((part) => part.startsWith(`data-row="${name}"`));
-        expect(figure, name).toContain(`<title>${by}: `);
-        expect(figure, name).toContain(`commit ${run.commit}, ${run.date}`);
+        // Each adapter has a figure of that row.
+        const figures = page.split("<figure ").filter((part) => part.startsWith(`data-row="${name}"`));
+        const figure = figures.find((part) => part.includes(`commit ${run.commit}, ${run.date}`));
+        expect(figure, `${name} of ${run.date}`).toContain(`<title>${by}: `);
       }
     expect(page).toContain("prefers-color-scheme: dark");
     expect(page, "needs nothing from elsewhere").not.toMatch(/(src|href)=|url\(|@import/);

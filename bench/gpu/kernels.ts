@@ -124,13 +124,17 @@ export function otherProducts(sizes: GpuSizes): GpuRow[] {
   );
 }
 
-/** Kernels that pass over memory once; reads and writes are counted once each, as the ruler counts them. */
+/**
+ * Kernels that pass over memory once. What memory sees is counted: `add` is the ruler's x + x, which reads one tensor (the
+ * ruler counts two); `add_two` is x + y, which reads two.
+ */
 export function matrixRows([rows, width]: [number, number], size: string): GpuRow[] {
-  const kernels: [string, string, number[][], (t: Tensor[]) => Tensor, number][] = [
+  const kernels: [string, string | null, number[][], (t: Tensor[]) => Tensor, number][] = [
     ["softmax", "softmax", [], ([x]) => softmax(x!), 2],
     ["layernorm", "layer_norm", [[width], [width]], ([x, w, b]) => layerNorm(x!, w!, b!), 2],
     ["gelu", "gelu", [], ([x]) => geluTanh(x!), 2],
-    ["add", "add", [], ([x]) => add(x!, x!), 3],
+    ["add", null, [], ([x]) => add(x!, x!), 2],
+    ["add_two", "add", [[rows, width]], ([x, y]) => add(x!, y!), 3],
   ];
   return kernels.map(([name, op, others, call, passes]) => ({
     name: `rows_${name}_${rows}x${width} f32`,
@@ -141,7 +145,7 @@ export function matrixRows([rows, width]: [number, number], size: string): GpuRo
     flops: rows * width,
     bytes: 4 * passes * rows * width,
     unit: "GB/s",
-    peer: { op, sizes: [rows, width] },
+    ...(op !== null && { peer: { op, sizes: [rows, width] } }),
     prepare: opRow([[rows, width], ...others], "f32", call),
   }));
 }

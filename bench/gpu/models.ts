@@ -135,7 +135,7 @@ function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh
   };
 }
 
-/** Rows of whole models, in three parts of falling importance. */
+/** Rows of whole models: those of the bars, then the others. */
 export function modelRows(sizes: GpuSizes): Record<"training" | "decoding" | "more", GpuRow[]> {
   const { tinyllm, gpt2 } = sizes.models;
   const [one, some, many] = sizes.decode.batches as [number, number, number];
@@ -148,14 +148,17 @@ export function modelRows(sizes: GpuSizes): Record<"training" | "decoding" | "mo
       trainingRow(tinyllm, "train tinyllm", "f32"),
       trainingRow(tinyllm, "train tinyllm", "f16"),
     ],
-    decoding: [decode(tinyllm, "decode tinyllm", one), decode(tinyllm, "decode tinyllm", many)],
+    decoding: (["f32", "f16"] as const).flatMap((precision) =>
+      [one, many].map((batch) => decode(tinyllm, "decode tinyllm", batch, precision)),
+    ),
     more: [
-      decode(gpt2, "decode gpt2", one),
-      decode(gpt2, "decode gpt2", many),
-      ...[one, many].map((batch) => decode(tinyllm, "decode tinyllm", batch, "f16")),
-      ...[one, many].map((batch) => decode(gpt2, "decode gpt2", batch, "f16")),
       decode(tinyllm, "decode tinyllm", some),
+      decode(gpt2, "decode gpt2", one),
+      decode(gpt2, "decode gpt2", one, "f16"),
       decode(gpt2, "decode gpt2", some),
+      // By far the longest: nothing waits for them.
+      decode(gpt2, "decode gpt2", many),
+      decode(gpt2, "decode gpt2", many, "f16"),
     ],
   };
 }

@@ -1,9 +1,10 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { KilnError } from "../../core/errors.ts";
 import { barsOf, type GpuRun } from "./bars.ts";
 import { renderTable } from "./render.ts";
-import { runRows } from "./rows_process.ts";
-import { runTorch, type TorchLine, whyNoTorch } from "./torch.ts";
+import { rowNames, runRows } from "./rows_process.ts";
+import { readTorch, runTorch, type TorchLine, taskRuns, whyNoTorch } from "./torch.ts";
 
 export interface GpuTableOptions {
   /** Folder for gpu_table.md, gpu_table.json and torch.jsonl. */
@@ -21,7 +22,7 @@ export interface GpuTableOptions {
 
 export interface GpuTable {
   /** With bounds checks in shaders, and without. */
-  checked: GpuRun;
+  checked: GpuRun | null;
   unchecked: GpuRun | null;
   torch: TorchLine[];
   /** What was not measured, and why. */
@@ -31,61 +32,89 @@ export interface GpuTable {
 
 /**
  * Measures the project's GPU table on this machine: kiln with and without bounds checks, each in processes of its own,
- * then PyTorch on the same GPU where it is installed; writes Markdown and JSON. Ends by itself within the budget.
+ * then PyTorch on the same GPU where it is installed; writes Markdown and JSON after each of them. Ends by itself within
+ * the budget.
  *
- * @throws KilnError when no process of kiln could open the adapter
+ * @throws KilnError when no row's name contains `filter`; when no row of kiln could be timed, after everything is written
  */
 export async function gpuTable(options: GpuTableOptions): Promise<GpuTable> {
-  const { budget = 470, torch: ruler = ".gpu/torch_bench.py", quick = false, write = console.log } = options;
+  const { budget = 470, torch: ruler = ".gpu/torch_bench.py", quick = false, filter = "" } = options;
+  const { write = console.log, out } = options;
   const start = performance.now();
   const at = (share: number) => start + 1000 * budget * share;
-  mkdirSync(options.out, { recursive: true });
-  const left_out: string[] = [];
-  const noTorch = whyNoTorch(ruler);
-  if (noTorch) left_out.push(`PyTorch: ${noTorch}`);
-  const measuresTorch = !noTorch && !ruler.endsWith(".jsonl");
-  // PyTorch compiles two models: it needs more than a third of the time.
-  const end = measuresTorch ? 0.62 : 0.97;
-  const common = { quick, filter: options.filter ?? "", write };
-  const checked = await runRows({ ...common, unchecked: false, until: at(end / 2) });
-  left_out.push(...checked.leftOut.map((name) => `${name}, checked`));
-  const unchecked = await runRows({ ...common, unchecked: true, until: at(end) }).catch((error: Error) => {
-    left_out.push(`everything unchecked: ${error.message}`);
-    return null;
-  });
-  left_out.push(...(unchecked?.leftOut ?? []).map((name) => `${name}, unchecked`));
-  const torch: TorchLine[] = [];
-  if (!noTorch) {
-    const problem = await runTorch(ruler, at(0.98) - performance.now(), (line) => {
-      torch.push(line);
-      write(`PyTorch ${line.task} ${line.variant}: ${line.ms} ms`);
-    });
-    if (problem) left_out.push(`PyTorch's other tasks: ${problem}`);
-  }
-  const table: GpuTable = {
-    checked: checked.run,
-    unchecked: unchecked?.run ?? null,
-    torch,
-    left_out,
-    seconds: (performance.now() - start) / 1e3,
+  rowNames(quick, filter);
+  mkdirSync(out, { recursive: true });
+  const table: GpuTable = { checked: null, unchecked: null, torch: [], left_out: [], seconds: 0 };
+  const saved = () => {
+    table.seconds = (performance.now() - start) / 1e3;
+    return save(table, out);
   };
-  save(table, options.out, write);
+  const noTorch = whyNoTorch(ruler);
+  const earlier = !noTorch && ruler.endsWith(".jsonl");
+  if (noTorch) table.left_out.push(`PyTorch: ${noTorch}`);
+  if (earlier) table.torch = readTorch(ruler);
+  // PyTorch compiles two models: it needs more than a third of the time.
+  const end = noTorch || earlier ? 0.97 : 0.62;
+  let whyNone = "";
+  for (const [i, kind] of (["checked", "unchecked"] as const).entries()) {
+    const until = at((end * (i + 1)) / 2);
+    try {
+      const { run, leftOut } = await runRows({
+        quick,
+        filter,
+        write,
+        unchecked: kind === "unchecked",
+        until,
+      });
+      table[kind] = run;
+      table.left_out.push(...leftOut.map((name) => `${name}, ${kind}`));
+    } catch (error) {
+      whyNone = (error as Error).message;
+      table.left_out.push(`everything ${kind}: ${whyNone}`);
+    }
+    saved();
+  }
+  if (!noTorch && !earlier) await addTorch(table, ruler, at(0.98), write, saved);
+  write(saved());
+  write(`written: ${join(out, "gpu_table.md")} and gpu_table.json`);
+  if (!table.checked && !table.unchecked) throw new KilnError(whyNone);
   return table;
 }
 
-function save(table: GpuTable, out: string, write: (line: string) => void): void {
+/** Runs the ruler, and saves the table after each of its parts. */
+async function addTorch(
+  table: GpuTable,
+  ruler: string,
+  until: number,
+  write: (line: string) => void,
+  saved: () => void,
+): Promise<void> {
+  for (const [i, tasks] of taskRuns.entries()) {
+    // A part that hangs leaves time for the next.
+    const share = i < taskRuns.length - 1 ? 0.6 : 1;
+    const ms = share * Math.max(0, until - performance.now());
+    const problem = await runTorch(ruler, tasks, ms, (line) => {
+      table.torch.push(line);
+      write(`PyTorch ${line.task} ${line.variant}: ${line.ms} ms`);
+    });
+    if (problem) table.left_out.push(`PyTorch's other lines of ${tasks.join(", ")}: ${problem}`);
+    saved();
+  }
+}
+
+/** Writes the table, and gives its text. */
+function save(table: GpuTable, out: string): string {
+  const { checked, unchecked, torch } = table;
   const text = renderTable(table);
-  const bars = { checked: barsOf(table.checked, table.torch) };
-  const more = table.unchecked ? { unchecked: barsOf(table.unchecked, table.torch) } : {};
+  const bars = {
+    checked: checked && barsOf(checked, torch),
+    unchecked: unchecked && barsOf(unchecked, torch),
+  };
   writeFileSync(join(out, "gpu_table.md"), text);
-  writeFileSync(
-    join(out, "gpu_table.json"),
-    JSON.stringify({ ...table, bars: { ...bars, ...more } }, null, 1),
-  );
-  if (table.torch.length > 0) {
-    const lines = table.torch.map((line) => `${JSON.stringify(line)}\n`);
+  writeFileSync(join(out, "gpu_table.json"), JSON.stringify({ ...table, bars }, null, 1));
+  if (torch.length > 0) {
+    const lines = torch.map((line) => `${JSON.stringify(line)}\n`);
     writeFileSync(join(out, "torch.jsonl"), lines.join(""));
   }
-  write(text);
-  write(`written: ${join(out, "gpu_table.md")} and gpu_table.json`);
+  return text;
 }
