@@ -57,14 +57,14 @@ fn main(
   let row = rowOf(group, groups, index);
   let inside = min(row, params.rows - 1u);
   let base = inside * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, arrayLength(&x));
   var most = F(LOWEST);
   var sum = F(0.0);
 #if SMOOTH
   var plain = F(0.0);
 #endif
-  for (var i = lane; i < cols; i += LANES) {
-    let v = F(x[base + i]);
+  for (var i = base + lane; i < end; i += LANES) {
+    let v = F(x[i]);
     let e = exp(-abs(v - most));
     sum = select(sum + e, sum * e + 1.0, v > most);
     most = max(most, v);
@@ -105,16 +105,16 @@ fn main(
 #endif
 #endif
   if (!supervised) {
-    for (var i = lane; i < cols; i += LANES) {
-      dx[base + i] = D();
+    for (var i = base + lane; i < end; i += LANES) {
+      dx[i] = D();
     }
     return;
   }
   let scale = upstream / all;
   let hit = upstream * (1.0 - params.smoothing);
   let miss = upstream * params.smoothing / f32(params.width);
-  for (var i = lane; i < cols; i += LANES) {
-    dx[base + i] = D(exp(F(x[base + i]) - top) * scale - hit * isLabel(i, label) - miss);
+  for (var i = base + lane; i < end; i += LANES) {
+    dx[i] = D(exp(F(x[i]) - top) * scale - hit * isLabel(i - base, label) - miss);
   }
 #endif
 }

@@ -32,9 +32,15 @@ fn rowOf(group: vec3<u32>, groups: vec3<u32>, index: u32) -> u32 {
 #endif
 }
 
-/// The elements that a row's worker visits: none in rows past the end.
+/// The columns that a row's worker visits: none in rows past the end.
 fn colsOf(row: u32, rows: u32, cols: u32) -> u32 {
   return select(0u, cols, row < rows);
+}
+
+/// Where a walk by places in the array ends, which begins at row * cols: at once in rows past the last one. `length` is of the
+/// shortest array that is walked: Tint then leaves out its own check of each access.
+fn endOf(row: u32, rows: u32, cols: u32, length: u32) -> u32 {
+  return min((row + 1u) * colsOf(row, rows, cols), length);
 }
 
 #if BY == 0

@@ -31,30 +31,30 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), min(arrayLength(&dy), arrayLength(&dx))));
   var sum = F(0.0);
   var slope = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
-    sum += F(x[base + i]);
-    slope += F(dy[base + i]) * F(weight[i]);
+  for (var i = base + lane; i < end; i += LANES) {
+    sum += F(x[i]);
+    slope += F(dy[i]) * F(weight[i - base]);
   }
   let mean = rowSum(total(sum), lane) / params.width;
   let meanSlope = rowSum(total(slope), lane) / params.width;
   var squares = F(0.0);
   var products = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
-    let d = F(x[base + i]) - mean;
+  for (var i = base + lane; i < end; i += LANES) {
+    let d = F(x[i]) - mean;
     squares += d * d;
-    products += F(dy[base + i]) * F(weight[i]) * d;
+    products += F(dy[i]) * F(weight[i - base]) * d;
   }
   let r = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
   let pull = rowSum(total(products), lane) / params.width * r * r;
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < cols; i += LANES) {
-    let h = F(dy[base + i]) * F(weight[i]);
-    dx[base + i] = Y(r * (h - meanSlope - (F(x[base + i]) - mean) * pull));
+  for (var i = base + lane; i < end; i += LANES) {
+    let h = F(dy[i]) * F(weight[i - base]);
+    dx[i] = Y(r * (h - meanSlope - (F(x[i]) - mean) * pull));
   }
 #if STATS
   if (lane == 0u) {

@@ -27,22 +27,22 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), arrayLength(&y)));
   var sum = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
-    sum += F(x[base + i]);
+  for (var i = base + lane; i < end; i += LANES) {
+    sum += F(x[i]);
   }
   let mean = rowSum(total(sum), lane) / params.width;
   var squares = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
-    let d = F(x[base + i]) - mean;
+  for (var i = base + lane; i < end; i += LANES) {
+    let d = F(x[i]) - mean;
     squares += d * d;
   }
   let scale = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < cols; i += LANES) {
-    y[base + i] = Y((F(x[base + i]) - mean) * scale * F(weight[i]) + F(bias[i]));
+  for (var i = base + lane; i < end; i += LANES) {
+    y[i] = Y((F(x[i]) - mean) * scale * F(weight[i - base]) + F(bias[i - base]));
   }
 }

@@ -31,21 +31,21 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), min(arrayLength(&dy), arrayLength(&dx))));
   var squares = F(0.0);
   var products = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
-    let v = F(x[base + i]);
+  for (var i = base + lane; i < end; i += LANES) {
+    let v = F(x[i]);
     squares += v * v;
-    products += F(dy[base + i]) * F(weight[i]) * v;
+    products += F(dy[i]) * F(weight[i - base]) * v;
   }
   let r = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
   let pull = rowSum(total(products), lane) / params.width * r * r * r;
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < cols; i += LANES) {
-    dx[base + i] = Y(F(dy[base + i]) * F(weight[i]) * r - F(x[base + i]) * pull);
+  for (var i = base + lane; i < end; i += LANES) {
+    dx[i] = Y(F(dy[i]) * F(weight[i - base]) * r - F(x[i]) * pull);
   }
 #if STATS
   if (lane == 0u) {

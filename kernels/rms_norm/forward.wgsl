@@ -40,21 +40,21 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), arrayLength(&y)));
   var squares = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
-    let v = element(base + i);
+  for (var i = base + lane; i < end; i += LANES) {
+    let v = element(i);
     squares += v * v;
   }
   let scale = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < cols; i += LANES) {
-    let v = element(base + i);
-    y[base + i] = Y(v * scale * F(weight[i]));
+  for (var i = base + lane; i < end; i += LANES) {
+    let v = element(i);
+    y[i] = Y(v * scale * F(weight[i - base]));
 #if ADD
-    sum[base + i] = X(v);
+    sum[i] = X(v);
 #endif
   }
 }

@@ -24,24 +24,24 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, min(arrayLength(&dy), min(arrayLength(&y), arrayLength(&dx))));
   var sum = F(0.0);
-  for (var i = lane; i < cols; i += LANES) {
+  for (var i = base + lane; i < end; i += LANES) {
 #if LOG
-    sum += F(dy[base + i]);
+    sum += F(dy[i]);
 #else
-    sum += F(dy[base + i]) * F(y[base + i]);
+    sum += F(dy[i]) * F(y[i]);
 #endif
   }
   let all = rowSum(total(sum), lane);
   if (row >= params.rows) {
     return;
   }
-  for (var i = lane; i < cols; i += LANES) {
+  for (var i = base + lane; i < end; i += LANES) {
 #if LOG
-    dx[base + i] = X(F(dy[base + i]) - exp(F(y[base + i])) * all);
+    dx[i] = X(F(dy[i]) - exp(F(y[i])) * all);
 #else
-    dx[base + i] = X(F(y[base + i]) * (F(dy[base + i]) - all));
+    dx[i] = X(F(y[i]) * (F(dy[i]) - all));
 #endif
   }
 }

@@ -24,12 +24,12 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = min(row, params.rows - 1u) * params.cols;
-  let cols = colsOf(row, params.rows, params.cols);
+  let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), arrayLength(&y)));
   var most = F(LOWEST);
   var sum = F(0.0);
 #if ONLINE
-  for (var i = lane; i < cols; i += LANES) {
-    let v = F(x[base + i]);
+  for (var i = base + lane; i < end; i += LANES) {
+    let v = F(x[i]);
     let e = exp(-abs(v - most));
     sum = select(sum + e, sum * e + 1.0, v > most);
     most = max(most, v);
@@ -37,15 +37,15 @@ fn main(
   let top = rowMax(peak(most), lane);
   let all = rowSum(total(sum * exp(most - top)), lane);
 #else
-  for (var i = lane; i < cols; i += LANES) {
-    most = max(most, F(x[base + i]));
+  for (var i = base + lane; i < end; i += LANES) {
+    most = max(most, F(x[i]));
   }
   let top = rowMax(peak(most), lane);
-  for (var i = lane; i < cols; i += LANES) {
-    let e = exp(F(x[base + i]) - top);
+  for (var i = base + lane; i < end; i += LANES) {
+    let e = exp(F(x[i]) - top);
     sum += e;
 #if !LOG
-    y[base + i] = Y(e);
+    y[i] = Y(e);
 #endif
   }
   let all = rowSum(total(sum), lane);
@@ -55,17 +55,17 @@ fn main(
   }
 #if LOG
   let shift = log(all);
-  for (var i = lane; i < cols; i += LANES) {
-    y[base + i] = Y((F(x[base + i]) - top) - shift);
+  for (var i = base + lane; i < end; i += LANES) {
+    y[i] = Y((F(x[i]) - top) - shift);
   }
 #else
   // A row of nothing but -inf (everything masked) has no distribution: zeros.
   let scale = select(1.0 / all, 0.0, all == 0.0);
-  for (var i = lane; i < cols; i += LANES) {
+  for (var i = base + lane; i < end; i += LANES) {
 #if ONLINE
-    y[base + i] = Y(exp(F(x[base + i]) - top) * scale);
+    y[i] = Y(exp(F(x[i]) - top) * scale);
 #else
-    y[base + i] = Y(F(y[base + i]) * scale);
+    y[i] = Y(F(y[i]) * scale);
 #endif
   }
 #endif
