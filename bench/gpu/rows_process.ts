@@ -19,9 +19,10 @@ export interface RowsOptions {
   limits?: Limits;
 }
 
-/** Milliseconds after which a row, or a process that times a first step, is given up. */
+/** Milliseconds after which a process that says nothing is given up: while it opens the adapter, and in each row. */
 export interface Limits {
   row: number;
+  /** In a process that times a first step. */
   first: number;
 }
 
@@ -163,8 +164,7 @@ function runChild(
     expectLine();
     createInterface({ input: child.stdout }).on("line", (text) => {
       if (!text.startsWith("{") || gaveUp !== null) return;
-      // A first step has one limit for all, opening the device included.
-      if (!first) expectLine();
+      expectLine();
       const line = JSON.parse(text) as ChildLine;
       if (line.begin) inRow = line.begin;
       if (line.result) inRow = null;
