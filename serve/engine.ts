@@ -215,10 +215,10 @@ export class Engine {
     // An earlier listener of this very step may have aborted it.
     if (entry === undefined) return;
     if (item.score !== null) entry.scored = item.start + item.score.first + item.score.targets.length;
-    if (outcome.sampled !== null) this.#generatedTokens++;
-    const news = { token: outcome.sampled, scored: outcome.scored, error: null };
-    if (finish !== null) this.#end(sequence.request.id, finish, news);
-    else if (outcome.sampled !== null || outcome.scored.length > 0) entry.listener({ ...news, finish: null });
+    const { sampled: token, scored } = outcome;
+    if (token !== null) this.#generatedTokens++;
+    if (finish !== null) this.#end(sequence.request.id, finish, { token, scored, error: null });
+    else if (token !== null || scored.length > 0) entry.listener({ token, scored, finish, error: null });
   }
 
   #runItem({ id, start, count }: PlanItem): RunItem {
@@ -228,7 +228,7 @@ export class Engine {
     const samples = end === tokens.length && request.maxTokens > 0;
     return {
       id,
-      tokens: Int32Array.from({ length: count }, (_, i) => tokens[start + i]!),
+      tokens: tokens.slice(start, end),
       start,
       blockTable: table.blocks,
       sample: samples

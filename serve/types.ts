@@ -101,7 +101,7 @@ export interface ScoreSpec {
 export interface RunItem {
   readonly id: string;
   /** Token ids at positions start..start+tokens.length. */
-  readonly tokens: Int32Array;
+  readonly tokens: readonly number[];
   readonly start: number;
   /** Block of each run of `blockSize` positions; position p lives in block blockTable[p / blockSize | 0], slot p % blockSize. */
   readonly blockTable: Int32Array;

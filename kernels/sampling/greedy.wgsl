@@ -67,8 +67,7 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   let base = row * params.cols;
-  // Rows past the last one have nothing. Within the array's length, Tint leaves out its own check of every access.
-  let end = min(select(0u, base + params.cols, row < params.rows), arrayLength(&x));
+  let end = endOf(row, params.rows, params.cols, arrayLength(&x));
   var keys = U(0u);
   var places = U(0u);
   for (var i = base + lane; i < end; i += LANES) {

@@ -5,6 +5,8 @@ export class BlockTable {
   readonly #pool: BlockPool;
   readonly #blockSize: number;
   #blocks = new Int32Array(4);
+  /** The part in use. Kept, since a view a sequence and step costs more than the rest of planning a decode. */
+  #view = this.#blocks.subarray(0, 0);
   #count = 0;
 
   constructor(pool: BlockPool, blockSize: number) {
@@ -14,7 +16,7 @@ export class BlockTable {
 
   /** View of the block ids, valid until the table changes. */
   get blocks(): Int32Array {
-    return this.#blocks.subarray(0, this.#count);
+    return this.#view;
   }
 
   /** Positions that have a slot. */
@@ -40,11 +42,13 @@ export class BlockTable {
     }
     this.#blocks.set(blocks, this.#count);
     this.#count += count;
+    this.#view = this.#blocks.subarray(0, this.#count);
     return true;
   }
 
   /** Gives all blocks back, last first, so that the head of a sequence is reused last. */
   clear(): void {
     while (this.#count > 0) this.#pool.release(this.#blocks[--this.#count]!);
+    this.#view = this.#blocks.subarray(0, 0);
   }
 }
