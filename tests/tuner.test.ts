@@ -48,7 +48,7 @@ const copies = defineOp<Record<string, never>>({
         const copy = findOp("copy").variants.find((v) => v.when?.(call as never) ?? true)!;
         const plan = copy.plan(call as never);
         const passes = "passes" in plan ? plan.passes : [plan];
-        const broken = option === "broken" ? { BODY: "not WGSL" } : {};
+        const broken: Record<string, string> = option === "broken" ? { BODY: "not WGSL" } : {};
         const named = passes.map((p) => ({
           ...p,
           file: p.file ?? copy.file,
