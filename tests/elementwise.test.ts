@@ -182,7 +182,8 @@ describe("elementwise on the adapter", () => {
     expect(Array.from(await dx!.data())).toEqual([0.5, 1]);
     const y = tensor([-1, 4]).requireGrad();
     const [dy] = grads(k.sum(k.where(k.gt(y, 0), k.sqrt(y), 0)), [y]);
-    expect(Array.from(await dy!.data())[1]).toBe(0.25);
+    // 0.5 / sqrt(4): WGSL grants square roots and quotients a few units in the last place.
+    expect(Array.from(await dy!.data())[1]).toBeCloseTo(0.25, 6);
   });
 
   it("compiles nothing for another number or another size", async () => {

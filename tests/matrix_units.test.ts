@@ -136,7 +136,7 @@ describe("emulated", () => {
     const title = `${op} by ${shape.m}x${shape.n}x${shape.k}${vectors ? " from vectors" : ""}${option ? `, ${option}` : ""}`;
     for (const name of samples) {
       it(`${title}: ${name}`, async (context: TestContext) => {
-        if (!able()) return context.skip();
+        if (!able()) return context.skip("no subgroups of one size");
         emulate(shape, vectors);
         await compare(findOp(op), sampleOf(findOp(op), name), option);
       });
@@ -171,7 +171,7 @@ describe("emulated", () => {
   });
 
   it("matmul hands out its sums in pieces where workgroup memory is short", async (context: TestContext) => {
-    if (!able()) return context.skip();
+    if (!able()) return context.skip("no subgroups of one size");
     emulate(square);
     const profile = gpu.profile as { maxWorkgroupMemory: number };
     const { maxWorkgroupMemory } = profile;
@@ -194,7 +194,7 @@ describe("emulated", () => {
   });
 
   it("attention scales its sums down when maxima rise, and only then", async (context: TestContext) => {
-    if (!able()) return context.skip();
+    if (!able()) return context.skip("no subgroups of one size");
     emulate(square);
     // Scores grow from block to block of keys: by 20 for one query, not at all for the next.
     const [T, D] = [33, 8];
@@ -216,7 +216,7 @@ describe("emulated", () => {
   });
 
   it("rows do not depend on how many there are", async (context: TestContext) => {
-    if (!able()) return context.skip();
+    if (!able()) return context.skip("no subgroups of one size");
     emulate(square);
     const matmul = findOp("matmul");
     const [K, N] = [300, 20];
@@ -367,7 +367,7 @@ describe("what an adapter offers", () => {
 
 describe("the probe", () => {
   it("knows the right product, and a wrong one", async (context: TestContext) => {
-    if (!able()) return context.skip();
+    if (!able()) return context.skip("no subgroups of one size");
     const { subgroupSize } = gpu.profile;
     for (const shape of [square, oblong]) {
       for (const vectors of [null, asVectors]) {
@@ -411,7 +411,7 @@ function trial(name: string, plan: (call: never) => ReturnType<typeof planMatrix
 
 describe("a kernel is refused", () => {
   it("when its numbers are wrong or it does not compile, and the others are not", async (context: TestContext) => {
-    if (!able()) return context.skip();
+    if (!able()) return context.skip("no subgroups of one size");
     const units = emulate(square);
     const edited = (edit: (defines: Record<string, unknown>, params: Record<string, unknown>) => void) => {
       return (call: never) => {

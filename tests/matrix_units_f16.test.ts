@@ -22,7 +22,7 @@ afterAll(() => setDevice(null));
 describe("emulated matrix units in f16", () => {
   it("multiply and attend as kernels without them", async (context) => {
     const { f16, subgroupSize } = gpu.profile;
-    if (!f16 || subgroupSize < 4) return context.skip();
+    if (!f16 || subgroupSize < 4) return context.skip("no f16, or no subgroups of one size");
     const shape = { m: 4, n: 4, k: 4 };
     const units = { dialect: "emulated", shapes: [shape], vectors: null, refused: [] as string[] } as const;
     gpu.profile.matrix = units as never;
