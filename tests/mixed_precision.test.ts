@@ -45,7 +45,7 @@ afterAll(() => setDevice(null));
 
 /** Leaves a test out where the adapter has no f16. */
 const needsF16 = (context: TestContext) => {
-  if (!gpu.profile.f16) context.skip();
+  if (!gpu.profile.f16) context.skip("no shader-f16");
 };
 const folder = () => mkdtempSync(join(tmpdir(), "kiln-mixed-"));
 const valuesOf = (tensors: Iterable<Tensor>) =>

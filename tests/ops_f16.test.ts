@@ -27,7 +27,7 @@ describe("the adapter with f16", () => {
     const types = op.f16 === false || !sample.inputs.some((i) => !i.dtype) ? ["f32"] : ["f32", "f16"];
     for (const floatType of types as ("f32" | "f16")[]) {
       it(`${op.name} ${floatType}: ${sample.name}`, async (context) => {
-        if (floatType === "f16" && !gpu.profile.f16) return context.skip();
+        if (floatType === "f16" && !gpu.profile.f16) return context.skip("no shader-f16");
         const { atol = 1e-5, rtol = 1e-4 } = sample;
         const loose = floatType === "f16" ? [Math.max(atol, 4e-3), Math.max(rtol, 4e-3)] : [atol, rtol];
         const expected = await runSample(
@@ -49,7 +49,7 @@ describe("the adapter with f16", () => {
 describe("attention in register tiles", () => {
   for (const name of ["attention", "attention_backward"]) {
     it(`${name} f16`, async (context) => {
-      if (!gpu.profile.f16) return context.skip();
+      if (!gpu.profile.f16) return context.skip("no shader-f16");
       const op = registeredOps().get(name)!;
       const sample = (op.samples() as unknown as Sample<unknown>[]).find((s) => s.name === "grouped heads")!;
       const run = (device: ReferenceDevice | WebGpuDevice) =>
