@@ -204,6 +204,9 @@ describe("completions", () => {
     expect(best.choices.map(({ text }: { text: string }) => text)).toEqual(ranked.map(({ text }) => text));
     expect(best.choices.map(({ index }: { index: number }) => index)).toEqual([0, 1]);
     expect(best.usage.completion_tokens).toBe(30);
+    // The order is by log probabilities also where the client does not want to see them.
+    const unseen = (await post({ ...options, logprobs: null, n: 2, best_of: 5 })).body;
+    expect(unseen.choices).toEqual(best.choices.map((choice: object) => ({ ...choice, logprobs: null })));
   });
 
   it("W25: a seed fixes the answer and tells choices apart", async () => {

@@ -28,7 +28,7 @@ const anyRequest: fc.Arbitrary<Request> = fc
     minTokens: fc.constantFrom(0, 0, 1),
     stopTokenIds: fc.constantFrom(new Set<number>(), new Set([3]), new Set([1, 2])),
     priority: fc.integer({ min: -1, max: 1 }),
-    topLogprobs: fc.constantFrom(0, 2),
+    topLogprobs: fc.constantFrom(null, 0, 2),
   })
   .map((options) => makeRequest(options));
 
