@@ -45,7 +45,7 @@ describe("greedy_tokens", () => {
       if (variant === "thread" && gpu.profile.class === "gpu") skip("no GPU is given a row a thread");
       gpu.forcedVariant.set("greedy_tokens", variant);
       const anyRows = fc
-        .tuple(fc.integer({ min: 1, max: 9 }), fc.constantFrom(1, 7, 300, 1028))
+        .tuple(fc.integer({ min: 1, max: 5 }), fc.constantFrom(1, 7, 1028, 1101))
         .chain(([count, width]) => {
           const rowOf = (of: fc.Arbitrary<number>) => fc.array(of, { minLength: width, maxLength: width });
           return fc.array(fc.oneof(rowOf(finite), rowOf(small), rowOf(bits)), {
@@ -61,7 +61,7 @@ describe("greedy_tokens", () => {
             const ids = scope(() => greedyTokens(tensor(flat, [rows.length, rows[0]!.length])));
             expect([...(await ids.data())]).toEqual(logits.map(hostChoice));
           }),
-          { numRuns: 40 },
+          { numRuns: 30 },
         );
       } finally {
         gpu.forcedVariant.delete("greedy_tokens");
