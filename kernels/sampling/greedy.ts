@@ -27,7 +27,10 @@ const greedyTokensOp: Op<None> = defineOp<None>({
   variants: rowVariants(
     "sampling/greedy.wgsl",
     ({ inputs }) => inputs[0]!.shape[1]!,
-    (call, worker) => rowPass(call, worker, rowsOf(call.inputs[0]!)),
+    (call, worker) => {
+      const { rows, cols } = rowsOf(call.inputs[0]!);
+      return rowPass(call, worker, { rows, cols, params: { cols }, defines: { VEC: 1 } });
+    },
   ),
   samples: () => {
     const [inf, nan] = [Number.POSITIVE_INFINITY, Number.NaN];

@@ -2,27 +2,23 @@
 // nothing but -inf). Logits are compared as integers: drivers may take NaN for impossible and round tiny numbers to 0.
 #import "include/row.wgsl"
 struct Params { rows: u32, cols: u32 }
-#if VEC == 4
-alias I = vec4<i32>;
-alias U = vec4<u32>;
-#else
-alias I = i32;
-alias U = u32;
-#endif
 @group(0) @binding(0) var<uniform> params: Params;
 /// The bits of f32 numbers.
-@group(0) @binding(1) var<storage, read> x: array<I>;
+@group(0) @binding(1) var<storage, read> x: array<i32>;
 @group(0) @binding(2) var<storage, read_write> ids: array<i32>;
 
 const INFINITY = 0x7f800000;
 const SIGN = 0x80000000u;
 
 /// Unsigned integers in the order of the floats: -0 as +0, every NaN above all. None is 0.
-fn orderKey(bits: I) -> U {
-  let size = bits & I(0x7fffffff);
+fn orderKey(bits: vec4<i32>) -> vec4<u32> {
+  let size = bits & vec4<i32>(0x7fffffff);
   // Sign and size of a number from -inf to -0, which as integers lie below those of negative NaNs.
-  let negative = bits <= I(-0x7fffffff - 1 + INFINITY);
-  return U(select(size, -size, negative)) ^ U(SIGN);
+  let negative = bits <= vec4<i32>(-0x7fffffff - 1 + INFINITY);
+  return vec4<u32>(select(size, -size, negative)) ^ vec4<u32>(SIGN);
+}
+fn highest(keys: vec4<u32>) -> u32 {
+  return max(max(keys.x, keys.y), max(keys.z, keys.w));
 }
 
 #if BY == 0
@@ -68,23 +64,20 @@ fn main(
   let row = rowOf(group, groups, index);
   let base = row * params.cols;
   let end = endOf(row, params.rows, params.cols, arrayLength(&x));
-  var keys = U(0u);
-  var places = U(0u);
-  for (var i = base + lane; i < end; i += LANES) {
-    let candidates = orderKey(x[i]);
+  var keys = vec4<u32>();
+  var places = vec4<u32>();
+  // Four loads are on their way at once: few workers have a long row each. Past the end, the last element comes again.
+  for (var i = base + lane; i < end; i += 4u * LANES) {
+    let at = min(vec4<u32>(i) + LANES * vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(end - 1u));
+    let candidates = orderKey(vec4<i32>(x[at.x], x[at.y], x[at.z], x[at.w]));
     let better = candidates > keys;
     keys = select(keys, candidates, better);
-    places = select(places, U(i - base), better);
+    places = select(places, at, better);
   }
-#if VEC == 4
-  let top = rowMost(max(max(keys.x, keys.y), max(keys.z, keys.w)), lane);
-  // The lowest id is the highest complement; lanes and components without the top have 0.
-  let found = select(vec4<u32>(0u), ~(places * 4u + vec4<u32>(0u, 1u, 2u, 3u)), keys == vec4<u32>(top));
-  let first = ~rowMost(max(max(found.x, found.y), max(found.z, found.w)), lane);
-#else
-  let top = rowMost(keys, lane);
-  let first = ~rowMost(select(0u, ~places, keys == top), lane);
-#endif
+  let top = rowMost(highest(keys), lane);
+  // The lowest place is the highest complement; what is not the top has 0.
+  let found = select(vec4<u32>(), ~places, keys == vec4<u32>(top));
+  let first = ~rowMost(highest(found), lane) - base;
   if (row < params.rows && lane == 0u) {
     let usable = top < (SIGN + u32(INFINITY)) && top > (SIGN - u32(INFINITY));
     ids[row] = select(-1, i32(first), usable);
