@@ -152,7 +152,8 @@ describe("GPU rows", () => {
     const table = await gpuTable({
       out,
       quick: true,
-      budget: 60,
+      // Ends long before; but the first to open a GPU without bounds checks judges its matrix units anew.
+      budget: 110,
       torch,
       filter: "64x64x64",
       write: () => {},
@@ -170,7 +171,7 @@ describe("GPU rows", () => {
     expect(text.includes("SOFTWARE ADAPTER")).toBe(checked.head.software);
     if (checked.head.software) expect(text).not.toMatch(/, met|missed/);
     expect(JSON.parse(readFileSync(join(out, "gpu_table.json"), "utf8")).torch).toHaveLength(1);
-  }, 60_000);
+  });
 
   it("say what the time did not suffice for, and write what there is", async () => {
     const out = join(folder, "nothing");
