@@ -176,14 +176,16 @@ describe("elementwise on the adapter", () => {
     expect(Array.from(await dRow!.data())).toEqual([5, 7, 9]);
   });
 
-  it("splits the gradient of ties, and of nothing selected makes no NaN", async () => {
+  it("splits the gradient of ties, and gives what is selected its own", async () => {
     const x = tensor([1, 2]).requireGrad();
     const [dx] = grads(k.sum(k.maximum(x, 1)), [x]);
     expect(Array.from(await dx!.data())).toEqual([0.5, 1]);
     const y = tensor([-1, 4]).requireGrad();
     const [dy] = grads(k.sum(k.where(k.gt(y, 0), k.sqrt(y), 0)), [y]);
-    // 0.5 / sqrt(4): WGSL grants square roots and quotients a few units in the last place.
-    expect(Array.from(await dy!.data())[1]).toBeCloseTo(0.25, 6);
+    const [, selected] = Array.from(await dy!.data());
+    // 0.5 / sqrt(4): WGSL grants square roots and quotients of GPUs a few units in the last place.
+    if (gpu.profile.class === "cpu") expect(selected).toBe(0.25);
+    else expect(selected).toBeCloseTo(0.25, 6);
   });
 
   it("compiles nothing for another number or another size", async () => {
