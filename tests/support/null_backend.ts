@@ -1,6 +1,6 @@
 import { createGpu } from "../../core/adapter_node.ts";
 import type { DType } from "../../core/dtype.ts";
-import type { DeviceProfile, Lowering, MatrixUnits, Pass, TensorMeta } from "../../core/op.ts";
+import type { DeviceProfile, Lowering, MatrixShape, MatrixUnits, Pass, TensorMeta } from "../../core/op.ts";
 import { contiguousStrides, type Shape } from "../../core/shape.ts";
 import { matrixFeature } from "../../core/webgpu/matrix_units.ts";
 import { Pipelines } from "../../core/webgpu/pipelines.ts";
@@ -68,3 +68,11 @@ export async function complaints(
   }
   return found;
 }
+
+/** Shapes that real adapters list: NVIDIA's, and Apple's. */
+export const realShapes: MatrixShape[] = [
+  { m: 16, n: 16, k: 16 },
+  { m: 16, n: 8, k: 16 },
+  { m: 16, n: 8, k: 8 },
+  { m: 8, n: 8, k: 8 },
+];
