@@ -98,7 +98,9 @@ export function commit(): string {
   const git = (...args: string[]) =>
     execFileSync("git", args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
   try {
-    return git("rev-parse", "--short", "HEAD") + (git("status", "--porcelain", "-uno") ? "+changes" : "");
+    // Records of earlier runs change no figure of this one.
+    const changed = git("status", "--porcelain", "-uno", "--", ".", ":!bench/history");
+    return git("rev-parse", "--short", "HEAD") + (changed ? "+changes" : "");
   } catch {
     return commitFromFiles(join(root, ".git")) ?? "unknown";
   }
