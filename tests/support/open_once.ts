@@ -12,5 +12,6 @@ export default function openOnce(): void {
   spawnSync(process.execPath, args, {
     cwd: fileURLToPath(new URL("../..", import.meta.url)),
     stdio: "ignore",
+    timeout: 120_000, // a device that hangs is for the tests to tell
   });
 }
