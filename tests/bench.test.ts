@@ -293,9 +293,9 @@ describe("PyTorch's ruler", () => {
 print('{"task":"' + sys.argv[1] + '","variant":"f32","ms":1}', flush=True)
 time.sleep(60)`;
     writeFileSync(path, program);
-    const problem = await runTorch(path, ["decode"], 2000, (line) => lines.push(line));
+    const problem = await runTorch(path, ["decode"], 4000, (line) => lines.push(line));
     if (problem?.includes("ENOENT")) return; // no python3 here
-    expect(problem).toBe("stopped after its 2 s");
+    expect(problem).toBe("stopped after its 4 s");
     expect(lines).toEqual([{ task: "decode", variant: "f32", ms: 1 }]);
     const earlier = join(folder, "earlier.jsonl");
     writeFileSync(earlier, `${JSON.stringify(lines[0])}\n{"task":"cut`);
@@ -346,12 +346,11 @@ describe("bars", () => {
     const backward = find(run, torch, "attention backward f32", "30 % of the GEMM");
     expect(backward).toMatchObject({ met: false, found: "27 %" });
     expect(find(run, torch, "train gpt2 f32", "1 x f32 eager").met).toBe(true);
+    expect(find(run, torch, "train gpt2 f32", "0.5 x bf16 amp compiled").met).toBe(false);
     expect(find(run, torch, "train gpt2 f16", "1 x f32 eager").met).toBe(true);
     expect(find(run, torch, "train gpt2 f16", "0.5 x bf16 amp compiled").met).toBe(false);
-    expect(find(run, torch, "train gpt2 f32", "0.5 x bf16 amp compiled"), "f16 against f32").toBeUndefined();
-    expect(find(run, torch, "train gpt2 f32", "1 x tf32 eager"), "f16 against f32").toBeUndefined();
     expect(find(run, torch, "first step of TinyLLM, warm cache", "under 2 s").met).toBe(true);
-    expect(find(run, torch, "train gpt2 f16", "1 x tf32 eager")).toMatchObject({ found: null, met: null });
+    expect(find(run, torch, "train gpt2 f32", "1 x tf32 eager")).toMatchObject({ found: null, met: null });
     // What was not measured is a bar all the same.
     const decode = find(run, torch, "decode tinyllm f16 128", "5 x transformers generate f16");
     expect(decode).toMatchObject({ found: null, met: null });

@@ -182,10 +182,7 @@ describe("elementwise on the adapter", () => {
     expect(Array.from(await dx!.data())).toEqual([0.5, 1]);
     const y = tensor([-1, 4]).requireGrad();
     const [dy] = grads(k.sum(k.where(k.gt(y, 0), k.sqrt(y), 0)), [y]);
-    const [, selected] = Array.from(await dy!.data());
-    // 0.5 / sqrt(4): WGSL grants square roots and quotients of GPUs a few units in the last place.
-    if (gpu.profile.class === "cpu") expect(selected).toBe(0.25);
-    else expect(selected).toBeCloseTo(0.25, 6);
+    expect(Array.from(await dy!.data())[1]).toBe(0.25);
   });
 
   it("compiles nothing for another number or another size", async () => {

@@ -43,7 +43,7 @@ export class Tuner {
   private readonly choices: TunedChoices;
   private readonly open = new Map<string, Question>();
   /** Questions whose options do not all compile here: the variant decides by itself. */
-  private readonly given = new Set<string>();
+  private readonly unmeasurable = new Set<string>();
   private settling: Promise<void> | null = null;
 
   constructor(measures: boolean, store: Remembered<TunedChoices> | null) {
@@ -59,7 +59,7 @@ export class Tuner {
     const key = `${op.name}/${variant.name} ${call.inputs.map((t) => t.dtype).join()} ${asked.shapeClass}`;
     const known = this.choices[key]?.option;
     if (known !== undefined && asked.options.includes(known)) return known;
-    if (this.measures && asked.options.length > 1 && !this.open.has(key) && !this.given.has(key)) {
+    if (this.measures && asked.options.length > 1 && !this.open.has(key) && !this.unmeasurable.has(key)) {
       const { inputs, outputs, attrs } = call;
       this.open.set(key, {
         key,
@@ -94,7 +94,7 @@ export class Tuner {
       if (microseconds && best) {
         this.choices[question.key] = { option: best[0], microseconds };
         this.store?.save(this.choices); // at once: a process that is stopped meanwhile has not measured in vain
-      } else this.given.add(question.key);
+      } else this.unmeasurable.add(question.key);
       this.open.delete(question.key);
     }
     device.forgetRecipes();

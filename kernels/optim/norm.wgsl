@@ -31,6 +31,6 @@ fn main(
   let clipped = factor[0];
 #endif
   // Optimizers skip a step whose scale is 0. By bits, because a compiler may assume that NaN and infinity do not occur.
-  let finite = bitcast<u32>(length) < 0x7f800000u;
+  let finite = bitcast<u32>(length) < bitcast<u32>(3.0e38);
   scale[0] = select(0.0, clipped, finite);
 }
