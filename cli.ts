@@ -97,7 +97,13 @@ program
     const result = await runPretraining(await loadPretrainConfig(config ?? null, overrides));
     const { model: _m, tokenizer: _t, samples, ...summary } = result;
     if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
-    else say(summaryText(summary));
+    else {
+      const { lossText } = await import("./train/run_log.ts");
+      const { modelDir, lossCurve } = summary;
+      say(
+        `${lossText(summary, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`,
+      );
+    }
   });
 
 program
@@ -377,21 +383,6 @@ function flagOverrides(flags: PretrainFlags) {
   return paths.flatMap(([key, flag, path]) =>
     flags[key] === undefined ? [] : [{ path, value: flags[key], from: flag }],
   );
-}
-
-function summaryText(summary: {
-  modelDir: string;
-  lossCurve: string;
-  trainLoss: number;
-  validationLoss: number | null;
-  bitsPerByte: number | null;
-}): string {
-  const { modelDir, lossCurve, trainLoss, validationLoss, bitsPerByte } = summary;
-  const validation =
-    validationLoss === null
-      ? ""
-      : `, validation loss ${validationLoss.toFixed(4)} (${bitsPerByte!.toFixed(4)} bits per byte)`;
-  return `training loss ${trainLoss.toFixed(4)}${validation}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`;
 }
 
 /** The object without its undefined members. */

@@ -165,9 +165,18 @@ describe("validationBatches", () => {
     );
   });
 
-  test("end after maxBatches", () => {
+  test("spread a number of rows evenly over the documents, whatever the batch size", () => {
     const { shard, spans } = corpusOf([100]);
-    expect([...validationBatches(shard, spans, { batchSize: 2, seqLen: 5, maxBatches: 3 })]).toHaveLength(3);
+    const starts = (rows: number, batchSize = 2) =>
+      [...validationBatches(shard, spans, { batchSize, seqLen: 5, rows })].flatMap((batch) =>
+        Array.from({ length: batchSize }, (_, i) => batch.tokens[5 * i]!).filter((id) => id > 0),
+      );
+    // Row r starts with token 5 r + 1: the middle of four quarters of twenty rows.
+    expect(starts(4)).toEqual([11, 36, 61, 86]);
+    expect(starts(4, 3)).toEqual(starts(4, 1));
+    expect(starts(1)).toEqual([51]);
+    expect(starts(20)).toEqual(starts(99));
+    expect(starts(20)).toHaveLength(20);
   });
 });
 

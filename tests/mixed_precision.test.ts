@@ -350,7 +350,7 @@ describe("training in f16", () => {
         compute_dtype: "f16",
         loss_scale: { init_scale: 2 ** 60, backoff_factor: 2 ** -20 },
       },
-      eval: { batches: 1 },
+      eval: { tokens: 64 },
       out_dir: out,
     });
     const made = await pretrain({

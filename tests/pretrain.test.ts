@@ -40,7 +40,7 @@ function toyRun(out: string, ...extra: string[]): string[] {
     "train.steps": 16,
     "train.gradient_accumulation_steps": 2,
     "train.warmup_steps": 3,
-    "eval.batches": 2,
+    "eval.tokens": 128,
     "eval.every": 5,
     "sample.max_tokens": 4,
     "sample.every": 0,

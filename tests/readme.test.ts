@@ -20,7 +20,7 @@ const commands = [...readme.matchAll(/```sh\n([\s\S]*?)```/g)]
   .filter(Boolean);
 
 const toy = ["--steps", "3", "--batch-size", "2", "--sequence-length", "32", "--vocab-size", "300"].concat(
-  ["train.warmup_steps=1", "data.corpus.stories=40", "sample.max_tokens=4", "eval.batches=1"].flatMap((s) => [
+  ["train.warmup_steps=1", "data.corpus.stories=40", "sample.max_tokens=4", "eval.tokens=64"].flatMap((s) => [
     "--set",
     s,
   ]),

@@ -131,7 +131,9 @@ const train = z
 const evaluation = z
   .strictObject({
     every: natural.default(100).describe("updates between validation losses; 0 only at the end"),
-    batches: count.default(8).describe("validation batches of one measurement"),
+    tokens: count
+      .default(32768)
+      .describe("tokens of one measurement, spread evenly over the held-out text; at the end all of it"),
   })
   .prefault({})
   .describe("the validation loss");

@@ -7,8 +7,9 @@ import { readJson } from "../models/files.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { loadPretrainConfig, type Override, type PretrainConfig } from "./config.ts";
 import { AdamW } from "./optim.ts";
-import type { PretrainResult } from "./pretrain.ts";
+import type { PretrainResult } from "./run.ts";
 import { newestCheckpoint } from "./run_files.ts";
+import { lossText } from "./run_log.ts";
 import { Trainer } from "./trainer.ts";
 
 export interface DemoOptions {
@@ -26,7 +27,7 @@ const lesson = {
   data: { corpus: { stories: 4000 } },
   tokenizer: { vocab_size: 1024 },
   train: { batch_size: 8, sequence_length: 160, learning_rate: 5e-3, warmup_steps: 20 },
-  eval: { every: 100, batches: 4 },
+  eval: { every: 100, tokens: 5120 },
   sample: { every: 100, max_tokens: 120, temperature: 0.6 },
   checkpoint: { every: 100, keep: 1 },
 };
@@ -48,7 +49,7 @@ const toy = {
   tokenizer: { vocab_size: 384 },
   model: { hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2 },
   train: { steps: 12, batch_size: 4, sequence_length: 64, learning_rate: 3e-3, warmup_steps: 4 },
-  eval: { every: 6, batches: 2 },
+  eval: { every: 6, tokens: 512 },
   sample: { every: 0, max_tokens: 24, temperature: 0.7 },
   checkpoint: { every: 6, keep: 1 },
 };
@@ -72,11 +73,8 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
   say(
     sideBySide(result.samples.before[0] ?? "", result.samples.after[0] ?? "", process.stderr.columns ?? 100),
   );
-  const { trainLoss, validationLoss, bitsPerByte, lossCurve } = result;
-  say(
-    `training loss ${trainLoss.toFixed(3)}, validation loss ${validationLoss?.toFixed(3)} (${bitsPerByte?.toFixed(3)} bits per byte)`,
-  );
-  say(`loss curve: ${lossCurve}   samples: ${join(out, "samples.txt")}   model: ${modelDir}`);
+  say(lossText(result, 3));
+  say(`loss curve: ${result.lossCurve}   samples: ${join(out, "samples.txt")}   model: ${modelDir}`);
   return { modelDir };
 }
 

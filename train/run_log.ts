@@ -1,6 +1,7 @@
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { device } from "../core/device.ts";
+import type { ValidationMetrics } from "./evaluate.ts";
 import { EventWriter, MetricsLog, type MetricsRecord, readMetrics } from "./logs.ts";
 import { lossCurveSvg } from "./loss_curve.ts";
 import { Progress } from "./progress.ts";
@@ -16,11 +17,6 @@ export interface StepMetrics {
   /** In mixed precision: the factor of the next update's loss, and how many updates overflowed since the start. */
   loss_scale?: number;
   skipped?: number;
-}
-
-export interface ValidationMetrics {
-  validation_loss: number;
-  bits_per_byte: number;
 }
 
 /**
@@ -70,7 +66,8 @@ export class RunLog {
   validation(step: number, metrics: ValidationMetrics): void {
     this.lastValidation = metrics;
     this.#metrics.write({ step, ...metrics });
-    this.#events.scalars(step, { ...metrics });
+    const { validation_loss, bits_per_byte } = metrics;
+    this.#events.scalars(step, { validation_loss, ...(bits_per_byte !== null && { bits_per_byte }) });
     // The pause is not the training's: the next step's rate starts here.
     this.#clock = performance.now();
   }
@@ -106,8 +103,31 @@ export class RunLog {
   }
 
   #remember(record: MetricsRecord): void {
-    const { validation_loss, bits_per_byte } = record;
-    if (typeof validation_loss !== "number" || typeof bits_per_byte !== "number") return;
-    this.lastValidation = { validation_loss, bits_per_byte };
+    const { validation_loss, bits_per_byte, validation_tokens } = record;
+    if (typeof validation_loss !== "number") return;
+    this.lastValidation = {
+      validation_loss,
+      bits_per_byte: typeof bits_per_byte === "number" ? bits_per_byte : null,
+      validation_tokens: typeof validation_tokens === "number" ? validation_tokens : null,
+    };
   }
+}
+
+/** The losses at the end of a run in one line, with `digits` decimals. */
+export function lossText(
+  losses: {
+    trainLoss: number;
+    validationLoss: number | null;
+    bitsPerByte: number | null;
+    validationTokens: number | null;
+  },
+  digits: number,
+): string {
+  const { trainLoss, validationLoss, bitsPerByte, validationTokens } = losses;
+  const training = `training loss ${trainLoss.toFixed(digits)}`;
+  if (validationLoss === null) return training;
+  const bits = bitsPerByte === null ? "" : ` (${bitsPerByte.toFixed(digits)} bits per byte)`;
+  const tokens =
+    validationTokens === null ? "" : ` on ${validationTokens.toLocaleString("en")} held-out tokens`;
+  return `${training}, validation loss ${validationLoss.toFixed(digits)}${bits}${tokens}`;
 }

@@ -113,13 +113,14 @@ export class PackedBatches {
 }
 
 /**
- * One pass over validation documents in their own order. Every token appears once; the last batch is filled up
- * with padding (its own segment, all targets -100), so that all batches have one shape. `maxBatches` ends it early.
+ * Validation documents laid end to end in their own order and cut into rows: all of them (every token then appears once),
+ * or `rows` of them spread evenly, the same ones every time. The last row and the last batch are filled up with padding
+ * (its own segment, all targets -100), so that all batches have one shape.
  */
 export function* validationBatches(
   shard: TokenShard,
   spans: readonly Span[],
-  options: PackingOptions & { maxBatches?: number },
+  options: PackingOptions & { rows?: number },
 ): Generator<Batch> {
   checkOptions(spans, options);
   const { batchSize, seqLen } = options;
@@ -127,12 +128,14 @@ export function* validationBatches(
     spans,
     Uint32Array.from(spans, (_, i) => i),
   );
-  const rows = Math.ceil(layout.ends[spans.length - 1]! / seqLen);
-  const batches = Math.min(options.maxBatches ?? Number.POSITIVE_INFINITY, Math.ceil(rows / batchSize));
-  for (let i = 0; i < batches; i++) {
+  const all = Math.ceil(layout.ends[spans.length - 1]! / seqLen);
+  const rows = Math.min(options.rows ?? all, all);
+  for (let first = 0; first < rows; first += batchSize) {
     const batch = emptyBatch(batchSize, seqLen);
-    for (let row = 0; row < batchSize; row++) {
-      fillRow(batch, row, seqLen, shard, layout, i * batchSize + row);
+    for (let i = 0; i < batchSize; i++) {
+      // A row past the last holds padding alone.
+      const row = first + i < rows ? Math.floor(((first + i + 0.5) * all) / rows) : all;
+      fillRow(batch, i, seqLen, shard, layout, row);
     }
     yield batch;
   }

@@ -1,0 +1,81 @@
+import { dispose } from "../core/device.ts";
+import { type Span, type TokenShard, validationBatches } from "./data/index.ts";
+import type { Trainer } from "./trainer.ts";
+
+/** A validation loss and what it was measured on. */
+export interface ValidationMetrics {
+  /** Mean nats per predicted token. */
+  validation_loss: number;
+  /** Null where the rows stand for no text. */
+  bits_per_byte: number | null;
+  /** Predicted tokens: what the loss is the mean of; null in the logs of older runs. */
+  validation_tokens: number | null;
+}
+
+/** Tokens of one pass. Not the batch of training: what a loss is must not depend on how it is trained. */
+const passTokens = 4096;
+
+/** Measures the loss of held-out documents on rows of one length. */
+export class Validation {
+  readonly #shard: TokenShard;
+  readonly #spans: readonly Span[];
+  readonly #seqLen: number;
+  /** Rows of the whole set, and of a measurement within the budget. */
+  readonly #rows: number;
+  readonly #budgetRows: number;
+
+  /** `tokens` is the budget of `sample`. */
+  constructor(shard: TokenShard, spans: readonly Span[], options: { seqLen: number; tokens: number }) {
+    const { seqLen, tokens } = options;
+    this.#shard = shard;
+    this.#spans = spans;
+    this.#seqLen = seqLen;
+    this.#rows = Math.ceil(spans.reduce((sum, span) => sum + span.length, 0) / seqLen);
+    this.#budgetRows = Math.min(this.#rows, Math.ceil(tokens / seqLen));
+  }
+
+  /** Whether `sample` reads the whole set. */
+  get samplesAll(): boolean {
+    return this.#budgetRows === this.#rows;
+  }
+
+  /** The loss on rows spread evenly over the set, the same ones every time; null where nothing can be predicted. */
+  sample(trainer: Trainer): Promise<ValidationMetrics | null> {
+    return this.#measure(trainer, this.#budgetRows);
+  }
+
+  /** The loss on the whole set. */
+  all(trainer: Trainer): Promise<ValidationMetrics | null> {
+    return this.#measure(trainer, this.#rows);
+  }
+
+  /**
+   * Both measurements use one shape of batch, found from the budget alone: rows of equal weights then give equal bits
+   * whatever the batch size of training is, and the pass is compiled once.
+   */
+  async #measure(trainer: Trainer, rows: number): Promise<ValidationMetrics | null> {
+    if (rows === 0) return null;
+    const most = Math.max(1, Math.floor(passTokens / this.#seqLen));
+    const batchSize = Math.ceil(this.#budgetRows / Math.ceil(this.#budgetRows / most));
+    let nats = 0;
+    let supervised = 0;
+    let bytes = 0;
+    for (const batch of validationBatches(this.#shard, this.#spans, {
+      batchSize,
+      seqLen: this.#seqLen,
+      rows,
+    })) {
+      const sum = trainer.evaluate(batch);
+      nats += await sum.item();
+      dispose(sum);
+      supervised += batch.supervised;
+      bytes += batch.bytes;
+    }
+    if (supervised === 0) return null;
+    return {
+      validation_loss: nats / supervised,
+      bits_per_byte: bytes === 0 ? null : nats / Math.LN2 / bytes,
+      validation_tokens: supervised,
+    };
+  }
+}
