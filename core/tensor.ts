@@ -1,7 +1,7 @@
 import { device as currentDevice, type Device, type Storage } from "./device.ts";
 import { type DType, type HostArray, isFloat } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
-import { type AnyOp, findOp, type Op } from "./op.ts";
+import { type AnyOp, findOp, mutatedInputs, type Op } from "./op.ts";
 import { contiguousStrides, isContiguous, numel, type Shape, show } from "./shape.ts";
 import { gradEnabled, type Node, record } from "./tape.ts";
 
@@ -134,8 +134,21 @@ function applyQuietly(op: AnyOp, inputs: readonly Tensor[], attrs: unknown): Ten
   const outputs = op
     .infer(inputs, attrs as never)
     .map(({ shape, dtype }) => new Tensor(target.allocate(dtype, numel(shape)), shape));
-  target.run(op, inputs, attrs, outputs);
+  target.run(op, op.mutates ? apart(op, inputs) : inputs, attrs, outputs);
   return outputs;
+}
+
+/** The inputs of a call that updates some in place, with a copy where one that is only read shares their memory. */
+function apart(op: AnyOp, inputs: readonly Tensor[]): readonly Tensor[] {
+  const mutated = mutatedInputs(op, inputs.length);
+  const written = new Set(mutated.map((i) => inputs[i]!.storage));
+  if (written.size < mutated.length) {
+    throw new KilnError(`${op.name}: two of the tensors that it updates in place share memory; copy one`);
+  }
+  if (inputs.filter((t) => written.has(t.storage)).length === mutated.length) return inputs;
+  return inputs.map((t, i) =>
+    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(findOp("copy"), [t], {})[0]! : t,
+  );
 }
 
 /** Puts a view on the tape; `backward` maps the view's cotangent to the input's. */

@@ -57,9 +57,10 @@ export class WebGpuDevice implements Device {
     this.gpu = gpu;
     this.description = description;
     this.profile = profile;
-    this.pool = new Pool(gpu);
-    this.recorder = new Recorder(gpu);
-    this.pipelines = new Pipelines(gpu, profile, read);
+    const check = () => this.check();
+    this.pool = new Pool(gpu, check);
+    this.recorder = new Recorder(gpu, (epoch, error) => this.lose(epoch, error));
+    this.pipelines = new Pipelines(gpu, profile, read, check);
     this.tuner = tuner;
     gpu.onuncapturederror = ({ error }) => {
       this.failure ??= new KilnError(`WebGPU: ${error.message}`, { code: "webgpu_error" });
@@ -100,7 +101,9 @@ export class WebGpuDevice implements Device {
         "write: f16 values are written in pairs, and this view starts or ends inside of one; write a view of even offset and size",
       );
     }
-    this.writeBytes(slotOf(storage), offset * unit, encode(values, storage.dtype));
+    const slot = slotOf(storage);
+    if (offset === 0 && end === storage.length) slot.lost = null;
+    this.writeBytes(slot, offset * unit, encode(values, storage.dtype));
   }
 
   /** `queue.writeBuffer` overtakes the open encoder: work recorded on this slot must be submitted first. */
@@ -122,12 +125,14 @@ export class WebGpuDevice implements Device {
     const aligned = Math.floor(start / 4) * 4;
     const bytes = Math.ceil((start - aligned + length * byteSize(storage.dtype)) / 4) * 4;
     if (length === 0) return decode(new ArrayBuffer(0), storage.dtype, 0);
+    if (slot.lost) throw slot.lost;
     const staging = this.gpu.createBuffer({
       size: bytes,
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
     });
     this.recorder.copy(slot.buffer, aligned, staging, 0, bytes);
     this.recorder.flush();
+    const { verified } = this.recorder;
     try {
       await this.settled(staging.mapAsync(GPUMapMode.READ));
     } catch (error) {
@@ -135,15 +140,37 @@ export class WebGpuDevice implements Device {
     }
     const copy = staging.getMappedRange().slice(start - aligned);
     staging.destroy();
+    const refused = await verified;
+    if (refused ?? slot.lost) {
+      this.forget();
+      throw refused ?? slot.lost;
+    }
     this.check();
     return decode(copy, storage.dtype, length);
+  }
+
+  /** Marks what a dropped submit may have written, and what was made of it since: using these tensors throws. */
+  private lose(epoch: number, error: GPUError): KilnError {
+    const cause = this.failure?.message ?? `WebGPU: ${error.message}`;
+    const lost = new KilnError(`work on this tensor did not run, its value is lost: ${cause}`, {
+      code: "webgpu_error",
+    });
+    for (const slot of this.pool.slots) if (slot.lastEpoch >= epoch) slot.lost = lost;
+    this.failure ??= lost;
+    return lost;
   }
 
   /** Throws what the device has reported since. */
   private check(): void {
     const { failure } = this;
-    if (failure && failure.code !== "device_lost") this.failure = null;
-    if (failure) throw failure;
+    if (!failure) return;
+    this.forget();
+    throw failure;
+  }
+
+  /** What has been thrown is not thrown again, unless the device is lost. */
+  private forget(): void {
+    if (this.failure?.code !== "device_lost") this.failure = null;
   }
 
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void {
@@ -184,15 +211,17 @@ export class WebGpuDevice implements Device {
       at = recorder.uniforms(kernel.params.words);
       recorder.staging.set(params, at);
     }
-    const pass = recorder.compute(recorder.stamp && describeDispatch(work));
-    pass.setPipeline(kernel.pipeline);
+    // What can fail comes before the encoder hears of it, so that nothing recorded is lost with it.
+    const { pipeline } = kernel;
     const group = this.bindGroup(work, recorder.ring);
+    for (const storage of work.storages) recorder.touch(slotOf(storage));
+    const pass = recorder.compute(recorder.stamp && describeDispatch(work));
+    pass.setPipeline(pipeline);
     if (kernel.hasParams) {
       this.dynamicOffset[0] = at;
       pass.setBindGroup(0, group, this.dynamicOffset, 0, 1);
     } else pass.setBindGroup(0, group);
     pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
-    for (const storage of work.storages) recorder.touch(slotOf(storage));
     recorder.recorded();
   }
 
@@ -211,14 +240,20 @@ export class WebGpuDevice implements Device {
   }
 
   makeBindGroup(work: Work, slots: readonly Slot[], uniforms: GPUBuffer): GPUBindGroup {
-    const { kernel, offsets } = work;
+    const { kernel, offsets, label } = work;
+    const written = slots.filter((_, i) => kernel.storage[i]!.kind === "storage");
+    if (written.some((slot) => slots.indexOf(slot) !== slots.lastIndexOf(slot))) {
+      throw new KilnError(`${label}: a tensor that it writes shares memory with another of its tensors`);
+    }
     const entries: GPUBindGroupEntry[] = kernel.storage.map(({ index }, i) => ({
       binding: index,
       resource: { buffer: slots[i]!.buffer, offset: offsets[i]! },
     }));
     if (kernel.hasParams)
       entries.push({ binding: 0, resource: { buffer: uniforms, size: kernel.params.words * 4 } });
-    return this.gpu.createBindGroup({ layout: kernel.layout, entries });
+    const group = this.gpu.createBindGroup({ layout: kernel.layout, entries });
+    this.check();
+    return group;
   }
 
   release(storage: Storage): void {
@@ -228,6 +263,7 @@ export class WebGpuDevice implements Device {
   async sync(): Promise<void> {
     this.recorder.flush();
     await this.settled(this.gpu.queue.onSubmittedWorkDone());
+    await this.recorder.verified;
     this.check();
   }
 

@@ -42,11 +42,14 @@ export class Pipelines {
   private readonly device: GPUDevice;
   private readonly profile: DeviceProfile;
   private readonly read: SourceReader;
+  private readonly check: () => void;
 
-  constructor(device: GPUDevice, profile: DeviceProfile, read: SourceReader) {
+  /** `check` throws what the device has reported since. */
+  constructor(device: GPUDevice, profile: DeviceProfile, read: SourceReader, check = () => {}) {
     this.device = device;
     this.profile = profile;
     this.read = read;
+    this.check = check;
   }
 
   /** Number of distinct kernels so far. */
@@ -97,15 +100,19 @@ export class Pipelines {
     const bindings = findBindings(source);
     const { group, pipeline: layout } = this.layoutOf(bindings);
     const module = this.device.createShaderModule({ code: source, label: file });
+    this.check();
     const descriptor = { label: file, layout, compute: { module, entryPoint: "main" } };
     const storage = bindings.filter((b) => b.kind !== "uniform");
     const cold: ColdKernel = {
       descriptor,
       pipeline: null,
       make: () => {
-        cold.pipeline ??= this.device.createComputePipeline(descriptor);
+        const pipeline = cold.pipeline ?? this.device.createComputePipeline(descriptor);
+        // Before it joins the encoder: a pipeline that does not compile would take the work recorded so far with it.
+        this.check();
+        cold.pipeline = pipeline;
         this.cold.delete(cold);
-        return cold.pipeline;
+        return pipeline;
       },
     };
     const kernel: Kernel = {

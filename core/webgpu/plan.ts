@@ -53,6 +53,8 @@ export class Plan<R> {
   private readonly touched = new Set<Slot>();
   /** Keeps captured tensors and constants alive as long as the plan. */
   private readonly captured = new Set<Storage>();
+  /** Whether every kernel is known to compile. */
+  private compiled = false;
 
   constructor(device: WebGpuDevice, step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
     this.device = device;
@@ -64,10 +66,10 @@ export class Plan<R> {
     this.result = result;
     const works = this.lowerAll(prune(calls, this.live()));
     const slots = this.planMemory(works);
-    this.build(works, slots);
     // A plan that nobody can replay any more gives its buffers back.
     this.slots = [...new Set(slots.values())];
     collector.register(this, { device, slots: this.slots }, this);
+    this.build(works, slots);
   }
 
   /** Gives the memory back at once; the plan must not be replayed any more. */
@@ -148,7 +150,10 @@ export class Plan<R> {
       slots.set(storage, idle.get(bytes)?.pop() ?? this.device.pool.take(bytes - 256));
     };
     for (const t of this.args) assign(t.storage);
-    for (const s of this.live()) if (s.handle === null && !slots.has(s)) assign(s);
+    for (const s of this.live()) {
+      if (s.handle !== null) this.capture(s);
+      else if (!slots.has(s)) assign(s);
+    }
     works.forEach((work, i) => {
       for (const s of work.storages) {
         if (s.handle !== null) this.capture(s);
@@ -215,8 +220,13 @@ export class Plan<R> {
       // Buffers are copied by four bytes: an f16 view may start between them.
       const copies = given.contiguous && (given.offset * byteSize(given.dtype)) % 4 === 0;
       const t = copies ? given : apply(findOp("copy"), [given], {} as never)[0]!;
+      recorder.touch(slotOf(t.storage));
       this.copy(t.storage, t.offset, this.args[i]!.storage, t.size);
     });
+    // What can fail comes before the encoder hears of any dispatch.
+    if (!this.compiled) for (const { kernel } of this.steps) void kernel.pipeline;
+    this.compiled = true;
+    for (const slot of this.touched) recorder.touch(slot);
     let pass: GPUComputePassEncoder | null = null;
     let kernel: Kernel | null = null;
     for (const step of this.steps) {
@@ -232,10 +242,10 @@ export class Plan<R> {
       }
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
-    for (const slot of this.touched) recorder.touch(slot);
     const result = mapTensors(this.result, (t) => {
       const copy = new Tensor(this.device.allocate(t.dtype, t.size), t.shape);
       this.copy(t.storage, 0, copy.storage, t.size);
+      recorder.touch(slotOf(copy.storage));
       return copy;
     }) as R;
     recorder.recorded(this.steps.length);
@@ -247,10 +257,7 @@ export class Plan<R> {
     const bytes = Math.ceil((length * unit) / 4) * 4;
     const source = slotOf(from);
     const target = slotOf(to);
-    if (bytes === 0) return;
-    this.device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
-    this.device.recorder.touch(source);
-    this.device.recorder.touch(target);
+    if (bytes > 0) this.device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
   }
 }
 

@@ -7,6 +7,8 @@ export interface Slot {
   readonly bytes: number;
   /** The recorder's epoch in which a dispatch last used it: an upload in the same epoch must flush first. */
   lastEpoch: number;
+  /** Set when work on this slot was refused: what it holds is not what was computed, and using it throws this. */
+  lost: KilnError | null;
 }
 
 /**
@@ -16,20 +18,26 @@ export interface Slot {
 export class Pool {
   bytesInUse = 0;
   private bytesIdle = 0;
+  /** Every slot whose buffer exists. */
+  readonly slots = new Set<Slot>();
   private readonly idle = new Map<number, Slot[]>();
   private readonly device: GPUDevice;
+  private readonly check: () => void;
   private nextId = 0;
 
-  constructor(device: GPUDevice) {
+  /** `check` throws what the device has reported since. */
+  constructor(device: GPUDevice, check: () => void) {
     this.device = device;
+    this.check = check;
   }
 
   take(bytes: number): Slot {
     const size = sizeClass(bytes);
-    this.bytesInUse += size;
     const free = this.idle.get(size)?.pop();
     if (free) {
+      this.bytesInUse += size;
       this.bytesIdle -= size;
+      free.lost = null;
       return free;
     }
     const limit = Math.min(this.device.limits.maxBufferSize, this.device.limits.maxStorageBufferBindingSize);
@@ -42,7 +50,11 @@ export class Pool {
     }
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     const buffer = this.device.createBuffer({ size, usage });
-    return { id: this.nextId++, buffer, bytes: size, lastEpoch: -1 };
+    this.check();
+    const slot = { id: this.nextId++, buffer, bytes: size, lastEpoch: -1, lost: null };
+    this.slots.add(slot);
+    this.bytesInUse += size;
+    return slot;
   }
 
   give(slot: Slot): void {
@@ -60,7 +72,10 @@ export class Pool {
 
   /** Destroys the idle buffers; call it only when nothing is in flight. */
   trim(): void {
-    for (const list of this.idle.values()) for (const slot of list) slot.buffer.destroy();
+    for (const slot of [...this.idle.values()].flat()) {
+      slot.buffer.destroy();
+      this.slots.delete(slot);
+    }
     this.idle.clear();
     this.bytesIdle = 0;
   }

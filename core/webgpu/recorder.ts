@@ -1,3 +1,4 @@
+import type { KilnError } from "../errors.ts";
 import type { Dispatch, Stamp } from "./dispatch.ts";
 import type { Slot } from "./pool.ts";
 
@@ -16,6 +17,8 @@ export class Recorder {
   epoch = 0;
   submits = 0;
   dispatches = 0;
+  /** Resolves when it is known whether the last submit was taken, to the error that refused it if not. */
+  verified: Promise<KilnError | null> = Promise.resolve(null);
   /** While set, each dispatch runs in a pass of its own and is timed. */
   stamp: Stamp | null = null;
   readonly ring: GPUBuffer;
@@ -26,9 +29,12 @@ export class Recorder {
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
   private readonly device: GPUDevice;
+  private readonly refused: (epoch: number, error: GPUError) => KilnError;
 
-  constructor(device: GPUDevice) {
+  /** `refused` is told when WebGPU drops the work of an epoch. */
+  constructor(device: GPUDevice, refused: (epoch: number, error: GPUError) => KilnError) {
     this.device = device;
+    this.refused = refused;
     this.staging = new Uint8Array(ringSlots * uniformSlot);
     this.ring = device.createBuffer({
       size: this.staging.byteLength,
@@ -63,7 +69,9 @@ export class Recorder {
     if (this.pending >= flushEvery) this.flush();
   }
 
+  /** Notes that the open encoder uses a slot; throws where its value was lost. */
   touch(slot: Slot): void {
+    if (slot.lost) throw slot.lost;
     slot.lastEpoch = this.epoch;
   }
 
@@ -80,11 +88,25 @@ export class Recorder {
       this.used = 0;
     }
     if (!this.encoder) return;
+    // One invalid command drops the whole buffer: without a scope of its own nobody could say which work was lost.
+    this.device.pushErrorScope("validation");
     this.device.queue.submit([this.encoder.finish()]);
+    this.verify(this.epoch, this.device.popErrorScope());
     this.encoder = null;
     this.pending = 0;
     this.epoch++;
     this.submits++;
+  }
+
+  private verify(epoch: number, popped: Promise<GPUError | null>): void {
+    const before = this.verified;
+    this.verified = popped.then(
+      async (error) => {
+        await before;
+        return error && this.refused(epoch, error);
+      },
+      () => null, // the device is lost, which reads say by themselves
+    );
   }
 
   private endPass(): void {
