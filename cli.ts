@@ -47,6 +47,7 @@ program
 
 interface PretrainFlags {
   data?: string[];
+  validationData?: string[];
   out?: string;
   steps?: number;
   batchSize?: number;
@@ -69,6 +70,7 @@ program
     "train a Llama (or a GPT-2) from scratch on text, JSONL, or gzip of either; without data on built-in stories",
   )
   .option("--data <path...>", "text, JSONL, gzip of either, or folders")
+  .option("--validation-data <path...>", "files for the validation loss, instead of a share of the data")
   .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
   .option("--steps <n>", "optimizer updates", integer)
   .option("--batch-size <n>", "sequences of one forward pass", integer)
@@ -370,6 +372,7 @@ async function serveModel(
 function flagOverrides(flags: PretrainFlags) {
   const paths: [keyof PretrainFlags, string, string[]][] = [
     ["data", "--data", ["data", "path"]],
+    ["validationData", "--validation-data", ["data", "validation_path"]],
     ["out", "--out", ["out_dir"]],
     ["steps", "--steps", ["train", "steps"]],
     ["batchSize", "--batch-size", ["train", "batch_size"]],

@@ -13,14 +13,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus, storySource } from "../train/data/index.ts";
-import {
-  openShard,
-  prepareShard,
-  type Span,
-  splitDocuments,
-  type TokenShard,
-  writeShard,
-} from "../train/data/shards.ts";
+import { openShard, prepareShard, type Span, type TokenShard, writeShard } from "../train/data/shards.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });
@@ -143,45 +136,4 @@ test("a second run uses the file of the first; another tokenizer or damage makes
   expect((await prepare(withoutBos)).file).not.toBe(first.file);
   truncateSync(first.file, 5000);
   expect(await prepare()).toEqual(first);
-});
-
-describe("splitDocuments", () => {
-  const spans = (count: number): Span[] =>
-    Array.from({ length: count }, (_, i) => ({ start: i * 10, length: 10, bytes: 30 }));
-
-  test("gives every document to one side, in order, about the asked fraction to validation", () => {
-    fc.assert(
-      fc.property(
-        fc.integer({ min: 2, max: 400 }),
-        fc.double({ min: 0.001, max: 0.9, noNaN: true }),
-        fc.nat(),
-        (count, fraction, seed) => {
-          const { train, validation } = splitDocuments(spans(count), { fraction, seed });
-          const starts = [...train, ...validation].map((span) => span.start).sort((a, b) => a - b);
-          expect(starts).toEqual(spans(count).map((span) => span.start));
-          expect(train.length).toBeGreaterThan(0);
-          expect(validation.length).toBeGreaterThan(0);
-        },
-      ),
-    );
-    expect(splitDocuments(spans(10_000), { fraction: 0.1, seed: 1 }).validation.length).toBeGreaterThan(900);
-    expect(splitDocuments(spans(10_000), { fraction: 0.1, seed: 1 }).validation.length).toBeLessThan(1100);
-  });
-
-  test("does not move a document when others are added, and depends on the seed", () => {
-    const few = splitDocuments(spans(500), { fraction: 0.2, seed: 5 }).validation;
-    const many = splitDocuments(spans(1000), { fraction: 0.2, seed: 5 }).validation;
-    expect(many.slice(0, few.length)).toEqual(few);
-    expect(splitDocuments(spans(500), { fraction: 0.2, seed: 6 }).validation).not.toEqual(few);
-  });
-
-  test("cuts a single document, and keeps all of it for fraction 0", () => {
-    const [span] = [{ start: 0, length: 100, bytes: 400 }];
-    expect(splitDocuments([span!], { fraction: 0.1, seed: 1 })).toEqual({
-      train: [{ start: 0, length: 90, bytes: 360 }],
-      validation: [{ start: 90, length: 10, bytes: 40 }],
-    });
-    expect(splitDocuments([span!], { fraction: 0, seed: 1 })).toEqual({ train: [span], validation: [] });
-    expect(() => splitDocuments([span!], { fraction: 1, seed: 1 })).toThrow(/fraction/);
-  });
 });

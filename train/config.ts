@@ -22,17 +22,21 @@ const corpus = z
   .prefault({})
   .describe("the built-in story grammar, used where no path is given");
 
+/** One path or several. */
+const paths = z
+  .preprocess((value) => (typeof value === "string" ? [value] : value), z.array(z.string()).min(1))
+  .optional();
+
 const data = z
   .strictObject({
-    path: z
-      .preprocess((value) => (typeof value === "string" ? [value] : value), z.array(z.string()).min(1))
-      .optional()
-      .describe("text or JSONL files, plain or .gz; relative to the config file"),
+    path: paths.describe("text or JSONL files, plain or .gz; relative to the config file"),
+    validation_path: paths.describe("files for the validation loss; where not given, a share of the data"),
     corpus,
+    seed: natural.default(0).describe("which documents are held out"),
     field: z.string().min(1).default("text").describe("the key that holds the text in JSONL"),
     validation_fraction: share
       .default(0.05)
-      .describe("share of the documents held out for the validation loss"),
+      .describe("share of the tokens held out for the validation loss where no validation_path is given"),
   })
   .prefault({})
   .describe("what to train on");
@@ -190,7 +194,7 @@ export const pretrainSchema = z
     }
   });
 
-/** Checked settings; `data.path`, `tokenizer.path` and `model.config` are absolute. */
+/** Checked settings; the paths in `data`, `tokenizer.path` and `model.config` are absolute. */
 export type PretrainConfig = z.output<typeof pretrainSchema>;
 
 /** One value given outside the file. `from` is what messages call it, e.g. `--set train.steps=5`. */
@@ -300,7 +304,9 @@ export function parsePretrainConfig(
   });
   const absolute = (key: string[], path: string) => resolve(overrideOf(key) ? "." : dirname(name), path);
   const { data, tokenizer, model } = config;
-  if (data.path) data.path = data.path.map((path) => absolute(["data", "path"], path));
+  for (const key of ["path", "validation_path"] as const) {
+    data[key] &&= data[key].map((path) => absolute(["data", key], path));
+  }
   if (tokenizer.path) tokenizer.path = absolute(["tokenizer", "path"], tokenizer.path);
   if (model.config) model.config = absolute(["model", "config"], model.config);
   return config;

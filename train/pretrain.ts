@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
@@ -8,18 +7,12 @@ import type { CausalLM } from "../models/causal_lm.ts";
 import { tinyllmConfig } from "../models/config.ts";
 import { readJson, writeJson } from "../models/files.ts";
 import { gpt2Overrides } from "../models/gpt2_config.ts";
-import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
-import {
-  type DocumentSource,
-  fileSource,
-  PackedBatches,
-  prepareShard,
-  splitDocuments,
-  storySource,
-} from "./data/index.ts";
+import { PackedBatches } from "./data/index.ts";
 import { Validation } from "./evaluate.ts";
 import { AdamW } from "./optim.ts";
+import { prepareData } from "./prepare_data.ts";
 import { type PretrainOptions, type PretrainResult, type Run, runToEnd } from "./run.ts";
 import { newestCheckpoint } from "./run_files.ts";
 import type { ScheduleConfig } from "./schedules.ts";
@@ -39,7 +32,7 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   try {
     return await runToEnd(run, resumeFrom);
   } finally {
-    run.shard.close();
+    run.data.close();
   }
 }
 
@@ -61,21 +54,11 @@ async function resumePoint(config: PretrainConfig): Promise<string | null> {
 
 async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run> {
   const { config, say } = options;
-  const { train, data, out_dir } = config;
+  const { train, out_dir } = config;
   assertComputeDtype(train.compute_dtype, "set train.compute_dtype to f32");
-  const source = data.path ? fileSource(data.path, { field: data.field }) : storySource(data.corpus);
-  const tokenizer = await prepareTokenizer(config, source, say);
-  const { shard, isCached } = await prepareShard(source, tokenizer, join(out_dir, "tokens"));
-  const { train: documents, validation } = splitDocuments(shard.documents, {
-    fraction: data.validation_fraction,
-    seed: train.seed,
-  });
+  const { tokenizer, ...data } = await prepareData(config, maxPositions(config), say);
   const packing = { batchSize: train.batch_size, seqLen: train.sequence_length };
-  const batches = new PackedBatches(shard, documents, { ...packing, seed: train.seed });
-  say(
-    `${source.name}: ${shard.header.documents.toLocaleString("en")} documents, ${shard.header.tokens.toLocaleString("en")} tokens` +
-      `${isCached ? " (encoded before)" : ""}, ${validation.length} documents held out`,
-  );
+  const batches = new PackedBatches(data.train.shard, data.train.documents, { ...packing, seed: train.seed });
   const decoder = await modelConfig(config, tokenizer);
   const model = createDecoder(decoder).computeIn(train.compute_dtype).init(train.seed);
   announce(model, decoder, train.sequence_length, say);
@@ -84,15 +67,15 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
   const totalSteps = train.epochs
     ? Math.max(1, Math.ceil((train.epochs * batches.rowsPerEpoch) / rowsPerStep))
     : (train.steps ?? 1000);
-  const settingsHash = hashSettings(config, decoder, totalSteps, tokenizer, await source.hash());
+  const settingsHash = hashSettings(config, decoder, totalSteps, tokenizer, data.hash);
   if (!resuming) await writeJson(join(out_dir, "config.json"), config);
   return {
     options,
     config,
     state: { model, tokenizer, tensors: new Map([...trainer.optimizer.state(), ...trainer.state()]) },
     trainer,
-    shard,
-    validation: new Validation(shard, validation, {
+    data,
+    validation: new Validation(data.validation.shard, data.validation.documents, {
       seqLen: train.sequence_length,
       tokens: config.eval.tokens,
     }),
@@ -126,37 +109,6 @@ function newTrainer(model: CausalLM, train: PretrainConfig["train"]): Trainer {
     lossScale: train.loss_scale,
   });
 }
-
-/** The given tokenizer, the one that this run trained before, or a new byte-level BPE of the corpus. */
-async function prepareTokenizer(
-  config: PretrainConfig,
-  source: DocumentSource,
-  say: (line: string) => void,
-): Promise<Tokenizer> {
-  if (config.tokenizer.path) return Tokenizer.load(config.tokenizer.path);
-  const folder = join(config.out_dir, "tokenizer");
-  if (config.resume && existsSync(folder)) return Tokenizer.load(folder);
-  const texts: string[] = [];
-  let characters = 0;
-  for await (const text of source.documents()) {
-    texts.push(text);
-    characters += text.length;
-    if (characters > tokenizerSample) break;
-  }
-  const endOfText = "<|endoftext|>";
-  const json = trainBpe(texts, { vocab_size: config.tokenizer.vocab_size, special_tokens: [endOfText] });
-  const tokenizer = new Tokenizer(json, {
-    tokenizer_config: { bos_token: endOfText, eos_token: endOfText, model_max_length: maxPositions(config) },
-  });
-  tokenizer.save(folder);
-  say(
-    `tokenizer: byte-level BPE of ${tokenizer.vocabSize} tokens, trained on ${(characters / 1e6).toFixed(1)} MB of the corpus`,
-  );
-  return tokenizer;
-}
-
-/** Characters that decide the merges: more changes little. */
-const tokenizerSample = 8e6;
 
 function maxPositions(config: PretrainConfig): number {
   return config.model.max_position_embeddings ?? Math.max(512, config.train.sequence_length);
@@ -212,7 +164,7 @@ function hashSettings(
   model: DecoderConfig,
   totalSteps: number,
   tokenizer: Tokenizer,
-  corpus: string,
+  data: string,
 ): string {
   const { epochs: _e, steps: _s, compute_dtype, loss_scale, ...train } = config.train;
   const decisive = {
@@ -221,9 +173,8 @@ function hashSettings(
     train,
     model,
     totalSteps,
-    corpus,
+    data,
     tokenizer: tokenizer.hash(),
-    held: config.data.validation_fraction,
   };
   return createHash("sha256").update(JSON.stringify(decisive)).digest("hex");
 }

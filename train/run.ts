@@ -6,9 +6,10 @@ import { saveModel } from "../models/checkpoint.ts";
 import { atomicWriteFile } from "../models/files.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
-import type { PackedBatches, TokenShard } from "./data/index.ts";
+import type { PackedBatches } from "./data/index.ts";
 import type { Validation } from "./evaluate.ts";
 import { readLossScaler } from "./loss_scaler.ts";
+import type { TrainingData } from "./prepare_data.ts";
 import {
   loadCheckpoint,
   newestCheckpoint,
@@ -58,7 +59,7 @@ export interface Run {
   config: PretrainConfig;
   state: RunState;
   trainer: Trainer;
-  shard: TokenShard;
+  data: TrainingData;
   validation: Validation;
   batches: PackedBatches;
   totalSteps: number;

@@ -13,7 +13,7 @@ export {
   prepareShard,
   type ShardHeader,
   type Span,
-  splitDocuments,
   type TokenShard,
   writeShard,
 } from "./shards.ts";
+export { countTokens, splitDocuments } from "./split.ts";

@@ -14,7 +14,6 @@ import {
 import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
-import { hash32 } from "./permutation.ts";
 import type { DocumentSource } from "./readers.ts";
 
 /**
@@ -275,40 +274,4 @@ export async function prepareShard(
   }
   await writeShard(file, source.documents(), tokenizer, sourceHash);
   return { shard: openShard(file), file, isCached: false };
-}
-
-/**
- * Splits documents into training and validation by a hash of (seed, number of the document): each document's side
- * does not depend on how many others there are. Both sides get at least one. A single document is cut: its last
- * `fraction` of tokens is for validation.
- */
-export function splitDocuments(
-  documents: readonly Span[],
-  options: { fraction: number; seed: number },
-): { train: Span[]; validation: Span[] } {
-  const { fraction, seed } = options;
-  if (!(fraction >= 0 && fraction < 1)) {
-    throw new KilnError(`the validation fraction ${fraction} must be at least 0 and below 1`);
-  }
-  if (fraction === 0) return { train: [...documents], validation: [] };
-  if (documents.length === 1) return cutDocument(documents[0]!, fraction);
-  const keys = documents.map((_, i) => hash32(seed, i) / 2 ** 32);
-  const sorted = [...keys].sort((a, b) => a - b);
-  const least = sorted[0]!;
-  const most = sorted[sorted.length - 1]!;
-  const isValidation = (i: number) => keys[i]! === least || (keys[i]! < fraction && keys[i]! !== most);
-  return {
-    train: documents.filter((_, i) => !isValidation(i)),
-    validation: documents.filter((_, i) => isValidation(i)),
-  };
-}
-
-function cutDocument(span: Span, fraction: number): { train: Span[]; validation: Span[] } {
-  const length = Math.min(span.length - 1, Math.max(1, Math.round(span.length * (1 - fraction))));
-  if (length < 1) throw new KilnError("the corpus is a single token: too little to train on");
-  const bytes = Math.round((span.bytes * length) / span.length);
-  return {
-    train: [{ start: span.start, length, bytes }],
-    validation: [{ start: span.start + length, length: span.length - length, bytes: span.bytes - bytes }],
-  };
 }
