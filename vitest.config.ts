@@ -6,7 +6,6 @@ const maxWorkers = Math.min(8, availableParallelism());
 
 export default defineConfig({
   test: {
-    include: ["tests/**/*.test.ts"],
     // Processes, not threads: only a process's own environment reaches the Vulkan loader.
     pool: "forks",
     maxWorkers,
@@ -15,5 +14,11 @@ export default defineConfig({
     hookTimeout: 120_000,
     // Dawn's objects die with their process; waiting for them buys nothing.
     teardownTimeout: 5_000,
+    projects: [
+      // `npm test`: what every change is checked with.
+      { extends: true, test: { name: "quick", include: ["tests/**/!(*.slow).test.ts"] } },
+      // `npm run test:slow`: kernels that only GPUs use by default, the benchmarks, whole sets of golden numbers.
+      { extends: true, test: { name: "slow", include: ["tests/**/*.slow.test.ts"] } },
+    ],
   },
 });

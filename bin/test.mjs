@@ -1,34 +1,51 @@
-// `npm test`: all tests, from a fresh clone. Arguments go on to vitest: `npm test -- tests/adapter.test.ts`.
-// The last line is `N passed, N failed`, with `, N skipped` where there are any.
+// `npm test`: the quick tests, from a fresh clone; `npm run test:slow`: the long ones. Arguments go on to vitest:
+// `npm test -- tests/adapter.test.ts`. The last line is `N passed, N failed`, with `, N skipped` where there are any.
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { prepare, root, runNode } from "./prepare.mjs";
 
-const env = { ...process.env, ...testAdapters(prepare()) };
-const folder = mkdtempSync(path.join(tmpdir(), "kiln-test-"));
-const counts = path.join(folder, "counts.json");
-const vitest = path.join(root, "node_modules/vitest/vitest.mjs");
-const reporters = ["--reporter=default", `--reporter=${path.join(root, "bin/count_reporter.mjs")}`];
-const status = await runNode(vitest, ["run", ...reporters, ...process.argv.slice(2)], {
-  cwd: root,
-  env: { ...env, KILN_TEST_COUNTS: counts },
-});
-const nothing = { passed: 0, failed: 0, skipped: 0 };
-const { passed, failed, skipped } = existsSync(counts) ? JSON.parse(readFileSync(counts, "utf8")) : nothing;
-rmSync(folder, { recursive: true, force: true });
-// A run that ends badly with all tests passed (a crash) has not passed.
-const failures = failed === 0 && status !== 0 ? 1 : failed;
-console.log(`${passed} passed, ${failures} failed${skipped ? `, ${skipped} skipped` : ""}`);
-process.exitCode = failures === 0 ? 0 : status || 1;
+const [project, ...args] = process.argv.slice(2);
+const found = prepare();
+const adapters = testAdapters(found);
+const total = { passed: 0, failed: 0, skipped: 0 };
+await run(["--project", project, ...args], adapters);
+// What the quick tests show on one software adapter, the long ones show on the other; it compiles for minutes.
+if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) {
+  console.log(`The op suite once more, on ${adapters.KILN_F16_ADAPTER}.`);
+  await run(["--project", "quick", "tests/ops.test.ts"], { KILN_ADAPTER: adapters.KILN_F16_ADAPTER });
+}
+const { passed, failed, skipped } = total;
+console.log(`${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`);
+process.exitCode ||= failed === 0 ? 0 : 1;
+
+/** Runs vitest once and adds what it counted to the total. */
+async function run(vitestArguments, variables) {
+  const folder = mkdtempSync(path.join(tmpdir(), "kiln-test-"));
+  const file = path.join(folder, "counts.json");
+  const vitest = path.join(root, "node_modules/vitest/vitest.mjs");
+  const reporters = ["--reporter=default", `--reporter=${path.join(root, "bin/count_reporter.mjs")}`];
+  const status = await runNode(vitest, ["run", ...reporters, ...vitestArguments], {
+    cwd: root,
+    env: { ...process.env, ...variables, KILN_TEST_COUNTS: file },
+  });
+  const counts = existsSync(file)
+    ? JSON.parse(readFileSync(file, "utf8"))
+    : { passed: 0, failed: 0, skipped: 0 };
+  rmSync(folder, { recursive: true, force: true });
+  // A run that ends badly with all tests passed (a crash) has not passed.
+  if (counts.failed === 0 && status !== 0) counts.failed = 1;
+  for (const name in total) total[name] += counts[name];
+  process.exitCode ||= status;
+}
 
 /**
  * lavapipe runs kernels faster but takes seconds to compile some, and the tests compile hundreds: on a machine without a
  * GPU they run on SwiftShader, and on lavapipe those of f16 and of what each op does there by default.
  */
-function testAdapters(found) {
+function testAdapters({ driver }) {
   const hasSwiftshader = process.platform === "linux" && process.arch === "x64";
-  if (found.driver !== "lavapipe" || process.env.KILN_ADAPTER || !hasSwiftshader) return {};
+  if (driver !== "lavapipe" || process.env.KILN_ADAPTER || !hasSwiftshader) return {};
   console.log(
     "Tests run on SwiftShader, which compiles quickly, and f16 on lavapipe; KILN_ADAPTER=lavapipe npm test runs all on it.",
   );
