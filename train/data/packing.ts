@@ -1,6 +1,7 @@
 import { KilnError } from "../../core/errors.ts";
 import { permutation } from "./permutation.ts";
 import type { Span, TokenShard } from "./shards.ts";
+import { countTokens } from "./split.ts";
 
 /** The target of a position that is not learned: the last token of a document, and padding. */
 export const IGNORE = -100;
@@ -38,33 +39,34 @@ interface Layout {
   spans: readonly Span[];
   order: Uint32Array;
   ends: Float64Array;
+  /** Whether the first document follows the last. */
+  isRing: boolean;
 }
 
 /**
- * Endless batches of packed rows for training. In each epoch the documents are shuffled, laid end to end and cut into
- * rows of T tokens, and the rows are shuffled in turn. A document that does not fit goes on in another row. Every token
- * of the corpus appears exactly once an epoch except the last (tokens mod T) of the shuffled stream, which are other
- * ones each epoch; a corpus shorter than T gives one padded row. A batch may span two epochs, so no row is lost.
+ * Endless batches of packed rows for training. In each epoch the documents are shuffled, laid end to end as a ring and
+ * cut into rows of T tokens, and the rows are shuffled in turn. A document that does not fit goes on in another row.
+ * The first cut lies elsewhere in each of T epochs, so that even a single document is never seen in the same rows. Every
+ * token of the corpus appears every epoch; where T does not divide their number, the last row goes on at the start of the
+ * ring, and its tokens there appear twice. A corpus shorter than T gives one padded row. A batch may span two epochs, so
+ * no row is lost.
  *
  * Everything depends on (seed, epoch, index) alone: `state` is two numbers, and `restore` goes on exactly from there.
  */
 export class PackedBatches {
   readonly rowsPerEpoch: number;
-  readonly tokensPerEpoch: number;
   private readonly shard: TokenShard;
   private readonly spans: readonly Span[];
   private readonly options: PackingOptions & { seed: number };
   private cursor: DataCursor = { epoch: 0, index: 0 };
-  private current: { epoch: number; layout: Layout; rows: Uint32Array } | null = null;
+  private current: { epoch: number; layout: Layout; rows: Uint32Array; phase: number } | null = null;
 
   constructor(shard: TokenShard, spans: readonly Span[], options: PackingOptions & { seed: number }) {
     checkOptions(spans, options);
     this.shard = shard;
     this.spans = spans;
     this.options = options;
-    const tokens = spans.reduce((sum, span) => sum + span.length, 0);
-    this.rowsPerEpoch = Math.max(1, Math.floor(tokens / options.seqLen));
-    this.tokensPerEpoch = Math.min(tokens, this.rowsPerEpoch * options.seqLen);
+    this.rowsPerEpoch = Math.ceil(countTokens(spans) / options.seqLen);
   }
 
   /** Passes over the data so far, as a fraction: 1.5 is half-way through the second. */
@@ -77,8 +79,8 @@ export class PackedBatches {
     const { batchSize, seqLen } = this.options;
     const batch = emptyBatch(batchSize, seqLen);
     for (let i = 0; i < batchSize; i++) {
-      const { layout, rows } = this.epochLayout();
-      fillRow(batch, i, seqLen, this.shard, layout, rows[this.cursor.index]!);
+      const { layout, rows, phase } = this.epochLayout();
+      fillRow(batch, i, seqLen, this.shard, layout, phase + rows[this.cursor.index]! * seqLen);
       this.cursor.index++;
       if (this.cursor.index === this.rowsPerEpoch) this.cursor = { epoch: this.cursor.epoch + 1, index: 0 };
     }
@@ -101,12 +103,15 @@ export class PackedBatches {
     this.cursor = { epoch: state.epoch, index: state.index };
   }
 
-  private epochLayout(): { layout: Layout; rows: Uint32Array } {
+  private epochLayout(): { layout: Layout; rows: Uint32Array; phase: number } {
     const { epoch } = this.cursor;
     if (this.current?.epoch !== epoch) {
-      const { seed } = this.options;
-      const layout = layOut(this.spans, permutation(this.spans.length, seed, epoch, 0));
-      this.current = { epoch, layout, rows: permutation(this.rowsPerEpoch, seed, epoch, 1) };
+      const { seed, seqLen } = this.options;
+      const isRing = countTokens(this.spans) >= seqLen;
+      const layout = layOut(this.spans, permutation(this.spans.length, seed, epoch, 0), isRing);
+      const rows = permutation(this.rowsPerEpoch, seed, epoch, 1);
+      const phases = permutation(seqLen, seed, Math.floor(epoch / seqLen), 2);
+      this.current = { epoch, layout, rows, phase: isRing ? phases[epoch % seqLen]! : 0 };
     }
     return this.current!;
   }
@@ -124,10 +129,8 @@ export function* validationBatches(
 ): Generator<Batch> {
   checkOptions(spans, options);
   const { batchSize, seqLen } = options;
-  const layout = layOut(
-    spans,
-    Uint32Array.from(spans, (_, i) => i),
-  );
+  const inOrder = Uint32Array.from(spans, (_, i) => i);
+  const layout = layOut(spans, inOrder, false);
   const all = Math.ceil(layout.ends[spans.length - 1]! / seqLen);
   const rows = Math.min(options.rows ?? all, all);
   for (let first = 0; first < rows; first += batchSize) {
@@ -135,7 +138,7 @@ export function* validationBatches(
     for (let i = 0; i < batchSize; i++) {
       // A row past the last holds padding alone.
       const row = first + i < rows ? Math.floor(((first + i + 0.5) * all) / rows) : all;
-      fillRow(batch, i, seqLen, shard, layout, row);
+      fillRow(batch, i, seqLen, shard, layout, row * seqLen);
     }
     yield batch;
   }
@@ -154,36 +157,43 @@ function emptyBatch(batchSize: number, seqLen: number): Batch {
   return { tokens: zeros(), targets, positions: zeros(), segments: zeros(), bytes: 0, supervised: 0 };
 }
 
-function layOut(spans: readonly Span[], order: Uint32Array): Layout {
+function layOut(spans: readonly Span[], order: Uint32Array, isRing: boolean): Layout {
   const ends = new Float64Array(order.length);
   let end = 0;
   order.forEach((document, i) => {
     end += spans[document]!.length;
     ends[i] = end;
   });
-  return { spans, order, ends };
+  return { spans, order, ends, isRing };
 }
 
-/** Writes row `row` of a layout (tokens row*T to row*T+T of the stream) into row `into` of a batch. */
+/**
+ * Writes the T tokens of a layout from place `from` on into row `into` of a batch. What reaches past the end of the
+ * layout goes on at its start where that is a ring, and else is padding.
+ */
 function fillRow(
   batch: Batch,
   into: number,
   seqLen: number,
   shard: TokenShard,
   layout: Layout,
-  row: number,
+  from: number,
 ): void {
-  const { spans, order, ends } = layout;
-  const from = row * seqLen;
+  const { spans, order, ends, isRing } = layout;
+  const total = ends[ends.length - 1]!;
   const base = into * seqLen;
   let at = 0;
   let segment = 0;
-  for (let i = firstAbove(ends, from); i < order.length && at < seqLen; i++) {
+  let place = isRing ? from % total : from;
+  for (let i = firstAbove(ends, place); i < order.length && at < seqLen; ) {
     const span = spans[order[i]!]!;
-    const offset = from + at - (ends[i]! - span.length);
+    const offset = place - (ends[i]! - span.length);
     const count = Math.min(span.length - offset, seqLen - at);
     if (count > 0) copyPiece(batch, base + at, shard, span, offset, count, segment++);
     at += count;
+    place += count;
+    i++;
+    if (isRing && i === order.length) [i, place] = [0, 0];
   }
   // Padding looks like one more document, so that attention never meets a row without anything to look at.
   for (let position = 0; at < seqLen; position++, at++) {
