@@ -1,12 +1,10 @@
-import type { StreamDecoder, Tokenizer } from "../tokenizer/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+import type { AnswerDecoder, AnswerText, PromptText } from "./prompt_text.ts";
 import { StopMatcher } from "./stop.ts";
 import type { EngineEvent, SampledToken } from "./types.ts";
 
 /** What the front end needs of a tokenizer. */
-export type ServeTokenizer = Pick<
-  Tokenizer,
-  "encode" | "decode" | "streamDecoder" | "idToBytes" | "isSpecial" | "eosIds"
->;
+export type ServeTokenizer = Pick<Tokenizer, "encode" | "streamDecoder" | "idToBytes" | "eosIds">;
 
 /** `logprobs` of a completion choice, columns of equal length. */
 export interface CompletionLogprobs {
@@ -28,13 +26,14 @@ export interface ChoiceDelta {
 }
 
 export interface ChoiceOptions {
-  readonly prompt: readonly number[];
-  /** Text to put before the answer, or null. */
-  readonly echo: string | null;
+  readonly prompt: PromptText;
+  /** Put the prompt's text before the answer. */
+  readonly echo: boolean;
   readonly logprobs: boolean;
   readonly stops: readonly string[];
   readonly includeStop: boolean;
-  readonly skipSpecialTokens: boolean;
+  /** Stop strings count in the text of later tokens than this many. */
+  readonly minTokens: number;
 }
 
 /** A token with its place in the text; `logprob` null for the first of the prompt, which nothing predicts. */
@@ -49,10 +48,8 @@ interface Entry {
 export class Choice {
   readonly #tokenizer: ServeTokenizer;
   readonly #options: ChoiceOptions;
-  readonly #decoder: StreamDecoder;
+  readonly #decoder: AnswerDecoder;
   readonly #matcher: StopMatcher;
-  /** Where the text of each prompt token begins, and where that of the last ends. */
-  readonly #promptOffsets: number[] = [0];
   /** Tokens whose log probability has not been sent, because their text has not. */
   #entries: Entry[] = [];
   #tokenIds: number[] = [];
@@ -69,15 +66,11 @@ export class Choice {
     this.#tokenizer = tokenizer;
     this.#options = options;
     this.#matcher = new StopMatcher(options.stops, options.includeStop);
-    // The prompt goes through the decoder first: how a token reads depends on what is before it (a leading space).
-    this.#decoder = tokenizer.streamDecoder({ skipSpecialTokens: options.skipSpecialTokens });
-    for (const id of options.prompt) {
-      this.#promptOffsets.push(this.#promptOffsets.at(-1)! + this.#decoder.push(id).length);
-    }
-    this.#text = options.echo ?? "";
+    this.#decoder = options.prompt.answer();
+    this.#text = options.echo ? options.prompt.settled : "";
     this.#decoded = this.#text.length;
-    if (options.logprobs && options.echo !== null) {
-      this.#addPromptEntry({ id: options.prompt[0]!, logprob: 0, top: [] }, null);
+    if (options.logprobs && options.echo) {
+      this.#addPromptEntry({ id: options.prompt.tokens[0]!, logprob: 0, top: [] }, null);
     }
   }
 
@@ -93,7 +86,7 @@ export class Choice {
     if (token !== null) this.#addToken(token, isStop);
     const ended = finish === "stop" || finish === "length";
     if (ended && this.#matcher.matched === null) {
-      this.#text += this.#matcher.push(this.#decoder.flush());
+      this.#show(this.#decoder.flush());
       this.#text += this.#matcher.flush();
     }
     const { matched } = this.#matcher;
@@ -120,8 +113,9 @@ export class Choice {
   }
 
   #addPromptEntry(token: SampledToken, logprob: number | null): void {
-    const start = this.#promptOffsets[this.#scored]!;
-    const end = this.#promptOffsets[++this.#scored]!;
+    const { offsets } = this.#options.prompt;
+    const start = offsets[this.#scored]!;
+    const end = offsets[++this.#scored]!;
     this.#entries.push({ token, logprob, start, end });
   }
 
@@ -130,13 +124,18 @@ export class Choice {
     this.completionTokens++;
     this.#logprobSum += token.logprob ?? 0;
     this.#tokenIds.push(token.id);
-    const text = isStop && !this.#options.includeStop ? "" : this.#decoder.push(token.id);
     const start = this.#decoded;
-    this.#decoded += text.length;
+    if (!isStop || this.#options.includeStop) this.#show(this.#decoder.push(token.id));
     if (this.#options.logprobs) {
       this.#entries.push({ token, logprob: token.logprob, start, end: this.#decoded });
     }
-    this.#text += this.#matcher.push(text);
+  }
+
+  /** Stop strings are looked for in the answer alone, not in the end of the prompt. */
+  #show({ ofPrompt, own }: AnswerText): void {
+    const echoed = this.#options.echo ? ofPrompt : "";
+    this.#decoded += echoed.length + own.length;
+    this.#text += echoed + this.#matcher.push(own, this.completionTokens > this.#options.minTokens);
   }
 
   /** Log probabilities of the tokens whose text has been sent in full; at the end, of all up to a stop string. */
@@ -173,9 +172,8 @@ export class Choice {
     return top;
   }
 
-  /** One spelling per token, the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
+  /** One spelling per token, special ones by their names; the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
   #tokenText(id: number): string {
-    if (this.#options.skipSpecialTokens && this.#tokenizer.isSpecial(id)) return "";
     const bytes = this.#tokenizer.idToBytes(id);
     try {
       return strictUtf8.decode(bytes);

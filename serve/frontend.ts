@@ -4,6 +4,7 @@ import type { Engine, EngineListener } from "./engine.ts";
 import { badRequest, ServeError } from "./errors.ts";
 import type { CompletionBody } from "./http/schema.ts";
 import type { Limits } from "./limits.ts";
+import { PromptText } from "./prompt_text.ts";
 import { resolveSampling } from "./sampler/params.ts";
 import type { EngineEvent, Request } from "./types.ts";
 
@@ -25,19 +26,13 @@ export interface Usage {
 /** Hears each piece of each choice; `index` = prompt index * choices per prompt + choice. */
 export type DeltaListener = (index: number, delta: ChoiceDelta) => void;
 
-/** A prompt as the client gave it (`text` null for token ids) and its tokens. */
-interface Prompt {
-  readonly text: string | null;
-  readonly tokens: readonly number[];
-}
-
 const MAX_TOKENS_DEFAULT = 16;
 
 /** One accepted completion request: prompts times choices, running in the engine. */
 export class CompletionJob {
   readonly id = `cmpl-${randomUUID().replaceAll("-", "")}`;
   readonly created = Math.floor(Date.now() / 1000);
-  readonly prompts: readonly Prompt[];
+  readonly prompts: readonly PromptText[];
   readonly choices: readonly Choice[];
   /** Resolves when every choice is finished; rejects with the ServeError that ended the request. */
   readonly done: Promise<void>;
@@ -48,7 +43,7 @@ export class CompletionJob {
 
   constructor(
     engine: Engine,
-    prompts: readonly Prompt[],
+    prompts: readonly PromptText[],
     choices: readonly Choice[],
     onDelta: DeltaListener,
   ) {
@@ -153,9 +148,12 @@ export class Frontend {
     }
     this.engine.checkRoom(given.length * perPrompt, 0);
     const requests = this.#requests(body);
-    const prompts: Prompt[] = [];
-    for (const prompt of given)
-      prompts.push(await this.#tokenise(prompt, body.max_tokens ?? MAX_TOKENS_DEFAULT));
+    const skipSpecialTokens = body.skip_special_tokens ?? true;
+    const prompts: PromptText[] = [];
+    for (const prompt of given) {
+      const tokens = await this.#tokenise(prompt, body.max_tokens ?? MAX_TOKENS_DEFAULT);
+      prompts.push(new PromptText(this.tokenizer, tokens, { skipSpecialTokens }));
+    }
     const choices = prompts.flatMap((prompt) =>
       Array.from({ length: perPrompt }, () => this.#choice(body, prompt)),
     );
@@ -203,7 +201,7 @@ export class Frontend {
     return ids as number[];
   }
 
-  async #tokenise(prompt: string | number[], maxTokens: number): Promise<Prompt> {
+  async #tokenise(prompt: string | number[], maxTokens: number): Promise<readonly number[]> {
     const { maxModelLen } = this.engine.runner;
     const isText = typeof prompt === "string";
     if (isText && prompt.length > maxModelLen * this.#limits.charsPerToken) {
@@ -215,18 +213,17 @@ export class Frontend {
       const counts = `${tokens.length} in the prompt and ${maxTokens} for the completion`;
       throw tooLong(maxModelLen, `${tokens.length + maxTokens} tokens (${counts})`);
     }
-    return { text: isText ? prompt : null, tokens };
+    return tokens;
   }
 
-  #choice(body: CompletionBody, { text, tokens }: Prompt): Choice {
-    const skipSpecialTokens = body.skip_special_tokens ?? true;
+  #choice(body: CompletionBody, prompt: PromptText): Choice {
     return new Choice(this.tokenizer, {
-      prompt: tokens,
-      echo: body.echo ? (text ?? this.tokenizer.decode(tokens, { skipSpecialTokens })) : null,
+      prompt,
+      echo: body.echo ?? false,
       logprobs: body.logprobs != null,
       stops: typeof body.stop === "string" ? [body.stop] : (body.stop ?? []),
       includeStop: body.include_stop_str_in_output ?? false,
-      skipSpecialTokens,
+      minTokens: body.min_tokens ?? 0,
     });
   }
 

@@ -2,6 +2,7 @@ import { KilnError } from "../core/errors.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { Engine } from "./engine.ts";
+import { PromptText } from "./prompt_text.ts";
 import { ModelRunner } from "./runner.ts";
 import { type RawSamplingParams, resolveSampling } from "./sampler/params.ts";
 
@@ -46,15 +47,13 @@ export class TextGenerator {
       );
     }
     const events = this.#submit(ids, options, Math.min(options.max_tokens ?? 256, room));
-    const decoder = this.#tokenizer.streamDecoder();
-    // A prompt goes through the decoder too: whether a space opens the answer depends on what is before it.
-    for (const id of ids) decoder.push(id);
+    const decoder = new PromptText(this.#tokenizer, ids).answer();
     for await (const id of events) {
-      const text = decoder.push(id);
-      if (text) yield text;
+      const { own } = decoder.push(id);
+      if (own) yield own;
     }
-    const rest = decoder.flush();
-    if (rest) yield rest;
+    const { own } = decoder.flush();
+    if (own) yield own;
   }
 
   /** The whole continuation at once. */

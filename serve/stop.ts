@@ -1,3 +1,5 @@
+import { partialMatch } from "../tokenizer/decoders.ts";
+
 /**
  * Finds stop strings in text that arrives in pieces, and lets nothing through that could still become part of one.
  * The first stop string to be complete wins (the longest of those that end together), so how the text was cut into
@@ -20,20 +22,23 @@ export class StopMatcher {
     return this.#matched;
   }
 
-  /** Adds text; returns what may be shown. After a match: "". */
-  push(text: string): string {
+  /**
+   * Adds text; returns what may be shown. After a match: "".
+   * @param counts whether a stop string that is complete within this text ends it.
+   */
+  push(text: string, counts = true): string {
     if (this.#matched !== null) return "";
     if (this.#stops.length === 0) return text;
     const from = this.#held.length;
     const buffer = this.#held + text;
-    for (let end = from + 1; end <= buffer.length; end++) {
+    for (let end = from + 1; counts && end <= buffer.length; end++) {
       const stop = this.#endingAt(buffer, end);
       if (stop === null) continue;
       this.#matched = stop;
       this.#held = "";
       return buffer.slice(0, this.#include ? end : end - stop.length);
     }
-    const keep = this.#partial(buffer);
+    const keep = Math.max(...this.#stops.map((stop) => partialMatch(buffer, stop)));
     this.#held = buffer.slice(buffer.length - keep);
     return buffer.slice(0, buffer.length - keep);
   }
@@ -49,17 +54,6 @@ export class StopMatcher {
     let longest: string | null = null;
     for (const stop of this.#stops) {
       if (stop.length > (longest?.length ?? 0) && buffer.endsWith(stop, end)) longest = stop;
-    }
-    return longest;
-  }
-
-  /** Length of the longest suffix that some stop string starts with. */
-  #partial(buffer: string): number {
-    let longest = 0;
-    for (const stop of this.#stops) {
-      for (let size = Math.min(stop.length - 1, buffer.length); size > longest; size--) {
-        if (buffer.endsWith(stop.slice(0, size))) longest = size;
-      }
     }
     return longest;
   }

@@ -137,6 +137,19 @@ describe("stories260K, a real trained model", () => {
         max_tokens: 200,
       });
       expect(answer.choices[0]!.text.trimEnd()).toBe(expected.trimEnd());
+      // The prompt's last token is a byte; it is no part of the answer, and a stop string does not see it.
+      const lily = { model: "stories", prompt: "Lily\n", temperature: 0, max_tokens: 6 };
+      const plain = (await client.completions.create(lily)).choices[0]!;
+      expect(plain.text).toBe("One day, Lily");
+      expect((await client.completions.create({ ...lily, stop: "\n" })).choices[0]).toEqual(plain);
+      expect((await client.completions.create({ ...lily, echo: true })).choices[0]!.text).toBe(
+        "Lily\nOne day, Lily",
+      );
+      const newlines = { ...lily, prompt: "Once", logit_bias: { "13": 100 } };
+      const offsets = (await client.completions.create({ ...newlines, logprobs: 0 })).choices[0]!.logprobs;
+      expect(offsets!.text_offset).toEqual([0, 1, 2, 3, 4, 5]);
+      const { usage } = await client.completions.create({ ...newlines, stop: "\n" });
+      expect(usage!.completion_tokens).toBe(1);
       expect(server.engine.stats().blocksUsed).toBe(0);
       await server.close(0);
     },

@@ -1,55 +1,80 @@
-import { type DecoderStage, decoderStages } from "./decoders.ts";
-import type { ComponentJson } from "./tokenizer_json.ts";
+import type { DecoderStage, WholeDecoder } from "./decoders.ts";
 
 /** What a stream decoder needs of a tokenizer. */
 export interface TokenSource {
-  readonly decoder: ComponentJson | null;
+  /** The decoder's steps; null for one that cannot be fed token by token. */
+  readonly stages: readonly DecoderStage[] | null;
+  /** The text of a whole list of tokens, for a decoder without steps. */
+  readonly decodeWhole: WholeDecoder;
   /** The token of an id; null for an unknown id. */
   idToToken(id: number): string | null;
   isSpecial(id: number): boolean;
-  /** Whole decode, for decoders that cannot be fed token by token. */
-  decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
 }
 
 /**
  * Turns token ids into text as they arrive. The joined results of all `push` calls and the final `flush` equal
  * the whole `decode` of the ids. Text is held back only while more tokens could still change it: an unfinished
- * UTF-8 sequence, or a run of byte tokens. The cost of a token does not depend on how many came before it.
+ * character, a space that the end of the text would drop, everything where a decoder has no steps. The cost of a token
+ * does not depend on how many came before it.
  */
 export class StreamDecoder {
   private readonly source: TokenSource;
   private readonly skipSpecialTokens: boolean;
-  private readonly stages: DecoderStage[] | null;
-  private readonly held: number[] = [];
+  private states: unknown[];
+  /** All tokens so far, where the decoder has no steps. */
+  private tokens: string[] = [];
 
   /** `skipSpecialTokens` (default true) leaves out tokens such as end of text. */
   constructor(source: TokenSource, options: { skipSpecialTokens?: boolean } = {}) {
     this.source = source;
     this.skipSpecialTokens = options.skipSpecialTokens ?? true;
-    this.stages = decoderStages(source.decoder);
+    this.states = (source.stages ?? []).map(({ initial }) => initial);
   }
 
   /** Adds one token and returns the text that it settles, often the token's own, sometimes "". */
   push(id: number): string {
+    const { stages } = this.source;
     const token = this.source.idToToken(id);
     if (token === null || (this.skipSpecialTokens && this.source.isSpecial(id))) return "";
-    if (this.stages === null) {
-      this.held.push(id);
+    if (stages === null) {
+      this.tokens.push(token);
       return "";
     }
-    return this.through([token], 0);
-  }
-
-  /** The text still held back; call once, at the end. An unfinished UTF-8 sequence becomes U+FFFD. */
-  flush(): string {
-    if (this.stages === null) {
-      return this.source.decode(this.held.splice(0), { skipSpecialTokens: this.skipSpecialTokens });
-    }
-    return this.stages.map((stage, i) => this.through(stage.flush(), i + 1)).join("");
-  }
-
-  private through(pieces: string[], from: number): string {
-    for (const stage of this.stages!.slice(from)) pieces = pieces.flatMap((piece) => stage.push(piece));
+    let pieces: readonly string[] = [token];
+    stages.forEach((stage, i) => {
+      pieces = this.through(stage, i, pieces);
+    });
     return pieces.join("");
+  }
+
+  /** The text still held back, if nothing more comes: an unfinished character is U+FFFD. More may come all the same. */
+  flush(): string {
+    const { stages } = this.source;
+    if (stages === null) return this.source.decodeWhole(this.tokens);
+    const before = [...this.states];
+    let pieces: readonly string[] = [];
+    stages.forEach((stage, i) => {
+      pieces = [...this.through(stage, i, pieces), ...stage.flush(this.states[i])];
+    });
+    this.states = before;
+    return pieces.join("");
+  }
+
+  /** A decoder that has read the same tokens. */
+  copy(): StreamDecoder {
+    const { source, skipSpecialTokens } = this;
+    const twin = new StreamDecoder(source, { skipSpecialTokens });
+    twin.states = [...this.states];
+    twin.tokens = [...this.tokens];
+    return twin;
+  }
+
+  private through(stage: DecoderStage, i: number, pieces: readonly string[]): readonly string[] {
+    if (pieces.length === 1) {
+      const [state, out] = stage.push(this.states[i], pieces[0]!);
+      this.states[i] = state;
+      return out;
+    }
+    return pieces.flatMap((piece) => this.through(stage, i, [piece]));
   }
 }

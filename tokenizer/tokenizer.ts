@@ -1,9 +1,8 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type Decoder, Tokenizer as NativeTokenizer } from "tokenizers";
-import { fromByteAlphabet } from "./byte_alphabet.ts";
-import { byteFallbackByte } from "./decoders.ts";
+import { Tokenizer as NativeTokenizer } from "tokenizers";
+import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from "./decoders.ts";
 import { TokenizerError } from "./errors.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
 import { type ComponentJson, componentList, type TokenizerJson } from "./tokenizer_json.ts";
@@ -47,8 +46,9 @@ export class Tokenizer implements TokenSource {
   /** Whether `encode` puts `bosId` before a text by itself. */
   readonly addsBos: boolean;
 
+  readonly stages: readonly DecoderStage[] | null;
+  readonly decodeWhole: WholeDecoder;
   private readonly native: NativeTokenizer;
-  private readonly nativeDecoder: Decoder | null;
   private readonly specialIds: ReadonlySet<number>;
   private readonly tokenIds = new Map<string, number>();
   private readonly tokens: (string | undefined)[] = [];
@@ -57,7 +57,10 @@ export class Tokenizer implements TokenSource {
     this.json = json;
     this.config = configs.tokenizer_config ?? {};
     this.native = createNative(json);
-    this.nativeDecoder = this.native.getDecoder();
+    this.decodeWhole = libraryDecoder(this.native);
+    this.stages = decoderStages(json.decoder ?? null, (part) =>
+      libraryDecoder(createNative({ ...EMPTY, decoder: part })),
+    );
     this.chatTemplate = configs.chat_template ?? stringOrNull(this.config.chat_template);
     for (const [token, id] of Object.entries(this.native.getVocab(true))) {
       this.tokenIds.set(token, id);
@@ -120,22 +123,15 @@ export class Tokenizer implements TokenSource {
 
   /** The text of `ids`; special tokens are left out by default, unknown ids always. */
   decode(ids: Iterable<number>, options: { skipSpecialTokens?: boolean } = {}): string {
-    const skip = options.skipSpecialTokens ?? true;
-    const tokens: string[] = [];
-    for (const id of ids) {
-      const token = this.tokens[id];
-      if (token !== undefined && !(skip && this.specialIds.has(id))) tokens.push(token);
-    }
-    return this.nativeDecoder === null ? tokens.join(" ") : this.nativeDecoder.decode(tokens);
+    const decoder = this.streamDecoder(options);
+    let text = "";
+    for (const id of ids) text += decoder.push(id);
+    return text + decoder.flush();
   }
 
   /** A decoder for ids that arrive one by one. */
   streamDecoder(options: { skipSpecialTokens?: boolean } = {}): StreamDecoder {
     return new StreamDecoder(this, options);
-  }
-
-  get decoder(): ComponentJson | null {
-    return this.json.decoder ?? null;
   }
 
   tokenToId(token: string): number | null {
@@ -157,14 +153,9 @@ export class Tokenizer implements TokenSource {
   idToBytes(id: number): Uint8Array {
     const token = this.tokens[id];
     if (token === undefined) return new Uint8Array(0);
-    const parts = componentList(this.decoder);
-    const has = (type: string) => parts.some((part) => part.type === type);
-    if (this.specialIds.has(id)) return new TextEncoder().encode(token);
-    if (has("ByteLevel")) return fromByteAlphabet(token);
-    const byte = has("ByteFallback") ? byteFallbackByte(token) : null;
-    if (byte !== null) return Uint8Array.of(byte);
-    const spaced = has("Replace") || has("Metaspace") ? token.replaceAll("▁", " ") : token;
-    return new TextEncoder().encode(has("WordPiece") ? spaced.replace(/^##/, "") : spaced);
+    return this.specialIds.has(id)
+      ? new TextEncoder().encode(token)
+      : tokenBytes(this.json.decoder ?? null, token);
   }
 
   /** SHA-256 (hex) of everything that decides ids: the key of caches of encoded text. */
@@ -231,6 +222,19 @@ export class Tokenizer implements TokenSource {
 /** A tokenizer.json that the library refuses; the file's name is added where it is known. */
 class InvalidTokenizer extends TokenizerError {}
 
+/** A tokenizer without tokens, to hold one step of a decoder. */
+const EMPTY: TokenizerJson = {
+  version: "1.0",
+  truncation: null,
+  padding: null,
+  added_tokens: [],
+  normalizer: null,
+  pre_tokenizer: null,
+  post_processor: null,
+  decoder: null,
+  model: { type: "BPE", vocab: {}, merges: [] },
+};
+
 function createNative(json: TokenizerJson): NativeTokenizer {
   try {
     const native = NativeTokenizer.fromString(JSON.stringify(json));
@@ -241,6 +245,12 @@ function createNative(json: TokenizerJson): NativeTokenizer {
     const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
     throw new InvalidTokenizer(`not a valid tokenizer.json (${reason})`, error);
   }
+}
+
+/** The decoder of a tokenizer of the library; without one, tokens are joined by spaces. */
+function libraryDecoder(native: NativeTokenizer): WholeDecoder {
+  const decoder = native.getDecoder();
+  return (pieces) => (decoder === null ? pieces.join(" ") : decoder.decode(pieces));
 }
 
 function encodeOptions(options: { addSpecialTokens?: boolean }): { addSpecialTokens: boolean } {
