@@ -151,7 +151,7 @@ export class Frontend {
     const skipSpecialTokens = body.skip_special_tokens ?? true;
     const prompts: PromptText[] = [];
     for (const prompt of given) {
-      const tokens = await this.#tokenise(prompt, body.max_tokens ?? MAX_TOKENS_DEFAULT);
+      const tokens = await this.#tokenise(prompt, body);
       prompts.push(new PromptText(this.tokenizer, tokens, { skipSpecialTokens }));
     }
     const choices = prompts.flatMap((prompt) =>
@@ -181,12 +181,12 @@ export class Frontend {
     const list = typeof prompt === "string" ? [prompt] : prompt;
     if (!Array.isArray(list))
       throw bad("prompt must be a string, a list of strings, token ids, or lists of token ids");
+    if (list.length > prompts && typeof list[0] !== "number")
+      throw bad(`at most ${prompts} prompts are allowed in one request, got ${list.length}`);
     if (list.length === 0 || list.some((item) => item === "" || (Array.isArray(item) && item.length === 0))) {
       throw bad("prompt must not be empty");
     }
     if (list.every((item) => typeof item === "number")) return [this.#checkIds(list)];
-    if (list.length > prompts)
-      throw bad(`at most ${prompts} prompts are allowed in one request, got ${list.length}`);
     if (list.every((item) => typeof item === "string")) return list;
     if (list.every((item) => Array.isArray(item))) return list.map((ids) => this.#checkIds(ids));
     throw bad("prompt must not mix strings and token ids");
@@ -201,13 +201,15 @@ export class Frontend {
     return ids as number[];
   }
 
-  async #tokenise(prompt: string | number[], maxTokens: number): Promise<readonly number[]> {
+  async #tokenise(prompt: string | number[], body: CompletionBody): Promise<readonly number[]> {
+    const maxTokens = body.max_tokens ?? MAX_TOKENS_DEFAULT;
     const { maxModelLen } = this.engine.runner;
     const isText = typeof prompt === "string";
     if (isText && prompt.length > maxModelLen * this.#limits.charsPerToken) {
       throw tooLong(maxModelLen, `${prompt.length} characters in the prompt`);
     }
-    const tokens = isText ? await this.tokenizer.encode(prompt) : prompt;
+    const addSpecialTokens = body.add_special_tokens ?? true;
+    const tokens = isText ? await this.tokenizer.encode(prompt, { addSpecialTokens }) : prompt;
     if (tokens.length === 0) throw badRequest("prompt", "prompt must not be empty");
     if (tokens.length + maxTokens > maxModelLen) {
       const counts = `${tokens.length} in the prompt and ${maxTokens} for the completion`;

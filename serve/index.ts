@@ -4,6 +4,7 @@ import { KilnError } from "../core/errors.ts";
 import type { ServeTokenizer } from "./choice.ts";
 import { Engine } from "./engine.ts";
 import { Frontend } from "./frontend.ts";
+import type { Access } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import type { Runner } from "./types.ts";
@@ -27,12 +28,13 @@ export type {
   TokenLogprob,
 } from "./types.ts";
 
-export interface ServerOptions {
+export interface ServerOptions extends Access {
   readonly runner: Runner;
   readonly tokenizer: ServeTokenizer;
   /** The name that clients give as `model`. */
   readonly modelName: string;
-  readonly apiKey?: string;
+  /** Refuse request fields that nobody knows instead of ignoring them. */
+  readonly strict?: boolean;
   /** Sequences that run at once (default 64). */
   readonly maxSeqs?: number;
   /** Tokens computed in one step (default 512). */
@@ -56,7 +58,7 @@ export interface Server {
 
 /** An OpenAI-compatible server for one model. */
 export function createServer(options: ServerOptions): Server {
-  const { runner, tokenizer, modelName, maxSeqs, maxBatchedTokens } = options;
+  const { runner, tokenizer, modelName, maxSeqs, maxBatchedTokens, strict = false } = options;
   const limits: Limits = { ...LIMITS, ...options.limits };
   const onError = options.onError ?? logError;
   const engine = new Engine({
@@ -67,8 +69,7 @@ export function createServer(options: ServerOptions): Server {
     ...(maxBatchedTokens === undefined ? {} : { maxBatchedTokens }),
   });
   const frontend = new Frontend({ engine, tokenizer, modelName, limits });
-  const key = options.apiKey === undefined ? {} : { apiKey: options.apiKey };
-  const app = buildApp({ frontend, limits, onError, ...key });
+  const app = buildApp({ ...options, frontend, limits, strict, onError });
   return {
     engine,
     app,

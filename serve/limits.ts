@@ -7,9 +7,13 @@ export const LIMITS = {
   bodyBytes: 4 * 1024 * 1024,
   /** Nesting of a JSON body. */
   jsonDepth: 64,
+  /** Members of objects, objects and arrays in a JSON body: of each the parser makes something. */
+  jsonMembers: 4096,
+  /** Values in a JSON body, token ids above all. */
+  jsonValues: 500_000,
   /** Bytes of all request headers together. */
   headerBytes: 16 * 1024,
-  /** Request headers; more are dropped. */
+  /** Request headers. */
   headerCount: 100,
   /** Time for the headers to arrive. */
   headerWaitMs: 10_000,

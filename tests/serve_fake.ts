@@ -1,3 +1,4 @@
+import { connect } from "node:net";
 import OpenAI from "openai";
 import { Engine, type EngineOptions } from "../serve/engine.ts";
 import { createServer, type ServerOptions } from "../serve/index.ts";
@@ -215,7 +216,7 @@ export function fakeTokenizer(): Tokenizer {
 }
 
 /** A server over the fake model on a free port of 127.0.0.1, its tokenizer, and the official client pointed at it. */
-export async function startServer(options: FakeOptions & Partial<ServerOptions> = {}) {
+export async function startServer(options: FakeOptions & Partial<ServerOptions> & { host?: string } = {}) {
   const tokenizer = fakeTokenizer();
   const runner = new FakeRunner({ vocabSize: tokenizer.vocabSize, ...options });
   const errors: unknown[] = [];
@@ -226,7 +227,7 @@ export async function startServer(options: FakeOptions & Partial<ServerOptions> 
     runner,
     tokenizer,
   });
-  const url = await server.listen({ port: 0 });
+  const url = await server.listen({ port: 0, ...(options.host ? { host: options.host } : {}) });
   const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKey ?? "none", maxRetries: 0 });
   return { tokenizer, runner, server, engine: server.engine, url, client, errors };
 }
@@ -245,6 +246,20 @@ export async function send(url: string, init: RequestInit & { json?: unknown } =
   const parsed = isJson && text !== "" ? JSON.parse(text) : null;
   if (!response.ok && init.method !== "HEAD") checkEnvelope(parsed);
   return { status: response.status, headers: response.headers, text, body: parsed };
+}
+
+/** Sends bytes as they are; returns all that comes back until the server closes. */
+export function raw(url: string, text: string | Uint8Array): Promise<string> {
+  const { hostname, port } = new URL(url);
+  return new Promise((resolve, reject) => {
+    const socket = connect(Number(port), hostname, () => socket.write(text));
+    let answer = "";
+    socket.on("data", (data) => {
+      answer += data;
+    });
+    socket.on("close", () => resolve(answer));
+    socket.on("error", reject);
+  });
 }
 
 export function checkEnvelope(body: unknown): void {

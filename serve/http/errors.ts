@@ -10,9 +10,15 @@ export interface ErrorEnvelope {
   };
 }
 
+/** Characters of a message or a field's name. */
+const LONGEST = 1000;
+
 /** The only place that makes an error body. */
 export function envelope(error: ServeError): ErrorEnvelope {
-  const { message, status, param, code } = error;
+  const { status, code } = error;
+  // Both may hold what the client sent, whatever its length.
+  const message = error.message.slice(0, LONGEST);
+  const param = error.param?.slice(0, LONGEST) ?? null;
   return { error: { message, type: errorType(status), param, code } };
 }
 
@@ -24,8 +30,10 @@ function errorType(status: number): string {
   return "invalid_request_error";
 }
 
+type Refusal = readonly [status: number, message: string, code: string];
+
 /** Messages for what fastify itself refuses, by its code. */
-const REFUSALS: Record<string, [status: number, message: string, code: string]> = {
+const REFUSALS: Record<string, Refusal> = {
   FST_ERR_CTP_BODY_TOO_LARGE: [413, "the request body is too large", "body_too_large"],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: [
     415,
@@ -33,7 +41,6 @@ const REFUSALS: Record<string, [status: number, message: string, code: string]> 
     "unsupported_media_type",
   ],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: [400, "the body does not have the announced length", "bad_request"],
-  FST_ERR_CTP_EMPTY_JSON_BODY: [400, "the request body is empty; send a JSON object", "invalid_json"],
   FST_ERR_BAD_URL: [400, "the path is not a valid URL", "bad_url"],
 };
 
@@ -50,13 +57,25 @@ export function asServeError(error: unknown): ServeError {
   return new ServeError(500, "the server failed on this request", { code: "internal_error" });
 }
 
-/** What node's own HTTP parser refuses before there is a request, by its code. */
-export function parserError(code: string | undefined): ServeError {
-  if (code === "HPE_HEADER_OVERFLOW") {
-    return new ServeError(431, "the request headers are too large", { code: "headers_too_large" });
-  }
-  if (code === "ERR_HTTP_REQUEST_TIMEOUT") {
-    return new ServeError(408, "the request took too long to arrive", { code: "request_timeout" });
-  }
-  return new ServeError(400, "this is not a valid HTTP request", { code: "bad_request" });
+/** What node's HTTP parser says is wrong, with the bytes at which it found that. */
+export interface ParserFault {
+  readonly code?: string;
+  readonly rawPacket?: unknown;
 }
+
+/** What node's own HTTP parser refuses before there is a request. */
+export function parserError({ code, rawPacket }: ParserFault): ServeError {
+  const head = Buffer.isBuffer(rawPacket) ? rawPacket.toString("latin1", 0, 4096) : "";
+  const otherVersion = / HTTP\/(?!1\.[01]\s)\d/.test(head);
+  const known = code === "HPE_INVALID_VERSION" && !otherVersion ? undefined : PARSER_REFUSALS[code ?? ""];
+  const [status, message, name] = known ?? NO_REQUEST;
+  return new ServeError(status, message, { code: name });
+}
+
+const NO_REQUEST: Refusal = [400, "this is not a valid HTTP request", "bad_request"];
+const PARSER_REFUSALS: Record<string, Refusal> = {
+  HPE_HEADER_OVERFLOW: [431, "the request headers are too large", "headers_too_large"],
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: [413, "the request body is too large", "body_too_large"],
+  HPE_INVALID_VERSION: [505, "this server speaks HTTP/1.1", "bad_http_version"],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, "the request took too long to arrive", "request_timeout"],
+};

@@ -58,7 +58,7 @@ export class SseStream {
     this.#opened = true;
     this.#reply.hijack();
     this.#reply.raw.writeHead(200, {
-      "x-request-id": this.#reply.request.id,
+      ...(this.#reply.getHeaders() as Record<string, string>),
       "content-type": "text/event-stream; charset=utf-8",
       "cache-control": "no-cache",
       "x-accel-buffering": "no",

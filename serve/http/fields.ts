@@ -1,0 +1,125 @@
+import { badRequest, type ServeError } from "../errors.ts";
+
+/** Fields of other completion servers that leave the text of an answer as it is, whatever they hold. */
+const WITHOUT_EFFECT = new Set([
+  // Who asks, what for, where it is kept.
+  ...["user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "rid"],
+  ...["prompt_cache_key", "prompt_cache_retention", "cache_prompt", "cache_salt", "id_slot", "keep_alive"],
+  ...["timings_per_token", "return_progress", "spaces_between_special_tokens", "parallel_tool_calls"],
+  // Details of what is refused when it is asked for.
+  ...["mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "smoothing_curve"],
+  ...["dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "truncation_side"],
+  ...["guided_decoding_backend", "guided_whitespace_pattern", "n_keep", "num_keep", "n_discard"],
+]);
+
+/** Values besides null, "", false, [] and {} at which a field asks for nothing. */
+type Neutral = readonly (string | number | boolean)[];
+
+/** Fields of other completion servers that would change the answer, by what to do instead. */
+const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral>>][] = [
+  [
+    "use max_tokens",
+    {
+      ...{ max_completion_tokens: [], max_new_tokens: [], max_output_tokens: [], max_length: [] },
+      ...{ n_predict: [], num_predict: [] },
+    },
+  ],
+  [
+    "give the whole text, or its token ids, as prompt",
+    {
+      ...{ messages: [], inputs: [], input: [], system: [], template: [], context: [], prompt_embeds: [] },
+      ...{ images: [], image_data: [], suffix: [], input_prefix: [], input_suffix: [], input_extra: [] },
+      ...{ chat_template: [], chat_template_kwargs: [], documents: [] },
+    },
+  ],
+  [
+    "this server completes text and calls no tools",
+    { tools: [], functions: [], tool_choice: ["none", "auto"], function_call: ["none", "auto"] },
+  ],
+  [
+    "put its fields at the top level of the body",
+    { options: [], parameters: [], extra_body: [], sampling_params: [] },
+  ],
+  [
+    "use logprobs, with echo for those of the prompt",
+    {
+      ...{ prompt_logprobs: [], top_logprobs: [0], n_probs: [0], top_n_tokens: [0], return_logprob: [] },
+      ...{ top_logprobs_num: [0], decoder_input_details: [], logprob_token_ids: [], details: [] },
+      ...{ post_sampling_probs: [] },
+    },
+  ],
+  ["use stop", { stop_sequences: [], stop_strings: [], until: [], stop_regex: [], repetition_detection: [] }],
+  ["use repetition_penalty", { repeat_penalty: [1], encoder_repetition_penalty: [1] }],
+  ["penalties count the whole answer: remove it", { repeat_last_n: [-1], penalize_nl: [] }],
+  ["use echo", { return_full_text: [] }],
+  ["use n", { n_cmpl: [1], num_return_sequences: [1] }],
+  ["use ignore_eos", { ban_eos_token: [] }],
+  ["use add_special_tokens", { add_bos_token: [true] }],
+  ["use include_stop_str_in_output", { no_stop_trim: [] }],
+  ["use return_token_ids", { return_tokens_as_token_ids: [], return_tokens: [] }],
+  ["use temperature 0 for the likeliest tokens", { do_sample: [true] }],
+  [
+    "tokens are chosen by temperature, top_k, top_p, min_p and penalties",
+    {
+      ...{ typical_p: [1], typ_p: [1], tfs_z: [1], tfs: [1], top_a: [0], epsilon_cutoff: [0] },
+      ...{ eta_cutoff: [0], top_n_sigma: [-1, 0], nsigma: [-1, 0], dynatemp_range: [0], min_keep: [0, 1] },
+      ...{ mirostat: [0], mirostat_mode: [0], xtc_probability: [0], dry_multiplier: [0], samplers: [] },
+      ...{ smoothing_factor: [0], no_repeat_ngram_size: [0], penalty_alpha: [0], adaptive_target: [-1] },
+      ...{ guidance_scale: [1], cfg_scale: [1], negative_prompt: [], watermark: [], logits_processors: [] },
+      ...{ custom_logit_processor: [], sampler_order: [] },
+    },
+  ],
+  [
+    "beams are not searched: use best_of",
+    { use_beam_search: [], num_beams: [1], length_penalty: [1], early_stopping: [] },
+  ],
+  [
+    "answers are not bound to a form: check them in the client",
+    {
+      ...{ response_format: [], structured_outputs: [], structural_tag: [], grammar: [], json_schema: [] },
+      ...{ regex: [], ebnf: [], format: [], guided_json: [], guided_regex: [], guided_choice: [] },
+      ...{ guided_grammar: [], guided_decoding: [] },
+    },
+  ],
+  [
+    "use logit_bias with -100",
+    { allowed_token_ids: [], bad_words: [], bad_words_ids: [], suppress_tokens: [], banned_tokens: [] },
+  ],
+  ["a prompt is never cut: send what shall be read", { truncate_prompt_tokens: [], truncate: [] }],
+  ["the context's length is the server's: see --max-model-len", { num_ctx: [], n_ctx: [] }],
+  ["cut the connection to end an answer early", { t_max_predict_ms: [0], max_time: [], n_indent: [0] }],
+  ["serve the model with the adapter merged in", { lora: [], lora_path: [], adapter_id: [] }],
+];
+
+const ELSEWHERE = new Map(
+  REFUSED.flatMap(([advice, fields]) =>
+    Object.entries(fields).map(([name, neutral]) => [name, { advice, neutral }] as const),
+  ),
+);
+
+/**
+ * The refusal that a field calls for which this server does not implement, or null. What would change the answer is
+ * refused unless it holds a value that asks for nothing; a field that nobody knows is refused when `strict`.
+ */
+export function refusal(name: string, value: unknown, strict: boolean): ServeError | null {
+  const known = ELSEWHERE.get(name);
+  if (known !== undefined) {
+    if (known.neutral.includes(value as never)) return null;
+    // Where true asks for nothing, false does ask for something.
+    if (isEmpty(value) && !(value === false && known.neutral.includes(true))) return null;
+    if (name === "response_format" && asksForText(value)) return null;
+    return badRequest(name, `${name} is not supported: ${known.advice}`, "unsupported_parameter");
+  }
+  if (!strict || WITHOUT_EFFECT.has(name)) return null;
+  return badRequest(name, `${name} is not a field of this server, which is strict`, "unknown_parameter");
+}
+
+function isEmpty(value: unknown): boolean {
+  if (Array.isArray(value)) return value.length === 0;
+  if (typeof value === "object" && value !== null) return Object.keys(value).length === 0;
+  return value === null || value === "" || value === false;
+}
+
+function asksForText(format: unknown): boolean {
+  return Object.keys(format as object).length === 1 && (format as { type?: unknown }).type === "text";
+}

@@ -1,0 +1,170 @@
+import { createHash, timingSafeEqual } from "node:crypto";
+import { isIP } from "node:net";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { ServeError } from "../errors.ts";
+import type { Limits } from "../limits.ts";
+
+/** Who may ask. */
+export interface Access {
+  /** When set, every route but /health wants it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. */
+  readonly apiKey?: string;
+  /** Names by which clients may reach a server on a loopback address, besides `localhost` and IP addresses; `*`: any. */
+  readonly allowedHosts?: readonly string[];
+  /** Origins of web pages that may read answers, besides those of this machine; `*`: any. */
+  readonly allowedOrigins?: readonly string[];
+}
+
+/** Refuses what is no sound HTTP/1 request, before anything else looks at it. @throws ServeError. */
+export function checkFraming({ raw, headers }: FastifyRequest, limits: Limits): void {
+  if (raw.httpVersionMajor !== 1) throw unsound(505, "this server speaks HTTP/1.1", "bad_http_version");
+  if (raw.rawHeaders.length / 2 > limits.headerCount) {
+    throw unsound(431, `the request has more than ${limits.headerCount} headers`, "headers_too_large");
+  }
+  const hosts = raw.headersDistinct.host ?? [];
+  if (hosts.length === 0 && raw.httpVersion !== "1.0") throw unsound(400, "the Host header is missing");
+  if (hosts.length > 1 || (hosts.length === 1 && hostName(hosts[0]!) === null)) {
+    throw unsound(400, "the Host header must hold one host");
+  }
+  const coding = headers["transfer-encoding"]?.toLowerCase() ?? "chunked";
+  if (coding !== "chunked") {
+    const message = `the transfer encoding ${coding.slice(0, 100)} is not read: use chunked`;
+    throw unsound(501, message, "unsupported_transfer_encoding");
+  }
+  const expectation = raw.httpVersion === "1.0" ? undefined : headers.expect;
+  if (expectation !== undefined && expectation.toLowerCase() !== "100-continue") {
+    throw unsound(417, "the only expectation met is 100-continue", "expectation_failed");
+  }
+}
+
+/** What follows on the connection cannot be trusted, and no repetition makes it better. */
+function unsound(status: number, message: string, code = "bad_request"): ServeError {
+  return new ServeError(status, message, {
+    code,
+    headers: { connection: "close", "x-should-retry": "false" },
+  });
+}
+
+/** Refuses bodies of a kind that is not read, before one of their bytes is. @throws ServeError. */
+export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
+  const encoding = headers["content-encoding"]?.toLowerCase() ?? "identity";
+  if (encoding !== "identity") {
+    throw new ServeError(415, "compressed bodies are not read: send the JSON as it is", {
+      code: "unsupported_content_encoding",
+      headers: { "accept-encoding": "identity" },
+    });
+  }
+  const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(headers["content-type"] ?? "")?.[1] ?? "utf-8";
+  if (!/^(utf-?8|us-ascii)$/i.test(charset)) {
+    throw new ServeError(415, `the charset ${charset.slice(0, 100)} is not read: send the JSON in UTF-8`, {
+      code: "unsupported_charset",
+    });
+  }
+  if (Number(headers["content-length"] ?? 0) > limits.bodyBytes) {
+    throw new ServeError(413, "the request body is too large", { code: "body_too_large" });
+  }
+}
+
+/**
+ * A page of a foreign site can point its own name at 127.0.0.1 and then counts as the same origin; the name in `Host`
+ * gives it away. A server with a key needs no such guard, and one that listens to other machines is open already.
+ * @throws ServeError 403.
+ */
+export function checkHost(request: FastifyRequest, { apiKey, allowedHosts = [] }: Access): void {
+  if (apiKey !== undefined || allowedHosts.includes("*") || !listensOnLoopback(request)) return;
+  // An absolute target counts instead of the header.
+  const target = /^https?:\/\/([^/?#]*)/i.exec(request.raw.url ?? "")?.[1];
+  const name = hostName(target ?? request.headers.host ?? "localhost");
+  if (name !== null && (isOwnName(name) || allowedHosts.some((host) => hostName(host) === name))) return;
+  throw new ServeError(
+    403,
+    `this server does not answer to the host ${name?.slice(0, 100)}: start it with --allowed-hosts NAME, or with --api-key`,
+    { code: "host_not_allowed" },
+  );
+}
+
+function listensOnLoopback({ server }: FastifyRequest): boolean {
+  const address = server.server.address();
+  return (
+    typeof address === "object" && address !== null && /^(127\.|::1$|::ffff:127\.)/.test(address.address)
+  );
+}
+
+/** The name in `name`, `name:port` or `[v6]:port`, lower case; null when it is none of these. */
+function hostName(host: string): string | null {
+  const match = /^(?:\[([\da-f:.]+)\]|([^\s:[\]/@?#]+))(?::\d*)?$/i.exec(host);
+  const name = (match?.[1] ?? match?.[2])?.toLowerCase().replace(/\.$/, "");
+  return name || (isIP(host) === 6 ? host : null);
+}
+
+/** IP addresses are safe: no site can make one its own name. */
+function isOwnName(name: string): boolean {
+  return name === "localhost" || name.endsWith(".localhost") || isIP(name) !== 0;
+}
+
+/**
+ * Lets permitted pages read the answer. Without a key these are pages of this machine, since any other could use the
+ * server through the browser of whoever visits it; a key says who may, whatever the page.
+ * @returns whether the request's origin, if it names one, is permitted.
+ */
+export function allowOrigin(request: FastifyRequest, reply: FastifyReply, access: Access): boolean {
+  const { origin } = request.headers;
+  reply.header("vary", "Origin");
+  if (origin === undefined) return true;
+  const { apiKey, allowedOrigins = [] } = access;
+  const open =
+    apiKey !== undefined || allowedOrigins.some((allowed) => allowed === "*" || allowed === origin);
+  if (!open && !isLocalOrigin(origin)) return false;
+  reply.header("access-control-allow-origin", origin);
+  reply.header("access-control-expose-headers", "x-request-id, retry-after, x-should-retry");
+  return true;
+}
+
+function isLocalOrigin(origin: string): boolean {
+  const name = hostName(/^https?:\/\/(.*)$/i.exec(origin)?.[1] ?? "");
+  return name !== null && (name === "localhost" || name.endsWith(".localhost") || /^(127\.|::1$)/.test(name));
+}
+
+/** Whether a browser asks before it sends the request itself. */
+export function isPreflight({ method, headers }: FastifyRequest): boolean {
+  const asks = headers["access-control-request-method"] !== undefined;
+  return method === "OPTIONS" && headers.origin !== undefined && asks;
+}
+
+/** The answer to a preflight. @throws ServeError 403 for a page that may not ask. */
+export function answerPreflight(
+  { headers }: FastifyRequest,
+  reply: FastifyReply,
+  permitted: boolean,
+  methods: string,
+): FastifyReply {
+  if (!permitted) {
+    throw new ServeError(
+      403,
+      "pages of this origin may not use the server: start it with --allowed-origins ORIGIN, or with --api-key",
+      { code: "origin_not_allowed" },
+    );
+  }
+  const wanted = headers["access-control-request-headers"];
+  if (typeof wanted === "string") reply.header("access-control-allow-headers", wanted);
+  return reply
+    .header("vary", "Origin, Access-Control-Request-Headers")
+    .header("access-control-allow-methods", methods)
+    .header("access-control-max-age", "600")
+    .code(204)
+    .send();
+}
+
+export function checkKey({ headers }: FastifyRequest, apiKey: string): void {
+  const bearer = /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1];
+  const given = bearer ?? headers["x-api-key"];
+  if (typeof given === "string" && timingSafeEqual(digest(given), digest(apiKey))) return;
+  throw new ServeError(401, "missing or wrong API key: send it as `Authorization: Bearer KEY`", {
+    code: "invalid_api_key",
+    headers: { "www-authenticate": "Bearer" },
+  });
+}
+
+/** Equal lengths for a comparison whose time tells nothing. */
+function digest(key: string): Buffer {
+  return createHash("sha256").update(key).digest();
+}

@@ -1,0 +1,77 @@
+import { ServeError } from "../errors.ts";
+import type { Limits } from "../limits.ts";
+
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+/**
+ * The value of a JSON body in UTF-8, with or without a byte order mark. How deep and how large it is, is seen before
+ * anything is made of it. Text must be well-formed: a lone surrogate is no character, and what a tokenizer, a stop
+ * string and a client make of one differs, so it is refused wherever it stands.
+ * @throws ServeError 400.
+ */
+export function parseJson(body: Uint8Array, limits: Limits): unknown {
+  let text: string;
+  try {
+    text = utf8.decode(body);
+  } catch {
+    throw invalid("the request body is not valid UTF-8");
+  }
+  checkExtent(text, limits);
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw invalid(
+      text === "" ? "the request body is empty; send a JSON object" : "the request body is not valid JSON",
+    );
+  }
+}
+
+/** Counts what stands outside of strings. Text that is no JSON passes: the parser tells. */
+function checkExtent(text: string, { jsonDepth, jsonMembers, jsonValues }: Limits): void {
+  let depth = 0;
+  let members = 0;
+  let values = 1;
+  for (let i = 0; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (char === QUOTE) i = stringEnd(text, i);
+    else if (char === COMMA) values++;
+    else if (char === COLON) members++;
+    else if (char === OPEN_BRACE || char === OPEN_BRACKET) {
+      members++;
+      depth++;
+    } else if (char === CLOSE_BRACE || char === CLOSE_BRACKET) depth--;
+    if (depth > jsonDepth) throw invalid(`the JSON body is nested deeper than ${jsonDepth}`);
+    if (values > jsonValues) throw invalid(`the JSON body has more than ${jsonValues} values`);
+    if (members > jsonMembers) {
+      throw invalid(`the JSON body has more than ${jsonMembers} members, objects and arrays`);
+    }
+  }
+}
+
+const [QUOTE, BACKSLASH, COMMA, COLON, SMALL_U] = [0x22, 0x5c, 0x2c, 0x3a, 0x75];
+const [OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET] = [0x7b, 0x7d, 0x5b, 0x5d];
+
+/** Index of the quote that ends the string beginning at `start`, or the text's length. */
+function stringEnd(text: string, start: number): number {
+  for (let i = start + 1; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (char === QUOTE) return i;
+    if (char !== BACKSLASH) continue;
+    i++;
+    if (text.charCodeAt(i) !== SMALL_U) continue;
+    // UTF-8 holds no surrogates: they can only be spelled.
+    if (!surrogate.test(text.slice(i, i + 5))) continue;
+    if (!surrogatePair.test(text.slice(i, i + 11))) throw invalid(LONE_SURROGATE);
+    i += 10;
+  }
+  return text.length;
+}
+
+const surrogate = /^u[dD][89a-fA-F]/;
+const surrogatePair = /^u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}$/;
+const LONE_SURROGATE =
+  "the JSON body holds one half of a surrogate pair (\\ud800 to \\udfff), which is no character";
+
+function invalid(message: string): ServeError {
+  return new ServeError(400, message, { code: "invalid_json" });
+}

@@ -1,0 +1,174 @@
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { send, startServer, type TestServer } from "./serve_fake.ts";
+
+const base = { model: "tiny/fake", prompt: "once upon a time", max_tokens: 3, temperature: 0 };
+
+let server: TestServer;
+let strict: TestServer;
+beforeAll(async () => {
+  server = await startServer();
+  strict = await startServer({ strict: true });
+});
+afterAll(async () => {
+  await server.server.close();
+  await strict.server.close();
+});
+
+const post = (fields: object, to = server) =>
+  send(`${to.url}/v1/completions`, { json: { ...base, ...fields } });
+const postText = (body: string) =>
+  send(`${server.url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body,
+  });
+
+describe("S6: fields of other servers", () => {
+  it.each<[string, unknown]>([
+    ["max_completion_tokens", 5],
+    ["n_predict", -1],
+    ["num_predict", 5],
+    ["max_new_tokens", 5],
+    ["messages", [{ role: "user", content: "hi" }]],
+    ["tools", [{ type: "function" }]],
+    ["suffix", "end"],
+    ["top_logprobs", 2],
+    ["n_probs", 2],
+    ["prompt_logprobs", 0],
+    ["stop_sequences", ["x"]],
+    ["repeat_penalty", 1.1],
+    ["repeat_last_n", 64],
+    ["typical_p", 0.9],
+    ["mirostat", 2],
+    ["xtc_probability", 0.5],
+    ["dry_multiplier", 0.8],
+    ["dynatemp_range", 0.5],
+    ["top_n_sigma", 1],
+    ["samplers", ["top_k"]],
+    ["do_sample", false],
+    ["use_beam_search", true],
+    ["length_penalty", 0.8],
+    ["response_format", { type: "json_object" }],
+    ["response_format", { type: "json_schema", json_schema: {} }],
+    ["grammar", 'root ::= "a"'],
+    ["json_schema", { type: "object" }],
+    ["guided_regex", "a+"],
+    ["guided_choice", ["a", "b"]],
+    ["structured_outputs", { json: {} }],
+    ["allowed_token_ids", [1]],
+    ["bad_words", ["a"]],
+    ["truncate_prompt_tokens", 5],
+    ["return_tokens_as_token_ids", true],
+    ["lora", [{ id: 0, scale: 1 }]],
+    ["options", { temperature: 0 }],
+    ["extra_body", { top_k: 1 }],
+    ["t_max_predict_ms", 100],
+  ])("%s: %j is refused by name", async (name, value) => {
+    const steps = server.runner.steps;
+    const { status, body } = await post({ [name]: value });
+    expect([status, body.error.param, body.error.code]).toEqual([400, name, "unsupported_parameter"]);
+    expect(body.error.message).toMatch(new RegExp(`^${name} is not supported: .{8}`));
+    expect(server.runner.steps).toBe(steps);
+  });
+
+  it("what asks for nothing passes, strictly too, and changes nothing", async () => {
+    const { choices } = (await post({})).body;
+    const neutral = {
+      ...{ user: "u", metadata: { a: "b" }, store: true, service_tier: "auto", request_id: "r" },
+      ...{ cache_prompt: false, id_slot: 3, cache_salt: "s", prompt_cache_key: "k" },
+      ...{ typical_p: 1, mirostat: 0, mirostat_tau: 5, mirostat_eta: 0.1, top_n_sigma: -1, tfs_z: 1 },
+      ...{ dry_multiplier: 0, dry_base: 1.75, xtc_probability: 0, xtc_threshold: 0.1, repeat_penalty: 1 },
+      ...{ dynatemp_range: 0, dynatemp_exponent: 1, length_penalty: 1, use_beam_search: false },
+      ...{ response_format: { type: "text" }, grammar: "", json_schema: {}, guided_json: null, suffix: "" },
+      ...{
+        tools: [],
+        tool_choice: "none",
+        lora: [],
+        bad_words: [],
+        options: {},
+        n_probs: 0,
+        do_sample: true,
+      },
+      ...{ add_special_tokens: true, min_p: 0, top_k: -1, repetition_penalty: 1, n_predict: null },
+    };
+    for (const to of [server, strict]) expect((await post(neutral, to)).body.choices).toEqual(choices);
+    const streamed = await post({ stream: true, stream_options: { include_obfuscation: false } }, strict);
+    expect(streamed.status).toBe(200);
+  });
+
+  it("what nobody knows is ignored, and refused by a strict server", async () => {
+    for (const name of ["temprature", "__proto__", "constructor", "toString", "x".repeat(5000)]) {
+      const text = `{"model":"tiny/fake","prompt":"a","max_tokens":1,${JSON.stringify(name)}:1}`;
+      expect([name, (await postText(text)).status]).toEqual([name, 200]);
+      const refused = await send(`${strict.url}/v1/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: text,
+      });
+      expect([refused.status, refused.body.error.code]).toEqual([400, "unknown_parameter"]);
+      expect(name.startsWith(refused.body.error.param)).toBe(true);
+      expect(refused.text.length).toBeLessThan(3000);
+    }
+  });
+
+  it("add_special_tokens: false leaves out what the tokenizer puts before a text", async () => {
+    const encode = vi.spyOn(server.tokenizer, "encode");
+    await post({ add_special_tokens: false });
+    await post({ prompt: ["a", "b"] });
+    expect(encode.mock.calls.map(([, options]) => options)).toEqual([
+      { addSpecialTokens: false },
+      { addSpecialTokens: true },
+      { addSpecialTokens: true },
+    ]);
+    encode.mockRestore();
+    expect((await post({ add_special_tokens: "no" })).body.error.param).toBe("add_special_tokens");
+  });
+});
+
+describe("S7: bodies are measured before they are walked", () => {
+  const head = '"model":"tiny/fake","prompt":"a","max_tokens":1';
+  const many = (count: number, item: (i: number) => string) =>
+    Array.from({ length: count }, (_, i) => item(i));
+
+  it.each<[string, () => string]>([
+    ["300,000 unknown keys", () => `{${head},${many(300_000, (i) => `"k${i}":1`)}}`],
+    ["2 million ids", () => `{"model":"tiny/fake","prompt":[${"1,".repeat(2_000_000)}1]}`],
+    ["a million objects", () => `{${head},"x":[${"{},".repeat(1_000_000)}1]}`],
+    ["lists of one id", () => `{"model":"tiny/fake","prompt":[${"[1],".repeat(490_000)}[1]]}`],
+    ["a bottomless list", () => `{${head},"x":${"[".repeat(2_000_000)}`],
+    ["a bottomless object", () => `{${head},"x":${'{"a":'.repeat(700_000)}`],
+    ["logit_bias", () => `{${head},"logit_bias":{${many(5000, (i) => `"${i}":1`)}}}`],
+  ])("%s: refused before anything is made of them", async (_name, makeBody) => {
+    const body = makeBody();
+    const parse = vi.spyOn(JSON, "parse");
+    const answer = await postText(body);
+    const walked = parse.mock.calls.filter(([text]) => text.length > 10_000);
+    parse.mockRestore();
+    expect([answer.status, walked.length]).toEqual([400, 0]);
+    expect(answer.body.error.message).toMatch(/more than \d+|deeper than 64/);
+  });
+
+  it.each<[string, string, () => string]>([
+    ["strings", "prompt", () => `{"model":"tiny/fake","prompt":[${'"a",'.repeat(490_000)}"a"]}`],
+    ["stops", "stop", () => `{${head},"stop":[${'"a",'.repeat(490_000)}"a"]}`],
+    ["stop ids", "stop_token_ids", () => `{${head},"stop_token_ids":[${"-1,".repeat(490_000)}1]}`],
+    ["a long stop", "stop", () => `{${head},"stop":"${"a".repeat(4_000_000)}"}`],
+    ["a long prompt", "prompt", () => `{"model":"tiny/fake","prompt":"${"a".repeat(4_000_000)}"}`],
+    ["a long key", "logit_bias", () => `{${head},"logit_bias":{"${"k".repeat(4_000_000)}":1}}`],
+  ])("%s: refused by count or length, in a short answer", async (_name, param, makeBody) => {
+    const body = makeBody();
+    const encode = vi.spyOn(server.tokenizer, "encode");
+    const answer = await postText(body);
+    expect([answer.status, encode.mock.calls.length]).toEqual([400, 0]);
+    encode.mockRestore();
+    expect(answer.body.error.param).toMatch(new RegExp(`^${param}`));
+    expect(answer.text.length).toBeLessThan(3000);
+  });
+
+  it("what fits is read: many ids, a long string that means nothing, escapes without end", async () => {
+    const ids = `{"model":"tiny/fake","prompt":[${"1,".repeat(400_000)}1]}`;
+    expect((await postText(ids)).body.error.code).toBe("context_length_exceeded");
+    expect((await postText(`{${head},"user":"${"u".repeat(4_000_000)}"}`)).status).toBe(200);
+    expect((await postText(`{${head},"user":"${"\\n".repeat(2_000_000)}"}`)).status).toBe(200);
+  });
+});
