@@ -7,7 +7,14 @@ import { Tokenizer } from "../tokenizer/index.ts";
 import { assertComputeDtype, createDecoder, readDecoderConfig } from "./auto.ts";
 import type { CausalLM } from "./causal_lm.ts";
 import { atomicWriteDirectory, currentDirectory, writeJson } from "./files.ts";
-import { type HostTensor, readModelWeights, toFloat32, writeSafetensors } from "./safetensors.ts";
+import {
+  type HostDtype,
+  type HostTensor,
+  readModelWeights,
+  toFloat32,
+  writeSafetensors,
+} from "./safetensors.ts";
+import { quoted } from "./safetensors_header.ts";
 
 /** A model as a Hugging Face directory holds it. */
 export interface LoadedModel {
@@ -41,16 +48,70 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
   return { model, tokenizer, directory };
 }
 
+/** Tensors of old versions that hold no weights: masks, and rotary frequencies, which the config gives. */
+const BUFFERS = /(\.attn\.(masked_)?bias|rotary_emb\.inv_freq)$/;
+const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
+
 /**
- * Copies tensors of a checkpoint into a model's parameters; what the model does not have (buffers of old versions) is
- * ignored. Names may lack the model's prefix, as in checkpoints of the model without its head.
+ * Copies tensors of a checkpoint into a model's parameters. Names may lack the model's prefix, as in checkpoints of the
+ * model without its head. Nothing is guessed: throws a one-line KilnError for a tensor that is missing, has another shape,
+ * holds no floating-point numbers or one that is not finite (f16: too large for it), and for one that the model has no
+ * place for, since a config that describes fewer layers or no biases would then answer with half a model.
  */
 export function loadWeights(model: CausalLM, weights: ReadonlyMap<string, HostTensor>): void {
+  const parameters = model.namedParameters();
+  const fileName = (name: string) =>
+    !weights.has(name) && name.startsWith(model.prefix) ? name.slice(model.prefix.length) : name;
+  const used = new Set([...parameters.keys()].map(fileName));
+  const unused = [...weights.keys()].filter((name) => !used.has(name) && !BUFFERS.test(name));
+  const [headName] = [...parameters].find(([, parameter]) => parameter === model.headWeight)!;
+  const tied = weights.get(fileName(headName));
+  for (const name of unused) {
+    if (name === "lm_head.weight" && tied) assertTied(weights.get(name)!, tied, fileName(headName));
+    else
+      throw misfit(
+        `has ${quoted(name)}, for which the model of config.json has no place; correct config.json`,
+      );
+  }
   model.loadParameters((name) => {
-    const bare = name.startsWith(model.prefix) ? name.slice(model.prefix.length) : name;
-    const found = weights.get(name) ?? weights.get(bare);
-    return found && { shape: found.shape, values: () => toFloat32(found) };
+    const found = weights.get(fileName(name));
+    const f16 = parameters.get(name)!.dtype === "f16";
+    return found && { shape: found.shape, values: () => checkedValues(fileName(name), found, f16) };
   });
+}
+
+function misfit(problem: string): KilnError {
+  return new KilnError(`the checkpoint ${problem}`, { code: "checkpoint_misfit" });
+}
+
+/** A tied model has one matrix for embedding and head; a checkpoint may hold it twice. */
+function assertTied(head: HostTensor, embedding: HostTensor, name: string): void {
+  const [a, b] = [toFloat32(head), toFloat32(embedding)];
+  if (a.length === b.length && a.every((value, i) => value === b[i])) return;
+  throw misfit(
+    `has an lm_head.weight that differs from ${quoted(name)}, but config.json says tie_word_embeddings; ` +
+      "set that to false, or remove the tensor",
+  );
+}
+
+function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32Array {
+  if (!FLOATS.includes(tensor.dtype)) {
+    throw misfit(`holds ${quoted(name)} as ${tensor.dtype}; save the model in float32, float16 or bfloat16`);
+  }
+  const values = toFloat32(tensor);
+  // What f16 rounds to infinity, and the largest number of f32.
+  const limit = f16 ? 65519.996 : 3.4028234663852886e38;
+  for (let i = 0; i < values.length; i++) {
+    // Turned around, so that NaN comes in.
+    if (Math.abs(values[i]!) <= limit) continue;
+    if (f16 && Number.isFinite(values[i])) {
+      throw misfit(`holds ${values[i]} in ${quoted(name)}, which f16 cannot; use --dtype f32`);
+    }
+    throw misfit(
+      `holds ${values[i]} in ${quoted(name)} (value ${i}): its training diverged or the file is damaged; use another`,
+    );
+  }
+  return values;
 }
 
 /** The parameters' values, as float32 in host memory. */

@@ -13,8 +13,19 @@ export function expectModelType(
   expected: (typeof LOADABLE_MODEL_TYPES)[number],
   source: string,
 ): void {
-  const type = (value as { model_type?: unknown } | null)?.model_type;
-  if (type === expected || (type === undefined && expected === "llama")) return;
+  const { model_type: type, architectures } = (value ?? {}) as {
+    model_type?: unknown;
+    architectures?: unknown;
+  };
+  if (type === expected) return;
+  if (type === undefined && expected === "llama") {
+    const [name = "Llama"] = Array.isArray(architectures) ? architectures : [];
+    if (String(name).startsWith("Llama")) return;
+    throw new KilnError(
+      `${source}: architectures is ${JSON.stringify(architectures)} without a model_type; kiln can load ${LOADABLE_MODEL_TYPES.join(", ")}`,
+      { code: "model_type_unknown" },
+    );
+  }
   const isLoadable = LOADABLE_MODEL_TYPES.some((name) => name === type);
   const wanted = isLoadable ? `expected "${expected}"` : `kiln can load ${LOADABLE_MODEL_TYPES.join(", ")}`;
   throw new KilnError(`${source}: model_type is ${JSON.stringify(type)}; ${wanted}`, {
@@ -107,6 +118,9 @@ const fileSchema = z.object({
     .default(2),
   pad_token_id: z.int().nullish(),
   quantization_config: z.unknown().optional(),
+  partial_rotary_factor: z.number().nullish(),
+  sliding_window: z.int().nullish(),
+  use_sliding_window: z.boolean().nullish(),
 });
 type FileConfig = z.output<typeof fileSchema>;
 
@@ -138,8 +152,22 @@ export function parseLlamaConfig(value: unknown, source = "config.json"): LlamaC
   }
   const headDim = file.head_dim ?? file.hidden_size / heads;
   if (headDim % 2 !== 0) throw refuse(`head_dim is ${headDim}; rotary positions need an even number`);
+  const window = file.use_sliding_window === false ? null : (file.sliding_window ?? null);
+  if (window !== null && window < file.max_position_embeddings) {
+    throw refuse(
+      `sliding_window is ${window}; kiln attends to the whole context (max_position_embeddings may be lowered to the window)`,
+    );
+  }
   const rope = resolveRope(file, refuse);
-  const { rope_theta: _theta, rope_scaling: _scaling, quantization_config: _quantization, ...kept } = file;
+  const {
+    rope_theta: _theta,
+    rope_scaling: _scaling,
+    quantization_config: _quantization,
+    partial_rotary_factor: _partial,
+    sliding_window: _window,
+    use_sliding_window: _use,
+    ...kept
+  } = file;
   return {
     model_type: "llama",
     ...kept,
@@ -156,13 +184,11 @@ export function parseLlamaConfig(value: unknown, source = "config.json"): LlamaC
 function resolveRope(file: FileConfig, refuse: (problem: string) => KilnError): RopeParameters {
   const given = file.rope_parameters ?? file.rope_scaling ?? {};
   const key = file.rope_parameters ? "rope_parameters" : "rope_scaling";
-  const type = given.rope_type ?? given.type ?? "default";
+  const type = given.rope_type ?? given.type ?? (given.factor === undefined ? "default" : null);
   const theta = given.rope_theta ?? file.rope_theta ?? 10000;
-  if (given.partial_rotary_factor !== undefined && given.partial_rotary_factor !== 1) {
-    throw refuse(
-      `${key}.partial_rotary_factor is ${given.partial_rotary_factor}; kiln rotates whole heads only`,
-    );
-  }
+  const share = given.partial_rotary_factor ?? file.partial_rotary_factor ?? 1;
+  if (share !== 1) throw refuse(`partial_rotary_factor is ${share}; kiln rotates whole heads only`);
+  if (type === null) throw refuse(`${key} has a factor but no rope_type; say linear or llama3`);
   if (type === "default") return { rope_type: "default", rope_theta: theta };
   if (type !== "linear" && type !== "llama3") {
     throw refuse(`${key} has rope_type ${JSON.stringify(type)}; kiln computes default, linear and llama3`);

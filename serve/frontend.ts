@@ -5,7 +5,7 @@ import { badRequest, ServeError } from "./errors.ts";
 import type { CompletionBody } from "./http/schema.ts";
 import type { Limits } from "./limits.ts";
 import { PromptText } from "./prompt_text.ts";
-import { resolveSampling } from "./sampler/params.ts";
+import { beyondVocabulary, resolveSampling } from "./sampler/params.ts";
 import type { EngineEvent, Request } from "./types.ts";
 
 export interface FrontendOptions {
@@ -211,6 +211,8 @@ export class Frontend {
     const addSpecialTokens = body.add_special_tokens ?? true;
     const tokens = isText ? await this.tokenizer.encode(prompt, { addSpecialTokens }) : prompt;
     if (tokens.length === 0) throw badRequest("prompt", "prompt must not be empty");
+    const strange = tokens.find((id) => id >= this.engine.runner.vocabSize);
+    if (strange !== undefined) throw badRequest("prompt", beyondVocabulary(strange, this.engine.runner));
     if (tokens.length + maxTokens > maxModelLen) {
       const counts = `${tokens.length} in the prompt and ${maxTokens} for the completion`;
       throw tooLong(maxModelLen, `${tokens.length + maxTokens} tokens (${counts})`);

@@ -4,7 +4,7 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { Engine } from "./engine.ts";
 import { PromptText } from "./prompt_text.ts";
 import { ModelRunner } from "./runner.ts";
-import { type RawSamplingParams, resolveSampling } from "./sampler/params.ts";
+import { beyondVocabulary, type RawSamplingParams, resolveSampling } from "./sampler/params.ts";
 
 /** What `generate` may be told besides the prompt. */
 export interface GenerateOptions extends RawSamplingParams {
@@ -40,6 +40,8 @@ export class TextGenerator {
    */
   async *stream(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<string> {
     const ids = typeof prompt === "string" ? await this.#promptIds(prompt) : prompt;
+    const strange = ids.find((id) => id >= this.#runner.vocabSize);
+    if (strange !== undefined) throw new KilnError(beyondVocabulary(strange, this.#runner));
     const room = this.#runner.maxModelLen - ids.length;
     if (room <= 0) {
       throw new KilnError(

@@ -141,6 +141,14 @@ describe("Llama config", () => {
       { rope_parameters: { partial_rotary_factor: 0.5 } },
       "kiln rotates whole heads only",
     ],
+    ["partial rotation, old spelling", { partial_rotary_factor: 0.5 }, "kiln rotates whole heads only"],
+    ["a factor without its kind", { rope_scaling: { factor: 2 } }, "has a factor but no rope_type"],
+    ["a sliding window", { sliding_window: 16 }, "sliding_window is 16; kiln attends to the whole context"],
+    [
+      "an architecture without a model_type",
+      { model_type: undefined, architectures: ["MistralForCausalLM"] },
+      'architectures is ["MistralForCausalLM"] without a model_type',
+    ],
     ["text for a number", { hidden_size: "48" }, 'hidden_size is "48"; expected a number'],
     ["a fraction", { hidden_size: 48.5 }, "hidden_size is 48.5; expected a whole number"],
     ["no vocabulary", { vocab_size: undefined }, "vocab_size is nothing; expected a number"],
@@ -150,6 +158,15 @@ describe("Llama config", () => {
     expect(attempt).toThrow(KilnError);
     expect(attempt).toThrow(/^m\/config\.json: [^\n]*$/);
     expect(attempt).toThrow(message);
+  });
+
+  it("takes a window that is off or as wide as the context", () => {
+    for (const change of [
+      { sliding_window: null },
+      { sliding_window: 2048, max_position_embeddings: 2048 },
+      { sliding_window: 16, use_sliding_window: false },
+    ])
+      expect(parseLlamaConfig({ ...tiny, ...change })).not.toHaveProperty("sliding_window");
   });
 
   it("refuses a config that is no object", () => {

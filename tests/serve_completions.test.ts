@@ -242,6 +242,16 @@ describe("completions", () => {
     expect((await post({ prompt: "a".repeat(20_000) })).body.error.code).toBe("context_length_exceeded");
   });
 
+  it("W33: a text that the tokenizer reads as a token past the model's vocabulary", async () => {
+    const small = await startServer({ vocabSize: server.tokenizer.vocabSize - 1 });
+    const last = server.tokenizer.decode([server.tokenizer.vocabSize - 1]);
+    const { status, body } = await send(`${small.url}/v1/completions`, { json: { ...base, prompt: last } });
+    expect(status).toBe(400);
+    expect(body.error).toMatchObject({ param: "prompt", type: "invalid_request_error" });
+    expect(body.error.message).toContain(`token ${server.tokenizer.vocabSize - 1}`);
+    await small.server.close();
+  });
+
   it("W31 W37: prompts in all four forms, choices in order", async () => {
     const texts = ["once upon", "the dog", "a time"];
     const ids = await Promise.all(texts.map((text) => server.tokenizer.encode(text)));

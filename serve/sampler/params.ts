@@ -90,3 +90,11 @@ function checkSeed(seed: number): bigint {
   }
   return BigInt(seed);
 }
+
+/** What is wrong with a prompt in which the tokenizer found an id that the model has no row for. */
+export function beyondVocabulary(id: number, { vocabSize }: { vocabSize: number }): string {
+  return (
+    `the prompt holds token ${id}, which the tokenizer has but the model has not (its vocab_size is ${vocabSize}); ` +
+    "leave that token out, or use the tokenizer that belongs to the model"
+  );
+}

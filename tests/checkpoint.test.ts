@@ -1,0 +1,130 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { setDevice } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { ReferenceDevice } from "../core/reference_device.ts";
+import { createDecoder } from "../models/auto.ts";
+import { loadModel, loadWeights, readWeights, saveModel } from "../models/checkpoint.ts";
+import { tinyllmConfig } from "../models/config.ts";
+import { LlamaForCausalLM } from "../models/llama.ts";
+import { type HostTensor, hostTensor, writeSafetensors } from "../models/safetensors.ts";
+import { fakeTokenizer } from "./serve_fake.ts";
+
+/** A checkpoint that does not fit its config, or is damaged, is refused and not answered with. */
+const folder = mkdtempSync(join(tmpdir(), "kiln-checkpoint-"));
+const tiny = (layers: number, change: object = {}) =>
+  tinyllmConfig({
+    vocab_size: 300,
+    hidden_size: 16,
+    num_attention_heads: 2,
+    num_hidden_layers: layers,
+    ...change,
+  });
+let weights: Map<string, HostTensor>;
+const norm = "model.layers.1.input_layernorm.weight";
+
+beforeAll(async () => {
+  setDevice(new ReferenceDevice());
+  weights = await readWeights(new LlamaForCausalLM(tiny(2)).init(1));
+});
+afterAll(() => {
+  setDevice(null);
+  rmSync(folder, { recursive: true });
+});
+
+/** Loads the checkpoint with a tensor put in place or taken out. */
+function load(change: Record<string, HostTensor | null>, config = tiny(2), dtype: "f32" | "f16" = "f32") {
+  const changed = new Map(weights);
+  for (const [name, tensor] of Object.entries(change)) {
+    if (tensor === null) changed.delete(name);
+    else changed.set(name, tensor);
+  }
+  loadWeights(createDecoder(config, dtype), changed);
+}
+const floats = (shape: number[], value: (i: number) => number) =>
+  hostTensor(
+    "F32",
+    shape,
+    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => value(i)),
+  );
+
+describe("loadWeights", () => {
+  it("takes a checkpoint that fits, buffers of old versions and the head of a tied model among it", () => {
+    const frequencies = floats([8], () => 1);
+    load({});
+    load({ "model.layers.0.self_attn.rotary_emb.inv_freq": frequencies, "rotary_emb.inv_freq": frequencies });
+    load({ "lm_head.weight": weights.get("model.embed_tokens.weight")! });
+  });
+
+  const odd: [string, () => void, RegExp][] = [
+    [
+      "a checkpoint of more layers than the config's",
+      () => load({}, tiny(1)),
+      /has "model\.layers\.1\.\S*", for which the model of config\.json has no place/,
+    ],
+    [
+      "biases that the config does not mention",
+      () => load({ "model.layers.0.self_attn.q_proj.bias": floats([16], () => 1) }),
+      /has "model\.layers\.0\.self_attn\.q_proj\.bias", for which/,
+    ],
+    [
+      "quantized matrices under their usual names",
+      () => load({ "model.layers.0.mlp.up_proj.qweight": hostTensor("I32", [1], new Int32Array(1)) }),
+      /qweight", for which/,
+    ],
+    ["a missing tensor", () => load({ [norm]: null }), /has no tensor model\.layers\.1\.input_layernorm/],
+    ["another shape", () => load({ [norm]: floats([8], () => 1) }), /layernorm\.weight is \[8\], the config/],
+    [
+      "a tied head that differs",
+      () => load({ "lm_head.weight": floats([300, 16], () => 1) }),
+      /lm_head\.weight that differs from "model\.embed_tokens\.weight".*tie_word_embeddings/,
+    ],
+    ["an untied model without a head", () => load({}, tiny(2, { tie_word_embeddings: false })), /lm_head/],
+    [
+      "integer weights",
+      () => load({ [norm]: hostTensor("I32", [16], new Int32Array(16).fill(1)) }),
+      /holds "model\.layers\.1\.input_layernorm\.weight" as I32; save/,
+    ],
+    [
+      "one NaN",
+      () => load({ [norm]: floats([16], (i) => (i === 7 ? Number.NaN : 1)) }),
+      /holds NaN in "model\.layers\.1\.input_layernorm\.weight" \(value 7\)/,
+    ],
+    [
+      "an infinity",
+      () => load({ [norm]: floats([16], (i) => (i === 15 ? -Infinity : 1)) }),
+      /holds -Infinity in .* \(value 15\)/,
+    ],
+    [
+      "a double that is too large",
+      () => load({ [norm]: hostTensor("F64", [16], new Float64Array(16).fill(1e39)) }),
+      /holds Infinity/,
+    ],
+    [
+      "what f16 cannot hold, where matrices are f16",
+      () => load({ "model.embed_tokens.weight": floats([300, 16], () => 65520) }, tiny(2), "f16"),
+      /holds 65520 in "model\.embed_tokens\.weight", which f16 cannot; use --dtype f32/,
+    ],
+  ];
+  it.each(odd)("refuses %s by name, in one line", (_, attempt, message) => {
+    expect(attempt).toThrow(KilnError);
+    expect(attempt).toThrow(message);
+    expect(attempt).toThrow(/^[^\n]*$/);
+  });
+
+  it("keeps the largest numbers of f16 and f32", () => {
+    load({ "model.embed_tokens.weight": floats([300, 16], () => -65519) }, tiny(2), "f16");
+    load({ [norm]: floats([16], () => 3.4028234663852886e38) });
+  });
+});
+
+it("loadModel refuses the same of a folder", async () => {
+  const path = join(folder, "model");
+  await saveModel(path, new LlamaForCausalLM(tiny(2)).init(1), fakeTokenizer());
+  expect((await loadModel(path)).model.shape.num_hidden_layers).toBe(2);
+  await writeSafetensors(join(path, "model.safetensors"), weights);
+  writeFileSync(join(path, "config.json"), JSON.stringify(new LlamaForCausalLM(tiny(1)).toHfConfig()));
+  await expect(loadModel(path)).rejects.toThrow(/"model\.layers\.1\..*no place/);
+});
