@@ -13,6 +13,24 @@ export function isFloat(dtype: DType): boolean {
   return dtype === "f32" || dtype === "f16";
 }
 
+/** The integers that a dtype holds. */
+export const integerRange = {
+  i32: { low: -(2 ** 31), high: 2 ** 31 - 1 },
+  u32: { low: 0, high: 2 ** 32 - 1 },
+} as const;
+
+/** Finite numbers of at least this size round to infinity. */
+const overflow = { f32: 2 ** 128 - 2 ** 103, f16: 65520 } as const;
+
+/** Whether a number has a place in a dtype: whole and in range for integers, not too large for floats; anything is a truth value. */
+export function fitsDType(value: number, dtype: DType): boolean {
+  if (dtype === "bool") return true;
+  if (dtype === "f32" || dtype === "f16")
+    return !(Math.abs(value) >= overflow[dtype]) || !Number.isFinite(value);
+  const { low, high } = integerRange[dtype];
+  return Number.isInteger(value) && value >= low && value <= high;
+}
+
 /** The WGSL type that a storage buffer of this dtype has. */
 export function wgslType(dtype: DType): string {
   return dtype === "bool" ? "u32" : dtype;
@@ -28,7 +46,7 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array<Arra
   if (dtype === "f32") return bytesOf(Float32Array.from(values));
   if (dtype === "i32") return bytesOf(Int32Array.from(values));
   if (dtype === "u32") return bytesOf(Uint32Array.from(values));
-  return bytesOf(Uint32Array.from(values, (v) => (v ? 1 : 0)));
+  return bytesOf(Uint32Array.from(values, (v) => Number(v !== 0)));
 }
 
 /** The values that device bytes stand for. */

@@ -16,6 +16,13 @@ export class KilnError extends Error {
   }
 }
 
+/** A value of the wrong kind, as messages name it. */
+export function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value !== "object" || value === null) return String(value);
+  return Array.isArray(value) ? "an array" : `an object (${value.constructor?.name ?? "without a class"})`;
+}
+
 /** The nearest of `names` to `given` by edit distance, or null when nothing is close: for "did you mean" lines. */
 export function nearestName(given: string, names: readonly string[]): string | null {
   let best: string | null = null;

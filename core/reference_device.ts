@@ -37,7 +37,10 @@ export class ReferenceDevice implements Device {
   }
 
   write(storage: Storage, values: ArrayLike<number>, offset: number): void {
-    cells(storage).set(storage.dtype === "bool" ? Array.from(values, (v) => (v ? 1 : 0)) : values, offset);
+    cells(storage).set(
+      storage.dtype === "bool" ? Array.from(values, (v) => Number(v !== 0)) : values,
+      offset,
+    );
   }
 
   async read(storage: Storage, offset: number, length: number): Promise<HostArray> {

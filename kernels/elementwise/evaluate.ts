@@ -1,11 +1,16 @@
+import { integerRange } from "../../core/dtype.ts";
 import type { RefTensor } from "../../core/op.ts";
 import { broadcastStrides, contiguousStrides } from "../../core/shape.ts";
 import type { Expr } from "./expr.ts";
 import { functions } from "./functions.ts";
-import type { Program } from "./program.ts";
+import type { ComputeType, Program } from "./program.ts";
 
-/** Compiles an expression to a closure over the values of its names, in float64. */
-export function compileClosure(e: Expr, slots: readonly string[]): (values: Float64Array) => number {
+/** Compiles an expression to a closure over the values of its names, in float64 or in integers that wrap around at 2^32. */
+export function compileClosure(
+  e: Expr,
+  slots: readonly string[],
+  compute: ComputeType = "f32",
+): (values: Float64Array) => number {
   if (e.kind === "number") {
     const { value } = e;
     return () => value;
@@ -16,18 +21,23 @@ export function compileClosure(e: Expr, slots: readonly string[]): (values: Floa
       throw new Error(`the formula reads ${e.name}, which is not among its inputs ${slots.join(", ")}`);
     return (values) => values[slot]!;
   }
-  const f = functions[e.fn]?.f;
-  if (!f) throw new Error(`the formula language has no function ${e.fn}`);
-  const [a, b, c] = e.args.map((arg) => compileClosure(arg, slots));
+  const inFloat = functions[e.fn]?.f;
+  if (!inFloat) throw new Error(`the formula language has no function ${e.fn}`);
+  const exact = e.fn === "*" && compute !== "f32" ? Math.imul : inFloat;
+  const wrap = wraps[compute];
+  const f: typeof exact = wrap ? (x, y, z) => wrap(exact(x, y, z)) : exact;
+  const [a, b, c] = e.args.map((arg) => compileClosure(arg, slots, compute));
   if (c) return (v) => f(a!(v), b!(v), c(v));
   if (b) return (v) => f(a!(v), b(v), 0);
   return (v) => f(a!(v), 0, 0);
 }
 
+const wraps = { f32: null, i32: (v: number) => v | 0, u32: (v: number) => v >>> 0 };
+
 /** The reference of every elementwise op: the closure at every cell of the broadcast shape. */
 export function evaluate(program: Program, inputs: readonly RefTensor[], out: RefTensor): void {
   const slots = [...inputs.map((_, i) => `x${i}`), ...program.scalars.map((_, i) => `s${i}`)];
-  const f = compileClosure(program.expr, slots);
+  const f = compileClosure(program.expr, slots, program.compute);
   const store = storer(program);
   const values = new Float64Array(slots.length);
   values.set(program.scalars, inputs.length);
@@ -48,9 +58,11 @@ export function evaluate(program: Program, inputs: readonly RefTensor[], out: Re
   }
 }
 
-function storer({ dtype }: Program): (value: number) => number {
-  if (dtype === "i32") return (v) => Math.trunc(v) | 0;
-  if (dtype === "u32") return (v) => Math.trunc(v) >>> 0;
+/** Integers wrap around when stored in another integer dtype; floats are cut to the nearest that exists, NaN to 0. */
+function storer({ dtype, compute }: Program): (value: number) => number {
   if (dtype === "bool") return (v) => (v !== 0 ? 1 : 0);
-  return (v) => v;
+  if (dtype !== "i32" && dtype !== "u32") return (v) => v;
+  const { low, high } = integerRange[dtype];
+  if (compute !== "f32") return wraps[dtype];
+  return (v) => Math.min(high, Math.max(low, Math.trunc(v) || 0));
 }

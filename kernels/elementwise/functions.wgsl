@@ -5,6 +5,13 @@
 fn is_nan(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) > VU(0x7f800000u); }
 fn is_finite(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) < VU(0x7f800000u); }
 
+// IEEE comparisons: `!=` holds where either is NaN, all others do not. Tint writes `!=` as an ordered comparison.
+fn unordered(a: V, b: V) -> VB { return is_nan(a) | is_nan(b); }
+fn equal(a: V, b: V) -> VB { return (a == b) & !unordered(a, b); }
+fn differ(a: V, b: V) -> VB { return (a != b) | unordered(a, b); }
+fn less(a: V, b: V) -> VB { return (a < b) & !unordered(a, b); }
+fn less_equal(a: V, b: V) -> VB { return (a <= b) & !unordered(a, b); }
+
 // Some adapters answer NaN, and the logarithm of what is not positive and finite, with numbers.
 fn quiet_nan(x: V) -> V { return bitcast<V>(VU(0x7fc00000u) | bitcast<VU>(x)); } // not a constant: WGSL refuses NaN
 fn exp_kept(x: V) -> V { return select(exp(x), x, is_nan(x)); }
@@ -50,20 +57,67 @@ fn expm1(x: V) -> V {
 
 fn softplus(x: V) -> V { return max(x, V(0.0)) + log1p(exp(-abs(x))) + select(V(0.0), x, is_nan(x)); }
 
-// x = k pi/2 + r with |r| <= pi/4, then Taylor: the builtins are good to 11 bits only on some adapters. pi/2 is split
-// in two so that little is lost for large x.
-fn quarter_turns(x: V) -> V { return round(x * 0.63661977); }
-fn sine_in_quadrant(x: V, k: V, shift: V) -> V {
-  let r = fma(k, V(4.371139e-8), fma(k, V(-1.5707964), x));
-  let q = k + shift - 4.0 * floor((k + shift) * 0.25);
-  let s = r * r;
-  let sine = r * (1.0 + s * (-0.16666667 + s * (0.008333333 - s * 0.0001984127)));
-  let cosine = 1.0 + s * (-0.5 + s * (0.041666668 + s * (-0.0013888889 + s * 0.000024801588)));
-  let value = select(sine, cosine, (q == V(1.0)) | (q == V(3.0)));
-  return select(value, -value, q >= V(2.0));
+// Where the angle x lies on the circle, 2^32 to a full turn; |x| >= 1. x is a whole number m times a power of two, so
+// only 64 bits of 2 / pi matter: those before give whole turns, those behind less than 2^-36 (Payne & Hanek 1983).
+fn circle(x: V) -> VU {
+  let bits = bitcast<VU>(x);
+  let m = (bits & VU(0x7fffffu)) | VU(0x800000u);
+  // Three words, of 32 zeros and the bits of 2 / pi behind the point, from the one in which those 64 bits begin.
+  let first = ((bits >> VU(23u)) & VU(255u)) - VU(120u);
+  var a = VU(0u);
+  var b = VU(0xa2f9836eu);
+  var c = VU(0x4e441529u);
+  let one = first >= VU(32u);
+  a = select(a, b, one);
+  b = select(b, c, one);
+  c = select(c, VU(0xfc2757d1u), one);
+  let two = first >= VU(64u);
+  a = select(a, b, two);
+  b = select(b, c, two);
+  c = select(c, VU(0xf534ddc0u), two);
+  let three = first >= VU(96u);
+  a = select(a, b, three);
+  b = select(b, c, three);
+  c = select(c, VU(0xdb629599u), three);
+  let four = first >= VU(128u);
+  a = select(a, b, four);
+  b = select(b, c, four);
+  c = select(c, VU(0x3c439041u), four);
+  let left = first & VU(31u);
+  let right = VU(31u) - left; // one less than wanted: a shift by 32 is none
+  let high = (a << left) | ((b >> VU(1u)) >> right);
+  let low = (b << left) | ((c >> VU(1u)) >> right);
+  // m * low / 2^32, by the bits of floats: software adapters take long to convert integers.
+  let part = bitcast<V>(VU(0x3f800000u) | (low >> VU(9u))) - 1.0;
+  let carry = bitcast<VU>(bitcast<V>(VU(0x4a800000u) | (m & VU(0x7fffffu))) * part + 8388608.0) << VU(1u);
+  let turn = m * high + (carry & VU(0xffffffu));
+  return select(turn, VU(0u) - turn, bits >= VU(0x80000000u));
 }
-fn sin_reduced(x: V) -> V { return sine_in_quadrant(x, quarter_turns(x), V(0.0)); }
-fn cos_reduced(x: V) -> V { return sine_in_quadrant(x, quarter_turns(x), V(1.0)); }
+
+// sin(x + quarters pi/2). x = k pi/2 + r with |r| <= pi/4, then polynomials (Cephes): the builtins are good to 11 bits,
+// and that for small x. Up to 8192 pi/2 in three parts, of which two have so few bits that k times them is exact and is
+// taken from x without rounding (Cody & Waite 1980), with or without fused multiply-adds.
+fn sine_of(x: V, quarters: f32) -> V {
+  let k = round(x * 0.63661977);
+  var r = ((x - k * 1.5703125) - k * 4.837513e-4) - k * 7.5497894e-8;
+  var q = bitcast<VU>(k + (12582912.0 + quarters)); // its low bits
+  let far = abs(x) > V(8192.0);
+  if (any(far)) {
+    let turn = circle(x);
+    let shifted = turn + VU(0x20000000u); // by half a quarter
+    let rest = bitcast<V>(VU(0x3f800000u) | ((shifted >> VU(7u)) & VU(0x7fffffu))) - 1.5;
+    let tail = bitcast<V>(VU(0x3f800000u) | ((shifted & VU(127u)) << VU(16u))) - 1.0;
+    r = select(r, (rest + tail * 1.1920929e-7) * 1.5707963, far);
+    q = select(q, (shifted >> VU(30u)) + VU(u32(quarters)), far);
+  }
+  let s = r * r;
+  let sine = r + r * s * (-0.16666655 + s * (0.008332161 - s * 0.00019515296));
+  let cosine = 1.0 - 0.5 * s + s * s * (0.041666646 + s * (-0.0013887316 + s * 0.000024433157));
+  let value = select(sine, cosine, (q & VU(1u)) == VU(1u));
+  return select(select(value, -value, (q & VU(2u)) == VU(2u)), quiet_nan(x), !is_finite(x));
+}
+fn sin_reduced(x: V) -> V { return sine_of(x, 0.0); }
+fn cos_reduced(x: V) -> V { return sine_of(x, 1.0); }
 
 // Maclaurin series within 1, beyond it Abramowitz & Stegun 7.1.26 (error below 1.5e-7).
 fn erf(x: V) -> V {

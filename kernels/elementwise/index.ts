@@ -1,5 +1,5 @@
-import type { DType } from "../../core/dtype.ts";
-import type { Tensor } from "../../core/tensor.ts";
+import { type DType, integerRange, isFloat } from "../../core/dtype.ts";
+import { Tensor } from "../../core/tensor.ts";
 import { castTo, elementwise } from "./op.ts";
 
 /** An operand: a tensor, or a number, which adapts to the other operand's dtype. */
@@ -44,12 +44,30 @@ export const isfinite = unary("isfinite");
 export const logicalNot = unary("logical_not");
 export const logicalAnd = binary("logical_and");
 export const logicalOr = binary("logical_or");
-export const eq = binary("eq");
-export const ne = binary("ne");
-export const lt = binary("lt");
-export const le = binary("le");
-export const gt = binary("gt");
-export const ge = binary("ge");
+export const eq = (a: Operand, b: Operand) => compare("eq", a, b);
+export const ne = (a: Operand, b: Operand) => compare("ne", a, b);
+export const lt = (a: Operand, b: Operand) => compare("lt", a, b);
+export const le = (a: Operand, b: Operand) => compare("le", a, b);
+export const gt = (a: Operand, b: Operand) => compare("gt", a, b);
+export const ge = (a: Operand, b: Operand) => compare("ge", a, b);
+
+const mirrored = { eq: "eq", ne: "ne", lt: "gt", le: "ge", gt: "lt", ge: "le" } as const;
+type Comparison = keyof typeof mirrored;
+
+/** Integers compare exactly with any number, also with one that their dtype does not hold. */
+function compare(op: Comparison, a: Operand, b: Operand): Tensor {
+  if (typeof a === "number" && b instanceof Tensor) return compare(mirrored[op], b, a);
+  if (typeof b !== "number" || !(a instanceof Tensor) || isFloat(a.dtype)) return elementwise(op, [a, b]);
+  const { low, high } = integerRange[a.dtype === "u32" ? "u32" : "i32"];
+  if (Number.isInteger(b) && b >= low && b <= high) return elementwise(op, [a, b]);
+  // No integer equals b; a < b is a <= floor(b), and a > b is the opposite.
+  const below = Math.floor(b);
+  if (op === "eq" || op === "ne" || Number.isNaN(b) || below < low || below >= high) {
+    const always = op === "ne" || (b > high && op[0] === "l") || (b < low && op[0] === "g");
+    return elementwise(always ? "eq" : "ne", [a, a]);
+  }
+  return elementwise(op[0] === "l" ? "le" : "gt", [a, below]);
+}
 
 /** silu(gate) * up in one pass. */
 export const swiglu = (gate: Tensor, up: Tensor) => elementwise("swiglu", [gate, up]);
@@ -68,13 +86,18 @@ export const where = (condition: Tensor, a: Operand, b: Operand) => elementwise(
 export const maskedFill = (a: Tensor, mask: Tensor, value: Operand) =>
   elementwise("masked_fill", [a, mask, value]);
 
-/** a held within [min, max]; either may be left out. */
+/** a held within [min, max], bounds included; either may be left out. An integer stays one, and exact, between whole bounds. */
 export function clamp(
   a: Tensor,
   min: Operand = Number.NEGATIVE_INFINITY,
   max: Operand = Number.POSITIVE_INFINITY,
 ): Tensor {
-  return elementwise("clamp", [a, min, max]);
+  if (!(a instanceof Tensor) || isFloat(a.dtype)) return elementwise("clamp", [a, min, max]);
+  const { low, high } = integerRange[a.dtype === "u32" ? "u32" : "i32"];
+  // A bound beyond all integers holds nothing back.
+  const lower = typeof min === "number" && min < low ? low : min;
+  const upper = typeof max === "number" && max > high ? high : max;
+  return elementwise("clamp", [a, lower, upper]);
 }
 
 const cheapPowers: Readonly<Record<string, (a: Tensor) => Tensor>> = {

@@ -78,7 +78,7 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
 const cache = new Map<string, Record<string, number | boolean | string>>();
 
 function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
-  const key = `${print(program.expr)}|${program.compute}|${w.single.join()}|${w.width}|${flat ? w.starts.map(isZero).join() : w.shape.length}|${arity}`;
+  const key = `${print(program.expr)}|${program.compute}|${program.dtype}|${w.single.join()}|${w.width}|${flat ? w.starts.map(isZero).join() : w.shape.length}|${arity}`;
   let defines = cache.get(key);
   if (!defines) {
     defines = {
@@ -89,6 +89,7 @@ function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
       OUT: w.width === 4 ? "vec4<U0>" : "U0",
       SETUP: setup(program, w, flat),
       BODY: body(program, loads(w, flat)),
+      STORED: stored(program, w.width),
     };
     for (let k = 0; k < arity; k++) {
       defines[`HAS_${k}`] = true;
@@ -102,6 +103,14 @@ function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
 function typeWords(compute: ComputeType, width: 1 | 4) {
   const wide = (type: string) => (width === 4 ? `vec4<${type}>` : type);
   return { S: compute, V: wide(compute), VB: wide("bool"), VU: wide("u32") };
+}
+
+/** y as it is stored. WGSL leaves open which integer NaN becomes, and keeps to numbers that are floats at the upper end. */
+function stored({ compute, dtype }: Program, width: 1 | 4): string {
+  if (compute !== "f32" || (dtype !== "i32" && dtype !== "u32")) return "OUT(y)";
+  const integer = width === 4 ? `vec4<${dtype}>` : dtype;
+  const [above, most] = dtype === "i32" ? ["2147483648.0", "2147483647"] : ["4294967296.0", "4294967295"];
+  return `select(select(${integer}(y), ${integer}(${most}), y >= V(${above})), ${integer}(0), is_nan(y))`;
 }
 
 const isZero = (start: number) => start === 0;
@@ -195,20 +204,32 @@ function show(e: Expr, compute: ComputeType, text: (e: Expr) => string): string 
   if (e.kind === "number") return literal(e.value, compute);
   if (e.kind === "name") return e.name;
   if (isBoolean(e)) return `V(${condition(e, compute, text)})`;
-  if (e.fn === "neg") return `(-${text(e.args[0]!)})`;
+  if (e.fn === "neg") return compute === "u32" ? `(V(0) - ${text(e.args[0]!)})` : `(-${text(e.args[0]!)})`;
   if (e.fn === "where") {
     const [mask, yes, no] = e.args;
     return `select(${text(no!)}, ${text(yes!)}, ${condition(mask!, compute, text)})`;
   }
   if (isOperator(e.fn)) return `(${text(e.args[0]!)} ${e.fn} ${text(e.args[1]!)})`;
+  // Integers are whole already, and what has no sign is 0 or more.
+  if (compute !== "f32" && (e.fn === "floor" || e.fn === "round")) return text(e.args[0]!);
+  if (compute === "u32" && e.fn === "sign") return `min(${text(e.args[0]!)}, V(1))`;
   return `${wgslName(e.fn, compute)}(${e.args.map(text).join(", ")})`;
 }
 
 /** An expression as WGSL bool: comparisons as they are, numbers by being non-zero. */
 function condition(e: Expr, compute: ComputeType, text: (e: Expr) => string): string {
   if (e.kind !== "call" || !isBoolean(e)) return `(${text(e)} != V(0))`;
-  if (isComparison(e)) return `(${text(e.args[0]!)} ${e.fn} ${text(e.args[1]!)})`;
+  if (isComparison(e)) return comparison(e.fn, text(e.args[0]!), text(e.args[1]!), compute);
   return `${wgslName(e.fn, compute)}(${text(e.args[0]!)})`;
+}
+
+/** With NaN on either side as IEEE 754 has it; integers have none. */
+function comparison(sign: string, a: string, b: string, compute: ComputeType): string {
+  if (compute !== "f32") return `(${a} ${sign} ${b})`;
+  if (sign === "==") return `equal(${a}, ${b})`;
+  if (sign === "!=") return `differ(${a}, ${b})`;
+  const fn = sign.length === 2 ? "less_equal" : "less";
+  return sign.startsWith("<") ? `${fn}(${a}, ${b})` : `${fn}(${b}, ${a})`;
 }
 
 function wgslName(fn: string, compute: ComputeType): string {

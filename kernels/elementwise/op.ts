@@ -1,4 +1,5 @@
 import { type DType, isFloat } from "../../core/dtype.ts";
+import { describe, KilnError } from "../../core/errors.ts";
 import {
   type Call,
   defineOp,
@@ -11,7 +12,7 @@ import {
   type Variant,
 } from "../../core/op.ts";
 import { broadcastShapes, type Shape, sameShape } from "../../core/shape.ts";
-import { apply, type Tensor } from "../../core/tensor.ts";
+import { apply, Tensor } from "../../core/tensor.ts";
 import { sumTo } from "../reduce/sum.ts";
 import { derivative, scale } from "./derive.ts";
 import { evaluate } from "./evaluate.ts";
@@ -160,7 +161,10 @@ export function formula(
   const usedScalars = scalars.map((_, i) => `s${i}`).filter((n) => read.has(n));
   const compact = substitute(expr, renaming(used, usedScalars));
   const given = used.map((n) => tensors[Number(n.slice(1))]!);
-  const common = promote(given.map((t) => t.dtype));
+  const common = promote(
+    "fused",
+    given.map((t) => t.dtype),
+  );
   const attrs: FusedAttrs = {
     expr: print(compact),
     scalars: usedScalars.map((n) => scalars[Number(n.slice(1))]!),
@@ -226,7 +230,8 @@ export function elementwise(op: string, args: readonly (Tensor | number)[]): Ten
   const tensors: Tensor[] = [];
   args.forEach((arg, i) => {
     if (typeof arg === "number") attrs[row.args[i]!] = arg;
-    else tensors.push(arg);
+    else if (arg instanceof Tensor) tensors.push(arg);
+    else throw new KilnError(`${op}: ${row.args[i]} must be a tensor or a number, not ${describe(arg)}`);
   });
   return apply(ops.get(op)!, tensors, attrs)[0]!;
 }

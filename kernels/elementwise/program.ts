@@ -1,5 +1,6 @@
-import { type DType, isFloat } from "../../core/dtype.ts";
-import { type Expr, name, parse, print, substitute } from "./expr.ts";
+import { type DType, fitsDType, isFloat } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
+import { type Expr, name, parse, substitute } from "./expr.ts";
 import { functions } from "./functions.ts";
 import type { Row } from "./table.ts";
 
@@ -18,8 +19,10 @@ export interface Program {
 
 const order: readonly DType[] = ["bool", "u32", "i32", "f16", "f32"];
 
-/** The dtype that holds all of the given ones: bool < u32 < i32 < f16 < f32. */
-export function promote(dtypes: readonly DType[]): DType {
+/** The dtype that holds all of the given ones: bool < u32 < i32 < f16 < f32. None holds both u32 and i32. */
+export function promote(op: string, dtypes: readonly DType[]): DType {
+  if (dtypes.includes("u32") && dtypes.includes("i32"))
+    throw new KilnError(`${op}: no dtype holds both u32 and i32; cast one of the tensors`);
   return order[Math.max(0, ...dtypes.map((d) => order.indexOf(d)))]!;
 }
 
@@ -61,10 +64,15 @@ export function programOf(
 
 /** Numbers adapt to tensors: they never change a float dtype, and make integers f32 only when not whole. */
 function resolve(row: Row, expr: Expr, dtypes: readonly DType[], numbers: readonly number[]) {
-  let common = dtypes.length > 0 ? promote(dtypes) : "f32";
+  let common = dtypes.length > 0 ? promote(row.name, dtypes) : "f32";
   if (numbers.length > 0 && !isFloat(common)) {
     if (!numbers.every(Number.isInteger)) common = "f32";
-    else if (common === "bool" || (common === "u32" && numbers.some((n) => n < 0))) common = "i32";
+    else if (common === "bool") common = "i32";
+  }
+  const wide = numbers.find((n) => !fitsDType(n, isFloat(common) ? "f32" : common));
+  if (wide !== undefined) {
+    const mend = isFloat(common) ? "use Infinity if that is meant" : 'cast the tensor to "f32"';
+    throw new KilnError(`${row.name}: ${wide} is outside of ${isFloat(common) ? "f32" : common}; ${mend}`);
   }
   if (row.result === "float" && !isFloat(common)) common = "f32";
   const compute = computeType(common, expr);
@@ -76,7 +84,7 @@ function resolve(row: Row, expr: Expr, dtypes: readonly DType[], numbers: readon
 /** The type in which an expression over values of dtype `common` is computed. */
 export function computeType(common: DType, expr: Expr): ComputeType {
   if (isFloat(common) || !integral(expr)) return "f32";
-  return common === "u32" && !/-|sign/.test(print(expr)) ? "u32" : "i32";
+  return common === "u32" ? "u32" : "i32";
 }
 
 function integral(e: Expr): boolean {

@@ -20,6 +20,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   SETUP
   for (var i = id.x; i < chunks; i += groups.x * u32(WG)) {
     BODY
-    out[i] = OUT(y);
+    out[i] = STORED;
   }
 }

@@ -1,5 +1,6 @@
 // dx of layer_norm, a row at a time: with h = dy * weight, r = 1 / sqrt(var + eps) and n = (x - mean) * r,
-// dx = r * (h - mean(h) - n * mean(h * n)). Mean and r are kept for the gradients of weight and bias (STATS).
+// dx = r * (h - mean(h) - n * mean(h * n)). The mean has two parts, as in forward.wgsl; both and r are kept for the
+// gradients of weight and bias (STATS).
 #import "include/row.wgsl"
 struct Params { rows: u32, cols: u32, width: f32, eps: f32 }
 #if VEC == 4
@@ -19,7 +20,7 @@ alias Y = U0;
 @group(0) @binding(3) var<storage, read> weight: array<W>;
 @group(0) @binding(4) var<storage, read_write> dx: array<Y>;
 #if STATS
-@group(0) @binding(5) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read_write> stats: array<vec4<f32>>;
 #endif
 
 @compute @workgroup_size(WG)
@@ -40,25 +41,29 @@ fn main(
   }
   let mean = rowSum(total(sum), lane) / params.width;
   let meanSlope = rowSum(total(slope), lane) / params.width;
+  var rest = F(0.0);
   var squares = F(0.0);
   var products = F(0.0);
   for (var i = base + lane; i < end; i += LANES) {
     let d = F(x[i]) - mean;
+    rest += d;
     squares += d * d;
     products += F(dy[i]) * F(weight[i - base]) * d;
   }
-  let r = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
-  let pull = rowSum(total(products), lane) / params.width * r * r;
+  let left = rowSum(total(rest), lane) / params.width;
+  let variance = max(rowSum(total(squares), lane) / params.width - left * left, 0.0);
+  let r = inverseSqrt(variance + params.eps);
+  let pull = (rowSum(total(products), lane) / params.width - left * meanSlope) * r * r;
   if (row >= params.rows) {
     return;
   }
   for (var i = base + lane; i < end; i += LANES) {
     let h = F(dy[i]) * F(weight[i - base]);
-    dx[i] = Y(r * (h - meanSlope - (F(x[i]) - mean) * pull));
+    dx[i] = Y(r * (h - meanSlope - (F(x[i]) - mean - left) * pull));
   }
 #if STATS
   if (lane == 0u) {
-    stats[row] = vec2<f32>(mean, r);
+    stats[row] = vec4<f32>(mean, left, r, 0.0);
   }
 #endif
 }

@@ -13,7 +13,7 @@ struct Params { rows: u32, cols: u32, block: u32, blocks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> dy: array<D>;
 @group(0) @binding(2) var<storage, read> x: array<X>;
-@group(0) @binding(3) var<storage, read> stats: array<vec2<f32>>;
+@group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> sums: array<F>;
 
 @compute @workgroup_size(64)
@@ -31,7 +31,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let here = row * params.cols + column;
     let d = F(dy[here]);
     let s = stats[row];
-    weight += d * ((F(x[here]) - s.x) * s.y);
+    weight += d * ((F(x[here]) - s.x - s.y) * s.z);
 #if BIAS
     bias += d;
 #endif

@@ -1,4 +1,5 @@
-// y = (x - mean) / sqrt(var + eps) * weight + bias, a row at a time; the variance is taken around the mean.
+// y = (x - mean) / sqrt(var + eps) * weight + bias, a row at a time. Far from zero the mean is rounded, so what is left
+// of it in x - mean is summed too and taken out (the corrected two passes of Chan, Golub & LeVeque 1983).
 #import "include/row.wgsl"
 struct Params { rows: u32, cols: u32, width: f32, eps: f32 }
 #if VEC == 4
@@ -33,16 +34,20 @@ fn main(
     sum += F(x[i]);
   }
   let mean = rowSum(total(sum), lane) / params.width;
+  var rest = F(0.0);
   var squares = F(0.0);
   for (var i = base + lane; i < end; i += LANES) {
     let d = F(x[i]) - mean;
+    rest += d;
     squares += d * d;
   }
-  let scale = inverseSqrt(rowSum(total(squares), lane) / params.width + params.eps);
+  let left = rowSum(total(rest), lane) / params.width;
+  let variance = max(rowSum(total(squares), lane) / params.width - left * left, 0.0);
+  let scale = inverseSqrt(variance + params.eps);
   if (row >= params.rows) {
     return;
   }
   for (var i = base + lane; i < end; i += LANES) {
-    y[i] = Y((F(x[i]) - mean) * scale * F(weight[i - base]) + F(bias[i - base]));
+    y[i] = Y((F(x[i]) - mean - left) * scale * F(weight[i - base]) + F(bias[i - base]));
   }
 }

@@ -6,6 +6,7 @@ import { add, mul, rsqrt, sub } from "../elementwise/index.ts";
 import { foldGrid } from "../grid.ts";
 import { plainGradient } from "../plain_gradient.ts";
 import { mean, sumTo } from "../reduce/index.ts";
+import { centre } from "../reduce/statistics.ts";
 import { type RowWorker, rowPass, rowsOf, rowVariants } from "../row.ts";
 
 interface NormAttrs {
@@ -60,7 +61,7 @@ export function normBackward(
   const outputs = defines.BIAS ? (["out1", "out2"] as const) : (["out1"] as const);
   return {
     temps: [
-      { dtype: "f32", length: rows * 2 },
+      { dtype: "f32", length: rows * 4 },
       { dtype: "f32", length: blocks * cols * (defines.BIAS ? 2 : 1) },
     ],
     passes: [
@@ -147,7 +148,7 @@ export const layerNormOp = defineOp<NormAttrs>({
 
 /** The derivative of layer_norm in plain ops. */
 function plainBackward(dy: Tensor, x: Tensor, weight: Tensor, { eps, weights }: NormBackwardAttrs): Tensor[] {
-  const centred = sub(x, mean(x, -1, true));
+  const centred = centre(x, [-1]);
   const scale = rsqrt(add(mean(mul(centred, centred), -1, true), eps));
   const normal = mul(centred, scale);
   const h = mul(dy, weight);

@@ -17,14 +17,19 @@ export function mean(x: Tensor, dim?: Dims, keepdim = false): Tensor {
   return keepdim ? kept : dropAxes(kept, dims);
 }
 
+/** x less its mean over `dims`, in two rounds: the first mean is rounded to the digits of x, the second finds what is left. */
+export function centre(x: Tensor, dims: readonly number[]): Tensor {
+  const near = sub(x, mean(x, dims, true));
+  return sub(near, mean(near, dims, true));
+}
+
 /**
  * Variance over `dim`: the sum of squared distances from the mean over n - correction (1, Bessel's, by default;
  * 0 for the population's). Two passes over the data, so that a large mean costs no digits.
  */
 export function variance(x: Tensor, dim?: Dims, correction = 1, keepdim = false): Tensor {
   const dims = normalizeDims("variance", dim, x.shape.length);
-  const centred = sub(x, mean(x, dims, true));
-  const kept = sumKeeping(square(centred), dims, 1 / Math.max(0, extentOf(x, dims) - correction));
+  const kept = sumKeeping(square(centre(x, dims)), dims, 1 / Math.max(0, extentOf(x, dims) - correction));
   return keepdim ? kept : dropAxes(kept, dims);
 }
 

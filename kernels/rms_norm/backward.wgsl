@@ -19,7 +19,7 @@ alias Y = U0;
 @group(0) @binding(3) var<storage, read> weight: array<W>;
 @group(0) @binding(4) var<storage, read_write> dx: array<Y>;
 #if STATS
-@group(0) @binding(5) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read_write> stats: array<vec4<f32>>;
 #endif
 
 @compute @workgroup_size(WG)
@@ -49,7 +49,7 @@ fn main(
   }
 #if STATS
   if (lane == 0u) {
-    stats[row] = vec2<f32>(0.0, r);
+    stats[row] = vec4<f32>(0.0, 0.0, r, 0.0);
   }
 #endif
 }

@@ -89,7 +89,10 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 /** Tensors one after the other along `dim`; dtypes are promoted. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   const axis = normalizeDim("cat", dim, tensors[0]?.shape.length ?? 1);
-  const dtype = promote(tensors.map((t) => t.dtype));
+  const dtype = promote(
+    "cat",
+    tensors.map((t) => t.dtype),
+  );
   return apply(
     catOp,
     tensors.map((t) => castTo(t, dtype)),

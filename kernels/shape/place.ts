@@ -1,3 +1,4 @@
+import { fitsDType, isFloat, wgslType } from "../../core/dtype.ts";
 import { defineOp, type Op, opError } from "../../core/op.ts";
 import { contiguousStrides, numel, type Shape, sameShape, show } from "../../core/shape.ts";
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
@@ -14,16 +15,16 @@ export interface PlaceAttrs {
   readonly value: number;
 }
 
-const maxRank = 8;
-
 /** The derivative of slicing, and with steps of 1 padding. */
 export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
   name: "place",
   doc: "A tensor of one value into which the input is laid: element i of an axis goes to start + i * step.",
-  infer(inputs, { shape, starts, steps }) {
+  infer(inputs, { shape, starts, steps, value }) {
     const x = inputs[0]!;
+    if (!fitsDType(value, x.dtype))
+      throw opError("place", inputs, `the value ${value} is outside of ${x.dtype}`);
     const rank = x.shape.length;
-    const fits = [shape, starts, steps].every((list) => list.length === rank) && rank <= maxRank;
+    const fits = [shape, starts, steps].every((list) => list.length === rank);
     const inside =
       fits &&
       x.shape.every((extent, i) => {
@@ -35,7 +36,7 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     return [{ shape, dtype: x.dtype }];
   },
   reference([x], { shape, starts, steps, value }, [out]) {
-    out!.data.fill(value);
+    out!.data.fill(x!.dtype === "bool" ? Number(value !== 0) : value);
     const from = contiguousStrides(x!.shape);
     const to = contiguousStrides(shape);
     for (let i = 0; i < x!.data.length; i++) {
@@ -55,11 +56,16 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
       plan({ inputs, outputs, attrs, profile }) {
         const size = numel(outputs[0]!.shape);
         const innermostFirst = (list: readonly number[]) => [...list].reverse();
+        const { dtype } = inputs[0]!;
         return {
+          defines: {
+            S: isFloat(dtype) ? "f32" : wgslType(dtype),
+            QUADS: `${Math.max(1, Math.ceil(attrs.shape.length / 4))}`,
+          },
           params: {
             size,
             rank: attrs.shape.length,
-            value: attrs.value,
+            value: dtype === "bool" ? Number(attrs.value !== 0) : attrs.value,
             shape: innermostFirst(attrs.shape),
             extents: innermostFirst(inputs[0]!.shape),
             starts: innermostFirst(attrs.starts),
@@ -91,7 +97,7 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     {
       name: "i32",
       inputs: [{ shape: [3], dtype: "i32", range: [-9, 9] }],
-      attrs: { shape: [70], starts: [60], steps: [-20], value: 3 },
+      attrs: { shape: [70], starts: [60], steps: [-20], value: 16777217 },
     },
   ],
 });

@@ -2,11 +2,11 @@
 struct Params {
   size: u32,
   rank: u32,
-  value: f32,
-  shape: array<vec4<u32>, 2>,
-  extents: array<vec4<u32>, 2>,
-  starts: array<vec4<i32>, 2>,
-  steps: array<vec4<i32>, 2>,
+  value: S,
+  shape: array<vec4<u32>, QUADS>,
+  extents: array<vec4<u32>, QUADS>,
+  starts: array<vec4<i32>, QUADS>,
+  steps: array<vec4<i32>, QUADS>,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;
