@@ -66,7 +66,7 @@ function referenceRows(
       all += Math.exp(v - top);
       average += v / classes;
     }
-    const logAll = top + Math.log(all);
+    const logAll = label < 0 || label >= classes ? Number.NaN : top + Math.log(all);
     const smoothed = labelSmoothing > 0 ? labelSmoothing * (average - logAll) : 0;
     if (out.loss) out.loss.data[row] = -(1 - labelSmoothing) * (x[label] - logAll) - smoothed;
     const scale = out.upstream?.data[out.upstream.data.length === 1 ? 0 : row] ?? 1;
@@ -108,7 +108,7 @@ function samples() {
 
 export const crossEntropyOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
   name: "cross_entropy",
-  doc: "loss[n] = -log softmax(logits[n])[target[n]] in f32, 0 where the target is ignoreIndex, NaN where it is no class; with label smoothing, the cross-entropy against (1 - s) one-hot + s / classes.",
+  doc: "loss[n] = -log softmax(logits[n])[target[n]] in f32, 0 where the target is ignoreIndex, NaN where it is no class, and where the logits hold NaN or +infinity or nothing but -infinity, as torch's; with label smoothing, the cross-entropy against (1 - s) one-hot + s / classes.",
   infer(inputs) {
     const [logits, target] = inputs;
     check("cross_entropy", inputs, logits, target);
@@ -128,7 +128,7 @@ export const crossEntropyOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>
 
 const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
   name: "cross_entropy_backward",
-  doc: "dlogits[n] = dloss[n] * (softmax(logits[n]) - wanted distribution), zeros where the target is ignoreIndex.",
+  doc: "dlogits[n] = dloss[n] * (softmax(logits[n]) - wanted distribution), zeros where the target is ignoreIndex, NaN throughout a row whose loss is NaN.",
   infer(inputs) {
     const [logits, target, dloss] = inputs;
     check("cross_entropy_backward", inputs, logits, target);
@@ -154,10 +154,7 @@ const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs
     return [needs[0] ? byLogits() : null, null, needs[2] ? byLoss() : null];
   },
   variants: variants({ LOSS: false, GRAD: true, SCALED: 1 }),
-  samples: () =>
-    samples()
-      .filter(({ name }) => name !== "mistaken target")
-      .map((s) => ({ ...s, inputs: [...s.inputs, { shape: [s.inputs[0].shape[0]] }] })),
+  samples: () => samples().map((s) => ({ ...s, inputs: [...s.inputs, { shape: [s.inputs[0].shape[0]] }] })),
   secondOrder: true,
 });
 
@@ -193,7 +190,7 @@ export const crossEntropyUnitOp: Op<UnitAttrs> = defineOp<UnitAttrs>({
   },
   variants: variants({ LOSS: true, GRAD: true, SCALED: 0 }),
   samples: () => {
-    const plain = samples().filter(({ name }) => name !== "mistaken target");
+    const plain = samples();
     const upstream = { shape: [1], dtype: "f32" as const };
     return [...plain, { ...plain[1], name: "upstream", inputs: [...plain[1].inputs, upstream] }];
   },

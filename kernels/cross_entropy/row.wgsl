@@ -60,20 +60,23 @@ fn main(
   let end = endOf(row, params.rows, params.cols, arrayLength(&x));
   var most = F(LOWEST);
   var sum = F(0.0);
+  var check = 0.0;
 #if SMOOTH
   var plain = F(0.0);
 #endif
   for (var i = base + lane; i < end; i += LANES) {
     let v = F(x[i]);
-    let e = exp(-abs(v - most));
+    let distance = abs(v - most);
+    let e = exp(-distance);
     sum = select(sum + e, sum * e + 1.0, v > most);
     most = max(most, v);
+    check += total(distance);
 #if SMOOTH
     plain += v;
 #endif
   }
   let top = rowMax(peak(most), lane);
-  let all = rowSum(total(sum * exp(most - top)), lane);
+  let exponentials = rowSum(keepNaN(total(sum * exp(most - top)), check), lane);
 #if SMOOTH
   let average = rowSum(total(plain), lane) / f32(params.width);
 #endif
@@ -83,14 +86,14 @@ fn main(
   let supervised = i32(labels[row]) != params.ignored;
   let label = u32(labels[row]);
   let valid = label < params.width;
+  // A label that is neither a class nor the ignored one is a mistake: NaN, in the derivative too, stops the run.
+  let all = select(nanOf(top), settledSum(exponentials, top), valid);
 #if LOSS
   if (lane == 0u) {
-    var value = log(all) - (1.0 - params.smoothing) * (element(base, select(0u, label, valid)) - top);
+    var value = logOf(all) - (1.0 - params.smoothing) * (element(base, select(0u, label, valid)) - top);
 #if SMOOTH
     value -= params.smoothing * (average - top);
 #endif
-    // A label that is neither a class nor the ignored one is a mistake: NaN stops the run.
-    value = select(bitcast<f32>(0x7fc00000u + params.rows * 0u), value, valid);
     loss[row] = select(0.0, value, supervised);
   }
 #endif
@@ -110,11 +113,12 @@ fn main(
     }
     return;
   }
-  let scale = upstream / all;
-  let hit = upstream * (1.0 - params.smoothing);
-  let miss = upstream * params.smoothing / f32(params.width);
+  let scale = 1.0 / all;
+  let hit = 1.0 - params.smoothing;
+  let miss = params.smoothing / f32(params.width);
   for (var i = base + lane; i < end; i += LANES) {
-    dx[i] = D(exp(F(x[i]) - top) * scale - hit * isLabel(i - base, label) - miss);
+    // Upstream last: infinity times what is no label's 0 would be NaN.
+    dx[i] = D(upstream * (exp(F(x[i]) - top) * scale - hit * isLabel(i - base, label) - miss));
   }
 #endif
 }

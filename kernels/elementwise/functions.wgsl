@@ -1,9 +1,7 @@
 // Functions of the elementwise language that WGSL lacks, or whose builtin fails on some adapter (overflow of tanh,
 // cancellation near zero, sine of large arguments). V is f32 or vec4<f32>: one text for both; VB, VU likewise.
 
-// By bits, because a compiler may assume that NaN does not occur.
-fn is_nan(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) > VU(0x7f800000u); }
-fn is_finite(x: V) -> VB { return (bitcast<VU>(x) & VU(0x7fffffffu)) < VU(0x7f800000u); }
+#import "include/special.wgsl"
 
 // IEEE comparisons: `!=` holds where either is NaN, all others do not. Tint writes `!=` as an ordered comparison.
 fn unordered(a: V, b: V) -> VB { return is_nan(a) | is_nan(b); }
@@ -11,19 +9,6 @@ fn equal(a: V, b: V) -> VB { return (a == b) & !unordered(a, b); }
 fn differ(a: V, b: V) -> VB { return (a != b) | unordered(a, b); }
 fn less(a: V, b: V) -> VB { return (a < b) & !unordered(a, b); }
 fn less_equal(a: V, b: V) -> VB { return (a <= b) & !unordered(a, b); }
-
-// Some adapters answer NaN, and the logarithm of what is not positive and finite, with numbers.
-fn quiet_nan(x: V) -> V { return bitcast<V>(VU(0x7fc00000u) | bitcast<VU>(x)); } // not a constant: WGSL refuses NaN
-fn exp_kept(x: V) -> V { return select(exp(x), x, is_nan(x)); }
-fn log_kept(x: V) -> V {
-  let minus_infinity = bitcast<V>(VU(0xff800000u) | bitcast<VU>(x)); // where x is 0
-  let value = select(select(log(x), x, !is_finite(x)), minus_infinity, x == V(0.0));
-  return select(value, quiet_nan(x), is_nan(x) | (x < V(0.0)));
-}
-
-// NaN of either argument is kept, as in PyTorch; the builtins may drop it.
-fn maximum(a: V, b: V) -> V { return select(max(a, b), a + b, is_nan(a) | is_nan(b)); }
-fn minimum(a: V, b: V) -> V { return select(min(a, b), a + b, is_nan(a) | is_nan(b)); }
 fn signum(x: V) -> V { return select(sign(x), x, is_nan(x)); }
 
 // tanh = x - x^3/3 + 2x^5/15 - ... near zero, else (1 - e) / (1 + e) with e = exp(-2|x|) <= 1, which cannot overflow.

@@ -1,8 +1,12 @@
 // One worker a row. BY == 0: a thread; 1: a subgroup, no barrier (what software adapters want); 2: a workgroup of
 // WG threads. LANES threads share a row and every function here must be reached by all of them.
 // VEC == 4: elements are handled four at a time as F.
+#import "include/special.wgsl"
 #if VEC == 4
 alias F = vec4<f32>;
+alias V = vec4<f32>;
+alias VB = vec4<bool>;
+alias VU = vec4<u32>;
 fn total(v: F) -> f32 {
   return (v.x + v.y) + (v.z + v.w);
 }
@@ -11,6 +15,9 @@ fn peak(v: F) -> f32 {
 }
 #else
 alias F = f32;
+alias V = f32;
+alias VB = bool;
+alias VU = u32;
 fn total(v: F) -> f32 {
   return v;
 }
@@ -18,6 +25,26 @@ fn peak(v: F) -> f32 {
   return v;
 }
 #endif
+
+fn nanOf(x: f32) -> f32 {
+  return bitcast<f32>(0x7fc00000u | bitcast<u32>(x));
+}
+/// The logarithm of a positive number, or NaN of NaN.
+fn logOf(x: f32) -> f32 {
+  return select(log(x), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+
+/// A worker's part of a sum of exponentials, NaN where one of its elements was, which max and exp may drop. `check` is the sum
+/// of the elements' distances from a maximum: all of one sign, so that only NaN makes it NaN.
+fn keepNaN(sum: f32, check: f32) -> f32 {
+  return select(sum, check, (bitcast<u32>(check) & 0x7fffffffu) > 0x7f800000u);
+}
+
+/// The sum of a row's exponentials around its maximum, or NaN where softmax has no value: beside NaN these are rows with
+/// +infinity, and of nothing but -infinity.
+fn settledSum(all: f32, top: f32) -> f32 {
+  return select(all, nanOf(all), bitcast<u32>(top) == 0x7f800000u || all == 0.0);
+}
 
 /// The most negative f32: an identity of max that, unlike -inf, may be subtracted from itself.
 const LOWEST = -3.40282346e38;

@@ -1,4 +1,3 @@
-import { isFloat } from "../../core/dtype.ts";
 import { defineOp, type Op, opError, type Sample } from "../../core/op.ts";
 import { normalizeDim } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
@@ -14,7 +13,7 @@ export interface ArgAttrs {
 
 export const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
   name: "argextreme",
-  doc: "Index (i32) of the largest or smallest element of an axis, which stays with extent 1; the first one at ties.",
+  doc: "Index (i32) of the largest or smallest element of an axis, which stays with extent 1; the first one at ties, and of the first NaN where there is one.",
   infer(inputs, { dim }) {
     const { shape } = inputs[0]!;
     if (!shape[dim]) throw opError("argextreme", inputs, `axis ${dim} has no elements`);
@@ -25,8 +24,10 @@ export const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
     for (let o = 0; o < outer; o++) {
       for (let i = 0; i < inner; i++) {
         const at = (k: number) => x!.data[(o * n + k) * inner + i]!;
+        const beats = (a: number, b: number) => (largest ? a > b : a < b);
         let best = 0;
-        for (let k = 1; k < n; k++) if (largest ? at(k) > at(best) : at(k) < at(best)) best = k;
+        for (let k = 1; k < n && !Number.isNaN(at(best)); k++)
+          if (Number.isNaN(at(k)) || beats(at(k), at(best))) best = k;
         out!.data[o * inner + i] = best;
       }
     }
@@ -62,7 +63,7 @@ function plan(
   lanes: number,
 ) {
   const { outer, n, inner } = blocks(inputs[0]!.shape, [attrs.dim]);
-  const compute = isFloat(inputs[0]!.dtype) ? "f32" : computeType(inputs[0]!.dtype);
+  const compute = computeType(inputs[0]!.dtype);
   const workgroup = Math.min(Math.max(64, lanes), profile.maxWorkgroupSize);
   return {
     defines: {
@@ -70,6 +71,7 @@ function plan(
       LANES: lanes,
       ALONE: lanes === 1,
       S: compute,
+      FLOAT: compute === "f32",
       BEATS: attrs.largest ? "a > b" : "a < b",
     },
     params: { results: outer * inner, n, inner },
@@ -84,8 +86,8 @@ function arg(x: Tensor, dim: number | null | undefined, keepdim: boolean, larges
   return keepdim ? kept : dropAxes(kept, [axis]);
 }
 
-/** Index (i32) of the largest element of axis `dim`, or of the flattened tensor; the first one at ties. */
+/** Index (i32) of the largest element of axis `dim`, or of the flattened tensor; the first one at ties, and of the first NaN if there is one. */
 export const argmax = (x: Tensor, dim?: number | null, keepdim = false) => arg(x, dim, keepdim, true);
 
-/** Index (i32) of the smallest element of axis `dim`, or of the flattened tensor; the first one at ties. */
+/** Index (i32) of the smallest element of axis `dim`, or of the flattened tensor; the first one at ties, and of the first NaN if there is one. */
 export const argmin = (x: Tensor, dim?: number | null, keepdim = false) => arg(x, dim, keepdim, false);

@@ -5,6 +5,12 @@ struct Params { results: u32, n: u32, inner: u32 }
 @group(0) @binding(1) var<storage, read> x: array<T0>;
 @group(0) @binding(2) var<storage, read_write> out: array<i32>;
 
+#if FLOAT
+alias V = f32;
+alias VB = bool;
+alias VU = u32;
+#import "include/special.wgsl"
+#endif
 fn beats(a: S, b: S) -> bool { return BEATS; }
 
 @compute @workgroup_size(WG)
@@ -20,8 +26,15 @@ fn main(
   let base = result / params.inner * params.n * params.inner + result % params.inner;
   var best = min(lane, params.n - 1u);
   var value = S(x[base + best * params.inner]);
+#if FLOAT
+  // NaN where an element is, or where infinities meet: then NaN is looked for by bits.
+  var check = value;
+#endif
   for (var k = lane + u32(LANES); k < params.n; k += u32(LANES)) {
     let candidate = S(x[base + k * params.inner]);
+#if FLOAT
+    check += candidate;
+#endif
     if (beats(candidate, value)) {
       value = candidate;
       best = k;
@@ -36,6 +49,18 @@ fn main(
       best = index;
     }
   }
+#endif
+#if FLOAT
+  var nan_at = params.n;
+  if (is_nan(check)) {
+    for (var k = lane; k < params.n && nan_at == params.n; k += u32(LANES)) {
+      if (is_nan(S(x[base + k * params.inner]))) { nan_at = k; }
+    }
+  }
+#if !ALONE
+  for (var step = u32(LANES) / 2u; step > 0u; step /= 2u) { nan_at = min(nan_at, subgroupShuffleXor(nan_at, step)); }
+#endif
+  best = select(best, nan_at, nan_at < params.n);
 #endif
   if (lane == 0u && wanted < params.results) { out[result] = i32(best); }
 }

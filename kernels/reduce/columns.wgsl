@@ -1,5 +1,5 @@
 // [outer, n, inner] -> [outer, chunks, inner]: one thread a result (or four neighbouring ones), so that threads
-// side by side read side by side. COMBINE is the operation on a and b.
+// side by side read side by side. COMBINE is the operation on a and b; KEEP_NAN as in rows.wgsl.
 struct Params {
   results: u32,
   n: u32,
@@ -13,6 +13,9 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<IN>;
 @group(0) @binding(2) var<storage, read_write> out: array<OUT>;
 
+#if KEEP_NAN
+#import "include/special.wgsl"
+#endif
 fn combine(a: V, b: V) -> V { return COMBINE; }
 
 @compute @workgroup_size(WG)
@@ -25,9 +28,24 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let end = min(start + params.chunk, params.n);
   let base = (block / params.chunks) * params.n * params.inner + column;
   var total = V(params.identity);
+#if KEEP_NAN
+  var check = V(0);
+#endif
   for (var k = start; k < end; k++) {
-    total = combine(total, V(x[base + k * params.inner]));
+    let value = V(x[base + k * params.inner]);
+    total = combine(total, value);
+#if KEEP_NAN
+    check += value;
+#endif
   }
+#if KEEP_NAN
+  if (any(is_nan(check))) {
+    for (var k = start; k < end; k++) {
+      let value = V(x[base + k * params.inner]);
+      total = select(total, quiet_nan(value), is_nan(value));
+    }
+  }
+#endif
 #if FLOAT
   out[result] = OUT(total * params.scale);
 #else

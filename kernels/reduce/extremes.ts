@@ -59,15 +59,15 @@ function evenly(x: Tensor, y: Tensor, dims: readonly number[]): Tensor {
 
 const amaxOp = reduction(
   "amax",
-  "The largest element over neighbouring axes, which stay with extent 1. Elements that tie share the gradient evenly.",
-  { combine: "max(a, b)", f: Math.max, identity: lowest },
+  "The largest element over neighbouring axes, which stay with extent 1; NaN if any is. Elements that tie share the gradient evenly.",
+  { combine: "max(a, b)", f: Math.max, identity: lowest, losesNaN: true },
   evenly,
 );
 
 const aminOp = reduction(
   "amin",
-  "The smallest element over neighbouring axes, which stay with extent 1. Elements that tie share the gradient evenly.",
-  { combine: "min(a, b)", f: Math.min, identity: highest },
+  "The smallest element over neighbouring axes, which stay with extent 1; NaN if any is. Elements that tie share the gradient evenly.",
+  { combine: "min(a, b)", f: Math.min, identity: highest, losesNaN: true },
   evenly,
 );
 
@@ -113,10 +113,10 @@ function over(
 
 type Dims = number | readonly number[] | null;
 
-/** The largest element over `dim` (one, several, or all when absent). */
+/** The largest element over `dim` (one, several, or all when absent); NaN if any is. */
 export const amax = (x: Tensor, dim?: Dims, keepdim = false) => over(amaxOp, x, dim, keepdim);
 
-/** The smallest element over `dim` (one, several, or all when absent). */
+/** The smallest element over `dim` (one, several, or all when absent); NaN if any is. */
 export const amin = (x: Tensor, dim?: Dims, keepdim = false) => over(aminOp, x, dim, keepdim);
 
 /** The product over `dim` (one, several, or all when absent). */

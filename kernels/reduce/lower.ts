@@ -21,6 +21,8 @@ export interface ReduceAttrs {
 export interface Reducer {
   /** WGSL over a and b. */
   readonly combine: string;
+  /** Whether `combine` loses NaN, as the builtins max and min may: the kernels then keep it themselves. */
+  readonly losesNaN?: boolean;
   readonly f: (a: number, b: number) => number;
   /** What leaves values alone, for a dtype. */
   readonly identity: (dtype: DType) => number;
@@ -188,6 +190,9 @@ function pass(o: PassOptions): Pass {
       FLOAT: o.compute === "f32",
       S: o.compute,
       V: vector(o.compute),
+      VU: vector("u32"),
+      VB: vector("bool"),
+      KEEP_NAN: o.compute === "f32" && (o.reducer.losesNaN ?? false),
       IN: vector(o.from),
       OUT: o.subgroup ? o.to : vector(o.to),
       COMBINE: o.reducer.combine,

@@ -24,7 +24,7 @@ const longestCounted = 1024;
 
 export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
   name: "sort",
-  doc: "The first k elements of each row (last axis) in order, and their indices (i32). Stable; NaN counts as largest.",
+  doc: "The first k elements of each row (last axis) in order, and their indices (i32). Stable; NaN counts as larger than +infinity.",
   infer(inputs, { k }) {
     const { shape, dtype } = inputs[0]!;
     if (shape.length === 0 || !Number.isInteger(k) || k < 0 || k > shape.at(-1)!) {
@@ -40,10 +40,11 @@ export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
     const n = x!.shape.at(-1)!;
     for (let start = 0, to = 0; start < x!.data.length; start += n, to += k) {
       const row = x!.data.subarray(start, start + n);
-      const key = (i: number) => (Number.isNaN(row[i]) ? Number.POSITIVE_INFINITY : row[i]!);
+      // NaN goes above +infinity: subtraction would call them equal.
+      const above = (a: number, b: number) => a > b || (Number.isNaN(a) && !Number.isNaN(b));
       const order = Array.from(row, (_, i) => i).sort((a, b) => {
-        const difference = key(a) === key(b) ? 0 : key(a) - key(b);
-        return (descending ? -difference : difference) || a - b;
+        const rank = Number(above(row[a]!, row[b]!)) - Number(above(row[b]!, row[a]!));
+        return (descending ? -rank : rank) || a - b;
       });
       for (let j = 0; j < k; j++) {
         values!.data[to + j] = row[order[j]!]!;
@@ -181,7 +182,7 @@ const gatherRows: Op<{ width: number }> = rowMover(
 
 /**
  * The k largest (or smallest) elements along `dim` in order, and their indices (i32). Equal elements keep their
- * order; NaN counts as the largest.
+ * order; NaN counts as larger than +infinity.
  */
 export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: Tensor; indices: Tensor } {
   const axis = normalizeDim("topk", dim, x.shape.length);
@@ -196,7 +197,7 @@ export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: 
   return { values: transpose(values, axis, last), indices: transpose(indices, axis, last) };
 }
 
-/** The elements along `dim` in order, and their indices (i32). Stable; NaN counts as the largest. */
+/** The elements along `dim` in order, and their indices (i32). Stable; NaN counts as larger than +infinity. */
 export function sort(x: Tensor, dim = -1, descending = false): { values: Tensor; indices: Tensor } {
   return topk(x, x.shape[normalizeDim("sort", dim, x.shape.length)]!, dim, descending);
 }

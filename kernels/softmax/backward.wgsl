@@ -39,7 +39,7 @@ fn main(
   }
   for (var i = base + lane; i < end; i += LANES) {
 #if LOG
-    dx[i] = X(F(dy[i]) - exp(F(y[i])) * all);
+    dx[i] = X(F(dy[i]) - exp_kept(F(y[i])) * all);
 #else
     dx[i] = X(F(y[i]) * (F(dy[i]) - all));
 #endif

@@ -27,40 +27,44 @@ fn main(
   let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), arrayLength(&y)));
   var most = F(LOWEST);
   var sum = F(0.0);
+  var check = 0.0;
 #if ONLINE
   for (var i = base + lane; i < end; i += LANES) {
     let v = F(x[i]);
-    let e = exp(-abs(v - most));
+    let distance = abs(v - most);
+    let e = exp(-distance);
     sum = select(sum + e, sum * e + 1.0, v > most);
     most = max(most, v);
+    check += total(distance);
   }
   let top = rowMax(peak(most), lane);
-  let all = rowSum(total(sum * exp(most - top)), lane);
+  let all = settledSum(rowSum(keepNaN(total(sum * exp(most - top)), check), lane), top);
 #else
   for (var i = base + lane; i < end; i += LANES) {
     most = max(most, F(x[i]));
   }
   let top = rowMax(peak(most), lane);
   for (var i = base + lane; i < end; i += LANES) {
-    let e = exp(F(x[i]) - top);
+    let below = F(x[i]) - top;
+    let e = exp(below);
     sum += e;
+    check += total(below);
 #if !LOG
     y[i] = Y(e);
 #endif
   }
-  let all = rowSum(total(sum), lane);
+  let all = settledSum(rowSum(keepNaN(total(sum), check), lane), top);
 #endif
   if (row >= params.rows) {
     return;
   }
 #if LOG
-  let shift = log(all);
+  let shift = log_kept(V(all));
   for (var i = base + lane; i < end; i += LANES) {
     y[i] = Y((F(x[i]) - top) - shift);
   }
 #else
-  // A row of nothing but -inf (everything masked) has no distribution: zeros.
-  let scale = select(1.0 / all, 0.0, all == 0.0);
+  let scale = 1.0 / all;
   for (var i = base + lane; i < end; i += LANES) {
 #if ONLINE
     y[i] = Y(exp(F(x[i]) - top) * scale);

@@ -42,12 +42,14 @@ function variants(file: string, log: boolean) {
 }
 
 function samples(): Sample<None>[] {
+  const nothing = new Array<number>(5).fill(Number.NEGATIVE_INFINITY);
   const masked = [0.5, -1, Number.NEGATIVE_INFINITY, 2, Number.NEGATIVE_INFINITY, 0.25];
   return [
     { name: "odd", inputs: [{ shape: [3, 7] }], attrs: {} },
     { name: "vec4", inputs: [{ shape: [5, 2, 132], range: [-20, 20] }], attrs: {} },
     { name: "wide", inputs: [{ shape: [2, 5003], range: [-30, 30] }], attrs: {}, gradcheck: false },
     { name: "masked", inputs: [{ shape: [2, 3], values: masked }], attrs: {}, gradcheck: false },
+    { name: "nothing", inputs: [{ shape: [2, 5], values: nothing }], attrs: {}, gradcheck: false },
     { name: "one", inputs: [{ shape: [4, 1] }], attrs: {} },
     { name: "strided", inputs: [{ shape: [6, 8], layout: "transposed" }], attrs: {} },
     { name: "empty", inputs: [{ shape: [0, 5] }], attrs: {} },
@@ -66,15 +68,15 @@ function backwardSamples(outputs: readonly [number, number]): Sample<None>[] {
 /** `softmax(x)` over the last axis. */
 export const softmaxOp = defineOp<None>({
   name: "softmax",
-  doc: "y = exp(x - max(x)) / sum(exp(x - max(x))) over the last axis; a row of -inf alone gives zeros.",
+  doc: "y = exp(x - max(x)) / sum(exp(x - max(x))) over the last axis; NaN throughout a row that holds NaN or +infinity, or nothing but -infinity, as torch.softmax.",
   infer: (inputs) => inferForward("softmax", inputs),
   reference([x], _attrs, [y]) {
     forEachRow(x, (at, cols) => {
       const row = x.data.subarray(at, at + cols);
       const top = Math.max(...row);
       let all = 0;
-      for (const v of row) all += top === Number.NEGATIVE_INFINITY ? 0 : Math.exp(v - top);
-      for (let i = 0; i < cols; i++) y.data[at + i] = all === 0 ? 0 : Math.exp(row[i] - top) / all;
+      for (const v of row) all += Math.exp(v - top);
+      for (let i = 0; i < cols; i++) y.data[at + i] = Math.exp(row[i] - top) / all;
     });
   },
   gradient: ({ outputs: [y] }, [dy]) => [dy && softmaxBackward(dy, y)],
@@ -110,7 +112,7 @@ const softmaxBackwardOp = defineOp<None>({
 /** `log_softmax(x)` over the last axis. */
 export const logSoftmaxOp = defineOp<None>({
   name: "log_softmax",
-  doc: "y = x - log(sum(exp(x))) over the last axis, computed around the row's maximum.",
+  doc: "y = x - log(sum(exp(x))) over the last axis, computed around the row's maximum; NaN throughout a row that holds NaN or +infinity, or nothing but -infinity.",
   infer: (inputs) => inferForward("log_softmax", inputs),
   reference([x], _attrs, [y]) {
     forEachRow(x, (at, cols) => {
