@@ -17,6 +17,8 @@ const integer = (text: string) => {
     throw new InvalidArgumentError("expected a whole number, 0 or more.");
   return value;
 };
+/** Past 2^53 a number would be rounded. */
+const seedNumber = (text: string) => (/^\d{16,}$/.test(text) ? BigInt(text) : integer(text));
 const decimal = (text: string) => {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number.");
@@ -125,7 +127,7 @@ interface SampleFlags {
   topK?: number;
   topP?: number;
   minP?: number;
-  seed?: number;
+  seed?: number | bigint;
   dtype: "f32" | "f16";
 }
 
@@ -139,7 +141,7 @@ program
   .option("--top-k <n>", "keep the k likeliest tokens", integer)
   .option("--top-p <x>", "keep the likeliest tokens up to this probability together", decimal)
   .option("--min-p <x>", "keep tokens at least this share as likely as the likeliest", decimal)
-  .option("--seed <n>", "the same seed gives the same text", integer)
+  .option("--seed <n>", "the same seed gives the same text", seedNumber)
   .addOption(dtypeOption())
   .addHelpText(
     "after",

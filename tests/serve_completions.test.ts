@@ -220,6 +220,35 @@ describe("completions", () => {
     );
   });
 
+  it("W25: seeds past 2^53 are exact, whatever the spelling of the key, and the last of equal keys counts", async () => {
+    const answer = async (seed: string) => {
+      const rest = JSON.stringify({ ...base, temperature: 1, max_tokens: 12, ignore_eos: true });
+      const { status, body } = await send(`${server.url}/v1/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: `${rest.slice(0, -1)},${seed}}`,
+      });
+      return status === 200 ? (body.choices[0].text as string) : body.error.param;
+    };
+    const seeds = [
+      "9007199254740991",
+      "9007199254740992",
+      "9007199254740993",
+      "-9223372036854775808",
+      "9223372036854775807",
+    ];
+    const texts = [];
+    for (const seed of seeds) texts.push(await answer(`"seed":${seed}`));
+    expect(new Set(texts).size).toBe(seeds.length);
+    for (const [i, seed] of seeds.entries()) {
+      expect(await answer(`"user":"seed","\\u0073eed" : ${seed} `)).toBe(texts[i]);
+      expect(await answer(`"seed":9007199254740994,"logit_bias":{},"seed":${seed}`)).toBe(texts[i]);
+    }
+    for (const seed of ["9223372036854775808", "-9223372036854775809", "1e16", "9007199254740993.0", '"1"'])
+      expect(await answer(`"seed":${seed}`)).toBe("seed");
+    expect(await answer(`"seed":9007199254740993,"seed":1e17`)).toBe("seed");
+  });
+
   it("W26 W29: logit_bias and top_k 1", async () => {
     const greedy = (await post({ return_token_ids: true })).body.choices[0].token_ids;
     const without = await post({ return_token_ids: true, logit_bias: { [greedy[0]]: -100 } });

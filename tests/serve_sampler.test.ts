@@ -234,5 +234,10 @@ describe("parameters", () => {
   it("takes 64-bit seeds", () => {
     expect(resolve({ seed: 2 ** 32 + 5 }).seed).toEqual([5, 1]);
     expect(resolve({ seed: -1 }).seed).toEqual([0xffffffff, 0xffffffff]);
+    expect(resolve({ seed: 2n ** 53n + 1n }).seed).toEqual([1, 2 ** 21]);
+    expect(resolve({ seed: -(2n ** 63n) }).seed).toEqual([0, 2 ** 31]);
+    // A number past 2^53 may stand for several integers.
+    for (const seed of [2 ** 53, -(2 ** 60), 2n ** 63n, -(2n ** 63n) - 1n])
+      expect(() => resolve({ seed })).toThrow(expect.objectContaining({ status: 400, param: "seed" }));
   });
 });

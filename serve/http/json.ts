@@ -18,12 +18,32 @@ export function parseJson(body: Uint8Array, limits: Limits): unknown {
   }
   checkExtent(text, limits);
   try {
-    return JSON.parse(text);
+    return withExactSeed(JSON.parse(text), text);
   } catch {
     throw invalid(
       text === "" ? "the request body is empty; send a JSON object" : "the request body is not valid JSON",
     );
   }
+}
+
+/** JSON.parse rounds whole numbers past 2^53, and different seeds would give one answer: such a seed becomes a bigint. */
+function withExactSeed(body: unknown, text: string): unknown {
+  const seed = (body as { seed?: unknown } | null)?.seed;
+  if (!Number.isInteger(seed) || Number.isSafeInteger(seed)) return body;
+  let literal: string | undefined;
+  let depth = 0;
+  for (let i = 0; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (char === OPEN_BRACE || char === OPEN_BRACKET) depth++;
+    else if (char === CLOSE_BRACE || char === CLOSE_BRACKET) depth--;
+    if (char !== QUOTE) continue;
+    const start = i;
+    i = stringEnd(text, i);
+    if (depth !== 1 || JSON.parse(text.slice(start, i + 1)) !== "seed") continue;
+    // Of equal keys the last counts, as in JSON.parse.
+    literal = /^\s*:\s*(-?\d+)\s*[,}]/.exec(text.slice(i + 1, i + 200))?.[1];
+  }
+  return literal === undefined ? body : { ...(body as object), seed: BigInt(literal) };
 }
 
 /** Counts what stands outside of strings. Text that is no JSON passes: the parser tells. */

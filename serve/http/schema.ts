@@ -36,7 +36,7 @@ function completionSchema(limits: Limits) {
         `has more than ${limits.logitBias} entries`,
       )
       .nullish(),
-    seed: number,
+    seed: z.union([z.number(), z.bigint()], "must be a whole number").nullish(),
     add_special_tokens: flag,
     top_k: number,
     min_p: number,

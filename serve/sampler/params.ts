@@ -12,7 +12,8 @@ export interface RawSamplingParams {
   frequency_penalty?: number | null;
   presence_penalty?: number | null;
   logit_bias?: Record<string, number> | null;
-  seed?: number | null;
+  /** A 64-bit integer; past 2^53 only a bigint says which. */
+  seed?: number | bigint | null;
 }
 
 /** Allowed values: [smallest, largest, default]. */
@@ -84,11 +85,12 @@ function resolveBias(bias: Record<string, number>, vocabSize: number): Map<numbe
   return resolved;
 }
 
-function checkSeed(seed: number): bigint {
-  if (!Number.isInteger(seed) || Math.abs(seed) > 2 ** 63) {
-    throw badRequest("seed", "seed must be a 64-bit integer");
+function checkSeed(seed: number | bigint): bigint {
+  const exact = typeof seed === "bigint" || Number.isSafeInteger(seed) ? BigInt(seed) : null;
+  if (exact === null || BigInt.asIntN(64, exact) !== exact) {
+    throw badRequest("seed", "seed must be a 64-bit integer, past 2^53 with all its digits");
   }
-  return BigInt(seed);
+  return exact;
 }
 
 /** What is wrong with a prompt in which the tokenizer found an id that the model has no row for. */
