@@ -2,6 +2,7 @@ import { byteSize } from "../core/dtype.ts";
 import type { OutputMeta } from "../core/op.ts";
 import { numel } from "../core/shape.ts";
 import type { Dispatch } from "../core/webgpu/dispatch.ts";
+import { byName, type FusedLinearAttrs } from "../kernels/fused_linear/inputs.ts";
 
 /**
  * Products of an attention kernel: scores and values; a backward kernel recomputes the scores first. In register tiles
@@ -39,6 +40,11 @@ export function flopsOf({ op, file, inputs, outputs, attrs }: Dispatch): number 
   const kernel = file.replace(/^.*\//, "").replace(".wgsl", "");
   if (op === "matmul" && kernel !== "combine" && kernel !== "to_rows")
     return 2 * numel(outputs[0]!.shape) * inputs[0]!.shape.at(-1)!;
+  if (op === "fused_linear" || op === "fused_qkv") {
+    const named = Object.entries(byName(inputs, attrs as FusedLinearAttrs));
+    const weights = named.filter(([name]) => name.startsWith("weight"));
+    return weights.reduce((sum, [, { shape }]) => sum + 2 * outputs[0]!.shape[0]! * numel(shape), 0);
+  }
   if (op === "attention" || op === "attention_backward") {
     const products = attentionProducts[kernel.replace(/^.*_/, "")];
     const [query, key] = inputs.slice(op === "attention" ? 0 : 1);

@@ -6,6 +6,7 @@ export * from "./cross_entropy/op.ts";
 export * from "./elementwise/index.ts";
 export * from "./embedding/op.ts";
 export * from "./fill/op.ts";
+export * from "./fused_linear/op.ts";
 export * from "./index/op.ts";
 export * from "./layer_norm/op.ts";
 export * from "./losses/op.ts";

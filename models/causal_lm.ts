@@ -1,14 +1,23 @@
 import { persist } from "../core/device.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
-import { indexSelect, linear, linearCrossEntropy, reshape } from "../kernels/index.ts";
+import {
+  fusedLinear,
+  indexSelect,
+  linear,
+  linearCrossEntropy,
+  reshape,
+  suitsFusion,
+} from "../kernels/index.ts";
 import {
   type ComputeDtype,
   constantInit,
   type LayerCache,
+  type LayerNorm,
   Module,
   normalInit,
   type PagedContext,
   type Parameter,
+  type RmsNorm,
   type SequenceContext,
 } from "../nn/index.ts";
 
@@ -57,7 +66,7 @@ export abstract class CausalLM extends Module {
   protected abstract readonly blocks: readonly DecoderBlock[];
   /** The input of the first block, [..., hidden_size], from ids and positions [...]. */
   protected abstract embed(tokens: Tensor, positions: Tensor): Tensor;
-  protected abstract finalNorm(x: Tensor): Tensor;
+  protected abstract readonly finalNorm: RmsNorm | LayerNorm;
   /** The content of a config.json that transformers loads. */
   abstract toHfConfig(): Record<string, unknown>;
   /** The content of a generation_config.json. */
@@ -96,7 +105,7 @@ export abstract class CausalLM extends Module {
       each?.(x);
       x = block.forward(x, context);
     }
-    const out = this.finalNorm(x);
+    const out = this.finalNorm.forward(x);
     each?.(out);
     return out;
   }
@@ -129,8 +138,12 @@ export abstract class CausalLM extends Module {
     this.blocks.forEach((block, i) => {
       x = block.forwardPaged(x, cache[i]!, context);
     });
-    const chosen = this.finalNorm(indexSelect(x, 0, rows));
-    return linear(chosen, this.headWeight.compute, null, { batchInvariant: true, outDtype: "f32" });
+    const { finalNorm } = this;
+    const weight = this.headWeight.compute;
+    if (suitsFusion(x.device.profile, x.shape[1]!))
+      return fusedLinear(x, [weight], { norm: finalNorm.norm, chosen: rows, outDtype: "f32" });
+    const chosen = finalNorm.forward(indexSelect(x, 0, rows));
+    return linear(chosen, weight, null, { batchInvariant: true, outDtype: "f32" });
   }
 
   /** Empty keys and values for `numBlocks` blocks of `blockSize` tokens. */

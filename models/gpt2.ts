@@ -1,5 +1,5 @@
 import type { Tensor } from "../core/tensor.ts";
-import { add } from "../kernels/index.ts";
+import { add, fusedLinear, suitsFusion } from "../kernels/index.ts";
 import {
   Conv1D,
   Embedding,
@@ -33,6 +33,20 @@ class Mlp extends Module {
     const inner = this.cFc.forward(x, { ...options, activation: "gelu_tanh" });
     return this.cProj.forward(inner, { ...options, residual });
   }
+
+  /** mlp(norm(x)) + x for single tokens x [N, width], each with the same bits in any batch. */
+  forwardPaged(x: Tensor, norm: LayerNorm): Tensor {
+    const { cFc, cProj } = this;
+    if (!suitsFusion(x.device.profile, x.shape[1]!, { inOut: true }))
+      return this.forward(norm.forward(x), x, { batchInvariant: true });
+    const inner = fusedLinear(x, [cFc.weight.compute], {
+      norm: norm.norm,
+      bias: cFc.bias,
+      activation: "gelu_tanh",
+      inOut: true,
+    });
+    return fusedLinear(inner, [cProj.weight.compute], { bias: cProj.bias, residual: x, inOut: true });
+  }
 }
 
 /** One block: x + attention(norm(x)), then x + mlp(norm(x)). The norms are spelled as checkpoints spell them. */
@@ -57,8 +71,8 @@ class Block extends Module implements DecoderBlock {
   }
 
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const mixed = this.attn.forwardPaged(this.ln_1.forward(x), x, cache, context);
-    return this.mlp.forward(this.ln_2.forward(mixed), mixed, { batchInvariant: true });
+    const mixed = this.attn.forwardPaged(x, this.ln_1, cache, context);
+    return this.mlp.forwardPaged(mixed, this.ln_2);
   }
 }
 
@@ -129,8 +143,8 @@ export class GPT2LMHeadModel extends CausalLM {
     return add(this.transformer.wte.forward(tokens), this.transformer.wpe.forward(positions));
   }
 
-  protected finalNorm(x: Tensor): Tensor {
-    return this.transformer.lnF.forward(x);
+  protected get finalNorm(): LayerNorm {
+    return this.transformer.lnF;
   }
 
   toHfConfig(): Record<string, unknown> {

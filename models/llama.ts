@@ -37,8 +37,8 @@ class DecoderLayer extends Module implements DecoderBlock {
   }
 
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const mixed = this.selfAttn.forwardPaged(this.inputLayernorm.forward(x), x, cache, context);
-    return this.mlp.forward(this.postAttentionLayernorm.forward(mixed), mixed, { batchInvariant: true });
+    const mixed = this.selfAttn.forwardPaged(x, this.inputLayernorm, cache, context);
+    return this.mlp.forwardPaged(mixed, this.postAttentionLayernorm);
   }
 }
 
@@ -102,8 +102,8 @@ export class LlamaForCausalLM extends CausalLM {
     return this.model.embedTokens.forward(tokens);
   }
 
-  protected finalNorm(x: Tensor): Tensor {
-    return this.model.norm.forward(x);
+  protected get finalNorm(): RmsNorm {
+    return this.model.norm;
   }
 
   toHfConfig(): Record<string, unknown> {

@@ -3,14 +3,17 @@ import type { Tensor } from "../core/tensor.ts";
 import {
   attention,
   cat,
+  fusedLinear,
+  fusedQkv,
   pagedAttention,
   pagedKvWrite,
   permute,
   reshape,
   rope,
   split,
+  suitsFusion,
 } from "../kernels/index.ts";
-import { Conv1D, Linear, type RunOptions } from "./layers.ts";
+import { Conv1D, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 
 /** Sizes of an attention layer, in the words of config.json. */
@@ -58,13 +61,18 @@ function attendRows(heads: Heads, segments?: Tensor): Tensor {
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);
 }
 
-/** Attention of single tokens, [N, heads, head_dim] each to [N, heads * head_dim], after writing keys and values. */
-function attendPaged([query, key, value]: Heads, cache: LayerCache, context: PagedContext): Tensor {
-  pagedKvWrite(cache.key, cache.value, key, value, context.slots);
+/** Attention of single tokens over what the cache holds, [N, heads, head_dim] to [N, heads * head_dim]. */
+function attendCached(query: Tensor, cache: LayerCache, context: PagedContext): Tensor {
   const { sequences, positions, blockTable } = context;
   const mixed = pagedAttention(query, cache.key, cache.value, blockTable, sequences, positions);
   const [rows, count, width] = query.shape as [number, number, number];
   return reshape(mixed, [rows, count * width]);
+}
+
+/** The same after writing the tokens' keys and values [N, kv_heads, head_dim]. */
+function attendPaged([query, key, value]: Heads, cache: LayerCache, context: PagedContext): Tensor {
+  pagedKvWrite(cache.key, cache.value, key, value, context.slots);
+  return attendCached(query, cache, context);
 }
 
 /** Causal self-attention with rotary positions and grouped key/value heads, as in Llama. */
@@ -94,11 +102,22 @@ export class CausalSelfAttention extends Module {
     return this.oProj.forward(attendRows(heads, context.segments), { residual });
   }
 
-  /** The same for x [N, hidden_size], reading and filling a paged cache; the bits of a row depend on its sequence alone. */
-  forwardPaged(x: Tensor, residual: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const options = { batchInvariant: true };
-    const heads = this.#heads(x, context.positions, options);
-    return this.oProj.forward(attendPaged(heads, cache, context), { ...options, residual });
+  /**
+   * attention(norm(x)) + x for single tokens x [N, hidden_size], reading and filling a paged cache; the bits of a row
+   * depend on its sequence alone.
+   */
+  forwardPaged(x: Tensor, norm: RmsNorm, cache: LayerCache, context: PagedContext): Tensor {
+    const { positions, slots } = context;
+    const { num_attention_heads: heads, hidden_size, attention_bias } = this.#sizes;
+    if (attention_bias || !suitsFusion(x.device.profile, hidden_size)) {
+      const options = { batchInvariant: true };
+      const mixed = attendPaged(this.#heads(norm.forward(x), positions, options), cache, context);
+      return this.oProj.forward(mixed, { ...options, residual: x });
+    }
+    const weights = [this.qProj, this.kProj, this.vProj].map(({ weight }) => weight.compute);
+    const rotary = { inverseFrequencies: this.#inverseFrequencies, positions };
+    const query = fusedQkv(x, weights, { heads, norm: norm.norm, rotary, slots, cache });
+    return fusedLinear(attendCached(query, cache, context), [this.oProj.weight.compute], { residual: x });
   }
 
   /** Query, key and value [..., heads, head_dim], rotated. */
@@ -132,11 +151,22 @@ export class FusedSelfAttention extends Module {
     return this.cProj.forward(attendRows(this.#split(this.cAttn.forward(x)), segments), { residual });
   }
 
-  /** The same for x [N, width], reading and filling a paged cache; the bits of a row depend on its sequence alone. */
-  forwardPaged(x: Tensor, residual: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const options = { batchInvariant: true };
-    const heads = this.#split(this.cAttn.forward(x, options));
-    return this.cProj.forward(attendPaged(heads, cache, context), { ...options, residual });
+  /**
+   * attention(norm(x)) + x for single tokens x [N, width], reading and filling a paged cache; the bits of a row depend on
+   * its sequence alone.
+   */
+  forwardPaged(x: Tensor, norm: LayerNorm, cache: LayerCache, context: PagedContext): Tensor {
+    const { cAttn, cProj } = this;
+    if (!suitsFusion(x.device.profile, x.shape[1]!, { inOut: true })) {
+      const options = { batchInvariant: true };
+      const mixed = attendPaged(this.#split(cAttn.forward(norm.forward(x), options)), cache, context);
+      return cProj.forward(mixed, { ...options, residual: x });
+    }
+    const { slots } = context;
+    const attrs = { heads: this.#heads, norm: norm.norm, bias: cAttn.bias, slots, cache, inOut: true };
+    const query = fusedQkv(x, [cAttn.weight.compute], attrs);
+    const mixed = attendCached(query, cache, context);
+    return fusedLinear(mixed, [cProj.weight.compute], { bias: cProj.bias, residual: x, inOut: true });
   }
 
   /** Query, key and value [..., heads, head_dim] as views of [..., 3 * width]. */

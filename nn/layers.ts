@@ -2,9 +2,12 @@ import type { Tensor } from "../core/tensor.ts";
 import {
   type Activation,
   embedding,
+  fusedLinear,
   layerNorm,
   linear,
+  type Norm,
   rmsNorm,
+  suitsFusion,
   swiglu,
   transpose,
 } from "../kernels/index.ts";
@@ -82,6 +85,11 @@ export class RmsNorm extends Module {
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight, this.#eps);
   }
+
+  /** For a product that applies it to what it reads. */
+  get norm(): Norm {
+    return { kind: "rms", weight: this.weight, eps: this.#eps };
+  }
 }
 
 /** Layer norm over the last axis (Ba et al. 2016). */
@@ -99,6 +107,11 @@ export class LayerNorm extends Module {
 
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.weight, this.bias, this.#eps);
+  }
+
+  /** For a product that applies it to what it reads. */
+  get norm(): Norm {
+    return { kind: "layer", weight: this.weight, bias: this.bias, eps: this.#eps };
   }
 }
 
@@ -119,5 +132,15 @@ export class GatedMlp extends Module {
   forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
     const gated = swiglu(this.gateProj.forward(x, options), this.upProj.forward(x, options));
     return this.downProj.forward(gated, { ...options, residual });
+  }
+
+  /** mlp(norm(x)) + x for single tokens x [N, hidden_size], each with the same bits in any batch. */
+  forwardPaged(x: Tensor, norm: RmsNorm): Tensor {
+    const { gateProj, upProj, downProj } = this;
+    if (gateProj.bias || !suitsFusion(x.device.profile, x.shape[1]!))
+      return this.forward(norm.forward(x), x, { batchInvariant: true });
+    const weights = [gateProj.weight.compute, upProj.weight.compute] as const;
+    const gated = fusedLinear(x, weights, { norm: norm.norm, activation: "swiglu" });
+    return fusedLinear(gated, [downProj.weight.compute], { residual: x });
   }
 }

@@ -17,6 +17,7 @@ const profiles: DeviceProfile[] = [
 /** Operations of a call, written down once more. */
 const operations: Record<string, (inputs: readonly (readonly number[])[], causal: boolean) => number> = {
   matmul: ([a, b]) => 2 * a!.slice(0, -1).reduce((x, y) => x * y, 1) * b!.at(-2)! * b!.at(-1)!,
+  fused_linear: ([x, gate]) => 2 * 2 * x![0]! * gate![0]! * gate![1]!,
   attention: ([query, key], causal) => 2 * 2 * pairs(query!, key!, causal),
   attention_backward: ([, query, key], causal) => 7 * 2 * pairs(query!, key!, causal),
 };
@@ -28,7 +29,16 @@ function pairs([B, H, T, D]: readonly number[], key: readonly number[], causal: 
 /** Calls that between them every variant takes: one row and many, heads of many dimensions and of one that is odd. */
 const heads = [64, 8, 5].flatMap((D) => [true, false].map((causal) => ({ D, causal })));
 const attended = { scale: 1, masked: false, segmented: false, lseGrad: false };
+const swiglu = { causal: false, activation: "swiglu" };
 const calls: Record<string, { shapes: readonly (readonly number[])[]; attrs: { causal: boolean } }[]> = {
+  fused_linear: [64, 7].map((K) => ({
+    shapes: [
+      [3, K],
+      [20, K],
+      [20, K],
+    ],
+    attrs: swiglu,
+  })),
   matmul: [1, 2, 200].flatMap((M) =>
     [64, 1100].map((K) => ({ shapes: [[M, K] as const, [K, 96] as const], attrs: { causal: false } })),
   ),

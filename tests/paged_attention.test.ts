@@ -96,7 +96,12 @@ class Server {
   }
 }
 
-describe("paged attention", () => {
+describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
+  beforeAll(() => {
+    gpu.forcedVariant.set("paged_attention", variant);
+  });
+  afterAll(() => gpu.forcedVariant.clear());
+
   it("gives a token the same bits by prefill, by chunks, by decodes and in a mixed batch", async () => {
     const sequences = [sequence(300), sequence(37), sequence(130)];
     const whole = await new Server(sequences, 1).run(0, 300);
@@ -132,49 +137,55 @@ describe("paged attention", () => {
     expect(Array.from(await out.data())).toEqual(whole.flatMap((row) => Array.from(row)));
   });
 
-  it("takes a prompt in slices where a long context's sums pass the adapter's limit, with the same bits", async () => {
-    const one = sequence(40);
-    const whole = await new Server([one], 1).run(0, 40);
-    const { maxBindingBytes, maxGridExtent } = gpu.profile;
-    const token = 4 * heads * 2 * dim; // bytes of a token's sums: two chunks of 256 positions
-    for (const limits of [
-      { maxBindingBytes: 2 * 7 * token },
-      { maxBindingBytes: token },
-      { maxGridExtent: 9 },
-    ]) {
-      Object.assign(gpu.profile, limits);
-      gpu.forgetRecipes();
-      const sliced = await new Server([one], 1).run(0, 40);
-      Object.assign(gpu.profile, { maxBindingBytes, maxGridExtent });
-      gpu.forgetRecipes();
-      expect(sliced).toEqual(whole);
-    }
-  });
+  it.runIf(variant === "chunks")(
+    "takes a prompt in slices where a long context's sums pass the adapter's limit, with the same bits",
+    async () => {
+      const one = sequence(40);
+      const whole = await new Server([one], 1).run(0, 40);
+      const { maxBindingBytes, maxGridExtent } = gpu.profile;
+      const token = 4 * heads * 2 * dim; // bytes of a token's sums: two chunks of 256 positions
+      for (const limits of [
+        { maxBindingBytes: 2 * 7 * token },
+        { maxBindingBytes: token },
+        { maxGridExtent: 9 },
+      ]) {
+        Object.assign(gpu.profile, limits);
+        gpu.forgetRecipes();
+        const sliced = await new Server([one], 1).run(0, 40);
+        Object.assign(gpu.profile, { maxBindingBytes, maxGridExtent });
+        gpu.forgetRecipes();
+        expect(sliced).toEqual(whole);
+      }
+    },
+  );
 
-  it("stays within the limits of an adapter with 128 heads and 131072 positions", () => {
-    const meta = (shape: number[], dtype: DType = "f32") => {
-      return { shape, dtype, strides: contiguousStrides(shape), offset: 0 };
-    };
-    const plan = (tokens: number, [h, kv, d]: readonly [number, number, number], positions: number) => {
-      const cache = meta([64, 16, kv, d]);
-      const lists = [meta([tokens], "i32"), meta([tokens], "i32")];
-      const inputs = [meta([tokens, h, d]), cache, cache, meta([4, positions / 16], "i32"), ...lists];
-      const call = { profile: gpu.profile, inputs, outputs: [meta([tokens, h, d])], attrs: { scale: 1 } };
-      return pagedAttentionOp.variants[0]!.plan(call) as Lowering;
-    };
-    for (const size of [
-      [128, 8, 128],
-      [32, 8, 128],
-      [64, 64, 256],
-    ] as const) {
-      const { passes, temps } = plan(256, size, 131072);
-      for (const { grid } of passes) for (const extent of grid) expect(extent).toBeLessThanOrEqual(65535);
-      for (const { length } of temps!)
-        expect(4 * length).toBeLessThanOrEqual(gpu.profile.maxBindingBytes / 2);
-    }
-    expect(plan(256, [12, 12, 64], 2048).passes.length).toBe(2);
-    expect(plan(256, [12, 12, 64], 256).passes.length).toBe(1);
-  });
+  it.runIf(variant === "chunks")(
+    "stays within the limits of an adapter with 128 heads and 131072 positions",
+    () => {
+      const meta = (shape: number[], dtype: DType = "f32") => {
+        return { shape, dtype, strides: contiguousStrides(shape), offset: 0 };
+      };
+      const plan = (tokens: number, [h, kv, d]: readonly [number, number, number], positions: number) => {
+        const cache = meta([64, 16, kv, d]);
+        const lists = [meta([tokens], "i32"), meta([tokens], "i32")];
+        const inputs = [meta([tokens, h, d]), cache, cache, meta([4, positions / 16], "i32"), ...lists];
+        const call = { profile: gpu.profile, inputs, outputs: [meta([tokens, h, d])], attrs: { scale: 1 } };
+        return pagedAttentionOp.variants.find(({ name }) => name === variant)!.plan(call) as Lowering;
+      };
+      for (const size of [
+        [128, 8, 128],
+        [32, 8, 128],
+        [64, 64, 256],
+      ] as const) {
+        const { passes, temps } = plan(256, size, 131072);
+        for (const { grid } of passes) for (const extent of grid) expect(extent).toBeLessThanOrEqual(65535);
+        for (const { length } of temps!)
+          expect(4 * length).toBeLessThanOrEqual(gpu.profile.maxBindingBytes / 2);
+      }
+      expect(plan(256, [12, 12, 64], 2048).passes.length).toBe(2);
+      expect(plan(256, [12, 12, 64], 256).passes.length).toBe(1);
+    },
+  );
 
   it("agrees with attention over the same sequence in one piece", async () => {
     const one = sequence(290);

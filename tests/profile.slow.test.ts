@@ -41,7 +41,7 @@ describe("profile", () => {
     const lines: string[] = [];
     const report = await profile(device, "decode", { trace, steps: 2, write: (line) => lines.push(line) });
     checkReport(report);
-    expect(lines.some((line) => line.includes("| matmul/"))).toBe(true);
+    expect(lines.some((line) => line.includes("| fused_linear/"))).toBe(true);
     // A token's row of the table, read and written: not the table.
     const events = JSON.parse(readFileSync(trace, "utf8")).traceEvents as {
       name: string;

@@ -3,7 +3,7 @@ import { broadcastStrides, contiguousStrides, numel } from "../../core/shape.ts"
 import { erf } from "../elementwise/functions.ts";
 import type { Activation, MatmulAttrs } from "./geometry.ts";
 
-const activate: Record<Activation, (x: number) => number> = {
+export const activate: Record<Activation, (x: number) => number> = {
   gelu: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
   gelu_tanh: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
   silu: (x) => x / (1 + Math.exp(-x)),

@@ -108,6 +108,47 @@ function plan(call: Call<PagedAttrs>): Lowering {
   return { passes, temps: single ? [] : [words(slice * sums * dim), words(slice * sums * 2)] };
 }
 
+/** Vectors of a head dimension that a thread of `keys` may hold, twice, for all the heads that it takes. */
+const heldVectors = 16;
+
+/** Slices of tokens, each with all of its keys: one dispatch unless there are very many. */
+function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
+  const [query, cache, , table] = inputs as [TensorMeta, TensorMeta, TensorMeta, TensorMeta];
+  const [tokens, heads, dim] = query.shape as [number, number, number];
+  const kvHeads = cache.shape[2]!;
+  const group = heads / kvHeads;
+  const cells = dim / 4;
+  // The most heads of a group that fit and divide it.
+  let grouped = Math.max(1, Math.min(group, Math.floor(heldVectors / cells)));
+  while (group % grouped !== 0) grouped--;
+  const lanes = Math.max(1, profile.subgroupSize);
+  const passes: Pass[] = [];
+  for (let first = 0; first < tokens; first += profile.maxGridExtent) {
+    passes.push({
+      defines: {
+        CELLS: cells,
+        HEAD_CELLS: grouped * cells,
+        GROUPED: grouped,
+        BLOCK_SIZE: cache.shape[1]!,
+        LANES: lanes,
+        LANE_ID: lanes > 1 ? "subgroup_invocation_id" : "local_invocation_index",
+        V: "f32",
+        VB: "bool",
+        VU: "u32",
+      },
+      params: {
+        kv_heads: kvHeads,
+        splits: group / grouped,
+        first,
+        blocks: table.shape[1]!,
+        scale: attrs.scale,
+      },
+      grid: [heads / grouped, Math.min(tokens - first, profile.maxGridExtent)],
+    });
+  }
+  return { passes };
+}
+
 function kernelDefines({ inputs, profile }: Call<PagedAttrs>, single: boolean) {
   const dim = inputs[0]!.shape[2]!;
   const vector = dim % 4 === 0;
@@ -163,7 +204,18 @@ export const pagedAttentionOp = defineOp<PagedAttrs>({
   },
   reference: pagedReference,
   notDifferentiable: "it serves; training uses attention",
-  variants: [{ name: "chunks", file: "paged_attention/partial.wgsl", plan }],
+  variants: [
+    {
+      name: "keys",
+      file: "paged_attention/keys.wgsl",
+      when: ({ inputs, profile }) => {
+        const dim = inputs[0]!.shape[2]!;
+        return profile.class === "cpu" && dim % 4 === 0 && dim <= 4 * heldVectors;
+      },
+      plan: planKeys,
+    },
+    { name: "chunks", file: "paged_attention/partial.wgsl", plan },
+  ],
   samples: pagedSamples,
 });
 

@@ -1,0 +1,163 @@
+import { wgslType } from "../../core/dtype.ts";
+import type { Call, Pass, TensorMeta, Variant } from "../../core/op.ts";
+import { foldGrid } from "../grid.ts";
+import { byName, type FusedLinearAttrs, type FusedQkvAttrs } from "./inputs.ts";
+
+type Attrs = FusedLinearAttrs | FusedQkvAttrs;
+
+/** Which of the bodies computes a call: threads that share K's walk, subgroups that share a sum, or single elements. */
+interface Body {
+  file: string;
+  /** Elements of a cell. */
+  W: 1 | 4;
+  /** Rows that share the loads of a weight. */
+  rows: number;
+  threads: number;
+  units: number;
+  alongK: boolean;
+}
+
+const norms = { none: 0, rms: 1, layer: 2 };
+const activations = { none: 0, gelu: 1, gelu_tanh: 2, swiglu: 0 };
+
+/** Sizes of a call. `parts`: elements of each of the weights that lie side by side, in units of two cells. */
+function extents(call: Call<Attrs>, W: number) {
+  const { attrs, outputs } = call;
+  const given = byName(call.inputs, attrs);
+  const { x, weight0, keyCache } = given as Record<string, TensorMeta>;
+  const axis = attrs.inOut ? 1 : 0;
+  const [first, , kvHeads = 0, dim = 0] = keyCache?.shape ?? [];
+  const gated = "activation" in attrs && attrs.activation === "swiglu";
+  const columnsOf = (name: string) => given[name]?.shape[axis] ?? 0;
+  const parts = "heads" in attrs && attrs.separate ? ["weight0", "weight1", "weight2"] : ["weight0"];
+  return {
+    given,
+    gated,
+    rows: outputs[0]!.shape[0]!,
+    width: x!.shape[1]!,
+    columns: weight0!.shape[axis]!,
+    parts: parts.map((name) => Math.ceil(columnsOf(name) / (gated ? W : 2 * W))),
+    kvHeads,
+    half: dim / 2 / W,
+    slots: keyCache ? first! * keyCache.shape[1]! : 0,
+  };
+}
+
+function definesOf(call: Call<Attrs>, body: Body, size: ReturnType<typeof extents>): Pass["defines"] {
+  const { attrs, outputs } = call;
+  const { given, gated, parts, columns } = size;
+  const { W } = body;
+  const qkv = "heads" in attrs;
+  const whole = W === 1 || columns % 4 === 0;
+  const cell = (dtype: string | undefined) => (W === 4 ? `vec4<${dtype ?? "f32"}>` : (dtype ?? "f32"));
+  const type = (name: string) => wgslType(given[name]?.dtype ?? "f32");
+  const single = (dtype: string) => (whole ? cell(dtype) : dtype);
+  return {
+    W,
+    TM: body.rows,
+    THREADS: body.threads,
+    UNITS: body.units,
+    OWNERS: body.alongK ? call.profile.subgroupSize : 1,
+    ALONG_K: body.alongK,
+    WEIGHTS: parts.length + Number(gated),
+    PARTS: parts.length,
+    NORM: norms[attrs.norm ?? "none"],
+    BIAS: attrs.bias ?? false,
+    IN_OUT: attrs.inOut ?? false,
+    PAIRED: qkv,
+    ROTARY: qkv && (attrs.rotary ?? false),
+    GATED: gated,
+    ACTIVATION: qkv ? 0 : activations[attrs.activation ?? "none"],
+    RESIDUAL: !qkv && (attrs.residual ?? false),
+    CHOSEN: !qkv && (attrs.chosen ?? false),
+    WHOLE: whole,
+    V: cell("f32"),
+    VB: cell("bool"),
+    VU: cell("u32"),
+    CX: cell(type("x")),
+    CW: cell(type("weight0")),
+    CNORM: cell(type("normWeight")),
+    CCACHE: cell(type("keyCache")),
+    CRESIDUAL: single(type("residual")),
+    COUT: single(wgslType(outputs[0]!.dtype)),
+    TBIAS: type("bias"),
+    FIRST: W === 4 ? ".x" : "",
+    ...Object.fromEntries([0, 1, 2].map((p) => [`second${p}`, gated ? "w1" : `w${p}`])),
+  };
+}
+
+function planBody(call: Call<Attrs>, body: Body): Pass {
+  const { W } = body;
+  const size = extents(call, W);
+  const { rows, width, columns, parts } = size;
+  const tiles = parts.reduce((sum, units) => sum + Math.ceil(units / body.units), 0);
+  const cells = width / W;
+  return {
+    file: body.file,
+    defines: definesOf(call, body, size)!,
+    params: {
+      rows,
+      cells,
+      columns,
+      stride: call.attrs.inOut ? columns / W : columns,
+      tiles,
+      half: size.half,
+      heads: "heads" in call.attrs ? call.attrs.heads : 0,
+      kv_heads: size.kvHeads,
+      slots: size.slots,
+      width,
+      eps: call.attrs.eps ?? 0,
+      parts,
+    },
+    grid: foldGrid(Math.ceil(rows / body.rows) * tiles, call.profile),
+  };
+}
+
+/** Whether rows of x and of the weights, and halves of heads, are whole cells of four. */
+function isWhole(call: Call<Attrs>): boolean {
+  const { width, columns, half } = extents(call, 4);
+  return width % 4 === 0 && Number.isInteger(half) && (!call.attrs.inOut || columns % 4 === 0);
+}
+
+const product = "fused_linear/product.wgsl";
+
+/** A single row, or four that share what is loaded of a weight: two kernels, whatever the batch. */
+const rowsFor = (call: Call<Attrs>) => (call.outputs[0]!.shape[0] === 1 ? 1 : 4);
+
+export function variants<A extends Attrs>(): Variant<A>[] {
+  const of = (
+    name: string,
+    file: string,
+    body: (call: Call<Attrs>) => Omit<Body, "file">,
+    when?: (call: Call<Attrs>) => boolean,
+  ): Variant<A> => ({
+    name,
+    file,
+    ...(when && { when: when as (call: Call<A>) => boolean }),
+    plan: (call) => planBody(call as Call<Attrs>, { file, ...body(call as Call<Attrs>) }),
+  });
+  return [
+    of(
+      "subgroups",
+      product,
+      (call) => {
+        const units = 4;
+        const threads = units * call.profile.subgroupSize;
+        return { W: 4, rows: rowsFor(call), threads, units, alongK: true };
+      },
+      // Weights stored along N have their neighbours under neighbouring threads already.
+      (c) => c.profile.class === "gpu" && c.profile.subgroupSize > 0 && !c.attrs.inOut && isWhole(c),
+    ),
+    of(
+      "threads",
+      product,
+      (call) => {
+        const { class: kind, subgroupSize } = call.profile;
+        const threads = kind === "cpu" ? Math.max(subgroupSize, 4) : 64;
+        return { W: 4, rows: rowsFor(call), threads, units: threads, alongK: false };
+      },
+      isWhole,
+    ),
+    of("plain", "fused_linear/plain.wgsl", () => ({ W: 1, rows: 1, threads: 64, units: 64, alongK: false })),
+  ];
+}
