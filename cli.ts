@@ -60,6 +60,7 @@ interface PretrainFlags {
   seed?: number;
   set: string[];
   resume?: boolean;
+  resumeFrom?: string;
   json?: boolean;
 }
 
@@ -82,14 +83,19 @@ program
   .option("--vocab-size <n>", "size of the tokenizer to train", integer)
   .option("--seed <n>", "decides weights, order of the data and samples", integer)
   .option("--set <name=value...>", "any other setting, e.g. --set train.weight_decay=0.05", [])
-  .option("--resume", "go on from the newest checkpoint of the run")
+  .option(
+    "--resume",
+    "go on from the newest checkpoint of the run, with its settings and the flags given here",
+  )
+  .option("--resume-from <checkpoint>", "go on from an older one, e.g. step-000250")
   .option("--json", "print the result as one JSON object")
   .addHelpText(
     "after",
     examples(
       "kiln train pretrain --out runs/stories --steps 500",
       "kiln train pretrain docs/configs/tinyllm.yaml --data stories.jsonl.gz",
-      "kiln train pretrain docs/configs/tinyllm.yaml --resume",
+      "kiln train pretrain --out runs/stories --resume",
+      "kiln train pretrain --out runs/stories --resume --steps 1000 --learning-rate 5e-4",
     ),
   )
   .addHelpText("after", () => `\nAll settings and their defaults: kiln settings\n`)
@@ -384,6 +390,7 @@ function flagOverrides(flags: PretrainFlags) {
     ["vocabSize", "--vocab-size", ["tokenizer", "vocab_size"]],
     ["seed", "--seed", ["train", "seed"]],
     ["resume", "--resume", ["resume"]],
+    ["resumeFrom", "--resume-from", ["resume"]],
   ];
   return paths.flatMap(([key, flag, path]) =>
     flags[key] === undefined ? [] : [{ path, value: flags[key], from: flag }],

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { device } from "../core/device.ts";
 import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
+import type { Tensor } from "../core/tensor.ts";
 import type { ComputeDtype, Module } from "../nn/index.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import { assertComputeDtype, createDecoder, readDecoderConfig } from "./auto.ts";
@@ -114,14 +115,28 @@ function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32A
   return values;
 }
 
-/** The parameters' values, as float32 in host memory. */
+/** The parameters' values, as float32 in host memory. Throws as `readTensors` does. */
 export async function readWeights(model: Module): Promise<Map<string, HostTensor>> {
-  const weights = new Map<string, HostTensor>();
-  for (const [name, parameter] of model.namedParameters()) {
-    const values = Float32Array.from(await parameter.data());
-    weights.set(name, { dtype: "F32", shape: [...parameter.shape], bytes: new Uint8Array(values.buffer) });
+  return readTensors(model.namedParameters());
+}
+
+/**
+ * Tensors' values as float32 in host memory, to be saved. Throws a KilnError (`values_not_finite`) that names the first
+ * which holds a NaN or an infinity: such a state is of no use to anybody.
+ */
+export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
+  const out = new Map<string, HostTensor>();
+  for (const [name, tensor] of tensors) {
+    const values = Float32Array.from(await tensor.data());
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) {
+      throw new KilnError(`${name} holds ${values[bad]} at index ${bad}; it is not saved`, {
+        code: "values_not_finite",
+      });
+    }
+    out.set(name, { dtype: "F32", shape: [...tensor.shape], bytes: new Uint8Array(values.buffer) });
   }
-  return weights;
+  return out;
 }
 
 /** Writes a Hugging Face directory that transformers, vLLM and llama.cpp's converter load, all or nothing. */

@@ -22,10 +22,14 @@ function start(args: string[]): {
   done: Promise<{ code: number | null; text: string }>;
 } {
   const child = spawn(process.execPath, [kiln, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  return { child, done: finished(child) };
+}
+
+function finished(child: ChildProcess): Promise<{ code: number | null; text: string }> {
   let text = "";
   child.stdout!.on("data", (data) => (text += data));
   child.stderr!.on("data", (data) => (text += data));
-  return { child, done: new Promise((resolve) => child.on("close", (code) => resolve({ code, text }))) };
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, text })));
 }
 
 const run = (...args: string[]) => start(args).done;
@@ -168,24 +172,38 @@ describe("kiln train pretrain", () => {
     });
   });
 
-  it("stops at a loss that is not finite and names the last good checkpoint", async () => {
-    const out = join(folder(), "run");
-    // Weights this large overflow within a few updates; the first checkpoint comes before.
-    const wild = [
-      "--set",
-      "train.max_grad_norm=0",
-      "--set",
-      "checkpoint.every=1",
-      "--learning-rate",
-      "1e30",
-      "--set",
-      "train.warmup_steps=1",
-    ];
-    const { code, text } = await run(...toyRun(out), ...wild);
+  it("stops at numbers that are not finite, calls no checkpoint good that gave them, and its advice works as printed", async () => {
+    const out = join(folder(), "a run");
+    // The first update of the warm-up has rate 0. After the second, weights of 1e30 are finite, but gradients are not.
+    const wild = ["train.max_grad_norm=0", "checkpoint.every=1", "train.warmup_steps=1"];
+    const set = wild.flatMap((setting) => ["--set", setting]);
+    const { code, text } = await run(...toyRun(out), ...set, "--learning-rate", "1e30");
     expect(code, text).toBe(1);
-    expect(text).toMatch(
-      /step \d+: the loss is .*; (the last good checkpoint is .*step-\d+|no checkpoint was written yet)/,
-    );
+    expect(text).toMatch(/step [23]: .*NaN.*; the last good checkpoint is step-000001: go on from it/);
     expect(existsSync(join(out, "model"))).toBe(false);
+    const advice = await printed(text);
+    expect(advice.code, advice.text).toBe(0);
+    expect(advice.text).toMatch(/changed from here on: train.learning_rate 1e\+30 -> 0.001/);
+    expect(existsSync(join(out, "model"))).toBe(true);
+  });
+
+  it("that diverges before its first checkpoint says how to start again, which works as printed", async () => {
+    const out = join(folder(), "run");
+    const wild = ["train.max_grad_norm=0", "train.warmup_steps=1"].flatMap((setting) => ["--set", setting]);
+    const { code, text } = await run(...toyRun(out), ...wild, "--learning-rate", "1e30");
+    expect(code, text).toBe(1);
+    expect(text).toMatch(/there is no good checkpoint yet: start again at a lower rate with npx kiln/);
+    const advice = await printed(text);
+    expect(advice.code, advice.text).toBe(0);
+    expect(existsSync(join(out, "model"))).toBe(true);
   });
 });
+
+/** Runs the `npx kiln` command at the end of a message, as a shell would. */
+function printed(text: string): Promise<{ code: number | null; text: string }> {
+  const command = /npx (kiln train pretrain .*)$/m.exec(text)![1]!;
+  const child = spawn("sh", ["-c", command.replace("kiln", `'${process.execPath}' '${kiln}'`)], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  return finished(child);
+}

@@ -1,11 +1,14 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openDevice } from "../kernels/index.ts";
-import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
+import { loadModel } from "../models/checkpoint.ts";
+import { loadPretrainConfig, parseOverrides } from "../train/config.ts";
 import { readMetrics } from "../train/logs.ts";
 import { pretrain } from "../train/pretrain.ts";
+import { saveCheckpoint, type TrainerState } from "../train/run_files.ts";
+import { lossText } from "../train/run_log.ts";
 
 /** What a run measures and keeps, inside one process; tests/pretrain.test.ts has whole processes. */
 const root = mkdtempSync(join(tmpdir(), "kiln-run-"));
@@ -26,17 +29,23 @@ const toy = [
   "sample.max_tokens=1",
 ];
 
-async function train(name: string, ...settings: string[]) {
+/** Runs with exactly these settings. */
+async function pretrainWith(settings: string[]) {
   const lines: string[] = [];
-  const overrides = parseOverrides([...toy, `out_dir=${join(root, name)}`, ...settings]);
-  const config = parsePretrainConfig("{}", "test", overrides);
-  const result = await pretrain({
-    config,
-    makeSampler: () => async () => "",
-    say: (line) => lines.push(line),
-  });
-  return { ...result, lines, records: readMetrics(join(root, name, "log.jsonl")) };
+  const config = await loadPretrainConfig(null, parseOverrides(settings));
+  const say = (line: string) => lines.push(line);
+  const result = await pretrain({ config, makeSampler: () => async () => "", say });
+  const records = readMetrics(join(config.out_dir, "log.jsonl"));
+  const weights = readFileSync(join(config.out_dir, "model/model.safetensors")).toString("base64");
+  return { ...result, text: lines.join("\n"), records, weights };
 }
+
+const place = (name: string) => join(root, name);
+const train = (name: string, ...settings: string[]) =>
+  pretrainWith([...toy, `out_dir=${place(name)}`, ...settings]);
+/** Goes on with a run: all that is not named is as the run has it. */
+const resume = (name: string, ...settings: string[]) =>
+  pretrainWith([`out_dir=${place(name)}`, "resume=true", ...settings]);
 
 describe("the validation loss", () => {
   it("of equal weights is equal to the bit whatever the batch size, and at the end that of the whole set", async () => {
@@ -69,5 +78,195 @@ describe("the validation loss", () => {
     expect(run.validationLoss).toBe(null);
     expect(run.validationTokens).toBe(null);
     expect(run.records.some((r) => "validation_loss" in r)).toBe(false);
+  });
+});
+
+describe("a resumed run", () => {
+  const schedule = ["train.schedule=constant", "checkpoint.every=2", "eval.every=2"];
+  const outcome = ({ records, weights }: { records: unknown; weights: string }) => ({ records, weights });
+
+  it("extended to a length is the run of that length, bit for bit, where the schedule knows no end", async () => {
+    const whole = await train("whole", ...schedule, "train.steps=8");
+    await train("short", ...schedule, "train.steps=4");
+    const extended = await resume("short", "train.steps=8");
+    expect(extended.text).toMatch(/resuming .*short at step 4 of 8/);
+    expect(extended.text).toMatch(/changed from here on: train.steps 4 -> 8/);
+    // The end of the short run measured everything, the whole run did not stop there: the rest is equal.
+    const losses = (records: typeof whole.records) => records.filter((r) => "loss" in r);
+    expect(losses(extended.records)).toEqual(losses(whole.records));
+    expect(extended.weights).toBe(whole.weights);
+    // What was changed is the run's from then on.
+    expect((await resume("short")).text).toMatch(/already finished: 8 of 8 updates/);
+  });
+
+  it("of a finished run says so, gives the last numbers again and changes nothing", async () => {
+    const first = await train("done", ...schedule, "train.steps=4", "eval.tokens=300");
+    const again = await resume("done");
+    expect(again.text).toMatch(/done is already finished: 4 of 4 updates; to train on, give more --steps/);
+    expect(again.trainLoss).toBe(first.trainLoss);
+    expect(again.trainLoss).toBeGreaterThan(0);
+    expect(again.validationLoss).toBe(first.validationLoss);
+    expect(outcome(again)).toEqual(outcome(first));
+    expect(lossText(again, 4)).toBe(lossText(first, 4));
+    rmSync(join(place("done"), "log.jsonl"));
+    expect(lossText(await resume("done"), 4)).toMatch(/^training loss unknown, validation loss \d/);
+  });
+
+  it("takes the changes that keep its state meaningful, says them, and schedules for them from there on", async () => {
+    await train("changed", "train.steps=4", "checkpoint.every=2", "train.learning_rate=0.01");
+    const run = await resume(
+      "changed",
+      "train.steps=8",
+      "train.learning_rate=0.002",
+      "train.batch_size=3",
+      "train.max_grad_norm=0.5",
+    );
+    for (const change of [
+      "train.steps 4 -> 8",
+      "train.learning_rate 0.01 -> 0.002",
+      "train.batch_size 2 -> 3",
+    ])
+      expect(run.text).toContain(change);
+    // Cosine from 1 to a tenth over the seven updates after the warm-up, at the new rate.
+    const rate = (step: number) => 0.002 * (0.1 + 0.9 * 0.5 * (1 + Math.cos((Math.PI * (step - 2)) / 7)));
+    const rates = run.records.filter((r) => r.step > 4 && "loss" in r).map((r) => r.learning_rate as number);
+    for (const [i, found] of rates.entries()) expect(found).toBeCloseTo(rate(i + 5), 12);
+    expect(rates).toHaveLength(4);
+  });
+
+  it("refuses by name what cannot change, and fewer steps than are done", async () => {
+    await train("fixed", "train.steps=4", "checkpoint.every=2");
+    await expect(resume("fixed", "train.seed=3", "train.learning_rate=1")).rejects.toThrow(
+      /these cannot change: train.seed 0 -> 3; leave them out/,
+    );
+    await expect(resume("fixed", "data.corpus.seed=3")).rejects.toThrow(/cannot change: data.content/);
+    await expect(resume("fixed", "train.steps=3")).rejects.toThrow(
+      /has 4 updates already: --steps 3 is fewer/,
+    );
+    await expect(resume("fixed", "resume=step-000003")).rejects.toThrow(
+      /no checkpoint step-000003; it has step-000002, step-000004/,
+    );
+    await expect(train("fixed")).rejects.toThrow(/holds a run already; add --resume/);
+    await expect(train("nothing", "resume=true")).rejects.toThrow(/has no checkpoint to resume from/);
+  });
+
+  it("takes no silent change from a config file: it agrees, or the change is named", async () => {
+    await train("filed", "train.steps=4", "train.learning_rate=0.01");
+    const file = join(root, "filed.yaml");
+    const load = (text: string, ...settings: string[]) => {
+      writeFileSync(file, text);
+      return loadPretrainConfig(
+        file,
+        parseOverrides([`out_dir=${place("filed")}`, "resume=true", ...settings]),
+      );
+    };
+    await expect(load("train: { learning_rate: 1.0e-2, steps: 5000 }")).rejects.toThrow(
+      /filed.yaml differs from the run in .*: train.steps 5000 \(the run: 4\); .*--set train.steps=5000$/,
+    );
+    const config = await load("train: { steps: 5000 }\neval: { every: 7 }", "train.steps=9");
+    expect(config).toMatchObject({
+      train: { steps: 9, learning_rate: 0.01 },
+      eval: { every: 7 },
+      resume: true,
+    });
+    const epochs = await load("", "train.steps=null", "train.epochs=2");
+    expect(epochs.train).toMatchObject({ epochs: 2, batch_size: 2 });
+    expect(epochs.train.steps).toBeUndefined();
+  });
+});
+
+describe("a checkpoint", () => {
+  const keep = ["train.steps=4", "checkpoint.every=2", "train.schedule=constant"];
+  const checkpoints = (name: string) => readdirSync(join(place(name), "checkpoints")).sort();
+
+  it("with one bit changed in any file is refused, and the older one that is whole is offered and works", async () => {
+    const intact = await train("flipped", ...keep);
+    const newest = join(place("flipped"), "checkpoints/step-000004");
+    const files = readdirSync(newest);
+    expect(files).toEqual(
+      expect.arrayContaining([
+        "model.safetensors",
+        "optimizer.safetensors",
+        "trainer_state.json",
+        "tokenizer.json",
+      ]),
+    );
+    const damaged =
+      /step-000004\/[\w.]+ .*; the older checkpoint step-000002 is whole: go on from it with npx kiln/;
+    for (const file of files) {
+      const bytes = readFileSync(join(newest, file));
+      const wrong = Uint8Array.from(bytes);
+      wrong[wrong.length >> 1]! ^= 1;
+      writeFileSync(join(newest, file), wrong);
+      await expect(resume("flipped"), file).rejects.toThrow(damaged);
+      rmSync(join(newest, file));
+      await expect(resume("flipped"), file).rejects.toThrow(damaged);
+      writeFileSync(join(newest, file), bytes);
+    }
+    writeFileSync(join(newest, "optimizer.safetensors"), "");
+    const again = await resume("flipped", "resume=step-000002");
+    expect(again.text).toMatch(/set aside, delete it when you like: .*set-aside-step-000004/);
+    expect(again.weights).toBe(intact.weights);
+    expect(checkpoints("flipped")).toEqual(["set-aside-step-000004", "step-000002", "step-000004"]);
+    const old = join(place("flipped"), "checkpoints/step-000002/trainer_state.json");
+    for (const path of [old, old.replace("000002", "000004")]) writeFileSync(path, "{}");
+    await expect(resume("flipped")).rejects.toThrow(/no older checkpoint is whole: start anew/);
+  });
+
+  it("of an older version is not called damaged: the error says what can be done with it", async () => {
+    await train("older", ...keep);
+    const path = join(place("older"), "checkpoints/step-000004");
+    rmSync(join(path, "checksums.json"));
+    const state = JSON.parse(readFileSync(join(path, "trainer_state.json"), "utf8"));
+    writeFileSync(join(path, "trainer_state.json"), JSON.stringify({ ...state, version: 1 }));
+    await expect(resume("older")).rejects.toThrow(
+      /written by another version of kiln.*--init-from .*step-000004/,
+    );
+  });
+
+  it("is not saved where a moment or a weight is not finite", async () => {
+    const run = await train("finite", ...keep);
+    const tensors = new Map(run.model.namedParameters());
+    const [name, tensor] = [...tensors].at(-1)!;
+    const values = await tensor.data();
+    const state = { format: "kiln-trainer", version: 2, step: 9 } as TrainerState;
+    for (const [bad, text] of [
+      [Number.NaN, "NaN"],
+      [Number.POSITIVE_INFINITY, "Infinity"],
+    ] as const) {
+      tensor.write(Float32Array.from(values, (value, i) => (i === 3 ? bad : value)));
+      const out = place(`finite-${text}`);
+      const attempt = saveCheckpoint(out, { ...run, tensors: new Map() }, state, 2);
+      await expect(attempt).rejects.toThrow(`${name} holds ${text} at index 3; it is not saved`);
+      tensor.write(values);
+      const moments = new Map([["exp_avg.x", tensor]]);
+      const whole = await saveCheckpoint(out, { ...run, tensors: moments }, state, 2);
+      expect(existsSync(whole)).toBe(true);
+    }
+  });
+
+  it("of the lowest validation loss stays in best/, also over a resume", async () => {
+    // A rate so high that the loss grows again.
+    const wild = [...keep, "train.learning_rate=2", "eval.every=1", "train.max_grad_norm=0"];
+    const start = (name: string, steps: number) =>
+      train(name, ...wild, `train.steps=${steps}`, "checkpoint.keep_best=true");
+    const whole = await start("best", 6);
+    const measured = whole.records.filter((r) => "validation_loss" in r);
+    const lowest = measured.reduce((a, b) => (b.validation_loss! < a.validation_loss! ? b : a));
+    const kept = (name: string) => ({
+      validation: JSON.parse(readFileSync(join(place(name), "best/validation.json"), "utf8")),
+      weights: readFileSync(join(place(name), "best/model.safetensors")).toString("base64"),
+    });
+    expect(kept("best").validation).toEqual(lowest);
+    expect(kept("best").weights).not.toBe(whole.weights);
+    expect(whole.text).toMatch(new RegExp(`best validation loss .*, at step ${lowest.step}: .*best`));
+    // Nothing that is measured after the resume is lower.
+    await start("best-cut", lowest.step + 1);
+    const resumed = await resume("best-cut", "train.steps=6");
+    expect(resumed.weights).toBe(whole.weights);
+    expect(kept("best-cut")).toEqual(kept("best"));
+    const { model } = await loadModel(join(place("best"), "best"));
+    expect(model.numParameters).toBe(whole.model.numParameters);
+    expect(existsSync(join(place("whole"), "best"))).toBe(false);
   });
 });

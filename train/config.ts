@@ -1,5 +1,6 @@
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
@@ -155,7 +156,15 @@ const sample = z
 const checkpoint = z
   .strictObject({
     every: natural.default(250).describe("updates between checkpoints; 0 only at the end"),
-    keep: count.default(2).describe("newest checkpoints that stay"),
+    keep: z
+      .int()
+      .min(2)
+      .default(2)
+      .describe("newest checkpoints that stay; at least 2, so that a damaged one does not end the run"),
+    keep_best: z
+      .boolean()
+      .default(false)
+      .describe("also keep the model with the lowest validation loss, in best/"),
   })
   .prefault({})
   .describe("saved states from which a run resumes exactly");
@@ -175,7 +184,10 @@ export const pretrainSchema = z
       .min(1)
       .default("runs/pretrain")
       .describe("folder of the run; relative to where kiln starts"),
-    resume: z.boolean().default(false).describe("go on from the newest checkpoint in out_dir"),
+    resume: z
+      .union([z.boolean(), z.string().min(1)])
+      .default(false)
+      .describe("go on from the newest checkpoint in out_dir, or from the named one, e.g. step-000250"),
   })
   .superRefine((config, context) => {
     const complain = (path: string[], message: string) => context.addIssue({ code: "custom", path, message });
@@ -277,24 +289,23 @@ function startsWith(path: readonly PropertyKey[], prefix: readonly string[]): bo
   return prefix.every((key, i) => path[i] === key);
 }
 
+/** Settings as they stand somewhere, without defaults. */
+type Given = Record<string, unknown>;
+
 /**
  * Checks the text of a config file (YAML or JSON) with later values over it. The first problem is thrown as a one-line
- * KilnError that names the file and line, or the flag, that it came from. Relative inputs count from the file's folder,
- * inputs given in overrides from the current folder.
+ * KilnError that names the file and line, or the flag, that it came from. A value of null is as if it were not there.
+ * Relative inputs count from the file's folder, inputs given in overrides from the current folder. `below` are settings
+ * that hold where neither says anything.
  */
 export function parsePretrainConfig(
   text: string,
   name: string,
   overrides: readonly Override[] = [],
+  below: Given = {},
 ): PretrainConfig {
   const source = parseSource(text, name);
-  if (typeof source.value !== "object" || source.value === null || Array.isArray(source.value)) {
-    throw new KilnError(`${name}: expected keys like "train:" with values under them`, {
-      code: "config_invalid",
-    });
-  }
-  const merged = structuredClone(source.value) as Record<string, unknown>;
-  for (const override of overrides) assign(merged, override);
+  const merged = merge(below, override(source, overrides));
   const overrideOf = (path: readonly PropertyKey[]) => overrides.findLast((o) => startsWith(path, o.path));
   const config = parseWith(pretrainSchema, merged, (path) => {
     const override = overrideOf(path);
@@ -312,16 +323,88 @@ export function parsePretrainConfig(
   return config;
 }
 
-/** Reads a config file, or only defaults where `path` is null, with overrides on top. */
+/** What a file says, with the overrides in it. */
+function override(source: Source, overrides: readonly Override[]): Given {
+  if (typeof source.value !== "object" || source.value === null || Array.isArray(source.value)) {
+    throw new KilnError(`${source.name}: expected keys like "train:" with values under them`, {
+      code: "config_invalid",
+    });
+  }
+  const given = structuredClone(source.value) as Given;
+  for (const override of overrides) assign(given, override);
+  return given;
+}
+
+function isGroup(value: unknown): value is Given {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** `above` over `below`, group by group; a null takes the value below away. */
+function merge(below: Given, above: Given): Given {
+  const out = { ...below };
+  for (const [key, value] of Object.entries(above)) {
+    const under = Object.hasOwn(out, key) ? out[key] : undefined;
+    if (value === null) delete out[key];
+    else define(out, key, isGroup(value) ? merge(isGroup(under) ? under : {}, value) : value);
+  }
+  return out;
+}
+
+/**
+ * Reads a config file, or only defaults where `path` is null, with overrides on top. With `resume` the settings are those
+ * of the run in `out_dir`, and overrides are changes of them; the file may say something else about what does not decide
+ * numbers (eval, sample, checkpoint), everything else must agree. Throws a one-line KilnError otherwise.
+ */
 export async function loadPretrainConfig(
   path: string | null,
   overrides: readonly Override[] = [],
 ): Promise<PretrainConfig> {
-  if (path === null) return parsePretrainConfig("{}", "the settings", overrides);
-  const text = await readFile(path, "utf8").catch((error) => {
-    throw readError(path, error);
+  const read = (file: string) =>
+    readFile(file, "utf8").catch((error) => {
+      throw readError(file, error);
+    });
+  const [text, name] = path === null ? ["{}", "the settings"] : [await read(path), path];
+  const source = parseSource(text, name);
+  const { resume, out_dir = "runs/pretrain" } = override(source, overrides);
+  const runFile = join(String(out_dir), "config.json");
+  if (!resume || !existsSync(runFile)) return parsePretrainConfig(text, name, overrides);
+  const run = knownIn(pretrainSchema, parseSource(await read(runFile), runFile).value as Given);
+  const { eval: evaluation, sample, checkpoint } = override(source, []);
+  const free = JSON.stringify({ eval: evaluation, sample, checkpoint, out_dir, resume });
+  const config = parsePretrainConfig(free, name, overrides, run);
+  const [has, asked] = [config, parsePretrainConfig(text, name, overrides, run)].map(
+    (all) => new Map(leaves(all).map(({ path, value }) => [path.join("."), JSON.stringify(value)])),
+  ) as [Map<string, string>, Map<string, string>];
+  const differing = [...new Set([...asked.keys(), ...has.keys()])].filter((k) => asked.get(k) !== has.get(k));
+  if (differing.length > 0) {
+    const says = (values: Map<string, string>, key: string) => values.get(key) ?? "null";
+    const list = differing.map((key) => `${key} ${says(asked, key)} (the run: ${says(has, key)})`);
+    throw new KilnError(
+      `${name} differs from the run in ${out_dir}: ${list.join(", ")}; leave the file out to go on as before, ` +
+        `or name each change, e.g. --set ${differing[0]}=${says(asked, differing[0]!)}`,
+      { code: "settings_differ" },
+    );
+  }
+  return config;
+}
+
+/** The part of `value` that the schema knows: a run of an older version may have settings that are no more. */
+function knownIn(schema: z.ZodType, value: Given): Given {
+  const shape = (unwrap(schema) as { shape?: Record<string, z.ZodType> }).shape;
+  if (shape === undefined) return value;
+  const entries = Object.entries(value).filter(([key]) => Object.hasOwn(shape, key));
+  return Object.fromEntries(
+    entries.map(([key, inner]) => [key, isGroup(inner) ? knownIn(shape[key]!, inner) : inner]),
+  );
+}
+
+/** Every value inside groups of keys, with where it stands. */
+export function leaves(value: object, prefix: string[] = []): { path: string[]; value: unknown }[] {
+  return Object.entries(value).flatMap(([key, inner]) => {
+    const path = [...prefix, key];
+    if (isGroup(inner)) return leaves(inner, path);
+    return inner === undefined ? [] : [{ path, value: inner }];
   });
-  return parsePretrainConfig(text, path, overrides);
 }
 
 /** One setting as the help shows it; `default` is JSON, or empty where the setting has none. */

@@ -3,9 +3,8 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { dispose } from "../core/device.ts";
 import { tinyllmConfig } from "../models/config.ts";
-import { readJson } from "../models/files.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
-import { loadPretrainConfig, type Override, type PretrainConfig } from "./config.ts";
+import { leaves, loadPretrainConfig, type PretrainConfig } from "./config.ts";
 import { AdamW } from "./optim.ts";
 import type { PretrainResult } from "./run.ts";
 import { newestCheckpoint } from "./run_files.ts";
@@ -29,7 +28,7 @@ const lesson = {
   train: { batch_size: 8, sequence_length: 160, learning_rate: 5e-3, warmup_steps: 20 },
   eval: { every: 100, tokens: 5120 },
   sample: { every: 100, max_tokens: 120, temperature: 0.6 },
-  checkpoint: { every: 100, keep: 1 },
+  checkpoint: { every: 100, keep: 2 },
 };
 /** Where the full size would see too little text in time, a smaller TinyLLM learns more. */
 const smallLesson = {
@@ -51,7 +50,7 @@ const toy = {
   train: { steps: 12, batch_size: 4, sequence_length: 64, learning_rate: 3e-3, warmup_steps: 4 },
   eval: { every: 6, tokens: 512 },
   sample: { every: 0, max_tokens: 24, temperature: 0.7 },
-  checkpoint: { every: 6, keep: 1 },
+  checkpoint: { every: 6, keep: 2 },
 };
 
 /**
@@ -67,7 +66,7 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
     return { modelDir };
   }
   const config = (await newestCheckpoint(out))
-    ? { ...((await readJson(join(out, "config.json"))) as PretrainConfig), resume: true }
+    ? await demoSettings({ out_dir: out, resume: true })
     : await chooseLesson(options);
   const result = await options.pretrain(config);
   say(
@@ -80,7 +79,7 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
 
 /** The size and number of updates that fit into the demo's minutes on this adapter. */
 async function chooseLesson({ smoke, out, say }: DemoOptions): Promise<PretrainConfig> {
-  const settings = (size: object) => loadPretrainConfig(null, flatten({ ...size, out_dir: out }));
+  const settings = (size: object) => demoSettings({ ...size, out_dir: out });
   if (smoke) return settings(toy);
   let config = await settings(lesson);
   let steps = await affordableSteps(config);
@@ -90,6 +89,13 @@ async function chooseLesson({ smoke, out, say }: DemoOptions): Promise<PretrainC
     steps = Math.max(fewestSteps, await affordableSteps(config));
   }
   return { ...config, train: { ...config.train, steps: Math.min(mostSteps, steps) } };
+}
+
+function demoSettings(settings: object): Promise<PretrainConfig> {
+  return loadPretrainConfig(
+    null,
+    leaves(settings).map((setting) => ({ ...setting, from: "the demo" })),
+  );
 }
 
 /** How many updates fit into what is left of `demoSeconds`: a throw-away model of the same size is timed. */
@@ -124,15 +130,6 @@ async function affordableSteps(config: PretrainConfig): Promise<number> {
   }
   dispose([model.parameters(), optimizer.state()]);
   return Math.floor((demoSeconds - performance.now() / 1000) / seconds);
-}
-
-/** Nested settings as overrides. */
-function flatten(settings: object, path: string[] = []): Override[] {
-  return Object.entries(settings).flatMap(([key, value]) => {
-    const at = [...path, key];
-    const nested = value !== null && typeof value === "object" && !Array.isArray(value);
-    return nested ? flatten(value as object, at) : [{ path: at, value, from: "the demo" }];
-  });
 }
 
 /** Two texts in columns under the headings "before training" and "after training". */

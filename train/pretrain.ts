@@ -1,11 +1,9 @@
-import { createHash } from "node:crypto";
 import { mkdir } from "node:fs/promises";
-import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { tinyllmConfig } from "../models/config.ts";
-import { readJson, writeJson } from "../models/files.ts";
+import { readJson } from "../models/files.ts";
 import { gpt2Overrides } from "../models/gpt2_config.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
@@ -13,8 +11,8 @@ import { PackedBatches } from "./data/index.ts";
 import { Validation } from "./evaluate.ts";
 import { AdamW } from "./optim.ts";
 import { prepareData } from "./prepare_data.ts";
+import { decisiveSettings, resumePoint } from "./resume.ts";
 import { type PretrainOptions, type PretrainResult, type Run, runToEnd } from "./run.ts";
-import { newestCheckpoint } from "./run_files.ts";
 import type { ScheduleConfig } from "./schedules.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -28,7 +26,7 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
     throw new KilnError(`cannot create ${config.out_dir}: ${(error as Error).message}; give another --out`);
   });
   const resumeFrom = await resumePoint(config);
-  const run = await prepare(options, resumeFrom !== null);
+  const run = await prepare(options);
   try {
     return await runToEnd(run, resumeFrom);
   } finally {
@@ -36,25 +34,9 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   }
 }
 
-async function resumePoint(config: PretrainConfig): Promise<string | null> {
-  const newest = await newestCheckpoint(config.out_dir);
-  if (config.resume) {
-    if (newest) return newest;
-    throw new KilnError(
-      `${config.out_dir} has no checkpoint to resume from; leave --resume out to start the run`,
-    );
-  }
-  if (newest) {
-    throw new KilnError(
-      `${config.out_dir} holds a run already; add --resume to go on with it, or give another --out`,
-    );
-  }
-  return null;
-}
-
-async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run> {
+async function prepare(options: PretrainOptions): Promise<Run> {
   const { config, say } = options;
-  const { train, out_dir } = config;
+  const { train } = config;
   assertComputeDtype(train.compute_dtype, "set train.compute_dtype to f32");
   const { tokenizer, ...data } = await prepareData(config, maxPositions(config), say);
   const packing = { batchSize: train.batch_size, seqLen: train.sequence_length };
@@ -67,8 +49,12 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
   const totalSteps = train.epochs
     ? Math.max(1, Math.ceil((train.epochs * batches.rowsPerEpoch) / rowsPerStep))
     : (train.steps ?? 1000);
-  const settingsHash = hashSettings(config, decoder, totalSteps, tokenizer, data.hash);
-  if (!resuming) await writeJson(join(out_dir, "config.json"), config);
+  const settings = decisiveSettings(config, {
+    model: decoder,
+    steps: totalSteps,
+    tokenizer: tokenizer.hash(),
+    data: data.hash,
+  });
   return {
     options,
     config,
@@ -87,11 +73,11 @@ async function prepare(options: PretrainOptions, resuming: boolean): Promise<Run
       total_steps: totalSteps,
       min_lr_ratio: train.min_lr_ratio,
     } as ScheduleConfig,
-    settingsHash,
+    settings,
     sampler: options.makeSampler(model, tokenizer),
     log: undefined as never,
     tokensSeen: 0,
-    bestValidationLoss: null,
+    best: null,
   };
 }
 
@@ -156,25 +142,4 @@ function announce(
     /(_pdrop|_dropout)$/.test(key) && value ? [key] : [],
   );
   if (asked.length > 0) say(`${asked.join(", ")} of the config: not applied, kiln trains without dropout`);
-}
-
-/** What must be equal for a resumed run to give the same numbers; how often it logs may differ. */
-function hashSettings(
-  config: PretrainConfig,
-  model: DecoderConfig,
-  totalSteps: number,
-  tokenizer: Tokenizer,
-  data: string,
-): string {
-  const { epochs: _e, steps: _s, compute_dtype, loss_scale, ...train } = config.train;
-  const decisive = {
-    // Runs from before there was f16 go on too.
-    ...(compute_dtype === "f16" && { compute_dtype, loss_scale }),
-    train,
-    model,
-    totalSteps,
-    data,
-    tokenizer: tokenizer.hash(),
-  };
-  return createHash("sha256").update(JSON.stringify(decisive)).digest("hex");
 }

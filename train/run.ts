@@ -3,18 +3,23 @@ import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { saveModel } from "../models/checkpoint.ts";
-import { atomicWriteFile } from "../models/files.ts";
+import { atomicWriteFile, writeJson } from "../models/files.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
 import type { PackedBatches } from "./data/index.ts";
 import type { Validation } from "./evaluate.ts";
 import { readLossScaler } from "./loss_scaler.ts";
 import type { TrainingData } from "./prepare_data.ts";
+import { changesSince, trainCommand } from "./resume.ts";
 import {
+  listCheckpoints,
   loadCheckpoint,
-  newestCheckpoint,
   type RunState,
+  readTrainerState,
+  saveBest,
   saveCheckpoint,
+  setAsideNewer,
+  stepOf,
   type TrainerState,
 } from "./run_files.ts";
 import { RunLog } from "./run_log.ts";
@@ -41,7 +46,8 @@ export interface PretrainResult {
   modelDir: string;
   lossCurve: string;
   steps: number;
-  trainLoss: number;
+  /** Mean nats per token of the last update, or null where a finished run's log has none. */
+  trainLoss: number | null;
   /** Mean nats per token over all held-out text, or null without any. */
   validationLoss: number | null;
   bitsPerByte: number | null;
@@ -64,23 +70,25 @@ export interface Run {
   batches: PackedBatches;
   totalSteps: number;
   schedule: ScheduleConfig;
-  settingsHash: string;
+  settings: Record<string, unknown>;
   sampler: Sampler;
   log: RunLog;
   tokensSeen: number;
-  bestValidationLoss: number | null;
+  best: TrainerState["best"];
 }
 
 /** Trains from where the run folder stands to the last step, and leaves everything a run leaves. */
 export async function runToEnd(run: Run, resumeFrom: string | null): Promise<PretrainResult> {
-  const { config, say } = run.options;
-  let step = 0;
-  if (resumeFrom) {
-    step = await restore(run, resumeFrom);
-    say(`resuming ${config.out_dir} at step ${step} of ${run.totalSteps}`);
-  }
-  run.log = new RunLog(config.out_dir, { totalSteps: run.totalSteps, startStep: step });
+  const { options, config, totalSteps } = run;
+  const step = resumeFrom ? await restore(run, resumeFrom) : 0;
+  await writeJson(join(config.out_dir, "config.json"), { ...config, resume: false });
+  run.log = new RunLog(config.out_dir, { totalSteps, startStep: step });
   try {
+    if (step === totalSteps) {
+      options.say(
+        `${config.out_dir} is already finished: ${step} of ${totalSteps} updates; to train on, give more --steps`,
+      );
+    }
     const before = step === 0 ? await sampleAll(run, 0) : [];
     const trainLoss = await loop(run, step);
     return await finish(run, before, trainLoss);
@@ -89,21 +97,38 @@ export async function runToEnd(run: Run, resumeFrom: string | null): Promise<Pre
   }
 }
 
+/** Puts a checkpoint back and says what is different from now on; returns the updates done. */
 async function restore(run: Run, path: string): Promise<number> {
-  const saved = await loadCheckpoint(path, run.state, run.settingsHash);
+  const { say } = run.options;
+  const { totalSteps, settings } = run;
+  const saved = await readTrainerState(path);
+  const { step } = saved;
+  const changes = changesSince(saved.settings, settings, path);
+  if (totalSteps < step) {
+    throw new KilnError(`${path} has ${step} updates already: --steps ${totalSteps} is fewer`, {
+      code: "settings_differ",
+    });
+  }
+  await loadCheckpoint(path, run.state);
+  for (const aside of await setAsideNewer(path)) say(`set aside, delete it when you like: ${aside}`);
   run.batches.restore(saved.data);
-  run.trainer.optimizer.steps = saved.step;
+  run.trainer.optimizer.steps = step;
   run.tokensSeen = saved.tokens_seen;
-  run.bestValidationLoss = saved.best_validation_loss;
-  return saved.step;
+  run.best = saved.best;
+  if (step < totalSteps) say(`resuming ${run.config.out_dir} at step ${step} of ${totalSteps}`);
+  if (changes.length > 0) say(`changed from here on: ${changes.join(", ")}`);
+  return step;
 }
 
-/** All updates from `start` on; the loss of an update is read while the next one runs. */
-async function loop(run: Run, start: number): Promise<number> {
+/**
+ * All updates from `start` on; the loss of an update is read while the next one runs. Returns the last one's, from the
+ * log where there was nothing left to do.
+ */
+async function loop(run: Run, start: number): Promise<number | null> {
   const { config, trainer, batches, totalSteps, log } = run;
   const { train, eval: evaluation, sample, checkpoint } = config;
   let pending: Promise<number> | null = null;
-  let loss = Number.NaN;
+  let loss = log.lastLoss;
   for (let step = start + 1; step <= totalSteps; step++) {
     const micro = Array.from({ length: train.gradient_accumulation_steps }, () => batches.next());
     const learningRate = train.learning_rate * scheduleFactor(run.schedule, step - 1);
@@ -145,16 +170,16 @@ async function settle(
     scaler ? readLossScaler(scaler) : null,
   ]);
   dispose([lossSum, gradNorm, scaler]);
-  const mean = loss / Math.max(supervised, 1);
+  if (supervised === 0) {
+    throw new KilnError(
+      `step ${at.step}: no token of the batch has a next one to learn; give documents of more than one token`,
+    );
+  }
+  const mean = loss / supervised;
   const lost = scaling ? scaling.loss_scale < smallestLossScale : !Number.isFinite(norm);
   if (!Number.isFinite(mean) || lost) {
-    const good = await newestCheckpoint(run.config.out_dir);
-    throw new KilnError(
-      `step ${at.step}: the loss is ${mean} and the gradient norm ${norm}; ` +
-        `${good ? `the last good checkpoint is ${good}` : "no checkpoint was written yet"}; lower train.learning_rate or raise train.warmup_steps` +
-        `${scaling ? ", or set train.compute_dtype to f32" : ""}`,
-      { code: "loss_not_finite" },
-    );
+    // The weights that gave these are those after the update before.
+    throw await diverged(run, at.step, `the loss is ${mean} and the gradient norm ${norm}`, at.step - 2);
   }
   run.log.step(at.step, {
     loss: mean,
@@ -166,13 +191,34 @@ async function settle(
   return mean;
 }
 
-/** Measures the validation loss within the budget. */
+/**
+ * The end of a run whose numbers are of no use any more, with the command that goes on from what is good: the newest
+ * checkpoint of at most `trusted` updates. A later one gave the bad numbers itself.
+ */
+async function diverged(run: Run, step: number, what: string, trusted: number): Promise<KilnError> {
+  const { out_dir, train } = run.config;
+  const names = await listCheckpoints(out_dir);
+  const good = names.findLast((name) => stepOf(name) <= trusted);
+  const lower = ["--learning-rate", String(Math.min(train.learning_rate / 10, 1e-3))];
+  const elsewhere = names.length > 0 ? ["--out", `${out_dir}-again`] : [];
+  const advice = good
+    ? `the last good checkpoint is ${good}: go on from it at a lower rate with ${trainCommand("--out", out_dir, "--resume-from", good, ...lower)}`
+    : `there is no good checkpoint yet: start again at a lower rate with ${trainCommand(join(out_dir, "config.json"), ...elsewhere, ...lower)}`;
+  const f32 = train.compute_dtype === "f16" ? ", or add --compute-dtype f32" : "";
+  return new KilnError(`step ${step}: ${what}; ${advice}${f32}`, { code: "loss_not_finite" });
+}
+
+/** Measures the validation loss within the budget and keeps the best model where that is asked for. */
 async function validate(run: Run, step: number): Promise<void> {
   const found = await run.validation.sample(run.trainer);
   if (!found) return;
-  const best = run.bestValidationLoss;
-  if (best === null || found.validation_loss < best) run.bestValidationLoss = found.validation_loss;
+  const { validation_loss } = found;
+  if (!Number.isFinite(validation_loss))
+    throw await diverged(run, step, `the validation loss is ${validation_loss}`, step - 1);
   run.log.validation(step, found);
+  if (run.best && run.best.validation_loss <= validation_loss) return;
+  run.best = { step, validation_loss };
+  if (run.config.checkpoint.keep_best) await saveBest(run.config.out_dir, run.state, { step, ...found });
 }
 
 async function sampleAll(run: Run, step: number): Promise<string[]> {
@@ -186,18 +232,24 @@ async function sampleAll(run: Run, step: number): Promise<string[]> {
   return texts;
 }
 
-async function save(run: Run, step: number): Promise<string> {
+async function save(run: Run, step: number): Promise<void> {
+  const { config } = run;
+  run.log.flush();
   const state: TrainerState = {
     format: "kiln-trainer",
-    version: 1,
+    version: 2,
     step,
     data: run.batches.state(),
     tokens_seen: run.tokensSeen,
-    best_validation_loss: run.bestValidationLoss,
-    settings_hash: run.settingsHash,
+    best: run.best,
+    settings: run.settings,
   };
-  run.log.flush();
-  return saveCheckpoint(run.config.out_dir, run.state, state, run.config.checkpoint.keep);
+  try {
+    await saveCheckpoint(config.out_dir, run.state, state, config.checkpoint.keep);
+  } catch (error) {
+    if ((error as KilnError).code !== "values_not_finite") throw error;
+    throw await diverged(run, step, (error as Error).message, step - 1);
+  }
 }
 
 function interrupted(run: Run, step: number): KilnError {
@@ -207,11 +259,14 @@ function interrupted(run: Run, step: number): KilnError {
   );
 }
 
-async function finish(run: Run, before: string[], trainLoss: number): Promise<PretrainResult> {
+async function finish(run: Run, before: string[], trainLoss: number | null): Promise<PretrainResult> {
   const { config, state, log, totalSteps } = run;
   if (!run.validation.samplesAll) {
     const whole = await run.validation.all(run.trainer);
-    if (whole) log.validation(totalSteps, whole);
+    // A run that was finished before has it in its log.
+    if (whole && whole.validation_tokens !== log.lastValidation?.validation_tokens) {
+      log.validation(totalSteps, whole);
+    }
   }
   const after = await sampleAll(run, totalSteps);
   log.samples(totalSteps, after);
@@ -219,6 +274,12 @@ async function finish(run: Run, before: string[], trainLoss: number): Promise<Pr
   await saveModel(modelDir, state.model, state.tokenizer);
   const lossCurve = join(config.out_dir, "loss.svg");
   await atomicWriteFile(lossCurve, log.picture(`${config.out_dir}: loss`));
+  if (config.checkpoint.keep_best && run.best) {
+    const { step, validation_loss } = run.best;
+    run.options.say(
+      `best validation loss ${validation_loss.toFixed(4)}, at step ${step}: ${join(config.out_dir, "best")}`,
+    );
+  }
   const last = log.lastValidation;
   return {
     modelDir,

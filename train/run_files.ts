@@ -1,31 +1,29 @@
-import { readdir, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { readdir, rename, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { loadWeights, writeModelFiles } from "../models/checkpoint.ts";
-import { atomicWriteDirectory, currentDirectory, readJson, writeJson } from "../models/files.ts";
-import {
-  type HostTensor,
-  readModelWeights,
-  readSafetensors,
-  toFloat32,
-  writeSafetensors,
-} from "../models/safetensors.ts";
+import { loadWeights, readTensors, writeModelFiles } from "../models/checkpoint.ts";
+import { atomicWriteDirectory, currentDirectory, readError, readJson, writeJson } from "../models/files.ts";
+import { readModelWeights, readSafetensors, toFloat32, writeSafetensors } from "../models/safetensors.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
 
 /** Everything about a run, besides weights and optimizer moments, that the next step depends on. */
 export interface TrainerState {
   format: "kiln-trainer";
-  version: 1;
+  version: 2;
   /** Updates done. */
   step: number;
   data: DataCursor;
   tokens_seen: number;
-  best_validation_loss: number | null;
-  /** Hash of the settings that decide the numbers: a run resumes only with the same ones. */
-  settings_hash: string;
+  /** The lowest validation loss so far, and after which update. */
+  best: { step: number; validation_loss: number } | null;
+  /** The settings that decide the numbers, by dotted name, e.g. `train.learning_rate`. */
+  settings: Record<string, unknown>;
 }
 
 /** What a checkpoint is made of: a model directory that others can load, plus what only training needs. */
@@ -37,8 +35,13 @@ export interface RunState {
 }
 
 const checkpointName = /^step-(\d+)$/;
+/** Holds the SHA-256 of every other file of a checkpoint. */
+export const checksumFile = "checksums.json";
 
-/** Writes `checkpoints/step-N` of a run, whole or not at all, then removes all but the newest `keep`. */
+/**
+ * Writes `checkpoints/step-N` of a run, whole or not at all, then removes all but the newest `keep`.
+ * Throws a KilnError (`values_not_finite`) where a weight or a moment is NaN or infinite; nothing is written then.
+ */
 export async function saveCheckpoint(
   runDir: string,
   run: RunState,
@@ -51,17 +54,33 @@ export async function saveCheckpoint(
     await writeModelFiles(temporary, run.model, run.tokenizer);
     await writeSafetensors(join(temporary, "optimizer.safetensors"), await readTensors(run.tensors));
     await writeJson(join(temporary, "trainer_state.json"), state);
+    const names = (await readdir(temporary)).sort();
+    const hashes: Record<string, string> = {};
+    for (const name of names) hashes[name] = await sha256(join(temporary, name));
+    await writeJson(join(temporary, checksumFile), { sha256: hashes });
   });
   const names = (await listCheckpoints(runDir)).slice(0, -keep);
   for (const name of names) await rm(join(folder, name), { recursive: true, force: true });
   return directory;
 }
 
+/** Keeps the model with the lowest validation loss so far: `best/` of a run, with what was measured. */
+export async function saveBest(runDir: string, run: RunState, measured: object): Promise<void> {
+  await atomicWriteDirectory(join(runDir, "best"), async (temporary) => {
+    await writeModelFiles(temporary, run.model, run.tokenizer);
+    await writeJson(join(temporary, "validation.json"), measured);
+  });
+}
+
 /** Checkpoint folders of a run, oldest first. */
 export async function listCheckpoints(runDir: string): Promise<string[]> {
   const names = await readdir(join(runDir, "checkpoints")).catch(() => []);
-  const stepOf = (name: string) => Number(checkpointName.exec(name)![1]);
   return names.filter((name) => checkpointName.test(name)).sort((a, b) => stepOf(a) - stepOf(b));
+}
+
+/** Updates of a checkpoint by its folder's name. */
+export function stepOf(name: string): number {
+  return Number(checkpointName.exec(name)![1]);
 }
 
 /** The newest checkpoint of a run, or null when it has none. */
@@ -70,43 +89,71 @@ export async function newestCheckpoint(runDir: string): Promise<string | null> {
   return newest ? join(runDir, "checkpoints", newest) : null;
 }
 
-/** Puts a checkpoint's weights and moments back and returns the rest. */
-export async function loadCheckpoint(
-  path: string,
-  run: RunState,
-  settingsHash: string,
-): Promise<TrainerState> {
+/** What is wrong with a checkpoint, in words, or null where every file is as it was written. */
+export async function damageOf(path: string): Promise<string | null> {
+  try {
+    const directory = await currentDirectory(path);
+    const list = (await readJson(join(directory, checksumFile))) as { sha256: Record<string, string> };
+    for (const [name, expected] of Object.entries(list.sha256)) {
+      const found = await sha256(join(directory, name));
+      if (found !== expected)
+        return `${join(path, name)} is damaged: its checksum is not the one it was saved with`;
+    }
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+async function sha256(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  await pipeline(createReadStream(path), hash).catch((error) => {
+    throw readError(path, error);
+  });
+  return hash.digest("hex");
+}
+
+/** Moves checkpoints newer than `path` out of the way of what will be saved; returns their new places. */
+export async function setAsideNewer(path: string): Promise<string[]> {
+  const folder = dirname(path);
+  const newer = (await listCheckpoints(dirname(folder))).filter(
+    (name) => stepOf(name) > stepOf(basename(path)),
+  );
+  const moved: string[] = [];
+  for (const name of newer) {
+    const to = join(folder, `set-aside-${name}`);
+    await rm(to, { recursive: true, force: true });
+    await rename(join(folder, name), to);
+    moved.push(to);
+  }
+  return moved;
+}
+
+/** Reads what a checkpoint knows besides tensors. Throws where another version of kiln wrote it. */
+export async function readTrainerState(path: string): Promise<TrainerState> {
   const directory = await currentDirectory(path);
   const state = (await readJson(join(directory, "trainer_state.json"))) as TrainerState;
-  if (state.format !== "kiln-trainer" || state.version !== 1) {
-    throw new KilnError(`${path} was not written by this version of kiln train; start a new run`, {
-      code: "checkpoint_corrupt",
-    });
-  }
-  if (state.settings_hash !== settingsHash) {
-    throw new KilnError(
-      `${path} belongs to a run with other settings; resume with the settings in its config.json, or give another out_dir`,
-      { code: "settings_differ" },
-    );
-  }
+  if (state.format === "kiln-trainer" && state.version === 2) return state;
+  throw new KilnError(
+    `${path} was written by another version of kiln, which this one cannot go on with exactly; ` +
+      `start a new run from its weights: --init-from ${path}, with another --out`,
+    { code: "checkpoint_version" },
+  );
+}
+
+/** Puts a checkpoint's weights and moments back. */
+export async function loadCheckpoint(path: string, run: RunState): Promise<void> {
+  const directory = await currentDirectory(path);
   loadWeights(run.model, await readModelWeights(directory));
   const saved = await readSafetensors(join(directory, "optimizer.safetensors"));
   for (const [name, tensor] of run.tensors) {
     const found = saved.get(name);
+    // A run that turns to f16 starts with a fresh loss scale.
+    if (!found && name === "loss_scaler") continue;
     if (!found)
       throw new KilnError(
         `${path}/optimizer.safetensors has no ${name}; the checkpoint does not fit this run`,
       );
     tensor.write(toFloat32(found));
   }
-  return state;
-}
-
-async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
-  const out = new Map<string, HostTensor>();
-  for (const [name, tensor] of tensors) {
-    const values = Float32Array.from(await tensor.data());
-    out.set(name, { dtype: "F32", shape: [...tensor.shape], bytes: new Uint8Array(values.buffer) });
-  }
-  return out;
 }

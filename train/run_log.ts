@@ -25,6 +25,8 @@ export interface StepMetrics {
  */
 export class RunLog {
   lastValidation: ValidationMetrics | null = null;
+  /** Of the last update, also one before a resumed run's start. */
+  lastLoss: number | null = null;
   readonly #folder: string;
   readonly #metrics: MetricsLog;
   readonly #events: EventWriter;
@@ -52,6 +54,7 @@ export class RunLog {
       this.#tokensPerSecond += (rate - this.#tokensPerSecond) * (this.#tokensPerSecond === 0 ? 1 : 0.1);
     this.#clock = now;
     this.#tokens = metrics.tokens;
+    this.lastLoss = metrics.loss;
     this.#metrics.write({ step, ...metrics });
     this.#events.scalars(step, { ...metrics });
     this.#progress.update({
@@ -103,7 +106,8 @@ export class RunLog {
   }
 
   #remember(record: MetricsRecord): void {
-    const { validation_loss, bits_per_byte, validation_tokens } = record;
+    const { loss, validation_loss, bits_per_byte, validation_tokens } = record;
+    if (typeof loss === "number") this.lastLoss = loss;
     if (typeof validation_loss !== "number") return;
     this.lastValidation = {
       validation_loss,
@@ -116,7 +120,7 @@ export class RunLog {
 /** The losses at the end of a run in one line, with `digits` decimals. */
 export function lossText(
   losses: {
-    trainLoss: number;
+    trainLoss: number | null;
     validationLoss: number | null;
     bitsPerByte: number | null;
     validationTokens: number | null;
@@ -124,7 +128,7 @@ export function lossText(
   digits: number,
 ): string {
   const { trainLoss, validationLoss, bitsPerByte, validationTokens } = losses;
-  const training = `training loss ${trainLoss.toFixed(digits)}`;
+  const training = `training loss ${trainLoss === null ? "unknown" : trainLoss.toFixed(digits)}`;
   if (validationLoss === null) return training;
   const bits = bitsPerByte === null ? "" : ` (${bitsPerByte.toFixed(digits)} bits per byte)`;
   const tokens =
