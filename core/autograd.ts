@@ -1,19 +1,26 @@
-import { persist } from "./device.ts";
+import { persist, type Storage } from "./device.ts";
 import { KilnError } from "./errors.ts";
 import { findOp } from "./op.ts";
 import { sameShape, show } from "./shape.ts";
-import { gradEnabled, type Node, noGrad, record, withRecording } from "./tape.ts";
+import { gradEnabled, type Node, noGrad, reachable, record, sever, withRecording } from "./tape.ts";
 import { apply, full, type Tensor } from "./tensor.ts";
 
-/** A call whose derivative the caller writes: runs `forward` off the tape and records `backward` for its result. */
-export function custom(
+/**
+ * A call whose derivative the caller writes: runs `forward` off the tape and records `backward` for its outputs. What
+ * forward computes for backward it returns as `saved`. Backward must be written in ops of its cotangents, the inputs and
+ * `saved` to have derivatives itself; those of `saved` are not known, and asking for them is an error.
+ */
+export function custom<S extends Tensor | null>(
   name: string,
   inputs: readonly Tensor[],
-  forward: () => Tensor[],
-  backward: Node["backward"],
+  forward: () => { outputs: Tensor[]; saved?: readonly S[] },
+  backward: (cotangents: readonly (Tensor | null)[], saved: readonly S[]) => (Tensor | null)[],
 ): Tensor[] {
-  const outputs = noGrad(forward);
-  if (gradEnabled() && inputs.some((t) => t.requiresGrad)) record(name, inputs, outputs, backward);
+  const { outputs, saved = [] } = noGrad(forward);
+  if (!gradEnabled() || !inputs.some((t) => t.requiresGrad)) return outputs;
+  const kept = saved.filter((t): t is S & Tensor => t !== null);
+  for (const t of kept) sever(t, `it is saved by ${name}, which has no second derivative`);
+  record(name, inputs, outputs, (cotangents) => backward(cotangents, saved), kept);
   return outputs;
 }
 
@@ -24,7 +31,10 @@ export interface GradOptions {
   createGraph?: boolean;
 }
 
-/** Derivatives of the outputs (summed with their cotangents) with respect to `inputs`; null where independent. */
+/**
+ * Derivatives of the outputs (summed with their cotangents) with respect to `inputs`; null where independent. It is an
+ * error where an input, or every output, does not require a gradient.
+ */
 export function grads(
   outputs: Tensor | readonly Tensor[],
   inputs: readonly Tensor[],
@@ -32,16 +42,21 @@ export function grads(
 ): (Tensor | null)[] {
   const roots = Array.isArray(outputs) ? (outputs as readonly Tensor[]) : [outputs as Tensor];
   const wanted = new Set(inputs);
+  assertRecorded("grads", roots);
+  const constant = inputs.find((t) => !t.requiresGrad);
+  if (constant)
+    throw new KilnError(`grads: ${constant} needs no gradient; call requireGrad() on it before computing`);
   return withRecording(options.createGraph ?? false, () => {
     const cotangent = new Map<Tensor, Tensor>();
     roots.forEach((root, i) => {
       const seed = options.cotangents ? options.cotangents[i]! : seedOf(root);
       if (seed) accumulate(cotangent, root, seed, "grads");
     });
-    for (const node of reachable(roots)) {
+    for (const node of leading(roots, wanted)) {
       const given = node.outputs.map((output) => cotangent.get(output) ?? null);
       if (given.every((c) => c === null)) continue;
-      const back = node.backward(given);
+      const back = guarded(node, () => node.backward(given));
+      node.spent ||= !options.createGraph;
       // What has been passed on is not needed again, unless the caller asked for it.
       for (const output of node.outputs) if (!wanted.has(output)) cotangent.delete(output);
       node.inputs.forEach((input, i) => {
@@ -52,8 +67,9 @@ export function grads(
   });
 }
 
-/** Adds dL/d(leaf) to the `grad` of every leaf that `loss` (one element) depends on. */
+/** Adds dL/d(leaf) to the `grad` of every leaf that `loss` (one element) depends on; it is an error if there is none. */
 export function backward(loss: Tensor): void {
+  assertRecorded("backward", [loss]);
   const leaves = new Set<Tensor>();
   for (const node of reachable([loss])) {
     for (const input of node.inputs) if (input.requiresGrad && !input.node) leaves.add(input);
@@ -92,14 +108,38 @@ function add(a: Tensor, b: Tensor): Tensor {
   return apply(findOp("add"), [a, b], {} as never)[0]!;
 }
 
-/** Every node that the roots depend on, latest first. */
-function reachable(roots: readonly Tensor[]): Node[] {
-  const seen = new Set<Node>();
-  const stack = roots.flatMap((root) => root.node ?? []);
-  for (let node = stack.pop(); node; node = stack.pop()) {
-    if (seen.has(node)) continue;
-    seen.add(node);
-    for (const input of node.inputs) if (input.node) stack.push(input.node);
+function assertRecorded(what: string, roots: readonly Tensor[]): void {
+  if (roots.length === 0 || roots.some((root) => root.requiresGrad)) return;
+  throw new KilnError(
+    `${what}: ${roots.join(", ")} depends on no tensor that needs a gradient; call requireGrad() on those that do, and compute outside of noGrad()`,
+  );
+}
+
+/** The nodes that lie between the roots and what is wanted, latest first. What a severed node hides may be wanted. */
+function leading(roots: readonly Tensor[], wanted: ReadonlySet<Tensor>): Node[] {
+  const nodes = reachable(roots);
+  const found = new Set<Node>();
+  for (const node of [...nodes].reverse()) {
+    const hides = node.severed && !node.outputs.some((t) => wanted.has(t));
+    if (hides || node.inputs.some((t) => wanted.has(t) || (t.node && found.has(t.node)))) found.add(node);
   }
-  return [...seen].sort((a, b) => b.id - a.id);
+  return nodes.filter((node) => found.has(node));
+}
+
+/** Runs a node's rule, in which reading what was overwritten since the forward pass is an error. */
+function guarded<T>(node: Node, rule: () => T): T {
+  const { saved, versions, name } = node;
+  if (saved.every((t, i) => t.storage.version === versions[i])) return rule();
+  const before = new Map<Storage, string | null>();
+  saved.forEach((t, i) => {
+    const { storage } = t;
+    if (storage.version === versions[i] || before.has(storage)) return;
+    before.set(storage, storage.stale);
+    storage.stale = `the derivative of ${name} needs ${t} as it was, but it has been overwritten in place since; take derivatives before the update, or update a copy`;
+  });
+  try {
+    return rule();
+  } finally {
+    for (const [storage, stale] of before) storage.stale = stale;
+  }
 }

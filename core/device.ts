@@ -1,6 +1,7 @@
 import type { DType, HostArray } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
 import type { AnyOp, DeviceProfile } from "./op.ts";
+import { reachable, sever } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -37,6 +38,10 @@ export class Storage {
   /** What the device keeps here: a pool slot, a Float64Array, or null for a value that exists only in a trace. */
   handle: unknown;
   freed = false;
+  /** How often it was overwritten in place: a derivative that needs earlier values is refused by it. */
+  version = 0;
+  /** While a derivative is computed that needs values from before an overwrite: the error of reading it. */
+  stale: string | null = null;
   /** The scope that frees this storage, or null: then it lives until the garbage collector finds it. */
   scope: Set<Storage> | null = null;
 
@@ -85,7 +90,8 @@ const scopes: Set<Storage>[] = [];
 
 /**
  * Runs `body` and frees every tensor made inside it, except those reachable from its result (tensors, and arrays,
- * maps or plain objects of them), which pass to the enclosing scope. Returned tensors leave the autograd tape.
+ * maps or plain objects of them), which pass to the enclosing scope. What their derivatives need passes with them,
+ * unless derivatives were taken inside: then their history ends here, and differentiating them again is an error.
  * `body` must be synchronous: an awaiting body would mix its tensors with another's.
  */
 export function scope<T>(body: () => T): T {
@@ -103,10 +109,16 @@ export function scope<T>(body: () => T): T {
   }
   scopes.pop();
   const outer = scopes[scopes.length - 1] ?? null;
-  forEachTensor(result, (t) => {
-    t.node = null;
+  const keep = (t: Tensor) => {
     if (t.storage.scope === own) t.storage.moveTo(outer);
+  };
+  const returned: Tensor[] = [];
+  forEachTensor(result, (t) => {
+    if (t.node?.spent) sever(t, "they were taken in the scope that returned it; take all of them there");
+    returned.push(t);
+    keep(t);
   });
+  for (const { saved } of reachable(returned)) saved.forEach(keep);
   for (const storage of own) storage.free();
   return result;
 }

@@ -1,4 +1,5 @@
 import { isFloat } from "./dtype.ts";
+import { KilnError } from "./errors.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -13,6 +14,13 @@ export interface Node {
   readonly inputs: readonly Tensor[];
   readonly outputs: readonly Tensor[];
   readonly backward: (cotangents: readonly (Tensor | null)[]) => (Tensor | null)[];
+  /** What `backward` may read of inputs, outputs and what else was kept for it, and how often each had been overwritten. */
+  readonly saved: readonly Tensor[];
+  readonly versions: readonly number[];
+  /** Where the history ends: what came before is not known, and `backward` throws. */
+  readonly severed: boolean;
+  /** Whether derivatives have been taken through it. */
+  spent: boolean;
 }
 
 let enabled = true;
@@ -38,17 +46,42 @@ export function withRecording<T>(on: boolean, body: () => T): T {
   }
 }
 
-/** Puts a call on the tape. */
+/** Puts a call on the tape; `kept` are the tensors that `backward` reads besides inputs and outputs. */
 export function record(
   name: string,
   inputs: readonly Tensor[],
   outputs: readonly Tensor[],
   backward: Node["backward"],
+  kept: readonly Tensor[] = [],
+  severed = false,
 ): void {
-  const node: Node = { id: nextId++, name, inputs, outputs, backward };
+  const saved = [...inputs, ...outputs, ...kept];
+  const versions = saved.map((t) => t.storage.version);
+  const id = nextId++;
+  const node: Node = { id, name, inputs, outputs, backward, saved, versions, severed, spent: false };
   for (const output of outputs) {
     if (!isFloat(output.dtype)) continue;
     output.requiresGrad = true;
     output.node = node;
   }
+}
+
+/** Ends the history of a tensor: who differentiates through it is told why that cannot be. */
+export function sever(t: Tensor, why: string): void {
+  const refuse = () => {
+    throw new KilnError(`no derivative reaches what ${t} was made of: ${why}`);
+  };
+  record("severed", [], [t], refuse, [], true);
+}
+
+/** Every node that the roots depend on, latest first. */
+export function reachable(roots: readonly Tensor[]): Node[] {
+  const seen = new Set<Node>();
+  const stack = roots.flatMap((root) => root.node ?? []);
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (const input of node.inputs) if (input.node) stack.push(input.node);
+  }
+  return [...seen].sort((a, b) => b.id - a.id);
 }

@@ -17,6 +17,8 @@ export class Tensor {
   requiresGrad = false;
   /** Sum of derivatives left by `backward()`; leaves only. */
   grad: Tensor | null = null;
+  /** The tensor without history that this is a view of, or null. */
+  leaf: Tensor | null = null;
   /** How this tensor was made, while derivatives are recorded; null for leaves. */
   node: Node | null = null;
 
@@ -96,6 +98,7 @@ export class Tensor {
       );
     }
     this.device.write(this.storage, values, this.offset);
+    this.storage.version++;
   }
 
   toString(): string {
@@ -106,6 +109,7 @@ export class Tensor {
 function assertAlive(what: string, t: Tensor): void {
   if (t.storage.freed)
     throw new KilnError(`${what}: ${t} was freed by its scope; return it from the scope or persist() it`);
+  if (t.storage.stale) throw new KilnError(t.storage.stale);
 }
 
 /** Calls an op: infers, allocates, records the work, and pushes a tape node when derivatives are wanted. */
@@ -134,21 +138,34 @@ function applyQuietly(op: AnyOp, inputs: readonly Tensor[], attrs: unknown): Ten
   const outputs = op
     .infer(inputs, attrs as never)
     .map(({ shape, dtype }) => new Tensor(target.allocate(dtype, numel(shape)), shape));
-  target.run(op, op.mutates ? apart(op, inputs) : inputs, attrs, outputs);
+  if (op.mutates) updateInPlace(op, inputs, attrs, outputs);
+  else target.run(op, inputs, attrs, outputs);
   return outputs;
 }
 
-/** The inputs of a call that updates some in place, with a copy where one that is only read shares their memory. */
-function apart(op: AnyOp, inputs: readonly Tensor[]): readonly Tensor[] {
+/** Runs a call that updates inputs in place; an input that is only read and shares their memory is copied before. */
+function updateInPlace(
+  op: AnyOp,
+  inputs: readonly Tensor[],
+  attrs: unknown,
+  outputs: readonly Tensor[],
+): void {
   const mutated = mutatedInputs(op, inputs.length);
   const written = new Set(mutated.map((i) => inputs[i]!.storage));
+  const recorded = gradEnabled() && mutated.find((i) => inputs[i]!.node);
+  if (recorded !== false && recorded !== undefined) {
+    throw new KilnError(
+      `${op.name}: ${inputs[recorded]} has a history that an update in place would leave; compute a new tensor, or update it under noGrad()`,
+    );
+  }
   if (written.size < mutated.length) {
     throw new KilnError(`${op.name}: two of the tensors that it updates in place share memory; copy one`);
   }
-  if (inputs.filter((t) => written.has(t.storage)).length === mutated.length) return inputs;
-  return inputs.map((t, i) =>
-    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(findOp("copy"), [t], {})[0]! : t,
-  );
+  const shared = inputs.filter((t) => written.has(t.storage)).length > mutated.length;
+  const apart = (t: Tensor, i: number) =>
+    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(findOp("copy"), [t], {})[0]! : t;
+  inputs[0]!.device.run(op, shared ? inputs.map(apart) : inputs, attrs, outputs);
+  for (const storage of written) storage.version++;
 }
 
 /** Puts a view on the tape; `backward` maps the view's cotangent to the input's. */
@@ -158,6 +175,7 @@ export function recordView(
   name: string,
   backward: (dy: Tensor) => Tensor,
 ): Tensor {
+  output.leaf = input.leaf ?? (input.node ? null : input);
   if (gradEnabled() && input.requiresGrad) {
     record(name, [input], [output], ([dy]) => [dy ? backward(dy) : null]);
   }

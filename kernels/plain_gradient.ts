@@ -19,6 +19,7 @@ export function plainGradient(
     return higher ? recordView(t.detach(), t, "identity", (dy) => dy) : t.detach().requireGrad();
   });
   const outputs = withRecording(true, () => plain(...leaves));
-  const found = grads(outputs, leaves, { cotangents, createGraph: higher });
-  return found.map((g, i) => (needs[i] ? g : null));
+  const wanted = leaves.filter((_, i) => needs[i]);
+  const found = grads(outputs, wanted, { cotangents, createGraph: higher });
+  return leaves.map((_, i) => (needs[i] ? found.shift()! : null));
 }

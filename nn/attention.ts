@@ -176,7 +176,7 @@ export class FusedSelfAttention extends Module {
     const parts = custom(
       "split_heads",
       [fused],
-      () => split(fused, width, -1),
+      () => ({ outputs: split(fused, width, -1) }),
       (gradients) => [cat(gradients as Heads, -1)],
     );
     const shape = [...fused.shape.slice(0, -1), this.#heads, width / this.#heads];

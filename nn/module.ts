@@ -1,3 +1,4 @@
+import { retrace } from "../core/compile.ts";
 import { type Device, device, dispose, persist } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { numel, type Shape, sameShape, show } from "../core/shape.ts";
@@ -46,6 +47,7 @@ export class Parameter extends Tensor {
 
   /** Makes or drops the copy. */
   computeIn(dtype: ComputeDtype): void {
+    retrace();
     dispose(this.copied);
     this.copied = null;
     if (this.rank < 2 || dtype === this.dtype) return;

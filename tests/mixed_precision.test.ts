@@ -3,17 +3,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vitest";
 import { grads } from "../core/autograd.ts";
+import { compile } from "../core/compile.ts";
 import { type Device, setDevice, withDevice } from "../core/device.ts";
 import { fromHalf, toHalf } from "../core/dtype.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { globalNorm, linearCrossEntropy, mul, openDevice, openReference } from "../kernels/index.ts";
+import { cast, globalNorm, linearCrossEntropy, mul, openDevice, openReference } from "../kernels/index.ts";
 import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
 import { tinyllmConfig } from "../models/config.ts";
 import { PagedDecoder, type PagedItem } from "../models/paged_decoder.ts";
-import type { ComputeDtype } from "../nn/index.ts";
+import { type ComputeDtype, Linear } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { parsePretrainConfig } from "../train/config.ts";
 import {
@@ -401,6 +402,22 @@ describe("answering in f16", () => {
       together[i]![0]!.forEach((v, k) => {
         expect(Math.abs(v - expected[k]!)).toBeLessThan(0.02 * largest);
       });
+    }
+  });
+
+  it("is entered and left by a step that was compiled before", async (context) => {
+    needsF16(context);
+    const layer = new Linear(2, 1);
+    layer.weight.write([1, 1 + 2 ** -13]);
+    const step = compile((x: Tensor) => noGrad(() => layer.forward(cast(x, layer.weight.compute.dtype))));
+    const x = tensor([0, 1], [1, 2]);
+    for (const [dtype, expected] of [
+      ["f32", 1 + 2 ** -13],
+      ["f16", 1],
+      ["f32", 1 + 2 ** -13],
+    ] as const) {
+      layer.weight.computeIn(dtype);
+      expect(await step(x).item()).toBe(expected);
     }
   });
 

@@ -23,9 +23,13 @@ export interface TracedCall {
   outputs: readonly Tensor[];
 }
 
+let nextId = 0;
+
 /** Runs variants of ops through WebGPU: eager in meaning, recorded in execution. */
 export class WebGpuDevice implements Device {
   readonly kind = "webgpu";
+  /** Tells devices apart. */
+  readonly id = nextId++;
   readonly profile: DeviceProfile;
   readonly description: AdapterDescription;
   readonly gpu: GPUDevice;

@@ -2,6 +2,7 @@ import { forEachTensor, Storage, scope } from "../device.ts";
 import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
 import { findOp, mutatedInputs } from "../op.ts";
+import { sever } from "../tape.ts";
 import { apply, Tensor } from "../tensor.ts";
 import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
 import { type Dispatch, describeDispatch } from "./dispatch.ts";
@@ -51,8 +52,10 @@ export class Plan<R> {
   private readonly offsets = new Uint32Array(1);
   /** Buffers of outside tensors that the steps use. */
   private readonly touched = new Set<Slot>();
-  /** Keeps captured tensors and constants alive as long as the plan. */
-  private readonly captured = new Set<Storage>();
+  /** Keeps captured tensors and constants alive as long as the plan; of each, whether it needed a gradient. */
+  private readonly captured = new Map<Tensor, boolean>();
+  /** Captured storages that the steps update in place. */
+  private readonly updated = new Set<Storage>();
   /** Whether every kernel is known to compile. */
   private compiled = false;
 
@@ -87,15 +90,32 @@ export class Plan<R> {
       });
       const result = scope(() => {
         const made = step(...this.args);
-        return mapTensors(made, (t) =>
-          t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0]!,
-        ) as R;
+        return mapTensors(made, (t) => {
+          const whole = t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0]!;
+          return Object.assign(whole.detach(), { requiresGrad: t.requiresGrad });
+        }) as R;
       });
       forEachTensor(result, (t) => t.storage.moveTo(null));
+      for (const { inputs } of calls) {
+        for (const t of inputs) {
+          const source = t.leaf ?? t;
+          if (t.storage.handle !== null) this.captured.set(source, source.requiresGrad);
+        }
+      }
       return { calls, result };
     } finally {
       this.device.trace = null;
+      // Tracing overwrote nothing.
+      for (const { op, inputs } of calls) {
+        for (const i of mutatedInputs(op, inputs.length)) inputs[i]!.storage.version--;
+      }
     }
+  }
+
+  /** Whether tracing the step now would give this plan again, as far as its captured tensors tell. */
+  get current(): boolean {
+    for (const [t, needed] of this.captured) if (t.storage.freed || t.requiresGrad !== needed) return false;
+    return true;
   }
 
   /** Storages that must survive the step: its results. */
@@ -125,7 +145,9 @@ export class Plan<R> {
     const inputs = new Set(this.args.map((t) => t.storage));
     for (const { op, inputs: given, attrs, outputs } of rewritten) {
       for (const i of mutatedInputs(op, given.length)) {
-        if (inputs.has(given[i]!.storage)) {
+        const { storage } = given[i]!;
+        if (storage.handle !== null) this.updated.add(storage);
+        if (inputs.has(storage)) {
           throw new KilnError(
             `compile: ${op.name} updates an argument of the step in place; capture that tensor instead`,
           );
@@ -151,12 +173,12 @@ export class Plan<R> {
     };
     for (const t of this.args) assign(t.storage);
     for (const s of this.live()) {
-      if (s.handle !== null) this.capture(s);
+      if (s.handle !== null) this.touched.add(slotOf(s));
       else if (!slots.has(s)) assign(s);
     }
     works.forEach((work, i) => {
       for (const s of work.storages) {
-        if (s.handle !== null) this.capture(s);
+        if (s.handle !== null) this.touched.add(slotOf(s));
         else if (!slots.has(s)) assign(s);
       }
       for (const s of new Set(work.storages)) {
@@ -168,11 +190,6 @@ export class Plan<R> {
       }
     });
     return slots;
-  }
-
-  private capture(storage: Storage): void {
-    this.captured.add(storage);
-    this.touched.add(slotOf(storage));
   }
 
   private build(works: readonly Work[], slots: Map<Storage, Slot>): void {
@@ -212,10 +229,6 @@ export class Plan<R> {
 
   replay(args: readonly Tensor[]): R {
     const { recorder } = this.device;
-    for (const storage of this.captured) {
-      if (storage.freed)
-        throw new KilnError("compile: a tensor that the step captured was freed; persist() it");
-    }
     args.forEach((given, i) => {
       // Buffers are copied by four bytes: an f16 view may start between them.
       const copies = given.contiguous && (given.offset * byteSize(given.dtype)) % 4 === 0;
@@ -242,8 +255,10 @@ export class Plan<R> {
       }
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
+    for (const storage of this.updated) storage.version++;
     const result = mapTensors(this.result, (t) => {
       const copy = new Tensor(this.device.allocate(t.dtype, t.size), t.shape);
+      if (t.requiresGrad) endHistory(copy);
       this.copy(t.storage, 0, copy.storage, t.size);
       recorder.touch(slotOf(copy.storage));
       return copy;
@@ -259,6 +274,11 @@ export class Plan<R> {
     const target = slotOf(to);
     if (bytes > 0) this.device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
   }
+}
+
+/** What a compiled step returns cannot be differentiated outside of it. */
+export function endHistory(t: Tensor): void {
+  sever(t, "it comes from a compiled step; take derivatives inside of the step, or detach() it");
 }
 
 /** Drops calls whose results nobody uses. */

@@ -7,6 +7,7 @@ import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { cast, mul } from "../elementwise/index.ts";
 import { linear, matmul } from "../matmul/index.ts";
+import { plainGradient } from "../plain_gradient.ts";
 import { sum } from "../reduce/index.ts";
 import { cat } from "../shape/index.ts";
 import { narrow, transpose } from "../views/index.ts";
@@ -60,18 +61,23 @@ export function linearCrossEntropy(
     weight: gradEnabled() && weight.requiresGrad,
   };
   const chunk = chunkRows(tokens, weight.shape[0] * byteSize("f32"), chunkBytes);
-  let parts: Parts | undefined;
+  const rules = { ignoreIndex, labelSmoothing };
   const [loss] = custom(
     "linear_cross_entropy",
     [hidden, weight],
     () => {
-      parts = overChunks(hidden, weight, target, chunk, wants, { ignoreIndex, labelSmoothing, upstream });
-      return [parts.loss];
+      const { loss, ...found } = overChunks(hidden, weight, target, chunk, wants, { ...rules, upstream });
+      return { outputs: [loss], saved: [found.dhidden, found.dweight] };
     },
-    ([g]) =>
-      [parts?.dhidden, parts?.dweight].map((d) =>
-        g && d ? (upstream ? d : cast(mul(d, g), d.dtype)) : null,
-      ),
+    ([g], saved) => {
+      if (!gradEnabled()) return saved.map((d) => g && d && (upstream ? d : cast(mul(d, g), d.dtype)));
+      // A derivative that will itself be differentiated is that of the loss in plain ops, over all logits at once.
+      const plain = (h: Tensor, w: Tensor) => {
+        const logits = matmul(h, transpose(w, 0, 1), precise(h));
+        return [sum(apply(crossEntropyOp, [logits, target], rules)[0])];
+      };
+      return plainGradient({ inputs: [hidden, weight], needs: [wants.hidden, wants.weight] }, [g], plain);
+    },
   );
   return { loss, count: countSupervised(target, ignoreIndex) };
 }
@@ -89,6 +95,9 @@ function chunkRows(tokens: number, rowBytes: number, chunkBytes: number): number
   return Math.min(tokens, Math.max(64, Math.floor(chunkBytes / rowBytes / 64) * 64));
 }
 
+/** Logits are f32, of f16 operands too. */
+const precise = ({ dtype }: Tensor) => (dtype === "f16" ? ({ outDtype: "f32" } as const) : {});
+
 function overChunks(
   hidden: Tensor,
   weight: Tensor,
@@ -97,7 +106,7 @@ function overChunks(
   wants: { hidden: boolean; weight: boolean },
   { upstream, ...attrs }: { ignoreIndex: number; labelSmoothing: number; upstream: Tensor | undefined },
 ): Parts {
-  const f32 = hidden.dtype === "f16" ? ({ outDtype: "f32" } as const) : {};
+  const f32 = precise(hidden);
   const half = hidden.dtype === "f16" ? ({ gradDtype: "f16" } as const) : {};
 
   const losses: Tensor[] = [];

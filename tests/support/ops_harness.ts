@@ -96,7 +96,12 @@ export function sampleGradients(
     for (const t of inputs) if (isFloat(t.dtype)) t.requireGrad();
     const outputs = apply(op as unknown as Op<unknown>, inputs, sample.attrs).filter((t) => t.node);
     const cotangents = outputs.map((t, i) => cotangent(device, op, sample, t, i));
-    return { outputs, gradients: grads(outputs, inputs, { cotangents }) };
+    const found = grads(
+      outputs,
+      inputs.filter((t) => t.requiresGrad),
+      { cotangents },
+    );
+    return { outputs, gradients: inputs.map((t) => (t.requiresGrad ? found.shift()! : null)) };
   });
 }
 
