@@ -11,19 +11,25 @@ const program = new Command("kiln")
   .helpCommand(true)
   .exitOverride();
 
-const integer = (text: string) => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0)
-    throw new InvalidArgumentError("expected a whole number, 0 or more.");
-  return value;
-};
+/** Parsers of option values. What they let pass is what the command can use, so that a bad value costs no loading. */
+const whole =
+  (low: number, high = Number.MAX_SAFE_INTEGER) =>
+  (text: string) => {
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isSafeInteger(value) && value >= low && value <= high) return value;
+    const range = high === Number.MAX_SAFE_INTEGER ? `, ${low} or more` : ` from ${low} to ${high}`;
+    throw new InvalidArgumentError(`expected a whole number${range}.`);
+  };
+const decimal =
+  (expected = "a number", holds: (value: number) => boolean = () => true) =>
+  (text: string) => {
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isFinite(value) && holds(value)) return value;
+    throw new InvalidArgumentError(`expected ${expected}.`);
+  };
+const port = whole(0, 65535);
 /** Past 2^53 a number would be rounded. */
-const seedNumber = (text: string) => (/^\d{16,}$/.test(text) ? BigInt(text) : integer(text));
-const decimal = (text: string) => {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number.");
-  return value;
-};
+const seedNumber = (text: string) => (/^\d{16,}$/.test(text) ? BigInt(text) : whole(0)(text));
 /** What a model answers in. */
 const dtypeOption = () =>
   new Option(
@@ -75,13 +81,17 @@ program
   .option("--data <path...>", "text, JSONL, gzip of either, or folders")
   .option("--validation-data <path...>", "files for the validation loss, instead of a share of the data")
   .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
-  .option("--steps <n>", "optimizer updates", integer)
-  .option("--batch-size <n>", "sequences of one forward pass", integer)
-  .option("--sequence-length <n>", "tokens of one sequence", integer)
-  .option("--learning-rate <x>", "highest learning rate", decimal)
+  .option("--steps <n>", "optimizer updates", whole(1))
+  .option("--batch-size <n>", "sequences of one forward pass", whole(1))
+  .option("--sequence-length <n>", "tokens of one sequence", whole(2))
+  .option(
+    "--learning-rate <x>",
+    "highest learning rate",
+    decimal("a number above 0", (x) => x > 0),
+  )
   .option("--compute-dtype <type>", "f32, or f16 for mixed precision (the adapter must have f16)")
-  .option("--vocab-size <n>", "size of the tokenizer to train", integer)
-  .option("--seed <n>", "decides weights, order of the data and samples", integer)
+  .option("--vocab-size <n>", "size of the tokenizer to train", whole(1))
+  .option("--seed <n>", "decides weights, order of the data and samples", whole(0))
   .option("--set <name=value...>", "any other setting, e.g. --set train.weight_decay=0.05", [])
   .option(
     "--resume",
@@ -102,9 +112,10 @@ program
   .action(async (config: string | undefined, flags: PretrainFlags) => {
     const { loadPretrainConfig, parseOverrides } = await import("./train/config.ts");
     const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
+    const settings = await loadPretrainConfig(config ?? null, overrides);
     const { describe } = await import("./core/adapter.ts");
     say(describe((await openOnce()).description));
-    const result = await runPretraining(await loadPretrainConfig(config ?? null, overrides));
+    const result = await runPretraining(settings);
     const { model: _m, tokenizer: _t, samples, ...summary } = result;
     if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
     else {
@@ -142,11 +153,24 @@ program
   .argument("<model>", "model folder in Hugging Face layout, e.g. runs/demo/model")
   .description("continue a prompt, streaming the text")
   .option("--prompt <text>", "what to continue", "Once upon a time")
-  .option("--max-tokens <n>", "tokens to write at most", integer, 200)
-  .option("--temperature <x>", "0 takes the likeliest token each time", decimal, 0.8)
-  .option("--top-k <n>", "keep the k likeliest tokens", integer)
-  .option("--top-p <x>", "keep the likeliest tokens up to this probability together", decimal)
-  .option("--min-p <x>", "keep tokens at least this share as likely as the likeliest", decimal)
+  .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
+  .option(
+    "--temperature <x>",
+    "0 takes the likeliest token each time",
+    decimal("a number from 0 to 2", (x) => x >= 0 && x <= 2),
+    0.8,
+  )
+  .option("--top-k <n>", "keep the k likeliest tokens", whole(0))
+  .option(
+    "--top-p <x>",
+    "keep the likeliest tokens up to this probability together",
+    decimal("a number above 0, up to 1", (x) => x > 0 && x <= 1),
+  )
+  .option(
+    "--min-p <x>",
+    "keep tokens at least this share as likely as the likeliest",
+    decimal("a number from 0 to 1", (x) => x >= 0 && x <= 1),
+  )
   .option("--seed <n>", "the same seed gives the same text", seedNumber)
   .addOption(dtypeOption())
   .addHelpText(
@@ -162,11 +186,15 @@ program
     const { TextGenerator } = await import("./serve/generate.ts");
     const { model, tokenizer } = await loadModel(path, flags.dtype);
     const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
-    process.stdout.write(flags.prompt);
     const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;
     const options = { max_tokens, temperature, top_k: topK, top_p: topP, min_p: minP, seed };
-    for await (const text of generator.stream(flags.prompt, definedOnly(options))) process.stdout.write(text);
-    process.stdout.write("\n");
+    // The prompt comes with the first piece: a refusal stands alone.
+    let before = flags.prompt;
+    for await (const text of generator.stream(flags.prompt, definedOnly(options))) {
+      process.stdout.write(before + text);
+      before = "";
+    }
+    process.stdout.write(`${before}\n`);
   });
 
 interface ServeFlags {
@@ -179,23 +207,33 @@ interface ServeFlags {
   maxNumBatchedTokens?: number;
   cacheMib?: number;
   dtype?: "f32" | "f16";
+  strict?: boolean;
+  allowedHosts?: string[];
+  allowedOrigins?: string[];
 }
 
 program
   .command("serve")
   .argument("<model>", "model folder in Hugging Face layout")
   .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
-  .option("--port <n>", "0 takes a free one", integer, 8000)
+  .option("--port <n>", "0 takes a free one", port, 8000)
   .option("--host <address>", "address to listen on", "127.0.0.1")
   .addOption(new Option("--api-key <key>", "clients must send this key").env("KILN_API_KEY"))
   .option("--served-model-name <name>", "the name that clients use; default: the folder's name")
-  .option("--max-model-len <n>", "longest prompt plus answer, in tokens", integer)
-  .option("--max-num-seqs <n>", "answers written at once (default 64)", integer)
-  .option("--max-num-batched-tokens <n>", "tokens computed in one step (default 512)", integer)
-  .option("--cache-mib <n>", "room for keys and values (default 256)", integer)
+  .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
+  .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
+  .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
+  .option("--cache-mib <n>", "room for keys and values (default 256)", whole(1))
+  .option("--strict", "refuse request fields that nobody knows")
+  .option("--allowed-hosts <name...>", "names besides localhost to answer to without a key; * for any")
+  .option(
+    "--allowed-origins <origin...>",
+    "web pages besides local ones that may ask without a key; * for any",
+  )
   .addOption(dtypeOption())
   .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
   .action(async (path: string, flags: ServeFlags) => {
+    await checkServing(path, flags);
     await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
     const loaded = await loadModel(path, flags.dtype);
@@ -240,7 +278,7 @@ program
   .option("--json", "one JSON object instead of a table")
   .option("--gpu-table", "the GPU table: bounds checks on and off, beside PyTorch, against the bars")
   .option("--out <folder>", "where --gpu-table writes Markdown and JSON", "runs/gpu_table")
-  .option("--budget <seconds>", "when --gpu-table stops; it measures what matters first", integer, 470)
+  .option("--budget <seconds>", "when --gpu-table stops; it measures what matters first", whole(1), 470)
   .option("--torch <file>", "PyTorch's ruler, or its lines in a .jsonl file", ".gpu/torch_bench.py")
   .option("--page [file]", "write the history and the roofline as one HTML page")
   .addHelpText("after", examples("npm run bench", "KILN_UNCHECKED=1 kiln bench --filter matmul"))
@@ -268,19 +306,18 @@ program
   .description("what `npm start` runs: train a TinyLLM on built-in stories, show it, serve it")
   .option("--smoke", "toy length, one request to the server, then exit")
   .option("--out <folder>", "folder of the run", "runs/demo")
-  .option("--port <n>", "0 takes a free one", integer, 8000)
+  .option("--port <n>", "0 takes a free one", port, 8000)
   .option("--fresh", "train again although the folder holds a finished model")
   .action(async (flags: { smoke?: boolean; out: string; port: number; fresh?: boolean }) => {
+    const address = { port: flags.smoke ? 0 : flags.port, host: "127.0.0.1" };
+    const { assertCanListen } = await import("./serve/index.ts");
+    await assertCanListen(address);
     const { demo } = await import("./train/demo.ts");
     const { describe } = await import("./core/adapter.ts");
     say(describe((await openOnce()).description));
     const { loadModel } = await import("./models/checkpoint.ts");
     const { modelDir } = await demo({ ...flags, say, pretrain: runPretraining });
-    await serveModel(
-      await loadModel(modelDir),
-      { port: flags.smoke ? 0 : flags.port, host: "127.0.0.1" },
-      flags.smoke,
-    );
+    await serveModel(await loadModel(modelDir), address, flags.smoke);
   });
 
 let opened: Promise<import("./core/webgpu/device.ts").WebGpuDevice> | null = null;
@@ -321,6 +358,23 @@ async function runPretraining(config: import("./train/config.ts").PretrainConfig
   }
 }
 
+/** All that can be known to be wrong before anything is loaded. */
+async function checkServing(path: string, flags: ServeFlags): Promise<void> {
+  const { maxNumSeqs = 1, maxNumBatchedTokens = maxNumSeqs } = flags;
+  if (maxNumSeqs > maxNumBatchedTokens) {
+    const { KilnError } = await import("./core/errors.ts");
+    throw new KilnError(
+      `a step holds a token of each answer, so --max-num-seqs (${maxNumSeqs}) can be at most ` +
+        `--max-num-batched-tokens (${maxNumBatchedTokens}): lower the one or raise the other`,
+    );
+  }
+  const { contextOf, readDecoderConfig } = await import("./models/auto.ts");
+  const { contextLength } = await import("./serve/runner.ts");
+  contextLength(contextOf(await readDecoderConfig(path)), flags.maxModelLen);
+  const { assertCanListen } = await import("./serve/index.ts");
+  await assertCanListen(flags);
+}
+
 /** Serves until a signal; with `once`, answers one request of its own and stops. */
 async function serveModel(
   loaded: import("./models/checkpoint.ts").LoadedModel,
@@ -342,6 +396,9 @@ async function serveModel(
     modelName,
     ...definedOnly({
       apiKey: flags.apiKey,
+      strict: flags.strict,
+      allowedHosts: [flags.host, ...(flags.allowedHosts ?? [])],
+      allowedOrigins: flags.allowedOrigins,
       maxSeqs: maxSequences,
       maxBatchedTokens: flags.maxNumBatchedTokens,
     }),

@@ -27,6 +27,11 @@ export async function readDecoderConfig(directory: string): Promise<DecoderConfi
   return parseDecoderConfig(await readJson(path), path);
 }
 
+/** How many positions the model of a config has: the longest text that it can read and write. */
+export function contextOf(config: DecoderConfig): number {
+  return config.model_type === "gpt2" ? config.n_positions : config.max_position_embeddings;
+}
+
 /**
  * The decoder that a config describes, with room for weights but no values yet: load them or call `init`. A model that
  * is not to be trained may keep its matrices in f16 alone (`matrices`).

@@ -1,4 +1,4 @@
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
 import type { ServeTokenizer } from "./choice.ts";
@@ -82,6 +82,15 @@ export function createServer(options: ServerOptions): Server {
       clearTimeout(cut);
     },
   };
+}
+
+/** Takes the address and gives it back, so that nothing is loaded in vain. @throws KilnError as `Server.listen`. */
+export async function assertCanListen({ host, port }: { host: string; port: number }): Promise<void> {
+  const probe = createSocketServer();
+  await new Promise<void>((resolve, reject) => {
+    probe.once("error", (error) => reject(listenError(error, host, port)));
+    probe.listen({ host, port }, () => probe.close(() => resolve()));
+  });
 }
 
 async function listen(app: FastifyInstance, host: string, port: number): Promise<string> {

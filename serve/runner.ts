@@ -34,10 +34,7 @@ export class ModelRunner implements Runner {
     const { shape } = model;
     const { blockSize = 16, maxSequences = 64, cacheBytes = 256 * 2 ** 20 } = options;
     this.vocabSize = shape.vocab_size;
-    this.maxModelLen = Math.min(
-      options.maxModelLen ?? shape.max_position_embeddings,
-      shape.max_position_embeddings,
-    );
+    this.maxModelLen = contextLength(shape.max_position_embeddings, options.maxModelLen);
     this.blockSize = blockSize;
     const blocksPerSequence = Math.ceil(this.maxModelLen / blockSize);
     const layerBlockBytes =
@@ -92,6 +89,19 @@ export class ModelRunner implements Runner {
 }
 
 const NOTHING: ItemResult = { sampled: null, scored: [] };
+
+/**
+ * Longest prompt plus answer of a model with so many positions, or what was asked for instead.
+ * @throws KilnError when the model cannot have that.
+ */
+export function contextLength(positions: number, asked = positions): number {
+  if (Number.isInteger(asked) && asked >= 1 && asked <= positions) return asked;
+  throw new KilnError(
+    `a context of ${asked} tokens cannot be served: the model has ${positions} positions; ` +
+      `give --max-model-len from 1 to ${positions}, or leave it out`,
+    { code: "bad_context_length" },
+  );
+}
 
 /** With the rows whose logits are needed, ascending: those to be scored and the last one to sample from. */
 function pagedItem({ tokens, start, blockTable, sample, score }: RunItem): PagedItem {

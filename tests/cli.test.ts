@@ -1,0 +1,84 @@
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+/** A folder with a config and nothing else: what is refused because of it was refused before any loading. */
+let model: string;
+beforeAll(() => {
+  model = mkdtempSync(join(tmpdir(), "kiln-cli-"));
+  const sizes = { vocab_size: 64, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1 };
+  const config = { model_type: "llama", ...sizes, num_attention_heads: 2, max_position_embeddings: 128 };
+  writeFileSync(join(model, "config.json"), JSON.stringify(config));
+});
+afterAll(() => rmSync(model, { recursive: true }));
+
+/** Runs the command on no adapter at all: whatever needs one ends with "No WebGPU adapter". */
+function kiln(args: string[]): Promise<{ code: number; stderr: string }> {
+  const env = { ...process.env, KILN_ADAPTER: "none" };
+  return new Promise((resolve) => {
+    execFile(process.execPath, ["bin/kiln.mjs", ...args], { env }, (error, _stdout, stderr) => {
+      resolve({ code: typeof error?.code === "number" ? error.code : 0, stderr });
+    });
+  });
+}
+
+describe("S10: refused before anything is loaded", () => {
+  it.each<[string[], number, string]>([
+    [["--max-model-len", "0"], 2, "expected a whole number, 1 or more."],
+    [
+      ["--max-model-len", "99999"],
+      1,
+      "a context of 99999 tokens cannot be served: the model has 128 positions; give --max-model-len from 1 to 128, or leave it out",
+    ],
+    [["--max-num-seqs", "0"], 2, "expected a whole number from 1 to 1024."],
+    [["--max-num-seqs", "1e308"], 2, "expected a whole number from 1 to 1024."],
+    [["--max-num-seqs", "600"], 1, "--max-num-seqs (600) can be at most --max-num-batched-tokens (512)"],
+    [["--max-num-batched-tokens", "0"], 2, "expected a whole number from 1 to 65536."],
+    [["--cache-mib", "-5"], 2, "expected a whole number, 1 or more."],
+    [["--port", "65536"], 2, "expected a whole number from 0 to 65535."],
+    [["--port", ""], 2, "expected a whole number from 0 to 65535."],
+    [
+      ["--host", "203.0.113.9"],
+      1,
+      "203.0.113.9 is not an address of this machine: choose another with --host",
+    ],
+    [["--port", "0"], 1, "No WebGPU adapter was found"],
+  ])("kiln serve %j", async (flags, code, message) => {
+    const done = await kiln(["serve", model, ...flags]);
+    expect(done.stderr).toContain(message);
+    expect(done.code).toBe(code);
+  });
+
+  it("kiln serve and kiln demo on a port in use", async () => {
+    const other = createServer();
+    await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+    const { port } = other.address() as { port: number };
+    const line = `kiln: port ${port} on 127.0.0.1 is in use: stop the other program or choose another port with --port\n`;
+    expect(await kiln(["serve", model, "--port", `${port}`])).toEqual({ code: 1, stderr: line });
+    expect(await kiln(["demo", "--port", `${port}`])).toEqual({ code: 1, stderr: line });
+    await new Promise((resolve) => other.close(resolve));
+  });
+
+  it.each<[string[], number, string]>([
+    [["sample", "m", "--temperature", "-1"], 2, "expected a number from 0 to 2."],
+    [["sample", "m", "--top-p", "0"], 2, "expected a number above 0, up to 1."],
+    [["sample", "m", "--min-p", "NaN"], 2, "expected a number from 0 to 1."],
+    [["sample", "m", "--top-k", "1.5"], 2, "expected a whole number, 0 or more."],
+    [["sample", "m", "--max-tokens", "1e308"], 2, "expected a whole number, 0 or more."],
+    [["train", "pretrain", "--steps", "0"], 2, "expected a whole number, 1 or more."],
+    [["train", "pretrain", "--learning-rate", "0"], 2, "expected a number above 0."],
+    [["train", "pretrain", "nowhere.yaml"], 1, "nowhere.yaml does not exist"],
+    [["train", "pretrain", "--set", "train.warmup_steps=-1"], 1, "--set train.warmup_steps=-1"],
+    [["bench", "--budget", "0"], 2, "expected a whole number, 1 or more."],
+    [["serve"], 2, "missing required argument 'model'"],
+    [["serve", "/nowhere"], 1, "/nowhere does not exist"],
+    [["nonsense"], 2, "unknown command 'nonsense'"],
+  ])("kiln %j", async (args, code, message) => {
+    const done = await kiln(args);
+    expect(done.stderr).toContain(message);
+    expect(done.code).toBe(code);
+  });
+});
