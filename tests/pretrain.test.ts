@@ -122,6 +122,23 @@ describe("kiln train pretrain", () => {
     expect(sampled.text).toContain("Once upon a time");
   });
 
+  it("keeps a second process out of its folder, resuming or not", async () => {
+    const out = join(folder(), "run");
+    const first = start(toyRun(out, "--steps", "100000"));
+    await checkpointOf(out, 4);
+    for (const flags of [[], ["--resume"]]) {
+      const { code, text } = await run(...toyRun(out, ...flags));
+      expect(text).toMatch(
+        /another process \(\d+\) is writing this run folder: wait for it, stop it, or give/,
+      );
+      expect(code).toBe(1);
+    }
+    first.child.kill("SIGINT");
+    const { code, text } = await first.done;
+    expect(code, text).toBe(130);
+    expect(existsSync(join(out, ".lock"))).toBe(false);
+  });
+
   it("says what is wrong and how to mend it, in one line, and does not start", async () => {
     const out = folder();
     const binary = join(out, "noise.txt");

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { dispose } from "../core/device.ts";
 import { tinyllmConfig } from "../models/config.ts";
@@ -8,6 +8,7 @@ import { leaves, loadPretrainConfig, type PretrainConfig } from "./config.ts";
 import { AdamW } from "./optim.ts";
 import type { PretrainResult } from "./run.ts";
 import { newestCheckpoint } from "./run_files.ts";
+import { lockFile, lockRun } from "./run_lock.ts";
 import { lossText } from "./run_log.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -60,11 +61,14 @@ const toy = {
 export async function demo(options: DemoOptions): Promise<{ modelDir: string }> {
   const { out, say } = options;
   const modelDir = join(out, "model");
-  if (options.fresh || options.smoke) await rm(out, { recursive: true, force: true });
-  if (existsSync(join(modelDir, "config.json"))) {
+  const isTrained = existsSync(join(modelDir, "config.json"));
+  if (options.fresh || options.smoke) await clear(out);
+  else if (isTrained) {
     say(`${modelDir} is trained already; npm start -- --fresh trains it again`);
     return { modelDir };
   }
+  // Another process in this folder is told at once, not after the measurement.
+  lockRun(out)();
   const config = (await newestCheckpoint(out))
     ? await demoSettings({ out_dir: out, resume: true })
     : await chooseLesson(options);
@@ -75,6 +79,18 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
   say(lossText(result, 3));
   say(`loss curve: ${result.lossCurve}   samples: ${join(out, "samples.txt")}   model: ${modelDir}`);
   return { modelDir };
+}
+
+/** Empties the run's folder, unless another process writes it. */
+async function clear(folder: string): Promise<void> {
+  const release = lockRun(folder);
+  try {
+    for (const name of await readdir(folder)) {
+      if (name !== lockFile) await rm(join(folder, name), { recursive: true, force: true });
+    }
+  } finally {
+    release();
+  }
 }
 
 /** The size and number of updates that fit into the demo's minutes on this adapter. */

@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import { KilnError } from "../core/errors.ts";
 import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
@@ -13,6 +12,7 @@ import { AdamW } from "./optim.ts";
 import { prepareData } from "./prepare_data.ts";
 import { decisiveSettings, resumePoint } from "./resume.ts";
 import { type PretrainOptions, type PretrainResult, type Run, runToEnd } from "./run.ts";
+import { lockRun } from "./run_lock.ts";
 import type { ScheduleConfig } from "./schedules.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -22,15 +22,17 @@ import { Trainer } from "./trainer.ts";
  */
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { config } = options;
-  await mkdir(config.out_dir, { recursive: true }).catch((error) => {
-    throw new KilnError(`cannot create ${config.out_dir}: ${(error as Error).message}; give another --out`);
-  });
-  const resumeFrom = await resumePoint(config);
-  const run = await prepare(options);
+  const release = lockRun(config.out_dir);
   try {
-    return await runToEnd(run, resumeFrom);
+    const resumeFrom = await resumePoint(config);
+    const run = await prepare(options);
+    try {
+      return await runToEnd(run, resumeFrom);
+    } finally {
+      run.data.close();
+    }
   } finally {
-    run.data.close();
+    release();
   }
 }
 
