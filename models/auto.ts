@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
-import { type ComputeDtype, withMatrices } from "../nn/index.ts";
+import { type ComputeDtype, withMatrices, withoutValues } from "../nn/index.ts";
 import type { CausalLM } from "./causal_lm.ts";
 import { type LlamaConfig, parseLlamaConfig } from "./config.ts";
 import { currentDirectory, readJson } from "./files.ts";
@@ -37,8 +37,10 @@ export function contextOf(config: DecoderConfig): number {
  * is not to be trained may keep its matrices in f16 alone (`matrices`).
  */
 export function createDecoder(config: DecoderConfig, matrices: ComputeDtype = "f32"): CausalLM {
-  return withMatrices(matrices, () =>
-    config.model_type === "gpt2" ? new GPT2LMHeadModel(config) : new LlamaForCausalLM(config),
+  return withoutValues(() =>
+    withMatrices(matrices, () =>
+      config.model_type === "gpt2" ? new GPT2LMHeadModel(config) : new LlamaForCausalLM(config),
+    ),
   );
 }
 

@@ -1,5 +1,32 @@
-import { philox4x32 } from "../core/random.ts";
+import { philox4x32, seedWords } from "../core/random.ts";
+import type { Shape } from "../core/shape.ts";
+import { type Tensor, tensor } from "../core/tensor.ts";
+import { mul, randomNormal, randomUniform, sub } from "../kernels/index.ts";
 import type { Parameter } from "./module.ts";
+
+let seedOfLayers = seedWords(0);
+let drawn = 0;
+
+/**
+ * Seed of what constructors of layers draw, 0 at first: the values of a matrix depend on it, on how many draws came before
+ * since it was set, and on nothing else. `CausalLM.init` has a seed of its own.
+ */
+export function manualSeed(seed: number | bigint): void {
+  seedOfLayers = seedWords(seed);
+  drawn = 0;
+}
+
+const nextKey = () => tensor([...seedOfLayers, drawn++, 0], [4], "u32");
+
+/** Draws from [-bound, bound), for `Parameter.make`. */
+export const drawUniform = (bound: number) => (shape: Shape) =>
+  mul(sub(randomUniform(shape, nextKey()), 0.5), 2 * bound);
+
+/** Draws normal values of mean 0, for `Parameter.make`. */
+export const drawNormal =
+  (std: number) =>
+  (shape: Shape): Tensor =>
+    mul(randomNormal(shape, nextKey()), std);
 
 /**
  * Fills a parameter with normal values of mean 0 and the given standard deviation. The value at an index depends on

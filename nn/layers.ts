@@ -1,4 +1,4 @@
-import type { Tensor } from "../core/tensor.ts";
+import { ones, type Tensor, zeros } from "../core/tensor.ts";
 import {
   type Activation,
   embedding,
@@ -11,6 +11,7 @@ import {
   swiglu,
   transpose,
 } from "../kernels/index.ts";
+import { drawNormal, drawUniform } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
 /** How a forward pass is to run. */
@@ -22,15 +23,19 @@ export interface RunOptions {
   batchInvariant?: boolean;
 }
 
-/** y = x W^T + b for x [..., in_features]; `weight` is [out_features, in_features] as in PyTorch. */
+/**
+ * y = x W^T + b for x [..., in_features]; `weight` is [out_features, in_features] as in PyTorch. Both start uniform in
+ * +-1 / sqrt(in_features).
+ */
 export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
 
   constructor(inFeatures: number, outFeatures: number, options: { bias?: boolean } = {}) {
     super();
-    this.weight = Parameter.empty([outFeatures, inFeatures]);
-    this.bias = options.bias ? Parameter.empty([outFeatures]) : null;
+    const draw = drawUniform(1 / Math.sqrt(Math.max(inFeatures, 1)));
+    this.weight = Parameter.make([outFeatures, inFeatures], draw);
+    this.bias = options.bias ? Parameter.make([outFeatures], draw) : null;
   }
 
   /** `residual`, of the output's shape, is added to the result. */
@@ -39,15 +44,15 @@ export class Linear extends Module {
   }
 }
 
-/** y = activation(x W + b) for x [..., in_features]; `weight` is [in_features, out_features], as GPT-2 stores it. */
+/** y = activation(x W + b) for x [..., in_features]; `weight` is [in_features, out_features], as GPT-2 stores it. It starts normal of standard deviation 0.02, b at 0. */
 export class Conv1D extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
 
   constructor(inFeatures: number, outFeatures: number) {
     super();
-    this.weight = Parameter.empty([inFeatures, outFeatures]);
-    this.bias = Parameter.empty([outFeatures]);
+    this.weight = Parameter.make([inFeatures, outFeatures], drawNormal(0.02));
+    this.bias = Parameter.make([outFeatures], zeros);
   }
 
   /** `residual`, of the output's shape, is added to the result. */
@@ -57,13 +62,13 @@ export class Conv1D extends Module {
   }
 }
 
-/** Rows of `weight` [num_embeddings, embedding_dim] by id. */
+/** Rows of `weight` [num_embeddings, embedding_dim] by id; they start standard normal. */
 export class Embedding extends Module {
   readonly weight: Parameter;
 
   constructor(numEmbeddings: number, embeddingDim: number) {
     super();
-    this.weight = Parameter.empty([numEmbeddings, embeddingDim]);
+    this.weight = Parameter.make([numEmbeddings, embeddingDim], drawNormal(1));
   }
 
   forward(ids: Tensor): Tensor {
@@ -71,14 +76,14 @@ export class Embedding extends Module {
   }
 }
 
-/** Root mean square norm over the last axis (Zhang & Sennrich 2019). */
+/** Root mean square norm over the last axis (Zhang & Sennrich 2019); the weight starts at 1. */
 export class RmsNorm extends Module {
   readonly weight: Parameter;
   readonly #eps: number;
 
   constructor(width: number, eps: number) {
     super();
-    this.weight = Parameter.empty([width]);
+    this.weight = Parameter.make([width], ones);
     this.#eps = eps;
   }
 
@@ -92,7 +97,7 @@ export class RmsNorm extends Module {
   }
 }
 
-/** Layer norm over the last axis (Ba et al. 2016). */
+/** Layer norm over the last axis (Ba et al. 2016); the weight starts at 1, the bias at 0. */
 export class LayerNorm extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
@@ -100,8 +105,8 @@ export class LayerNorm extends Module {
 
   constructor(width: number, eps: number) {
     super();
-    this.weight = Parameter.empty([width]);
-    this.bias = Parameter.empty([width]);
+    this.weight = Parameter.make([width], ones);
+    this.bias = Parameter.make([width], zeros);
     this.#eps = eps;
   }
 

@@ -1,5 +1,5 @@
 import { retrace } from "../core/compile.ts";
-import { type Device, device, dispose, persist } from "../core/device.ts";
+import { device, dispose, persist, scope } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { numel, type Shape, sameShape, show } from "../core/shape.ts";
 import { Tensor } from "../core/tensor.ts";
@@ -9,6 +9,7 @@ import { assignInto } from "../kernels/index.ts";
 export type ComputeDtype = "f32" | "f16";
 
 let matrixDtype: ComputeDtype = "f32";
+let roomOnly = false;
 
 /** Modules made in `body` keep their matrices in `dtype` alone: half the memory for a model that is not to be trained. */
 export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
@@ -21,6 +22,17 @@ export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
   }
 }
 
+/** Modules made in `body` get room for their parameters and no values: for models that are loaded or `init`ed next. */
+export function withoutValues<T>(body: () => T): T {
+  const before = roomOnly;
+  roomOnly = true;
+  try {
+    return body();
+  } finally {
+    roomOnly = before;
+  }
+}
+
 /**
  * A tensor that training changes: a leaf that outlives every scope. In mixed precision a matrix has an f16 copy beside
  * it, which forward and backward passes read; vectors (norms, biases) stay f32.
@@ -28,11 +40,13 @@ export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
 export class Parameter extends Tensor {
   private copied: Tensor | null = null;
 
-  /** Room for a parameter; its values come from a checkpoint or from `init`. */
-  static empty(shape: Shape, on: Device = device()): Parameter {
-    const storage = on.allocate(shape.length >= 2 ? matrixDtype : "f32", numel(shape));
+  /** A parameter that holds what `values` makes for its shape; only room for it inside of `withoutValues`. */
+  static make(shape: Shape, values: (shape: Shape) => Tensor): Parameter {
+    const storage = device().allocate(shape.length >= 2 ? matrixDtype : "f32", numel(shape));
     storage.moveTo(null);
-    return new Parameter(storage, shape).requireGrad();
+    const parameter = new Parameter(storage, shape);
+    if (!roomOnly) scope(() => assignInto(parameter, values(shape)));
+    return parameter.requireGrad();
   }
 
   /** The rounded copy, or null where passes read this tensor itself. Who changes this tensor rewrites the copy. */

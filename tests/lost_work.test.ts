@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { compile } from "../core/compile.ts";
-import { persist, setDevice, withDevice } from "../core/device.ts";
+import { persist, setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
@@ -20,8 +20,8 @@ const [one, hyper] = [() => persist(tensor([1])), () => persist(tensor(k.hyperVa
 
 describe("a tensor given twice to an op that updates in place", () => {
   it.each(["webgpu", "reference"])("is added to itself on %s, and earlier work is not lost", async (kind) => {
-    const on = kind === "webgpu" ? gpu : new ReferenceDevice();
-    await withDevice(on, async () => {
+    const before = setDevice(kind === "webgpu" ? gpu : new ReferenceDevice());
+    try {
       const w = persist(tensor([3]));
       k.addInto(w, tensor([1]));
       const x = tensor([1, 2]);
@@ -31,7 +31,9 @@ describe("a tensor given twice to an op that updates in place", () => {
       const shifted = tensor([1, 2, 3, ...new Array<number>(64).fill(0)]);
       k.assignInto(k.narrow(shifted, 0, 0, 3), k.narrow(shifted, 0, 1, 3));
       expect((await values(shifted)).slice(0, 3)).toEqual([2, 3, 0]);
-    });
+    } finally {
+      setDevice(before);
+    }
   });
 
   it("is updated by an optimizer that is given the parameter as its gradient", async () => {
