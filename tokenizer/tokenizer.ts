@@ -4,6 +4,8 @@ import { dirname, join } from "node:path";
 import { Tokenizer as NativeTokenizer } from "tokenizers";
 import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from "./decoders.ts";
 import { TokenizerError } from "./errors.ts";
+import { readJsonFile } from "./files.ts";
+import { readGpt2Files } from "./gpt2_files.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
 import { type ComponentJson, componentList, type TokenizerJson } from "./tokenizer_json.ts";
 
@@ -80,31 +82,33 @@ export class Tokenizer implements TokenSource {
   }
 
   /**
-   * Loads a model folder (its `tokenizer.json`, and `tokenizer_config.json`, `generation_config.json`,
+   * Loads a model folder (its `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, and `tokenizer_config.json`, `generation_config.json`,
    * `config.json`, `chat_template.jinja` where present) or a `tokenizer.json` file with its neighbours.
    * Errors: a missing or corrupt file, named in one line.
    */
   static load(path: string): Tokenizer {
     const isFolder = existsSync(path) && statSync(path).isDirectory();
     const file = isFolder ? join(path, "tokenizer.json") : path;
-    if (!existsSync(file)) {
+    const json = existsSync(file) ? readJsonFile(file) : isFolder ? readGpt2Files(path) : null;
+    if (json === null) {
       throw new TokenizerError(
         isFolder
-          ? `${path} has no tokenizer.json; is it a model folder in Hugging Face layout?`
+          ? `${path} has no tokenizer.json (nor vocab.json with merges.txt); is it a model folder in Hugging Face layout?`
           : `${path} does not exist; give a model folder or a tokenizer.json`,
       );
     }
     const beside = (name: string) => join(dirname(file), name);
     const template = beside("chat_template.jinja");
     try {
-      return new Tokenizer(readJson(file) as unknown as TokenizerJson, {
+      return new Tokenizer(json as TokenizerJson, {
         ...(existsSync(template) ? { chat_template: readFileSync(template, "utf8") } : {}),
         ...optional("tokenizer_config", beside("tokenizer_config.json")),
         ...optional("generation_config", beside("generation_config.json")),
         ...optional("config", beside("config.json")),
       });
     } catch (error) {
-      if (error instanceof InvalidTokenizer) throw new TokenizerError(`${file}: ${error.message}`, error);
+      const name = existsSync(file) ? file : `${path}/vocab.json with merges.txt`;
+      if (error instanceof InvalidTokenizer) throw new TokenizerError(`${name}: ${error.message}`, error);
       throw error;
     }
   }
@@ -243,7 +247,7 @@ function createNative(json: TokenizerJson): NativeTokenizer {
     return native;
   } catch (error) {
     const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
-    throw new InvalidTokenizer(`not a valid tokenizer.json (${reason})`, error);
+    throw new InvalidTokenizer(`not a valid tokenizer (${reason})`, error);
   }
 }
 
@@ -273,18 +277,7 @@ function stringOrNull(value: unknown): string | null {
 }
 
 function optional(key: keyof TokenizerConfigs, file: string): TokenizerConfigs {
-  return existsSync(file) ? { [key]: readJson(file) } : {};
-}
-
-function readJson(file: string): Config {
-  const text = readFileSync(file, "utf8");
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Config;
-  } catch (error) {
-    throw new TokenizerError(`${file} is not valid JSON; it may be cut off or damaged`, error);
-  }
-  throw new TokenizerError(`${file} should hold a JSON object`);
+  return existsSync(file) ? { [key]: readJsonFile(file) } : {};
 }
 
 /** Writes a file so that a reader sees the old content or the new one, never a part. */

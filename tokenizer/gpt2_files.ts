@@ -1,0 +1,120 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { TokenizerError } from "./errors.ts";
+import { readJsonFile } from "./files.ts";
+import type { AddedTokenJson, TokenizerJson } from "./tokenizer_json.ts";
+
+type Config = Record<string, unknown>;
+type Role = "bos_token" | "eos_token" | "unk_token" | "pad_token";
+
+/** The token that GPT-2 has in every role that no file names. */
+const END_OF_TEXT = "<|endoftext|>";
+
+/**
+ * The tokenizer of a folder in GPT-2's own form, `vocab.json` and `merges.txt` (with `tokenizer_config.json`,
+ * `special_tokens_map.json` and `added_tokens.json` where present), as a `tokenizer.json` would hold it; null where
+ * the folder has no such pair. Errors: a file that is corrupt, or a tokenizer that splits text in another way.
+ */
+export function readGpt2Files(folder: string): TokenizerJson | null {
+  const [vocabFile, mergesFile] = [join(folder, "vocab.json"), join(folder, "merges.txt")];
+  if (!existsSync(vocabFile) || !existsSync(mergesFile)) return null;
+  const optional = (name: string) => (existsSync(join(folder, name)) ? readJsonFile(join(folder, name)) : {});
+  const config = optional("tokenizer_config.json");
+  assertGpt2(folder, config);
+  const vocab = readJsonFile(vocabFile) as Record<string, number>;
+  const named = { ...optional("special_tokens_map.json"), ...config };
+  const added = addedTokens(named, { ...vocab, ...(optional("added_tokens.json") as typeof vocab) });
+  const ids = { ...vocab, ...Object.fromEntries(added.map(({ content, id }) => [content, id])) };
+  const byteLevel = { type: "ByteLevel", trim_offsets: false, use_regex: true };
+  const unknown = contentOf(named.unk_token);
+  return {
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: added,
+    normalizer: null,
+    pre_tokenizer: { ...byteLevel, add_prefix_space: config.add_prefix_space === true },
+    post_processor:
+      config.add_bos_token === true
+        ? beginningWith(contentOf(named.bos_token) ?? END_OF_TEXT, ids)
+        : { ...byteLevel, add_prefix_space: true },
+    decoder: { ...byteLevel, add_prefix_space: true },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: unknown !== null && vocab[unknown] !== undefined ? unknown : null,
+      continuing_subword_prefix: "",
+      end_of_word_suffix: "",
+      fuse_unk: false,
+      byte_fallback: false,
+      vocab,
+      merges: readMerges(mergesFile),
+    },
+  };
+}
+
+/** Other tokenizers have files of the same names and other rules: their ids would be wrong without a word. */
+function assertGpt2(folder: string, { tokenizer_class: given }: Config): void {
+  if (given === undefined || given === "GPT2Tokenizer" || given === "GPT2TokenizerFast") return;
+  throw new TokenizerError(
+    `${folder} has the vocab.json and merges.txt of a ${String(given)}, which are read for GPT2Tokenizer only; ` +
+      "give a folder with a tokenizer.json (transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder))",
+  );
+}
+
+/** Pairs of tokens that become one, first come first merged. */
+function readMerges(file: string): string[] {
+  const lines = readFileSync(file, "utf8").split(/\r?\n/);
+  if (lines[0]!.startsWith("#version")) lines.shift();
+  const merges = lines.filter((line) => line !== "");
+  const bad = merges.find((line) => line.split(" ").length !== 2);
+  if (bad === undefined) return merges;
+  throw new TokenizerError(
+    `${file} should hold two tokens a line; it has ${JSON.stringify(bad.slice(0, 80))}`,
+  );
+}
+
+/** Tokens that are taken whole out of a text: those that the files list, and those with a role. */
+function addedTokens(named: Config, ids: Record<string, number>): AddedTokenJson[] {
+  const tokens = new Map<string, AddedTokenJson>();
+  const add = (content: string, id: number | undefined, settings: Config = {}) => {
+    if (id === undefined || tokens.has(content)) return;
+    const {
+      single_word = false,
+      lstrip = false,
+      rstrip = false,
+      normalized = false,
+      special = true,
+    } = settings;
+    const flags = { single_word, lstrip, rstrip, normalized, special } as Omit<
+      AddedTokenJson,
+      "id" | "content"
+    >;
+    tokens.set(content, { id, content, ...flags });
+  };
+  const listed = (named.added_tokens_decoder ?? {}) as Record<string, Config>;
+  for (const [id, token] of Object.entries(listed)) add(String(token.content), Number(id), token);
+  const roles: Role[] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+  const others = Array.isArray(named.additional_special_tokens) ? named.additional_special_tokens : [];
+  for (const token of [...roles.map((role) => named[role]), ...others, END_OF_TEXT]) {
+    const content = contentOf(token);
+    if (content !== null) add(content, ids[content], typeof token === "object" ? (token as Config) : {});
+  }
+  return [...tokens.values()].sort((a, b) => a.id - b.id);
+}
+
+function contentOf(token: unknown): string | null {
+  const content = typeof token === "object" && token !== null ? (token as Config).content : token;
+  return typeof content === "string" ? content : null;
+}
+
+function beginningWith(token: string, ids: Record<string, number>) {
+  const special = { SpecialToken: { id: token, type_id: 0 } };
+  const text = (id: string) => ({ Sequence: { id, type_id: 0 } });
+  return {
+    type: "TemplateProcessing",
+    single: [special, text("A")],
+    pair: [special, text("A"), special, text("B")],
+    special_tokens: { [token]: { id: token, ids: [ids[token]], tokens: [token] } },
+  };
+}
