@@ -30,6 +30,8 @@ const decimal =
 const port = whole(0, 65535);
 /** Past 2^53 a number would be rounded. */
 const seedNumber = (text: string) => (/^\d{16,}$/.test(text) ? BigInt(text) : whole(0)(text));
+/** An option that may be given several times. */
+const collect = (value: string, before: string[] = []) => [...before, value];
 /** What a model answers in. */
 const dtypeOption = () =>
   new Option(
@@ -200,7 +202,8 @@ program
 interface ServeFlags {
   port: number;
   host: string;
-  apiKey?: string;
+  apiKey?: string[];
+  priorityKey?: string[];
   servedModelName?: string;
   maxModelLen?: number;
   maxNumSeqs?: number;
@@ -218,7 +221,19 @@ program
   .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
   .option("--port <n>", "0 takes a free one", port, 8000)
   .option("--host <address>", "address to listen on", "127.0.0.1")
-  .addOption(new Option("--api-key <key>", "clients must send this key").env("KILN_API_KEY"))
+  .addOption(
+    new Option(
+      "--api-key <key>",
+      "clients must send this key, or one of several; with several, each gets an even share",
+    )
+      .env("KILN_API_KEY")
+      .argParser(collect),
+  )
+  .option(
+    "--priority-key <key>",
+    "a key that may also set `priority` (lower runs first); several are allowed",
+    collect,
+  )
   .option("--served-model-name <name>", "the name that clients use; default: the folder's name")
   .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
   .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
@@ -399,6 +414,7 @@ async function serveModel(
       strict: flags.strict,
       allowedHosts: [flags.host, ...(flags.allowedHosts ?? [])],
       allowedOrigins: flags.allowedOrigins,
+      priorityKeys: flags.priorityKey,
       maxSeqs: maxSequences,
       maxBatchedTokens: flags.maxNumBatchedTokens,
     }),

@@ -50,10 +50,16 @@ export interface EngineStats {
   readonly finished: Readonly<Record<FinishReason, number>>;
 }
 
+/** What was submitted in one call: given up as a whole, and only before the first step of any of it. */
+interface Submission {
+  /** Monotonic time after which it is given up. */
+  readonly giveUpAt: number;
+  started: boolean;
+}
+
 interface Entry {
   readonly listener: EngineListener;
-  /** Monotonic time after which a request that has not started is given up. */
-  readonly giveUpAt: number;
+  readonly submission: Submission;
   /** Prompt positions whose score was reported. A recompute does not report them again. */
   scored: number;
 }
@@ -120,32 +126,39 @@ export class Engine {
   }
 
   /**
-   * Whether `requests` more sequences with `tokens` prompt tokens in all may join.
+   * Whether `requests` more sequences of a client, with `tokens` prompt tokens in all, may join. A full queue still takes
+   * a client's fair share of it: those who filled it do not lock others out.
    * @throws ServeError 429 when the queue is full, 503 when the engine is draining or hung.
    */
-  checkRoom(requests: number, tokens: number): void {
+  checkRoom(client: string, requests: number, tokens: number): void {
     if (this.#hung) throw new ServeError(503, "the model does not respond", { code: "engine_unavailable" });
     if (this.#draining) throw new ServeError(503, "the server is shutting down", { code: "shutting_down" });
-    const { waiting, waitingTokens } = this.#scheduler;
+    const { total, own, others } = this.#scheduler.queue(client);
     const { queuedRequests, queuedTokens } = this.#limits;
-    if (waiting > 0 && (waiting + requests > queuedRequests || waitingTokens + tokens > queuedTokens)) {
-      throw new ServeError(429, `${waiting} requests are waiting already; try again later`, {
+    const over = ({ sequences, tokens: waiting }: typeof own, clients: number) =>
+      sequences + requests > queuedRequests / clients || waiting + tokens > queuedTokens / clients;
+    if (total.sequences > 0 && over(total, 1) && over(own, others + 1)) {
+      throw new ServeError(429, `${total.sequences} requests are waiting already; try again later`, {
         code: "queue_full",
         headers: { "retry-after": "1" },
       });
     }
   }
 
-  /** Accepts all requests or (by throwing as `checkRoom` does) none. Events come later, never from within this call. */
+  /**
+   * Accepts all requests of one client or (by throwing as `checkRoom` does) none. Events come later, never from within
+   * this call.
+   */
   submit(requests: readonly { readonly request: Request; readonly listener: EngineListener }[]): void {
     this.checkRoom(
+      requests[0]!.request.client,
       requests.length,
       requests.reduce((sum, { request }) => sum + request.prompt.length, 0),
     );
-    const giveUpAt = performance.now() + this.#limits.queueWaitMs;
+    const submission = { giveUpAt: performance.now() + this.#limits.queueWaitMs, started: false };
     for (const { request, listener } of requests) {
       this.#scheduler.add(request);
-      this.#entries.set(request.id, { listener, giveUpAt, scored: 0 });
+      this.#entries.set(request.id, { listener, submission, scored: 0 });
       this.#accepted++;
       this.#promptTokens += request.prompt.length;
     }
@@ -185,6 +198,7 @@ export class Engine {
   }
 
   async #step(plan: StepPlan): Promise<void> {
+    for (const { id } of plan.items) this.#entries.get(id)!.submission.started = true;
     const items = plan.items.map((item) => this.#runItem(item));
     this.#steps++;
     let result: StepResult;
@@ -270,8 +284,8 @@ export class Engine {
 
   #dropStale(): void {
     const now = performance.now();
-    for (const [id, { giveUpAt }] of this.#entries) {
-      if (now < giveUpAt || this.#scheduler.get(id)!.started) continue;
+    for (const [id, { submission }] of this.#entries) {
+      if (submission.started || now < submission.giveUpAt) continue;
       const error = new ServeError(503, "the request waited too long for its turn; try again later", {
         code: "queue_timeout",
         headers: { "retry-after": "5" },

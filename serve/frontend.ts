@@ -23,6 +23,14 @@ export interface Usage {
   readonly prompt_tokens_details: { readonly cached_tokens: number };
 }
 
+/** Who asks. */
+export interface Caller {
+  /** Shares the model evenly with the other callers. */
+  readonly client: string;
+  /** Whether it may set `priority`. */
+  readonly mayPrioritize: boolean;
+}
+
 /** Hears each piece of each choice; `index` = prompt index * choices per prompt + choice. */
 export type DeltaListener = (index: number, delta: ChoiceDelta) => void;
 
@@ -128,9 +136,9 @@ export class Frontend {
 
   /**
    * Checks a body against model and limits, tokenises it and starts it. Listeners hear nothing before this resolves.
-   * @throws ServeError 400, 404, 429 or 503.
+   * @throws ServeError 400, 403, 404, 429 or 503.
    */
-  async start(body: CompletionBody, onDelta: DeltaListener): Promise<CompletionJob> {
+  async start(body: CompletionBody, caller: Caller, onDelta: DeltaListener): Promise<CompletionJob> {
     if (body.model !== this.modelName) {
       throw new ServeError(
         404,
@@ -146,13 +154,15 @@ export class Frontend {
     if (given.length * perPrompt > this.#limits.sequences) {
       throw badRequest("n", `prompts times choices may be at most ${this.#limits.sequences}`);
     }
-    this.engine.checkRoom(given.length * perPrompt, 0);
-    const requests = this.#requests(body);
+    this.engine.checkRoom(caller.client, given.length * perPrompt, 0);
+    const requests = this.#requests(body, caller);
     const skipSpecialTokens = body.skip_special_tokens ?? true;
     const prompts: PromptText[] = [];
     for (const prompt of given) {
       const tokens = await this.#tokenise(prompt, body);
       prompts.push(new PromptText(this.tokenizer, tokens, { skipSpecialTokens }));
+      // Many long lists of ids must not keep the others waiting.
+      await new Promise((resolve) => setImmediate(resolve));
     }
     const choices = prompts.flatMap((prompt) =>
       Array.from({ length: perPrompt }, () => this.#choice(body, prompt)),
@@ -232,7 +242,17 @@ export class Frontend {
   }
 
   /** Checks the sampling fields; returns what makes the engine requests of one prompt. */
-  #requests(body: CompletionBody): (prompt: readonly number[], count: number) => Omit<Request, "id">[] {
+  #requests(
+    body: CompletionBody,
+    { client, mayPrioritize }: Caller,
+  ): (prompt: readonly number[], count: number) => Omit<Request, "id">[] {
+    const priority = body.priority ?? 0;
+    if (priority !== 0 && !mayPrioritize) {
+      throw new ServeError(403, "priority is only for keys that the server was given as --priority-key", {
+        param: "priority",
+        code: "priority_not_allowed",
+      });
+    }
     const { vocabSize } = this.engine.runner;
     const sampling = resolveSampling(body, vocabSize, freshSeed);
     const stopIds = body.stop_token_ids ?? [];
@@ -250,12 +270,13 @@ export class Frontend {
     return (prompt, count) => {
       const seed = body.seed == null ? freshSeed() : sampling.seed;
       return Array.from({ length: count }, (_, choice) => ({
+        client,
         prompt,
         sampling: { ...sampling, seed, choice },
         maxTokens,
         minTokens,
         stopTokenIds,
-        priority: body.priority ?? 0,
+        priority,
         topLogprobs: body.logprobs ?? (ranked ? 0 : null),
         scorePrompt: body.echo === true && body.logprobs != null,
       }));

@@ -89,6 +89,7 @@ export class TextGenerator {
     const queue = new Queue<number>();
     const request = {
       id: `generate-${this.#requests++}`,
+      client: "generate",
       prompt,
       sampling,
       maxTokens,

@@ -24,11 +24,24 @@ export interface Sequence {
   /** Positions whose K and V are in the cache. */
   computed: number;
   readonly table: BlockTable;
-  /** True once any part of it was planned. */
-  started: boolean;
-  /** Place in the order of service: smaller first, then by `arrival`. */
+  readonly client: Client;
+  running: boolean;
+  /** Place among the sequences of its client: smaller first, then by `arrival`. */
   readonly rank: number;
   readonly arrival: number;
+}
+
+/** Who shares the model with others: all sequences that carry its name. */
+interface Client {
+  /** In order of service. */
+  readonly waiting: Sequence[];
+  /** Tokens of the waiting sequences. */
+  waitingTokens: number;
+  running: number;
+  /** Waiting and running. */
+  sequences: number;
+  /** When it was last admitted, or came: of clients that run equally many, the one that waits longest is next. */
+  turn: number;
 }
 
 /** What a settled step did to one sequence. `index` points into the plan's items. */
@@ -41,25 +54,30 @@ export interface Settled {
 /**
  * Decides what each step computes. Plain data: knows tokens and block numbers, neither a device nor text.
  *
- * One order of service rules everything: rank = arrival step + priority * agingSteps, then arrival. Requests are admitted
- * from its head, blocks run out at its tail: the victim of a preemption is the last running sequence, which gives back
- * all blocks and is computed again later. So the first in order always advances, and nothing starves.
+ * Clients share evenly: next is admitted a sequence of the client that runs fewest, and of equals the one that has waited
+ * longest; where none is free, a client that runs two more than it gives a slot up. Within a client, sequences come in order
+ * of rank = arrival step + priority * agingSteps. Between clients a better level comes first: the priority, which improves
+ * by one per agingSteps of waiting until it equals the best there is. So every sequence is at some time next.
+ *
+ * Blocks run out at the other end: the victim of a preemption is a last sequence (of the worst level, of the client that
+ * runs most), which gives back all blocks and is computed again later. The first in order always advances.
  *
  * A sequence enters only when all tokens it has fit the free blocks, hence a chunk of a prompt never waits for memory and
- * only a decode may preempt. Decodes go first in a step; what is left of the token budget is shared evenly among
- * prompts, so that neither a long prompt stalls the decodes nor a short prompt waits behind it.
+ * only a decode may preempt. Decodes go first in a step; what is left of the token budget is shared evenly among clients,
+ * and each share among its prompts, so that neither a long prompt stalls the decodes nor a short prompt waits behind it.
  */
 export class Scheduler {
   readonly config: SchedulerConfig;
   readonly pool: BlockPool;
-  /** Both in order of service. */
-  readonly #waiting: Sequence[] = [];
+  /** By rank. */
   readonly #running: Sequence[] = [];
+  /** Those that have a sequence here, by name. */
+  readonly #clients = new Map<string, Client>();
   readonly #byId = new Map<string, Sequence>();
   #steps = 0;
   #arrivals = 0;
+  #admissions = 0;
   #preemptions = 0;
-  #waitingTokens = 0;
 
   constructor(config: SchedulerConfig) {
     const needed = Math.ceil(config.maxModelLen / config.blockSize) + 1;
@@ -84,12 +102,18 @@ export class Scheduler {
   }
 
   get waiting(): number {
-    return this.#waiting.length;
+    return this.#byId.size - this.#running.length;
   }
 
-  /** Tokens of the waiting sequences. */
-  get waitingTokens(): number {
-    return this.#waitingTokens;
+  /** What waits, of everybody and of one client, and how many clients wait besides it. */
+  queue(client: string) {
+    const all = [...this.#clients].filter(([, { waiting }]) => waiting.length > 0);
+    const size = (of: typeof all) => ({
+      sequences: of.reduce((sum, [, { waiting }]) => sum + waiting.length, 0),
+      tokens: of.reduce((sum, [, { waitingTokens }]) => sum + waitingTokens, 0),
+    });
+    const own = all.filter(([name]) => name === client);
+    return { total: size(all), own: size(own), others: all.length - own.length };
   }
 
   get preemptions(): number {
@@ -111,12 +135,15 @@ export class Scheduler {
     if (request.prompt.length + request.maxTokens > this.config.maxModelLen) {
       throw new Error(`request ${request.id} cannot fit the model length ${this.config.maxModelLen}`);
     }
+    const client = this.#clientOf(request.client);
+    client.sequences++;
     const sequence: Sequence = {
       request,
+      client,
       tokens: [...request.prompt],
       computed: 0,
       table: new BlockTable(this.pool, this.config.blockSize),
-      started: false,
+      running: false,
       rank: this.#steps + request.priority * this.config.agingSteps,
       arrival: this.#arrivals++,
     };
@@ -130,12 +157,9 @@ export class Scheduler {
     const sequence = this.#byId.get(id);
     if (sequence === undefined) return false;
     this.#byId.delete(id);
-    const at = this.#running.indexOf(sequence);
-    if (at >= 0) this.#running.splice(at, 1);
-    else {
-      this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
-      this.#waitingTokens -= sequence.tokens.length;
-    }
+    if (sequence.running) this.#stop(sequence);
+    else this.#unqueue(sequence);
+    if (--sequence.client.sequences === 0) this.#clients.delete(sequence.request.client);
     sequence.table.clear();
     return true;
   }
@@ -143,8 +167,9 @@ export class Scheduler {
   /** Plans the next step; no items when nothing is left to do. The plan must be settled before the next is made. */
   schedule(): StepPlan {
     this.#steps++;
-    const preempted = this.#makeRoom();
-    this.#admit();
+    const preempted: string[] = [];
+    this.#makeRoom(preempted);
+    this.#admit(preempted);
     return { items: this.#share(), preempted };
   }
 
@@ -165,47 +190,116 @@ export class Scheduler {
     return settled;
   }
 
-  /** Gives every running sequence slots for the tokens it has, taking them from the last in order where needed. */
-  #makeRoom(): string[] {
-    const preempted: string[] = [];
-    for (let i = 0; i < this.#running.length; i++) {
-      const sequence = this.#running[i]!;
-      while (!sequence.table.grow(sequence.tokens.length)) {
-        const victim = this.#running.pop()!;
-        victim.table.clear();
-        victim.computed = 0;
-        this.#preemptions++;
-        this.#enqueue(victim);
-        preempted.push(victim.request.id);
-        if (victim === sequence) break;
+  /** Gives every running sequence slots for the tokens it has, taking them from the last where needed. */
+  #makeRoom(preempted: string[]): void {
+    for (const sequence of [...this.#running]) {
+      while (sequence.running && !sequence.table.grow(sequence.tokens.length)) {
+        const best = this.#bestPriority();
+        const later = (a: Sequence, b: Sequence) =>
+          this.#level(a, best) - this.#level(b, best) || a.client.running - b.client.running;
+        // Of equals the last by rank.
+        this.#preempt(
+          this.#running.reduce((a, b) => (later(a, b) > 0 ? a : b)),
+          preempted,
+        );
       }
     }
-    return preempted;
   }
 
-  #admit(): void {
-    while (this.#waiting.length > 0 && this.#running.length < this.config.maxSeqs) {
-      const sequence = this.#waiting[0]!;
-      if (!sequence.table.grow(sequence.tokens.length)) return;
-      this.#waiting.shift();
-      this.#waitingTokens -= sequence.tokens.length;
-      sequence.started = true;
-      insert(this.#running, sequence);
+  #preempt(victim: Sequence, preempted: string[]): void {
+    this.#stop(victim);
+    victim.table.clear();
+    victim.computed = 0;
+    this.#preemptions++;
+    this.#enqueue(victim);
+    preempted.push(victim.request.id);
+  }
+
+  #admit(preempted: string[]): void {
+    if (this.waiting === 0) return;
+    const best = this.#bestPriority();
+    for (let next = this.#next(best); next !== null; next = this.#next(best)) {
+      const { client } = next;
+      const victims = this.#displaced(next, best);
+      if (victims === null) return;
+      for (const victim of victims) this.#preempt(victim, preempted);
+      this.#unqueue(next);
+      next.table.grow(next.tokens.length);
+      next.running = true;
+      client.running++;
+      client.turn = this.#admissions++;
+      insert(this.#running, next);
     }
   }
 
-  /** One token for each sequence, then an even share of the rest of the budget for those that have more to compute. */
+  /** The sequence to be admitted next, or null when none waits. */
+  #next(best: number): Sequence | null {
+    const key = ({ waiting, running, turn }: Client) => [this.#level(waiting[0]!, best), running, turn];
+    let first: Client | null = null;
+    for (const client of this.#clients.values()) {
+      if (client.waiting.length === 0) continue;
+      if (first === null || isLess(key(client), key(first))) first = client;
+    }
+    return first === null ? null : first.waiting[0]!;
+  }
+
+  /**
+   * Which running sequences must make way for `next`: none where it fits, null where it has to wait. It takes from clients
+   * that run at least two more than its own and still do so afterwards, so that no two clients take turns with one slot,
+   * and never more memory than its client's share.
+   */
+  #displaced(next: Sequence, best: number): Sequence[] | null {
+    const missing = next.table.missing(next.tokens.length);
+    let slots = this.config.maxSeqs - this.#running.length;
+    let blocks = this.pool.free;
+    const victims: Sequence[] = [];
+    const left = (client: Client) => client.running - victims.filter((one) => one.client === client).length;
+    while (slots < 1 || blocks < missing) {
+      if (this.#clients.size === 1 || (blocks < missing && missing * this.#clients.size > this.pool.total)) {
+        return null;
+      }
+      const donors = this.#running.filter(
+        (one) =>
+          !victims.includes(one) &&
+          left(one.client) >= next.client.running + 2 &&
+          this.#level(one, best) >= this.#level(next, best),
+      );
+      if (donors.length === 0) return null;
+      const victim = donors.reduce((a, b) => (left(a.client) > left(b.client) ? a : b));
+      victims.push(victim);
+      slots++;
+      blocks += victim.table.blocks.length;
+    }
+    return victims;
+  }
+
+  #bestPriority(): number {
+    let best = Infinity;
+    for (const { request } of this.#byId.values()) best = Math.min(best, request.priority);
+    return best;
+  }
+
+  /** The priority, improved by waiting as far as the best that anybody has. */
+  #level({ rank }: Sequence, best: number): number {
+    return Math.max(best, Math.ceil((rank - this.#steps) / this.config.agingSteps));
+  }
+
+  /** One token for each sequence, then even shares of the rest of the budget for those that have more to compute. */
   #share(): PlanItem[] {
-    const counts = this.#running.map(() => 1);
-    let budget = this.config.maxBatchedTokens - this.#running.length;
-    const order = this.#running
-      .map((sequence, at) => ({ at, more: sequence.tokens.length - sequence.computed - 1 }))
-      .filter(({ more }) => more > 0)
-      .sort((a, b) => a.more - b.more || a.at - b.at);
-    order.forEach(({ at, more }, i) => {
-      const count = Math.min(more, Math.ceil(budget / (order.length - i)));
-      counts[at]! += count;
-      budget -= count;
+    const more = this.#running.map(({ tokens, computed }) => tokens.length - computed - 1);
+    const budget = this.config.maxBatchedTokens - this.#running.length;
+    const counts = more.map(() => 1);
+    const clients = [...new Set(this.#running.filter((_, i) => more[i]! > 0).map(({ client }) => client))];
+    const own = clients.map((client) => [...more.keys()].filter((i) => this.#running[i]!.client === client));
+    const wanted = own.map((indices) => indices.reduce((sum, i) => sum + more[i]!, 0));
+    evenShares(wanted, budget).forEach((share, c) => {
+      const indices = own[c]!;
+      evenShares(
+        indices.map((i) => more[i]!),
+        share,
+      ).forEach((count, j) => {
+        counts[indices[j]!]! += count;
+      });
     });
     return this.#running.map(({ request, computed }, i) => ({
       id: request.id,
@@ -214,10 +308,42 @@ export class Scheduler {
     }));
   }
 
-  #enqueue(sequence: Sequence): void {
-    insert(this.#waiting, sequence);
-    this.#waitingTokens += sequence.tokens.length;
+  #clientOf(name: string): Client {
+    let client = this.#clients.get(name);
+    if (client === undefined) {
+      client = { waiting: [], waitingTokens: 0, running: 0, sequences: 0, turn: this.#admissions };
+      this.#clients.set(name, client);
+    }
+    return client;
   }
+
+  #enqueue(sequence: Sequence): void {
+    insert(sequence.client.waiting, sequence);
+    sequence.client.waitingTokens += sequence.tokens.length;
+  }
+
+  #unqueue(sequence: Sequence): void {
+    const { client } = sequence;
+    client.waiting.splice(client.waiting.indexOf(sequence), 1);
+    client.waitingTokens -= sequence.tokens.length;
+  }
+
+  #stop(sequence: Sequence): void {
+    sequence.running = false;
+    sequence.client.running--;
+    this.#running.splice(this.#running.indexOf(sequence), 1);
+  }
+}
+
+/** Parts of `total`, each at most what is wanted and otherwise even. */
+function evenShares(wanted: readonly number[], total: number): number[] {
+  const shares = wanted.map(() => 0);
+  const order = [...wanted.keys()].sort((a, b) => wanted[a]! - wanted[b]! || a - b);
+  order.forEach((at, i) => {
+    shares[at] = Math.min(wanted[at]!, Math.ceil(total / (order.length - i)));
+    total -= shares[at]!;
+  });
+  return shares;
 }
 
 /** Tokens generated so far. */
@@ -241,4 +367,9 @@ function insert(list: Sequence[], sequence: Sequence): void {
 
 function before(a: Sequence, b: Sequence): boolean {
   return a.rank < b.rank || (a.rank === b.rank && a.arrival < b.arrival);
+}
+
+function isLess(a: readonly number[], b: readonly number[]): boolean {
+  const at = a.findIndex((value, i) => value !== b[i]);
+  return at >= 0 && a[at]! < b[at]!;
 }

@@ -30,6 +30,8 @@ export interface SamplingParams {
 /** One sequence for the engine to continue. Tokens only: text, stop strings and HTTP are the front end's. */
 export interface Request {
   readonly id: string;
+  /** Whose it is: clients share the model evenly, however much each asks for. */
+  readonly client: string;
   /** At least one token id. */
   readonly prompt: readonly number[];
   readonly sampling: SamplingParams;

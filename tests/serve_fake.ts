@@ -152,6 +152,7 @@ let requests = 0;
 export function makeRequest(options: Partial<Request> = {}): Request {
   return {
     id: `r${requests++}`,
+    client: "one",
     prompt: [1, 2, 3],
     sampling: GREEDY,
     maxTokens: 8,
@@ -228,7 +229,11 @@ export async function startServer(options: FakeOptions & Partial<ServerOptions> 
     tokenizer,
   });
   const url = await server.listen({ port: 0, ...(options.host ? { host: options.host } : {}) });
-  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKey ?? "none", maxRetries: 0 });
+  const client = new OpenAI({
+    baseURL: `${url}/v1`,
+    apiKey: [options.apiKey ?? "none"].flat()[0]!,
+    maxRetries: 0,
+  });
   return { tokenizer, runner, server, engine: server.engine, url, client, errors };
 }
 

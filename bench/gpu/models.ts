@@ -107,6 +107,7 @@ function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh
       const one = (i: number) => ({
         request: {
           id: `row-${requests++}`,
+          client: "bench",
           prompt: Array.from({ length: prompt }, (_, t) => (i * 31 + t * 7919) % vocab_size),
           sampling,
           maxTokens: fresh,

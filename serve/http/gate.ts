@@ -1,13 +1,16 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { isIP } from "node:net";
+import { isIP, type Socket } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ServeError } from "../errors.ts";
+import type { Caller } from "../frontend.ts";
 import type { Limits } from "../limits.ts";
 
 /** Who may ask. */
 export interface Access {
-  /** When set, every route but /health wants it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. */
-  readonly apiKey?: string;
+  /** When there are any, every route but /health wants one as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. */
+  readonly apiKey?: string | readonly string[];
+  /** Keys whose requests may also set `priority`; nobody else may. */
+  readonly priorityKeys?: readonly string[];
   /** Names by which clients may reach a server on a loopback address, besides `localhost` and IP addresses; `*`: any. */
   readonly allowedHosts?: readonly string[];
   /** Origins of web pages that may read answers, besides those of this machine; `*`: any. */
@@ -69,8 +72,9 @@ export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
  * gives it away. A server with a key needs no such guard, and one that listens to other machines is open already.
  * @throws ServeError 403.
  */
-export function checkHost(request: FastifyRequest, { apiKey, allowedHosts = [] }: Access): void {
-  if (apiKey !== undefined || allowedHosts.includes("*") || !listensOnLoopback(request)) return;
+export function checkHost(request: FastifyRequest, access: Access): void {
+  const { allowedHosts = [] } = access;
+  if (keysOf(access).length > 0 || allowedHosts.includes("*") || !listensOnLoopback(request)) return;
   // An absolute target counts instead of the header.
   const target = /^https?:\/\/([^/?#]*)/i.exec(request.raw.url ?? "")?.[1];
   const name = hostName(target ?? request.headers.host ?? "localhost");
@@ -110,9 +114,9 @@ export function allowOrigin(request: FastifyRequest, reply: FastifyReply, access
   const { origin } = request.headers;
   reply.header("vary", "Origin");
   if (origin === undefined) return true;
-  const { apiKey, allowedOrigins = [] } = access;
+  const { allowedOrigins = [] } = access;
   const open =
-    apiKey !== undefined || allowedOrigins.some((allowed) => allowed === "*" || allowed === origin);
+    keysOf(access).length > 0 || allowedOrigins.some((allowed) => allowed === "*" || allowed === origin);
   if (!open && !isLocalOrigin(origin)) return false;
   reply.header("access-control-allow-origin", origin);
   reply.header("access-control-expose-headers", "x-request-id, retry-after, x-should-retry");
@@ -154,14 +158,44 @@ export function answerPreflight(
     .send();
 }
 
-export function checkKey({ headers }: FastifyRequest, apiKey: string): void {
-  const bearer = /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1];
-  const given = bearer ?? headers["x-api-key"];
-  if (typeof given === "string" && timingSafeEqual(digest(given), digest(apiKey))) return;
+/** @throws ServeError 401 for a request without one of the server's keys, where there are any. */
+export function checkKey(request: FastifyRequest, access: Access): void {
+  if (keysOf(access).length === 0 || givenKey(request, access) !== null) return;
   throw new ServeError(401, "missing or wrong API key: send it as `Authorization: Bearer KEY`", {
     code: "invalid_api_key",
     headers: { "www-authenticate": "Bearer" },
   });
+}
+
+/** Who asks: told apart by keys where there are several, else by connections. */
+export function callerOf(request: FastifyRequest, access: Access): Caller {
+  const key = givenKey(request, access);
+  const several = keysOf(access).length > 1;
+  return {
+    client:
+      several && key !== null ? `key ${keysOf(access).indexOf(key)}` : connectionName(request.raw.socket),
+    mayPrioritize: key !== null && (access.priorityKeys ?? []).includes(key),
+  };
+}
+
+const connections = new WeakMap<Socket, string>();
+let connectionCount = 0;
+
+function connectionName(socket: Socket): string {
+  const name = connections.get(socket) ?? `connection ${connectionCount++}`;
+  connections.set(socket, name);
+  return name;
+}
+
+function keysOf({ apiKey = [], priorityKeys = [] }: Access): string[] {
+  return [...new Set([apiKey, priorityKeys].flat())];
+}
+
+/** The key of the server's that the request has, or null. All are compared, so that the time tells nothing. */
+function givenKey({ headers }: FastifyRequest, access: Access): string | null {
+  const given = /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1] ?? headers["x-api-key"];
+  if (typeof given !== "string") return null;
+  return keysOf(access).filter((key) => timingSafeEqual(digest(given), digest(key)))[0] ?? null;
 }
 
 /** Equal lengths for a comparison whose time tells nothing. */

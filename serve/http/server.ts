@@ -10,6 +10,7 @@ import {
   type Access,
   allowOrigin,
   answerPreflight,
+  callerOf,
   checkBody,
   checkFraming,
   checkHost,
@@ -108,14 +109,15 @@ function admit(
   const methods = allowedMethods(routes, request);
   if (isPreflight(request) && methods !== "") return answerPreflight(request, reply, permitted, methods);
   const route = routes.find(({ path }) => path === request.routeOptions.url);
-  if (options.apiKey !== undefined && route?.open !== true) checkKey(request, options.apiKey);
+  if (route?.open !== true) checkKey(request, options);
   if (request.is404) throw unrouted(routes, request);
   if (route?.method === "POST") checkBody(request, options.limits);
   if (request.headers.expect !== undefined) reply.raw.writeContinue();
   return undefined;
 }
 
-function routeTable({ frontend, limits, strict }: HttpOptions): Route[] {
+function routeTable(options: HttpOptions): Route[] {
+  const { frontend, limits, strict } = options;
   const created = Math.floor(Date.now() / 1000);
   const parseCompletion = completionParser(limits, strict);
   return [
@@ -129,7 +131,8 @@ function routeTable({ frontend, limits, strict }: HttpOptions): Route[] {
     {
       method: "POST",
       path: "/v1/completions",
-      handle: ({ body }, reply) => complete(frontend, limits, parseCompletion(body), reply),
+      handle: (request, reply) =>
+        complete(frontend, limits, parseCompletion(request.body), callerOf(request, options), reply),
     },
   ];
 }

@@ -1,6 +1,6 @@
 import type { FastifyReply } from "fastify";
 import type { ChoiceDelta, CompletionLogprobs } from "../../choice.ts";
-import type { CompletionJob, Frontend } from "../../frontend.ts";
+import type { Caller, CompletionJob, DeltaListener, Frontend } from "../../frontend.ts";
 import type { Limits } from "../../limits.ts";
 import { asServeError } from "../errors.ts";
 import type { CompletionBody } from "../schema.ts";
@@ -11,10 +11,14 @@ export async function complete(
   frontend: Frontend,
   limits: Limits,
   body: CompletionBody,
+  caller: Caller,
   reply: FastifyReply,
 ): Promise<unknown> {
-  return body.stream ? streamed(frontend, limits, body, reply) : whole(frontend, body, reply);
+  const start = (onDelta: DeltaListener) => frontend.start(body, caller, onDelta);
+  return body.stream ? streamed(start, limits, body, reply) : whole(start, body, reply);
 }
+
+type Start = (onDelta: DeltaListener) => Promise<CompletionJob>;
 
 /** Runs a job until it is done or the client has left (when the job's own error says so). */
 async function run(starting: Promise<CompletionJob>, reply: FastifyReply): Promise<CompletionJob> {
@@ -31,13 +35,13 @@ async function run(starting: Promise<CompletionJob>, reply: FastifyReply): Promi
   return job;
 }
 
-async function whole(frontend: Frontend, body: CompletionBody, reply: FastifyReply): Promise<unknown> {
+async function whole(start: Start, body: CompletionBody, reply: FastifyReply): Promise<unknown> {
   const answers: ChoiceDelta[][] = [];
   const collect = (index: number, delta: ChoiceDelta) => {
     answers[index] ??= [];
     answers[index].push(delta);
   };
-  const job = await run(frontend.start(body, collect), reply);
+  const job = await run(start(collect), reply);
   const perPrompt = job.choices.length / job.prompts.length;
   const n = body.n ?? 1;
   const choices = job.prompts.flatMap((_, promptIndex) => {
@@ -51,7 +55,7 @@ async function whole(frontend: Frontend, body: CompletionBody, reply: FastifyRep
 }
 
 async function streamed(
-  frontend: Frontend,
+  start: Start,
   limits: Limits,
   body: CompletionBody,
   reply: FastifyReply,
@@ -70,7 +74,7 @@ async function streamed(
     stream.send({ ...header(job, body), choices, ...usage });
   };
   try {
-    const starting = frontend.start(body, send).then((started) => {
+    const starting = start(send).then((started) => {
       job = started;
       return started;
     });
