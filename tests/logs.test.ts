@@ -171,7 +171,7 @@ describe("progress", () => {
     for (let step = 1; step <= 100; step++) update(step, step * 100);
     progress.note("saved");
     progress.end();
-    expect(text()).toBe(`${line(1, "10s")}${line(51, "5s")}${line(100, "0s")}saved\n`);
+    expect(text()).toBe(`${line(1, "–")}${line(51, "5s")}${line(100, "0s")}saved\n`);
   });
 
   it("shows a held-back state at the end and nothing where nothing happened", () => {
@@ -179,16 +179,21 @@ describe("progress", () => {
     update(1, 1000);
     update(2, 2000);
     progress.end();
-    expect(text()).toBe(line(1, "1m39s") + line(2, "1m38s"));
+    expect(text()).toBe(line(1, "–") + line(2, "1m38s"));
     const idle = harness({ isTTY: false });
     idle.progress.end();
     expect(idle.text()).toBe("");
   });
 
-  it("reckons the remaining time from the steps of this process only", () => {
-    const { update, text } = harness({ isTTY: false, start: 90 });
-    update(92, 2000);
-    expect(text()).toBe(line(92, "8s"));
+  it("reckons the remaining time from the updates after the first of this process, which compiles", () => {
+    const { update, text } = harness({ isTTY: false });
+    update(91, 60_000);
+    update(93, 66_000);
+    update(95, 72_000);
+    expect(text()).toBe(line(91, "–") + line(93, "21s") + line(95, "15s"));
+    const single = harness({ isTTY: false });
+    single.update(100, 60_000);
+    expect(single.text()).toBe(line(100, "0s"));
   });
 
   it("redraws one line on a terminal, in colour unless NO_COLOR", () => {
@@ -205,7 +210,7 @@ describe("progress", () => {
     expect(plain.text().startsWith(`\r\x1b[2K${"━".repeat(10)}${"·".repeat(10)}  step 50/100`)).toBe(true);
     const narrow = harness({ isTTY: true, columns: 30 });
     narrow.update(50, 1000);
-    expect(narrow.text()).toBe(`\r\x1b[2K${line(50, "1s").slice(0, 29)}`);
+    expect(narrow.text()).toBe(`\r\x1b[2K${line(50, "–").slice(0, 29)}`);
   });
 
   it("writes numbers for people", () => {

@@ -100,8 +100,12 @@ describe("a resumed run", () => {
   });
 
   it("of a finished run says so, gives the last numbers again and changes nothing", async () => {
-    const first = await train("done", ...schedule, "train.steps=4", "eval.tokens=300");
+    const first = await train("done", ...schedule, "train.steps=4", "eval.tokens=300", "sample.every=2");
+    const samples = () => readFileSync(join(place("done"), "samples.txt"), "utf8");
+    const written = samples();
+    expect(written.match(/^=== step \d ===$/gm)).toEqual(["=== step 2 ===", "=== step 4 ==="]);
     const again = await resume("done");
+    expect(samples()).toBe(written);
     expect(again.text).toMatch(/done is already finished: 4 of 4 updates; to train on, give more --steps/);
     expect(again.trainLoss).toBe(first.trainLoss);
     expect(again.trainLoss).toBeGreaterThan(0);

@@ -7,10 +7,11 @@ export interface ProgressStream {
 
 /** The state of a run after an update. */
 export interface ProgressState {
-  /** Updates done, counted from the start of the run (a resumed one starts above 0). */
+  /** Updates done, counted from the start of the run. */
   step: number;
   loss: number;
   validationLoss?: number;
+  /** NaN where it is not known yet. */
   tokensPerSecond: number;
   /** Bytes in use on the device. */
   memoryBytes?: number;
@@ -18,8 +19,6 @@ export interface ProgressState {
 
 export interface ProgressOptions {
   total: number;
-  /** Updates already done when this process started. */
-  start?: number;
   stream?: ProgressStream;
   env?: Record<string, string | undefined>;
   /** Milliseconds; for tests. */
@@ -39,29 +38,29 @@ export class Progress {
   readonly #options: Required<ProgressOptions>;
   readonly #terminal: boolean;
   readonly #colour: boolean;
-  readonly #startTime: number;
+  /** When this process finished its first update, which compiled: what comes after says how long updates take. */
+  #first: { step: number; time: number } | null = null;
   #lastTime = Number.NEGATIVE_INFINITY;
   #lastLine: string | null = null;
   #shown = false;
 
   constructor(options: ProgressOptions) {
     const defaults = {
-      start: 0,
       stream: process.stderr,
       env: process.env,
       now: () => performance.now(),
       interval: 5000,
     };
     this.#options = { ...defaults, ...options };
-    const { stream, env, now } = this.#options;
+    const { stream, env } = this.#options;
     this.#terminal = stream.isTTY === true && env.TERM !== "dumb";
     this.#colour = this.#terminal && !env.NO_COLOR;
-    this.#startTime = now();
   }
 
   /** Shows the state, at most ten times a second on a terminal and once per interval elsewhere; the last step always. */
   update(state: ProgressState): void {
     const now = this.#options.now();
+    this.#first ??= { step: state.step, time: now };
     const interval = this.#terminal ? TTY_INTERVAL : this.#options.interval;
     this.#lastLine = this.#line(state, now);
     this.#shown = false;
@@ -97,14 +96,17 @@ export class Progress {
   }
 
   #line(state: ProgressState, now: number): string {
-    const { total, start, stream } = this.#options;
+    const { total, stream } = this.#options;
     const done = Math.min(1, state.step / total);
-    const perStep = (now - this.#startTime) / Math.max(1, state.step - start);
+    const { step: from, time } = this.#first!;
+    const left = total - state.step;
+    // Nothing is known of the rate before a second update: 0 / 0 is shown as a dash.
+    const seconds = left <= 0 ? 0 : (left * (now - time)) / (state.step - from) / 1000;
     const facts = [`loss ${state.loss.toFixed(4)}`];
     if (state.validationLoss !== undefined) facts.push(`val ${state.validationLoss.toFixed(4)}`);
     facts.push(`${count(state.tokensPerSecond)} tok/s`);
     if (state.memoryBytes !== undefined) facts.push(bytes(state.memoryBytes));
-    facts.push(`ETA ${duration((perStep * Math.max(0, total - state.step)) / 1000)}`);
+    facts.push(`ETA ${duration(seconds)}`);
     const step = `step ${state.step}/${total}`;
     const text = `${step}  ${facts.join("  ")}`;
     if (!this.#terminal) return text;

@@ -1,4 +1,4 @@
-import { appendFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { device } from "../core/device.ts";
 import type { ValidationMetrics } from "./evaluate.ts";
@@ -33,7 +33,7 @@ export class RunLog {
   readonly #progress: Progress;
   #clock = performance.now();
   #tokens = 0;
-  #tokensPerSecond = 0;
+  #tokensPerSecond = Number.NaN;
 
   constructor(folder: string, options: { totalSteps: number; startStep: number }) {
     const { totalSteps, startStep } = options;
@@ -42,16 +42,24 @@ export class RunLog {
     this.#events = new EventWriter(folder);
     // Standard error may be piped through a filter while a person still watches standard output.
     const stream = !process.stderr.isTTY && process.stdout.isTTY ? process.stdout : process.stderr;
-    this.#progress = new Progress({ total: totalSteps, start: startStep, stream });
+    this.#progress = new Progress({ total: totalSteps, stream });
+    // What a resumed run writes again goes, as in the metrics log; so do samples of a start that came to nothing.
+    dropSamples(
+      join(folder, "samples.txt"),
+      (step) => startStep === 0 || step > startStep || step === totalSteps,
+    );
     for (const record of readMetrics(join(folder, "log.jsonl"))) this.#remember(record);
   }
 
   step(step: number, metrics: StepMetrics): void {
     const now = performance.now();
-    const rate = (1000 * (metrics.tokens - this.#tokens)) / (now - this.#clock);
+    const seconds = (now - this.#clock) / 1000;
     // A moving average, since single steps differ; the first step compiles and is left out.
-    if (this.#tokens > 0)
-      this.#tokensPerSecond += (rate - this.#tokensPerSecond) * (this.#tokensPerSecond === 0 ? 1 : 0.1);
+    if (this.#tokens > 0 && seconds > 0) {
+      const rate = (metrics.tokens - this.#tokens) / seconds;
+      const known = Number.isNaN(this.#tokensPerSecond) ? rate : this.#tokensPerSecond;
+      this.#tokensPerSecond = known + 0.1 * (rate - known);
+    }
     this.#clock = now;
     this.#tokens = metrics.tokens;
     this.lastLoss = metrics.loss;
@@ -115,6 +123,12 @@ export class RunLog {
       validation_tokens: typeof validation_tokens === "number" ? validation_tokens : null,
     };
   }
+}
+
+function dropSamples(path: string, isAgain: (step: number) => boolean): void {
+  if (!existsSync(path)) return;
+  const old = readFileSync(path, "utf8").split(/^(?==== step \d+ ===$)/m);
+  writeFileSync(path, old.filter((text) => !isAgain(Number(/\d+/.exec(text)?.[0]))).join(""));
 }
 
 /** The losses at the end of a run in one line, with `digits` decimals. */
