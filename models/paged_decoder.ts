@@ -1,9 +1,9 @@
 import { compile } from "../core/compile.ts";
-import { dispose, scope } from "../core/device.ts";
+import { dispose, persist, scope } from "../core/device.ts";
 import type { HostArray } from "../core/dtype.ts";
 import { noGrad } from "../core/tape.ts";
-import { type Tensor, tensor } from "../core/tensor.ts";
-import { greedyTokens } from "../kernels/index.ts";
+import { type Tensor, zeros } from "../core/tensor.ts";
+import { greedyTokens, narrow, reshape } from "../kernels/index.ts";
 import type { LayerCache } from "../nn/index.ts";
 import type { CausalLM } from "./causal_lm.ts";
 
@@ -25,6 +25,19 @@ export interface PagedSizes {
   maxBlocksPerSequence: number;
 }
 
+/** Inputs begin at multiples of this in their common tensor: 256 bytes, where kernels can bind a view. */
+const grain = 64;
+
+/** The step for so many tokens and rows. */
+interface Step {
+  /** Everything that a step is told, one after the other in one tensor: one upload. The block table comes last. */
+  input: Tensor;
+  /** Where tokens, positions, sequences, slots, rows and the table begin. */
+  starts: number[];
+  logits: () => Tensor;
+  greedy: () => Tensor;
+}
+
 /**
  * A model with a paged cache of keys and values. One call computes any mix of prefill and decode; the logits of a
  * sequence have the same bits whatever else is in the call and however its tokens were cut into calls.
@@ -32,28 +45,15 @@ export interface PagedSizes {
 export class PagedDecoder {
   readonly sizes: PagedSizes;
   readonly vocabSize: number;
+  private readonly model: CausalLM;
   private readonly cache: LayerCache[];
-  private readonly step: (...args: Tensor[]) => { logits: Tensor; greedy: Tensor };
+  private readonly steps = new Map<string, Step>();
 
   constructor(model: CausalLM, sizes: PagedSizes) {
     this.sizes = sizes;
     this.vocabSize = model.shape.vocab_size;
+    this.model = model;
     this.cache = model.newCache(sizes.numBlocks, sizes.blockSize);
-    this.step = compile((...args: Tensor[]) => {
-      const [tokens, positions, sequences, slots, blockTable, rows] = args as [
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-      ];
-      return noGrad(() => {
-        const context = { positions, sequences, slots, blockTable };
-        const logits = model.logitsPaged(tokens, this.cache, context, rows);
-        return { logits, greedy: greedyTokens(logits) };
-      });
-    });
   }
 
   /** For each item, the logits (f32, vocabSize values) after each of its wanted rows. */
@@ -73,57 +73,88 @@ export class PagedDecoder {
   }
 
   private async read(items: readonly PagedItem[], wanted: "logits" | "greedy"): Promise<HostArray> {
-    const results = scope(() => this.step(...this.arrange(items)));
+    const step = this.arrange(items);
+    const result = scope(() => step[wanted]());
     try {
-      return await results[wanted].data();
+      return await result.data();
     } finally {
-      dispose(results);
+      dispose(result);
     }
   }
 
-  /** The batch as device arrays, padded to a power of two so that few sizes are ever planned. */
-  private arrange(items: readonly PagedItem[]): Tensor[] {
-    const { blockSize, maxSequences, maxBlocksPerSequence } = this.sizes;
+  /** Tells the step that fits the items what to compute, and returns it. */
+  private arrange(items: readonly PagedItem[]): Step {
+    const { blockSize, maxBlocksPerSequence } = this.sizes;
     const wanted = items.reduce((sum, item) => sum + item.rows.length, 0);
     const total = items.reduce((sum, item) => sum + item.tokens.length, 0);
-    const room = powerOfTwo(total);
-    const columns = {
-      token: new Int32Array(room),
-      position: new Int32Array(room),
-      sequence: new Int32Array(room),
-    };
+    const step = this.stepFor(powerOfTwo(total), powerOfTwo(wanted));
+    const [tokens, positions, sequences, slots, rows, table] = step.starts as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    const values = new Int32Array(table + items.length * maxBlocksPerSequence);
     // Padding tokens write nowhere and read position 0 of the first sequence; their results are dropped.
-    const slots = new Int32Array(room).fill(-1);
-    const table = new Int32Array(maxSequences * maxBlocksPerSequence);
-    const rows = new Int32Array(powerOfTwo(wanted));
+    values.fill(-1, slots, rows);
     let n = 0;
-    let r = 0;
+    let r = rows;
     items.forEach((item, sequence) => {
-      table.set(item.blockTable, sequence * maxBlocksPerSequence);
+      values.set(item.blockTable, table + sequence * maxBlocksPerSequence);
       for (let i = 0; i < item.tokens.length; i++, n++) {
         const position = item.start + i;
-        columns.token[n] = item.tokens[i]!;
-        columns.position[n] = position;
-        columns.sequence[n] = sequence;
-        slots[n] = item.blockTable[Math.floor(position / blockSize)]! * blockSize + (position % blockSize);
+        values[tokens + n] = item.tokens[i]!;
+        values[positions + n] = position;
+        values[sequences + n] = sequence;
+        values[slots + n] =
+          item.blockTable[Math.floor(position / blockSize)]! * blockSize + (position % blockSize);
       }
-      for (const row of item.rows) rows[r++] = n - item.tokens.length + row;
+      for (const row of item.rows) values[r++] = n - item.tokens.length + row;
     });
-    const i32 = (values: Int32Array, shape = [values.length]) => tensor(values, shape, "i32");
-    const { token, position, sequence } = columns;
-    return [
-      i32(token),
-      i32(position),
-      i32(sequence),
-      i32(slots),
-      i32(table, [maxSequences, maxBlocksPerSequence]),
-      i32(rows),
-    ];
+    narrow(step.input, 0, 0, values.length).write(values);
+    return step;
+  }
+
+  /** Sizes are powers of two, so that few are ever planned. */
+  private stepFor(room: number, wanted: number): Step {
+    const key = `${room} ${wanted}`;
+    let step = this.steps.get(key);
+    if (!step) {
+      const { maxSequences, maxBlocksPerSequence } = this.sizes;
+      const lengths = [room, room, room, room, wanted, maxSequences * maxBlocksPerSequence];
+      const starts: number[] = [];
+      let end = 0;
+      for (const length of lengths) {
+        starts.push(end);
+        end += Math.ceil(length / grain) * grain;
+      }
+      const input = persist(zeros([end], "i32"));
+      const logits = () => {
+        const parts = lengths.map((length, i) => narrow(input, 0, starts[i]!, length));
+        const [tokens, positions, sequences, slots, rows, table] = parts as [
+          Tensor,
+          Tensor,
+          Tensor,
+          Tensor,
+          Tensor,
+          Tensor,
+        ];
+        const blockTable = reshape(table, [maxSequences, maxBlocksPerSequence]);
+        const context = { positions, sequences, slots, blockTable };
+        return noGrad(() => this.model.logitsPaged(tokens, this.cache, context, rows));
+      };
+      step = { input, starts, logits: compile(logits), greedy: compile(() => greedyTokens(logits())) };
+      this.steps.set(key, step);
+    }
+    return step;
   }
 
   /** Frees the cache. */
   close(): void {
-    dispose(this.cache);
+    dispose([this.cache, [...this.steps.values()].map(({ input }) => input)]);
+    this.steps.clear();
   }
 }
 
