@@ -250,22 +250,25 @@ describe("pretrain config", () => {
     });
   });
 
-  it("reads the documented example, from any folder", async () => {
+  it("reads the documented examples, from any folder", async () => {
     const path = new URL("../docs/configs/tinyllm.yaml", import.meta.url).pathname;
     const config = await loadPretrainConfig(path);
     expect(config.model).toMatchObject({ hidden_size: 128, num_hidden_layers: 4 });
     expect(tinyllmConfig({ vocab_size: 2048 })).toMatchObject({
       intermediate_size: config.model.intermediate_size,
     });
+    const chars = await loadPretrainConfig(path.replace("tinyllm", "shakespeare_char"));
+    expect(chars).toMatchObject({ tokenizer: { kind: "char" }, train: { steps: 2000, sequence_length: 64 } });
     writeFileSync(
       join(folder, "c.json"),
-      JSON.stringify({ data: { path: "a.txt" }, tokenizer: { path: "t" } }),
+      JSON.stringify({ data: { path: "a.txt", validation_path: "v.txt" }, tokenizer: { path: "t" } }),
     );
     const relative = await loadPretrainConfig(
       join(folder, "c.json"),
       parseOverrides(["tokenizer.path=u.json"]),
     );
     expect(relative.data.path).toEqual([join(folder, "a.txt")]);
+    expect(relative.data.validation_path).toEqual([join(folder, "v.txt")]);
     expect(relative.tokenizer.path).toBe(resolve("u.json"));
     await expect(loadPretrainConfig(join(folder, "none.yaml"))).rejects.toThrow("none.yaml does not exist");
     expect((await loadPretrainConfig(null, parseOverrides(["train.seed=5"]))).train.seed).toBe(5);

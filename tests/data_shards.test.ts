@@ -12,7 +12,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import { storyCorpus, storySource } from "../train/data/index.ts";
+import { storyCorpus, storySource, type TextPart } from "../train/data/index.ts";
 import { openShard, prepareShard, type Span, type TokenShard, writeShard } from "../train/data/shards.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
@@ -30,6 +30,9 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
+const whole = (texts: Iterable<string>): TextPart[] => Array.from(texts, (text) => ({ text, ends: true }));
+const origin = { source_hash: "source", left_out: {} };
+
 function tokensOf(shard: TokenShard, span: Span): number[] {
   const out = new Int32Array(span.length);
   shard.read(span.start, span.length, out);
@@ -45,7 +48,7 @@ describe("token files", () => {
     await fc.assert(
       fc.asyncProperty(texts, fc.constantFrom(tokenizer, withoutBos), async (some, encoder) => {
         const file = join(folder, "any.tokens");
-        const header = await writeShard(file, some, encoder, "source");
+        const header = await writeShard(file, whole(some), encoder, origin);
         const shard = openShard(file);
         try {
           expect(shard.header).toEqual(header);
@@ -54,7 +57,7 @@ describe("token files", () => {
           expect(header.tokens).toBe(shard.documents.reduce((sum, span) => sum + span.length, 0));
           for (const [i, text] of some.entries()) {
             const ids = tokensOf(shard, shard.documents[i]!);
-            const plain = await encoder.encode(text, { addSpecialTokens: false });
+            const plain = await encoder.encode(text, { addSpecialTokens: false, parseSpecialTokens: false });
             const begin = encoder.addsBos ? [encoder.bosId] : [];
             expect(ids).toEqual([...begin, ...plain, encoder.eosId]);
             expect(shard.documents[i]!.bytes).toBe(Buffer.byteLength(text));
@@ -69,7 +72,7 @@ describe("token files", () => {
 
   test("use two bytes a token for a small vocabulary, and leave no temporary file", async () => {
     const file = join(folder, "small.tokens");
-    const header = await writeShard(file, storyCorpus({ seed: 1, stories: 3000 }), tokenizer, "source");
+    const header = await writeShard(file, whole(storyCorpus({ seed: 1, stories: 3000 })), tokenizer, origin);
     expect([header.dtype, header.documents, header.bos_id, header.eos_id]).toEqual(["uint16", 3000, 0, 0]);
     expect(readFileSync(file).length).toBeLessThan(4096 + header.tokens * 2 + 3 + 3000 * 8 + 1);
     expect(readdirSync(folder).filter((name) => name.includes("tmp"))).toEqual([]);
@@ -89,7 +92,7 @@ describe("token files", () => {
     json.added_tokens.push({ id: 70_000, content: "<|far|>", ...flags });
     const large = new Tokenizer(json);
     const file = join(folder, "large.tokens");
-    const header = await writeShard(file, ["a<|far|>b"], large, "source");
+    const header = await writeShard(file, whole(["a<|far|>b"]), large, origin, { parseSpecialTokens: true });
     expect(header.dtype).toBe("uint32");
     const shard = openShard(file);
     expect(tokensOf(shard, shard.documents[0]!)).toContain(70_000);
@@ -99,18 +102,18 @@ describe("token files", () => {
   test("a failed write leaves nothing behind", async () => {
     const file = join(folder, "failed.tokens");
     const broken = (function* () {
-      yield "one";
+      yield { text: "one", ends: true };
       throw new Error("the source broke");
     })();
-    await expect(writeShard(file, broken, tokenizer, "source")).rejects.toThrow("the source broke");
-    await expect(writeShard(file, [], tokenizer, "source")).rejects.toThrow(/empty/);
+    await expect(writeShard(file, broken, tokenizer, origin)).rejects.toThrow("the source broke");
+    await expect(writeShard(file, [], tokenizer, origin)).rejects.toThrow(/empty/);
     expect(existsSync(file)).toBe(false);
     expect(readdirSync(folder).filter((name) => name.includes("failed"))).toEqual([]);
   });
 
   test("damage is noticed", async () => {
     const file = join(folder, "damaged.tokens");
-    await writeShard(file, ["some text"], tokenizer, "source");
+    await writeShard(file, whole(["some text"]), tokenizer, origin);
     truncateSync(file, readFileSync(file).length - 2);
     expect(() => openShard(file)).toThrow(/damaged/);
     truncateSync(file, 100);

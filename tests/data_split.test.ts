@@ -1,18 +1,9 @@
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, describe, expect, test, vi } from "vitest";
-import { parsePretrainConfig } from "../train/config.ts";
-import { countTokens, type Span, splitDocuments, storyCorpus } from "../train/data/index.ts";
-import { prepareData } from "../train/prepare_data.ts";
+import { describe, expect, test, vi } from "vitest";
+import { countTokens, type Span, splitDocuments } from "../train/data/index.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });
-
-const folder = mkdtempSync(join(tmpdir(), "kiln-split-"));
-afterAll(() => rmSync(folder, { recursive: true }));
 
 /** Documents of these lengths, one after the other, three bytes a token. */
 function documentsOf(lengths: readonly number[]): Span[] {
@@ -99,67 +90,5 @@ describe("splitDocuments", () => {
     expect(() => splitDocuments(documentsOf([3]), { fraction: 0.5, seed: 1 })).toThrow(
       /too small to hold out/,
     );
-  });
-});
-
-describe("prepareData", () => {
-  const stories = [...storyCorpus({ seed: 3, stories: 60 })];
-  const jsonl = (name: string, texts: string[]) => {
-    const file = join(folder, name);
-    writeFileSync(file, texts.map((text) => `${JSON.stringify({ text })}\n`).join(""));
-    return file;
-  };
-  const prepare = async (out: string, data: object, train: object = {}) => {
-    const settings = { data, train, tokenizer: { vocab_size: 300 }, out_dir: join(folder, out) };
-    const lines: string[] = [];
-    const prepared = await prepareData(parsePretrainConfig(JSON.stringify(settings), "test"), 512, (line) =>
-      lines.push(line),
-    );
-    prepared.close();
-    return { ...prepared, lines };
-  };
-
-  test("the training seed does not move the split, data.seed does; both sizes are said", async () => {
-    const path = jsonl("all.jsonl", stories);
-    const first = await prepare("a", { path });
-    const other = await prepare("b", { path }, { seed: 7 });
-    expect(other.validation.documents).toEqual(first.validation.documents);
-    expect(other.hash).toBe(first.hash);
-    const moved = await prepare("c", { path, seed: 7 });
-    expect(moved.validation.documents).not.toEqual(first.validation.documents);
-    expect(moved.hash).not.toBe(first.hash);
-    const [train, held] = [first.train, first.validation].map(({ documents }) => countTokens(documents));
-    expect(first.lines).toContainEqual(
-      expect.stringMatching(
-        `^training data: ${train!.toLocaleString("en")} tokens in \\d+ documents, from .*all.jsonl`,
-      ),
-    );
-    expect(first.lines).toContainEqual(
-      expect.stringMatching(
-        `^validation data: ${held!.toLocaleString("en")} tokens in \\d+ documents?, held out`,
-      ),
-    );
-  });
-
-  test("named validation files are measured whole, and all of the data is learned from", async () => {
-    const path = jsonl("train.jsonl", stories.slice(0, 50));
-    const validation_path = jsonl("held.jsonl", stories.slice(50));
-    const { train, validation, tokenizer, hash, lines } = await prepare("d", { path, validation_path });
-    expect(train.documents).toHaveLength(50);
-    expect(validation.documents).toHaveLength(10);
-    const ids = await tokenizer.encodeBatch(stories.slice(50), { addSpecialTokens: false });
-    expect(countTokens(validation.documents)).toBe(ids.reduce((sum, { length }) => sum + length + 2, 0));
-    expect(lines.at(-1)).toMatch(/^validation data: .* tokens in 10 documents, from .*held.jsonl$/);
-    jsonl("held.jsonl", stories.slice(51));
-    expect((await prepare("d", { path, validation_path })).hash).not.toBe(hash);
-  });
-
-  test("kiln train pretrain --validation-data: a missing file is one line that names it", () => {
-    const kiln = new URL("../bin/kiln.mjs", import.meta.url).pathname;
-    const none = join(folder, "none.txt");
-    const args = ["train", "pretrain", "--validation-data", none, "--out", join(folder, "e")];
-    const { stderr, status } = spawnSync(process.execPath, [kiln, ...args], { encoding: "utf8" });
-    expect(stderr).toMatch(/none\.txt does not exist/);
-    expect(status).toBe(1);
   });
 });

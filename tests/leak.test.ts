@@ -16,7 +16,7 @@ it("training holds as many bytes after step 100 as after step 10", async () => {
   const gpu = await openDevice();
   const source = storySource({ seed: 1, stories: 30 });
   const texts: string[] = [];
-  for await (const text of source.documents()) texts.push(text);
+  for await (const { text } of source.documents()) texts.push(text);
   const tokenizer = new Tokenizer(trainBpe(texts, { vocab_size: 300, special_tokens: ["<|endoftext|>"] }));
   const { shard } = await prepareShard(source, tokenizer, mkdtempSync(join(tmpdir(), "kiln-leak-")));
   const sequenceLength = 24;

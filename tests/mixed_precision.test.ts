@@ -172,7 +172,7 @@ let tokenizer: Tokenizer;
 beforeAll(async () => {
   const source = storySource({ seed: 1, stories: 30 });
   const texts: string[] = [];
-  for await (const text of source.documents()) texts.push(text);
+  for await (const { text } of source.documents()) texts.push(text);
   tokenizer = new Tokenizer(trainBpe(texts, { vocab_size: vocabulary, special_tokens: ["<|endoftext|>"] }));
   ({ shard } = await prepareShard(source, tokenizer, folder()));
 });

@@ -27,7 +27,7 @@ beforeAll(async () => {
   gpu = await openDevice();
   const source = storySource({ seed: 1, stories: 30 });
   const texts: string[] = [];
-  for await (const text of source.documents()) texts.push(text);
+  for await (const { text } of source.documents()) texts.push(text);
   tokenizer = new Tokenizer(trainBpe(texts, { vocab_size: 300, special_tokens: ["<|endoftext|>"] }));
   ({ shard } = await prepareShard(source, tokenizer, mkdtempSync(join(tmpdir(), "kiln-train-"))));
 });

@@ -230,10 +230,11 @@ class PairHeap {
   }
 }
 
-function tokenizerJson(
+/** A byte-level BPE in the layout of `tokenizer.json`; `bos` is put before a text. */
+export function tokenizerJson(
   tokens: readonly string[],
   special: readonly string[],
-  merges: [string, string][],
+  merges: readonly [string, string][],
   bos: string | null,
 ): TokenizerJson {
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };

@@ -6,10 +6,23 @@ import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from 
 import { TokenizerError } from "./errors.ts";
 import { readJsonFile } from "./files.ts";
 import { readGpt2Files } from "./gpt2_files.ts";
+import { type Cut, findCut } from "./long_text.ts";
+import { withoutSpecialTokens } from "./plain_text.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
 import { type ComponentJson, componentList, type TokenizerJson } from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
+
+/** How a text is encoded. */
+export interface EncodeOptions {
+  /** Whether the special tokens that the tokenizer's post-processor puts around a text are added; default true. */
+  addSpecialTokens?: boolean;
+  /**
+   * Whether the name of a special token in the text becomes that token; default true, as for a prompt. False for text
+   * that is only text: nobody who wrote it can then end a document or begin a turn.
+   */
+  parseSpecialTokens?: boolean;
+}
 
 /** The files beside `tokenizer.json` that say which tokens begin and end a text; each may be absent. */
 export interface TokenizerConfigs {
@@ -51,6 +64,8 @@ export class Tokenizer implements TokenSource {
   readonly stages: readonly DecoderStage[] | null;
   readonly decodeWhole: WholeDecoder;
   private readonly native: NativeTokenizer;
+  /** The tokenizer for text without special tokens, made when it is first needed. */
+  private plain: NativeTokenizer | null = null;
   private readonly specialIds: ReadonlySet<number>;
   private readonly tokenIds = new Map<string, number>();
   private readonly tokens: (string | undefined)[] = [];
@@ -113,16 +128,28 @@ export class Tokenizer implements TokenSource {
     }
   }
 
-  /** The ids of `text`; with special tokens (default true) as the tokenizer's post-processor adds them. */
-  async encode(text: string, options: { addSpecialTokens?: boolean } = {}): Promise<number[]> {
-    const encoding = await this.native.encode(text, null, encodeOptions(options));
-    return encoding.getIds();
+  /** The ids of `text`. */
+  async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
+    const [ids] = await this.encodeBatch([text], options);
+    return ids!;
   }
 
   /** The ids of several texts, encoded on all cores. */
-  async encodeBatch(texts: string[], options: { addSpecialTokens?: boolean } = {}): Promise<number[][]> {
-    const encodings = await this.native.encodeBatch(texts, encodeOptions(options));
+  async encodeBatch(texts: string[], options: EncodeOptions = {}): Promise<number[][]> {
+    const { addSpecialTokens = true, parseSpecialTokens = true } = options;
+    if (!parseSpecialTokens) this.plain ??= createNative(withoutSpecialTokens(this.json));
+    const native = parseSpecialTokens ? this.native : this.plain!;
+    const encodings = await native.encodeBatch(texts, { addSpecialTokens });
     return encodings.map((encoding) => encoding.getIds());
+  }
+
+  /**
+   * Where to cut a text of more than `limit` characters, so that its two parts have the ids of the whole when they are
+   * encoded with the same options, without special tokens around them. The library needs about 160 bytes for each byte
+   * of a text that it encodes, so that long ones have to go through it in parts.
+   */
+  cut(text: string, limit: number, options: EncodeOptions = {}): Promise<Cut> {
+    return findCut(text, limit, (texts) => this.encodeBatch(texts, { ...options, addSpecialTokens: false }));
   }
 
   /** The text of `ids`; special tokens are left out by default, unknown ids always. */
@@ -255,10 +282,6 @@ function createNative(json: TokenizerJson): NativeTokenizer {
 function libraryDecoder(native: NativeTokenizer): WholeDecoder {
   const decoder = native.getDecoder();
   return (pieces) => (decoder === null ? pieces.join(" ") : decoder.decode(pieces));
-}
-
-function encodeOptions(options: { addSpecialTokens?: boolean }): { addSpecialTokens: boolean } {
-  return { addSpecialTokens: options.addSpecialTokens ?? true };
 }
 
 /** The special token that a template puts before a single text, or null. */

@@ -34,7 +34,22 @@ const data = z
     validation_path: paths.describe("files for the validation loss; where not given, a share of the data"),
     corpus,
     seed: natural.default(0).describe("which documents are held out"),
-    field: z.string().min(1).default("text").describe("the key that holds the text in JSONL"),
+    field: z
+      .string()
+      .min(1)
+      .optional()
+      .describe("the key that holds the text in JSONL, a.b for b in the object a; else text or story"),
+    separator: z
+      .preprocess(
+        (value) => (typeof value === "string" ? value.replaceAll("\\n", "\n") : value),
+        z.string().min(1),
+      )
+      .default("<|endoftext|>")
+      .describe("what ends a document of plain text; \\n for every line, \\n\\n for blank lines"),
+    parse_special_tokens: z
+      .boolean()
+      .default(false)
+      .describe("names of special tokens in the text become these tokens; else they are plain text"),
     validation_fraction: share
       .default(0.05)
       .describe("share of the tokens held out for the validation loss where no validation_path is given"),
@@ -48,12 +63,11 @@ const tokenizer = z
       .string()
       .optional()
       .describe("an existing tokenizer.json or model folder; relative to the config file"),
-    vocab_size: z
-      .int()
-      .min(260)
-      .max(65536)
-      .default(1024)
-      .describe("size of the byte-level BPE to train where no path is given"),
+    kind: z
+      .enum(["bpe", "char"])
+      .default("bpe")
+      .describe("what to make where no path is given: byte-level BPE, or a token for each character"),
+    vocab_size: z.int().min(260).max(65536).default(1024).describe("size of the byte-level BPE"),
   })
   .prefault({})
   .describe("how text becomes tokens");

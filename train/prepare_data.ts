@@ -1,14 +1,16 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
 import {
   countTokens,
   type DocumentSource,
   fileSource,
   prepareShard,
+  type ShardHeader,
   type Span,
   splitDocuments,
+  spreadSample,
   storySource,
   type TokenShard,
 } from "./data/index.ts";
@@ -38,15 +40,20 @@ export async function prepareData(
   say: (line: string) => void,
 ): Promise<TrainingData & { tokenizer: Tokenizer }> {
   const { data } = config;
-  const files = (paths: readonly string[]) => fileSource(paths, { field: data.field });
+  const { field, separator, parse_special_tokens: parseSpecialTokens } = data;
+  const files = (paths: readonly string[]) => fileSource(paths, { field, separator });
   const source = data.path ? files(data.path) : storySource(data.corpus);
   const other = data.validation_path ? files(data.validation_path) : null;
   const tokenizer = await prepareTokenizer(config, longestText, source, say);
   const cache = join(config.out_dir, "tokens");
-  const { shard } = await prepareShard(source, tokenizer, cache);
-  const held = other && (await prepareShard(other, tokenizer, cache)).shard;
+  const encode = async (from: DocumentSource) =>
+    (await prepareShard(from, tokenizer, cache, { parseSpecialTokens })).shard;
+  const shard = await encode(source);
+  const held = other && (await encode(other));
   const { validation_fraction: fraction, seed } = data;
   const parts = splitDocuments(shard.documents, { fraction: held ? 0 : fraction, seed });
+  sayLosses(shard.header, source.name, say);
+  if (held) sayLosses(held.header, other.name, say);
   const train = { shard, documents: parts.train };
   const validation = held
     ? { shard: held, documents: held.documents }
@@ -59,7 +66,8 @@ export async function prepareData(
     validation,
     hash:
       [shard, ...(held ? [held] : [])].map(({ header }) => header.source_hash).join(" ") +
-      (held ? "" : ` tokens ${fraction} ${seed}`),
+      (held ? " named" : ` ${fraction} ${seed}`) +
+      (parseSpecialTokens ? " parsed" : ""),
     close: () => {
       shard.close();
       held?.close();
@@ -74,7 +82,16 @@ function size({ documents }: Dataset): string {
   return `${count(countTokens(documents))} tokens in ${count(documents.length)} document${s}`;
 }
 
-/** The given tokenizer, the one that this run trained before, or a new byte-level BPE of the corpus. */
+/** Says what of the texts is not in a token file, or not as it was. */
+function sayLosses({ left_out, hard_cuts }: ShardHeader, name: string, say: (line: string) => void): void {
+  const counts = Object.entries(left_out).map(([what, count]) => `${what} ${count}`);
+  if (counts.length > 0) say(`left out of ${name}: ${counts.join(", ")}`);
+  if (hard_cuts > 0) {
+    say(`${name}: words too long to be encoded whole were cut ${hard_cuts} times; their tokens may differ`);
+  }
+}
+
+/** The given tokenizer, the one that this run made before, or a new one for the corpus. */
 async function prepareTokenizer(
   config: PretrainConfig,
   longestText: number,
@@ -84,24 +101,35 @@ async function prepareTokenizer(
   if (config.tokenizer.path) return Tokenizer.load(config.tokenizer.path);
   const folder = join(config.out_dir, "tokenizer");
   if (config.resume && existsSync(folder)) return Tokenizer.load(folder);
-  const texts: string[] = [];
-  let characters = 0;
-  for await (const text of source.documents()) {
-    texts.push(text);
-    characters += text.length;
-    if (characters > tokenizerSample) break;
-  }
-  const endOfText = "<|endoftext|>";
-  const json = trainBpe(texts, { vocab_size: config.tokenizer.vocab_size, special_tokens: [endOfText] });
+  const isChar = config.tokenizer.kind === "char";
+  const json = isChar ? await makeChar(source) : await trainTokenizer(source, config.tokenizer.vocab_size);
   const tokenizer = new Tokenizer(json, {
-    tokenizer_config: { bos_token: endOfText, eos_token: endOfText, model_max_length: longestText },
+    tokenizer_config: {
+      bos_token: endOfText,
+      eos_token: endOfText,
+      ...(isChar && { unk_token: UNKNOWN }),
+      model_max_length: longestText,
+    },
   });
   tokenizer.save(folder);
   say(
-    `tokenizer: byte-level BPE of ${tokenizer.vocabSize} tokens, trained on ${(characters / 1e6).toFixed(1)} MB of the corpus`,
+    `tokenizer: ${tokenizer.vocabSize} tokens, ${isChar ? "one for each character" : "byte-level BPE"} of the corpus`,
   );
   return tokenizer;
 }
 
+const endOfText = "<|endoftext|>";
+
 /** Characters that decide the merges: more changes little. */
-const tokenizerSample = 8e6;
+const sampleCharacters = 8e6;
+
+async function trainTokenizer(source: DocumentSource, vocab_size: number): Promise<TokenizerJson> {
+  const texts = await spreadSample(source.documents(), sampleCharacters);
+  return trainBpe(texts, { vocab_size, special_tokens: [endOfText] });
+}
+
+async function makeChar(source: DocumentSource): Promise<TokenizerJson> {
+  const alphabet = new Set<string>();
+  for await (const { text } of source.documents()) for (const character of text) alphabet.add(character);
+  return charTokenizer(alphabet, { special_tokens: [endOfText], bos_token: endOfText });
+}

@@ -7,7 +7,15 @@ export {
   type PackingOptions,
   validationBatches,
 } from "./packing.ts";
-export { type DocumentSource, fileSource, type ReadOptions, readDocuments, storySource } from "./readers.ts";
+export {
+  type DocumentSource,
+  fileSource,
+  type ReadOptions,
+  readDocuments,
+  storySource,
+  type TextPart,
+} from "./readers.ts";
+export { spreadSample } from "./sample.ts";
 export {
   openShard,
   prepareShard,

@@ -1,20 +1,27 @@
 import { createHash } from "node:crypto";
-import { closeSync, createReadStream, existsSync, openSync, readdirSync, readSync, statSync } from "node:fs";
-import { join } from "node:path";
-import { pipeline, type Readable } from "node:stream";
-import { createGunzip } from "node:zlib";
 import { KilnError } from "../../core/errors.ts";
 import { CORPUS_VERSION, storyCorpus } from "./corpus.ts";
+import { decodeFile, type LeaveOut, rawBytes, sourceFiles } from "./files.ts";
 
 /** How files are cut into documents. */
 export interface ReadOptions {
-  /** The field of a JSON line that holds the text. Default: `text`, else `story`. */
-  field?: string;
   /**
-   * What ends a document of a plain text file: `endoftext` the marker `<|endoftext|>` (a file without one is one
-   * document), `blank-line` an empty line, `line` every line. Default `endoftext`. The marker always counts.
+   * The field of a JSON line that holds the text; `a.b` is the field b of the object in a, unless a field has that
+   * name. Default: `text`, else `story`.
    */
-  separator?: "endoftext" | "blank-line" | "line";
+  field?: string | undefined;
+  /**
+   * What stands between the documents of a plain text file and belongs to none of them; default `<|endoftext|>`. A line
+   * end in it stands for `\r\n` as well; two or more alone stand for any number of blank lines; the line end right after
+   * any other separator goes with it. A JSON line is a document, whatever is in it.
+   */
+  separator?: string | undefined;
+}
+
+/** A document, or a part of one too long to be held: the document ends with the part whose `ends` is true. */
+export interface TextPart {
+  text: string;
+  ends: boolean;
 }
 
 /** Where training text comes from. */
@@ -22,15 +29,14 @@ export interface DocumentSource {
   /** For people: what is read. */
   readonly name: string;
   /** The documents, in a fixed order; may be called several times. */
-  documents(): AsyncIterable<string>;
+  documents(leaveOut?: LeaveOut): AsyncIterable<TextPart>;
   /** Changes when the documents may have changed: the key of cached token files. */
   hash(): Promise<string>;
 }
 
 const END_OF_TEXT = "<|endoftext|>";
-/** A plain text longer than this (characters) is cut at a line end, so that memory stays small. */
-const LONGEST_DOCUMENT = 4 * 2 ** 20;
-const TEXT_FILE = /\.(txt|text|md|jsonl|ndjson|json)(\.gz)?$/i;
+/** A plain text longer than this (characters) is handed on in parts, so that memory stays small. */
+const PART = 2 ** 20;
 const JSON_FILE = /\.(jsonl|ndjson|json)(\.gz)?$/i;
 
 /** The built-in stories as a source. */
@@ -39,7 +45,7 @@ export function storySource(options: { seed: number | string; stories: number })
   return {
     name: `${stories} built-in stories (seed ${seed})`,
     async *documents() {
-      yield* storyCorpus(options);
+      for (const text of storyCorpus(options)) yield { text, ends: true };
     },
     hash: async () => sha256(`stories ${CORPUS_VERSION} ${typeof seed} ${seed} ${stories}`),
   };
@@ -49,138 +55,54 @@ export function storySource(options: { seed: number | string; stories: number })
 export function fileSource(paths: readonly string[], options: ReadOptions = {}): DocumentSource {
   return {
     name: paths.join(", "),
-    documents: () => readDocuments(paths, options),
+    documents: (leaveOut) => readDocuments(paths, options, leaveOut),
     hash: () => hashFiles(sourceFiles(paths), options),
   };
 }
 
 /**
- * The files behind `paths`, folders expanded (sorted by name, hidden files left out).
- * Errors: a path that does not exist, a folder without text files, no path at all.
- */
-export function sourceFiles(paths: readonly string[]): string[] {
-  if (paths.length === 0) throw new KilnError("no corpus given: name a text file, a .jsonl file or a folder");
-  return paths.flatMap((path) => {
-    if (!existsSync(path)) {
-      throw new KilnError(
-        `corpus ${path} does not exist (looked from ${process.cwd()}); check the path, or leave it out for the built-in stories`,
-        { code: "corpus_missing" },
-      );
-    }
-    if (!statSync(path).isDirectory()) return [path];
-    const found = filesBelow(path);
-    if (found.length === 0) {
-      throw new KilnError(
-        `folder ${path} holds no text; kiln reads .txt, .md, .jsonl, .ndjson and gzip (.gz) of these`,
-        {
-          code: "corpus_empty",
-        },
-      );
-    }
-    return found;
-  });
-}
-
-function filesBelow(folder: string): string[] {
-  const entries = readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1));
-  return entries.flatMap((entry) => {
-    const path = join(folder, entry.name);
-    if (entry.name.startsWith(".")) return [];
-    if (statSync(path).isDirectory()) return filesBelow(path);
-    return TEXT_FILE.test(entry.name) ? [path] : [];
-  });
-}
-
-/**
- * Reads all documents of files and folders, one after the other, without holding more than a document in memory.
- * Gzip is recognised by its content. JSON lines are recognised by name or by a first line that is a JSON object;
- * other files are text. Documents of white space only are left out.
- * Errors (KilnError): missing path, binary or non-UTF-8 content, damaged gzip, a bad JSON line (with its number),
- * a line without the text field (with the fields that it has), no document at all.
+ * Reads all documents of files and folders, one after the other, without holding more than a part in memory (a JSON line
+ * is held whole). Texts are kept to the byte. Gzip is recognised by its content. JSON lines are recognised by name or by
+ * a first line that is a JSON object; other files are text. Documents of white space only are left out and told.
+ * Errors (KilnError): what `sourceFiles` and `decodeFile` refuse, a bad JSON line (with its number), a line without the
+ * text field (with the fields that it has), no document at all.
  */
 export async function* readDocuments(
   paths: readonly string[],
   options: ReadOptions = {},
-): AsyncGenerator<string> {
-  let documents = 0;
-  for (const file of sourceFiles(paths)) {
-    for await (const text of readFile(file, options)) {
-      for (const document of text.split(END_OF_TEXT)) {
-        if (document.trim() === "") continue;
-        documents++;
-        yield document;
-      }
+  leaveOut: LeaveOut = () => {},
+): AsyncGenerator<TextPart> {
+  let isAllEmpty = true;
+  for (const file of sourceFiles(paths, leaveOut)) {
+    let isNothing = true;
+    let isStart = true;
+    for await (const part of readFile(file, options)) {
+      const isEmpty = isStart && part.ends && part.text.trim() === "";
+      isStart = part.ends;
+      isNothing = false;
+      isAllEmpty &&= isEmpty;
+      if (isEmpty) leaveOut("empty documents");
+      else yield part;
     }
+    if (isNothing) leaveOut("empty files");
   }
-  if (documents === 0) {
+  if (isAllEmpty) {
     throw new KilnError(`no text found in ${paths.join(", ")}: the corpus is empty`, {
       code: "corpus_empty",
     });
   }
 }
 
-async function* readFile(file: string, options: ReadOptions): AsyncGenerator<string> {
-  let parse: ((lines: AsyncIterable<string>) => AsyncIterable<string>) | null = null;
+async function* readFile(file: string, options: ReadOptions): AsyncGenerator<TextPart> {
   const chunks = decodeFile(file);
   const first = await chunks.next();
   if (first.done === true) return;
-  if (isJsonLines(file, first.value)) parse = (lines) => jsonDocuments(file, lines, options.field);
-  else parse = (lines) => textDocuments(lines, options.separator ?? "endoftext");
-  yield* parse(splitLines(first.value, chunks));
-}
-
-/** The characters of a file, unpacked if it is gzip. The first chunk decides whether this is text at all. */
-async function* decodeFile(file: string): AsyncGenerator<string> {
-  const utf8 = new TextDecoder("utf-8");
-  let isFirst = true;
-  try {
-    for await (const chunk of openBytes(file) as AsyncIterable<Buffer>) {
-      if (isFirst) checkText(file, chunk);
-      isFirst = false;
-      yield utf8.decode(chunk, { stream: true });
-    }
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? "";
-    if (!code.startsWith("Z_")) throw error;
-    throw new KilnError(`${file} is a damaged or cut-off gzip file; fetch it again`, { cause: error });
-  }
-  yield utf8.decode();
-}
-
-function openBytes(file: string): Readable {
-  const raw = createReadStream(file, { highWaterMark: 2 ** 18 });
-  if (!isGzip(file)) return raw;
-  // pipeline hands an error of the file on to the reader of the unpacked side, which reports it.
-  return pipeline(raw, createGunzip({ chunkSize: 2 ** 18 }), () => {});
-}
-
-function isGzip(file: string): boolean {
-  const magic = Buffer.alloc(2);
-  const descriptor = openSync(file, "r");
-  try {
-    return readSync(descriptor, magic, 0, 2, 0) === 2 && magic[0] === 0x1f && magic[1] === 0x8b;
-  } finally {
-    closeSync(descriptor);
-  }
-}
-
-function checkText(file: string, chunk: Buffer): void {
-  const code = "corpus_binary";
-  if ((chunk[0] === 0xff && chunk[1] === 0xfe) || (chunk[0] === 0xfe && chunk[1] === 0xff)) {
-    throw new KilnError(`${file} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8`, { code });
-  }
-  if (chunk.includes(0)) throw new KilnError(`${file} is a binary file, not text`, { code });
-  try {
-    // Streaming, because the chunk may end in the middle of a character.
-    new TextDecoder("utf-8", { fatal: true }).decode(chunk, { stream: true });
-  } catch {
-    throw new KilnError(
-      `${file} is not UTF-8 text; convert it first, for example: iconv -f LATIN1 -t UTF-8`,
-      {
-        code,
-      },
-    );
-  }
+  const all = (async function* () {
+    yield first.value;
+    yield* chunks;
+  })();
+  if (isJsonLines(file, first.value)) yield* jsonDocuments(file, splitLines(file, all), options.field);
+  else yield* textDocuments(all, options.separator ?? END_OF_TEXT);
 }
 
 function isJsonLines(file: string, start: string): boolean {
@@ -198,55 +120,80 @@ function isJsonLines(file: string, start: string): boolean {
   }
 }
 
-async function* splitLines(first: string, rest: AsyncIterable<string>): AsyncGenerator<string> {
+/** Lines without their line feed; a carriage return before it is white space to JSON. */
+async function* splitLines(file: string, chunks: AsyncIterable<string>): AsyncGenerator<string> {
   let open = "";
-  const take = function* (chunk: string) {
+  for await (const chunk of chunks) {
+    // Without a line end, text is only collected: splitting again and again would cost the square of its length.
+    if (!chunk.includes("\n")) {
+      if (open.length + chunk.length > 2 ** 28) {
+        throw new KilnError(
+          `${file} has a line of more than ${2 ** 28} characters: JSONL has a record a line`,
+        );
+      }
+      open += chunk;
+      continue;
+    }
     const lines = (open + chunk).split("\n");
     open = lines.pop()!;
-    for (const line of lines) yield line.endsWith("\r") ? line.slice(0, -1) : line;
-  };
-  yield* take(first);
-  for await (const chunk of rest) {
-    // Without a line end, text is only collected: splitting again and again would cost the square of its length.
-    if (chunk.includes("\n")) yield* take(chunk);
-    else open += chunk;
+    yield* lines;
   }
   if (open !== "") yield open;
 }
 
-async function* textDocuments(
-  lines: AsyncIterable<string>,
-  separator: NonNullable<ReadOptions["separator"]>,
-): AsyncGenerator<string> {
-  let open: string[] = [];
-  let length = 0;
-  const close = () => {
-    const text = open.join("\n").trim();
-    open = [];
-    length = 0;
-    return text;
-  };
-  for await (const line of lines) {
-    const ends = separator === "blank-line" && line.trim() === "";
-    if (!ends) open.push(line);
-    length += line.length + 1;
-    const full = length > LONGEST_DOCUMENT;
-    if (ends || separator === "line" || line.includes(END_OF_TEXT) || full) {
-      // What follows the last marker in a line belongs to the next document.
-      const text = close();
-      const cut = text.lastIndexOf(END_OF_TEXT);
-      if (cut >= 0 && cut + END_OF_TEXT.length < text.length) open.push(text.slice(cut + END_OF_TEXT.length));
-      yield cut < 0 ? text : text.slice(0, cut).trim();
+/** What the separator matches; never the empty text. */
+function separatorPattern(separator: string): RegExp {
+  if (/^\n{2,}$/.test(separator)) return /\r?\n(?:[ \t]*\r?\n)+/g;
+  const escaped = separator.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&").replaceAll("\n", "\\r?\\n");
+  return new RegExp(separator.endsWith("\n") ? escaped : `${escaped}(?:\\r?\\n)?`, "g");
+}
+
+async function* textDocuments(chunks: AsyncIterable<string>, separator: string): AsyncGenerator<TextPart> {
+  const pattern = separatorPattern(separator);
+  let open = "";
+  let searched = 0;
+  let inside = false;
+  for await (const chunk of chunks) {
+    open += chunk;
+    let start = 0;
+    pattern.lastIndex = searched;
+    for (let match = pattern.exec(open); match !== null; match = pattern.exec(open)) {
+      // A separator that touches the end may go on in the next chunk.
+      if (pattern.lastIndex === open.length) break;
+      yield { text: open.slice(start, match.index), ends: true };
+      start = pattern.lastIndex;
+      inside = false;
+    }
+    open = open.slice(start);
+    searched = settledLength(open, separator);
+    if (searched > PART) {
+      yield { text: open.slice(0, searched), ends: false };
+      open = open.slice(searched);
+      searched = 0;
+      inside = true;
     }
   }
-  yield close();
+  const rest = open.split(pattern);
+  // A file that ends with a separator has no further document, so no empty one either.
+  if (rest.at(-1) === "" && (rest.length > 1 || !inside)) rest.pop();
+  for (const text of rest) yield { text, ends: true };
+}
+
+/** How much of a text that holds no separator is certain to lie before the next one; never half of a character. */
+function settledLength(text: string, separator: string): number {
+  let end = Math.max(0, text.length - 2 * separator.length - 2);
+  // A run of white space may be the start of blank lines; the limit keeps endless ones out of memory.
+  const least = end - 2 ** 16;
+  while (end > 0 && end > least && /\s/.test(text[end - 1]!)) end--;
+  const code = text.charCodeAt(end - 1);
+  return code >= 0xd800 && code < 0xdc00 ? end - 1 : end;
 }
 
 async function* jsonDocuments(
   file: string,
   lines: AsyncIterable<string>,
   field?: string,
-): AsyncGenerator<string> {
+): AsyncGenerator<TextPart> {
   let number = 0;
   for await (const line of lines) {
     number++;
@@ -258,31 +205,58 @@ async function* jsonDocuments(
     } catch (error) {
       throw new KilnError(`${where} is not valid JSON (${(error as Error).message})`, { cause: error });
     }
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    if (!isRecord(value)) {
       throw new KilnError(`${where} should be a JSON object such as {"text": "..."}`);
     }
-    const record = value as Record<string, unknown>;
-    const name = field ?? ["text", "story"].find((usual) => usual in record);
-    const text = name === undefined ? undefined : record[name];
-    if (typeof text !== "string") {
-      const wanted = name === undefined ? `"text" or "story"` : `"${name}"`;
-      const problem = text === undefined ? "has no field" : "has no text in field";
-      const found = Object.keys(record).join(", ") || "none";
-      throw new KilnError(`${where} ${problem} ${wanted}; its fields are: ${found}`, {
-        code: "field_missing",
-      });
+    const text = textOf(value, field, where);
+    if (/\p{Surrogate}/u.test(text)) {
+      throw new KilnError(
+        `${where} has half of a surrogate pair (\\ud800 to \\udfff) in its text: not Unicode`,
+      );
     }
-    yield text;
+    yield { text, ends: true };
   }
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function textOf(record: Record<string, unknown>, field: string | undefined, where: string): string {
+  const name = field ?? ["text", "story"].find((usual) => Object.hasOwn(record, usual));
+  const text = name === undefined ? undefined : lookUp(record, name);
+  if (typeof text === "string") return text;
+  const wanted = name === undefined ? `"text" or "story"` : `"${name}"`;
+  const problem = text === undefined ? "has no field" : "has no text in field";
+  const found = fieldNames(record).join(", ") || "none";
+  throw new KilnError(
+    `${where} ${problem} ${wanted}; its fields are: ${found} (choose one with --set data.field=NAME)`,
+    { code: "field_missing" },
+  );
+}
+
+/** The value of a field, or of a field inside fields (`a.b`). */
+function lookUp(record: Record<string, unknown>, name: string): unknown {
+  if (Object.hasOwn(record, name)) return record[name];
+  let value: unknown = record;
+  for (const key of name.split("."))
+    value = isRecord(value) && Object.hasOwn(value, key) ? value[key] : undefined;
+  return value;
+}
+
+/** The names as `lookUp` takes them, those inside objects too. */
+function fieldNames(record: Record<string, unknown>): string[] {
+  return Object.entries(record).flatMap(([key, value]) =>
+    isRecord(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key],
+  );
 }
 
 async function hashFiles(files: readonly string[], options: ReadOptions): Promise<string> {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([options.field ?? null, options.separator ?? "endoftext"]));
+  hash.update(JSON.stringify([options.field ?? null, options.separator ?? END_OF_TEXT]));
   for (const file of files) {
     const content = createHash("sha256");
-    for await (const chunk of createReadStream(file, { highWaterMark: 2 ** 20 }))
-      content.update(chunk as Buffer);
+    for await (const chunk of rawBytes(file)) content.update(chunk);
     hash.update(`${JSON_FILE.test(file)} ${content.digest("hex")}\n`);
   }
   return hash.digest("hex");

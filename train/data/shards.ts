@@ -13,8 +13,9 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
+import { writeError } from "../../models/files.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
-import type { DocumentSource } from "./readers.ts";
+import type { DocumentSource, TextPart } from "./readers.ts";
 
 /**
  * The header of a token file. The file is little-endian: 4096 bytes of this JSON padded with spaces, the tokens, and
@@ -22,7 +23,7 @@ import type { DocumentSource } from "./readers.ts";
  */
 export interface ShardHeader {
   format: "kiln-tokens";
-  version: 1;
+  version: 2;
   dtype: "uint16" | "uint32";
   /** All tokens, begin and end tokens of documents included. */
   tokens: number;
@@ -36,6 +37,10 @@ export interface ShardHeader {
   eos_id: number | null;
   tokenizer_hash: string;
   source_hash: string;
+  /** What of the source is not in here, and how often: files of other kinds, empty documents, ... */
+  left_out: Record<string, number>;
+  /** Cuts of long texts that may have changed ids, since no place was found where they do not matter. */
+  hard_cuts: number;
 }
 
 /** A part of a token file: `length` tokens from `start` that belong to one document, standing for `bytes` of text. */
@@ -46,42 +51,45 @@ export interface Span {
 }
 
 const HEADER_BYTES = 4096;
-const BATCH_CHARACTERS = 2 ** 20;
+/** Texts of this length together, and single ones half as long, go through the tokenizer at once. */
+const BATCH_CHARACTERS = 2 ** 19;
+const LONGEST_TEXT = 2 ** 18;
+
+/** How a source becomes tokens. */
+export interface EncodeOptions {
+  /** Whether names of special tokens in a text (`</s>`) become these tokens; by default they are text like all other. */
+  parseSpecialTokens?: boolean;
+}
 
 /**
  * Encodes documents into a token file. Each becomes [bos] + tokens + [eos], as far as the tokenizer has these
- * (bos only when it would put one before a prompt as well, so that training and use look alike). Memory: about a
- * megabyte of text plus eight bytes a document. The file appears whole or not at all (temporary file, fsync, rename).
- * Errors: no document; a full disk.
+ * (bos only when it would put one before a prompt as well, so that training and use look alike). Memory: half a
+ * million characters of text on its way through the tokenizer, which long texts pass in pieces (`Tokenizer.cut`), plus eight bytes
+ * a document. The file appears whole or not at all (temporary file, fsync, rename). `origin` goes into the header.
+ * Errors: no document; a full disk or one that cannot be written.
  */
 export async function writeShard(
   file: string,
-  documents: AsyncIterable<string> | Iterable<string>,
+  documents: AsyncIterable<TextPart> | Iterable<TextPart>,
   tokenizer: Tokenizer,
-  sourceHash: string,
+  origin: Pick<ShardHeader, "source_hash" | "left_out">,
+  options: EncodeOptions = {},
 ): Promise<ShardHeader> {
-  mkdirSync(dirname(file), { recursive: true });
   const temporary = `${file}.${process.pid}.tmp`;
-  const descriptor = openSync(temporary, "w");
-  let isOpen = true;
+  let descriptor: number | null = null;
   try {
-    const writer = new ShardWriter(descriptor, tokenizer);
-    for await (const text of documents) await writer.add(text);
-    const header = await writer.finish(sourceHash);
+    mkdirSync(dirname(file), { recursive: true });
+    descriptor = openSync(temporary, "w");
+    const writer = new ShardWriter(descriptor, tokenizer, options);
+    for await (const part of documents) await writer.add(part);
+    const header = await writer.finish(origin);
     fsyncSync(descriptor);
-    closeSync(descriptor);
-    isOpen = false;
     renameSync(temporary, file);
     return header;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOSPC") {
-      throw new KilnError(`the disk is full: could not write ${file}; free some space and run again`, {
-        cause: error,
-      });
-    }
-    throw error;
+    throw (error as NodeJS.ErrnoException).syscall === undefined ? error : writeError(file, error);
   } finally {
-    if (isOpen) closeSync(descriptor);
+    if (descriptor !== null) closeSync(descriptor);
     rmSync(temporary, { force: true });
   }
 }
@@ -89,29 +97,43 @@ export async function writeShard(
 class ShardWriter {
   private readonly descriptor: number;
   private readonly tokenizer: Tokenizer;
+  private readonly options: EncodeOptions & { addSpecialTokens: false };
   private readonly bosId: number | null;
   private readonly dtype: "uint16" | "uint32";
   private readonly lengths: number[] = [];
   private readonly bytes: number[] = [];
-  private texts: string[] = [];
+  private hardCuts = 0;
+  /** The part of the current document that is not in a piece yet. */
+  private open = "";
+  private pieces: (TextPart & { starts: boolean })[] = [];
+  private isInside = false;
   private characters = 0;
   private position = HEADER_BYTES;
 
-  constructor(descriptor: number, tokenizer: Tokenizer) {
+  constructor(descriptor: number, tokenizer: Tokenizer, options: EncodeOptions) {
     this.descriptor = descriptor;
     this.tokenizer = tokenizer;
+    const { parseSpecialTokens = false } = options;
+    this.options = { parseSpecialTokens, addSpecialTokens: false };
     this.bosId = tokenizer.addsBos ? tokenizer.bosId : null;
     this.dtype = tokenizer.vocabSize <= 2 ** 16 ? "uint16" : "uint32";
   }
 
-  async add(text: string): Promise<void> {
-    if (text === "") return;
-    this.texts.push(text);
-    this.characters += text.length;
-    if (this.characters >= BATCH_CHARACTERS) await this.encode();
+  async add({ text, ends }: TextPart): Promise<void> {
+    this.open += text;
+    while (this.open.length > LONGEST_TEXT) {
+      const { end, next, isExact } = await this.tokenizer.cut(this.open, LONGEST_TEXT, this.options);
+      if (!isExact) this.hardCuts++;
+      await this.queue(this.open.slice(0, end), false);
+      this.bytes[this.bytes.length - 1]! += Buffer.byteLength(this.open.slice(end, next));
+      this.open = this.open.slice(next);
+    }
+    if (!ends) return;
+    if (this.open !== "" || this.isInside) await this.queue(this.open, true);
+    this.open = "";
   }
 
-  async finish(sourceHash: string): Promise<ShardHeader> {
+  async finish(origin: Pick<ShardHeader, "source_hash" | "left_out">): Promise<ShardHeader> {
     await this.encode();
     if (this.lengths.length === 0) throw new KilnError("the corpus is empty: there is nothing to train on");
     const tokens = this.lengths.reduce((sum, length) => sum + length, 0);
@@ -120,7 +142,7 @@ class ShardWriter {
     this.write(Uint32Array.from(this.bytes));
     const header: ShardHeader = {
       format: "kiln-tokens",
-      version: 1,
+      version: 2,
       dtype: this.dtype,
       tokens,
       documents: this.lengths.length,
@@ -129,30 +151,44 @@ class ShardWriter {
       bos_id: this.bosId,
       eos_id: this.tokenizer.eosId,
       tokenizer_hash: this.tokenizer.hash(),
-      source_hash: sourceHash,
+      ...origin,
+      hard_cuts: this.hardCuts,
     };
     const text = `${JSON.stringify(header).padEnd(HEADER_BYTES - 1)}\n`;
     this.writeAt(Buffer.from(text), 0);
     return header;
   }
 
+  /** Adds a piece of the current document. */
+  private async queue(text: string, ends: boolean): Promise<void> {
+    const starts = !this.isInside;
+    if (starts) this.bytes.push(0);
+    this.bytes[this.bytes.length - 1]! += Buffer.byteLength(text);
+    this.pieces.push({ text, starts, ends });
+    this.isInside = !ends;
+    this.characters += text.length;
+    if (this.characters >= BATCH_CHARACTERS) await this.encode();
+  }
+
   private async encode(): Promise<void> {
-    const encoded = await this.tokenizer.encodeBatch(this.texts, { addSpecialTokens: false });
+    const texts = this.pieces.map(({ text }) => text);
+    const encoded = await this.tokenizer.encodeBatch(texts, this.options);
     const { eosId } = this.tokenizer;
-    const extra = (this.bosId === null ? 0 : 1) + (eosId === null ? 0 : 1);
-    const total = encoded.reduce((sum, ids) => sum + ids.length + extra, 0);
+    const total = encoded.reduce((sum, ids) => sum + ids.length + 2, 0);
     const out = this.dtype === "uint16" ? new Uint16Array(total) : new Uint32Array(total);
     let at = 0;
     encoded.forEach((ids, i) => {
-      if (this.bosId !== null) out[at++] = this.bosId;
+      const { starts, ends } = this.pieces[i]!;
+      const before = at;
+      if (starts && this.bosId !== null) out[at++] = this.bosId;
       out.set(ids, at);
       at += ids.length;
-      if (eosId !== null) out[at++] = eosId;
-      this.lengths.push(ids.length + extra);
-      this.bytes.push(Buffer.byteLength(this.texts[i]!));
+      if (ends && eosId !== null) out[at++] = eosId;
+      if (starts) this.lengths.push(0);
+      this.lengths[this.lengths.length - 1]! += at - before;
     });
-    this.write(out);
-    this.texts = [];
+    this.write(out.subarray(0, at));
+    this.pieces = [];
     this.characters = 0;
   }
 
@@ -207,13 +243,13 @@ export class TokenShard {
     try {
       const text = new TextDecoder().decode(this.readBytes(0, HEADER_BYTES));
       const header = JSON.parse(text) as ShardHeader;
-      if (header.format === "kiln-tokens" && header.version === 1) return header;
+      if (header.format === "kiln-tokens" && header.version === 2) return header;
     } catch (error) {
       throw new KilnError(`${file} is not a whole kiln token file; delete it and it is made again`, {
         cause: error,
       });
     }
-    throw new KilnError(`${file} is not a kiln token file of version 1; delete it and it is made again`);
+    throw new KilnError(`${file} is not a kiln token file of version 2; delete it and it is made again`);
   }
 
   private readDocuments(file: string): Span[] {
@@ -254,16 +290,18 @@ export function openShard(file: string): TokenShard {
 
 /**
  * The token file of a source: the one in `cacheDir` if this text was encoded with this tokenizer before, else a
- * new one. The name is a hash of both, so a changed file or tokenizer never meets stale tokens; a damaged file is
- * made again.
+ * new one. The name is a hash of all that decides its content, so a changed file or tokenizer never meets stale tokens;
+ * a damaged file is made again.
  */
 export async function prepareShard(
   source: DocumentSource,
   tokenizer: Tokenizer,
   cacheDir: string,
+  options: EncodeOptions = {},
 ): Promise<{ shard: TokenShard; file: string; isCached: boolean }> {
-  const sourceHash = await source.hash();
-  const key = createHash("sha256").update(`1 ${sourceHash} ${tokenizer.hash()}`).digest("hex").slice(0, 32);
+  const source_hash = await source.hash();
+  const content = `2 ${source_hash} ${tokenizer.hash()} ${options.parseSpecialTokens ?? false}`;
+  const key = createHash("sha256").update(content).digest("hex").slice(0, 32);
   const file = join(cacheDir, `${key}.tokens`);
   if (existsSync(file)) {
     try {
@@ -272,6 +310,12 @@ export async function prepareShard(
       if (!(error instanceof KilnError)) throw error;
     }
   }
-  await writeShard(file, source.documents(), tokenizer, sourceHash);
+  const left_out: Record<string, number> = {};
+  const documents = source.documents((what) => {
+    // The header has little room: kinds past a number are counted together.
+    const kind = what in left_out || Object.keys(left_out).length < 40 ? what : "other files";
+    left_out[kind] = (left_out[kind] ?? 0) + 1;
+  });
+  await writeShard(file, documents, tokenizer, { source_hash, left_out }, options);
   return { shard: openShard(file), file, isCached: false };
 }
