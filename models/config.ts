@@ -182,10 +182,26 @@ export function parseLlamaConfig(value: unknown, source = "config.json"): LlamaC
 
 /** One form of the rotary settings from either spelling: `rope_parameters`, or `rope_theta` and `rope_scaling`. */
 function resolveRope(file: FileConfig, refuse: (problem: string) => KilnError): RopeParameters {
-  const given = file.rope_parameters ?? file.rope_scaling ?? {};
-  const key = file.rope_parameters ? "rope_parameters" : "rope_scaling";
+  const legacy = () => resolveRopeForm(file.rope_scaling ?? {}, "rope_scaling", file, refuse);
+  if (!file.rope_parameters) return legacy();
+  const rope = resolveRopeForm(file.rope_parameters, "rope_parameters", file, refuse);
+  if ((file.rope_theta ?? rope.rope_theta) !== rope.rope_theta) {
+    throw refuse(`rope_theta is ${file.rope_theta}, in rope_parameters ${rope.rope_theta}; keep one of them`);
+  }
+  if (file.rope_scaling && JSON.stringify(legacy()) !== JSON.stringify(rope)) {
+    throw refuse("rope_scaling and rope_parameters describe different rotations; keep one of them");
+  }
+  return rope;
+}
+
+function resolveRopeForm(
+  given: NonNullable<FileConfig["rope_parameters"]>,
+  key: string,
+  file: FileConfig,
+  refuse: (problem: string) => KilnError,
+): RopeParameters {
   const type = given.rope_type ?? given.type ?? (given.factor === undefined ? "default" : null);
-  const theta = given.rope_theta ?? file.rope_theta ?? 10000;
+  const theta = given.rope_theta ?? file.rope_theta ?? file.rope_parameters?.rope_theta ?? 10000;
   const share = given.partial_rotary_factor ?? file.partial_rotary_factor ?? 1;
   if (share !== 1) throw refuse(`partial_rotary_factor is ${share}; kiln rotates whole heads only`);
   if (type === null) throw refuse(`${key} has a factor but no rope_type; say linear or llama3`);

@@ -153,7 +153,8 @@ export class Choice {
     };
     for (const { token, logprob, start, end } of released) {
       const text = this.#tokenText(token.id);
-      logprobs.tokens.push(end > this.#sent ? text.slice(0, this.#sent - start) : text);
+      // Counted from the end, since a token may be shown without its leading space.
+      logprobs.tokens.push(end > this.#sent ? text.slice(0, text.length - (end - this.#sent)) : text);
       logprobs.token_logprobs.push(logprob);
       logprobs.top_logprobs.push(logprob === null ? null : this.#topLogprobs(token, logprob));
       logprobs.text_offset.push(start);
@@ -172,9 +173,10 @@ export class Choice {
     return top;
   }
 
-  /** One spelling per token, special ones by their names; the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
+  /** One spelling per token, special ones by their names, those without a text by their ids; the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
   #tokenText(id: number): string {
     const bytes = this.#tokenizer.idToBytes(id);
+    if (bytes.length === 0) return `token_id:${id}`;
     try {
       return strictUtf8.decode(bytes);
     } catch {

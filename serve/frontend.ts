@@ -265,6 +265,9 @@ export class Frontend {
       throw badRequest("min_tokens", `min_tokens (${minTokens}) must not exceed max_tokens (${maxTokens})`);
     }
     const stopTokenIds = new Set([...(body.ignore_eos ? [] : this.tokenizer.eosIds), ...stopIds]);
+    if (minTokens > 0 && stopTokenIds.size >= vocabSize) {
+      throw badRequest("stop_token_ids", "stop_token_ids leave no token to begin with, as min_tokens wants");
+    }
     // `best_of` ranks the answers by their log probabilities.
     const ranked = this.#choicesPerPrompt(body) > (body.n ?? 1);
     return (prompt, count) => {

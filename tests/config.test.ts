@@ -143,6 +143,19 @@ describe("Llama config", () => {
     ],
     ["partial rotation, old spelling", { partial_rotary_factor: 0.5 }, "kiln rotates whole heads only"],
     ["a factor without its kind", { rope_scaling: { factor: 2 } }, "has a factor but no rope_type"],
+    [
+      "two rotations",
+      {
+        rope_parameters: { rope_type: "default", rope_theta: 10000 },
+        rope_scaling: { type: "linear", factor: 2 },
+      },
+      "rope_scaling and rope_parameters describe different rotations",
+    ],
+    [
+      "two bases of rotation",
+      { rope_parameters: { rope_theta: 10000 }, rope_theta: 500000 },
+      "rope_theta is 500000, in rope_parameters 10000",
+    ],
     ["a sliding window", { sliding_window: 16 }, "sliding_window is 16; kiln attends to the whole context"],
     [
       "an architecture without a model_type",

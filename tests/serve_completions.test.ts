@@ -329,6 +329,11 @@ describe("completions", () => {
     ["empty stop", { stop: "" }, "stop"],
     ["logit_bias id", { logit_bias: { "99999": 1 } }, "logit_bias.99999"],
     ["logit_bias value", { logit_bias: { "5": 200 } }, "logit_bias.5"],
+    [
+      "no token left",
+      { min_tokens: 1, stop_token_ids: Array.from({ length: 300 }, (_, i) => i) },
+      "stop_token_ids",
+    ],
     ["stop token", { stop_token_ids: [99999] }, "stop_token_ids"],
     ["stream type", { stream: "yes" }, "stream"],
     ["suffix", { suffix: "end" }, "suffix"],

@@ -151,6 +151,10 @@ describe("a choice", () => {
       logprobs!.top_logprobs.map((one) => Object.keys(one!)),
     );
     expect(top.flat()).toEqual(stopped.tokens);
+    // A model may have more rows than its tokenizer has tokens.
+    expect(play(tokenizer, [1], [tokenizer.vocabSize + 3]).tokens).toEqual([
+      `token_id:${tokenizer.vocabSize + 3}`,
+    ]);
   });
 
   it("gives each byte token's character at once, with its own offset, and stops at the first", () => {
@@ -160,6 +164,8 @@ describe("a choice", () => {
     const { deltas, offsets } = play(llama, [1], [once, ...run]);
     expect(deltas.map(({ text }) => text)).toEqual(["Once", "\n", "\n", "\n", "\n", "\n"]);
     expect(offsets).toEqual([0, 4, 5, 6, 7, 8]);
+    // What is shown of a cut token ends where the text ends, with or without the space before it.
+    expect(play(llama, [1], [once], { stops: ["ce"] }).tokens).toEqual([" On"]);
     const { choice, joined } = play(llama, [1, once, newline], run, { stops: ["\n"] });
     expect([joined, choice.completionTokens]).toEqual(["", 1]);
   });
