@@ -59,6 +59,7 @@ interface PretrainFlags {
   data?: string[];
   validationData?: string[];
   out?: string;
+  initFrom?: string;
   steps?: number;
   batchSize?: number;
   sequenceLength?: number;
@@ -455,6 +456,7 @@ function flagOverrides(flags: PretrainFlags) {
     ["data", "--data", ["data", "path"]],
     ["validationData", "--validation-data", ["data", "validation_path"]],
     ["out", "--out", ["out_dir"]],
+    ["initFrom", "--init-from", ["model", "init_from"]],
     ["steps", "--steps", ["train", "steps"]],
     ["batchSize", "--batch-size", ["train", "batch_size"]],
     ["sequenceLength", "--sequence-length", ["train", "sequence_length"]],

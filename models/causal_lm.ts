@@ -77,6 +77,11 @@ export abstract class CausalLM extends Module {
     return this.headWeight.compute.dtype as ComputeDtype;
   }
 
+  /** The parameters that training changes, by name: all, unless an architecture holds some fixed. */
+  trainedParameters(): Map<string, Parameter> {
+    return this.namedParameters();
+  }
+
   /**
    * f16: passes compute with f16 copies of the matrices, and the f32 ones stay what is trained, saved and loaded; f32:
    * without copies. f16 needs an adapter that has it, see `assertComputeDtype`.

@@ -147,6 +147,16 @@ export class GPT2LMHeadModel extends CausalLM {
     return this.transformer.lnF;
   }
 
+  /**
+   * Without biases (config `bias: false`, as nanoGPT trains) they are zeros that stay zeros: the function is that of a
+   * model which has none, and the checkpoint one that every reader of GPT-2 loads.
+   */
+  override trainedParameters(): Map<string, Parameter> {
+    const all = this.namedParameters();
+    if (this.#config.bias !== false) return all;
+    return new Map([...all].filter(([name]) => !name.endsWith(".bias")));
+  }
+
   toHfConfig(): Record<string, unknown> {
     return toHfGpt2Config(this.#config);
   }

@@ -22,6 +22,8 @@ export interface GPT2Config {
   attn_pdrop: number;
   initializer_range: number;
   tie_word_embeddings: boolean;
+  /** False: products and norms have no biases, which checkpoints then hold as zeros. Not a key of transformers. */
+  bias?: boolean | undefined;
   bos_token_id: number | null;
   eos_token_id: number | number[] | null;
   pad_token_id: number | null;
@@ -49,6 +51,7 @@ const fileSchema = z.object({
   attn_pdrop: share.default(0.1),
   initializer_range: z.number().min(0).default(0.02),
   tie_word_embeddings: z.boolean().default(true),
+  bias: z.boolean().optional(),
   bos_token_id: token.nullable().default(50256),
   eos_token_id: z
     .union([token, z.array(token).min(1)])
@@ -117,6 +120,15 @@ export function toHfGpt2Config(config: GPT2Config): Record<string, unknown> {
   };
 }
 
+/**
+ * GPT-2 small (124M parameters) with overrides in GPT-2's own names; unlike the published one without dropout, which
+ * text that is read once or twice does not need.
+ */
+export function gpt2PresetConfig(overrides: Record<string, unknown>): GPT2Config {
+  const preset = { model_type: "gpt2", resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0 };
+  return parseGpt2Config({ ...preset, ...overrides }, "the model settings");
+}
+
 /** GPT-2's names of sizes that other decoders' configs call otherwise (`attribute_map` in transformers). */
 const ownNames = {
   hidden_size: "n_embd",
@@ -127,7 +139,14 @@ const ownNames = {
 } as const;
 
 /** Keys that mean the same in every decoder's config. */
-const common = ["vocab_size", "initializer_range", "tie_word_embeddings", "bos_token_id", "eos_token_id"];
+const common = [
+  "vocab_size",
+  "initializer_range",
+  "tie_word_embeddings",
+  "bias",
+  "bos_token_id",
+  "eos_token_id",
+];
 
 /**
  * Settings in the common words (hidden_size, …) under GPT-2's own names.

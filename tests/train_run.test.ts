@@ -1,51 +1,14 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openDevice } from "../kernels/index.ts";
+import { describe, expect, it } from "vitest";
 import { loadModel } from "../models/checkpoint.ts";
 import { loadPretrainConfig, parseOverrides } from "../train/config.ts";
-import { readMetrics } from "../train/logs.ts";
-import { pretrain } from "../train/pretrain.ts";
 import { saveCheckpoint, type TrainerState } from "../train/run_files.ts";
 import { lossText } from "../train/run_log.ts";
+import { toyRuns } from "./support/train_toy.ts";
 
 /** What a run measures and keeps, inside one process; tests/pretrain.test.ts has whole processes. */
-const root = mkdtempSync(join(tmpdir(), "kiln-run-"));
-beforeAll(async () => void (await openDevice()));
-afterAll(() => rmSync(root, { recursive: true }));
-
-const toy = [
-  "data.corpus.stories=40",
-  "data.validation_fraction=0.4",
-  "tokenizer.vocab_size=300",
-  "model.hidden_size=32",
-  "model.num_hidden_layers=1",
-  "model.num_attention_heads=2",
-  "train.sequence_length=32",
-  "train.batch_size=2",
-  "train.warmup_steps=1",
-  "train.steps=1",
-  "sample.max_tokens=1",
-];
-
-/** Runs with exactly these settings. */
-async function pretrainWith(settings: string[]) {
-  const lines: string[] = [];
-  const config = await loadPretrainConfig(null, parseOverrides(settings));
-  const say = (line: string) => lines.push(line);
-  const result = await pretrain({ config, makeSampler: () => async () => "", say });
-  const records = readMetrics(join(config.out_dir, "log.jsonl"));
-  const weights = readFileSync(join(config.out_dir, "model/model.safetensors")).toString("base64");
-  return { ...result, text: lines.join("\n"), records, weights };
-}
-
-const place = (name: string) => join(root, name);
-const train = (name: string, ...settings: string[]) =>
-  pretrainWith([...toy, `out_dir=${place(name)}`, ...settings]);
-/** Goes on with a run: all that is not named is as the run has it. */
-const resume = (name: string, ...settings: string[]) =>
-  pretrainWith([`out_dir=${place(name)}`, "resume=true", ...settings]);
+const { place, train, resume } = toyRuns();
 
 describe("the validation loss", () => {
   it("of equal weights is equal to the bit whatever the batch size, and at the end that of the whole set", async () => {
@@ -156,7 +119,7 @@ describe("a resumed run", () => {
 
   it("takes no silent change from a config file: it agrees, or the change is named", async () => {
     await train("filed", "train.steps=4", "train.learning_rate=0.01");
-    const file = join(root, "filed.yaml");
+    const file = place("filed.yaml");
     const load = (text: string, ...settings: string[]) => {
       writeFileSync(file, text);
       return loadPretrainConfig(

@@ -72,28 +72,41 @@ const tokenizer = z
   .prefault({})
   .describe("how text becomes tokens");
 
+/** Longest contexts of the presets, in tokens. */
+export const PRESET_POSITIONS = { tinyllm: 512, gpt2: 1024 } as const;
+
 const model = z
   .strictObject({
-    preset: z.literal("tinyllm").default("tinyllm").describe("the shape that the keys below change"),
+    preset: z
+      .enum(["tinyllm", "gpt2"])
+      .default("tinyllm")
+      .describe("the shape that the keys below change: a small Llama, or GPT-2 small"),
+    init_from: z
+      .string()
+      .optional()
+      .describe(
+        "start from the weights, shape and tokenizer of this model folder or run; relative to the config file",
+      ),
     config: z
       .string()
       .optional()
       .describe("a Llama or GPT-2 config.json to use instead of the preset; relative to the config file"),
-    hidden_size: count.optional().describe("width; preset 128"),
+    hidden_size: count.optional().describe("width; preset 128 (gpt2 768)"),
     intermediate_size: count
       .optional()
-      .describe("width inside the MLP; preset 8/3 of hidden_size, a multiple of 16"),
-    num_hidden_layers: count.optional().describe("number of blocks; preset 4"),
-    num_attention_heads: count.optional().describe("query heads; preset 4"),
+      .describe("width inside the MLP; preset 8/3 of hidden_size, a multiple of 16 (gpt2 4 of it)"),
+    num_hidden_layers: count.optional().describe("number of blocks; preset 4 (gpt2 12)"),
+    num_attention_heads: count.optional().describe("query heads; preset 4 (gpt2 12)"),
     num_key_value_heads: count.optional().describe("key and value heads; preset as many as query heads"),
     head_dim: count.optional().describe("width of a head; preset hidden_size / num_attention_heads"),
-    max_position_embeddings: count.optional().describe("longest context in tokens; preset 512"),
+    max_position_embeddings: count.optional().describe("longest context in tokens; preset 512 (gpt2 1024)"),
     rms_norm_eps: positive.optional().describe("preset 1e-5"),
     rope_theta: positive.optional().describe("base of the rotary frequencies; preset 10000"),
     tie_word_embeddings: z
       .boolean()
       .optional()
       .describe("one matrix for input and output embeddings; preset true"),
+    bias: z.boolean().optional().describe("gpt2 only: whether products and norms have biases; preset true"),
     initializer_range: positive.optional().describe("standard deviation of the first weights; preset 0.02"),
   })
   .prefault({})
@@ -208,8 +221,11 @@ export const pretrainSchema = z
     const { steps, epochs, warmup_steps, sequence_length, schedule } = config.train;
     if (steps !== undefined && epochs !== undefined)
       complain(["train", "epochs"], "give steps or epochs, not both");
-    const longest =
-      config.model.config === undefined ? (config.model.max_position_embeddings ?? 512) : Infinity;
+    const { preset, config: file, init_from, max_position_embeddings } = config.model;
+    if (file !== undefined && init_from !== undefined)
+      complain(["model", "init_from"], "give it or model.config, not both");
+    const isPreset = file === undefined && init_from === undefined;
+    const longest = isPreset ? (max_position_embeddings ?? PRESET_POSITIONS[preset]) : Infinity;
     if (sequence_length > longest) {
       const message = `${sequence_length} is longer than model.max_position_embeddings, which is ${longest}`;
       complain(["train", "sequence_length"], message);
@@ -220,7 +236,7 @@ export const pretrainSchema = z
     }
   });
 
-/** Checked settings; the paths in `data`, `tokenizer.path` and `model.config` are absolute. */
+/** Checked settings; the paths in `data`, `tokenizer.path`, `model.config` and `model.init_from` are absolute. */
 export type PretrainConfig = z.output<typeof pretrainSchema>;
 
 /** One value given outside the file. `from` is what messages call it, e.g. `--set train.steps=5`. */
@@ -334,6 +350,7 @@ export function parsePretrainConfig(
   }
   if (tokenizer.path) tokenizer.path = absolute(["tokenizer", "path"], tokenizer.path);
   if (model.config) model.config = absolute(["model", "config"], model.config);
+  if (model.init_from) model.init_from = absolute(["model", "init_from"], model.init_from);
   return config;
 }
 

@@ -1,13 +1,12 @@
 import { KilnError } from "../core/errors.ts";
-import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
+import { assertComputeDtype, createDecoder, type DecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { tinyllmConfig } from "../models/config.ts";
-import { readJson } from "../models/files.ts";
-import { gpt2Overrides } from "../models/gpt2_config.ts";
-import type { Tokenizer } from "../tokenizer/index.ts";
+import { loadWeights } from "../models/checkpoint.ts";
+import { readModelWeights } from "../models/safetensors.ts";
 import type { PretrainConfig } from "./config.ts";
 import { PackedBatches } from "./data/index.ts";
 import { Validation } from "./evaluate.ts";
+import { decoderSettings, maxPositions, originOf } from "./model_settings.ts";
 import { AdamW } from "./optim.ts";
 import { prepareData } from "./prepare_data.ts";
 import { decisiveSettings, resumePoint } from "./resume.ts";
@@ -17,7 +16,7 @@ import type { ScheduleConfig } from "./schedules.ts";
 import { Trainer } from "./trainer.ts";
 
 /**
- * Trains a decoder from scratch on text: corpus, tokenizer, packed batches, AdamW with warm-up and a schedule, validation
+ * Trains a decoder, from scratch or from the weights of another, on text: corpus, tokenizer, packed batches, AdamW with warm-up and a schedule, validation
  * loss and bits per byte, samples, logs, and checkpoints from which a run goes on bit for bit.
  */
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
@@ -25,7 +24,7 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   const release = lockRun(config.out_dir);
   try {
     const resumeFrom = await resumePoint(config);
-    const run = await prepare(options);
+    const run = await prepare(options, resumeFrom);
     try {
       return await runToEnd(run, resumeFrom);
     } finally {
@@ -36,16 +35,25 @@ export async function pretrain(options: PretrainOptions): Promise<PretrainResult
   }
 }
 
-async function prepare(options: PretrainOptions): Promise<Run> {
+async function prepare(options: PretrainOptions, resumeFrom: string | null): Promise<Run> {
   const { config, say } = options;
   const { train } = config;
   assertComputeDtype(train.compute_dtype, "set train.compute_dtype to f32");
-  const { tokenizer, ...data } = await prepareData(config, maxPositions(config), say);
+  const { init_from } = config.model;
+  // A checkpoint has all that is needed of the model which the run started from.
+  const origin = init_from ? (resumeFrom ?? (await originOf(init_from))) : null;
+  const path = config.tokenizer.path ?? origin ?? undefined;
+  const withTokenizer = { ...config, tokenizer: { ...config.tokenizer, path } };
+  const { tokenizer, ...data } = await prepareData(withTokenizer, maxPositions(config), say);
   const packing = { batchSize: train.batch_size, seqLen: train.sequence_length };
   const batches = new PackedBatches(data.train.shard, data.train.documents, { ...packing, seed: train.seed });
-  const decoder = await modelConfig(config, tokenizer);
-  const model = createDecoder(decoder).computeIn(train.compute_dtype).init(train.seed);
+  const decoder = await decoderSettings(config, tokenizer, origin);
+  const model = createDecoder(decoder).computeIn(train.compute_dtype);
   announce(model, decoder, train.sequence_length, say);
+  if (origin && !resumeFrom) {
+    loadWeights(model, await readModelWeights(origin));
+    say(`starting from ${origin}`);
+  } else model.init(train.seed);
   const trainer = newTrainer(model, train);
   const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
   const totalSteps = train.epochs
@@ -84,7 +92,7 @@ async function prepare(options: PretrainOptions): Promise<Run> {
 }
 
 function newTrainer(model: CausalLM, train: PretrainConfig["train"]): Trainer {
-  const optimizer = new AdamW(model.namedParameters(), {
+  const optimizer = new AdamW(model.trainedParameters(), {
     betas: train.betas,
     eps: train.eps,
     weightDecay: train.weight_decay,
@@ -96,32 +104,6 @@ function newTrainer(model: CausalLM, train: PretrainConfig["train"]): Trainer {
     sequenceLength: train.sequence_length,
     lossScale: train.loss_scale,
   });
-}
-
-function maxPositions(config: PretrainConfig): number {
-  return config.model.max_position_embeddings ?? Math.max(512, config.train.sequence_length);
-}
-
-async function modelConfig(config: PretrainConfig, tokenizer: Tokenizer): Promise<DecoderConfig> {
-  const { preset: _preset, config: path, rope_theta, ...overrides } = config.model;
-  const special = {
-    bos_token_id: tokenizer.bosId,
-    eos_token_id: tokenizer.eosId,
-    vocab_size: tokenizer.vocabSize,
-  };
-  const rope =
-    rope_theta === undefined ? {} : { rope_parameters: { rope_type: "default" as const, rope_theta } };
-  const shape = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined));
-  const given = { ...shape, ...rope };
-  if (path) {
-    const file = (await readJson(path)) as { model_type?: unknown };
-    const settings = { ...given, ...special };
-    return parseDecoderConfig(
-      { ...file, ...(file.model_type === "gpt2" ? gpt2Overrides(settings) : settings) },
-      path,
-    );
-  }
-  return tinyllmConfig({ max_position_embeddings: maxPositions(config), ...given, ...special });
 }
 
 /** Says what is trained, and refuses rows longer than the model's positions. */
@@ -138,8 +120,10 @@ function announce(
       { code: "config_invalid" },
     );
   }
-  const parameters = model.numParameters.toLocaleString("en");
-  say(`model: ${parameters} parameters, ${num_hidden_layers} layers of width ${hidden_size}`);
+  const parameters = [...model.trainedParameters().values()].reduce((sum, { size }) => sum + size, 0);
+  say(
+    `model: ${parameters.toLocaleString("en")} parameters, ${num_hidden_layers} layers of width ${hidden_size}`,
+  );
   const asked = Object.entries(config).flatMap(([key, value]) =>
     /(_pdrop|_dropout)$/.test(key) && value ? [key] : [],
   );

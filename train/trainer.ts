@@ -60,7 +60,7 @@ export class Trainer {
   constructor(model: CausalLM, optimizer: Optimizer, options: TrainerOptions) {
     this.model = model;
     this.optimizer = optimizer;
-    this.leaves = model.parameters().map((p) => p.compute);
+    this.leaves = [...model.trainedParameters().values()].map((p) => p.compute);
     const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
     this.scaler = scaler;
     this.sequenceLength = options.sequenceLength;

@@ -1,0 +1,113 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import { KilnError } from "../core/errors.ts";
+import { type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
+import { tinyllmConfig } from "../models/config.ts";
+import { readJson } from "../models/files.ts";
+import { gpt2Overrides, gpt2PresetConfig } from "../models/gpt2_config.ts";
+import { Tokenizer } from "../tokenizer/index.ts";
+import { PRESET_POSITIONS, type PretrainConfig } from "./config.ts";
+import { checksumFile, damageOf, newestCheckpoint } from "./run_files.ts";
+
+/** What the `model.*` settings come to: a preset, a config file, or a model to start from. */
+
+/** Longest context of a preset, in tokens. */
+export function maxPositions({ model, train }: PretrainConfig): number {
+  return model.max_position_embeddings ?? Math.max(PRESET_POSITIONS[model.preset], train.sequence_length);
+}
+
+/**
+ * The model directory that `model.init_from` names: itself, or of a run folder the finished model, else the newest
+ * checkpoint. Throws a KilnError where there is none, or a damaged one.
+ */
+export async function originOf(path: string): Promise<string> {
+  const finished = join(path, "model");
+  const inRun = existsSync(join(finished, "config.json")) ? finished : await newestCheckpoint(path);
+  const directory = inRun ?? path;
+  if (!existsSync(join(directory, "config.json"))) {
+    throw new KilnError(
+      `model.init_from: ${path} holds no model; name a folder in Hugging Face layout or one of a run`,
+      { code: "file_missing" },
+    );
+  }
+  const damage = existsSync(join(directory, checksumFile)) ? await damageOf(directory) : null;
+  if (damage)
+    throw new KilnError(`model.init_from: ${damage}; name another checkpoint`, {
+      code: "checkpoint_corrupt",
+    });
+  return directory;
+}
+
+/** The decoder to train; `origin` is the directory of the model that it starts from. */
+export async function decoderSettings(
+  config: PretrainConfig,
+  tokenizer: Tokenizer,
+  origin: string | null,
+): Promise<DecoderConfig> {
+  const { model } = config;
+  const special = {
+    bos_token_id: tokenizer.bosId,
+    eos_token_id: tokenizer.eosId,
+    vocab_size: tokenizer.vocabSize,
+  };
+  if (origin) return originSettings(config, tokenizer, origin);
+  if (model.config) {
+    const file = (await readJson(model.config)) as { model_type?: unknown };
+    return parseDecoderConfig(
+      { ...file, ...shapeSettings(model, file.model_type), ...special },
+      model.config,
+    );
+  }
+  if (model.preset === "gpt2") {
+    const positions = { n_positions: maxPositions(config) };
+    return gpt2PresetConfig({ ...positions, ...shapeSettings(model, "gpt2"), ...special });
+  }
+  const positions = { max_position_embeddings: maxPositions(config) };
+  return tinyllmConfig({ ...positions, ...shapeSettings(model, "llama"), ...special });
+}
+
+/** The settings that say something about the shape, under the names that a config.json of this type has. */
+function shapeSettings(model: PretrainConfig["model"], type: unknown): Record<string, unknown> {
+  const { preset: _p, config: _c, init_from: _i, rope_theta, bias, ...sizes } = model;
+  const rope = rope_theta === undefined ? {} : { rope_parameters: { rope_type: "default", rope_theta } };
+  const settings = Object.entries({ ...sizes, ...rope, bias }).filter(([, value]) => value !== undefined);
+  if (type === "gpt2") return gpt2Overrides(Object.fromEntries(settings));
+  if (bias !== undefined)
+    throw new KilnError("a Llama has no bias; leave it out", { code: "config_invalid" });
+  return Object.fromEntries(settings);
+}
+
+/** What may differ from the model that a run starts from: trained weights mean the same with it. */
+const free = /^(attention_dropout|\w+_pdrop|initializer_range|rope_parameters|max_position_embeddings)$/;
+
+async function originSettings(
+  { model }: PretrainConfig,
+  tokenizer: Tokenizer,
+  origin: string,
+): Promise<DecoderConfig> {
+  const path = join(origin, "config.json");
+  const file = (await readJson(path)) as Record<string, unknown>;
+  const has = parseDecoderConfig(file, path) as DecoderConfig & Record<string, unknown>;
+  const asked = shapeSettings(model, has.model_type);
+  for (const [key, value] of Object.entries(asked)) {
+    const own = has[key] ?? (key === "bias" ? true : undefined);
+    if (free.test(key) || isDeepStrictEqual(own, value)) continue;
+    throw new KilnError(
+      `the model settings say ${key} ${value}, but ${origin} has ${own}: weights fit their own shape only; leave it out`,
+      { code: "config_invalid" },
+    );
+  }
+  if (Tokenizer.load(origin).hash() !== tokenizer.hash()) {
+    throw new KilnError(`tokenizer.path is not the tokenizer that ${origin} was trained with; leave it out`, {
+      code: "config_invalid",
+    });
+  }
+  if (tokenizer.vocabSize > has.vocab_size) {
+    throw new KilnError(
+      `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config.json says vocab_size ${has.vocab_size}; they belong to different models`,
+      { code: "config_invalid" },
+    );
+  }
+  return parseDecoderConfig({ ...file, ...asked }, path);
+}
