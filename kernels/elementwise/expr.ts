@@ -151,16 +151,29 @@ export function print(e: Expr): string {
 }
 
 /** Replaces names by expressions, all at once: what fuses one formula into another. */
-export function substitute(e: Expr, by: ReadonlyMap<string, Expr>): Expr {
+export function substitute(e: Expr, by: ReadonlyMap<string, Expr>, done = new Map<Expr, Expr>()): Expr {
   if (e.kind === "number") return e;
   if (e.kind === "name") return by.get(e.name) ?? e;
-  return call(e.fn, ...e.args.map((arg) => substitute(arg, by)));
+  // What occurs several times stays one node: formulas would double with every level.
+  let made = done.get(e);
+  if (!made) {
+    made = call(e.fn, ...e.args.map((arg) => substitute(arg, by, done)));
+    done.set(e, made);
+  }
+  return made;
 }
 
 /** The names an expression reads. */
-export function names(e: Expr, into = new Set<string>()): Set<string> {
-  if (e.kind === "name") into.add(e.name);
-  if (e.kind === "call") for (const arg of e.args) names(arg, into);
+export function names(e: Expr): Set<string> {
+  const seen = new Set<Expr>();
+  const into = new Set<string>();
+  const visit = (node: Expr) => {
+    if (node.kind === "name") into.add(node.name);
+    if (node.kind !== "call" || seen.has(node)) return;
+    seen.add(node);
+    node.args.forEach(visit);
+  };
+  visit(e);
   return into;
 }
 

@@ -169,9 +169,13 @@ function loads(w: Walk, flat: boolean): string[] {
   return lines;
 }
 
-/** WGSL statements that compute `y`: loads, then subexpressions that occur more than once, then the result. */
+/** Levels of an expression that a statement may hold: parsers of WGSL stop at 128 parentheses, a level is up to three. */
+const deepest = 24;
+
+/** WGSL statements that compute `y`: loads, then subexpressions that occur more than once or lie deep, then the result. */
 function body(program: Program, loaded: readonly string[]): string {
   const counts = new Map<string, number>();
+  const levels = new Map<Expr, number>();
   count(program.expr, counts);
   const lines = [...loaded];
   const shared = new Map<string, string>();
@@ -179,7 +183,10 @@ function body(program: Program, loaded: readonly string[]): string {
     const known = shared.get(print(e));
     if (known) return known;
     const code = show(e, program.compute, text);
-    if (e.kind !== "call" || isBoolean(e) || counts.get(print(e)) === 1) return code;
+    if (e.kind !== "call") return code;
+    const level = 1 + Math.max(...e.args.map((arg) => (shared.has(print(arg)) ? 0 : (levels.get(arg) ?? 0))));
+    levels.set(e, level);
+    if (level < deepest && (isBoolean(e) || counts.get(print(e)) === 1)) return code;
     const temp = `t${shared.size}`;
     shared.set(print(e), temp);
     lines.push(`let ${temp} = ${code};`);

@@ -32,6 +32,8 @@ const dispatchWork = 16_384;
 const passWork = 4;
 /** Characters of a formula: shared parts are written out each time, which would double with every level. */
 const longest = 1500;
+/** Work an element of one kernel (see `cost`): software adapters take seconds to compile some dozens of functions. */
+const heaviest = 128;
 
 /**
  * Merges elementwise calls into those that read their results and drops needless copies; the calls keep their order.
@@ -60,7 +62,9 @@ class Trace {
       this.reads(entry, true);
       for (const i of mutatedInputs(call.op, call.inputs.length)) {
         const { storage } = call.inputs[i]!;
-        this.updates.set(storage, [...(this.updates.get(storage) ?? []), at]);
+        const before = this.updates.get(storage);
+        if (before) before.push(at);
+        else this.updates.set(storage, [at]);
       }
     });
   }
@@ -176,6 +180,7 @@ function mergedInto({ call, program }: Entry, { call: inner, program: innerProgr
   const fits =
     body.inputs.length > 0 &&
     print(body.program.expr).length <= longest &&
+    cost(body.program.expr) <= heaviest &&
     walk({ inputs: body.inputs, outputs: call.outputs }).shape.length <= maxAxes;
   return fits ? body : null;
 }
