@@ -184,6 +184,7 @@ program
     ),
   )
   .action(async (path: string, flags: SampleFlags) => {
+    await (await import("./serve/quickest.ts")).takeQuickest(path, flags.dtype, { measure: false });
     await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
     const { TextGenerator } = await import("./serve/generate.ts");
@@ -250,6 +251,9 @@ program
   .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
   .action(async (path: string, flags: ServeFlags) => {
     await checkServing(path, flags);
+    const { takeQuickest } = await import("./serve/quickest.ts");
+    const taken = await takeQuickest(path, flags.dtype ?? "f32", { say });
+    if (taken) say(taken);
     await openOnce();
     const { loadModel } = await import("./models/checkpoint.ts");
     const loaded = await loadModel(path, flags.dtype);

@@ -90,6 +90,14 @@ export async function openAdapter(options: AdapterOptions = {}): Promise<OpenedA
   throw noAdapter(choice, native.cacheDir());
 }
 
+/** Whether the machine's own driver offers a GPU; opens no device. Node only. */
+export async function findsHardware(): Promise<boolean> {
+  const { prepareDriver, createGpu } = await import("./adapter_node.ts");
+  if (!prepareDriver("system")) return false;
+  const { adapter } = await request(createGpu, "system", dawnToggles({}));
+  return adapter !== null && !describeAdapter(adapter, []).software;
+}
+
 async function openInBrowser(): Promise<OpenedAdapter> {
   const gpu = typeof navigator === "undefined" ? undefined : navigator.gpu;
   const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });

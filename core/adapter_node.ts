@@ -6,6 +6,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { createRequire } from "node:module";
@@ -65,6 +66,21 @@ export function prepareDriver(driver: Driver): boolean {
   if (!folder) return false;
   useDriver(folder, "vk_swiftshader_icd.json");
   return true;
+}
+
+/** The software drivers that this machine can have without a download, and what tells one version from another. */
+export function softwareDrivers(): { driver: "lavapipe" | "swiftshader"; version: string }[] {
+  if (process.platform !== "linux") return [];
+  const library = path.join(cacheDir(), "lavapipe/libvulkan_lvp.so");
+  const archive = process.arch === "x64" ? swiftshaderArchive() : null;
+  const found = [
+    ["lavapipe", library],
+    ["swiftshader", archive],
+  ] as const;
+  return found.flatMap(([driver, file]) => {
+    const stats = file ? statSync(file, { throwIfNoEntry: false }) : undefined;
+    return stats ? [{ driver, version: `${stats.size}` }] : [];
+  });
 }
 
 /**

@@ -1,0 +1,11 @@
+// Print, as one line of JSON, how quickly a model decodes on the adapter of the environment. A child of serve/quickest.ts.
+import { register } from "tsx/esm/api";
+
+register();
+const { timeDecoding } = await import("../serve/trial.ts");
+try {
+  console.log(JSON.stringify(await timeDecoding(process.argv[2], process.argv[3])));
+} catch (error) {
+  console.log(JSON.stringify({ error: error.message }));
+}
+process.exit(0);

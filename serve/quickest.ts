@@ -1,0 +1,115 @@
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { findsHardware } from "../core/adapter.ts";
+import { softwareDrivers, webgpuVersion } from "../core/adapter_node.ts";
+import { remembered } from "../core/remembered_node.ts";
+import type { DecodingTime } from "./trial.ts";
+
+/** A way to run shaders on the processor. */
+interface Candidate {
+  name: string;
+  /** What makes a process take it. */
+  env: { KILN_ADAPTER: string; LP_NUM_THREADS?: string };
+}
+
+/** Milliseconds of a step by candidate; null where it does not run the model. */
+type Times = Record<string, DecodingTime | null>;
+
+export interface QuickestOptions {
+  /** False takes only what is remembered. */
+  measure?: boolean;
+  /** Told when a measurement begins. */
+  say?: (line: string) => void;
+  timeOf?: typeof timeInChild;
+}
+
+/** Raised when kernels change what is quickest: what is remembered then counts no more. */
+const version = 1;
+
+/** A second round, in which a busy moment of the first is made good, where the first took less. */
+const patienceMs = 15_000;
+
+/** A candidate that has not answered within this, compiling included, is too slow to be one. */
+const limitMs = 60_000;
+
+/**
+ * Where there is no GPU and nothing names an adapter, takes the software adapter that decodes quickest with this model:
+ * sets the environment for the device that is opened next, and returns a line that says what was taken and why. lavapipe
+ * comes in two forms: waking its threads for a dispatch takes longer than a small model's dispatch. Each candidate is
+ * measured in a process of its own, once: the times are kept in the user's cache by the model's shape and the drivers.
+ * Null where there is nothing to choose, or nothing remembered and `measure` false.
+ */
+export async function takeQuickest(
+  directory: string,
+  dtype: "f32" | "f16",
+  { measure = true, say = (_line: string) => {}, timeOf = timeInChild }: QuickestOptions = {},
+): Promise<string | null> {
+  const { KILN_ADAPTER: asked = "", LP_NUM_THREADS: threads } = process.env;
+  if (!["", "auto", "software"].includes(asked) || threads !== undefined) return null;
+  const drivers = softwareDrivers();
+  const candidates = drivers.flatMap(({ driver }) => candidatesOf(driver));
+  const config = join(directory, "config.json");
+  if (candidates.length < 2 || !existsSync(config)) return null;
+  if (asked !== "software" && (await findsHardware())) return null;
+  const shape = createHash("sha256").update(readFileSync(config)).digest("hex");
+  const subject = { shape, dtype, drivers, dawn: webgpuVersion(), cores: availableParallelism(), version };
+  const memory = remembered<Times>("quickest", JSON.stringify(subject));
+  const known = memory.load();
+  if (!known && !measure) return null;
+  if (!known) say("measuring once which software adapter is quickest for this model…");
+  const times = known ?? measureAll(candidates, (candidate) => timeOf(candidate, directory, dtype));
+  const [best, ...rest] = candidates
+    .filter(({ name }) => times[name])
+    .sort((a, b) => cost(times[a.name]!) - cost(times[b.name]!));
+  if (!best) return null;
+  if (!known) memory.save(times);
+  Object.assign(process.env, best.env);
+  const text = ({ name }: Candidate) => {
+    const { one, many } = times[name]!;
+    return `${name} ${one.toFixed(1)} and ${many.toFixed(1)} ms`;
+  };
+  return `${best.name}: a step of 1 and of 16 sequences takes ${[best, ...rest].map(text).join(", ")} (measured once; KILN_ADAPTER chooses another)`;
+}
+
+function measureAll(candidates: readonly Candidate[], timeOf: (c: Candidate) => DecodingTime | null): Times {
+  const start = performance.now();
+  const times: Times = Object.fromEntries(candidates.map((c) => [c.name, timeOf(c)]));
+  if (performance.now() - start > patienceMs) return times;
+  for (const c of candidates) {
+    const [first, again] = [times[c.name], timeOf(c)];
+    if (first && again)
+      times[c.name] = { one: Math.min(first.one, again.one), many: Math.min(first.many, again.many) };
+  }
+  return times;
+}
+
+function candidatesOf(driver: "lavapipe" | "swiftshader"): Candidate[] {
+  if (driver === "swiftshader") return [{ name: "SwiftShader", env: { KILN_ADAPTER: driver } }];
+  return [
+    { name: "lavapipe", env: { KILN_ADAPTER: driver } },
+    { name: "lavapipe on one thread", env: { KILN_ADAPTER: driver, LP_NUM_THREADS: "0" } },
+  ];
+}
+
+/** Both kinds of load count alike, each by its ratio. */
+const cost = ({ one, many }: DecodingTime) => one * many;
+
+function timeInChild({ env }: Candidate, directory: string, dtype: string): DecodingTime | null {
+  const script = fileURLToPath(new URL("../bin/trial.mjs", import.meta.url));
+  const done = spawnSync(process.execPath, [script, directory, dtype], {
+    encoding: "utf8",
+    env: { ...process.env, ...env },
+    timeout: limitMs,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  try {
+    const answer = JSON.parse(done.stdout.trim().split("\n").at(-1)!) as Partial<DecodingTime>;
+    return answer.one && answer.many ? { one: answer.one, many: answer.many } : null;
+  } catch {
+    return null;
+  }
+}
