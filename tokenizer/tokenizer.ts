@@ -58,6 +58,8 @@ export class Tokenizer implements TokenSource {
   readonly eosIds: readonly number[];
   /** The id for padding, or null. */
   readonly padId: number | null;
+  /** The id that stands for text which the vocabulary lacks, or null where there is no such text. */
+  readonly unknownId: number | null;
   /** Whether `encode` puts `bosId` before a text by itself. */
   readonly addsBos: boolean;
 
@@ -93,6 +95,8 @@ export class Tokenizer implements TokenSource {
     this.eosIds = [...new Set([...eos, this.guessEos(eos)].filter((id) => id !== null))];
     this.eosId = this.eosIds[0] ?? null;
     this.padId = this.special("pad", configs) ?? null;
+    const { unk_token, unk_id } = json.model;
+    this.unknownId = typeof unk_id === "number" ? unk_id : this.idOf(stringOrNull(unk_token));
     this.addsBos = template !== null && this.idOf(template) === this.bosId;
   }
 

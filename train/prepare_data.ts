@@ -25,7 +25,7 @@ export interface Dataset {
 export interface TrainingData {
   train: Dataset;
   validation: Dataset;
-  /** Changes with anything that decides which tokens are on which side. */
+  /** Changes with the texts; settings decide the rest. */
   hash: string;
   close(): void;
 }
@@ -64,10 +64,7 @@ export async function prepareData(
   return {
     train,
     validation,
-    hash:
-      [shard, ...(held ? [held] : [])].map(({ header }) => header.source_hash).join(" ") +
-      (held ? " named" : ` ${fraction} ${seed}`) +
-      (parseSpecialTokens ? " parsed" : ""),
+    hash: held ? `${shard.header.source_hash} ${held.header.source_hash}` : shard.header.source_hash,
     close: () => {
       shard.close();
       held?.close();
@@ -83,9 +80,13 @@ function size({ documents }: Dataset): string {
 }
 
 /** Says what of the texts is not in a token file, or not as it was. */
-function sayLosses({ left_out, hard_cuts }: ShardHeader, name: string, say: (line: string) => void): void {
+function sayLosses(header: ShardHeader, name: string, say: (line: string) => void): void {
+  const { left_out, unknown_tokens, hard_cuts } = header;
   const counts = Object.entries(left_out).map(([what, count]) => `${what} ${count}`);
   if (counts.length > 0) say(`left out of ${name}: ${counts.join(", ")}`);
+  if (unknown_tokens > 0) {
+    say(`${name}: tokens for text that the tokenizer does not know: ${unknown_tokens}`);
+  }
   if (hard_cuts > 0) {
     say(`${name}: words too long to be encoded whole were cut ${hard_cuts} times; their tokens may differ`);
   }

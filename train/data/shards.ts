@@ -39,6 +39,8 @@ export interface ShardHeader {
   source_hash: string;
   /** What of the source is not in here, and how often: files of other kinds, empty documents, ... */
   left_out: Record<string, number>;
+  /** Tokens that stand for text the tokenizer does not know: that text is lost. */
+  unknown_tokens: number;
   /** Cuts of long texts that may have changed ids, since no place was found where they do not matter. */
   hard_cuts: number;
 }
@@ -102,6 +104,7 @@ class ShardWriter {
   private readonly dtype: "uint16" | "uint32";
   private readonly lengths: number[] = [];
   private readonly bytes: number[] = [];
+  private unknownTokens = 0;
   private hardCuts = 0;
   /** The part of the current document that is not in a piece yet. */
   private open = "";
@@ -152,6 +155,7 @@ class ShardWriter {
       eos_id: this.tokenizer.eosId,
       tokenizer_hash: this.tokenizer.hash(),
       ...origin,
+      unknown_tokens: this.unknownTokens,
       hard_cuts: this.hardCuts,
     };
     const text = `${JSON.stringify(header).padEnd(HEADER_BYTES - 1)}\n`;
@@ -173,13 +177,14 @@ class ShardWriter {
   private async encode(): Promise<void> {
     const texts = this.pieces.map(({ text }) => text);
     const encoded = await this.tokenizer.encodeBatch(texts, this.options);
-    const { eosId } = this.tokenizer;
+    const { eosId, unknownId } = this.tokenizer;
     const total = encoded.reduce((sum, ids) => sum + ids.length + 2, 0);
     const out = this.dtype === "uint16" ? new Uint16Array(total) : new Uint32Array(total);
     let at = 0;
     encoded.forEach((ids, i) => {
       const { starts, ends } = this.pieces[i]!;
       const before = at;
+      if (unknownId !== null) for (const id of ids) if (id === unknownId) this.unknownTokens++;
       if (starts && this.bosId !== null) out[at++] = this.bosId;
       out.set(ids, at);
       at += ids.length;
