@@ -4,7 +4,7 @@ import { StopMatcher } from "./stop.ts";
 import type { EngineEvent, SampledToken } from "./types.ts";
 
 /** What the front end needs of a tokenizer. */
-export type ServeTokenizer = Pick<Tokenizer, "encode" | "streamDecoder" | "idToBytes" | "eosIds">;
+export type ServeTokenizer = Pick<Tokenizer, "encodeUpTo" | "streamDecoder" | "idToBytes" | "eosIds">;
 
 /** `logprobs` of a completion choice, columns of equal length. */
 export interface CompletionLogprobs {

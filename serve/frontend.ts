@@ -219,15 +219,17 @@ export class Frontend {
       throw tooLong(maxModelLen, `${prompt.length} characters in the prompt`);
     }
     const addSpecialTokens = body.add_special_tokens ?? true;
-    const tokens = isText ? await this.tokenizer.encode(prompt, { addSpecialTokens }) : prompt;
-    if (tokens.length === 0) throw badRequest("prompt", "prompt must not be empty");
-    const strange = tokens.find((id) => id >= this.engine.runner.vocabSize);
-    if (strange !== undefined) throw badRequest("prompt", beyondVocabulary(strange, this.engine.runner));
-    if (tokens.length + maxTokens > maxModelLen) {
-      const counts = `${tokens.length} in the prompt and ${maxTokens} for the completion`;
-      throw tooLong(maxModelLen, `${tokens.length + maxTokens} tokens (${counts})`);
+    const { count, ids } = isText
+      ? await this.tokenizer.encodeUpTo(maxModelLen, prompt, { addSpecialTokens })
+      : { count: prompt.length, ids: prompt };
+    if (count === 0) throw badRequest("prompt", "prompt must not be empty");
+    if (ids === null || count + maxTokens > maxModelLen) {
+      const counts = `${count} in the prompt and ${maxTokens} for the completion`;
+      throw tooLong(maxModelLen, `${count + maxTokens} tokens (${counts})`);
     }
-    return tokens;
+    const strange = ids.find((id) => id >= this.engine.runner.vocabSize);
+    if (strange !== undefined) throw badRequest("prompt", beyondVocabulary(strange, this.engine.runner));
+    return ids;
   }
 
   #choice(body: CompletionBody, prompt: PromptText): Choice {

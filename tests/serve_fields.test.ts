@@ -1,4 +1,6 @@
+import type { Encoding } from "tokenizers";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { StreamDecoder } from "../tokenizer/index.ts";
 import { send, startServer, type TestServer } from "./serve_fake.ts";
 
 const base = { model: "tiny/fake", prompt: "once upon a time", max_tokens: 3, temperature: 0 };
@@ -112,10 +114,10 @@ describe("S6: fields of other servers", () => {
   });
 
   it("add_special_tokens: false leaves out what the tokenizer puts before a text", async () => {
-    const encode = vi.spyOn(server.tokenizer, "encode");
+    const encode = vi.spyOn(server.tokenizer, "encodeUpTo");
     await post({ add_special_tokens: false });
     await post({ prompt: ["a", "b"] });
-    expect(encode.mock.calls.map(([, options]) => options)).toEqual([
+    expect(encode.mock.calls.map(([, , options]) => options)).toEqual([
       { addSpecialTokens: false },
       { addSpecialTokens: true },
       { addSpecialTokens: true },
@@ -157,7 +159,7 @@ describe("S7: bodies are measured before they are walked", () => {
     ["a long key", "logit_bias", () => `{${head},"logit_bias":{"${"k".repeat(4_000_000)}":1}}`],
   ])("%s: refused by count or length, in a short answer", async (_name, param, makeBody) => {
     const body = makeBody();
-    const encode = vi.spyOn(server.tokenizer, "encode");
+    const encode = vi.spyOn(server.tokenizer, "encodeUpTo");
     const answer = await postText(body);
     expect([answer.status, encode.mock.calls.length]).toEqual([400, 0]);
     encode.mockRestore();
@@ -170,5 +172,52 @@ describe("S7: bodies are measured before they are walked", () => {
     expect((await postText(ids)).body.error.code).toBe("context_length_exceeded");
     expect((await postText(`{${head},"user":"${"u".repeat(4_000_000)}"}`)).status).toBe(200);
     expect((await postText(`{${head},"user":"${"\\n".repeat(2_000_000)}"}`)).status).toBe(200);
+  });
+
+  it("many prompts and their answers: others have a turn between two", async () => {
+    let turn = 0;
+    let ticking = true;
+    const tick = () => {
+      turn++;
+      if (ticking) setImmediate(tick);
+    };
+    setImmediate(tick);
+    const read: number[] = [];
+    const written: number[] = [];
+    const decoders = vi.spyOn(server.tokenizer, "streamDecoder").mockImplementation((options) => {
+      read.push(turn);
+      return new StreamDecoder(server.tokenizer, options);
+    });
+    const stringify = JSON.stringify;
+    const writing = vi.spyOn(JSON, "stringify").mockImplementation((value) => {
+      if (typeof value?.text === "string") written.push(turn);
+      return stringify(value);
+    });
+    const prompt = Array.from({ length: 20 }, () => Array.from({ length: 100 }, (_, i) => 40 + i));
+    const { body } = await post({ prompt, echo: true, logprobs: 5, max_tokens: 1 });
+    ticking = false;
+    decoders.mockRestore();
+    writing.mockRestore();
+    expect(body.choices.map(({ index }: { index: number }) => index)).toEqual([...prompt.keys()]);
+    expect([read.length, new Set(read).size]).toEqual([20, 20]);
+    expect([written.length, new Set(written).size]).toEqual([20, 20]);
+  });
+
+  it("a prompt of too many tokens is counted, not listed", async () => {
+    const { native } = server.tokenizer as unknown as {
+      native: { encode: (...args: unknown[]) => Promise<Encoding> };
+    };
+    const made: Encoding[] = [];
+    const encode = native.encode.bind(native);
+    const spy = vi.spyOn(native, "encode").mockImplementation(async (...args) => {
+      const encoding = await encode(...args);
+      vi.spyOn(encoding, "getIds");
+      made.push(encoding);
+      return encoding;
+    });
+    const { body } = await post({ prompt: "\u0001".repeat(10_000) });
+    spy.mockRestore();
+    expect(body.error.message).toContain("10001 in the prompt");
+    expect(made.map(({ getIds }) => vi.mocked(getIds).mock.calls.length)).toEqual([0]);
   });
 });

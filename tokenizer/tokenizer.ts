@@ -138,6 +138,19 @@ export class Tokenizer implements TokenSource {
     return ids!;
   }
 
+  /** How many ids `text` has, and the ids unless they are more than `most`: a list of millions is not made in vain. */
+  async encodeUpTo(
+    most: number,
+    text: string,
+    options: { addSpecialTokens?: boolean } = {},
+  ): Promise<{ count: number; ids: number[] | null }> {
+    const encoding = await this.native.encode(text, null, {
+      addSpecialTokens: options.addSpecialTokens ?? true,
+    });
+    const count = encoding.getLength();
+    return { count, ids: count > most ? null : encoding.getIds() };
+  }
+
   /** The ids of several texts, encoded on all cores. */
   async encodeBatch(texts: string[], options: EncodeOptions = {}): Promise<number[][]> {
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;

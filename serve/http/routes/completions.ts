@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
 import type { ChoiceDelta, CompletionLogprobs } from "../../choice.ts";
 import type { Caller, CompletionJob, DeltaListener, Frontend } from "../../frontend.ts";
@@ -44,14 +45,20 @@ async function whole(start: Start, body: CompletionBody, reply: FastifyReply): P
   const job = await run(start(collect), reply);
   const perPrompt = job.choices.length / job.prompts.length;
   const n = body.n ?? 1;
-  const choices = job.prompts.flatMap((_, promptIndex) => {
+  const choices: string[] = [];
+  for (const promptIndex of job.prompts.keys()) {
     const indices = Array.from({ length: perPrompt }, (_, j) => promptIndex * perPrompt + j);
     if (perPrompt > n) indices.sort((a, b) => job.choices[b]!.meanLogprob - job.choices[a]!.meanLogprob);
-    return indices.slice(0, n).map((index, j) => {
-      return choiceBody(body, job, promptIndex * n + j, promptIndex, join(answers[index]!), true);
-    });
-  });
-  return { ...header(job, body), choices, usage: job.usage() };
+    for (const index of indices.slice(0, n)) {
+      // Log probabilities of many long prompts are megabytes: others have their turn between two choices.
+      if (choices.length > 0) await nextTurn();
+      const answer = join(answers[index]!);
+      choices.push(JSON.stringify(choiceBody(body, job, choices.length, promptIndex, answer, true)));
+    }
+  }
+  reply.header("content-type", "application/json; charset=utf-8");
+  const opening = JSON.stringify(header(job, body)).slice(0, -1);
+  return `${opening},"choices":[${choices.join(",")}],"usage":${JSON.stringify(job.usage())}}`;
 }
 
 async function streamed(
