@@ -7,9 +7,11 @@ import { KilnError } from "../core/errors.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { createDecoder } from "../models/auto.ts";
 import { loadModel, loadWeights, readWeights, saveModel } from "../models/checkpoint.ts";
-import { tinyllmConfig } from "../models/config.ts";
+import { type LlamaConfig, tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { type HostTensor, hostTensor, writeSafetensors } from "../models/safetensors.ts";
+import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
+import { decoderSettings } from "../train/model_settings.ts";
 import { fakeTokenizer } from "./serve_fake.ts";
 
 /** A checkpoint that does not fit its config, or is damaged, is refused and not answered with. */
@@ -127,4 +129,17 @@ it("loadModel refuses the same of a folder", async () => {
   await writeSafetensors(join(path, "model.safetensors"), weights);
   writeFileSync(join(path, "config.json"), JSON.stringify(new LlamaForCausalLM(tiny(1)).toHfConfig()));
   await expect(loadModel(path)).rejects.toThrow(/"model\.layers\.1\..*no place/);
+});
+
+it("training from a config.json takes another rope_theta than the file's, in whichever spelling", async () => {
+  const path = join(folder, "shape.json");
+  const linear = { rope_parameters: { rope_type: "linear" as const, rope_theta: 10000, factor: 2 } };
+  writeFileSync(path, JSON.stringify(new LlamaForCausalLM(tiny(2, linear)).toHfConfig()));
+  const shape = async (...set: string[]) => {
+    const config = parsePretrainConfig("", "test", parseOverrides([`model.config=${path}`, ...set]));
+    return (await decoderSettings(config, fakeTokenizer(), null)) as LlamaConfig;
+  };
+  expect((await shape()).rope_parameters).toEqual(linear.rope_parameters);
+  const changed = { rope_type: "default", rope_theta: 500000 };
+  expect((await shape("model.rope_theta=500000")).rope_parameters).toEqual(changed);
 });

@@ -70,7 +70,11 @@ export async function decoderSettings(
 /** The settings that say something about the shape, under the names that a config.json of this type has. */
 function shapeSettings(model: PretrainConfig["model"], type: unknown): Record<string, unknown> {
   const { preset: _p, config: _c, init_from: _i, rope_theta, bias, ...sizes } = model;
-  const rope = rope_theta === undefined ? {} : { rope_parameters: { rope_type: "default", rope_theta } };
+  // In every spelling, so that it contradicts none that a file has.
+  const rope =
+    rope_theta === undefined
+      ? {}
+      : { rope_theta, rope_scaling: null, rope_parameters: { rope_type: "default", rope_theta } };
   const settings = Object.entries({ ...sizes, ...rope, bias }).filter(([, value]) => value !== undefined);
   if (type === "gpt2") return gpt2Overrides(Object.fromEntries(settings));
   if (bias !== undefined)
@@ -79,7 +83,7 @@ function shapeSettings(model: PretrainConfig["model"], type: unknown): Record<st
 }
 
 /** What may differ from the model that a run starts from: trained weights mean the same with it. */
-const free = /^(attention_dropout|\w+_pdrop|initializer_range|rope_parameters|max_position_embeddings)$/;
+const free = /^(attention_dropout|\w+_pdrop|initializer_range|rope_\w+|max_position_embeddings)$/;
 
 async function originSettings(
   { model }: PretrainConfig,
