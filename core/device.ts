@@ -1,5 +1,6 @@
 import type { DType, HostArray } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
+import { unwatch, type Watch, watch } from "./garbage.ts";
 import type { AnyOp, DeviceProfile } from "./op.ts";
 import { reachable, sever } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
@@ -44,6 +45,8 @@ export class Storage {
   stale: string | null = null;
   /** The scope that frees this storage, or null: then it lives until the garbage collector finds it. */
   scope: Set<Storage> | null = null;
+  /** What gives the room back when JavaScript forgets this storage; only outside of scopes. */
+  private net: Watch | null = null;
 
   constructor(device: Device, dtype: DType, length: number, handle: unknown) {
     this.device = device;
@@ -53,7 +56,7 @@ export class Storage {
     if (scopes.length > 0) {
       this.scope = scopes[scopes.length - 1]!;
       this.scope.add(this);
-    } else if (handle !== null) collector.register(this, this.handleOnly(), this);
+    } else if (handle !== null) this.net = watch(this);
   }
 
   /** Moves this storage to another scope, or to none. */
@@ -61,9 +64,9 @@ export class Storage {
     if (this.scope === scope || this.freed) return;
     this.scope?.delete(this);
     scope?.add(this);
-    if (scope === null && this.handle !== null) collector.register(this, this.handleOnly(), this);
-    else collector.unregister(this);
     this.scope = scope;
+    this.unwatch();
+    if (scope === null && this.handle !== null) this.net = watch(this);
   }
 
   free(): void {
@@ -71,20 +74,15 @@ export class Storage {
     this.freed = true;
     this.scope?.delete(this);
     this.scope = null;
-    collector.unregister(this);
+    this.unwatch();
     this.device.release(this);
   }
 
-  /** A stand-in that the collector may keep without keeping this storage alive. */
-  private handleOnly(): Held {
-    return { device: this.device, dtype: this.dtype, length: this.length, handle: this.handle };
+  private unwatch(): void {
+    if (this.net) unwatch(this, this.net);
+    this.net = null;
   }
 }
-
-type Held = Pick<Storage, "device" | "dtype" | "length" | "handle">;
-
-/** The net under code that uses no scope: memory returns to the pool when JavaScript forgets the tensor. */
-const collector = new FinalizationRegistry<Held>((held) => held.device.release(held as Storage));
 
 const scopes: Set<Storage>[] = [];
 

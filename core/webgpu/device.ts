@@ -2,6 +2,7 @@ import { type AdapterDescription, type AdapterOptions, openAdapter } from "../ad
 import { type Device, Storage, setDevice } from "../device.ts";
 import { byteSize, type DType, decode, encode, type HostArray } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
+import { collectWith } from "../garbage.ts";
 import type { AnyOp, DeviceProfile, MatrixShape } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type SourceReader, showParams } from "../wgsl.ts";
@@ -316,6 +317,8 @@ export async function openWebGpu(read: SourceReader, options: AdapterOptions = {
   const tuner = await openTuner(profile, description);
   const opened = new WebGpuDevice(gpu, description, profile, read, tuner);
   opened.matrixShapes = matrixShapes(adapter);
+  if (typeof process !== "undefined" && process.versions?.node)
+    collectWith((await import("../garbage_node.ts")).nodeCollector());
   setDevice(opened);
   return opened;
 }

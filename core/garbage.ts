@@ -1,0 +1,60 @@
+import type { Storage } from "./device.ts";
+import { byteSize } from "./dtype.ts";
+
+/** What is kept of a storage outside of every scope, to give its room back once JavaScript has forgotten it. */
+export interface Watch {
+  readonly release: () => void;
+  readonly bytes: number;
+  readonly ref: WeakRef<Storage>;
+}
+
+const watched = new Set<Watch>();
+const registry = new FinalizationRegistry<Watch>(giveBack);
+
+/** Bytes that storages outside of scopes may hold before the first look for forgotten ones inside of a turn. */
+const least = 2 ** 28;
+/** What a buffer takes at least. */
+const smallest = 512;
+let limit = least;
+let held = 0;
+let collectNow: (() => void) | null = null;
+
+/**
+ * Names what makes JavaScript forget unreachable objects at once. The registry above has its turn only when the program
+ * awaits; with this, a loop that never does gives its memory back too, whenever twice as much is held as last time.
+ */
+export function collectWith(collect: () => void): void {
+  collectNow = collect;
+}
+
+/** The net under code that uses no scope: the storage's room returns to its device when nobody holds it any more. */
+export function watch(storage: Storage): Watch {
+  const { device, dtype, length, handle } = storage;
+  const bytes = Math.max(length * byteSize(dtype), smallest);
+  const room = { device, dtype, length, handle } as Storage;
+  const entry: Watch = { release: () => device.release(room), bytes, ref: new WeakRef(storage) };
+  watched.add(entry);
+  registry.register(storage, entry, storage);
+  held += bytes;
+  if (held > limit) collect();
+  return entry;
+}
+
+/** Takes the net away: the storage was freed, or a scope frees it. */
+export function unwatch(storage: Storage, entry: Watch): void {
+  registry.unregister(storage);
+  if (watched.delete(entry)) held -= entry.bytes;
+}
+
+function giveBack(entry: Watch): void {
+  if (!watched.delete(entry)) return;
+  held -= entry.bytes;
+  entry.release();
+}
+
+function collect(): void {
+  if (!collectNow) return;
+  collectNow();
+  for (const entry of watched) if (!entry.ref.deref()) giveBack(entry);
+  limit = Math.max(least, 2 * held);
+}
