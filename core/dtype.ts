@@ -1,3 +1,5 @@
+import { describe, KilnError } from "./errors.ts";
+
 /** Element types. `bool` is stored as u32 0 or 1; `f16` exists only where the adapter has `shader-f16`. */
 export type DType = "f32" | "f16" | "i32" | "u32" | "bool";
 
@@ -29,6 +31,23 @@ export function fitsDType(value: number, dtype: DType): boolean {
     return !(Math.abs(value) >= overflow[dtype]) || !Number.isFinite(value);
   const { low, high } = integerRange[dtype];
   return Number.isInteger(value) && value >= low && value <= high;
+}
+
+/** Throws unless `dtype` is one. */
+export function checkDType(op: string, dtype: DType): void {
+  if (!["f32", "f16", "i32", "u32", "bool"].includes(dtype))
+    throw new KilnError(`${op}: a dtype is f32, f16, i32, u32 or bool, not ${describe(dtype)}`);
+}
+
+/** Throws unless every value is a number that has a place in `dtype`. */
+export function checkValues(op: string, values: ArrayLike<number>, dtype: DType): void {
+  if (dtype === "f32" && values instanceof Float32Array) return;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!;
+    if (typeof value === "number" && fitsDType(value, dtype)) continue;
+    const why = typeof value === "number" ? `outside of ${dtype}` : "not a number";
+    throw new KilnError(`${op}: value ${i} is ${describe(value)}, ${why}`);
+  }
 }
 
 /** The WGSL type that a storage buffer of this dtype has. */

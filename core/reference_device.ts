@@ -26,8 +26,14 @@ export class ReferenceDevice implements Device {
   };
 
   allocate(dtype: DType, length: number): Storage {
+    let memory: Float64Array;
+    try {
+      memory = new Float64Array(length);
+    } catch (cause) {
+      throw new KilnError(`the reference device has no memory for ${length} elements`, { cause });
+    }
     this.bytesInUse += length * 8;
-    return new Storage(this, dtype, length, new Float64Array(length));
+    return new Storage(this, dtype, length, memory);
   }
 
   upload(values: ArrayLike<number>, dtype: DType): Storage {

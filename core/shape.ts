@@ -1,4 +1,4 @@
-import { KilnError } from "./errors.ts";
+import { describe, KilnError } from "./errors.ts";
 
 /** Extents of a tensor, outermost first; [] is a scalar. */
 export type Shape = readonly number[];
@@ -6,6 +6,34 @@ export type Shape = readonly number[];
 /** Number of elements. */
 export function numel(shape: Shape): number {
   return shape.reduce((product, extent) => product * extent, 1);
+}
+
+/** Kernels count elements in 32 bits. */
+const mostElements = 2 ** 32 - 1;
+
+/** Throws unless `shape` is a list of whole extents whose elements can be counted. */
+export function checkShape(op: string, shape: Shape): void {
+  if (!Array.isArray(shape)) {
+    throw new KilnError(`${op}: a shape is a list of whole numbers, not ${describe(shape)}`);
+  }
+  if (shape.some((extent) => !Number.isSafeInteger(extent) || extent < 0)) {
+    throw new KilnError(`${op}: the extents of a shape are whole numbers from 0 on, not ${show(shape)}`);
+  }
+  if (numel(shape) > mostElements) {
+    throw new KilnError(`${op}: ${show(shape)} has more elements than 32 bits can count; split it`);
+  }
+}
+
+/** Throws unless `value` is a whole number from `low` to `high`. */
+export function checkWhole(
+  op: string,
+  what: string,
+  value: number,
+  low = -(2 ** 31),
+  high = 2 ** 31 - 1,
+): void {
+  if (Number.isInteger(value) && value >= low && value <= high) return;
+  throw new KilnError(`${op}: ${what} is ${describe(value)}; expected a whole number from ${low} to ${high}`);
 }
 
 /** Row-major strides, in elements. */

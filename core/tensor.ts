@@ -1,8 +1,8 @@
 import { device as currentDevice, type Device, type Storage } from "./device.ts";
-import { type DType, type HostArray, isFloat } from "./dtype.ts";
-import { KilnError } from "./errors.ts";
+import { checkDType, checkValues, type DType, type HostArray, isFloat } from "./dtype.ts";
+import { describe, KilnError } from "./errors.ts";
 import { type AnyOp, findOp, mutatedInputs, type Op } from "./op.ts";
-import { contiguousStrides, isContiguous, numel, type Shape, show } from "./shape.ts";
+import { checkShape, contiguousStrides, isContiguous, numel, type Shape, show } from "./shape.ts";
 import { gradEnabled, type Node, record } from "./tape.ts";
 
 /** An n-dimensional array on a device: a strided view of a storage, and its place on the autograd tape. */
@@ -89,9 +89,14 @@ export class Tensor {
     return (await this.data())[0]!;
   }
 
-  /** Overwrites the values from the host (row-major); the tensor must be contiguous. */
+  /**
+   * Overwrites the values from the host (row-major); the tensor must be contiguous.
+   *
+   * @throws KilnError where a value is no number or has no place in the dtype, as `tensor` does
+   */
   write(values: ArrayLike<number>): void {
     assertAlive("write", this);
+    checkValues("write", values, this.dtype);
     if (values.length !== this.size || !this.contiguous) {
       throw new KilnError(
         `write: ${values.length} values do not fit a tensor ${show(this.shape)} of ${this.size} contiguous elements`,
@@ -107,6 +112,7 @@ export class Tensor {
 }
 
 function assertAlive(what: string, t: Tensor): void {
+  if (!(t instanceof Tensor)) throw new KilnError(`${what}: expected a tensor, got ${describe(t)}`);
   if (t.storage.freed)
     throw new KilnError(`${what}: ${t} was freed by its scope; return it from the scope or persist() it`);
   if (t.storage.stale) throw new KilnError(t.storage.stale);
@@ -182,25 +188,63 @@ export function recordView(
   return output;
 }
 
-/** A tensor of host values; a flat list unless `shape` is given. Numbers default to f32. */
+/** A number, or lists of equal length of them, however nested. */
+export type NestedNumbers = number | ArrayLike<number> | readonly NestedNumbers[];
+
+/**
+ * A tensor of host values. Lists inside of lists give its shape, a flat list has one axis unless `shape` is given. The
+ * dtype is f32 unless given: values are rounded to floats, and must be whole and in range for integers. Values other
+ * than 0 are true, NaN too.
+ *
+ * @throws KilnError where lists differ in length, or a value is no number or has no place in the dtype
+ */
 export function tensor(
-  values: ArrayLike<number> | number,
+  values: NestedNumbers,
   shape?: Shape,
   dtype: DType = "f32",
   on = currentDevice(),
 ): Tensor {
-  const list = typeof values === "number" ? [values] : values;
-  const dims = shape ?? (typeof values === "number" ? [] : [list.length]);
+  checkDType("tensor", dtype);
+  const { list, extents } = flattened(values);
+  const dims = shape ?? extents;
+  checkShape("tensor", dims);
   if (list.length !== numel(dims)) {
     throw new KilnError(
       `tensor: ${list.length} values do not fill the shape ${show(dims)}, which has ${numel(dims)} elements`,
     );
   }
+  checkValues("tensor", list, dtype);
   return new Tensor(on.upload(list, dtype), dims);
 }
 
-/** A tensor filled with one value, made on the device. */
+const isList = (value: unknown): value is ArrayLike<unknown> =>
+  Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
+
+/** The numbers of nested lists in row-major order, and the extents of the lists. */
+function flattened(values: NestedNumbers): { list: ArrayLike<number>; extents: number[] } {
+  if (!isList(values)) return { list: [values as number], extents: [] };
+  const extents = [values.length];
+  let list: ArrayLike<unknown> = values;
+  while (isList(list[0])) {
+    const { length } = list[0];
+    const level: ArrayLike<unknown>[] = Array.from(list, (row) => {
+      if (isList(row) && row.length === length) return row;
+      const given = isList(row) ? `a list of ${row.length}` : describe(row);
+      throw new KilnError(
+        `tensor: lists side by side must be equally long, found a list of ${length} and ${given}`,
+      );
+    });
+    extents.push(length);
+    list = level.flatMap((row) => Array.from(row));
+  }
+  return { list: list as ArrayLike<number>, extents };
+}
+
+/** A tensor filled with one value, made on the device; the value must have a place in the dtype. */
 export function full(shape: Shape, value: number, dtype: DType = "f32", on = currentDevice()): Tensor {
+  checkShape("full", shape);
+  checkDType("full", dtype);
+  checkValues("full", [value], dtype);
   const out = new Tensor(on.allocate(dtype, numel(shape)), shape);
   on.run(findOp("fill"), [], { shape, value, dtype }, [out]);
   return out;

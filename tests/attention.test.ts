@@ -132,7 +132,7 @@ describe("attention", () => {
   });
 
   it("says which limit of the adapter a call is over", () => {
-    const many = zeros([70000, 1, 1, 4]);
+    const many = zeros([1, 70000, 1, 4]);
     expect(() => attention(many, many, many)).toThrow(/attention: a grid of 70000 .* split the batch/);
     const { maxStorageBuffers } = gpu.profile;
     const q = make([1, 1, 4, 12]).requireGrad();

@@ -181,6 +181,85 @@ describe("accuracy far from zero", () => {
     expect(await list(k.cos(tensor([Inf, -Inf, NaN_])))).toEqual([NaN_, NaN_, NaN_]);
   });
 
+  it("of exponentials and logarithms is relative, near 1 and far from it, and powers follow IEEE 754", async () => {
+    setDevice(gpu);
+    const range = (from: number, to: number) =>
+      Float32Array.from({ length: 4096 }, (_, i) => from + ((to - from) * i) / 4095);
+    const cases = [
+      ["exp", k.exp, Math.exp, range(-87, 88.5)],
+      ["log near 1", k.log, Math.log, range(0.6, 1.4)],
+      ["log", k.log, Math.log, range(-80, 80).map(Math.exp)],
+      ["log1p", k.log1p, Math.log1p, range(-0.9, 20)],
+      ["expm1", k.expm1, Math.expm1, range(-9, 40)],
+    ] as const;
+    for (const [name, f, exact, xs] of cases) {
+      const got = await f(tensor(xs)).data();
+      const worst = Math.max(
+        ...Array.from(xs, (x, i) => (exact(x) === 0 ? Math.abs(got[i]!) : Math.abs(got[i]! / exact(x) - 1))),
+      );
+      expect(worst, name).toBeLessThan(1e-6);
+    }
+    expect(await list(k.exp(tensor([NaN_, Inf, -Inf, 89, -120])))).toEqual([NaN_, Inf, 0, Inf, 0]);
+    await everywhere(async () => {
+      const powers = [
+        [1, Inf, 1],
+        [-1, -Inf, 1],
+        [1, NaN_, NaN_],
+        [0.5, -Inf, Inf],
+        [-0, 3, -0],
+        [-0, -1, -Inf],
+        [-Inf, 3, -Inf],
+        [-Inf, 0.5, Inf],
+        [-8, 0.5, NaN_],
+        [NaN_, 0, 1],
+      ] as const;
+      const [a, b] = [tensor(powers.map((p) => p[0])), tensor(powers.map((p) => p[1]))];
+      expect(await list(k.pow(a, b))).toEqual(powers.map((p) => p[2]));
+    });
+  });
+
+  it("of long sums grows with the root of their length, by every kernel", async () => {
+    setDevice(gpu);
+    const next = generator("sums");
+    const values = {
+      "0.1": () => 0.1,
+      random: () => next(),
+    };
+    for (const [name, value] of Object.entries(values)) {
+      for (const n of [4096, 100_000]) {
+        const x = Float32Array.from({ length: n }, value);
+        const exact = x.reduce((s, v) => s + v, 0);
+        // Many rows, so that a row is not cut into parts for many workers; and one alone, which is.
+        const tall = tensor(
+          Float32Array.from({ length: 3 * n }, (_, i) => x[Math.floor(i / 3)]!),
+          [n, 3],
+        );
+        for (const variant of ["subgroup", "thread"]) {
+          gpu.forcedVariant.set("sum", variant);
+          const rows = k.expand(tensor(x, [1, n]), [280, n]);
+          const found = [k.sum(tensor(x)), k.select(k.sum(rows, 1), 0, 279)];
+          if (variant === "thread")
+            found.push(k.select(k.sum(tall, 0), 0, 2), k.select(k.cumsum(tensor(x), 0), 0, n - 1));
+          const limit = 2 ** -24 * (256 + 2 * Math.sqrt(n));
+          for (const t of found)
+            expect(Math.abs((await t.item()) / exact - 1), `${name}, ${n}`).toBeLessThan(limit);
+          const squares = x.reduce((s, v) => s + v * v, 0);
+          expect(
+            Math.abs((await k.globalNorm([tensor(x)]).norm.item()) / Math.sqrt(squares) - 1),
+          ).toBeLessThan(limit);
+        }
+        gpu.forcedVariant.clear();
+      }
+    }
+    const large = ones([1 << 22]);
+    for (const variant of ["subgroup", "thread", "workgroup", "together"]) {
+      gpu.forcedVariant.set("global_norm", variant);
+      const { norm } = k.globalNorm([k.mul(large, 0.1), k.mul(large, 0.1)]);
+      expect(Math.abs((await norm.item()) / (Math.fround(0.1) * Math.sqrt(2 ** 23)) - 1)).toBeLessThan(2e-5);
+    }
+    gpu.forcedVariant.clear();
+  });
+
   it("of layer_norm: a constant row is 0, and its gradients are those of 0", async () => {
     setDevice(gpu);
     for (const variant of ["subgroup", "thread", "workgroup"]) {

@@ -71,8 +71,7 @@ export class WebGpuDevice implements Device {
       this.failure ??= new KilnError(`WebGPU: ${error.message}`, { code: "webgpu_error" });
     };
     void gpu.lost.then(({ reason, message }) => {
-      if (reason !== "destroyed")
-        this.failure = new KilnError(`the GPU device was lost: ${message}`, { code: "device_lost" });
+      this.failure = lostError(reason, message);
     });
   }
 
@@ -288,6 +287,15 @@ export class WebGpuDevice implements Device {
   close(): void {
     this.gpu.destroy();
   }
+}
+
+/** Why nothing more can be computed; drivers often say nothing. */
+export function lostError(reason: string, message: string): KilnError {
+  const why =
+    reason === "destroyed"
+      ? "this device was closed; open another"
+      : `the GPU device was lost: ${message.trim() || "the driver gave no reason"}; its memory may have run out, or a kernel taken too long: start again, with a smaller batch if it happens again`;
+  return new KilnError(why, { code: "device_lost" });
 }
 
 function paddedCopy(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {

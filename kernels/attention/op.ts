@@ -2,6 +2,8 @@ import { isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { defineOp, type OutputMeta, opError, type TensorMeta } from "../../core/op.ts";
 import { apply, recordView, type Tensor, zeros } from "../../core/tensor.ts";
+import { cat } from "../shape/index.ts";
+import { narrow } from "../views/index.ts";
 import { type AttentionAttrs, type BackwardAttrs, backwardVariants, forwardVariants } from "./plan.ts";
 import { attentionBackward, attentionForward } from "./reference.ts";
 import { backwardSamples, forwardSamples } from "./samples.ts";
@@ -26,6 +28,25 @@ export interface AttentionOptions {
 export function attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions = {}): Tensor {
   const { causal = false, mask, segments } = options;
   const scale = options.scale ?? 1 / Math.sqrt(query.shape[3] ?? 1);
+  if (!Number.isFinite(Math.fround(scale)))
+    throw new KilnError(`attention: the scale is ${scale}; expected a finite number`);
+  const batches = query.shape[0] ?? 0;
+  const most = query.device.profile.maxGridExtent;
+  if (batches > most) {
+    // Each batch is a layer of the kernels' grids, which hold so many: part after part.
+    const part = (t: Tensor, from: number) => narrow(t, 0, from, Math.min(most, batches - from));
+    const own = (t: Tensor | undefined, from: number) => t && (t.shape[0] === 1 ? t : part(t, from));
+    const parts = Array.from({ length: Math.ceil(batches / most) }, (_, i) => {
+      const [q, k, v] = [query, key, value].map((t) => part(t, i * most)) as [Tensor, Tensor, Tensor];
+      return attention(q, k, v, {
+        ...options,
+        scale,
+        mask: own(mask, i * most),
+        segments: own(segments, i * most),
+      });
+    });
+    return cat(parts);
+  }
   const extras = [mask, segments].filter((t): t is Tensor => t !== undefined);
   const attrs = { causal, scale, masked: mask !== undefined, segmented: segments !== undefined };
   return swapMiddle(apply(attentionOp, [query, key, value, ...extras], attrs)[0]!);

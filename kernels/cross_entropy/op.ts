@@ -1,6 +1,7 @@
 import { type DType, isFloat } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Op, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
-import { numel } from "../../core/shape.ts";
+import { checkWhole, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, cast, div, mul, ne } from "../elementwise/index.ts";
 import { isIndex } from "../embedding/op.ts";
@@ -21,7 +22,16 @@ interface UnitAttrs extends CrossEntropyAttrs {
   gradDtype?: DType;
 }
 
-function check(name: string, inputs: readonly TensorMeta[], logits: TensorMeta, target: TensorMeta): void {
+function check(
+  name: string,
+  inputs: readonly TensorMeta[],
+  logits: TensorMeta,
+  target: TensorMeta,
+  { ignoreIndex, labelSmoothing }: CrossEntropyAttrs,
+): void {
+  checkWhole(name, "ignoreIndex", ignoreIndex);
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
+    throw new KilnError(`${name}: labelSmoothing is ${labelSmoothing}; expected a number from 0 to 1`);
   const fits =
     logits?.shape.length === 2 && target?.shape.length === 1 && target.shape[0] === logits.shape[0];
   if (!fits || !isFloat(logits.dtype) || !isIndex(target) || logits.shape[1] === 0) {
@@ -109,9 +119,9 @@ function samples() {
 export const crossEntropyOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
   name: "cross_entropy",
   doc: "loss[n] = -log softmax(logits[n])[target[n]] in f32, 0 where the target is ignoreIndex, NaN where it is no class, and where the logits hold NaN or +infinity or nothing but -infinity, as torch's; with label smoothing, the cross-entropy against (1 - s) one-hot + s / classes.",
-  infer(inputs) {
+  infer(inputs, attrs) {
     const [logits, target] = inputs;
-    check("cross_entropy", inputs, logits, target);
+    check("cross_entropy", inputs, logits, target, attrs);
     return [{ shape: target.shape, dtype: "f32" }];
   },
   reference([logits, target], attrs, [loss]) {
@@ -129,9 +139,9 @@ export const crossEntropyOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>
 const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs>({
   name: "cross_entropy_backward",
   doc: "dlogits[n] = dloss[n] * (softmax(logits[n]) - wanted distribution), zeros where the target is ignoreIndex, NaN throughout a row whose loss is NaN.",
-  infer(inputs) {
+  infer(inputs, attrs) {
     const [logits, target, dloss] = inputs;
-    check("cross_entropy_backward", inputs, logits, target);
+    check("cross_entropy_backward", inputs, logits, target, attrs);
     if (dloss?.shape.length !== 1 || dloss.shape[0] !== target.shape[0]) {
       throw opError("cross_entropy_backward", inputs, "expected dloss [N]");
     }
@@ -162,9 +172,10 @@ const crossEntropyBackwardOp: Op<CrossEntropyAttrs> = defineOp<CrossEntropyAttrs
 export const crossEntropyUnitOp: Op<UnitAttrs> = defineOp<UnitAttrs>({
   name: "cross_entropy_unit",
   doc: "(loss [N], dlogits [N, classes]): cross_entropy and its derivative for an upstream derivative of 1 or, where given, of upstream [1].",
-  infer(inputs, { gradDtype }) {
+  infer(inputs, attrs) {
+    const { gradDtype } = attrs;
     const [logits, target, upstream] = inputs;
-    check("cross_entropy_unit", inputs, logits, target);
+    check("cross_entropy_unit", inputs, logits, target, attrs);
     if (upstream && (numel(upstream.shape) !== 1 || upstream.dtype !== "f32")) {
       throw opError("cross_entropy_unit", inputs, "expected f32 upstream [1]");
     }

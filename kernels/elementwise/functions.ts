@@ -49,8 +49,8 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   round: { f: roundHalfEven, wgsl: "round", derivatives: ["0"], integers: true },
   isnan: { f: (a) => (Number.isNaN(a) ? 1 : 0), wgsl: "is_nan", derivatives: ["0"] },
   isfinite: { f: (a) => (Number.isFinite(a) ? 1 : 0), wgsl: "is_finite", derivatives: ["0"] },
-  exp: { f: Math.exp, wgsl: "exp_kept", derivatives: ["exp(a)"] },
-  log: { f: Math.log, wgsl: "log_kept", derivatives: ["1 / a"] },
+  exp: { f: Math.exp, wgsl: "exp_far", derivatives: ["exp(a)"] },
+  log: { f: Math.log, wgsl: "log_near", derivatives: ["1 / a"] },
   log1p: { f: Math.log1p, wgsl: "log1p", derivatives: ["1 / (1 + a)"] },
   expm1: { f: Math.expm1, wgsl: "expm1", derivatives: ["exp(a)"] },
   sqrt: { f: Math.sqrt, wgsl: "sqrt", derivatives: ["0.5 / sqrt(a)"] },
@@ -66,7 +66,8 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   cos: { f: Math.cos, wgsl: "cos_reduced", derivatives: ["-sin(a)"] },
   erf: { f: erf, wgsl: "erf", derivatives: ["1.1283791670955126 * exp(-(a * a))"] },
   pow: {
-    f: (a, b) => a ** b,
+    // JavaScript has NaN for 1 to an infinite power, IEEE 754 has 1.
+    f: (a, b) => (Math.abs(a) === 1 && Math.abs(b) === Number.POSITIVE_INFINITY ? 1 : a ** b),
     wgsl: "power",
     derivatives: ["where(b == 0, 0, b * pow(a, b - 1))", "where(a == 0, 0, pow(a, b) * log(a))"],
   },

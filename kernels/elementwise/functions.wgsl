@@ -26,18 +26,30 @@ fn sigmoid(x: V) -> V {
   return select(1.0 - small, small, x < V(0.0));
 }
 
-// 2 atanh(x / (2 + x)) where 1 + x would round the digits of x away.
-fn log1p(x: V) -> V {
+// e^(x - n ln 2) 2^n. The builtin multiplies x by log2(e) and rounds, which costs large x five bits.
+fn exp_far(x: V) -> V {
+  let bounded = clamp(x, V(-110.0), V(100.0));
+  let n = round(bounded * 1.442695);
+  let half = floor(0.5 * n);
+  let rest = (bounded - n * 0.693359375) + n * 2.1219444e-4;
+  return select(exp(rest) * power_of_2(half) * power_of_2(n - half), x, is_nan(x));
+}
+// By bits: Mesa would make one exponential of several. The sum holds k in its low bits.
+fn power_of_2(k: V) -> V { return bitcast<V>((bitcast<VU>(k + 12582912.0) + VU(127u)) << VU(23u)); }
+
+// log(1 + x) as 2 atanh(x / (2 + x)) for small x, whose digits 1 + x would round away.
+fn log_beside_1(x: V) -> V {
   let s = x / (2.0 + x);
   let q = s * s;
-  let near = 2.0 * s * (1.0 + q * (0.33333333 + q * (0.2 + q * (0.14285714 + q * 0.11111111))));
-  return select(log_kept(1.0 + x), near, abs(x) < V(0.4));
+  return 2.0 * s * (1.0 + q * (0.33333333 + q * (0.2 + q * (0.14285714 + q * 0.11111111))));
 }
+fn log1p(x: V) -> V { return select(log_kept(1.0 + x), log_beside_1(x), abs(x) < V(0.4)); }
+fn log_near(x: V) -> V { return select(log_kept(x), log_beside_1(x - 1.0), abs(x - 1.0) < V(0.4)); }
 
 fn expm1(x: V) -> V {
   let tail = 0.16666667 + x * (0.041666667 + x * (0.0083333333 + x * (0.0013888889 + x * 0.0001984127)));
   let near = x * (1.0 + x * (0.5 + x * tail));
-  return select(exp_kept(x) - 1.0, near, abs(x) < V(0.5));
+  return select(exp_far(x) - 1.0, near, abs(x) < V(0.5));
 }
 
 fn softplus(x: V) -> V { return max(x, V(0.0)) + log1p(exp(-abs(x))) + select(V(0.0), x, is_nan(x)); }
@@ -122,7 +134,9 @@ fn power(x: V, e: V) -> V {
   let whole = floor(e) == e;
   let odd = abs(e - 2.0 * floor(e * 0.5)) == V(1.0);
   let undefined = (x < V(0.0)) & !whole & is_finite(x);
-  let signed_size = select(size, -size, (x < V(0.0)) & odd);
+  // 1 to an infinite power is 1; the sign of -0 counts.
+  let exact = select(size, V(1.0), (abs(x) == V(1.0)) & !is_nan(e));
+  let signed_size = select(exact, -exact, (bitcast<VU>(x) >= VU(0x80000000u)) & odd);
   let open = select(signed_size, quiet_nan(x), undefined | is_nan(x) | is_nan(e));
   return select(open, V(1.0), e == V(0.0));
 }

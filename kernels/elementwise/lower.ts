@@ -16,8 +16,11 @@ interface Walk {
   width: 1 | 4;
 }
 
-/** Extents and strides stand in two vec4 of the uniform. */
+/** Axes up to which elementwise calls are fused; a call of more is computed alone. */
 export const maxAxes = 8;
+
+/** Vectors of the uniform that a list of extents or strides takes. */
+const quads = (w: Walk) => Math.ceil(w.shape.length / 4);
 
 export function walk({ inputs, outputs }: Pick<Call<unknown>, "inputs" | "outputs">): Walk {
   const { shape: full } = outputs[0]!;
@@ -60,11 +63,14 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
   const workgroup = Math.min(profile.maxWorkgroupSize, profile.class === "gpu" ? 256 : 64);
   const chunks = numel(outputs[0]!.shape) === 0 ? 0 : numel(w.shape);
   const defines = { WG: workgroup, ...definesOf(program, w, flat, inputs.length) };
-  const pad = (list: readonly number[]) => [...list, ...new Array<number>(maxAxes - list.length).fill(0)];
-  const params = { chunks, scalars: pad(program.scalars), starts: pad(w.starts) };
+  const pad = (list: readonly number[]) => [
+    ...list,
+    ...new Array<number>(quads(w) * 4 - list.length).fill(0),
+  ];
+  const params = { chunks, scalars: program.scalars, starts: w.starts };
   // Starting a workgroup costs subgroups of four more than a turn of its loop.
   const most = profile.class === "cpu" && profile.subgroupSize <= 4 ? 512 : 4096;
-  const grid: Pass["grid"] = [Math.min(Math.ceil(chunks / workgroup), most)];
+  const grid: Pass["grid"] = [Math.min(Math.ceil(chunks / workgroup), most, profile.maxGridExtent)];
   if (flat) return { defines, params, grid };
   // Innermost axis first: the kernel peels it off with the first division.
   const strides = w.strides.flatMap((s) => pad([...s].reverse()));
@@ -85,7 +91,8 @@ function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
       ...typeWords(program.compute, w.width),
       FLOAT: program.compute === "f32",
       ARITY: arity,
-      AXES: `${2 * arity}`,
+      QUADS: `${quads(w)}`,
+      AXES: `${quads(w) * arity}`,
       OUT: w.width === 4 ? "vec4<U0>" : "U0",
       SETUP: setup(program, w, flat),
       BODY: body(program, loads(w, flat)),
@@ -136,7 +143,7 @@ function setup(program: Program, w: Walk, flat: boolean): string {
   for (let axis = 0; axis < w.shape.length; axis++) {
     if (axis > 0) lines.push(`let extent${axis - 1} = ${component("shape", axis - 1)};`);
     w.strides.forEach((_, k) => {
-      lines.push(`let stride${k}_${axis} = ${component("strides", k * maxAxes + axis)};`);
+      lines.push(`let stride${k}_${axis} = ${component("strides", k * quads(w) * 4 + axis)};`);
     });
   }
   return lines.join("\n  ");

@@ -17,7 +17,7 @@ import { sumTo } from "../reduce/sum.ts";
 import { derivative, scale } from "./derive.ts";
 import { evaluate } from "./evaluate.ts";
 import { type Expr, isNumber, name, names, parse, print, substitute } from "./expr.ts";
-import { isFlat, maxInputs, plan, walk } from "./lower.ts";
+import { isFlat, maxInputs, plan } from "./lower.ts";
 import {
   type ComputeType,
   computeType,
@@ -45,7 +45,7 @@ function variantsOf<A>(program: (call: Call<A>) => Program): Variant<A>[] {
     name: flat ? "flat" : "strided",
     file: `elementwise/${flat ? "flat" : "strided"}.wgsl`,
     strided: true,
-    when: (call) => (flat ? isFlat(call) : walk(call).shape.length <= 8),
+    ...(flat && { when: isFlat }),
     plan: (call) => plan(call, program(call), flat),
   });
   return [variant(true), variant(false)];

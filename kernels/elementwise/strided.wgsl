@@ -6,8 +6,8 @@ struct Params {
   chunks: u32,
   scalars: array<vec4<S>, 2>,
   starts: array<vec4<i32>, 2>,
-  shape: array<vec4<u32>, 2>,
-  strides: array<vec4<i32>, AXES>, // two vec4 an input
+  shape: array<vec4<u32>, QUADS>,
+  strides: array<vec4<i32>, AXES>, // QUADS an input
 }
 @group(0) @binding(0) var<uniform> params: Params;
 #import "elementwise/inputs.wgsl"

@@ -5,8 +5,15 @@
 var<workgroup> digits: array<u32, 256>;
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let first = group.x * params.block;
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let first = (group.x + group.y * groups.x) * params.block;
+  if (first >= params.tokens) {
+    return;
+  }
   let filled = min(params.block, params.tokens - first);
   if (local < filled) {
     digits[local] = digitOf(tokenAt(first + local));

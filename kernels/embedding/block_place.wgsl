@@ -10,8 +10,13 @@ var<workgroup> totals: array<u32, 256>;
 var<workgroup> earlier: array<u32, 256>;
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let position = group.x * params.block + local;
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let own = group.x + group.y * groups.x;
+  let position = own * params.block + local;
   let filled = position < params.tokens;
   var token = 0u;
   var digit = 0u;
@@ -22,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   digits[local] = digit;
   var total = 0u;
   for (var block = 0u; block < params.blocks; block++) {
-    if (block == group.x) {
+    if (block == own) {
       earlier[local] = total;
     }
     total += counts[block * params.block + local];

@@ -1,5 +1,13 @@
 import { isFloat } from "../../core/dtype.ts";
-import { type Call, defineOp, type Lowering, opError, type Pass, type TensorMeta } from "../../core/op.ts";
+import {
+  type Call,
+  type DeviceProfile,
+  defineOp,
+  type Lowering,
+  opError,
+  type Pass,
+  type TensorMeta,
+} from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
@@ -72,7 +80,7 @@ export const embeddingOp = defineOp<Record<string, never>>({
  * Passes that leave tmp1 or tmp2 sorted by id; `last` is the one that holds the order. Parallel: a thread a token, a
  * workgroup a block. Otherwise a thread a block, and a step between counting and placing that adds up the counts.
  */
-function sortPasses(parallel: boolean, tokens: number, vocabulary: number) {
+function sortPasses(profile: DeviceProfile, parallel: boolean, tokens: number, vocabulary: number) {
   const block = parallel ? 256 : Math.max(64, Math.ceil(Math.sqrt(tokens)));
   const blocks = Math.ceil(tokens / block);
   const rounds = Math.max(1, Math.ceil(Math.log2(vocabulary + 1) / 8));
@@ -85,7 +93,7 @@ function sortPasses(parallel: boolean, tokens: number, vocabulary: number) {
     const common = {
       defines: { FIRST: round === 0 },
       params: { tokens, block, blocks, shift: 8 * round, vocabulary },
-      grid: [parallel ? blocks : Math.ceil(blocks / 64)] as const,
+      grid: parallel ? foldGrid(blocks, profile) : ([Math.ceil(blocks / 64)] as const),
     };
     passes.push({ ...common, file: `${files}count.wgsl`, bind: [...bind, "tmp0"] });
     if (!parallel)
@@ -101,11 +109,11 @@ function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>, 
   const tokens = numel(ids.shape);
   const width = dy.shape[dy.shape.length - 1];
   const vec = width % 4 === 0 ? 4 : 1;
-  const { passes, last, blocks } = sortPasses(parallel, tokens, vocabulary);
+  const { passes, last, blocks } = sortPasses(profile, parallel, tokens, vocabulary);
   const starts: Pass = {
     file: "embedding/starts.wgsl",
     params: { tokens, vocabulary },
-    grid: [Math.ceil((vocabulary + 1) / 64)],
+    grid: foldGrid(Math.ceil((vocabulary + 1) / 64), profile),
     bind: ["in1", last, "tmp3"],
   };
   const sum: Pass = {

@@ -6,8 +6,8 @@ struct Params { tokens: u32, vocabulary: u32 }
 @group(0) @binding(3) var<storage, read_write> starts: array<u32>;
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) at: vec3<u32>) {
-  let id = at.x;
+fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let id = at.x + at.y * groups.x * 64u;
   if (id > params.vocabulary) {
     return;
   }

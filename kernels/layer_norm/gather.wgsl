@@ -29,8 +29,8 @@ fn columnSum(first: u32, column: u32) -> F {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let column = id.x;
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = id.x + id.y * groups.x * 64u;
   if (column >= params.cols) {
     return;
   }

@@ -1,4 +1,5 @@
 import { isFloat } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Lowering, opError, type Pass, type TensorMeta } from "../../core/op.ts";
 import { sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
@@ -24,7 +25,9 @@ export function checkNorm(
   inputs: readonly TensorMeta[],
   x: TensorMeta,
   vectors: readonly TensorMeta[],
+  eps: number,
 ): void {
+  if (!(eps >= 0)) throw new KilnError(`${name}: eps is ${eps}; expected a number from 0 on`);
   const width = x?.shape.at(-1);
   const fits = vectors.every((v) => v.shape.length === 1 && v.shape[0] === width && isFloat(v.dtype));
   if (width === undefined || width === 0 || !fits || !isFloat(x.dtype)) {
@@ -77,7 +80,7 @@ export function normBackward(
         file: "layer_norm/gather.wgsl",
         defines: { VEC: vec, ...defines },
         params: { cols: wide, blocks },
-        grid: [Math.ceil(wide / 64)],
+        grid: foldGrid(Math.ceil(wide / 64), call.profile),
         bind: ["tmp1", ...outputs],
       },
     ],
@@ -96,9 +99,9 @@ function rowStats(row: Float64Array, eps: number): { mean: number; scale: number
 export const layerNormOp = defineOp<NormAttrs>({
   name: "layer_norm",
   doc: "y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis, var biased. Ba et al. 2016.",
-  infer(inputs) {
+  infer(inputs, { eps }) {
     const [x, weight, bias] = inputs;
-    checkNorm("layer_norm", inputs, x, [weight, bias]);
+    checkNorm("layer_norm", inputs, x, [weight, bias], eps);
     return [{ shape: x.shape, dtype: x.dtype }];
   },
   reference([x, weight, bias], { eps }, [y]) {
@@ -160,9 +163,9 @@ function plainBackward(dy: Tensor, x: Tensor, weight: Tensor, { eps, weights }: 
 const layerNormBackwardOp = defineOp<NormBackwardAttrs>({
   name: "layer_norm_backward",
   doc: "dx and, with weights, dweight and dbias of layer_norm from (dy, x, weight).",
-  infer(inputs, { weights }) {
+  infer(inputs, { weights, eps }) {
     const [dy, x, weight] = inputs;
-    checkNorm("layer_norm_backward", inputs, x, [weight]);
+    checkNorm("layer_norm_backward", inputs, x, [weight], eps);
     if (!sameShape(dy.shape, x.shape))
       throw opError("layer_norm_backward", inputs, "dy must have the shape of x");
     const vector = { shape: weight.shape, dtype: weight.dtype };

@@ -1,3 +1,4 @@
+import { KilnError } from "../../core/errors.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import {
   add,
@@ -31,6 +32,8 @@ export function bceWithLogitsLoss(input: Tensor, target: Tensor): Tensor {
  * Both are logits.
  */
 export function klDivLoss(input: Tensor, target: Tensor, temperature = 1): Tensor {
+  if (!(temperature > 0))
+    throw new KilnError(`klDivLoss: the temperature is ${temperature}; expected a number above 0`);
   const logInput = logSoftmax(mul(input, 1 / temperature));
   const logTarget = logSoftmax(mul(target, 1 / temperature));
   const terms = mul(exp(logTarget), sub(logTarget, logInput));

@@ -1,4 +1,4 @@
-import { isFloat } from "../../core/dtype.ts";
+import { fitsDType, isFloat } from "../../core/dtype.ts";
 import {
   type Call,
   defineOp,
@@ -33,6 +33,8 @@ function infer(inputs: readonly TensorMeta[], attrs: MatmulAttrs) {
   if (inputs.length !== count || !a || !b || a.dtype !== b.dtype || !inputs.every((t) => isFloat(t.dtype))) {
     throw opError("matmul", inputs, `expected ${count} tensors, the first two both f32 or both f16`);
   }
+  if (!fitsDType(attrs.scale ?? 1, "f32"))
+    throw opError("matmul", inputs, `the scale ${attrs.scale} is outside of f32`);
   const shape = productShape(a.shape, b.shape);
   if (typeof shape === "string") throw opError("matmul", inputs, shape);
   if (attrs.bias && (b.shape.length < 2 || !sameShape(inputs[2]!.shape, [b.shape.at(-1)!]))) {

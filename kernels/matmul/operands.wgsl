@@ -22,9 +22,9 @@ struct Params {
   biasStride: u32,
   residualOffset: u32,
   scale: f32,
-  batchShape: array<vec4<u32>, 2>,
-  aBatch: array<vec4<u32>, 2>,
-  bBatch: array<vec4<u32>, 2>,
+  batchShape: array<vec4<u32>, QUADS>,
+  aBatch: array<vec4<u32>, QUADS>,
+  bBatch: array<vec4<u32>, QUADS>,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

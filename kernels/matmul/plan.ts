@@ -23,6 +23,9 @@ const activations: Record<Activation, number> = { gelu: 1, gelu_tanh: 2, silu: 3
 /** K is cut at multiples of this, which every tile's step divides: where it is cut does not depend on the tile. */
 const splitGrain = 64;
 
+/** Vectors of four in which the batch axes' extents and strides travel. */
+const quadsOf = ({ batchShape }: Geometry) => `${Math.max(2, Math.ceil(batchShape.length / 4))}`;
+
 /** The passes of a product: one, or one that sums parts of K and one that adds the parts. */
 export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling): Lowering {
   const { M, N, K, batches } = geometry;
@@ -41,6 +44,7 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
       B_MODE: tiling.single ? Mode.single : modeOf(geometry.b),
       C_VEC: !tiling.single && storesVectors(call, N),
       EDGE_K: K % tiling.step !== 0,
+      QUADS: quadsOf(geometry),
     },
     params: {
       ...operandParams(geometry),

@@ -38,7 +38,7 @@ export function copyFirst(call: Call<MatmulAttrs>, geometry: Geometry, product: 
   const copy = `tmp${temps.length}` as const;
   const pass: Pass = {
     file: "matmul/to_rows.wgsl",
-    defines: { B_VEC: modeOf(b) === Mode.rows },
+    defines: { B_VEC: modeOf(b) === Mode.rows, QUADS: `${Math.max(2, Math.ceil(own.length / 4))}` },
     params: {
       N,
       K,

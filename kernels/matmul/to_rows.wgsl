@@ -9,8 +9,8 @@ struct Params {
   bRow: u32,
   bCol: u32,
   axes: u32,
-  shape: array<vec4<u32>, 2>,
-  strides: array<vec4<u32>, 2>,
+  shape: array<vec4<u32>, QUADS>,
+  strides: array<vec4<u32>, QUADS>,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

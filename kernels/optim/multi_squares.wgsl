@@ -35,9 +35,14 @@ fn main(
   var sum = F(0.0);
 #unroll I COUNT
   if (which == I) {
-    for (var i = (number - start) * LANES + lane; i < cols; i += step) {
-      let g = F(grad$I[i]);
-      sum += g * g;
+    for (var i = (number - start) * LANES + lane; i < cols;) {
+      let stop = min(i + 256u * step, cols);
+      var part = F(0.0);
+      for (; i < stop; i += step) {
+        let g = F(grad$I[i]);
+        part += g * g;
+      }
+      sum += part;
     }
   }
 #end

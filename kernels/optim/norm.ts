@@ -159,6 +159,10 @@ export function globalNorm(
   options: { maxNorm?: number; factor?: Tensor } = {},
 ): { norm: Tensor; scale: Tensor } {
   if (grads.length === 0) throw new KilnError("global_norm: there are no gradients");
+  if (options.maxNorm !== undefined && !(options.maxNorm >= 0))
+    throw new KilnError(
+      `global_norm: maxNorm is ${options.maxNorm}; expected a number from 0 (no clipping) on`,
+    );
   const factor = options.factor ?? ones([1], "f32", grads[0].device);
   const [norm, scale] = apply(globalNormOp, [factor, ...grads], { maxNorm: options.maxNorm ?? 0 });
   return { norm, scale };

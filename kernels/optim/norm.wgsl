@@ -16,8 +16,13 @@ fn main(
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
   var sum = 0.0;
-  for (var i = lane; i < params.cols; i += LANES) {
-    sum += sums[i];
+  for (var i = lane; i < params.cols;) {
+    let stop = min(i + 64u * LANES, params.cols);
+    var part = 0.0;
+    for (; i < stop; i += LANES) {
+      part += sums[i];
+    }
+    sum += part;
   }
   let all = rowSum(sum, lane);
   if (row >= params.rows || lane > 0u) {

@@ -18,10 +18,17 @@ fn main(
 ) {
   let lane = index % LANES;
   let row = rowOf(group, groups, index);
+  let step = params.rows * LANES;
   var sum = F(0.0);
-  for (var i = row * LANES + lane; i < params.cols; i += params.rows * LANES) {
-    let g = F(grad[i]);
-    sum += g * g;
+  // In runs that are summed by themselves first: a long sum keeps more digits.
+  for (var i = row * LANES + lane; i < params.cols;) {
+    let stop = min(i + 256u * step, params.cols);
+    var part = F(0.0);
+    for (; i < stop; i += step) {
+      let g = F(grad[i]);
+      part += g * g;
+    }
+    sum += part;
   }
   let all = rowSum(total(sum), lane);
   if (row < params.rows && lane == 0u) {

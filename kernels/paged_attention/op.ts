@@ -1,4 +1,5 @@
 import { isFloat } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
 import {
   type Call,
   type DeviceProfile,
@@ -45,6 +46,8 @@ export function pagedAttention(
   options: { scale?: number | undefined } = {},
 ): Tensor {
   const scale = options.scale ?? 1 / Math.sqrt(query.shape[2] ?? 1);
+  if (!Number.isFinite(Math.fround(scale)))
+    throw new KilnError(`paged_attention: the scale is ${scale}; expected a finite number`);
   return apply(pagedAttentionOp, [query, keyCache, valueCache, blockTable, sequences, positions], {
     scale,
   })[0]!;

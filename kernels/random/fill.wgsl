@@ -1,16 +1,21 @@
 // Random numbers, four a thread: element 4 n + j is word j of philox(key, (n, stream, step)).
 // NORMAL: standard normal by Box and Muller (1958), two numbers from two words.
 #import "include/philox.wgsl"
+#if NORMAL
+#import "elementwise/functions.wgsl"
+#endif
 struct Params { size: u32, stream: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> key: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<U0>;
 
+#if NORMAL
 fn polar(a: f32, b: f32) -> vec2<f32> {
   // 1 - a is in (0, 1]: its logarithm is finite.
   let angle = 6.283185307179586 * b;
-  return sqrt(-2.0 * log(1.0 - a)) * vec2<f32>(cos(angle), sin(angle));
+  return sqrt(-2.0 * log_near(1.0 - a)) * vec2<f32>(cos_reduced(angle), sin_reduced(angle));
 }
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

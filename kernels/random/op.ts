@@ -2,7 +2,7 @@ import { type DType, isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
 import { philox4x32, toUnit } from "../../core/random.ts";
-import { numel, type Shape } from "../../core/shape.ts";
+import { checkShape, checkWhole, numel, type Shape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 
@@ -37,7 +37,9 @@ function forEachUnit(
   }
 }
 
-function inferRandom(name: string, inputs: readonly TensorMeta[], { shape, dtype }: RandomAttrs) {
+function inferRandom(name: string, inputs: readonly TensorMeta[], { shape, dtype, stream }: RandomAttrs) {
+  checkShape(name, shape);
+  checkWhole(name, "the stream", stream, 0, 2 ** 32 - 1);
   if (!isKey(inputs[0]) || !isFloat(dtype))
     throw opError(name, inputs, "expected a key u32 [4] and a float dtype");
   return [{ shape, dtype }];
@@ -47,7 +49,11 @@ function variants(NORMAL: boolean) {
   const plan = ({ attrs, profile }: Call<RandomAttrs>) => {
     const size = numel(attrs.shape);
     const params = { size, stream: attrs.stream };
-    return { defines: { NORMAL }, params, grid: foldGrid(Math.ceil(size / 256), profile) };
+    return {
+      defines: { NORMAL, V: "f32", VB: "bool", VU: "u32" },
+      params,
+      grid: foldGrid(Math.ceil(size / 256), profile),
+    };
   };
   return [{ name: "plain", file: "random/fill.wgsl", plan }];
 }
@@ -88,17 +94,17 @@ const normalOp = defineOp<RandomAttrs>({
     });
   },
   variants: variants(true),
-  // Drivers may compute cos and sin of a full turn with an error of 2^-11.
-  samples: () => samples(2e-3),
+  samples: () => samples(1e-5),
 });
 
 const dropoutOp = defineOp<DropoutAttrs>({
   name: "dropout",
   doc: "y = x / (1 - p) where random_uniform of the element's number is p or more, else 0; the gradient draws the same mask again. Srivastava et al. 2014.",
-  infer(inputs, { p }) {
+  infer(inputs, { p, stream }) {
     const [x, key] = inputs;
     if (!isKey(key) || !isFloat(x.dtype))
       throw opError("dropout", inputs, "expected a float tensor and a key u32 [4]");
+    checkWhole("dropout", "the stream", stream, 0, 2 ** 32 - 1);
     if (!(p >= 0 && p <= 1)) throw new KilnError(`dropout: p is ${p}; expected a number from 0 to 1`);
     return [{ shape: x.shape, dtype: x.dtype }];
   },

@@ -81,6 +81,10 @@ function plan(
 
 function arg(x: Tensor, dim: number | null | undefined, keepdim: boolean, largest: boolean): Tensor {
   if (dim === null || dim === undefined) return arg(reshape(x, [x.size]), 0, false, largest);
+  if (x.rank === 0) {
+    normalizeDim(largest ? "argmax" : "argmin", dim, 0);
+    return reshape(arg(reshape(x, [1]), 0, false, largest), []);
+  }
   const axis = normalizeDim(largest ? "argmax" : "argmin", dim, x.shape.length);
   const kept = apply(argOp, [x], { dim: axis, largest })[0]!;
   return keepdim ? kept : dropAxes(kept, [axis]);

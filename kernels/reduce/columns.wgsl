@@ -4,6 +4,7 @@ struct Params {
   results: u32,
   n: u32,
   chunk: u32, // rows of one worker
+  run: u32, // rows that are combined by themselves first, with RUNS: a long sum keeps more digits
   chunks: u32, // workers of one column
   inner: u32, // in units of IN, which holds one or four elements
   identity: S,
@@ -31,12 +32,23 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 #if KEEP_NAN
   var check = V(0);
 #endif
-  for (var k = start; k < end; k++) {
-    let value = V(x[base + k * params.inner]);
-    total = combine(total, value);
-#if KEEP_NAN
-    check += value;
+  var k = start;
+#if RUNS
+  while (k < end) {
+    let stop = min(k + params.run, end);
+#else
+  {
+    let stop = end;
 #endif
+    var part = V(params.identity);
+    for (; k < stop; k++) {
+      let value = V(x[base + k * params.inner]);
+      part = combine(part, value);
+#if KEEP_NAN
+      check += value;
+#endif
+    }
+    total = combine(total, part);
   }
 #if KEEP_NAN
   if (any(is_nan(check))) {

@@ -1,14 +1,15 @@
+import { isFloat } from "../../core/dtype.ts";
 import { defineOp, type Lowering, type Op, opError } from "../../core/op.ts";
 import { normalizeDim } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
-import { flip } from "../views/index.ts";
-import { blocks, chunkSums, computeType } from "./lower.ts";
+import { flip, reshape } from "../views/index.ts";
+import { blocks, chunkSums, computeType, wrapping } from "./lower.ts";
 import { sumReducer } from "./sum.ts";
 
 export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
   name: "cumsum",
-  doc: "Running sums along an axis: y[i] = x[0] + … + x[i]. Bool counts as i32.",
+  doc: "Running sums along an axis: y[i] = x[0] + … + x[i]. Bool counts as i32; integers wrap around at 2^32.",
   infer(inputs, { dim }) {
     const { shape, dtype } = inputs[0]!;
     if (dim < 0 || dim >= shape.length) throw opError("cumsum", inputs, `has no axis ${dim}`);
@@ -16,9 +17,11 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
   },
   reference([x], { dim }, [out]) {
     const { n, inner } = blocks(x!.shape, [dim]);
+    const plain = sumReducer.f;
+    const add = isFloat(out!.dtype) ? plain : wrapping(out!.dtype, plain);
     for (let i = 0; i < x!.data.length; i++) {
       const first = Math.floor(i / inner) % n === 0;
-      out!.data[i] = x!.data[i]! + (first ? 0 : out!.data[i - inner]!);
+      out!.data[i] = add(x!.data[i]!, first ? 0 : out!.data[i - inner]!);
     }
   },
   gradient: ({ attrs: { dim } }, [dy]) => [flip(cumsum(flip(dy!, dim), dim), dim)],
@@ -65,5 +68,7 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 
 /** Running sums along `dim`. */
 export function cumsum(x: Tensor, dim: number): Tensor {
-  return apply(cumsumOp, [x], { dim: normalizeDim("cumsum", dim, x.shape.length) })[0]!;
+  const axis = normalizeDim("cumsum", dim, x.rank);
+  if (x.rank === 0) return reshape(cumsum(reshape(x, [1]), 0), []);
+  return apply(cumsumOp, [x], { dim: axis })[0]!;
 }

@@ -74,7 +74,7 @@ const aminOp = reduction(
 const prodOp: Op<ReduceAttrs> = reduction(
   "prod",
   "The product over neighbouring axes, which stay with extent 1.",
-  { combine: "a * b", f: (a, b) => a * b, identity: () => 1 },
+  { combine: "a * b", f: (a, b) => a * b, whole: Math.imul, identity: () => 1 },
   othersProduct,
 );
 

@@ -24,6 +24,8 @@ export interface Reducer {
   /** Whether `combine` loses NaN, as the builtins max and min may: the kernels then keep it themselves. */
   readonly losesNaN?: boolean;
   readonly f: (a: number, b: number) => number;
+  /** f on integers, where float64 has too few digits; they wrap around at 2^32. */
+  readonly whole?: (a: number, b: number) => number;
   /** What leaves values alone, for a dtype. */
   readonly identity: (dtype: DType) => number;
 }
@@ -53,13 +55,20 @@ export function reducedShape(op: string, inputs: readonly OutputMeta[], { dims }
 /** The float64 reference of every reduction. */
 export function reduceReference(x: RefTensor, { dims }: ReduceAttrs, out: RefTensor, reducer: Reducer): void {
   const { outer, n, inner } = blocks(x.shape, dims);
+  const { f, whole = f } = reducer;
+  const step = isFloat(out.dtype) ? f : wrapping(out.dtype, whole);
   for (let o = 0; o < outer; o++) {
     for (let i = 0; i < inner; i++) {
       let value = reducer.identity(out.dtype);
-      for (let k = 0; k < n; k++) value = reducer.f(value, x.data[(o * n + k) * inner + i]!);
+      for (let k = 0; k < n; k++) value = step(value, x.data[(o * n + k) * inner + i]!);
       out.data[o * inner + i] = value;
     }
   }
+}
+
+/** Integer arithmetic of a dtype. */
+export function wrapping(dtype: DType, f: (a: number, b: number) => number): typeof f {
+  return dtype === "u32" ? (a, b) => f(a, b) >>> 0 : (a, b) => f(a, b) | 0;
 }
 
 /** Rows by subgroups where the reduced axes are innermost, else one thread per result. */
@@ -164,6 +173,12 @@ interface PassOptions {
   bind: NonNullable<Pass["bind"]>;
 }
 
+/**
+ * A sum of n numbers one after the other may be off by n roundings, in runs of about sqrt(n) by 2 sqrt(n): a worker that
+ * takes more steps than this combines them in runs.
+ */
+const shortestRun = 64;
+
 /** One dispatch of rows.wgsl or columns.wgsl. */
 function pass(o: PassOptions): Pass {
   const chunks = Math.max(1, Math.ceil(o.n / o.chunk));
@@ -174,10 +189,12 @@ function pass(o: PassOptions): Pass {
   const results = o.outer * chunks * inner;
   const workgroup = Math.min(Math.max(64, o.profile.subgroupSize), o.profile.maxWorkgroupSize);
   const perGroup = o.subgroup ? workgroup / o.profile.subgroupSize : workgroup;
+  const steps = Math.min(o.chunk, o.n) / per / (o.subgroup ? o.profile.subgroupSize : 1);
   const params = {
     results,
     n: o.n / per,
     chunk: o.chunk / per,
+    run: Math.max(shortestRun, Math.ceil(Math.sqrt(steps))),
     chunks,
     identity: o.reducer.identity(o.compute),
     scale: o.scale,
@@ -188,6 +205,7 @@ function pass(o: PassOptions): Pass {
       WG: workgroup,
       WIDE: wide,
       FLOAT: o.compute === "f32",
+      RUNS: steps > shortestRun,
       S: o.compute,
       V: vector(o.compute),
       VU: vector("u32"),

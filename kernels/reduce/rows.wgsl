@@ -4,6 +4,7 @@ struct Params {
   results: u32,
   n: u32, // loads in a row; IN holds one or four elements
   chunk: u32, // loads of one worker
+  run: u32, // loads that are combined by themselves first, with RUNS: a long sum keeps more digits
   chunks: u32, // workers of one row
   identity: S,
   scale: f32,
@@ -42,12 +43,23 @@ fn main(
 #if KEEP_NAN
   var check = S(0);
 #endif
-  for (var i = start + lane; i < end; i += u32(SG)) {
-    let value = V(x[row * params.n + i]);
-    lanes = combine_lanes(lanes, value);
-#if KEEP_NAN
-    check += across(value);
+  var i = start + lane;
+#if RUNS
+  while (i < end) {
+    let stop = min(i + params.run * u32(SG), end);
+#else
+  {
+    let stop = end;
 #endif
+    var part = V(params.identity);
+    for (; i < stop; i += u32(SG)) {
+      let value = V(x[row * params.n + i]);
+      part = combine_lanes(part, value);
+#if KEEP_NAN
+      check += across(value);
+#endif
+    }
+    lanes = combine_lanes(lanes, part);
   }
 #if WIDE
   var total = combine(combine(lanes.x, lanes.y), combine(lanes.z, lanes.w));

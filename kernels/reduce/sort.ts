@@ -11,7 +11,7 @@ import {
 import { normalizeDim, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
-import { transpose } from "../views/index.ts";
+import { reshape, transpose } from "../views/index.ts";
 
 export interface SortAttrs {
   /** How many elements of each row are kept. */
@@ -186,8 +186,12 @@ const gatherRows: Op<{ width: number }> = rowMover(
  */
 export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: Tensor; indices: Tensor } {
   const axis = normalizeDim("topk", dim, x.shape.length);
+  if (x.rank === 0) {
+    const { values, indices } = topk(reshape(x, [1]), k, 0, largest);
+    return { values: reshape(values, []), indices: reshape(indices, []) };
+  }
   const extent = x.shape[axis] ?? 0;
-  if (!(k >= 0 && k <= extent))
+  if (!(Number.isInteger(k) && k >= 0 && k <= extent))
     throw new KilnError(`topk: k = ${k} is not within 0 to ${extent}, the extent of axis ${axis}`);
   const last = x.shape.length - 1;
   const [values, indices] = apply(sortOp, [transpose(x, axis, last)], { k, descending: largest }) as [
@@ -199,5 +203,5 @@ export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: 
 
 /** The elements along `dim` in order, and their indices (i32). Stable; NaN counts as larger than +infinity. */
 export function sort(x: Tensor, dim = -1, descending = false): { values: Tensor; indices: Tensor } {
-  return topk(x, x.shape[normalizeDim("sort", dim, x.shape.length)]!, dim, descending);
+  return topk(x, x.shape[normalizeDim("sort", dim, x.rank)] ?? 1, dim, descending);
 }

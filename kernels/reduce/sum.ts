@@ -1,6 +1,6 @@
 import type { DType } from "../../core/dtype.ts";
 import { defineOp, findOp, type Op, opError } from "../../core/op.ts";
-import { broadcastStrides, normalizeDim, type Shape, sameShape, show } from "../../core/shape.ts";
+import { broadcastStrides, checkShape, normalizeDim, type Shape, sameShape, show } from "../../core/shape.ts";
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
 import { type ReduceAttrs, type Reducer, reducedShape, reduceReference, reduceVariants } from "./lower.ts";
 
@@ -15,7 +15,7 @@ export const sumReducer: Reducer = { combine: "a + b", f: (a, b) => a + b, ident
 
 export const sumOp: Op<SumAttrs> = defineOp<SumAttrs>({
   name: "sum",
-  doc: "Sum over neighbouring axes, which stay with extent 1, times scale. Accumulates in f32 (floats) or i32 (bool, i32).",
+  doc: "Sum over neighbouring axes, which stay with extent 1, times scale. Accumulates in f32 (floats) or i32 (bool, i32); integers wrap around at 2^32. Floats are added in runs of about sqrt(n): the error is at most 2^-24 (256 + 2 sqrt(n)) sum |x|.",
   infer(inputs, attrs) {
     const shape = reducedShape("sum", inputs, attrs);
     return [{ shape, dtype: sumDtype(inputs[0]!.dtype) }];
@@ -157,6 +157,7 @@ export function expand(x: Tensor, shape: Shape): Tensor {
   const target = shape.map((extent, i) => (extent === -1 ? (x.shape[i - extra] ?? -1) : extent));
   const fits = extra >= 0 && x.shape.every((extent, i) => extent === 1 || extent === target[extra + i]);
   if (!fits || target.includes(-1)) throw opError("expand", [x], `cannot be repeated to fill ${show(shape)}`);
+  checkShape("expand", target);
   if (sameShape(x.shape, target)) return x;
   const out = x.view(target, broadcastStrides(x.shape, x.strides, target), x.offset);
   return recordView(out, x, "expand", (dy) => sumTo(dy, x.shape));

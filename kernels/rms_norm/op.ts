@@ -37,9 +37,9 @@ function forwardVariants(ADD: boolean) {
 export const rmsNormOp = defineOp<RmsAttrs>({
   name: "rms_norm",
   doc: "y = x / sqrt(mean(x^2) + eps) * weight over the last axis. Zhang & Sennrich 2019.",
-  infer(inputs) {
+  infer(inputs, { eps }) {
     const [x, weight] = inputs;
-    checkNorm("rms_norm", inputs, x, [weight]);
+    checkNorm("rms_norm", inputs, x, [weight], eps);
     return [{ shape: x.shape, dtype: x.dtype }];
   },
   reference([x, weight], { eps }, [y]) {
@@ -97,9 +97,9 @@ function plainBackward(dy: Tensor, x: Tensor, weight: Tensor, eps: number, weigh
 const rmsNormBackwardOp = defineOp<RmsAttrs & { weights: boolean }>({
   name: "rms_norm_backward",
   doc: "dx and, with weights, dweight of rms_norm from (dy, x, weight).",
-  infer(inputs, { weights }) {
+  infer(inputs, { weights, eps }) {
     const [dy, x, weight] = inputs;
-    checkNorm("rms_norm_backward", inputs, x, [weight]);
+    checkNorm("rms_norm_backward", inputs, x, [weight], eps);
     if (!sameShape(dy.shape, x.shape))
       throw opError("rms_norm_backward", inputs, "dy must have the shape of x");
     const vector = { shape: weight.shape, dtype: weight.dtype };
@@ -136,9 +136,9 @@ const rmsNormBackwardOp = defineOp<RmsAttrs & { weights: boolean }>({
 export const addRmsNormOp = defineOp<RmsAttrs>({
   name: "add_rms_norm",
   doc: "(y, s): s = x + residual and y = rms_norm(s, weight), in one pass over the residual stream.",
-  infer(inputs) {
+  infer(inputs, { eps }) {
     const [x, weight, residual] = inputs;
-    checkNorm("add_rms_norm", inputs, x, [weight]);
+    checkNorm("add_rms_norm", inputs, x, [weight], eps);
     if (!residual || !sameShape(x.shape, residual.shape) || x.dtype !== residual.dtype) {
       throw opError("add_rms_norm", inputs, "x and residual must have one shape and dtype");
     }

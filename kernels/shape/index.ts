@@ -12,7 +12,11 @@ export { tril, triu } from "./triangle.ts";
  */
 export function pad(x: Tensor, counts: readonly number[], value = 0): Tensor {
   const rank = x.shape.length;
-  if (counts.length % 2 !== 0 || counts.length > 2 * rank || counts.some((n) => !(n >= 0))) {
+  if (
+    counts.length % 2 !== 0 ||
+    counts.length > 2 * rank ||
+    counts.some((n) => !Number.isInteger(n) || n < 0)
+  ) {
     throw opError("pad", [x], `expected pairs of counts for at most ${rank} axes, got [${counts}]`);
   }
   const before = x.shape.map((_, axis) => counts[2 * (rank - 1 - axis)] ?? 0);

@@ -1,6 +1,14 @@
 import { fitsDType, isFloat, wgslType } from "../../core/dtype.ts";
 import { defineOp, type Op, opError } from "../../core/op.ts";
-import { contiguousStrides, numel, type Shape, sameShape, show } from "../../core/shape.ts";
+import {
+  checkShape,
+  checkWhole,
+  contiguousStrides,
+  numel,
+  type Shape,
+  sameShape,
+  show,
+} from "../../core/shape.ts";
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 
@@ -24,7 +32,10 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     if (!fitsDType(value, x.dtype))
       throw opError("place", inputs, `the value ${value} is outside of ${x.dtype}`);
     const rank = x.shape.length;
+    checkShape("place", shape);
     const fits = [shape, starts, steps].every((list) => list.length === rank);
+    for (const step of [...starts, ...steps]) checkWhole("place", "a start or step", step);
+    if (steps.includes(0)) throw opError("place", inputs, "a step of 0 leads nowhere");
     const inside =
       fits &&
       x.shape.every((extent, i) => {

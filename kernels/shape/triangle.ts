@@ -1,5 +1,5 @@
 import { defineOp, type Op, opError } from "../../core/op.ts";
-import { numel } from "../../core/shape.ts";
+import { checkWhole, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 
@@ -13,8 +13,9 @@ export interface TriangleAttrs {
 export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
   name: "triangle",
   doc: "The last two axes as matrices of which one side of a diagonal, with it, is kept and the rest is 0.",
-  infer(inputs) {
+  infer(inputs, { diagonal }) {
     const x = inputs[0]!;
+    checkWhole("triangle", "the diagonal", diagonal);
     if (x.shape.length < 2) throw opError("triangle", inputs, "expected at least two axes");
     return [{ shape: x.shape, dtype: x.dtype }];
   },

@@ -5,7 +5,7 @@ import { apply, type Tensor } from "../../core/tensor.ts";
 import { exp, mul, neg, sub } from "../elementwise/index.ts";
 import { sum } from "../reduce/index.ts";
 import { type RowWorker, rowPass, rowsOf, rowVariants } from "../row.ts";
-import { transpose } from "../views/index.ts";
+import { reshape, transpose } from "../views/index.ts";
 
 type None = Record<string, never>;
 
@@ -173,5 +173,6 @@ export function logSoftmax(x: Tensor, dim = -1): Tensor {
 /** Runs a kernel of the last axis over another one. */
 function overDim(name: string, x: Tensor, dim: number, body: (t: Tensor) => Tensor): Tensor {
   const axis = normalizeDim(name, dim, x.rank);
+  if (x.rank === 0) return reshape(body(reshape(x, [1])), []);
   return axis === x.rank - 1 ? body(x) : transpose(body(transpose(x, axis, -1)), axis, -1);
 }

@@ -1,6 +1,15 @@
 import { KilnError } from "../../core/errors.ts";
 import { opError } from "../../core/op.ts";
-import { contiguousStrides, normalizeDim, numel, type Shape, sameShape, show } from "../../core/shape.ts";
+import {
+  checkShape,
+  checkWhole,
+  contiguousStrides,
+  normalizeDim,
+  numel,
+  type Shape,
+  sameShape,
+  show,
+} from "../../core/shape.ts";
 import { recordView, type Tensor } from "../../core/tensor.ts";
 import { copy } from "../elementwise/index.ts";
 import { dropAxes, expand, insertAxes, normalizeDims } from "../reduce/sum.ts";
@@ -31,6 +40,10 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 }
 
 function inferExtent(x: Tensor, shape: Shape): number[] {
+  checkShape(
+    "reshape",
+    shape.filter((extent) => extent !== -1),
+  );
   const known = numel(shape.filter((extent) => extent !== -1));
   const open = shape.filter((extent) => extent === -1).length;
   const target = shape.map((extent) => (extent === -1 ? x.size / known : extent));
@@ -148,6 +161,11 @@ function resolveSlice([from, to, by]: Slice, extent: number): { start: number; s
     throw new KilnError(`slice: a step of ${step} leads nowhere; use a whole number other than 0`);
   const low = step > 0 ? 0 : -1;
   const high = step > 0 ? extent : extent - 1;
+  for (const [what, value] of [
+    ["start", from],
+    ["stop", to],
+  ] as const)
+    if (value !== null && value !== undefined) checkWhole("slice", what, value);
   const bound = (value: number) => Math.min(high, Math.max(low, value < 0 ? value + extent : value));
   const start = from === null || from === undefined ? (step > 0 ? low : high) : bound(from);
   const stop = to === null || to === undefined ? (step > 0 ? high : low) : bound(to);
@@ -157,6 +175,8 @@ function resolveSlice([from, to, by]: Slice, extent: number): { start: number; s
 /** `length` elements of axis `dim` from `start` on. */
 export function narrow(x: Tensor, dim: number, start: number, length: number): Tensor {
   const axis = normalizeDim("narrow", dim, x.shape.length);
+  checkWhole("narrow", "start", start);
+  checkWhole("narrow", "length", length);
   if (start < 0 || length < 0 || start + length > (x.shape[axis] ?? 0)) {
     throw opError("narrow", [x], `axis ${axis} has no elements ${start} to ${start + length}`);
   }
@@ -169,15 +189,16 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
 /** Entry `index` of axis `dim`, which goes. */
 export function select(x: Tensor, dim: number, index: number): Tensor {
   const axis = normalizeDim("select", dim, x.shape.length);
+  checkWhole("select", "index", index);
   return squeeze(narrow(x, axis, index < 0 ? index + x.shape[axis]! : index, 1), axis);
 }
 
 /** Pieces of axis `dim`: of the given sizes, or of one size (the last may be shorter). */
 export function split(x: Tensor, sizes: number | readonly number[], dim = 0): Tensor[] {
   const axis = normalizeDim("split", dim, x.shape.length);
-  const extent = x.shape[axis]!;
-  if (typeof sizes === "number" && !(sizes > 0))
-    throw opError("split", [x], `a size of ${sizes} makes no pieces`);
+  const extent = x.shape[axis];
+  if (extent === undefined) throw opError("split", [x], "has no axis to split");
+  if (typeof sizes === "number") checkWhole("split", "the size", sizes, 1);
   const list =
     typeof sizes === "number"
       ? Array.from({ length: Math.ceil(extent / sizes) }, (_, i) => Math.min(sizes, extent - i * sizes))

@@ -1,0 +1,279 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type Device, forEachTensor, setDevice } from "../core/device.ts";
+import type { DType } from "../core/dtype.ts";
+import { KilnError } from "../core/errors.ts";
+import { numel, type Shape } from "../core/shape.ts";
+import { full, ones, type Tensor, tensor, zeros } from "../core/tensor.ts";
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import * as k from "../kernels/index.ts";
+import { worstRatio } from "./support/ops_harness.ts";
+
+// Every number that a user may hand to a public function, replaced by numbers that nobody should hand to it: the answer
+// is the reference's, or one KilnError at the call.
+
+type Arguments = readonly unknown[];
+const of = (shape: Shape, dtype: DType = "f32") =>
+  tensor(
+    Array.from({ length: numel(shape) }, (_, i) => (dtype === "bool" ? i % 2 : (i % 5) + 1)),
+    shape,
+    dtype,
+  );
+const key = () => tensor([1, 2, 3, 4], [4], "u32");
+
+const unary = (...names: string[]) => Object.fromEntries(names.map((name) => [name, () => [of([5])]]));
+const operands = (...names: string[]) =>
+  Object.fromEntries(
+    names.flatMap((name) => [
+      [name, () => [of([5]), 2]],
+      [`${name} i32`, () => [of([5], "i32"), 2]],
+      [`${name} u32`, () => [3, of([5], "u32")]],
+    ]),
+  );
+const reductions = (...names: string[]) =>
+  Object.fromEntries(
+    names.flatMap((name) => [
+      [name, () => [of([2, 3, 4]), 1]],
+      [`${name} list`, () => [of([2, 3, 4]), [0, -1], true]],
+    ]),
+  );
+
+/** Calls by the name of the function, perhaps with a remark behind it. */
+const calls: Record<string, () => Arguments> = {
+  ...operands("add", "sub", "mul", "div", "maximum", "minimum", "pow", "eq", "ne", "lt", "le", "gt", "ge"),
+  ...operands("logicalAnd", "logicalOr"),
+  ...unary("copy", "neg", "square"),
+  ...reductions("sum", "mean", "amax", "amin", "prod", "variance", "logsumexp"),
+  "variance correction": () => [of([3, 4]), 1, 1],
+  clamp: () => [of([5]), 2, 4],
+  "clamp i32": () => [of([5], "i32"), 2, 4],
+  "clamp u32": () => [of([5], "u32"), 2, 4],
+  lerp: () => [of([5]), 2, 0.5],
+  where: () => [of([5], "bool"), 1, 2],
+  maskedFill: () => [of([5]), of([5], "bool"), 2],
+  "maskedFill i32": () => [of([5], "i32"), of([5], "bool"), 2],
+  bceWithLogits: () => [of([5]), 1],
+  argmax: () => [of([3, 4]), 1],
+  argmin: () => [of([3, 4]), 0, true],
+  cumsum: () => [of([3, 4]), 1],
+  sort: () => [of([3, 4]), 1],
+  topk: () => [of([3, 4]), 2, 1],
+  softmax: () => [of([3, 4]), 1],
+  logSoftmax: () => [of([3, 4]), 0],
+  reshape: () => [of([3, 4]), [2, 6]],
+  expand: () => [of([3, 1]), [3, 4]],
+  broadcastTo: () => [of([1]), [3]],
+  sumTo: () => [of([3, 4]), [3, 1]],
+  flatten: () => [of([2, 3, 4]), 0, 1],
+  permute: () => [of([2, 3, 4]), [2, 0, 1]],
+  transpose: () => [of([2, 3, 4]), 0, 1],
+  squeeze: () => [of([2, 1, 4]), 1],
+  unsqueeze: () => [of([2, 4]), 1],
+  slice: () => [of([4, 5]), [[1, 3, 1]]],
+  narrow: () => [of([4, 5]), 0, 1, 2],
+  select: () => [of([4, 5]), 1, 2],
+  split: () => [of([4, 5]), 2, 0],
+  "split sizes": () => [of([4, 5]), [1, 3], 0],
+  flip: () => [of([4, 5]), 1],
+  "flip list": () => [of([4, 5]), [0, 1]],
+  pad: () => [of([2, 3]), [1, 2], 3],
+  "pad i32": () => [of([2, 3], "i32"), [1, 2], 3],
+  place: () => [of([2]), [7], [1], [2], 3],
+  tril: () => [of([3, 4]), 1],
+  triu: () => [of([3, 4]), 1],
+  cat: () => [[of([2, 3]), of([2, 3])], 1],
+  stack: () => [[of([2, 3]), of([2, 3])], 1],
+  gather: () => [of([2, 3]), 1, tensor([0, 1], [2, 1], "i32")],
+  scatterAdd: () => [of([2, 3]), 1, tensor([0, 1], [2, 1], "i32"), of([2, 1])],
+  indexSelect: () => [of([3, 2]), 0, tensor([0, 2], [2], "i32")],
+  layerNorm: () => [of([2, 4]), of([4]), of([4]), 1e-5],
+  rmsNorm: () => [of([2, 4]), of([4]), 1e-5],
+  addRmsNorm: () => [of([2, 4]), of([2, 4]), of([4]), 1e-5],
+  dropout: () => [of([8]), 0.5, key(), 3],
+  randomUniform: () => [[2, 3], key(), 3],
+  randomNormal: () => [[5], key(), 3],
+  crossEntropy: () => [of([2, 3]), tensor([0, 2], [2], "i32"), { ignoreIndex: -100, labelSmoothing: 0.1 }],
+  countSupervised: () => [tensor([0, 2], [2], "i32"), -100],
+  linearCrossEntropy: () => [
+    of([2, 4]),
+    of([3, 4]),
+    tensor([0, 2], [2], "i32"),
+    { ignoreIndex: -100, labelSmoothing: 0.1, chunkBytes: 4096 },
+  ],
+  klDivLoss: () => [of([2, 3]), of([2, 3]), 2],
+  cosineEmbeddingLoss: () => [of([2, 3]), of([2, 3]), tensor([1, -1]), 0.2],
+  globalNorm: () => [[of([3])], { maxNorm: 1 }],
+  matmul: () => [of([2, 3]), of([3, 2]), { scale: 2 }],
+  attention: () => [of([1, 1, 3, 4]), of([1, 1, 3, 4]), of([1, 1, 3, 4]), { scale: 0.5 }],
+  pagedAttention: () => [
+    of([1, 1, 4]),
+    of([2, 2, 1, 4]),
+    of([2, 2, 1, 4]),
+    tensor([0, 1], [1, 2], "i32"),
+    tensor([0], [1], "i32"),
+    tensor([2], [1], "i32"),
+    { scale: 0.5 },
+  ],
+  "tensor i32": () => [[1, 2, 3], [3], "i32"],
+  "tensor u32": () => [[1, 2, 3], [3], "u32"],
+  "tensor bool": () => [[1, 0, 3], [3], "bool"],
+  tensor: () => [
+    [
+      [1, 2],
+      [3, 4],
+    ],
+  ],
+  full: () => [[2, 3], 4],
+  "full i32": () => [[2, 3], 4, "i32"],
+  "full u32": () => [[2, 3], 4, "u32"],
+  zeros: () => [[2, 3]],
+  ones: () => [[2, 3]],
+};
+
+/** Functions that take no numbers of a user's, with what they are instead. */
+const without: Record<string, readonly string[]> = {
+  "tensors alone": [
+    ...[
+      "abs",
+      "sign",
+      "floor",
+      "round",
+      "reciprocal",
+      "exp",
+      "expm1",
+      "log",
+      "log1p",
+      "sqrt",
+      "rsqrt",
+      "sin",
+      "cos",
+    ],
+    ...[
+      "tanh",
+      "sigmoid",
+      "relu",
+      "silu",
+      "softplus",
+      "erf",
+      "gelu",
+      "geluTanh",
+      "isnan",
+      "isfinite",
+      "logicalNot",
+    ],
+    ...["swiglu", "mseLoss", "bceWithLogitsLoss", "contiguous", "embedding", "greedyTokens", "sampleTokens"],
+    ...[
+      "softmaxBackward",
+      "roundBfloat16",
+      "assignInto",
+      "addInto",
+      "pagedKvWrite",
+      "cast",
+      "linear",
+      "rope",
+    ],
+  ],
+  "in-place updates by numbers that are tensors": [
+    ...["adamStep", "multiAdamStep", "sgdStep", "rmspropStep", "muonMomentum", "descend", "countApplied"],
+    ...["updateLossScale", "hyperValues"],
+  ],
+  "the sampler of the host, whose settings the server checks": [
+    "sampleToken",
+    "filteredWeights",
+    "settingsRow",
+  ],
+  "the decoder's kernels, which get numbers from a checked config": [
+    "suitsFusion",
+    "fusedLinear",
+    "fusedQkv",
+  ],
+  "parts of ops": ["checkNorm", "isIndex", "normBackward", "normBackwardSamples", "normalizeDims"],
+  devices: ["openDevice", "openReference"],
+};
+
+const bad = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1.5, -1, -2, -7, 9, 1e10, 1e300];
+const functions = { ...k, tensor, full, zeros, ones } as unknown as Record<
+  string,
+  (...args: Arguments) => unknown
+>;
+
+/** The value with each number in it, however deep, replaced in turn. */
+function* spoiled(value: unknown): Generator<{ what: string; value: unknown }> {
+  if (typeof value === "number") {
+    for (const number of bad) yield { what: `${number}`, value: number };
+  } else if (Array.isArray(value)) {
+    for (const [i, item] of value.entries())
+      for (const s of spoiled(item)) yield { what: `[${i}] ${s.what}`, value: value.with(i, s.value) };
+  } else if (
+    value !== null &&
+    typeof value === "object" &&
+    Object.getPrototypeOf(value) === Object.prototype
+  ) {
+    for (const [name, item] of Object.entries(value))
+      for (const s of spoiled(item))
+        yield { what: `${name} ${s.what}`, value: { ...value, [name]: s.value } };
+  }
+}
+
+describe("every public function, given bad numbers", () => {
+  let gpu: WebGpuDevice;
+  let reference: Device;
+  beforeAll(async () => {
+    reference = k.openReference();
+    gpu = await k.openDevice();
+  });
+  afterAll(() => setDevice(null));
+
+  /** What a call gives: shapes, dtypes and values of its tensors, or its KilnError; anything else is a failure. */
+  async function outcome(on: Device, name: string, spoil: (args: Arguments) => Arguments, label: string) {
+    setDevice(on);
+    const f = functions[name.split(" ")[0]!]!;
+    let result: unknown;
+    try {
+      result = f(...spoil(calls[name]!()));
+    } catch (error) {
+      expect(error, `${label} on ${on.kind}`).toBeInstanceOf(KilnError);
+      return (error as KilnError).message;
+    }
+    const tensors: Tensor[] = [];
+    forEachTensor(result, (t) => tensors.push(t));
+    expect(tensors.length, label).toBeGreaterThan(0);
+    return Promise.all(tensors.map(async (t) => ({ meta: `${t.dtype}[${t.shape}]`, data: await t.data() })));
+  }
+
+  it("has a call here for each, or a reason why not", () => {
+    const listed = [
+      ...Object.keys(calls).map((name) => name.split(" ")[0]!),
+      ...Object.values(without).flat(),
+    ];
+    const exported = Object.entries(functions).filter(([, f]) => typeof f === "function");
+    expect(exported.map(([name]) => name).filter((name) => !listed.includes(name))).toEqual([]);
+  });
+
+  for (const name of Object.keys(calls)) {
+    it(`${name}: the reference's answer, or one KilnError`, async () => {
+      const [args, ...cases] = [calls[name]!(), ...spoiled([...calls[name]!()])];
+      expect(cases.length + args.length).toBeGreaterThan(0);
+      for (const [i, { what }] of [{ what: "as it is" }, ...cases].entries()) {
+        const spoil = (fresh: Arguments) =>
+          i === 0 ? fresh : ([...spoiled([...fresh])][i - 1]!.value as Arguments);
+        const label = `${name} with ${what}`;
+        const right = await outcome(reference, name, spoil, label);
+        const got = await outcome(gpu, name, spoil, label);
+        if (typeof right === "string" || typeof got === "string") {
+          expect(got, label).toBe(right);
+          continue;
+        }
+        expect(
+          got.map((t) => t.meta),
+          label,
+        ).toEqual(right.map((t) => t.meta));
+        got.forEach((t, j) => {
+          expect(
+            worstRatio(t.data, right[j]!.data, 1e-4, 1e-4),
+            `${label}: ${t.data} for ${right[j]!.data}`,
+          ).toBeLessThanOrEqual(1);
+        });
+      }
+    });
+  }
+});
