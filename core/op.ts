@@ -133,6 +133,8 @@ export interface SampleInput {
   range?: readonly [number, number];
   /** How the tensor is laid out: `transposed` swaps the last two axes in memory, `strided` leaves gaps. */
   layout?: "contiguous" | "transposed" | "strided";
+  /** Why NaN and infinities mean nothing in this input; without a reason the suites feed them to every float input. */
+  finite?: string;
 }
 
 /** What a gradient rule receives. */

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vit
 import { setDevice } from "../core/device.ts";
 import { type AnyOp, findOp, type MatrixShape, type MatrixUnits, type Sample } from "../core/op.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
+import type { Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { emit, prepare } from "../core/webgpu/lower.ts";
 import {
@@ -17,6 +18,7 @@ import { planMatrix, suitsMatrix, tuneMatrix } from "../kernels/matmul/matrix.ts
 import { readKernel } from "../kernels/sources.ts";
 import { complaints, gpuProfile, meta, nullDevice, realShapes } from "./support/null_backend.ts";
 import { place, runSample, sampleInputs, sampleValues, worstRatio } from "./support/ops_harness.ts";
+import { specialsEqualReference } from "./support/special_values.ts";
 
 /**
  * No adapter with matrix units is needed: the numbers of the kernels are checked with an emulation of the units in plain
@@ -53,8 +55,12 @@ function emulate(shape: MatrixShape, vectors: MatrixUnits["vectors"] = null): Ma
 }
 
 /** Results of the variant `matrix`. */
-async function onMatrices(op: AnyOp, sample: Sample<unknown>, option?: string): Promise<number[][]> {
-  const inputs = sampleInputs(gpu, op, sample);
+async function onMatrices(
+  op: AnyOp,
+  sample: Sample<unknown>,
+  option?: string,
+  inputs = sampleInputs(gpu, op, sample),
+): Promise<number[][]> {
   const outputs = op
     .infer(inputs, sample.attrs as never)
     .map(({ shape, dtype }) => place(gpu, { shape }, dtype, new Array(size(shape)).fill(Number.NaN)));
@@ -132,6 +138,13 @@ describe("emulated", () => {
         if (!able()) return context.skip("no subgroups of one size");
         emulate(shape, vectors);
         await compare(findOp(op), sampleOf(findOp(op), name), option);
+      });
+      it(`${title}: ${name}: NaN, infinities and signed zeros`, async (context: TestContext) => {
+        if (!able()) return context.skip("no subgroups of one size");
+        emulate(shape, vectors);
+        const sample = sampleOf(findOp(op), name);
+        const run = (inputs: Tensor[]) => onMatrices(findOp(op), sample, option, inputs);
+        await specialsEqualReference({ reference, gpu }, findOp(op), sample, "f32", run);
       });
     }
   }

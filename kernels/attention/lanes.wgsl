@@ -27,6 +27,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
   var mean: array<vec4<f32>, ROWS * HEAD_DIM4>;
   var top: array<f32, ROWS>;
   var total: array<f32, ROWS>;
+  // Sums of scores: what NaN and +infinity leave a trace in. Rows with one are marked for plain.wgsl.
+  var trace: array<f32, ROWS>;
   var row: array<u32, ROWS>;
 #unroll R ROWS
   row[R] = min(first + R * SG + lane, last);
@@ -108,6 +110,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
       var higher = top[R];
 #unroll K SG
       higher = max(higher, s[R * SG + K]);
+      trace[R] += s[R * SG + K];
 #end
       let keep = exp(top[R] - higher);
       top[R] = higher;
@@ -140,13 +143,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let norm = select(0.0, 1.0 / total[R], total[R] > 0.0);
     let o = ((batch * params.queries + row[R]) * params.heads + head) * HEAD_DIM4;
     for (var c = 0u; c < params.head_dim / 4u; c++) {
-      out[o + c] = vec4<U0>(mean[R * HEAD_DIM4] * norm);
+      let x = mean[R * HEAD_DIM4] * norm;
+      trace[R] += across(x);
+      out[o + c] = vec4<U0>(x);
 #unroll C MOVED
       mean[R * HEAD_DIM4 + C] = mean[R * HEAD_DIM4 + C + 1];
 #end
     }
     let l = (batch * params.heads + head) * params.queries + row[R];
-    lse[l] = select(0.0, top[R] + log(total[R]), total[R] > 0.0);
+    lse[l] = select(quiet_nan(trace[R]), select(0.0, top[R] + log(total[R]), total[R] > 0.0), is_finite(trace[R]));
   }
 #end
 }

@@ -26,6 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
   var v: array<vec4<f32>, HEAD_DIM4>;
   var key_sum: array<vec4<f32>, HEAD_DIM4>;
   var value_sum: array<vec4<f32>, HEAD_DIM4>;
+  var trace = 0.0;
   let k_at = key_at(batch, kv_head, j) / 4u;
   let v_at = value_at(batch, kv_head, j) / 4u;
   for (var c = 0u; c < params.head_dim / 4u; c++) {
@@ -71,7 +72,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
 #end
 #end
 #unroll I SG
-      s[I] = exp(s[I] - subgroupBroadcast(row.x, I));
+      s[I] -= subgroupBroadcast(row.x, I);
+      trace += s[I];
+      s[I] = exp(s[I]);
 #end
       if (PAIRS == 1 || i + SG > params.queries || (params.causal != 0u && i < first + SG)) {
 #if KEY_MASK
@@ -108,6 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
   if (first + lane < params.keys) {
     let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * HEAD_DIM4;
     for (var c = 0u; c < params.head_dim / 4u; c++) {
+      trace += across(key_sum[0]) + across(value_sum[0]);
       dk[o + c] = vec4<U1>(params.scale * key_sum[0]);
       dv[o + c] = vec4<U2>(value_sum[0]);
 #unroll C MOVED
@@ -115,5 +119,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
       value_sum[C] = value_sum[C + 1];
 #end
     }
+    if (!is_finite(trace)) { dk[o] = vec4<U1>(vec4<f32>(quiet_nan(trace))); }
   }
 }

@@ -23,6 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
   var q: array<vec4<f32>, HEAD_DIM4>;
   var g: array<vec4<f32>, HEAD_DIM4>;
   var sum: array<vec4<f32>, HEAD_DIM4>;
+  var trace = 0.0;
   let q_at = query_at(batch, head, i) / 4u;
   let g_at = grad_at(batch, head, i) / 4u;
   for (var c = 0u; c < params.head_dim / 4u; c++) {
@@ -66,7 +67,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     }
 #end
 #unroll K SG
-    s[K] = exp(s[K] - row.x) * (along[K] - row.y);
+    s[K] -= row.x;
+    trace += s[K];
+    s[K] = exp(s[K]) * (along[K] - row.y);
 #end
     if (PAIRS == 1 || j + SG > params.keys || (params.causal != 0u && j + SG > first)) {
 #if KEY_MASK
@@ -98,10 +101,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
   if (first + lane < params.queries) {
     let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM4;
     for (var c = 0u; c < params.head_dim / 4u; c++) {
+      trace += across(sum[0]);
       dq[o + c] = vec4<U0>(params.scale * sum[0]);
 #unroll C MOVED
       sum[C] = sum[C + 1];
 #end
     }
+    if (!is_finite(trace)) { dq[o] = vec4<U0>(vec4<f32>(quiet_nan(trace))); }
   }
 }

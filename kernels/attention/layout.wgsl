@@ -24,9 +24,17 @@ struct Params {
   scale: f32,
 }
 
+alias V = f32;
+alias VB = bool;
+alias VU = u32;
+#import "include/special.wgsl"
+
+/// Adds up four numbers: NaN where one of them is.
+fn across(x: vec4<f32>) -> f32 { return (x.x + x.y) + (x.z + x.w); }
+
 /// The score of a hidden key.
 const NOTHING = -1e30;
-/// Below every score and above NOTHING: running maxima start here, so that a hidden key always weighs exp(-huge) = 0.
+/// Above NOTHING: running maxima start here, so that a hidden key always weighs exp(-huge) = 0. Lower scores weigh as much.
 const LOWEST = -1e29;
 
 fn query_at(batch: u32, head: u32, i: u32) -> u32 {

@@ -47,10 +47,10 @@ function memoryOf({ shape, tile, dim }: Layout, pass: AttentionPass): number {
   const scores = rows * (tile.walk + 4) * 4;
   if (pass === "forward") {
     const staged = Math.max(Math.max(panel, weights) + panel, own);
-    return 2 * staged + scores + 4 * (rows + tile.subgroups);
+    return 2 * staged + scores + 4 * (2 * rows + tile.subgroups);
   }
   const [weightPanels, statistics] = pass === "dkv" ? [2, 8 * tile.walk] : [1, 0];
-  return 2 * Math.max(2 * panel + weightPanels * weights, 2 * own) + 2 * scores + statistics;
+  return 2 * Math.max(2 * panel + weightPanels * weights, 2 * own) + 2 * scores + statistics + 4 * rows;
 }
 
 function fits(layout: Layout, pass: AttentionPass, profile: DeviceProfile): boolean {

@@ -30,6 +30,7 @@ const DRAINED = ROWS * SCORE_LINE;
 
 var<workgroup> risen: array<u32, SUBGROUPS>;
 var<workgroup> factor: array<f32, ROWS>;
+var<workgroup> doubtful: array<atomic<u32>, ROWS>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -65,6 +66,8 @@ fn main(
   var sum: array<Result, BLOCKS * DIM_N>;
   var top = LOWEST;
   var total = 0.0;
+  // A sum of scores: what NaN and +infinity leave a trace in. Rows with one are marked for plain.wgsl.
+  var trace = 0.0;
   let end = select(params.keys, min(params.keys, first + ROWS), params.causal != 0);
   for (var j = 0u; j < end; j += WALK) {
     workgroupBarrier();
@@ -106,6 +109,7 @@ fn main(
         s[V] = select(vec4f(NOTHING), s[V], seen4(batch, head, row, j + column));
       }
       higher = max(higher, max(max(s[V].x, s[V].y), max(s[V].z, s[V].w)));
+      trace += across(s[V]);
     }
     #end
     for (var step = 1u; step < PARTS; step *= 2) {
@@ -174,11 +178,12 @@ fn main(
     #end
   }
 
+  if (!is_finite(trace)) { total = quiet_nan(trace); }
   for (var step = 1u; step < PARTS; step *= 2) {
     total += subgroupShuffleXor(total, step);
   }
   if (part == 0) {
-    factor[mine] = select(0.0, 1.0 / total, total > 0.0);
+    factor[mine] = select(select(0.0, 1.0 / total, total > 0.0), total, is_nan(total));
     if (first + mine < params.queries) {
       let logarithm = select(0.0, top + log(total), total > 0.0);
       lse[(batch * params.heads + head) * params.queries + first + mine] = logarithm;
@@ -197,10 +202,18 @@ fn main(
       let r = strip + v / CHUNK_LINE;
       if (first + r < params.queries) {
         let o = ((batch * params.queries + first + r) * params.heads + head) * HEAD_DIM4 + H * CHUNK_LINE;
-        let x = drained4(r * SCORE_LINE + v % CHUNK_LINE * 4);
-        out[o + v % CHUNK_LINE] = vec4<U0>(x * factor[r]);
+        let x = drained4(r * SCORE_LINE + v % CHUNK_LINE * 4) * factor[r];
+        if (!is_finite(across(x))) { atomicStore(&doubtful[r], 1); }
+        out[o + v % CHUNK_LINE] = vec4<U0>(x);
       }
     }
   }
   #end
+  storageBarrier();
+  workgroupBarrier();
+  for (var r = thread; r < ROWS; r += THREADS) {
+    if (atomicLoad(&doubtful[r]) != 0) {
+      lse[(batch * params.heads + head) * params.queries + first + r] = quiet_nan(f32(r));
+    }
+  }
 }

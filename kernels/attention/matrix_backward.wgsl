@@ -34,6 +34,7 @@ var<workgroup> walking_stats: array<vec2f, WALK>;
 #else
 const STAGED = max(WEIGHTS_AT, 2 * ROWS * LINE);
 #endif
+var<workgroup> doubtful: array<atomic<u32>, ROWS>;
 const ALONG_AT = ROWS * SCORE_LINE;
 const DRAINED = 2 * ROWS * SCORE_LINE;
 
@@ -88,6 +89,8 @@ fn main(
   #end
   #end
   var change: array<Result, BLOCKS * DIM_N>;
+  // A sum that NaN leaves a trace in. Rows with one are marked for the plain kernels.
+  var trace = 0.0;
 #if KEYS_STAY
   var value_change: array<Result, BLOCKS * DIM_N>;
   let kv_head = group.y;
@@ -166,6 +169,7 @@ fn main(
       let lse = vec4f(row.x);
       let delta = vec4f(row.y);
 #endif
+      trace += across(score - lse);
       var weight = exp(score - lse);
       if (edge) {
 #if KEYS_STAY
@@ -220,6 +224,7 @@ fn main(
   }
   }
 
+  if (!is_finite(trace)) { atomicStore(&doubtful[mine], 1); }
   #unroll H CHUNKS
   {
     workgroupBarrier();
@@ -236,12 +241,15 @@ fn main(
       let r = strip + v / CHUNK_LINE;
       let c = v % CHUNK_LINE;
       let x = params.scale * drained4(r * SCORE_LINE + c * 4);
+      var check = across(x);
 #if KEYS_STAY
+      let y = drained4(ALONG_AT + r * SCORE_LINE + c * 4);
+      check += across(y);
       if (first + r < params.keys) {
         let kv_heads = params.heads / params.group;
         let o = ((batch * params.keys + first + r) * kv_heads + kv_head) * HEAD_DIM4 + H * CHUNK_LINE + c;
         dk[o] = vec4<U1>(x);
-        dv[o] = vec4<U2>(drained4(ALONG_AT + r * SCORE_LINE + c * 4));
+        dv[o] = vec4<U2>(y);
       }
 #else
       if (first + r < params.queries) {
@@ -249,7 +257,22 @@ fn main(
         dq[o] = vec4<U0>(x);
       }
 #endif
+      if (!is_finite(check)) { atomicStore(&doubtful[r], 1); }
     }
   }
   #end
+  storageBarrier();
+  workgroupBarrier();
+  for (var r = thread; r < ROWS; r += THREADS) {
+    if (atomicLoad(&doubtful[r]) == 0) { continue; }
+#if KEYS_STAY
+    if (first + r < params.keys) {
+      dk[((batch * params.keys + first + r) * (params.heads / params.group) + kv_head) * HEAD_DIM4] = vec4<U1>(vec4f(quiet_nan(trace)));
+    }
+#else
+    if (first + r < params.queries) {
+      dq[((batch * params.queries + first + r) * params.heads + head) * HEAD_DIM4] = vec4<U0>(vec4f(quiet_nan(trace)));
+    }
+#endif
+  }
 }

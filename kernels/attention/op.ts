@@ -22,8 +22,9 @@ export interface AttentionOptions {
 /**
  * Scaled dot-product attention, softmax(scale * query key^T) value, without ever storing a score matrix (Dao et al. 2022,
  * FlashAttention). query [B, H, T, D], key and value [B, KV, S, D], KV dividing H: head h reads key head h * KV / H
- * (Ainslie et al. 2023). f32 or f16, sums in f32. Returns [B, H, T, D]; a row whose keys are all hidden is zero, and so is
- * its gradient. Memory laid out as [B, T, H, D] is read without a copy, and the result lies in memory that way.
+ * (Ainslie et al. 2023). f32 or f16, sums in f32. Returns [B, H, T, D]. A hidden key contributes nothing, whatever it holds.
+ * A row that sees no key, or none with a score above -1e29, is zero, and so is its gradient; one that sees a score of NaN or
+ * +infinity is NaN. Memory laid out as [B, T, H, D] is read without a copy, and the result lies in memory that way.
  */
 export function attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions = {}): Tensor {
   const { causal = false, mask, segments } = options;
@@ -100,10 +101,10 @@ function inferAttention(
   return { b, h, t, d, kv, s, dtype: query.dtype };
 }
 
-/** Outputs: the result as [B, T, H, D], and the logarithm of each row's sum of exponentials, f32 [B, H, T], 0 where a row sees no key. */
+/** Outputs: the result as [B, T, H, D], and the logarithm of each row's sum of exponentials, f32 [B, H, T], 0 where a row is zero for want of keys. */
 export const attentionOp = defineOp<AttentionAttrs>({
   name: "attention",
-  doc: "softmax(scale * query key^T) value with causal, boolean and segment masks, grouped key heads, online softmax. Dao et al. 2022.",
+  doc: "softmax(scale * query key^T) value with causal, boolean and segment masks, grouped key heads, online softmax. Hidden keys contribute nothing, whatever they hold; a row without a score above -1e29 is zero, one with NaN or +infinity among its scores NaN. Dao et al. 2022.",
   infer(inputs, attrs) {
     const { b, h, t, d, dtype } = inferAttention("attention", inputs, inputs.slice(0, 3), attrs);
     return [

@@ -1,5 +1,7 @@
 // Attention as one reads it in the paper: a thread owns a query, walks the keys once, and keeps the softmax online
-// (running maximum, running sum, running weighted mean of values), so that no [T, S] tensor exists.
+// (running maximum, running sum, running weighted mean of values), so that no [T, S] tensor exists. Hidden keys are skipped
+// whole, and NaN is kept. MEND: only rows that a quicker kernel marked with a NaN in lse: it gave hidden keys a weight of 0,
+// but 0 * NaN is NaN, or exp and max may have dropped one.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> query: array<T0>;
 @group(0) @binding(2) var<storage, read> key: array<T1>;
@@ -20,9 +22,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let head = id.y;
   let batch = id.z;
   if (i >= params.queries) { return; }
+  let row = (batch * params.heads + head) * params.queries + i;
+#if MEND
+  if (!is_nan(lse[row])) { return; }
+#endif
   let q = query_at(batch, head, i);
   var top = LOWEST;
   var total = 0.0;
+  var lost = false;
   var mean: array<f32, HEAD_DIM>;
   let end = select(params.keys, min(params.keys, i + 1u), params.causal != 0u);
   for (var j = 0u; j < end; j++) {
@@ -34,6 +41,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       score = fma(f32(query[q + c * params.query.w]), f32(key[k + c * params.key.w]), score);
     }
     score *= params.scale;
+    // With NaN or +infinity among the scores there is no softmax.
+    lost = lost || is_nan(score) || bitcast<u32>(score) == 0x7f800000u;
     let higher = max(top, score);
     let keep = exp(top - higher);
     let weight = exp(score - higher);
@@ -43,8 +52,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       mean[c] = fma(mean[c], keep, weight * f32(value[v + c * params.value.w]));
     }
   }
-  let norm = select(0.0, 1.0 / total, total > 0.0);
+  let none = !lost && total == 0.0;
+  let norm = select(1.0 / total, quiet_nan(top), lost);
   let o = ((batch * params.queries + i) * params.heads + head) * params.head_dim;
-  for (var c = 0u; c < params.head_dim; c++) { out[o + c] = U0(mean[c] * norm); }
-  lse[(batch * params.heads + head) * params.queries + i] = select(0.0, top + log(total), total > 0.0);
+  for (var c = 0u; c < params.head_dim; c++) { out[o + c] = U0(select(mean[c] * norm, 0.0, none)); }
+  lse[row] = select(select(top + log(total), norm, lost), 0.0, none);
 }

@@ -1,4 +1,5 @@
 // dK and dV: a thread owns a key and walks the queries that see it, head after head of its group: no atomics, one order.
+// MEND: as in plain.wgsl, keys whose dk begins with NaN.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> grad: array<T0>;
 @group(0) @binding(2) var<storage, read> query: array<T1>;
@@ -21,6 +22,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let kv_head = id.y;
   let batch = id.z;
   if (j >= params.keys) { return; }
+  let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * params.head_dim;
+#if MEND
+  if (!is_nan(f32(dk[o]))) { return; }
+#endif
   let k = key_at(batch, kv_head, j);
   let v = value_at(batch, kv_head, j);
   var key_sum: array<f32, HEAD_DIM>;
@@ -38,7 +43,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         score = fma(f32(query[q + c * params.query.w]), f32(key[k + c * params.key.w]), score);
         along = fma(f32(grad[g + c * params.grad.w]), f32(value[v + c * params.value.w]), along);
       }
-      let weight = exp(score * params.scale - row.x);
+      let weight = exp_kept(score * params.scale - row.x);
       let ds = weight * (along - row.y) * params.scale;
       for (var c = 0u; c < params.head_dim; c++) {
         key_sum[c] = fma(ds, f32(query[q + c * params.query.w]), key_sum[c]);
@@ -46,7 +51,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       }
     }
   }
-  let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * params.head_dim;
   for (var c = 0u; c < params.head_dim; c++) {
     dk[o + c] = U1(key_sum[c]);
     dv[o + c] = U2(value_sum[c]);

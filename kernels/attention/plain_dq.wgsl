@@ -1,5 +1,5 @@
 // dQ: a thread owns a query, recomputes each weight from the saved log-sum-exp, and gathers
-// ds = weight * (grad . value - delta) times the key.
+// ds = weight * (grad . value - delta) times the key. MEND: as in plain.wgsl, rows whose first component is NaN.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> grad: array<T0>;
 @group(0) @binding(2) var<storage, read> query: array<T1>;
@@ -21,6 +21,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let head = id.y;
   let batch = id.z;
   if (i >= params.queries) { return; }
+  let o = ((batch * params.queries + i) * params.heads + head) * params.head_dim;
+#if MEND
+  if (!is_nan(f32(dq[o]))) { return; }
+#endif
   let q = query_at(batch, head, i);
   let g = grad_at(batch, head, i);
   let row = stats[(batch * params.heads + head) * params.queries + i];
@@ -36,9 +40,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       score = fma(f32(query[q + c * params.query.w]), f32(key[k + c * params.key.w]), score);
       along = fma(f32(grad[g + c * params.grad.w]), f32(value[v + c * params.value.w]), along);
     }
-    let ds = exp(score * params.scale - row.x) * (along - row.y) * params.scale;
+    let ds = exp_kept(score * params.scale - row.x) * (along - row.y) * params.scale;
     for (var c = 0u; c < params.head_dim; c++) { sum[c] = fma(ds, f32(key[k + c * params.key.w]), sum[c]); }
   }
-  let o = ((batch * params.queries + i) * params.heads + head) * params.head_dim;
   for (var c = 0u; c < params.head_dim; c++) { dq[o + c] = U0(sum[c]); }
 }

@@ -101,17 +101,20 @@ function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: Attenti
   return { ...family.defines(call, pass), ...vectors };
 }
 
-function forwardPass(family: Family, call: Call<AttentionAttrs>, strided: boolean): Pass {
+/** The family's kernel and, unless it is the plain one, that on what it marked. */
+function withMending(family: Family, of: (by: Family, MEND: boolean) => Pass): Pass[] {
+  return family === plain ? [of(plain, false)] : [of(family, false), of(plain, true)];
+}
+
+function forwardPasses(family: Family, call: Call<AttentionAttrs>, strided: boolean): Lowering {
   const { params, defines, batches, heads, queries } = common(call, false, strided);
-  return {
-    file: family.files.forward,
-    defines: {
-      ...defines,
-      ...familyDefines(family, call, "forward"),
-    },
+  const passes = withMending(family, (by, MEND) => ({
+    file: by.files.forward,
+    defines: { ...defines, ...familyDefines(by, call, "forward"), MEND },
     params,
-    grid: [Math.ceil(queries / family.rows(call, "forward")), heads, batches],
-  };
+    grid: [Math.ceil(queries / by.rows(call, "forward")), heads, batches],
+  }));
+  return { passes };
 }
 
 function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: boolean): Lowering {
@@ -147,21 +150,21 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
     grid: [Math.ceil(queries / 32), heads, batches],
     bind: ["in0", "in4", "in5", ...(lseGrad ? [`in${call.inputs.length - 1}` as const] : []), "tmp0"],
   };
-  const dq: Pass = {
-    file: family.files.dq,
-    defines: { ...defines, ...familyDefines(family, call, "dq") },
+  const dq = withMending(family, (by, MEND) => ({
+    file: by.files.dq,
+    defines: { ...defines, ...familyDefines(by, call, "dq"), MEND },
     params,
-    grid: [Math.ceil(queries / family.rows(call, "dq")), heads, batches],
+    grid: [Math.ceil(queries / by.rows(call, "dq")), heads, batches],
     bind: [...main, "out0"],
-  };
-  const dkv: Pass = {
-    file: family.files.dkv,
-    defines: { ...defines, ...familyDefines(family, call, "dkv") },
+  }));
+  const dkv = withMending(family, (by, MEND) => ({
+    file: by.files.dkv,
+    defines: { ...defines, ...familyDefines(by, call, "dkv"), MEND },
     params,
-    grid: [Math.ceil(keys / family.rows(call, "dkv")), kvHeads, batches],
+    grid: [Math.ceil(keys / by.rows(call, "dkv")), kvHeads, batches],
     bind: [...main, "out1", "out2"],
-  };
-  return { passes: [delta, dq, dkv], temps: [{ dtype: "f32", length: 2 * batches * heads * queries }] };
+  }));
+  return { passes: [delta, ...dq, ...dkv], temps: [{ dtype: "f32", length: 2 * batches * heads * queries }] };
 }
 
 const plain: Family = {
@@ -240,19 +243,24 @@ export const forwardVariants: Variant<AttentionAttrs>[] = [
     "matrix",
     matrix.files.forward,
     (call) => suitsMatrix(call, "forward"),
-    (call, strided) => forwardPass(matrix, call, strided),
+    (call, strided) => forwardPasses(matrix, call, strided),
   ),
   ...pair<AttentionAttrs>("lanes", lanes.files.forward, lanesFit, (call, strided) =>
-    forwardPass(lanes, call, strided),
+    forwardPasses(lanes, call, strided),
   ),
   ...pair<AttentionAttrs>(
     "tiles",
     tileFiles.forward,
     (call) => suitsTiles(call, "forward"),
-    (call, strided, option) => forwardPass(tiles(option), call, strided),
+    (call, strided, option) => forwardPasses(tiles(option), call, strided),
     (call) => tuneTiles(call, "forward"),
   ),
-  { name: "plain", file: plain.files.forward, strided: true, plan: (call) => forwardPass(plain, call, true) },
+  {
+    name: "plain",
+    file: plain.files.forward,
+    strided: true,
+    plan: (call) => forwardPasses(plain, call, true),
+  },
 ];
 
 export const backwardVariants: Variant<BackwardAttrs>[] = [

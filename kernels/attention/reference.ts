@@ -46,7 +46,10 @@ function forEachRow(p: Problem, visit: (batch: number, head: number, i: number) 
   }
 }
 
-/** softmax(scale * query key^T) value, one row at a time; `out` is [B, T, H, D], `lse` [B, H, T], 0 for rows that see no key. */
+/** Scores below this count as -infinity. */
+const lowest = -1e29;
+
+/** softmax(scale * query key^T) value, one row at a time; `out` is [B, T, H, D], `lse` [B, H, T]. */
 export function attentionForward(
   inputs: readonly RefTensor[],
   attrs: AttentionAttrs,
@@ -63,13 +66,15 @@ export function attentionForward(
       (j) => attrs.scale * dot(query.data, p.at(query, b, h, i), key.data, p.at(key, b, kv, j), p.dim),
     );
     const top = scores.reduce((m, s) => Math.max(m, s), Number.NEGATIVE_INFINITY);
+    // Nothing to weigh: out and lse stay 0.
+    if (top < lowest) return;
     const total = scores.reduce((sum, s) => sum + Math.exp(s - top), 0);
     const row = ((b * p.queries + i) * p.heads + h) * p.dim;
     seen.forEach((j, n) => {
       const weight = Math.exp(scores[n]! - top) / total;
       for (let c = 0; c < p.dim; c++) out.data[row + c]! += weight * value.data[p.at(value, b, kv, j) + c]!;
     });
-    lse.data[(b * p.heads + h) * p.queries + i] = seen.length > 0 ? top + Math.log(total) : 0;
+    lse.data[(b * p.heads + h) * p.queries + i] = top + Math.log(total);
   });
 }
 

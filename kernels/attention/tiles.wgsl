@@ -53,6 +53,8 @@ fn main(
   // By row, four of them a vector.
   var top: array<vec4f, EACH4>;
   var total: array<vec4f, EACH4>;
+  // Sums of scores: what NaN and +infinity leave a trace in. Rows with one are marked for plain.wgsl.
+  var trace: array<vec4f, EACH4>;
   #unroll V EACH4
   top[V] = vec4f(LOWEST);
   #end
@@ -100,6 +102,7 @@ fn main(
     var highest = array<vec4f, EACH4>();
     #unroll R EACH
     highest[R / 4][R % 4] = max(max(score[R].x, score[R].y), max(score[R].z, score[R].w));
+    trace[R / 4][R % 4] += across(score[R]);
     #end
     #unroll V EACH4
     shares[(column * STRIPS + strip) * EACH4 + V] = highest[V];
@@ -157,6 +160,13 @@ fn main(
     }
   }
 
+  // Such a trace, or one in a thread's part of the result, makes the row's total NaN.
+  #unroll R EACH
+  #unroll S SHARE
+  trace[R / 4][R % 4] += across(sum[R * SHARE + S]);
+  #end
+  if (!is_finite(trace[R / 4][R % 4])) { total[R / 4][R % 4] = quiet_nan(trace[R / 4][R % 4]); }
+  #end
   // All have read the last highest scores, two barriers ago.
   #unroll V EACH4
   shares[(column * STRIPS + strip) * EACH4 + V] = total[V];
@@ -177,7 +187,7 @@ fn main(
       if (column + S * COLUMNS < HEAD_DIM4) { out[o + S * COLUMNS] = vec4<U0>(sum[R * SHARE + S] * norm); }
       #end
       if (column == 0) {
-        let logarithm = select(0.0, top[R / 4][R % 4] + log(all), all > 0);
+        let logarithm = select(select(0.0, top[R / 4][R % 4] + log(all), all > 0), all, is_nan(all));
         lse[(batch * params.heads + head) * params.queries + i] = logarithm;
       }
     }

@@ -85,6 +85,8 @@ fn main(
   let mine = segment_range(batch, first, ROWS);
 #endif
   var change: array<vec4f, EACH * SHARE>;
+  // By row: a sum that NaN leaves a trace in. Rows with one are marked for the plain kernels.
+  var trace: array<f32, EACH>;
 #if KEYS_STAY
   var value_change: array<vec4f, EACH * SHARE>;
   let kv_head = group.y;
@@ -168,7 +170,9 @@ fn main(
       let lse = row[R].x;
       let delta = row[R].y;
 #endif
-      var weight = exp(score[R] - lse);
+      let exponent = score[R] - lse;
+      trace[R] += across(exponent);
+      var weight = exp(exponent);
       if (edge) {
         let n = first + strip + R * STRIPS;
         #unroll K 4
@@ -234,19 +238,35 @@ fn main(
   }
 
   #unroll R EACH
+  #unroll S SHARE
+  trace[R] += across(change[R * SHARE + S]);
+#if KEYS_STAY
+  trace[R] += across(value_change[R * SHARE + S]);
+#endif
+  #end
+  #end
+  workgroupBarrier();
+  #unroll R EACH
+  changes[(strip + R * STRIPS) * WEIGHT_LINE + column] = vec4f(trace[R]);
+  #end
+  workgroupBarrier();
+  #unroll R EACH
   {
     let n = first + strip + R * STRIPS;
+    var check = 0.0;
+    for (var c = 0u; c < COLUMNS; c++) { check += changes[(strip + R * STRIPS) * WEIGHT_LINE + c].x; }
+    let marked = column == 0 && !is_finite(check);
     #unroll S SHARE
 #if KEYS_STAY
     if (n < params.keys && column + S * COLUMNS < HEAD_DIM4) {
       let o = ((batch * params.keys + n) * (params.heads / params.group) + kv_head) * HEAD_DIM4 + column + S * COLUMNS;
-      dk[o] = vec4<U1>(params.scale * change[R * SHARE + S]);
+      dk[o] = vec4<U1>(select(params.scale * change[R * SHARE + S], vec4f(quiet_nan(check)), marked));
       dv[o] = vec4<U2>(value_change[R * SHARE + S]);
     }
 #else
     if (n < params.queries && column + S * COLUMNS < HEAD_DIM4) {
       let o = ((batch * params.queries + n) * params.heads + head) * HEAD_DIM4 + column + S * COLUMNS;
-      dq[o] = vec4<U0>(params.scale * change[R * SHARE + S]);
+      dq[o] = vec4<U0>(select(params.scale * change[R * SHARE + S], vec4f(quiet_nan(check)), marked));
     }
 #endif
     #end
