@@ -25,12 +25,16 @@ export const peers = [
     package: "onnxruntime-web",
     ops: ["matmul", "add", "softmax", "layer_norm"],
   },
+  { module: "served", name: "kiln serve", package: null, ops: ["streams"] },
+  { module: "llamacpp", name: "llama.cpp, 1 thread", package: "node-llama-cpp", ops: ["streams"] },
 ];
 
 /** The same work for a peer: an operation that the peers know, and its extents. */
 export interface PeerWork {
   op: string;
   sizes: number[];
+  /** A model that it is about. */
+  file?: string;
 }
 
 export interface PeerTiming {
@@ -52,6 +56,11 @@ export class Peers {
   /** Names of the peers that are not installed. */
   static missing(): string[] {
     return peers.filter((peer) => !isInstalled(peer.package)).map(({ name }) => name);
+  }
+
+  /** Names of the installed peers that have an operation. */
+  static having(op: string): string[] {
+    return peers.filter((peer) => peer.ops.includes(op) && isInstalled(peer.package)).map(({ name }) => name);
   }
 
   /** Times one operation on every installed peer that has it. */
@@ -82,8 +91,8 @@ export class Peers {
   }
 }
 
-function isInstalled(name: string): boolean {
-  return existsSync(new URL(`./node_modules/${name}/package.json`, import.meta.url));
+function isInstalled(name: string | null): boolean {
+  return name === null || existsSync(new URL(`./node_modules/${name}/package.json`, import.meta.url));
 }
 
 interface Answer extends Partial<Timing> {

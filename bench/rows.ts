@@ -7,6 +7,7 @@ import { add, attention, layerNorm, linear, matmul, rmsNorm, softmax } from "../
 import { values } from "./data.ts";
 import { decodeRow, gptTrainRow, trainRow } from "./model_rows.ts";
 import type { PeerWork } from "./peers.ts";
+import { streamsRow } from "./streams.ts";
 
 /** One thing to time: what it costs at least, and how to do it. */
 export interface Row {
@@ -183,5 +184,7 @@ export function smallRows(): Row[] {
     gptTrainRow(),
     decodeRow(1),
     decodeRow(16),
+    streamsRow(1),
+    streamsRow(16),
   ];
 }

@@ -10,7 +10,7 @@ const alone = ["--gpu-table", "--page", "--no-peers", "--quick"].some((flag) => 
 if (!alone && existsSync(path.join(bench, "package.json")) && !dependenciesMatch(bench)) {
   console.log("Installing the peers to compare with…");
   const locked = existsSync(path.join(bench, "package-lock.json"));
-  const problem = npm([locked ? "ci" : "install", "--ignore-scripts"], bench);
+  const problem = npm([locked ? "ci" : "install", "--ignore-scripts", "--omit=optional"], bench);
   if (problem) console.log(`The peers cannot be installed (${problem}): going on without them.`);
 }
 process.exitCode = await runNode(kiln, ["bench", ...process.argv.slice(2)]);

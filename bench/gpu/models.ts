@@ -82,7 +82,8 @@ function decodingRow(
   };
 }
 
-function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh: number) {
+/** `batch` greedy answers of `fresh` tokens to made-up prompts, by the engine. */
+export function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh: number) {
   const { num_hidden_layers, num_key_value_heads, head_dim, vocab_size } = model.shape;
   const length = prompt + fresh;
   const tokenBytes = 8 * num_hidden_layers * num_key_value_heads * head_dim;

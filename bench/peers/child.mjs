@@ -11,7 +11,6 @@ const { restfully } = await import("../../core/webgpu/waiting.ts");
 
 /** The device that the peer opens, to wait for and to hear errors from. */
 const opened = { device: null, error: null };
-const { software } = (await openAdapter()).description;
 
 /** Libraries ask `navigator.gpu`: they get the adapter, and the Dawn switches, that kiln runs on. */
 async function offerNavigator() {
@@ -52,15 +51,15 @@ const wait = () => opened.device?.queue.onSubmittedWorkDone();
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const firstLine = (error) => String(error?.message ?? error).split("\n")[0];
 
-async function time(ops, { op, sizes, ms }) {
+async function time({ ops }, restful, { op, sizes, file, ms }) {
   try {
     opened.error = null;
-    const run = await ops[op](...sizes);
-    // Peers wait for a software adapter as kiln does, so that rows compare what runs there. One that trains answers with
-    // its loss.
+    const run = await ops[op](...sizes, file);
+    // Peers wait for a software adapter as kiln does, so that rows compare what runs there; a native one has none to wait
+    // for. One that trains answers with its loss.
     const timing = await measure(async (times) => {
       const answer = run(times);
-      if (Number.isNaN(await (software ? restfully(answer) : answer))) throw new Error("it computes NaN");
+      if (Number.isNaN(await (restful ? restfully(answer) : answer))) throw new Error("it computes NaN");
     }, ms);
     if (opened.error) throw new Error(opened.error);
     return timing;
@@ -70,11 +69,15 @@ async function time(ops, { op, sizes, ms }) {
 }
 
 try {
-  await offerNavigator();
-  const { open } = await import(`./${process.argv[2]}.mjs`);
-  const { ops, version } = await open({ values, wait });
-  say({ version });
-  for await (const line of createInterface({ input: process.stdin })) say(await time(ops, JSON.parse(line)));
+  const [, , module] = process.argv;
+  // kiln's own server chooses its adapter before any is opened.
+  if (module !== "served") await offerNavigator();
+  const { open } = await import(`./${module}.mjs`);
+  const peer = await open({ values, wait });
+  const restful = !peer.native && (await openAdapter()).description.software;
+  say({ version: peer.version });
+  for await (const line of createInterface({ input: process.stdin }))
+    say(await time(peer, restful, JSON.parse(line)));
 } catch (error) {
   say({ error: firstLine(error) });
 }

@@ -1,0 +1,30 @@
+// llama.cpp on one thread of the processor, through node-llama-cpp: the same weights in f32, greedy, by token ids.
+import { getLlama, LlamaLogLevel } from "node-llama-cpp";
+import { installedVersion } from "./version.mjs";
+
+export async function open() {
+  const quiet = { logLevel: LlamaLogLevel.error, progressLogs: false };
+  const llama = await getLlama({ gpu: false, build: "never", maxThreads: 1, ...quiet });
+  return {
+    version: installedVersion("node-llama-cpp"),
+    native: true,
+    ops: {
+      async streams(count, length, file) {
+        const model = await llama.loadModel({ modelPath: file, gpuLayers: 0 });
+        const settings = { contextSize: length + 8, sequences: count, threads: 1, batchSize: 64 };
+        const context = await model.createContext(settings);
+        const sequences = Array.from({ length: count }, () => context.getSequence());
+        const generate = async (sequence) => {
+          await sequence.clearHistory();
+          let tokens = 0;
+          const options = { temperature: 0, yieldEogToken: true };
+          for await (const _ of sequence.evaluate([1], options)) if (++tokens === length) break;
+          if (tokens < length) throw new Error(`it stopped after ${tokens} tokens`);
+        };
+        return async (times) => {
+          for (let i = 0; i < times; i++) await Promise.all(sequences.map(generate));
+        };
+      },
+    },
+  };
+}

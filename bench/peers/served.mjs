@@ -1,0 +1,15 @@
+// kiln itself as its server runs it: on the software adapter that `kiln serve` takes for the model, by the server's engine.
+import { openDevice } from "../../kernels/index.ts";
+import { takeQuickest } from "../../serve/quickest.ts";
+import { prepareStreams, streamsModel } from "../streams.ts";
+
+export async function open() {
+  const taken = await takeQuickest(await streamsModel(), "f32");
+  await openDevice();
+  return {
+    version: taken ? `on ${taken.split(":")[0]}` : "",
+    // Its own waits are as they are in the server.
+    native: true,
+    ops: { streams: async (count, length) => (await prepareStreams(count, length)).run },
+  };
+}

@@ -1,0 +1,66 @@
+import { existsSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { withDevice } from "../core/device.ts";
+import { ReferenceDevice } from "../core/reference_device.ts";
+import { loadModel, saveModel } from "../models/checkpoint.ts";
+import { tinyllmConfig } from "../models/config.ts";
+import { LlamaForCausalLM } from "../models/llama.ts";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { ggufPath, writeGguf } from "./gguf.ts";
+import { prepareGeneration } from "./gpu/models.ts";
+import type { Row } from "./rows.ts";
+
+/** Extents of stories260K (Karpathy's llama2.c): the smallest model that writes stories. */
+const sizes = {
+  hidden_size: 64,
+  intermediate_size: 172,
+  num_hidden_layers: 5,
+  num_attention_heads: 8,
+  num_key_value_heads: 4,
+  head_dim: 8,
+  vocab_size: 512,
+  max_position_embeddings: 512,
+};
+/** Tokens of an answer. */
+const length = 200;
+
+/** The folder of stories260K where it lies beside the project, else of a model of its size with random weights. */
+export async function streamsModel(): Promise<string> {
+  const real = fileURLToPath(new URL("../../shared/data/models/stories260K-hf", import.meta.url));
+  if (existsSync(real)) return real;
+  const folder = path.join(tmpdir(), "kiln-bench", "stories260K-random");
+  if (existsSync(folder)) return folder;
+  const model = withDevice(new ReferenceDevice(), () => new LlamaForCausalLM(tinyllmConfig(sizes)).init(1));
+  const special_tokens = ["<|endoftext|>"];
+  const tokenizer = new Tokenizer(trainBpe(["Once upon a time"], { vocab_size: 262, special_tokens }));
+  await saveModel(folder, model, tokenizer);
+  return folder;
+}
+
+/** `count` greedy answers at once by the server's engine, on the device that is open. */
+export async function prepareStreams(count: number, tokens: number) {
+  const { model } = await loadModel(await streamsModel());
+  return { model, ...prepareGeneration(model, count, 1, tokens) };
+}
+
+/** What a small model's server does: answers of 200 tokens for `count` clients at once, beside llama.cpp on one thread. */
+export function streamsRow(count: number): Row {
+  const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers, vocab_size } = sizes;
+  const weights = layers * (2 * d * d + 2 * d * 32 + 3 * d * i) + d * vocab_size;
+  return {
+    name: `stories260K, ${count} stream${count > 1 ? "s" : ""}`,
+    flops: 2 * weights * count * length,
+    bytes: 4 * weights * length,
+    unit: "GB/s",
+    tokens: count * length,
+    peer: { op: "streams", sizes: [count, length], file: ggufPath },
+    prepare: async () => {
+      const { model, ...prepared } = await prepareStreams(count, length);
+      // kiln goes before its peers: they find the file.
+      await writeGguf(model as LlamaForCausalLM);
+      return prepared;
+    },
+  };
+}
