@@ -185,6 +185,12 @@ describe("higher orders through a custom derivative", () => {
     }
   });
 
+  it("are an error through attention", () => {
+    const [q, v] = [leaf([1, 2, 3, 4], [1, 1, 2, 2]), leaf([4, 3, 2, 1], [1, 1, 2, 2])];
+    const [dq] = grads(k.sum(k.square(k.attention(q, q, v))), [q], { createGraph: true });
+    expect(() => grads(k.sum(dq!), [q])).toThrow(/attention_backward has no derivative/);
+  });
+
   it("are an error where backward uses what it saved", () => {
     const w = leaf([2]);
     const [y] = custom(

@@ -189,22 +189,21 @@ async function secondOrder(op: AnyOp, sample: Sample<unknown>): Promise<void> {
         { cotangents, createGraph },
       );
     });
-  const first = firstOrder(true, inputs);
-  const used = first.filter((g): g is Tensor => g?.node != null);
-  if (used.length === 0) return;
+  // A gradient without a history is differentiated as a constant, and must then be one.
+  const first = firstOrder(true, inputs).filter((g) => g !== null);
+  const used = first.filter((g) => g.node);
   const weightsOf = (g: Tensor, k: number) =>
     cotangent(reference, op, { ...sample, name: `${sample.name}/second` }, g, k);
-  const second = withDevice(reference, () => grads(used, floats, { cotangents: used.map(weightsOf) }));
+  const cotangents = first.flatMap((g, k) => (g.node ? [weightsOf(g, k)] : []));
+  const second = withDevice(reference, () => grads(used, floats, { cotangents }));
   const loss = async () => {
     const again = firstOrder(
       false,
       inputs.map((t) => t.detach()),
     );
     let sum = 0;
-    let k = 0;
-    for (const [i, g] of again.entries()) {
-      if (!g || first[i]?.node == null) continue;
-      const weights = await weightsOf(g, k++).data();
+    for (const [k, g] of again.filter((g) => g !== null).entries()) {
+      const weights = await weightsOf(g, k).data();
       (await g.data()).forEach((v, c) => {
         sum += v * weights[c]!;
       });
