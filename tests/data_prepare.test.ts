@@ -84,6 +84,18 @@ describe("prepareData", () => {
     expect(status).toBe(1);
   });
 
+  test.skipIf(process.platform === "win32")("a file that may not grow is one line that names it", () => {
+    const kiln = new URL("../bin/kiln.mjs", import.meta.url).pathname;
+    const out = join(folder, "full");
+    const args = ["train", "pretrain", "--set", "data.corpus.stories=200", "--out", out];
+    const command = 'ulimit -f 8; exec "$0" "$@"';
+    const { stderr, status } = spawnSync("bash", ["-c", command, process.execPath, kiln, ...args], {
+      encoding: "utf8",
+    });
+    expect(stderr).toMatch(/full\/tokenizer cannot be written: EFBIG/);
+    expect(status).toBe(1);
+  });
+
   test("what ends a document is a setting, and other settings never meet the tokens of these", async () => {
     const path = file("names.txt", "emma\nolivia\r\n\nava\n");
     const all = { path, validation_fraction: 0 };

@@ -107,6 +107,10 @@ describe("token files", () => {
     })();
     await expect(writeShard(file, broken, tokenizer, origin)).rejects.toThrow("the source broke");
     await expect(writeShard(file, [], tokenizer, origin)).rejects.toThrow(/empty/);
+    const below = join(import.meta.filename, "x.tokens");
+    await expect(writeShard(below, whole(["one"]), tokenizer, origin)).rejects.toThrow(
+      /x.tokens cannot be written/,
+    );
     expect(existsSync(file)).toBe(false);
     expect(readdirSync(folder).filter((name) => name.includes("failed"))).toEqual([]);
   });

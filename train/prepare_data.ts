@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { writeError } from "../models/files.ts";
 import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
 import {
@@ -112,7 +113,11 @@ async function prepareTokenizer(
       model_max_length: longestText,
     },
   });
-  tokenizer.save(folder);
+  try {
+    tokenizer.save(folder);
+  } catch (error) {
+    throw writeError(folder, error);
+  }
   say(
     `tokenizer: ${tokenizer.vocabSize} tokens, ${isChar ? "one for each character" : "byte-level BPE"} of the corpus`,
   );

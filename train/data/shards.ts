@@ -91,8 +91,10 @@ export async function writeShard(
   } catch (error) {
     throw (error as NodeJS.ErrnoException).syscall === undefined ? error : writeError(file, error);
   } finally {
-    if (descriptor !== null) closeSync(descriptor);
-    rmSync(temporary, { force: true });
+    if (descriptor !== null) {
+      closeSync(descriptor);
+      rmSync(temporary, { force: true });
+    }
   }
 }
 
