@@ -26,12 +26,14 @@ export function checkNode() {
 
 /**
  * Node, dependencies, adapter: all that a command of the README needs. Ends the process with one line when it cannot.
- * Returns the adapter's description.
+ * Returns the adapter's description, and prints it unless the command does.
  */
-export function prepare() {
+export function prepare({ announce = true } = {}) {
   checkNode();
   installDependencies();
-  return prepareAdapter();
+  const found = prepareAdapter();
+  if (announce) console.log(found.line);
+  return found;
 }
 
 /** `npm ci` in the project's root when something that the lock file lists is missing or of another version. */
@@ -96,7 +98,7 @@ function probe() {
   }
 }
 
-/** Say which adapter runs. Where no GPU answers, first fetch the better software driver, in seconds and without root. */
+/** Find the adapter that runs. Where no GPU answers, first fetch the better software driver, in seconds and without root. */
 export function prepareAdapter() {
   let found = probe();
   if ((found.error || found.driver === "swiftshader") && shouldFetch()) {
@@ -106,7 +108,6 @@ export function prepareAdapter() {
     else found = probe();
   }
   if (found.error) stop(found.error);
-  console.log(found.line);
   return found;
 }
 

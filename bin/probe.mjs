@@ -1,11 +1,15 @@
-// Print, as one line of JSON, which adapter this machine opens. A child of prepare.mjs.
+// Print, as one line of JSON, which adapter this machine opens: a child of prepare.mjs. With `system`, whether its own
+// driver gives one: a child of core/adapter_probe_node.ts. What drivers write to stderr ends here.
 import { register } from "tsx/esm/api";
 
 register();
-const { describe, openAdapter } = await import("../core/adapter.ts");
+const { describe, openAdapter, systemAdapter } = await import("../core/adapter.ts");
 try {
-  const { description } = await openAdapter();
-  console.log(JSON.stringify({ ...description, line: describe(description) }));
+  if (process.argv[2] === "system") console.log((await systemAdapter()) !== null);
+  else {
+    const { description } = await openAdapter();
+    console.log(JSON.stringify({ ...description, line: describe(description) }));
+  }
 } catch (error) {
   console.log(JSON.stringify({ error: error.message }));
 }

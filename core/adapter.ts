@@ -78,7 +78,7 @@ export async function openAdapter(options: AdapterOptions = {}): Promise<OpenedA
   const toggles = dawnToggles(options);
   const native = await import("./adapter_node.ts");
   for (const driver of driverOrder(choice)) {
-    if (!native.prepareDriver(driver)) continue;
+    if (!native.prepareDriver(driver) || (driver === "system" && !(await systemDriverAnswers()))) continue;
     const { gpu, adapter } = await request(native.createGpu, driver, toggles);
     if (!adapter) continue;
     const description = describeAdapter(adapter, toggles.names);
@@ -92,10 +92,22 @@ export async function openAdapter(options: AdapterOptions = {}): Promise<OpenedA
 
 /** Whether the machine's own driver offers a GPU; opens no device. Node only. */
 export async function findsHardware(): Promise<boolean> {
-  const { prepareDriver, createGpu } = await import("./adapter_node.ts");
-  if (!prepareDriver("system")) return false;
-  const { adapter } = await request(createGpu, "system", dawnToggles({}));
+  const { prepareDriver } = await import("./adapter_node.ts");
+  if (!prepareDriver("system") || !(await systemDriverAnswers())) return false;
+  const adapter = await systemAdapter();
   return adapter !== null && !describeAdapter(adapter, []).software;
+}
+
+async function systemDriverAnswers(): Promise<boolean> {
+  const native = await import("./adapter_probe_node.ts");
+  return native.systemDriverAnswers();
+}
+
+/** What Dawn makes of the installed driver, with all that it says about it on stderr; null for nothing. Node only. */
+export async function systemAdapter(): Promise<GPUAdapter | null> {
+  const { prepareDriver, createGpu } = await import("./adapter_node.ts");
+  if (!prepareDriver("system")) return null;
+  return (await request(createGpu, "system", dawnToggles({}))).adapter;
 }
 
 async function openInBrowser(): Promise<OpenedAdapter> {

@@ -93,15 +93,15 @@ function useSystemDrivers(): boolean {
   for (const name of driverVariables) {
     if (process.env[name]?.startsWith(cacheDir())) delete process.env[name];
   }
-  if (!driverVariables.some((name) => process.env[name]) && !systemDriverListed()) return false;
+  if (!driverVariables.some((name) => process.env[name]) && systemManifests().length === 0) return false;
   if (preload("libvulkan.so.1") || process.arch !== "x64") return true;
   const folder = unpackSwiftshader();
   if (folder) preload(path.join(folder, "libvulkan.so.1"));
   return true;
 }
 
-/** Whether a driver manifest lies in one of the folders that the Vulkan loader searches. */
-function systemDriverListed(): boolean {
+/** The driver manifests in the folders that the Vulkan loader searches, or where container hosts mount NVIDIA's. */
+export function systemManifests(): string[] {
   const { HOME = "", XDG_DATA_HOME, XDG_CONFIG_HOME, XDG_DATA_DIRS, XDG_CONFIG_DIRS } = process.env;
   const lists = [
     XDG_DATA_HOME ?? `${HOME}/.local/share`,
@@ -117,11 +117,12 @@ function systemDriverListed(): boolean {
     "/run/opengl-driver/share",
   ];
   const roots = [...lists, XDG_CONFIG_DIRS].flatMap((list) => list?.split(":") ?? []).concat(fixed);
-  if (roots.some((root) => manifests(root).length > 0)) return true;
-  // Container hosts mount NVIDIA's driver where no loader looks by itself.
+  const found = roots.flatMap(manifests);
+  if (found.length > 0) return found;
+  // No loader looks here by itself.
   const mounted = manifests("/usr/local/nvidia/share");
   if (mounted.length > 0) process.env.VK_ADD_DRIVER_FILES ??= mounted.join(":");
-  return mounted.length > 0;
+  return mounted;
 }
 
 function manifests(root: string): string[] {

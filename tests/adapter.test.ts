@@ -1,12 +1,12 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it, type TestContext, vi } from "vitest";
 import { describe as describeAdapter, openAdapter } from "../core/adapter.ts";
-import { cacheDir, readTar, unpackSwiftshader } from "../core/adapter_node.ts";
+import { cacheDir, readTar, systemManifests, unpackSwiftshader } from "../core/adapter_node.ts";
 import { KilnError } from "../core/errors.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -55,14 +55,14 @@ async function sumOnDevice(adapter: GPUAdapter, invocations: number): Promise<nu
 }
 
 /** Run a few lines of TypeScript in a process of its own, as a user's program would. */
-function inNewProcess(code: string, env: Record<string, string>): { status: number | null; stdout: string } {
+function inNewProcess(code: string, env: Record<string, string | undefined>) {
   const program = `import { openAdapter, describe } from ${JSON.stringify(path.join(root, "core/adapter.ts"))};\n${code}`;
   const done = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
     cwd: root,
     encoding: "utf8",
     env: { ...process.env, ...env },
   });
-  return { status: done.status, stdout: done.stdout };
+  return { status: done.status, stdout: done.stdout, stderr: done.stderr };
 }
 
 describe("opening an adapter", () => {
@@ -135,6 +135,35 @@ describe("opening an adapter", () => {
     expect(describeAdapter(gpu)).toBe("GPU: nvidia hopper (f16, subgroups of 32), full speed.");
     expect(describeAdapter({ ...gpu, driver: "warp", software: true, f16: false })).toContain("no f16");
   });
+
+  it.skipIf(!linuxX64 || systemManifests().length > 0)(
+    "says nothing of an installed driver that Dawn refuses, and asks it once",
+    () => {
+      const folder = mkdtempSync(path.join(tmpdir(), "kiln-refused-"));
+      const manifests = path.join(folder, "share/vulkan/icd.d");
+      mkdirSync(manifests, { recursive: true });
+      const ICD = { library_path: "/nowhere/libvulkan_refused.so", api_version: "1.1.0" };
+      writeFileSync(
+        path.join(manifests, "refused.json"),
+        JSON.stringify({ file_format_version: "1.0.0", ICD }),
+      );
+      const cache = path.join(folder, "cache");
+      // Not what an earlier test chose for this process.
+      const own = { VK_DRIVER_FILES: undefined, VK_ICD_FILENAMES: undefined };
+      const share = path.join(folder, "share");
+      const env = { ...own, KILN_ADAPTER: "auto", KILN_CACHE: cache, XDG_DATA_HOME: share };
+      const open = "console.log((await openAdapter()).description.driver);";
+      // Asked without care, it is loud.
+      const loud = `import { systemAdapter } from ${JSON.stringify(path.join(root, "core/adapter.ts"))}; await systemAdapter();`;
+      expect(inNewProcess(loud, env).stderr).toContain("Warning: ");
+      for (const _ of [1, 2]) {
+        expect(inNewProcess(open, env)).toEqual({ status: 0, stdout: "swiftshader\n", stderr: "" });
+      }
+      expect(readdirSync(path.join(cache, "system_driver"))).toHaveLength(1);
+      rmSync(folder, { recursive: true });
+    },
+    60_000,
+  );
 });
 
 describe.runIf(linuxX64)("SwiftShader from the npm package", () => {
