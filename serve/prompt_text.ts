@@ -68,7 +68,7 @@ export class AnswerDecoder {
     let common = 0;
     while (common < text.length && text[common] === this.#held[common]) common++;
     // Two characters may share their first half.
-    if (/^[\uDC00-\uDFFF]/.test(text.slice(common)) && common > 0) common--;
+    if (common > 0 && /^[\uDC00-\uDFFF]/.test(text.slice(common))) common--;
     this.#held = common === text.length ? this.#held.slice(common) : "";
     return { ofPrompt: text.slice(0, common), own: text.slice(common) };
   }

@@ -14,6 +14,7 @@ import { ModelRunner } from "../serve/runner.ts";
 import { argmax } from "../serve/sampler/cpu.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/index.ts";
+import { kinds } from "./support/decoder_kinds.ts";
 
 /** A real model behind a real socket and the official client: what it answers must not depend on what else it does. */
 const dataFolder = new URL("../../shared/data/models/", import.meta.url).pathname;
@@ -116,6 +117,34 @@ describe("a TinyLLM with random weights", () => {
     const { choices } = await client.completions.create({ ...body(1), max_tokens: 12, temperature: 0 });
     expect(tokenizer.decode(ids.slice(count))).toBe(choices[0]!.text);
   });
+});
+
+it("answers begin after the prompt, offline and through the server, where its last token is half a character", async () => {
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
+  const shape = {
+    hidden_size: 16,
+    num_attention_heads: 2,
+    num_hidden_layers: 1,
+  };
+  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...shape })).init(1);
+  const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+  const { server, client } = await start(model, tokenizer);
+  const ids = (...tokens: string[]) => tokens.map((token) => tokenizer.tokenToId(token)!);
+  const cases: [prompt: string[], answer: string, text: string, whole: string][] = [
+    [["▁Once", "<0x0A>"], "a", "aa", "Once\naa"],
+    [["▁Once", "<0x0A>"], "<0x0A>", "\n\n", "Once\n\n\n"],
+    [["▁Once", "<0xE2>", "<0x82>"], "<0xAC>", "€\uFFFD", "Once€\uFFFD"],
+    [["▁Once", "<0xE2>", "<0x82>"], "a", "aa", "Once\uFFFD\uFFFDaa"],
+  ];
+  for (const [prompt, answer, text, whole] of cases) {
+    const asked = { temperature: 0, max_tokens: 2, logit_bias: { [ids(answer)[0]!]: 100 } };
+    expect(await generator.complete(ids(...prompt), asked)).toBe(text);
+    const body = { model: "tiny", prompt: ids(...prompt), ...asked };
+    expect((await client.completions.create(body)).choices[0]!.text).toBe(text);
+    expect((await client.completions.create({ ...body, echo: true })).choices[0]!.text).toBe(whole);
+  }
+  generator.close();
+  await server.close(0);
 });
 
 describe("stories260K, a real trained model", () => {
