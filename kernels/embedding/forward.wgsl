@@ -1,7 +1,9 @@
-// out[token] = weight[id of token]; ids outside the table give zeros.
+// out[token] = weight[id of token]; ids outside the table give NaN.
 #if VEC == 4
+alias F = vec4<f32>;
 alias W = vec4<T1>;
 #else
+alias F = f32;
 alias W = T1;
 #endif
 struct Params { tokens: u32, cols: u32, vocabulary: u32 }
@@ -19,5 +21,6 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   }
   let id = u32(ids[token]);
   let row = min(id, params.vocabulary - 1u);
-  y[i] = select(W(), weight[row * params.cols + i % params.cols], id < params.vocabulary);
+  let nan = bitcast<f32>(0x7fc00000u | id);
+  y[i] = select(W(F(nan)), weight[row * params.cols + i % params.cols], id < params.vocabulary);
 }

@@ -19,7 +19,7 @@ export function isIndex(t: TensorMeta | undefined): boolean {
 
 export const embeddingOp = defineOp<Record<string, never>>({
   name: "embedding",
-  doc: "out[...] = weight[ids[...]]: ids i32 or u32 [...], weight [V, D], out [..., D]. Ids outside 0 to V-1 give zeros and take no gradient; the data layer rejects them earlier.",
+  doc: "out[...] = weight[ids[...]]: ids i32 or u32 [...], weight [V, D], out [..., D]. Ids outside 0 to V-1 are mistakes: they give NaN, and so does the whole gradient of the weight.",
   infer(inputs) {
     const [ids, weight] = inputs;
     if (!isIndex(ids) || weight?.shape.length !== 2 || !isFloat(weight.dtype)) {
@@ -30,8 +30,8 @@ export const embeddingOp = defineOp<Record<string, never>>({
   reference([ids, weight], _attrs, [y]) {
     const [vocabulary, width] = weight.shape;
     ids.data.forEach((id, token) => {
-      if (id < 0 || id >= vocabulary) return;
-      y.data.set(weight.data.subarray(id * width, (id + 1) * width), token * width);
+      if (id < 0 || id >= vocabulary) y.data.fill(Number.NaN, token * width, (token + 1) * width);
+      else y.data.set(weight.data.subarray(id * width, (id + 1) * width), token * width);
     });
   },
   gradient({ inputs: [ids, weight], needs }, [dy]) {
@@ -70,6 +70,7 @@ export const embeddingOp = defineOp<Record<string, never>>({
         name: "outside",
         inputs: [{ shape: [4], dtype: "i32", values: [-1, 0, 2, 3] }, { shape: [3, 4] }],
         attrs: {},
+        gradcheck: false,
       },
     ];
   },
@@ -119,7 +120,7 @@ function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>, 
   const sum: Pass = {
     file: "embedding/sum.wgsl",
     defines: { VEC: vec, ...(parallel && { TOGETHER: 8 }) },
-    params: { vocabulary, cols: width / vec },
+    params: { tokens, vocabulary, cols: width / vec },
     grid: foldGrid(Math.ceil((vocabulary * width) / vec / 64), profile),
     bind: ["in0", last, "tmp3", "out0"],
   };
@@ -132,7 +133,7 @@ function planBackward({ inputs, attrs, profile }: Call<{ vocabulary: number }>, 
 
 export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
   name: "embedding_backward",
-  doc: "dweight [vocabulary, D] from dy [..., D] and ids [...]: each row sums its tokens' dy in token order, by a stable sort of the ids instead of float atomics, so the bits are always the same.",
+  doc: "dweight [vocabulary, D] from dy [..., D] and ids [...]: each row sums its tokens' dy in token order, by a stable sort of the ids instead of float atomics, so the bits are always the same. All NaN where an id is outside 0 to vocabulary - 1.",
   infer(inputs, { vocabulary }) {
     const [dy, ids] = inputs;
     if (
@@ -147,9 +148,9 @@ export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
   reference([dy, ids], { vocabulary }, [dweight]) {
     const width = dy.shape[dy.shape.length - 1];
     ids.data.forEach((id, token) => {
-      if (id < 0 || id >= vocabulary) return;
       for (let i = 0; i < width; i++) dweight.data[id * width + i] += dy.data[token * width + i];
     });
+    if (ids.data.some((id) => id < 0 || id >= vocabulary)) dweight.data.fill(Number.NaN);
   },
   gradient({ inputs: [, ids] }, [g]) {
     return [g && embedding(ids, g), null];
@@ -168,7 +169,7 @@ export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
       name,
       inputs: [
         { shape: [tokens, width] },
-        { shape: [tokens], dtype: "i32" as const, range: [-1, vocabulary] as const },
+        { shape: [tokens], dtype: "i32" as const, range: [0, vocabulary - 1] as const },
       ],
       attrs: { vocabulary },
     });
@@ -178,6 +179,16 @@ export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
       { ...of("two digits", 700, 4, 3000), gradcheck: false },
       { ...of("three digits", 70, 4, 70000), gradcheck: false },
       of("no tokens", 0, 4, 3),
+      {
+        ...of("outside", 3, 4, 3),
+        inputs: [{ shape: [3, 4] }, { shape: [3], dtype: "i32" as const, values: [1, 3, 0] }],
+        gradcheck: false,
+      },
+      {
+        ...of("below", 2, 3, 3),
+        inputs: [{ shape: [2, 3] }, { shape: [2], dtype: "i32" as const, values: [-1, 0] }],
+        gradcheck: false,
+      },
     ];
   },
   secondOrder: true,

@@ -1,4 +1,4 @@
-// dweight[id] = sum of dy over the tokens with this id, in token order.
+// dweight[id] = sum of dy over the tokens with this id, in token order; all NaN where a token has an id outside the table.
 #if VEC == 4
 alias F = vec4<f32>;
 alias D = vec4<T0>;
@@ -8,7 +8,7 @@ alias F = f32;
 alias D = T0;
 alias W = U0;
 #endif
-struct Params { vocabulary: u32, cols: u32 }
+struct Params { tokens: u32, vocabulary: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> dy: array<D>;
 @group(0) @binding(2) var<storage, read> order: array<u32>;
@@ -40,5 +40,6 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   for (; position < end; position++) {
     sum += F(dy[order[position] * params.cols + column]);
   }
-  dweight[i] = W(sum);
+  let outside = starts[params.vocabulary] < params.tokens;
+  dweight[i] = W(select(sum, F(bitcast<f32>(0x7fc00000u | id)), outside));
 }

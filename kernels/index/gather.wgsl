@@ -1,4 +1,4 @@
-// y[row, j] = x[row, index[row, j]]; an index outside the row gives zero.
+// y[row, j] = x[row, index[row, j]]; an index outside the row gives NaN, and zero in integers.
 struct Params { size: u32, width: u32, picks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;
@@ -13,5 +13,10 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   }
   let column = u32(index[i]);
   let inside = column < params.width;
-  y[i] = select(U0(0), x[i / params.picks * params.width + select(0u, column, inside)], inside);
+#if FLOAT
+  let other = U0(bitcast<f32>(0x7fc00000u | column));
+#else
+  let other = U0(0);
+#endif
+  y[i] = select(other, x[i / params.picks * params.width + select(0u, column, inside)], inside);
 }

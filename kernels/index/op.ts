@@ -21,7 +21,7 @@ function extents({ inputs: [x, index] }: Call<None>) {
 
 export const gatherOp: Op<None> = defineOp<None>({
   name: "gather",
-  doc: "y[..., j] = x[..., index[..., j]] on the last axis; an index outside it gives zero and takes no gradient.",
+  doc: "y[..., j] = x[..., index[..., j]] on the last axis; an index outside it is a mistake: it gives NaN (zero in integer tensors), and its row of the gradient is NaN.",
   infer(inputs) {
     const [x, index] = inputs;
     if (!isIndex(index) || !sameRows(x, index)) {
@@ -37,7 +37,9 @@ export const gatherOp: Op<None> = defineOp<None>({
     const width = x.shape[x.shape.length - 1];
     const picks = index.shape[index.shape.length - 1];
     index.data.forEach((column, i) => {
-      if (column >= 0 && column < width) y.data[i] = x.data[Math.floor(i / picks) * width + column];
+      const inside = column >= 0 && column < width;
+      if (inside) y.data[i] = x.data[Math.floor(i / picks) * width + column];
+      else if (isFloat(y.dtype)) y.data[i] = Number.NaN;
     });
   },
   gradient({ inputs: [x, index], needs }, [dy]) {
@@ -51,12 +53,22 @@ export const gatherOp: Op<None> = defineOp<None>({
       plan(call) {
         const { width, picks, rows } = extents(call);
         const size = rows * picks;
-        return { params: { size, width, picks }, grid: foldGrid(Math.ceil(size / 64), call.profile) };
+        return {
+          defines: { FLOAT: isFloat(call.inputs[0]!.dtype) },
+          params: { size, width, picks },
+          grid: foldGrid(Math.ceil(size / 64), call.profile),
+        };
       },
     },
   ],
   samples: () => [
-    { name: "odd", inputs: [{ shape: [4, 9] }, { shape: [4, 5], dtype: "i32", range: [-1, 9] }], attrs: {} },
+    { name: "odd", inputs: [{ shape: [4, 9] }, { shape: [4, 5], dtype: "i32", range: [0, 8] }], attrs: {} },
+    {
+      name: "outside",
+      inputs: [{ shape: [3, 4] }, { shape: [3, 2], dtype: "i32", values: [0, 4, 3, 1, -1, 2] }],
+      attrs: {},
+      gradcheck: false,
+    },
     {
       name: "u32",
       inputs: [{ shape: [2, 70, 3] }, { shape: [2, 70, 1], dtype: "u32", range: [0, 2] }],
@@ -79,7 +91,7 @@ const fewPicks = 32;
 
 export const scatterAddOp: Op<None> = defineOp<None>({
   name: "scatter_add",
-  doc: "y = x, then y[..., index[..., j]] += src[..., j] on the last axis, in the order of j; indices outside are skipped.",
+  doc: "y = x, then y[..., index[..., j]] += src[..., j] on the last axis, in the order of j; an index outside is a mistake: its row of y is NaN.",
   infer(inputs) {
     const [x, index, src] = inputs;
     const fits = isIndex(index) && sameRows(x, index) && sameShape(index.shape, src?.shape ?? []);
@@ -97,7 +109,9 @@ export const scatterAddOp: Op<None> = defineOp<None>({
     const picks = index.shape[index.shape.length - 1];
     y.data.set(x.data);
     index.data.forEach((column, i) => {
-      if (column >= 0 && column < width) y.data[Math.floor(i / picks) * width + column] += src.data[i];
+      const at = Math.floor(i / picks) * width;
+      if (column >= 0 && column < width) y.data[at + column] += src.data[i];
+      else y.data.fill(Number.NaN, at, at + width);
     });
   },
   gradient: ({ inputs: [, index], needs }, [dy]) => [
@@ -130,12 +144,32 @@ export const scatterAddOp: Op<None> = defineOp<None>({
       name,
       inputs: [
         { shape: [rows, width] },
-        { shape: [rows, picks], dtype: "i32" as const, range: [-1, width] as const },
+        { shape: [rows, picks], dtype: "i32" as const, range: [0, width - 1] as const },
         { shape: [rows, picks] },
       ],
       attrs: {},
     });
-    return [of("few", 5, 6, 9), of("many", 3, 4, 50), of("no picks", 2, 3, 0)];
+    // Enough picks for each of the variants.
+    const outside = (name: "few" | "many") => ({
+      ...of(`outside, ${name}`, 2, 5, name === "few" ? 3 : 40),
+      inputs: [
+        { shape: [2, 5] },
+        {
+          shape: [2, name === "few" ? 3 : 40],
+          dtype: "i32" as const,
+          values: Array.from({ length: name === "few" ? 6 : 80 }, (_, i) => (i === 1 ? 5 : i % 5)),
+        },
+        { shape: [2, name === "few" ? 3 : 40] },
+      ],
+      gradcheck: false,
+    });
+    return [
+      of("few", 5, 6, 9),
+      of("many", 3, 4, 50),
+      of("no picks", 2, 3, 0),
+      outside("few"),
+      outside("many"),
+    ];
   },
   secondOrder: true,
 });

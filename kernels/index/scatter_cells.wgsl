@@ -1,4 +1,5 @@
-// y = x with src[row, j] added at index[row, j]: one thread a cell looks through all picks of its row, in order.
+// y = x with src[row, j] added at index[row, j]: one thread a cell looks through all picks of its row, in order. An index
+// outside makes its row NaN.
 struct Params { size: u32, width: u32, picks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;
@@ -15,8 +16,11 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   let row = i / params.width;
   let column = i % params.width;
   var sum = f32(x[i]);
+  var outside = false;
   for (var j = row * params.picks; j < (row + 1u) * params.picks; j++) {
     sum += select(0.0, f32(src[j]), u32(index[j]) == column);
+    outside = outside || u32(index[j]) >= params.width;
   }
+  sum = select(sum, bitcast<f32>(0x7fc00000u | column), outside);
   y[i] = U0(sum);
 }

@@ -1,4 +1,4 @@
-// y = x with src[row, j] added at index[row, j]: one thread a row, in the order of j.
+// y = x with src[row, j] added at index[row, j]: one thread a row, in the order of j. An index outside makes its row NaN.
 struct Params { rows: u32, width: u32, picks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;
@@ -16,10 +16,16 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   for (var i = 0u; i < params.width; i++) {
     y[base + i] = U0(x[base + i]);
   }
+  var outside = false;
   for (var j = row * params.picks; j < (row + 1u) * params.picks; j++) {
     let column = u32(index[j]);
     if (column < params.width) {
       y[base + column] = U0(f32(y[base + column]) + f32(src[j]));
+    } else {
+      outside = true;
     }
+  }
+  for (var i = 0u; outside && i < params.width; i++) {
+    y[base + i] = U0(bitcast<f32>(0x7fc00000u | i));
   }
 }
