@@ -11,6 +11,8 @@ import {
 import {
   type ComputeDtype,
   constantInit,
+  Dropout,
+  type DropoutRates,
   type LayerCache,
   type LayerNorm,
   Module,
@@ -41,6 +43,8 @@ export interface TokenBatch extends SequenceContext {
   tokens: Tensor;
   /** [B, T] i32, the next token of each place; -100 is not supervised. */
   targets: Tensor;
+  /** u32 [4]: what this pass drops out is a function of it; without it nothing is. */
+  dropoutKey?: Tensor | undefined;
 }
 
 /** A block of a decoder: [..., hidden_size] to the same shape. */
@@ -59,6 +63,8 @@ const residualProjection = /(o_proj|down_proj|c_proj)\.weight$/;
  */
 export abstract class CausalLM extends Module {
   abstract readonly shape: DecoderShape;
+  /** What training drops out. */
+  abstract readonly dropoutRates: DropoutRates;
   /** What old checkpoints leave out at the start of parameter names, e.g. `model.`. */
   abstract readonly prefix: string;
   /** [vocab_size, hidden_size]: the matrix that turns hidden states into logits. */
@@ -105,7 +111,8 @@ export abstract class CausalLM extends Module {
 
   /** Hidden states [B, T, hidden_size] after the final norm; `each` sees the input of every block and the result. */
   hidden(tokens: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
-    let x = this.embed(tokens, context.positions);
+    const embedded = this.embed(tokens, context.positions);
+    let x = context.dropout?.apply(embedded, "embedding") ?? embedded;
     for (const block of this.blocks) {
       each?.(x);
       x = block.forward(x, context);
@@ -125,7 +132,9 @@ export abstract class CausalLM extends Module {
    * `upstream` (f32 [1]) is the derivative that will come back to it, see `linearCrossEntropy`.
    */
   loss(batch: TokenBatch, upstream?: Tensor): Tensor {
-    const hidden = this.hidden(batch.tokens, batch);
+    const { dropoutKey } = batch;
+    const dropout = dropoutKey && new Dropout(dropoutKey, this.dropoutRates);
+    const hidden = this.hidden(batch.tokens, { ...batch, dropout });
     const [rows, length, width] = hidden.shape as [number, number, number];
     const flat = reshape(hidden, [rows * length, width]);
     return linearCrossEntropy(flat, this.headWeight.compute, reshape(batch.targets, [rows * length]), {

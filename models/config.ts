@@ -63,8 +63,11 @@ export interface LlamaConfig {
   hidden_act: "silu";
   attention_bias: boolean;
   mlp_bias: boolean;
-  /** On attention weights during training; transformers ignores it otherwise. */
+  /** Dropout of attention weights in training. */
   attention_dropout: number;
+  /** Dropout of block outputs and embeddings in training, in GPT-2's words; transformers has neither for Llama. */
+  resid_pdrop?: number | undefined;
+  embd_pdrop?: number | undefined;
   tie_word_embeddings: boolean;
   rope_parameters: RopeParameters;
   initializer_range: number;
@@ -106,6 +109,8 @@ const fileSchema = z.object({
   attention_bias: z.boolean().default(false),
   mlp_bias: z.boolean().default(false),
   attention_dropout: z.number().min(0).lt(1).default(0),
+  resid_pdrop: z.number().min(0).lt(1).optional(),
+  embd_pdrop: z.number().min(0).lt(1).optional(),
   tie_word_embeddings: z.boolean().default(false),
   rope_theta: positive.optional(),
   rope_scaling: ropeSchema.nullish(),

@@ -2,12 +2,15 @@ import type { Tensor } from "../core/tensor.ts";
 import { add, fusedLinear, suitsFusion } from "../kernels/index.ts";
 import {
   Conv1D,
+  type Dropout,
+  type DropoutRates,
   Embedding,
   FusedSelfAttention,
   type LayerCache,
   LayerNorm,
   Linear,
   Module,
+  ontoResidual,
   type PagedContext,
   type Parameter,
   type RunOptions,
@@ -29,9 +32,10 @@ class Mlp extends Module {
   }
 
   /** mlp(x) + residual. */
-  forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
-    const inner = this.cFc.forward(x, { ...options, activation: "gelu_tanh" });
-    return this.cProj.forward(inner, { ...options, residual });
+  forward(x: Tensor, residual: Tensor, options: RunOptions & { dropout?: Dropout | undefined } = {}): Tensor {
+    const { dropout: _, ...run } = options;
+    const inner = this.cFc.forward(x, { ...run, activation: "gelu_tanh" });
+    return ontoResidual(this.cProj, inner, residual, options);
   }
 
   /** mlp(norm(x)) + x for single tokens x [N, width], each with the same bits in any batch. */
@@ -67,7 +71,7 @@ class Block extends Module implements DecoderBlock {
 
   forward(x: Tensor, context: SequenceContext): Tensor {
     const mixed = this.attn.forward(this.ln_1.forward(x), x, context);
-    return this.mlp.forward(this.ln_2.forward(mixed), mixed);
+    return this.mlp.forward(this.ln_2.forward(mixed), mixed, { dropout: context.dropout });
   }
 
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
@@ -125,6 +129,11 @@ export class GPT2LMHeadModel extends CausalLM {
       max_position_embeddings: n_positions,
       initializer_range,
     };
+  }
+
+  get dropoutRates(): DropoutRates {
+    const { attn_pdrop, resid_pdrop, embd_pdrop } = this.#config;
+    return { attention: attn_pdrop, residual: resid_pdrop, embedding: embd_pdrop };
   }
 
   get prefix(): string {

@@ -16,7 +16,7 @@ export interface GPT2Config {
   n_inner: number | null;
   activation_function: "gelu_new";
   layer_norm_epsilon: number;
-  /** Dropout of block outputs, embeddings and attention weights in training; kept for other tools, kiln applies none. */
+  /** Dropout of block outputs, embeddings and attention weights in training. */
   resid_pdrop: number;
   embd_pdrop: number;
   attn_pdrop: number;
@@ -144,6 +144,9 @@ const common = [
   "initializer_range",
   "tie_word_embeddings",
   "bias",
+  "resid_pdrop",
+  "embd_pdrop",
+  "attn_pdrop",
   "bos_token_id",
   "eos_token_id",
 ];

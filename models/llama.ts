@@ -2,6 +2,7 @@ import { persist } from "../core/device.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import {
   CausalSelfAttention,
+  type DropoutRates,
   Embedding,
   GatedMlp,
   type LayerCache,
@@ -33,7 +34,7 @@ class DecoderLayer extends Module implements DecoderBlock {
 
   forward(x: Tensor, context: SequenceContext): Tensor {
     const mixed = this.selfAttn.forward(this.inputLayernorm.forward(x), x, context);
-    return this.mlp.forward(this.postAttentionLayernorm.forward(mixed), mixed);
+    return this.mlp.forward(this.postAttentionLayernorm.forward(mixed), mixed, { dropout: context.dropout });
   }
 
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
@@ -84,6 +85,11 @@ export class LlamaForCausalLM extends CausalLM {
 
   get shape(): LlamaConfig {
     return this.#config;
+  }
+
+  get dropoutRates(): DropoutRates {
+    const { attention_dropout, resid_pdrop = 0, embd_pdrop = 0 } = this.#config;
+    return { attention: attention_dropout, residual: resid_pdrop, embedding: embd_pdrop };
   }
 
   get prefix(): string {

@@ -13,6 +13,7 @@ import {
   split,
   suitsFusion,
 } from "../kernels/index.ts";
+import { attentionWithDropout, type Dropout, ontoResidual } from "./dropout.ts";
 import { Conv1D, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 
@@ -31,6 +32,8 @@ export interface SequenceContext {
   positions: Tensor;
   /** [B, T] i32: document of each token; attention stays inside a document. Absent: one document a row. */
   segments?: Tensor | undefined;
+  /** In training of a model that has it. */
+  dropout?: Dropout | undefined;
 }
 
 /** A mixed batch of single tokens, as in serving: each attends its own sequence through the block table. */
@@ -54,9 +57,12 @@ export interface LayerCache {
 type Heads = [query: Tensor, key: Tensor, value: Tensor];
 
 /** Causal attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
-function attendRows(heads: Heads, segments?: Tensor): Tensor {
+function attendRows(heads: Heads, context: SequenceContext): Tensor {
   const [query, key, value] = heads.map((y) => permute(y, [0, 2, 1, 3])) as Heads;
-  const mixed = attention(query, key, value, { causal: true, segments });
+  const { segments, dropout } = context;
+  const mixed = dropout?.rates.attention
+    ? attentionWithDropout([query, key, value], dropout, context)
+    : attention(query, key, value, { causal: true, segments });
   const [batch, length, count, width] = heads[0].shape as [number, number, number, number];
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);
 }
@@ -99,7 +105,7 @@ export class CausalSelfAttention extends Module {
   /** attention(x) + residual for x [B, T, hidden_size]. */
   forward(x: Tensor, residual: Tensor, context: SequenceContext): Tensor {
     const heads = this.#heads(x, context.positions);
-    return this.oProj.forward(attendRows(heads, context.segments), { residual });
+    return ontoResidual(this.oProj, attendRows(heads, context), residual, { dropout: context.dropout });
   }
 
   /**
@@ -147,8 +153,9 @@ export class FusedSelfAttention extends Module {
   }
 
   /** attention(x) + residual for x [B, T, width]. */
-  forward(x: Tensor, residual: Tensor, { segments }: Pick<SequenceContext, "segments">): Tensor {
-    return this.cProj.forward(attendRows(this.#split(this.cAttn.forward(x)), segments), { residual });
+  forward(x: Tensor, residual: Tensor, context: SequenceContext): Tensor {
+    const mixed = attendRows(this.#split(this.cAttn.forward(x)), context);
+    return ontoResidual(this.cProj, mixed, residual, { dropout: context.dropout });
   }
 
   /**

@@ -1,4 +1,5 @@
 export * from "./attention.ts";
+export * from "./dropout.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
 export * from "./module.ts";

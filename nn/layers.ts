@@ -11,6 +11,7 @@ import {
   swiglu,
   transpose,
 } from "../kernels/index.ts";
+import { type Dropout, ontoResidual } from "./dropout.ts";
 import { drawNormal, drawUniform } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -134,9 +135,10 @@ export class GatedMlp extends Module {
   }
 
   /** mlp(x) + residual. */
-  forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
-    const gated = swiglu(this.gateProj.forward(x, options), this.upProj.forward(x, options));
-    return this.downProj.forward(gated, { ...options, residual });
+  forward(x: Tensor, residual: Tensor, options: RunOptions & { dropout?: Dropout | undefined } = {}): Tensor {
+    const { dropout: _, ...run } = options;
+    const gated = swiglu(this.gateProj.forward(x, run), this.upProj.forward(x, run));
+    return ontoResidual(this.downProj, gated, residual, options);
   }
 
   /** mlp(norm(x)) + x for single tokens x [N, hidden_size], each with the same bits in any batch. */

@@ -107,6 +107,12 @@ const model = z
       .optional()
       .describe("one matrix for input and output embeddings; preset true"),
     bias: z.boolean().optional().describe("gpt2 only: whether products and norms have biases; preset true"),
+    dropout: share
+      .optional()
+      .describe("share of attention weights, block outputs and embeddings that training drops; preset 0"),
+    attn_pdrop: share.optional().describe("of attention weights alone; takes memory for all of them"),
+    resid_pdrop: share.optional().describe("of what attention and MLP add, alone"),
+    embd_pdrop: share.optional().describe("of embeddings alone"),
     initializer_range: positive.optional().describe("standard deviation of the first weights; preset 0.02"),
   })
   .prefault({})

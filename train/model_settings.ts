@@ -69,13 +69,22 @@ export async function decoderSettings(
 
 /** The settings that say something about the shape, under the names that a config.json of this type has. */
 function shapeSettings(model: PretrainConfig["model"], type: unknown): Record<string, unknown> {
-  const { preset: _p, config: _c, init_from: _i, rope_theta, bias, ...sizes } = model;
+  const { preset: _p, config: _c, init_from: _i, rope_theta, bias, dropout, ...others } = model;
+  const { attn_pdrop = dropout, resid_pdrop = dropout, embd_pdrop = dropout, ...sizes } = others;
+  const attention = type === "gpt2" ? { attn_pdrop } : { attention_dropout: attn_pdrop };
   // In every spelling, so that it contradicts none that a file has.
   const rope =
     rope_theta === undefined
       ? {}
       : { rope_theta, rope_scaling: null, rope_parameters: { rope_type: "default", rope_theta } };
-  const settings = Object.entries({ ...sizes, ...rope, bias }).filter(([, value]) => value !== undefined);
+  const settings = Object.entries({
+    ...sizes,
+    ...rope,
+    bias,
+    ...attention,
+    resid_pdrop,
+    embd_pdrop,
+  }).filter(([, value]) => value !== undefined);
   if (type === "gpt2") return gpt2Overrides(Object.fromEntries(settings));
   if (bias !== undefined)
     throw new KilnError("a Llama has no bias; leave it out", { code: "config_invalid" });

@@ -102,6 +102,7 @@ function newTrainer(model: CausalLM, train: PretrainConfig["train"]): Trainer {
   return new Trainer(model, optimizer, {
     maxGradNorm: train.max_grad_norm,
     sequenceLength: train.sequence_length,
+    dropoutSeed: train.seed,
     lossScale: train.loss_scale,
   });
 }
@@ -124,8 +125,6 @@ function announce(
   say(
     `model: ${parameters.toLocaleString("en")} parameters, ${num_hidden_layers} layers of width ${hidden_size}`,
   );
-  const asked = Object.entries(config).flatMap(([key, value]) =>
-    /(_pdrop|_dropout)$/.test(key) && value ? [key] : [],
-  );
-  if (asked.length > 0) say(`${asked.join(", ")} of the config: not applied, kiln trains without dropout`);
+  const rates = Object.entries(config).filter(([key, value]) => /(_pdrop|_dropout)$/.test(key) && value);
+  if (rates.length > 0) say(`dropout in training: ${rates.map((rate) => rate.join(" ")).join(", ")}`);
 }

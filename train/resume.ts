@@ -66,7 +66,7 @@ export function decisiveSettings(
 
 /** Settings with which a checkpoint means the same: the rest decides what its weights, moments or place in the data are. */
 const changeable =
-  /^train\.(steps|batch_size|gradient_accumulation_steps|learning_rate|min_lr_ratio|warmup_steps|schedule|weight_decay|betas|eps|max_grad_norm|compute_dtype|loss_scale\..*)$/;
+  /^train\.(steps|batch_size|gradient_accumulation_steps|learning_rate|min_lr_ratio|warmup_steps|schedule|weight_decay|betas|eps|max_grad_norm|compute_dtype|loss_scale\..*)$|^model\.(attention_dropout|\w+_pdrop)$/;
 
 /**
  * What differs from the settings that a checkpoint was saved with, one text a setting. Throws a KilnError that names

@@ -1,6 +1,7 @@
 import { grads } from "../core/autograd.ts";
 import { type Compiled, compile } from "../core/compile.ts";
 import { dispose, persist, scope } from "../core/device.ts";
+import { seedWords } from "../core/random.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import { addInto, assignInto, globalNorm, reshape } from "../kernels/index.ts";
@@ -28,6 +29,8 @@ export interface TrainerOptions {
   maxGradNorm: number;
   /** Tokens of a row. */
   sequenceLength: number;
+  /** Of the masks of dropout, for a model that has it; absent: nothing is dropped out. */
+  dropoutSeed?: number | undefined;
   /** For models that compute in f16. */
   lossScale?: LossScaleOptions | undefined;
 }
@@ -47,6 +50,7 @@ export class Trainer {
   private readonly leaves: Tensor[];
   private readonly scaler: LossScaler | null;
   private readonly sequenceLength: number;
+  private readonly dropoutSeed: readonly [number, number] | null;
   /** [1]: 1 / supervised tokens of the update. */
   private readonly inverseCount = persist(tensor([1]));
   /** Sums over micro-batches; made when an update first has more than one. */
@@ -64,6 +68,8 @@ export class Trainer {
     const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
     this.scaler = scaler;
     this.sequenceLength = options.sequenceLength;
+    const drops = Object.values(model.dropoutRates).some((rate) => rate > 0);
+    this.dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
     const update = (lossSum: Tensor, gradients: Tensor[]) => {
       const { norm, scale } = globalNorm(gradients, {
         factor: scaler?.unscale() ?? this.inverseCount,
@@ -86,7 +92,7 @@ export class Trainer {
 
   /** Compiles what an update from such micro-batches needs, side by side, so that the first is as quick as the others. */
   async prepare(batches: readonly Batch[]): Promise<void> {
-    const args = scope(() => this.upload(batches[0]!));
+    const args = scope(() => this.uploadForUpdate(batches[0]!, 0));
     try {
       if (batches.length === 1) return await this.whole.prepare(...args);
       this.makeSums();
@@ -108,10 +114,10 @@ export class Trainer {
     this.inverseCount.write([1 / Math.max(supervised, 1)]);
     this.optimizer.prepare(learningRate);
     return scope(() => {
-      if (batches.length === 1) return { ...this.whole(...this.upload(batches[0]!)), supervised };
+      if (batches.length === 1) return { ...this.whole(...this.uploadForUpdate(batches[0]!, 0)), supervised };
       this.makeSums();
       batches.forEach((batch, i) => {
-        scope(() => (i === 0 ? this.first : this.more)(...this.upload(batch)));
+        scope(() => (i === 0 ? this.first : this.more)(...this.uploadForUpdate(batch, i)));
       });
       return { ...this.finish(), supervised };
     });
@@ -127,8 +133,15 @@ export class Trainer {
     return scope(() => this.lossOf(...this.upload(batch)));
   }
 
-  private loss([tokens, targets, positions, segments]: readonly Tensor[], upstream?: Tensor): Tensor {
-    const batch = { tokens: tokens!, targets: targets!, positions: positions!, segments: segments! };
+  private loss(args: readonly Tensor[], upstream?: Tensor): Tensor {
+    const [tokens, targets, positions, segments, dropoutKey] = args;
+    const batch = {
+      tokens: tokens!,
+      targets: targets!,
+      positions: positions!,
+      segments: segments!,
+      dropoutKey,
+    };
     return this.model.loss(batch, upstream);
   }
 
@@ -145,6 +158,13 @@ export class Trainer {
     gradients.forEach((g, i) => {
       into(this.sums!.gradients[i]!, g);
     });
+  }
+
+  /** With a key for the masks where there are any: a tensor, since numbers are frozen in a compiled step. */
+  private uploadForUpdate(batch: Batch, micro: number): Tensor[] {
+    const args = this.upload(batch);
+    if (this.dropoutSeed) args.push(tensor([...this.dropoutSeed, this.optimizer.steps, micro], [4], "u32"));
+    return args;
   }
 
   private upload(batch: Batch): Tensor[] {
