@@ -2,7 +2,7 @@ import type { DType, HostArray } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
 import { unwatch, type Watch, watch } from "./garbage.ts";
 import type { AnyOp, DeviceProfile } from "./op.ts";
-import { reachable, sever } from "./tape.ts";
+import { nextNode, reachable, sever } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -94,6 +94,7 @@ const scopes: Set<Storage>[] = [];
  */
 export function scope<T>(body: () => T): T {
   const own = new Set<Storage>();
+  const since = nextNode();
   scopes.push(own);
   let result: T;
   try {
@@ -116,7 +117,7 @@ export function scope<T>(body: () => T): T {
     returned.push(t);
     keep(t);
   });
-  for (const { saved } of reachable(returned)) saved.forEach(keep);
+  for (const { saved } of reachable(returned, since)) saved.forEach(keep);
   for (const storage of own) storage.free();
   return result;
 }

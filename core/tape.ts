@@ -74,12 +74,17 @@ export function sever(t: Tensor, why: string): void {
   record("severed", [], [t], refuse, [], true);
 }
 
-/** Every node that the roots depend on, latest first. */
-export function reachable(roots: readonly Tensor[]): Node[] {
+/** The id of the node that is recorded next. */
+export function nextNode(): number {
+  return nextId;
+}
+
+/** Every node that the roots depend on, latest first; only those recorded from the id `since` on. */
+export function reachable(roots: readonly Tensor[], since = 0): Node[] {
   const seen = new Set<Node>();
   const stack = roots.flatMap((root) => root.node ?? []);
   for (let node = stack.pop(); node; node = stack.pop()) {
-    if (seen.has(node)) continue;
+    if (node.id < since || seen.has(node)) continue;
     seen.add(node);
     for (const input of node.inputs) if (input.node) stack.push(input.node);
   }

@@ -68,7 +68,7 @@ export class WebGpuDevice implements Device {
     this.pipelines = new Pipelines(gpu, profile, read, check);
     this.tuner = tuner;
     gpu.onuncapturederror = ({ error }) => {
-      this.failure ??= new KilnError(`WebGPU: ${error.message}`, { code: "webgpu_error" });
+      this.failure ??= webgpuError(error);
     };
     void gpu.lost.then(({ reason, message }) => {
       this.failure = lostError(reason, message);
@@ -155,9 +155,10 @@ export class WebGpuDevice implements Device {
 
   /** Marks what a dropped submit may have written, and what was made of it since: using these tensors throws. */
   private lose(epoch: number, error: GPUError): KilnError {
-    const cause = this.failure?.message ?? `WebGPU: ${error.message}`;
-    const lost = new KilnError(`work on this tensor did not run, its value is lost: ${cause}`, {
+    const cause = this.failure ?? webgpuError(error);
+    const lost = new KilnError(`work on this tensor did not run, its value is lost: ${cause.message}`, {
       code: "webgpu_error",
+      cause,
     });
     for (const slot of this.pool.slots) if (slot.lastEpoch >= epoch) slot.lost = lost;
     this.failure ??= lost;
@@ -296,6 +297,12 @@ export function lostError(reason: string, message: string): KilnError {
       ? "this device was closed; open another"
       : `the GPU device was lost: ${message.trim() || "the driver gave no reason"}; its memory may have run out, or a kernel taken too long: start again, with a smaller batch if it happens again`;
   return new KilnError(why, { code: "device_lost" });
+}
+
+/** The first line says what is wrong; the others, source text above all, stay in the cause. */
+function webgpuError(error: GPUError): KilnError {
+  const [line] = error.message.split("\n", 1);
+  return new KilnError(`WebGPU: ${line}`, { code: "webgpu_error", cause: error });
 }
 
 function paddedCopy(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
