@@ -213,13 +213,23 @@ export async function currentDirectory(directory: string): Promise<string> {
   throw new KilnError(`${directory} does not exist; check the path`, { code: "file_missing" });
 }
 
-/** Reads a UTF-8 JSON file. Throws a one-line KilnError that names the file when it is missing or not JSON. */
-export async function readJson(path: string): Promise<unknown> {
-  const text = await readFile(path, "utf8").catch((error) => {
+/** Reads a UTF-8 file. Throws a one-line KilnError that names the file when it cannot be read or is in another encoding. */
+export async function readText(path: string): Promise<string> {
+  const bytes = await readFile(path).catch((error) => {
     throw readError(path, error);
   });
   try {
-    return JSON.parse(text.replace(/^\uFEFF/, ""));
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new KilnError(`${path} is not UTF-8 text; save it in that encoding`, { cause: error });
+  }
+}
+
+/** Reads a UTF-8 JSON file. Throws a one-line KilnError that names the file when it is missing or not JSON. */
+export async function readJson(path: string): Promise<unknown> {
+  const text = await readText(path);
+  try {
+    return JSON.parse(text);
   } catch (error) {
     const reason = text.trim() === "" ? "it is empty" : firstLine(error);
     throw new KilnError(`${path} is not valid JSON: ${reason}`, { code: "json_invalid", cause: error });

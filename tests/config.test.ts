@@ -270,6 +270,8 @@ describe("pretrain config", () => {
     expect(tinyllmConfig({ vocab_size: 2048 })).toMatchObject({
       intermediate_size: config.model.intermediate_size,
     });
+    writeFileSync(join(folder, "latin1.yaml"), Buffer.from("sample: {prompts: [caf\u00e9]}", "latin1"));
+    await expect(loadPretrainConfig(join(folder, "latin1.yaml"))).rejects.toThrow(/latin1.yaml is not UTF-8/);
     const chars = await loadPretrainConfig(path.replace("tinyllm", "shakespeare_char"));
     expect(chars).toMatchObject({ tokenizer: { kind: "char" }, train: { steps: 2000, sequence_length: 64 } });
     writeFileSync(

@@ -222,6 +222,8 @@ describe("readJson", () => {
     await expect(readJson(bad)).rejects.toThrow(`${bad} does not exist`);
     writeFileSync(bad, " ");
     await expect(readJson(bad)).rejects.toThrow(`${bad} is not valid JSON: it is empty`);
+    writeFileSync(bad, Buffer.from('{"a": "caf\u00e9"}', "latin1"));
+    await expect(readJson(bad)).rejects.toThrow(/^.*bad.json is not UTF-8 text; [^\n]*$/);
     writeFileSync(bad, '{\n"a": tru\n}');
     await expect(readJson(bad)).rejects.toThrow(/^.*bad.json is not valid JSON: [^\n]*$/);
     await expect(readJson(folder)).rejects.toThrow("is a directory");

@@ -97,7 +97,7 @@ describe("errors are one line that names the file", () => {
     }
     return "no error";
   };
-  const write = (name: string, text: string): string => {
+  const write = (name: string, text: string | Uint8Array): string => {
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, name), text);
     return join(folder, name);
@@ -106,6 +106,7 @@ describe("errors are one line that names the file", () => {
   test.each([
     ["a missing path", () => join(folder, "nowhere"), /does not exist/],
     ["a folder without one", () => folder, /has no tokenizer.json/],
+    ["Latin-1", () => write("l1.json", Buffer.from('{"a": "\u00e9"}', "latin1")), /not UTF-8 text/],
     ["a file cut off", () => write("cut.json", JSON.stringify(json).slice(0, 500)), /not valid JSON/],
     ["a list", () => write("list.json", "[1]"), /JSON object/],
     ["another kind of JSON", () => write("other.json", '{"hello": 1}'), /other.json: not a valid tokenizer/],

@@ -1,9 +1,19 @@
 import { readFileSync } from "node:fs";
 import { TokenizerError } from "./errors.ts";
 
+/** The text of a UTF-8 file. Errors: bytes that are none, since they would change tokens without a word. */
+export function readTextFile(file: string): string {
+  const bytes = readFileSync(file);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new TokenizerError(`${file} is not UTF-8 text; it may be damaged`, error);
+  }
+}
+
 /** The JSON object in a file. Errors: one line with the file's name. */
 export function readJsonFile(file: string): Record<string, unknown> {
-  const text = readFileSync(file, "utf8");
+  const text = readTextFile(file);
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value === "object" && value !== null && !Array.isArray(value)) {

@@ -1,7 +1,7 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { TokenizerError } from "./errors.ts";
-import { readJsonFile } from "./files.ts";
+import { readJsonFile, readTextFile } from "./files.ts";
 import type { AddedTokenJson, TokenizerJson } from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
@@ -64,7 +64,7 @@ function assertGpt2(folder: string, { tokenizer_class: given }: Config): void {
 
 /** Pairs of tokens that become one, first come first merged. */
 function readMerges(file: string): string[] {
-  const lines = readFileSync(file, "utf8").split(/\r?\n/);
+  const lines = readTextFile(file).split(/\r?\n/);
   if (lines[0]!.startsWith("#version")) lines.shift();
   const merges = lines.filter((line) => line !== "");
   const bad = merges.find((line) => line.split(" ").length !== 2);

@@ -1,10 +1,9 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
-import { readError } from "../models/files.ts";
+import { readText } from "../models/files.ts";
 import { parseWith, unwrap } from "../models/validation.ts";
 import { SCHEDULE_NAMES } from "./schedules.ts";
 
@@ -396,16 +395,12 @@ export async function loadPretrainConfig(
   path: string | null,
   overrides: readonly Override[] = [],
 ): Promise<PretrainConfig> {
-  const read = (file: string) =>
-    readFile(file, "utf8").catch((error) => {
-      throw readError(file, error);
-    });
-  const [text, name] = path === null ? ["{}", "the settings"] : [await read(path), path];
+  const [text, name] = path === null ? ["{}", "the settings"] : [await readText(path), path];
   const source = parseSource(text, name);
   const { resume, out_dir = "runs/pretrain" } = override(source, overrides);
   const runFile = join(String(out_dir), "config.json");
   if (!resume || !existsSync(runFile)) return parsePretrainConfig(text, name, overrides);
-  const run = knownIn(pretrainSchema, parseSource(await read(runFile), runFile).value as Given);
+  const run = knownIn(pretrainSchema, parseSource(await readText(runFile), runFile).value as Given);
   const { eval: evaluation, sample, checkpoint } = override(source, []);
   const free = JSON.stringify({ eval: evaluation, sample, checkpoint, out_dir, resume });
   const config = parsePretrainConfig(free, name, overrides, run);
