@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { IDLE, idle, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import { fakeTokenizer, IDLE, idle, send, startServer, type TestServer, until } from "./serve_fake.ts";
 
 const MODEL = "tiny/fake";
 let server: TestServer;
@@ -331,7 +331,7 @@ describe("completions", () => {
     ["logit_bias value", { logit_bias: { "5": 200 } }, "logit_bias.5"],
     [
       "no token left",
-      { min_tokens: 1, stop_token_ids: Array.from({ length: 300 }, (_, i) => i) },
+      { min_tokens: 1, stop_token_ids: [...new Array(fakeTokenizer().vocabSize).keys()] },
       "stop_token_ids",
     ],
     ["stop token", { stop_token_ids: [99999] }, "stop_token_ids"],
