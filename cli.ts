@@ -1,4 +1,5 @@
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { definedOnly } from "./core/defined_only.ts";
 import type { KilnError } from "./core/errors.ts";
 
 /**
@@ -31,7 +32,18 @@ const port = whole(0, 65535);
 /** Past 2^53 a number would be rounded. */
 const seedNumber = (text: string) => (/^\d{16,}$/.test(text) ? BigInt(text) : whole(0)(text));
 /** An option that may be given several times. */
-const collect = (value: string, before: string[] = []) => [...before, value];
+const listOf =
+  (expected: string, pattern: RegExp) =>
+  (value: string, before: string[] = []) => {
+    if (!pattern.test(value)) throw new InvalidArgumentError(`expected ${expected}.`);
+    return [...before, value];
+  };
+const keys = listOf("a key of visible ASCII characters", /^[\x21-\x7e]+$/);
+const hosts = listOf("a host without scheme and port, or *", /^(\*|[^\s/:@]+|\[?[\da-f:.]+\]?)$/i);
+const origins = listOf(
+  "an origin as browsers send it, for example https://app.example, or *",
+  /^(\*|null|[a-z][a-z\d+.-]*:\/\/[^\s/A-Z]+)$/,
+);
 /** What a model answers in. */
 const dtypeOption = () =>
   new Option(
@@ -201,22 +213,6 @@ program
     process.stdout.write(`${before}\n`);
   });
 
-interface ServeFlags {
-  port: number;
-  host: string;
-  apiKey?: string[];
-  priorityKey?: string[];
-  servedModelName?: string;
-  maxModelLen?: number;
-  maxNumSeqs?: number;
-  maxNumBatchedTokens?: number;
-  cacheMib?: number;
-  dtype?: "f32" | "f16";
-  strict?: boolean;
-  allowedHosts?: string[];
-  allowedOrigins?: string[];
-}
-
 program
   .command("serve")
   .argument("<model>", "model folder in Hugging Face layout")
@@ -229,12 +225,12 @@ program
       "clients must send this key, or one of several; with several, each gets an even share",
     )
       .env("KILN_API_KEY")
-      .argParser(collect),
+      .argParser(keys),
   )
   .option(
     "--priority-key <key>",
     "a key that may also set `priority` (lower runs first); several are allowed",
-    collect,
+    keys,
   )
   .option("--served-model-name <name>", "the name that clients use; default: the folder's name")
   .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
@@ -242,14 +238,16 @@ program
   .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
   .option("--cache-mib <n>", "room for keys and values (default 256)", whole(1))
   .option("--strict", "refuse request fields that nobody knows")
-  .option("--allowed-hosts <name...>", "names besides localhost to answer to without a key; * for any")
+  .option("--allowed-hosts <name...>", "names besides localhost to answer to without a key; * for any", hosts)
   .option(
     "--allowed-origins <origin...>",
     "web pages besides local ones that may ask without a key; * for any",
+    origins,
   )
   .addOption(dtypeOption())
   .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
-  .action(async (path: string, flags: ServeFlags) => {
+  .action(async (path: string, flags: import("./serve/command.ts").ServeFlags) => {
+    const { checkServing, serveModel } = await import("./serve/command.ts");
     await checkServing(path, flags);
     const { takeQuickest } = await import("./serve/quickest.ts");
     const taken = await takeQuickest(path, flags.dtype ?? "f32", { say });
@@ -337,6 +335,7 @@ program
     say(describe((await openOnce()).description));
     const { loadModel } = await import("./models/checkpoint.ts");
     const { modelDir } = await demo({ ...flags, say, pretrain: runPretraining });
+    const { serveModel } = await import("./serve/command.ts");
     await serveModel(await loadModel(modelDir), address, flags.smoke);
   });
 
@@ -378,82 +377,6 @@ async function runPretraining(config: import("./train/config.ts").PretrainConfig
   }
 }
 
-/** All that can be known to be wrong before anything is loaded. */
-async function checkServing(path: string, flags: ServeFlags): Promise<void> {
-  const { maxNumSeqs = 1, maxNumBatchedTokens = maxNumSeqs } = flags;
-  if (maxNumSeqs > maxNumBatchedTokens) {
-    const { KilnError } = await import("./core/errors.ts");
-    throw new KilnError(
-      `a step holds a token of each answer, so --max-num-seqs (${maxNumSeqs}) can be at most ` +
-        `--max-num-batched-tokens (${maxNumBatchedTokens}): lower the one or raise the other`,
-    );
-  }
-  const { contextOf, readDecoderConfig } = await import("./models/auto.ts");
-  const { contextLength } = await import("./serve/runner.ts");
-  contextLength(contextOf(await readDecoderConfig(path)), flags.maxModelLen);
-  const { assertCanListen } = await import("./serve/index.ts");
-  await assertCanListen(flags);
-}
-
-/** Serves until a signal; with `once`, answers one request of its own and stops. */
-async function serveModel(
-  loaded: import("./models/checkpoint.ts").LoadedModel,
-  flags: ServeFlags,
-  once = false,
-): Promise<void> {
-  const { createServer } = await import("./serve/index.ts");
-  const { ModelRunner } = await import("./serve/runner.ts");
-  const { connectionHelp, modelNameOf } = await import("./serve/banner.ts");
-  const { maxModelLen, maxNumSeqs: maxSequences, cacheMib } = flags;
-  const runner = new ModelRunner(
-    loaded.model,
-    definedOnly({ maxModelLen, maxSequences, cacheBytes: cacheMib && cacheMib * 2 ** 20 }),
-  );
-  const modelName = flags.servedModelName ?? modelNameOf(loaded.directory);
-  const server = createServer({
-    runner,
-    tokenizer: loaded.tokenizer,
-    modelName,
-    ...definedOnly({
-      apiKey: flags.apiKey,
-      strict: flags.strict,
-      allowedHosts: [flags.host, ...(flags.allowedHosts ?? [])],
-      allowedOrigins: flags.allowedOrigins,
-      priorityKeys: flags.priorityKey,
-      maxSeqs: maxSequences,
-      maxBatchedTokens: flags.maxNumBatchedTokens,
-    }),
-  });
-  await runner.warmUp();
-  const url = await server.listen({ host: flags.host, port: flags.port });
-  process.stdout.write(connectionHelp(url, modelName));
-  if (once) {
-    const body = JSON.stringify({
-      model: modelName,
-      prompt: "Once upon a time",
-      max_tokens: 24,
-      temperature: 0,
-    });
-    const answer = await fetch(`${url}/v1/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body,
-    });
-    if (!answer.ok) throw new Error(`the server answered ${answer.status}: ${await answer.text()}`);
-    const { choices } = (await answer.json()) as { choices: { text: string }[] };
-    process.stdout.write(`\nThe server answers: Once upon a time${choices[0]!.text}\n`);
-    await server.close();
-    return;
-  }
-  await new Promise<void>((resolve) => {
-    process.once("SIGINT", resolve);
-    process.once("SIGTERM", resolve);
-  });
-  say("\nfinishing the running answers; once more to stop at once");
-  process.once("SIGINT", () => process.exit(130));
-  await server.close();
-}
-
 /** Flags as settings: later than the file, named as the flag in messages. */
 function flagOverrides(flags: PretrainFlags) {
   const paths: [keyof PretrainFlags, string, string[]][] = [
@@ -474,11 +397,6 @@ function flagOverrides(flags: PretrainFlags) {
   return paths.flatMap(([key, flag, path]) =>
     flags[key] === undefined ? [] : [{ path, value: flags[key], from: flag }],
   );
-}
-
-/** The object without its undefined members. */
-function definedOnly<T extends object>(object: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as never;
 }
 
 async function main(): Promise<void> {

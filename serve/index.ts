@@ -4,7 +4,7 @@ import { KilnError } from "../core/errors.ts";
 import type { ServeTokenizer } from "./choice.ts";
 import { Engine } from "./engine.ts";
 import { Frontend } from "./frontend.ts";
-import type { Access } from "./http/gate.ts";
+import { type Access, assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import type { Runner } from "./types.ts";
@@ -56,8 +56,9 @@ export interface Server {
   close(drainMs?: number): Promise<void>;
 }
 
-/** An OpenAI-compatible server for one model. */
+/** An OpenAI-compatible server for one model. @throws KilnError for an API key that is none. */
 export function createServer(options: ServerOptions): Server {
+  assertKeys(options);
   const { runner, tokenizer, modelName, maxSeqs, maxBatchedTokens, strict = false } = options;
   const limits: Limits = { ...LIMITS, ...options.limits };
   const onError = options.onError ?? logError;

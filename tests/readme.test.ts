@@ -43,8 +43,9 @@ const recipes: Recipe[] = [
   {
     starts: "npm start",
     extra: ["--", "--smoke", "--out", demo],
+    // The adapter's line comes once.
     prints:
-      /before training[\s\S]*loss curve: [\s\S]*Serving demo at[\s\S]*curl http[\s\S]*new OpenAI[\s\S]*The server answers/,
+      /^(?![\s\S]*\nGPU: [\s\S]*\nGPU: )[\s\S]*\nGPU: [\s\S]*before training[\s\S]*loss curve: [\s\S]*Serving demo at[\s\S]*curl http[\s\S]*new OpenAI[\s\S]*The server answers/,
   },
   // The tests inside the tests: one quick file stands for all.
   { starts: "npm test", extra: ["--", "tests/schedules.test.ts"], prints: /\n\d+ passed, 0 failed\n$/ },

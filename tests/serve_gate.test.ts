@@ -210,6 +210,12 @@ describe("S11: who may ask", () => {
     await wide.server.close();
   });
 
+  it("F24: a key that an empty header would match is none", async () => {
+    for (const apiKey of ["", "two words", "schlüssel"]) {
+      await expect(startServer({ apiKey })).rejects.toThrow("an API key must be of visible ASCII characters");
+    }
+  });
+
   const preflight = (server: TestServer, origin: string, path = "/v1/completions") =>
     fetch(server.url + path, {
       method: "OPTIONS",

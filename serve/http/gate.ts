@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { isIP, type Socket } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
+import { KilnError } from "../../core/errors.ts";
 import { ServeError } from "../errors.ts";
 import type { Caller } from "../frontend.ts";
 import type { Limits } from "../limits.ts";
@@ -15,6 +16,12 @@ export interface Access {
   readonly allowedHosts?: readonly string[];
   /** Origins of web pages that may read answers, besides those of this machine; `*`: any. */
   readonly allowedOrigins?: readonly string[];
+}
+
+/** @throws KilnError for a key that no header can carry, or that one without a key would match. */
+export function assertKeys(access: Access): void {
+  if (keysOf(access).every((key) => /^[\x21-\x7e]+$/.test(key))) return;
+  throw new KilnError("an API key must be of visible ASCII characters, at least one", { code: "bad_key" });
 }
 
 /** Refuses what is no sound HTTP/1 request, before anything else looks at it. @throws ServeError. */

@@ -1,0 +1,93 @@
+import { definedOnly } from "../core/defined_only.ts";
+import { KilnError } from "../core/errors.ts";
+import { contextOf, readDecoderConfig } from "../models/auto.ts";
+import type { LoadedModel } from "../models/checkpoint.ts";
+import { connectionHelp, modelNameOf } from "./banner.ts";
+import { assertCanListen, createServer } from "./index.ts";
+import { contextLength, ModelRunner } from "./runner.ts";
+
+/** The options of `kiln serve`, as the command line gives them. */
+export interface ServeFlags {
+  port: number;
+  host: string;
+  apiKey?: string[];
+  priorityKey?: string[];
+  servedModelName?: string;
+  maxModelLen?: number;
+  maxNumSeqs?: number;
+  maxNumBatchedTokens?: number;
+  cacheMib?: number;
+  dtype?: "f32" | "f16";
+  strict?: boolean;
+  allowedHosts?: string[];
+  allowedOrigins?: string[];
+}
+
+/** All that can be known to be wrong before anything is loaded. */
+export async function checkServing(path: string, flags: ServeFlags): Promise<void> {
+  const { maxNumSeqs = 1, maxNumBatchedTokens = maxNumSeqs } = flags;
+  if (maxNumSeqs > maxNumBatchedTokens) {
+    throw new KilnError(
+      `a step holds a token of each answer, so --max-num-seqs (${maxNumSeqs}) can be at most ` +
+        `--max-num-batched-tokens (${maxNumBatchedTokens}): lower the one or raise the other`,
+    );
+  }
+  contextLength(contextOf(await readDecoderConfig(path)), flags.maxModelLen);
+  await assertCanListen(flags);
+}
+
+/** Serves until a signal; with `once`, answers one request of its own and stops. */
+export async function serveModel(loaded: LoadedModel, flags: ServeFlags, once = false): Promise<void> {
+  const { maxModelLen, maxNumSeqs: maxSequences, cacheMib } = flags;
+  const runner = new ModelRunner(
+    loaded.model,
+    definedOnly({ maxModelLen, maxSequences, cacheBytes: cacheMib && cacheMib * 2 ** 20 }),
+  );
+  const modelName = flags.servedModelName ?? modelNameOf(loaded.directory);
+  const server = createServer({
+    runner,
+    tokenizer: loaded.tokenizer,
+    modelName,
+    ...definedOnly({
+      apiKey: flags.apiKey,
+      strict: flags.strict,
+      allowedHosts: [flags.host, ...(flags.allowedHosts ?? [])],
+      allowedOrigins: flags.allowedOrigins,
+      priorityKeys: flags.priorityKey,
+      maxSeqs: maxSequences,
+      maxBatchedTokens: flags.maxNumBatchedTokens,
+    }),
+  });
+  await runner.warmUp();
+  const url = await server.listen({ host: flags.host, port: flags.port });
+  process.stdout.write(connectionHelp(url, modelName));
+  if (once) {
+    await askOnce(url, modelName);
+    await server.close();
+    return;
+  }
+  await new Promise<void>((resolve) => {
+    process.once("SIGINT", resolve);
+    process.once("SIGTERM", resolve);
+  });
+  process.stderr.write("\nfinishing the running answers; once more to stop at once\n");
+  process.once("SIGINT", () => process.exit(130));
+  await server.close();
+}
+
+async function askOnce(url: string, model: string): Promise<void> {
+  const body = JSON.stringify({
+    model,
+    prompt: "Once upon a time",
+    max_tokens: 24,
+    temperature: 0,
+  });
+  const answer = await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body,
+  });
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}: ${await answer.text()}`);
+  const { choices } = (await answer.json()) as { choices: { text: string }[] };
+  process.stdout.write(`\nThe server answers: Once upon a time${choices[0]!.text}\n`);
+}
