@@ -260,6 +260,45 @@ describe("accuracy far from zero", () => {
     gpu.forcedVariant.clear();
   });
 
+  it("of long products grows with the root of K, by every kernel, batch invariant or not", async () => {
+    setDevice(gpu);
+    const next = generator("products");
+    const run = async (
+      variant: string,
+      K: number,
+      N: number,
+      value: () => number,
+      options: k.MatmulOptions,
+    ) => {
+      const a = Float32Array.from({ length: K }, value);
+      const b = Float32Array.from({ length: K }, value);
+      const exact = a.reduce((s, v, i) => s + v * b[i]!, 0);
+      const size = a.reduce((s, v, i) => s + Math.abs(v * b[i]!), 0);
+      gpu.forcedVariant.set("matmul", variant);
+      // One row and one column, repeated: all results are one number.
+      const rows = k.expand(tensor(a, [1, K]), [3, K]);
+      const right = k.transpose(tensor(b, [1, K]));
+      const y = await k.matmul(k.contiguous(rows), k.expand(right, [K, N]), options).data();
+      gpu.forcedVariant.clear();
+      const error = Math.max(...Array.from(y, (v) => Math.abs(v - exact))) / size;
+      expect(error / (2 ** -24 * Math.sqrt(K)), `${variant}, K = ${K}, N = ${N}`).toBeLessThan(8);
+    };
+    const kernels = {
+      subgroup: gpu.profile.subgroupSize > 0,
+      plain: true,
+      tiled: gpu.profile.maxWorkgroupSize >= 256,
+    };
+    for (const value of [() => 0.3, next, () => next() - 0.5]) {
+      for (const [variant, runs] of Object.entries(kernels)) {
+        if (!runs) continue;
+        for (const batchInvariant of [false, true])
+          for (const K of [1000, 100_000]) await run(variant, K, 36, value, { batchInvariant });
+      }
+    }
+    // Wide enough that a part of K is still long when it has been cut to fill a GPU.
+    if (kernels.tiled) await run("tiled", 80_000, 1024, () => 0.3, {});
+  }, 120_000);
+
   it("of layer_norm: a constant row is 0, and its gradients are those of 0", async () => {
     setDevice(gpu);
     for (const variant of ["subgroup", "thread", "workgroup"]) {

@@ -177,6 +177,8 @@ export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
       // Software adapters unroll loops of known length, which costs them seconds of compiling.
       PANEL: dialect === "emulated" ? "min(BK, w.kEnd + BK - k)" : "BK",
     },
-    splits: rule.splits,
+    // An instruction adds products of 8 or 16 steps along K at once, so that chains may be as much longer.
+    splits: Math.max(rule.splits, Math.ceil(geometry.K / 65_536)),
+    longestChain: Number.POSITIVE_INFINITY,
   });
 }

@@ -108,7 +108,8 @@ export const matmulOp = defineOp<MatmulAttrs>({
   name: "matmul",
   doc:
     "y = activation(scale * A B + bias) + residual with A [..., M, K], B [..., K, N]; batch axes broadcast, and operands " +
-    "of one axis are a row on the left and a column on the right, as in PyTorch's matmul. Sums in f32.",
+    "of one axis are a row on the left and a column on the right, as in PyTorch's matmul. Sums in f32, in runs of about sqrt(K) where K is long: a sum is off by at most " +
+    "2^-24 64 sqrt(K) sum |a b|.",
   infer,
   reference: matmulReference,
   gradient,

@@ -12,6 +12,8 @@ struct Params {
   batchAxes: u32,
   splits: u32,
   kPerSplit: u32,
+  run: u32,    // RUNS: steps along K that are summed by themselves, so that a long sum keeps more digits
+  origin: u32, // 0; an array that is indexed from here stays out of registers
   aOffset: u32,
   aRow: u32,
   aCol: u32,

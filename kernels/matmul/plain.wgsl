@@ -11,10 +11,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     return;
   }
   var sum = 0.0;
-  for (var k = tile.kBegin; k < tile.kEnd; k++) {
-    let x = f32(a[tile.aBase + m * params.aRow + k * params.aCol]);
-    let y = f32(b[tile.bBase + k * params.bRow + n * params.bCol]);
-    sum = fma(x, y, sum);
+  for (var first = tile.kBegin; first < tile.kEnd;) {
+#if RUNS
+    let end = min(first + params.run, tile.kEnd);
+#else
+    let end = tile.kEnd;
+#endif
+    var part = 0.0;
+    for (var k = first; k < end; k++) {
+      let x = f32(a[tile.aBase + m * params.aRow + k * params.aCol]);
+      let y = f32(b[tile.bBase + k * params.bRow + n * params.bCol]);
+      part = fma(x, y, part);
+    }
+    sum += part;
+    first = end;
   }
   storeOne(finish(vec4f(sum), biasOf(n)).x, tile.cBase + m * params.N + n);
 }

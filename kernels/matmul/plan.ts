@@ -16,6 +16,8 @@ export interface Tiling {
   single?: boolean;
   /** Into how many parts K is cut, each summed by itself. */
   splits?: number;
+  /** Steps along K from which on sums are made in runs, where it is not the usual number. */
+  longestChain?: number;
 }
 
 const activations: Record<Activation, number> = { gelu: 1, gelu_tanh: 2, silu: 3 };
@@ -26,12 +28,16 @@ const splitGrain = 64;
 /** Vectors of four in which the batch axes' extents and strides travel. */
 const quadsOf = ({ batchShape }: Geometry) => `${Math.max(2, Math.ceil(batchShape.length / 4))}`;
 
+/** A longer part of K is summed in runs of about the square root of its length. */
+const longestChain = 1024;
+
 /** The passes of a product: one, or one that sums parts of K and one that adds the parts. */
 export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling): Lowering {
   const { M, N, K, batches } = geometry;
   const wanted = Math.max(tiling.splits ?? 1, 1);
   const kPerSplit = Math.max(Math.ceil(K / wanted / splitGrain), 1) * splitGrain;
   const splits = Math.max(Math.ceil(K / kPerSplit), 1);
+  const chain = Math.min(K, kPerSplit);
   const tilesM = Math.ceil(M / tiling.rows);
   const tilesN = Math.ceil(N / tiling.columns);
   const grid = foldGrid(tilesM * tilesN * batches * splits, call.profile);
@@ -45,6 +51,7 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
       C_VEC: !tiling.single && storesVectors(call, N),
       EDGE_K: K % tiling.step !== 0,
       QUADS: quadsOf(geometry),
+      RUNS: chain > (tiling.longestChain ?? longestChain),
     },
     params: {
       ...operandParams(geometry),
@@ -54,6 +61,8 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
       gridX: grid[0],
       splits,
       kPerSplit,
+      run: Math.ceil(Math.sqrt(chain) / splitGrain) * splitGrain,
+      origin: 0,
     },
     grid,
     bind: ["in0", "in1", ...epilogueInputs(call, bare), bare ? "tmp0" : "out0"],
@@ -247,12 +256,15 @@ export function planTiled(call: MatmulCall, option?: string): Lowering {
     rows: tile.rows,
     columns: tile.columns,
     step: tile.step,
+    // Registers are short here: products of usual lengths do without a second set of sums.
+    longestChain: 4096,
     defines: {
       BM: tile.rows,
       BN: tile.columns,
       BK: tile.step,
       RM: tile.down,
       RN: tile.across,
+      SUMS: 4 * tile.down * tile.across,
       FETCHES: Math.ceil(blocks / threadsOf(tile)),
       // Software adapters unroll loops of known length, which costs them seconds of compiling.
       PANEL: call.profile.class === "cpu" ? "min(BK, w.kEnd + BK - k)" : "BK",

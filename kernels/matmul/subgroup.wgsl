@@ -51,46 +51,67 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   #end
 
   let w = walkOf(tile);
-  for (var k = tile.kBegin; k < w.kEnd; k += 4) {
-    #unroll Q AQ
-    #if A_MODE == 1
-    a4[Q] = keepIf(readA(aAt[Q], k + aK[Q], w), k + aK[Q], w);
-    #else
-    a4[Q] = keepBelow(readA(aAt[Q], k, w), k, w);
-    #endif
-    #end
-    #if B_MODE != 0
-    #unroll C B_COLUMNS
-    bColumn[C] = keepBelow(readB(bAt[C], k, w), k, w);
-    #end
-    #endif
-    #unroll U 4
-    #unroll J TN
-    #if B_MODE == 0
-    b4[U * TN + J] = keepIf(readB(bAt[J], k + U, w), k + U, w);
-    #else
-    b4[U * TN + J] = vec4f(bColumn[J * 4][U], bColumn[J * 4 + 1][U], bColumn[J * 4 + 2][U], bColumn[J * 4 + 3][U]);
-    #endif
-    #end
-    #end
-    #unroll I TM
-    {
+#if RUNS
+  var total: array<vec4f, TM * TN>;
+  for (var first = tile.kBegin; first < w.kEnd; first += params.run) {
+    let end = min(first + params.run, w.kEnd);
+#else
+  {
+    let first = tile.kBegin;
+    let end = w.kEnd;
+#endif
+    for (var k = first; k < end; k += 4) {
+      #unroll Q AQ
       #if A_MODE == 1
-      #unroll U 4
-      let x$U = vec4f(subgroupBroadcast(a4[(U * LANES_PER_K + I / 4) / SG][I % 4], (U * LANES_PER_K + I / 4) % SG));
-      #end
+      a4[Q] = keepIf(readA(aAt[Q], k + aK[Q], w), k + aK[Q], w);
       #else
-      #unroll U 4
-      let x$U = vec4f(subgroupBroadcast(a4[I / SG][U], I % SG));
+      a4[Q] = keepBelow(readA(aAt[Q], k, w), k, w);
+      #endif
+      #end
+      #if B_MODE != 0
+      #unroll C B_COLUMNS
+      bColumn[C] = keepBelow(readB(bAt[C], k, w), k, w);
       #end
       #endif
+      #unroll U 4
       #unroll J TN
-      sum[I * TN + J] =
-        fma(x3, b4[3 * TN + J], fma(x2, b4[2 * TN + J], fma(x1, b4[TN + J], fma(x0, b4[J], sum[I * TN + J]))));
+      #if B_MODE == 0
+      b4[U * TN + J] = keepIf(readB(bAt[J], k + U, w), k + U, w);
+      #else
+      b4[U * TN + J] = vec4f(bColumn[J * 4][U], bColumn[J * 4 + 1][U], bColumn[J * 4 + 2][U], bColumn[J * 4 + 3][U]);
+      #endif
+      #end
+      #end
+      #unroll I TM
+      {
+      #if A_MODE == 1
+        #unroll U 4
+        let x$U = vec4f(subgroupBroadcast(a4[(U * LANES_PER_K + I / 4) / SG][I % 4], (U * LANES_PER_K + I / 4) % SG));
+        #end
+      #else
+        #unroll U 4
+        let x$U = vec4f(subgroupBroadcast(a4[I / SG][U], I % SG));
+        #end
+      #endif
+        #unroll J TN
+        sum[I * TN + J] =
+          fma(x3, b4[3 * TN + J], fma(x2, b4[2 * TN + J], fma(x1, b4[TN + J], fma(x0, b4[J], sum[I * TN + J]))));
+        #end
+      }
       #end
     }
+#if RUNS
+    #unroll I TM
+    #unroll J TN
+    total[I * TN + J] += sum[I * TN + J];
+    sum[I * TN + J] = vec4f();
     #end
+    #end
+#endif
   }
+#if RUNS
+  sum = total;
+#endif
 
   var biases: array<vec4f, TN>;
   #unroll J TN

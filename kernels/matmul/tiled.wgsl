@@ -110,6 +110,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   var sum: array<vec4f, 4 * RM * RN>;
   var next: array<mat4x4f, FETCHES>;
   var b4: array<vec4f, RN>;
+#if RUNS
+  var total: array<vec4f, 4 * RM * RN>;
+#endif
   let w = walkOf(tile);
 
   // Round k loads the panel at k and multiplies the one before it, so that loads have the time of a panel to arrive.
@@ -135,6 +138,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         }
         #end
       }
+#if RUNS
+      if ((k - tile.kBegin) % params.run == 0) {
+        #unroll S SUMS
+        total[params.origin + S] += sum[S];
+        sum[S] = vec4f();
+        #end
+      }
+#endif
     }
     workgroupBarrier();
     #unroll F FETCHES
@@ -142,6 +153,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     #end
     workgroupBarrier();
   }
+
+#if RUNS
+  #unroll S SUMS
+  sum[S] += total[params.origin + S];
+  #end
+#endif
 
   #unroll J RN
   {
