@@ -274,6 +274,15 @@ describe("pretrain config", () => {
     await expect(loadPretrainConfig(join(folder, "latin1.yaml"))).rejects.toThrow(/latin1.yaml is not UTF-8/);
     const chars = await loadPretrainConfig(path.replace("tinyllm", "shakespeare_char"));
     expect(chars).toMatchObject({ tokenizer: { kind: "char" }, train: { steps: 2000, sequence_length: 64 } });
+    expect(chars.model).toMatchObject({ preset: "gpt2", bias: false, dropout: 0, hidden_size: 128 });
+    const gpt2 = await loadPretrainConfig(path.replace("tinyllm", "gpt2"));
+    expect(gpt2.model).toMatchObject({ preset: "gpt2", bias: true, dropout: 0 });
+    // null takes a value back, from the file as from the command line: the default holds again.
+    const unset = ["train.steps=null", "train.epochs=2", "model.hidden_size=null", "train.betas=null"];
+    const back = await loadPretrainConfig(path, parseOverrides(unset));
+    expect(back.train).toMatchObject({ epochs: 2, betas: [0.9, 0.95] });
+    expect([back.train.steps, back.model.hidden_size]).toEqual([undefined, undefined]);
+    expect(parsePretrainConfig("train:\n  steps:\neval: null\n", "c.yaml").eval.every).toBe(100);
     writeFileSync(
       join(folder, "c.json"),
       JSON.stringify({ data: { path: "a.txt", validation_path: "v.txt" }, tokenizer: { path: "t" } }),

@@ -8,7 +8,7 @@ import { lossText } from "../train/run_log.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
 /** What a run measures and keeps, inside one process; tests/pretrain.test.ts has whole processes. */
-const { place, train, resume } = toyRuns();
+const { place, toy, pretrainWith, train, resume } = toyRuns();
 
 describe("the validation loss", () => {
   it("of equal weights is equal to the bit whatever the batch size, and at the end that of the whole set", async () => {
@@ -34,6 +34,22 @@ describe("the validation loss", () => {
     expect(records).toHaveLength(1);
     expect(all.validationTokens).toBe(runs[0]!.validationTokens);
     expect(Math.abs(all.validationLoss! - runs[0]!.validationLoss!)).toBeLessThan(1e-6);
+  });
+
+  it("of the whole set can be stopped: the checkpoint is there, and a resumed run measures it", async () => {
+    const first = await train("measured", "eval.tokens=300");
+    const controller = new AbortController();
+    const cut = [...toy, `out_dir=${place("stopped")}`, "eval.tokens=300", "sample.every=0"];
+    // The signal comes when the run says that it begins with the whole set.
+    const say = (line: string) => void (/measuring the loss on all/.test(line) && controller.abort());
+    await expect(pretrainWith(cut, { signal: controller.signal, say })).rejects.toMatchObject({
+      message: expect.stringMatching(/stopped at step 1 of 1; the checkpoint is saved/),
+      exitCode: 130,
+    });
+    expect(existsSync(join(place("stopped"), "model"))).toBe(false);
+    const resumed = await resume("stopped");
+    expect(resumed.validationLoss).toBe(first.validationLoss);
+    expect(resumed.weights).toBe(first.weights);
   });
 
   it("is absent, not 0/0, where nothing is held out", async () => {

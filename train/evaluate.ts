@@ -34,6 +34,11 @@ export class Validation {
     this.#budgetRows = Math.min(this.#rows, Math.ceil(tokens / seqLen));
   }
 
+  /** Tokens of the whole set, rounded up to rows. */
+  get tokens(): number {
+    return this.#rows * this.#seqLen;
+  }
+
   /** Whether `sample` reads the whole set. */
   get samplesAll(): boolean {
     return this.#budgetRows === this.#rows;
@@ -44,16 +49,16 @@ export class Validation {
     return this.#measure(trainer, this.#budgetRows);
   }
 
-  /** The loss on the whole set. */
-  all(trainer: Trainer): Promise<ValidationMetrics | null> {
-    return this.#measure(trainer, this.#rows);
+  /** The loss on the whole set, which may take long: null also where `signal` ended it. */
+  all(trainer: Trainer, signal?: AbortSignal): Promise<ValidationMetrics | null> {
+    return this.#measure(trainer, this.#rows, signal);
   }
 
   /**
    * Both measurements use one shape of batch, found from the budget alone: rows of equal weights then give equal bits
    * whatever the batch size of training is, and the pass is compiled once.
    */
-  async #measure(trainer: Trainer, rows: number): Promise<ValidationMetrics | null> {
+  async #measure(trainer: Trainer, rows: number, signal?: AbortSignal): Promise<ValidationMetrics | null> {
     if (rows === 0) return null;
     const most = Math.max(1, Math.floor(passTokens / this.#seqLen));
     const batchSize = Math.ceil(this.#budgetRows / Math.ceil(this.#budgetRows / most));
@@ -65,6 +70,7 @@ export class Validation {
       seqLen: this.#seqLen,
       rows,
     })) {
+      if (signal?.aborted) return null;
       const sum = trainer.evaluate(batch);
       nats += await sum.item();
       dispose(sum);

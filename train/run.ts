@@ -262,7 +262,11 @@ function interrupted(run: Run, step: number): KilnError {
 async function finish(run: Run, before: string[], trainLoss: number | null): Promise<PretrainResult> {
   const { config, state, log, totalSteps } = run;
   if (!run.validation.samplesAll) {
-    const whole = await run.validation.all(run.trainer);
+    run.options.say(
+      `measuring the loss on all ${run.validation.tokens.toLocaleString("en")} held-out tokens`,
+    );
+    const whole = await run.validation.all(run.trainer, run.options.signal);
+    if (run.options.signal?.aborted) throw interrupted(run, totalSteps);
     // A run that was finished before has it in its log.
     if (whole && whole.validation_tokens !== log.lastValidation?.validation_tokens) {
       log.validation(totalSteps, whole);

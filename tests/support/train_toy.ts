@@ -6,6 +6,7 @@ import { openDevice } from "../../kernels/index.ts";
 import { loadPretrainConfig, parseOverrides } from "../../train/config.ts";
 import { readMetrics } from "../../train/logs.ts";
 import { pretrain } from "../../train/pretrain.ts";
+import type { PretrainOptions } from "../../train/run.ts";
 
 /** Runs of a second or two inside the test's process, in a folder of the test file's own. */
 export function toyRuns() {
@@ -28,11 +29,14 @@ export function toyRuns() {
   ];
 
   /** Runs with exactly these settings. */
-  async function pretrainWith(settings: string[]) {
+  async function pretrainWith(
+    settings: string[],
+    options: Partial<Pick<PretrainOptions, "signal" | "say">> = {},
+  ) {
     const lines: string[] = [];
     const config = await loadPretrainConfig(null, parseOverrides(settings));
     const say = (line: string) => lines.push(line);
-    const result = await pretrain({ config, makeSampler: () => async () => "", say });
+    const result = await pretrain({ config, makeSampler: () => async () => "", say, ...options });
     const records = readMetrics(join(config.out_dir, "log.jsonl"));
     const weights = readFileSync(join(config.out_dir, "model/model.safetensors")).toString("base64");
     return { ...result, text: lines.join("\n"), records, weights };
@@ -40,6 +44,7 @@ export function toyRuns() {
 
   return {
     place,
+    toy,
     pretrainWith,
     train: (name: string, ...settings: string[]) =>
       pretrainWith([...toy, `out_dir=${place(name)}`, ...settings]),
