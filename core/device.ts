@@ -111,13 +111,13 @@ export function scope<T>(body: () => T): T {
   const keep = (t: Tensor) => {
     if (t.storage.scope === own) t.storage.moveTo(outer);
   };
-  const returned: Tensor[] = [];
+  const recorded: Tensor[] = [];
   forEachTensor(result, (t) => {
     if (t.node?.spent) sever(t, "they were taken in the scope that returned it; take all of them there");
-    returned.push(t);
+    if (t.node) recorded.push(t);
     keep(t);
   });
-  for (const { saved } of reachable(returned, since)) saved.forEach(keep);
+  if (recorded.length > 0) for (const { saved } of reachable(recorded, since)) saved.forEach(keep);
   for (const storage of own) storage.free();
   return result;
 }
