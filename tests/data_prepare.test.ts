@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test, vi } from "vitest";
@@ -24,7 +24,7 @@ describe("prepareData", () => {
     const settings = { data, tokenizer: { vocab_size: 300 }, out_dir: join(folder, out), ...rest };
     const config = parsePretrainConfig(JSON.stringify(settings), "test", parseOverrides(set));
     const lines: string[] = [];
-    const prepared = await prepareData(config, 512, (line) => lines.push(line));
+    const prepared = await prepareData(config, 512, { say: (line) => lines.push(line) });
     const texts = ({ shard, documents }: Dataset) =>
       documents.map(({ start, length }) => {
         const ids = new Int32Array(length);
@@ -94,6 +94,21 @@ describe("prepareData", () => {
     });
     expect(stderr).toMatch(/full\/tokenizer cannot be written: EFBIG/);
     expect(status).toBe(1);
+  });
+
+  test("stops when it is told to, and leaves no half of a token file", async () => {
+    const out = join(folder, "stopped");
+    const config = parsePretrainConfig(
+      JSON.stringify({ tokenizer: { vocab_size: 300 }, out_dir: out }),
+      "test",
+    );
+    const controller = new AbortController();
+    const prepared = prepareData(config, 512, { say: () => controller.abort(), signal: controller.signal });
+    await expect(prepared).rejects.toMatchObject({
+      exitCode: 130,
+      message: expect.stringContaining("stopped before the first step"),
+    });
+    expect(readdirSync(join(out, "tokens"))).toEqual([]);
   });
 
   test("what ends a document is a setting, and other settings never meet the tokens of these", async () => {

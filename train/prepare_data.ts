@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { KilnError } from "../core/errors.ts";
 import { writeError } from "../models/files.ts";
 import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
@@ -33,18 +34,19 @@ export interface TrainingData {
 
 /**
  * Reads the corpus (and validation files, where given), trains or loads the tokenizer, encodes everything into cached
- * token files and says how much there is. `longestText` goes into the tokenizer's files, in tokens.
+ * token files and says how much there is. `longestText` goes into the tokenizer's files, in tokens. `signal` ends it
+ * with a KilnError of exit code 130.
  */
 export async function prepareData(
   config: PretrainConfig,
   longestText: number,
-  say: (line: string) => void,
+  { say, signal }: { say: (line: string) => void; signal?: AbortSignal },
 ): Promise<TrainingData & { tokenizer: Tokenizer }> {
   const { data } = config;
   const { field, separator, parse_special_tokens: parseSpecialTokens } = data;
   const files = (paths: readonly string[]) => fileSource(paths, { field, separator });
-  const source = data.path ? files(data.path) : storySource(data.corpus);
-  const other = data.validation_path ? files(data.validation_path) : null;
+  const source = stoppable(data.path ? files(data.path) : storySource(data.corpus), signal);
+  const other = data.validation_path ? stoppable(files(data.validation_path), signal) : null;
   const tokenizer = await prepareTokenizer(config, longestText, source, say);
   const cache = join(config.out_dir, "tokens");
   const encode = async (from: DocumentSource) =>
@@ -72,6 +74,20 @@ export async function prepareData(
     },
     tokenizer,
   };
+}
+
+/** A source that ends with an error once the signal is given: large corpora are read for hours. */
+function stoppable(source: DocumentSource, signal?: AbortSignal): DocumentSource {
+  const documents: DocumentSource["documents"] = async function* (leaveOut) {
+    for await (const part of source.documents(leaveOut)) {
+      if (signal?.aborted) {
+        const message = "stopped before the first step, while the data was read; start it again";
+        throw new KilnError(message, { code: "interrupted", exitCode: 130 });
+      }
+      yield part;
+    }
+  };
+  return { ...source, documents };
 }
 
 function size({ documents }: Dataset): string {

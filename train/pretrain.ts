@@ -44,7 +44,7 @@ async function prepare(options: PretrainOptions, resumeFrom: string | null): Pro
   const origin = init_from ? (resumeFrom ?? (await originOf(init_from))) : null;
   const path = config.tokenizer.path ?? origin ?? undefined;
   const withTokenizer = { ...config, tokenizer: { ...config.tokenizer, path } };
-  const { tokenizer, ...data } = await prepareData(withTokenizer, maxPositions(config), say);
+  const { tokenizer, ...data } = await prepareData(withTokenizer, maxPositions(config), options);
   const packing = { batchSize: train.batch_size, seqLen: train.sequence_length };
   const batches = new PackedBatches(data.train.shard, data.train.documents, { ...packing, seed: train.seed });
   const decoder = await decoderSettings(config, tokenizer, origin);
