@@ -16,6 +16,7 @@ import {
   sampleInputs,
   worstRatio,
 } from "./support/ops_harness.ts";
+import { specialsEqualReference } from "./support/special_values.ts";
 
 /**
  * Every registered op, found by itself: each variant against the float64 reference with poisoned outputs, f16, the
@@ -40,6 +41,7 @@ for (const op of registeredOps().values()) {
     });
     for (const sample of samples) {
       it(`${sample.name}: every variant equals the reference`, () => everyVariant(op, sample));
+      it(`${sample.name}: NaN, infinities and signed zeros`, () => everySpecial(op, sample));
       if (op.gradient && sample.gradcheck !== false) {
         it(`${sample.name}: gradient equals finite differences`, () => gradcheck(op, sample));
         it(`${sample.name}: gradient on the adapter`, () => adapterGradient(op, sample));
@@ -55,9 +57,7 @@ for (const op of registeredOps().values()) {
 async function everyVariant(op: AnyOp, sample: Sample<unknown>): Promise<void> {
   const { atol = 1e-5, rtol = 1e-4 } = sample;
   let ran = 0;
-  const types =
-    op.f16 === false || !gpu.profile.f16 || !sample.inputs.some((i) => !i.dtype) ? ["f32"] : ["f32", "f16"];
-  for (const floatType of types as ("f32" | "f16")[]) {
+  for (const floatType of floatTypes(op, sample)) {
     const expected = await runSample(
       reference,
       op,
@@ -65,8 +65,7 @@ async function everyVariant(op: AnyOp, sample: Sample<unknown>): Promise<void> {
       sample.attrs,
     );
     for (const variant of op.variants) {
-      gpu.forcedVariant.set(op.name, variant.name);
-      try {
+      const took = await forced(op, variant.name, async () => {
         const twice: number[][][] = [];
         for (let run = 0; run < 2; run++) {
           twice.push(await runSample(gpu, op, sampleInputs(gpu, op, sample, floatType), sample.attrs));
@@ -80,16 +79,39 @@ async function everyVariant(op: AnyOp, sample: Sample<unknown>): Promise<void> {
           ).toBeLessThanOrEqual(1);
           expect(twice[1]![i], `${variant.name} ${floatType}: the same bits again`).toEqual(twice[0]![i]);
         });
-        ran++;
-      } catch (error) {
-        // A variant that does not take this call says so through `when`; anything else is a failure.
-        if (!(error as Error).message.includes("no kernel variant can run this call")) throw error;
-      } finally {
-        gpu.forcedVariant.delete(op.name);
-      }
+      });
+      if (took) ran++;
     }
   }
   expect(ran, "variants that took the sample").toBeGreaterThan(0);
+}
+
+/** Every variant on special values. */
+async function everySpecial(op: AnyOp, sample: Sample<unknown>): Promise<void> {
+  for (const floatType of floatTypes(op, sample)) {
+    for (const variant of op.variants) {
+      await forced(op, variant.name, () => specialsEqualReference({ reference, gpu }, op, sample, floatType));
+    }
+  }
+}
+
+/** Runs with one variant; false where it does not take the call, which it says through `when`. */
+async function forced(op: AnyOp, variant: string, run: () => Promise<void>): Promise<boolean> {
+  gpu.forcedVariant.set(op.name, variant);
+  try {
+    await run();
+    return true;
+  } catch (error) {
+    if (!(error as Error).message.includes("no kernel variant can run this call")) throw error;
+    return false;
+  } finally {
+    gpu.forcedVariant.delete(op.name);
+  }
+}
+
+function floatTypes(op: AnyOp, sample: Sample<unknown>): ("f32" | "f16")[] {
+  const one = op.f16 === false || !gpu.profile.f16 || !sample.inputs.some((i) => !i.dtype);
+  return one ? ["f32"] : ["f32", "f16"];
 }
 
 /** Central differences of sum(output * cotangent) in float64, on at most 24 cells an input. */

@@ -53,7 +53,9 @@ fn main(
   let left = rowSum(total(rest), lane) / params.width;
   let variance = max(rowSum(total(squares), lane) / params.width - left * left, 0.0);
   let r = inverseSqrt(variance + params.eps);
-  let pull = (rowSum(total(products), lane) / params.width - left * meanSlope) * r * r;
+  // What is left is next to nothing: beside an infinite slope it would only make NaN.
+  let finite = (bitcast<u32>(meanSlope) & 0x7fffffffu) < 0x7f800000u;
+  let pull = (rowSum(total(products), lane) / params.width - select(0.0, left * meanSlope, finite)) * r * r;
   if (row >= params.rows) {
     return;
   }

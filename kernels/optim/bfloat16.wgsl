@@ -1,4 +1,4 @@
-// Every value rounded to the nearest bfloat16, ties to even: the upper half of an f32.
+// Every value rounded to the nearest bfloat16, ties to even: the upper half of an f32. NaN stays NaN, whatever its bits.
 struct Params { size: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -11,5 +11,6 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
     return;
   }
   let bits = bitcast<u32>(x[i]);
-  y[i] = bitcast<f32>((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u);
+  let nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  y[i] = bitcast<f32>(select((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u, 0x7fc00000u, nan));
 }

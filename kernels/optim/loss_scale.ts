@@ -50,7 +50,7 @@ const lossScaleOp = defineOp<LossScaleAttrs>({
     }
     s[2]! += 1;
     s[1]! += 1;
-    if (s[1]! < interval) return;
+    if (!(s[1]! >= interval)) return;
     if (s[0]! * growth < 3e38) s[0]! *= growth;
     s[1] = 0;
   },
@@ -109,7 +109,11 @@ const appliedOp = defineOp<Record<string, never>>({
       name,
       inputs: [
         { shape: [hyperNames.length], values: hyperValues({ lr: 0.1, ...values }) },
-        { shape: [4], values: [1024, 0, applied, 1] },
+        {
+          shape: [4],
+          values: [1024, 0, applied, 1],
+          finite: "counts of updates, which start at 0 and grow by 1",
+        },
       ],
       attrs: {},
     });

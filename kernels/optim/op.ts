@@ -114,7 +114,7 @@ const bfloat16Op = defineOp<Record<string, never>>({
     x.data.forEach((value, i) => {
       f32Cell[0] = value;
       bitsOfCell[0] = (bitsOfCell[0] + 0x7fff + ((bitsOfCell[0] >>> 16) & 1)) & 0xffff0000;
-      y.data[i] = f32Cell[0];
+      y.data[i] = Number.isNaN(value) ? value : f32Cell[0];
     });
   },
   variants: [

@@ -34,6 +34,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     total = fma(total, keep, theirs.y * share);
     sum = fma(sum, CELL(keep), partial[place * CELLS + index % CELLS] * share);
   }
-  let norm = select(0.0, 1.0 / total, end > 0u);
-  out[params.first * params.heads * CELLS + index] = OUT_CELL(sum * norm);
+  out[params.first * params.heads * CELLS + index] = OUT_CELL(select(sum * (1.0 / total), CELL(), total == 0.0));
 }

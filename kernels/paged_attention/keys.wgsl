@@ -7,6 +7,8 @@ struct Params {
   splits: u32,      // workgroups for each key head
   first: u32,       // token at which this dispatch begins
   blocks: u32,      // entries of a block table row
+  table_rows: u32,
+  cache_blocks: u32,
   scale: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -20,7 +22,7 @@ struct Params {
 
 #import "elementwise/functions.wgsl"
 
-/// Below every score, and finite: a lane without keys weighs exp(-huge) = 0.
+/// Lower scores count as -infinity; finite: a lane without keys weighs exp(-huge) = 0.
 const LOWEST = -1e29;
 
 #if SG
@@ -40,7 +42,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(LANE_ID) lane: u32) {
   let row = (token * params.kv_heads * params.splits + group.x) * HEAD_CELLS;
   let known = sequences[token] >= 0 && positions[token] >= 0;
   let end = select(0u, min(u32(positions[token]) + 1u, params.blocks * BLOCK_SIZE), known);
-  let table = u32(max(sequences[token], 0)) * params.blocks;
+  let sequence = u32(max(sequences[token], 0));
+  let table = sequence * params.blocks;
+  // A row, a position or a block that does not exist is a mistake: the result is NaN.
+  var lost = known && (sequence >= params.table_rows || u32(positions[token]) >= params.blocks * BLOCK_SIZE);
   #unroll H GROUPED
   var top$H = LOWEST;
   var total$H = 0.0;
@@ -50,7 +55,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(LANE_ID) lane: u32) {
   #end
   #end
   for (var j = lane; j < end; j += LANES) {
-    let slot = u32(block_table[table + j / BLOCK_SIZE]) * BLOCK_SIZE + j % BLOCK_SIZE;
+    let block = u32(block_table[table + j / BLOCK_SIZE]);
+    lost = lost || block >= params.cache_blocks;
+    let slot = block * BLOCK_SIZE + j % BLOCK_SIZE;
     let at = (slot * params.kv_heads + kv_head) * CELLS;
     #unroll C CELLS
     let key$C = vec4f(key_cache[at + C]);
@@ -80,10 +87,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(LANE_ID) lane: u32) {
   {
     let highest = across_max(top$H);
     let share = exp(top$H - highest);
-    let norm = select(0.0, 1.0 / across_sum(total$H * share), end > 0u);
+    let all = across_sum(select(total$H * share, quiet_nan(share), lost));
     #unroll C CELLS
     {
-      let y = across_sum4(sum$H$C * share) * norm;
+      let y = select(across_sum4(sum$H$C * share) * (1.0 / all), vec4f(), all == 0.0);
       if (lane == 0u) { out[row + H * CELLS + C] = vec4<U0>(y); }
     }
     #end

@@ -30,7 +30,9 @@ export interface PagedAttrs {
  * Attention of a mixed batch of tokens over a paged key/value cache (Kwon et al. 2023, PagedAttention).
  * query [N, H, D]; keyCache and valueCache [num_blocks, block_size, KV, D], KV dividing H; blockTable i32
  * [num_sequences, max_blocks]; sequences i32 [N], the table row of each token, negative for rows of padding, which give
- * zeros; positions i32 [N]. A token attends positions 0 … its own of its sequence. Returns [N, H, D].
+ * zeros; positions i32 [N]. A token attends positions 0 … its own of its sequence. Returns [N, H, D]: NaN for a token whose
+ * sequence, position or one of whose blocks does not exist, or that sees a score of NaN or +infinity; zeros where all its
+ * scores are below -1e29.
  *
  * The bits of a row depend on its sequence and position alone: every token, prefilled or decoded, takes one code path
  * that walks the context in chunks of 256 positions, and chunks join in order. The cache is laid out token by
@@ -73,6 +75,12 @@ export function pagedKvWrite(
  */
 const sliceBytes = (profile: DeviceProfile) => Math.min(2 ** 28, profile.maxBindingBytes / 2);
 
+/** Beyond which rows of the block table and blocks of the cache do not exist. */
+const boundsOf = (table: TensorMeta, cache: TensorMeta) => ({
+  table_rows: table.shape[0]!,
+  cache_blocks: cache.shape[0]!,
+});
+
 function plan(call: Call<PagedAttrs>): Lowering {
   const { inputs, profile, attrs } = call;
   const [query, cache, , table] = inputs as [TensorMeta, TensorMeta, TensorMeta, TensorMeta];
@@ -87,13 +95,14 @@ function plan(call: Call<PagedAttrs>): Lowering {
   const slice = Math.max(1, Math.min(tokens, fitting, profile.maxGridExtent));
   const defines = kernelDefines(call, single);
   const inOrder = ["in0", "in1", "in2", "in3", "in4", "in5"] as const;
+  const bounds = boundsOf(table, cache);
   const passes: Pass[] = [];
   for (let first = 0; first < tokens; first += slice) {
     const count = Math.min(slice, tokens - first);
     const shared = { heads, first, blocks, chunks };
     passes.push({
       defines,
-      params: { ...shared, kv_heads: kvHeads, group: heads / kvHeads, cells, scale: attrs.scale },
+      params: { ...shared, kv_heads: kvHeads, ...bounds, group: heads / kvHeads, cells, scale: attrs.scale },
       grid: [heads, count, chunks],
       bind: [...inOrder, ...(single ? (["out0"] as const) : (["tmp0", "tmp1"] as const))],
     });
@@ -125,6 +134,7 @@ function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
   let grouped = Math.max(1, Math.min(group, Math.floor(heldVectors / cells)));
   while (group % grouped !== 0) grouped--;
   const lanes = Math.max(1, profile.subgroupSize);
+  const bounds = boundsOf(table, cache);
   const passes: Pass[] = [];
   for (let first = 0; first < tokens; first += profile.maxGridExtent) {
     passes.push({
@@ -141,6 +151,7 @@ function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
       },
       params: {
         kv_heads: kvHeads,
+        ...bounds,
         splits: group / grouped,
         first,
         blocks: table.shape[1]!,
@@ -185,7 +196,7 @@ const wrong = (name: string, inputs: readonly TensorMeta[], expected: string) =>
 
 export const pagedAttentionOp = defineOp<PagedAttrs>({
   name: "paged_attention",
-  doc: "Attention of single tokens over block tables, split by chunks of 256 positions, the same bits in any batch. Kwon et al. 2023.",
+  doc: "Attention of single tokens over block tables, split by chunks of 256 positions, the same bits in any batch. NaN where a sequence, position or block does not exist. Kwon et al. 2023.",
   infer(inputs) {
     const [query, keys, values, table, sequences, positions] = inputs as TensorMeta[] & { length: 6 };
     const fail = (expected: string) => wrong("paged_attention", inputs, expected);

@@ -8,6 +8,8 @@ struct Params {
   first: u32,       // token at which this dispatch begins; temporaries begin with it
   blocks: u32,      // entries of a block table row
   chunks: u32,      // chunks that a whole row would have
+  table_rows: u32,
+  cache_blocks: u32,
   cells: u32,       // CELLS; as a number of the run the loop over it stays a loop, and compiles ten times as fast
   scale: f32,
 }
@@ -25,7 +27,12 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>;
 #endif
 
-/// Below every score; lanes without a key have twice that, and weigh exp(-huge) = 0.
+alias V = f32;
+alias VB = bool;
+alias VU = u32;
+#import "include/special.wgsl"
+
+/// Lower scores count as -infinity; lanes without a key have twice that, and weigh exp(-huge) = 0.
 const LOWEST = -1e29;
 
 fn across_max(x: f32) -> f32 {
@@ -57,10 +64,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   var total = 0.0;
   let kv_head = head / params.group;
   let table = u32(sequence) * params.blocks;
+  // A row, a position or a block that does not exist is a mistake: the result is NaN.
+  var lost = u32(sequence) >= params.table_rows || u32(positions[token]) >= params.blocks * BLOCK_SIZE;
   for (var first = chunk * CHUNK; first < min(end, chunk * CHUNK + CHUNK); first += LANES) {
     // Scores: a lane takes a key.
     let j = min(first + lane, end - 1u);
-    let slot = u32(block_table[table + j / BLOCK_SIZE]) * BLOCK_SIZE + j % BLOCK_SIZE;
+    let block = u32(block_table[table + j / BLOCK_SIZE]);
+    lost = lost || block >= params.cache_blocks;
+    let slot = block * BLOCK_SIZE + j % BLOCK_SIZE;
     let at = (slot * params.kv_heads + kv_head) * CELLS;
     var product = CELL();
     for (var c = 0u; c < params.cells; c++) {
@@ -74,7 +85,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     let score = select(2.0 * LOWEST, dot * params.scale, first + lane < end);
     let higher = max(top, across_max(score));
     let keep = exp(top - higher);
-    let weight = exp(score - higher);
+    let weight = exp_kept(score - higher);
     top = higher;
     total = fma(total, keep, weight);
     // Values: a lane takes components, of every key in turn.
@@ -82,7 +93,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     sum[S] *= keep;
 #end
 #unroll K LANES
-    {
+    if (first + K < end) {
 #if SG
       let key_weight = subgroupBroadcast(weight, K);
       let value_at = subgroupBroadcast(at, K);
@@ -96,19 +107,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     }
 #end
   }
+  if (lost) { total = quiet_nan(top); }
 #if SG
   total = subgroupAdd(total);
 #endif
-#if SINGLE
-  let norm = 1.0 / total;
-#else
+#if !SINGLE
   let place = (group.y * params.heads + head) * params.chunks + chunk;
   if (lane == 0u) { stats[place] = vec2<f32>(top, total); }
 #endif
 #unroll S SHARE
   if (S * LANES + lane < CELLS) {
 #if SINGLE
-    out[row * CELLS + S * LANES + lane] = OUT_CELL(sum[S] * norm);
+    out[row * CELLS + S * LANES + lane] = OUT_CELL(select(sum[S] * (1.0 / total), CELL(), total == 0.0));
 #else
     partial[place * CELLS + S * LANES + lane] = sum[S];
 #endif

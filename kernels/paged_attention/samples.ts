@@ -37,6 +37,29 @@ function sample(
   };
 }
 
+/** The sample with entries of its block table replaced: by blocks that do not exist. */
+function spoilt(of: Sample<PagedAttrs>, entries: Record<number, number>): Sample<PagedAttrs> {
+  const inputs = of.inputs.map((input, i) =>
+    i === 3 ? { ...input, values: input.values!.map((block, at) => entries[at] ?? block) } : input,
+  );
+  return { ...of, inputs };
+}
+
+/** Tokens of sequences, positions and blocks that do not exist, beside others. */
+function missing(): Sample<PagedAttrs>[] {
+  const [short, long] = [[2, 1, 8, 4, 4] as const, [2, 1, 5, 16, 40] as const];
+  const [first, second] = [[0, 3] as const, [1, 9] as const];
+  return [
+    sample("no such sequence", short, [[3, 2], second]),
+    sample("no such position", short, [
+      [0, 16],
+      [1, 15],
+    ]),
+    spoilt(sample("no such block", short, [first, [0, 4], second]), { 1: 13, 4: -1 }),
+    spoilt(sample("no such block, several chunks", long, [[0, 600], [0, 300], second]), { 30: 121, 40: -7 }),
+  ];
+}
+
 export function pagedSamples(): Sample<PagedAttrs>[] {
   return [
     sample(
@@ -88,6 +111,7 @@ export function pagedSamples(): Sample<PagedAttrs>[] {
         [1, 511],
       ],
     ),
+    ...missing(),
     sample("head dimension 64", [2, 2, 64, 16, 20], [[2, 300]]),
     sample("no tokens", [2, 2, 8, 4, 4], []),
   ];

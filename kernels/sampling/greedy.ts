@@ -1,7 +1,7 @@
 import { defineOp, type Op, opError } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { rowPass, rowsOf, rowVariants } from "../row.ts";
-import { argmax } from "./reference.ts";
+import { argmax, isDistribution } from "./reference.ts";
 
 type None = Record<string, never>;
 
@@ -20,8 +20,7 @@ const greedyTokensOp: Op<None> = defineOp<None>({
     const { rows, cols } = rowsOf(logits!);
     for (let r = 0; r < rows; r++) {
       const row = logits!.data.subarray(r * cols, (r + 1) * cols);
-      const best = argmax(row);
-      ids!.data[r] = row.some(Number.isNaN) || !Number.isFinite(row[best]) ? -1 : best;
+      ids!.data[r] = isDistribution(row) ? argmax(row) : -1;
     }
   },
   variants: rowVariants(

@@ -2,7 +2,7 @@ import { isFloat } from "../../core/dtype.ts";
 import { defineOp, opError } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { rowPass, rowVariants } from "../row.ts";
-import { type SamplingSettings, sampleToken } from "./reference.ts";
+import { isDistribution, type SamplingSettings, sampleToken } from "./reference.ts";
 
 export {
   filteredWeights,
@@ -21,7 +21,7 @@ export function settingsRow({ temperature, topK, topP, minP }: SamplingSettings)
 
 const sampleTokensOp = defineOp<Record<string, never>>({
   name: "sample_tokens",
-  doc: "ids u32 [R] drawn from logits [R, V] with settings f32 [R, 8] (temperature, top_k, top_p, min_p, four unused) and keys u32 [R, 4] (seed low, seed high, choice, position): temperature, then top-k, top-p and min-p in the order of transformers. Temperature 0 takes the highest logit, the lowest id of equals. A row's id depends on its own logits, settings and key alone.",
+  doc: "ids u32 [R] drawn from logits [R, V] with settings f32 [R, 8] (temperature, top_k, top_p, min_p, four unused) and keys u32 [R, 4] (seed low, seed high, choice, position): temperature, then top-k, top-p and min-p in the order of transformers. Temperature 0 takes the highest logit, the lowest id of equals. A row that is no distribution (NaN or +infinity in it, or nothing but -infinity) gives 4294967295, the -1 of greedy_tokens. A row's id depends on its own logits, settings and key alone.",
   notDifferentiable: "it draws whole numbers",
   f16: false,
   infer(inputs) {
@@ -49,11 +49,9 @@ const sampleTokensOp = defineOp<Record<string, never>>({
       const [temperature, topK, topP, minP] = settings.data.subarray(row * settingsWidth);
       const [low, high, choice, position] = keys.data.subarray(row * 4);
       const x = logits.data.subarray(row * vocabulary, (row + 1) * vocabulary);
-      ids.data[row] = sampleToken(
-        x,
-        { temperature, topK, topP, minP },
-        { seed: [low, high], choice, position },
-      );
+      ids.data[row] = isDistribution(x)
+        ? sampleToken(x, { temperature, topK, topP, minP }, { seed: [low, high], choice, position })
+        : 0xffffffff;
     }
   },
   variants: rowVariants(

@@ -26,6 +26,11 @@ export function argmax(logits: ArrayLike<number>): number {
   return best;
 }
 
+/** Whether logits have a softmax: no NaN or +infinity, and something above -infinity. */
+export function isDistribution(logits: Float64Array): boolean {
+  return !logits.some(Number.isNaN) && Number.isFinite(logits[argmax(logits)]);
+}
+
 /** Weights (not normalised; the most likely token has 1) after temperature above 0 and the filters. */
 export function filteredWeights(logits: ArrayLike<number>, settings: SamplingSettings): Float64Array {
   const { temperature, topK, topP, minP } = settings;

@@ -129,8 +129,11 @@ fn main(
 
   var most = LOWEST;
   var mostAt = 0u;
+  var lost = false;
   for (var i = lane; i < cols; i += LANES) {
     let value = f32(x[base + i]);
+    let bits = bitcast<u32>(value);
+    lost = lost || (bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u;
     if (value > most) {
       most = value;
       mostAt = i;
@@ -139,9 +142,11 @@ fn main(
   let top = rowMax(most, lane);
   // The lowest id of the highest logit; ids below 2^24 are exact in f32.
   let greedy = u32(max(0.0, -rowMax(select(LOWEST, -f32(mostAt), most == top), lane)));
+  // NaN or +inf in the row, or nothing but -inf: no id.
+  let none = rowMax(select(0.0, 1.0, lost), lane) > 0.0 || top == LOWEST;
   if (temperature <= 0.0) {
     if (row < params.rows && lane == 0u) {
-      ids[row] = greedy;
+      ids[row] = select(greedy, 0xffffffffu, none);
     }
     return;
   }
@@ -197,6 +202,6 @@ fn main(
   }
   let chosen = rowMax(found, lane);
   if (row < params.rows && lane == 0u) {
-    ids[row] = select(u32(max(0.0, -chosen)), greedy, chosen == LOWEST);
+    ids[row] = select(select(u32(max(0.0, -chosen)), greedy, chosen == LOWEST), 0xffffffffu, none);
   }
 }
