@@ -11,11 +11,14 @@ export function numel(shape: Shape): number {
 /** Kernels count elements in 32 bits. */
 const mostElements = 2 ** 32 - 1;
 
+/** Throws unless `list` is one. */
+export function checkList(op: string, what: string, list: readonly unknown[]): void {
+  if (!Array.isArray(list)) throw new KilnError(`${op}: expected a list of ${what}, got ${describe(list)}`);
+}
+
 /** Throws unless `shape` is a list of whole extents whose elements can be counted. */
 export function checkShape(op: string, shape: Shape): void {
-  if (!Array.isArray(shape)) {
-    throw new KilnError(`${op}: a shape is a list of whole numbers, not ${describe(shape)}`);
-  }
+  checkList(op, "extents", shape);
   if (shape.some((extent) => !Number.isSafeInteger(extent) || extent < 0)) {
     throw new KilnError(`${op}: the extents of a shape are whole numbers from 0 on, not ${show(shape)}`);
   }

@@ -270,6 +270,29 @@ describe("extents of 0", () => {
 });
 
 describe("what stops everything", () => {
+  it("f16 where the adapter has none, and what is no list or dtype, are refused by name", () => {
+    setDevice(gpu);
+    if (!gpu.profile.f16) {
+      for (const call of [
+        () => tensor([1], [1], "f16"),
+        () => zeros([1], "f16"),
+        () => k.cast(tensor([1]), "f16"),
+      ])
+        expect(call).toThrow("f16 tensors need an adapter with shader-f16");
+    }
+    expect(() => k.cast(tensor([1]), "float32" as never)).toThrow(
+      'cast: a dtype is f32, f16, i32, u32 or bool, not "float32"',
+    );
+    expect(() => k.reshape(tensor([1]), undefined as never)).toThrow(
+      "reshape: expected a list of extents, got undefined",
+    );
+    expect(() => k.sum(tensor([1]), "0" as never)).toThrow('sum: expected a list of axes, got "0"');
+    expect(() => k.cat(tensor([1]) as never)).toThrow(
+      "cat: expected a list of tensors, got an object (Tensor)",
+    );
+    expect(() => k.matmul(tensor([1]), 3 as never)).toThrow("matmul: expected a tensor, got 3");
+  });
+
   it("is said in words, also where the driver says none", () => {
     expect(lostError("unknown", "").message).toMatch(
       /^the GPU device was lost: the driver gave no reason; .*start again/,

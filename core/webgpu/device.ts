@@ -80,6 +80,7 @@ export class WebGpuDevice implements Device {
   }
 
   allocate(dtype: DType, length: number): Storage {
+    this.checkDType(dtype);
     if (this.trace) return new Storage(this, dtype, length, null);
     const slot = this.pool.take(Math.max(length, 1) * byteSize(dtype));
     const storage = new Storage(this, dtype, length, slot);
@@ -87,7 +88,15 @@ export class WebGpuDevice implements Device {
     return storage;
   }
 
+  private checkDType(dtype: DType): void {
+    if (dtype === "f16" && !this.profile.f16)
+      throw new KilnError(
+        `f16 tensors need an adapter with shader-f16, which ${this.profile.name} lacks; use f32`,
+      );
+  }
+
   upload(values: ArrayLike<number>, dtype: DType): Storage {
+    this.checkDType(dtype);
     const slot = this.pool.take(Math.max(values.length, 1) * byteSize(dtype));
     const storage = new Storage(this, dtype, values.length, slot);
     if (this.trace) storage.moveTo(null);

@@ -1,4 +1,4 @@
-import { type DType, isFloat } from "../../core/dtype.ts";
+import { checkDType, type DType, isFloat } from "../../core/dtype.ts";
 import { describe, KilnError } from "../../core/errors.ts";
 import {
   type Call,
@@ -245,7 +245,10 @@ function castProgram(from: DType, to: DType): Program {
 export const castOp: Op<{ dtype: DType }> = defineOp<{ dtype: DType }>({
   name: "cast",
   doc: "The values in another dtype: floats are cut towards zero to become integers, anything non-zero becomes true.",
-  infer: (inputs, { dtype }) => [{ shape: inferShape("cast", inputs), dtype }],
+  infer(inputs, { dtype }) {
+    checkDType("cast", dtype);
+    return [{ shape: inferShape("cast", inputs), dtype }];
+  },
   reference: (inputs, { dtype }, [out]) => evaluate(castProgram(inputs[0]!.dtype, dtype), inputs, out!),
   gradient: ({ inputs, needs }, [dy]) => [needs[0] ? castTo(dy!, inputs[0]!.dtype) : null],
   variants: variantsOf(({ inputs, attrs }) => castProgram(inputs[0]!.dtype, attrs.dtype)),

@@ -1,6 +1,14 @@
 import type { DType } from "../../core/dtype.ts";
 import { defineOp, findOp, type Op, opError } from "../../core/op.ts";
-import { broadcastStrides, checkShape, normalizeDim, type Shape, sameShape, show } from "../../core/shape.ts";
+import {
+  broadcastStrides,
+  checkList,
+  checkShape,
+  normalizeDim,
+  type Shape,
+  sameShape,
+  show,
+} from "../../core/shape.ts";
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
 import { type ReduceAttrs, type Reducer, reducedShape, reduceReference, reduceVariants } from "./lower.ts";
 
@@ -76,6 +84,7 @@ export function normalizeDims(
 ): number[] {
   if (dim === null || dim === undefined) return Array.from({ length: rank }, (_, i) => i);
   const list = typeof dim === "number" ? [dim] : dim;
+  checkList(op, "axes", list);
   return [...new Set(list.map((d) => normalizeDim(op, d, rank)))]
     .filter((d) => d < rank)
     .sort((a, b) => a - b);
@@ -153,6 +162,7 @@ export function sumTo(x: Tensor, shape: Shape): Tensor {
  * No memory is taken.
  */
 export function expand(x: Tensor, shape: Shape): Tensor {
+  checkList("expand", "extents", shape);
   const extra = shape.length - x.shape.length;
   const target = shape.map((extent, i) => (extent === -1 ? (x.shape[i - extra] ?? -1) : extent));
   const fits = extra >= 0 && x.shape.every((extent, i) => extent === 1 || extent === target[extra + i]);

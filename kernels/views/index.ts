@@ -1,6 +1,7 @@
 import { KilnError } from "../../core/errors.ts";
 import { opError } from "../../core/op.ts";
 import {
+  checkList,
   checkShape,
   checkWhole,
   contiguousStrides,
@@ -40,6 +41,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 }
 
 function inferExtent(x: Tensor, shape: Shape): number[] {
+  checkList("reshape", "extents", shape);
   checkShape(
     "reshape",
     shape.filter((extent) => extent !== -1),
@@ -91,6 +93,7 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
 
 /** Axes in another order: axis i of the result is axis dims[i] of x. */
 export function permute(x: Tensor, dims: readonly number[]): Tensor {
+  checkList("permute", "axes", dims);
   const order = dims.map((d) => normalizeDim("permute", d, x.shape.length));
   if (order.length !== x.shape.length || new Set(order).size !== order.length) {
     throw opError("permute", [x], `expected each of its ${x.shape.length} axes once, got [${dims}]`);
