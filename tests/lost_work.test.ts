@@ -131,11 +131,11 @@ describe("a submit that the adapter refuses", () => {
     expect(await values(k.mul(w, 2))).toEqual([10]);
   });
 
-  it("makes every read that was in it fail, and the next one succeed", async () => {
+  it("fails the read that was in it, and no other", async () => {
     const [a, b] = [persist(tensor([1])), persist(tensor([2]))];
     spoil();
     const both = await Promise.allSettled([a.data(), b.data()]);
-    expect(both[0]!.status).toBe("rejected");
+    expect(both.map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
     expect(await values(a)).toEqual([1]);
     expect(await values(b)).toEqual([2]);
   });
