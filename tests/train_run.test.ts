@@ -1,9 +1,13 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { KilnError } from "../core/errors.ts";
 import { loadModel } from "../models/checkpoint.ts";
-import { loadPretrainConfig, parseOverrides } from "../train/config.ts";
+import { loadPretrainConfig, type PretrainConfig, parseOverrides } from "../train/config.ts";
+import { demo } from "../train/demo.ts";
 import { saveCheckpoint, type TrainerState } from "../train/run_files.ts";
+import { lockFile } from "../train/run_lock.ts";
 import { lossText } from "../train/run_log.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
@@ -251,5 +255,33 @@ describe("a checkpoint", () => {
     const { model } = await loadModel(join(place("best"), "best"));
     expect(model.numParameters).toBe(whole.model.numParameters);
     expect(existsSync(join(place("whole"), "best"))).toBe(false);
+  });
+});
+
+describe("the demo", () => {
+  it("goes on with an interrupted run as it was, and leaves a folder alone that another process writes", async () => {
+    await train("demo", "train.steps=4", "checkpoint.every=2");
+    const out = place("demo");
+    rmSync(join(out, "model"), { recursive: true });
+    let asked: PretrainConfig | undefined;
+    const options = (failure: KilnError) => ({
+      out,
+      say: () => {},
+      pretrain: async (config: PretrainConfig): Promise<never> => {
+        asked = config;
+        throw failure;
+      },
+    });
+    await expect(demo(options(new KilnError("enough")))).rejects.toThrow("enough");
+    expect(asked).toMatchObject({ resume: true, out_dir: out, train: { steps: 4, sequence_length: 32 } });
+    const old = options(new KilnError("old", { code: "checkpoint_version" }));
+    await expect(demo(old)).rejects.toThrow(/another version of kiln: npm start -- --fresh trains it again/);
+    const lock = JSON.stringify({ pid: process.ppid, host: hostname(), started: null });
+    writeFileSync(join(out, lockFile), lock);
+    for (const fresh of [false, true]) {
+      const attempt = demo({ ...options(new KilnError("never")), fresh });
+      await expect(attempt).rejects.toThrow(/another process .* is writing this run folder/);
+    }
+    expect(readdirSync(join(out, "checkpoints"))).toHaveLength(2);
   });
 });
