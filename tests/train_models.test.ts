@@ -39,7 +39,11 @@ describe("a run that starts from a model", () => {
     expect(whole.weights).not.toBe(first.weights);
     await from("cut", "origin", "train.steps=2");
     rmSync(place("origin"), { recursive: true });
-    expect((await resume("cut", "train.steps=4")).weights).toBe(whole.weights);
+    await expect(resume("cut", "train.steps=4", `model.init_from=${place("first")}`)).rejects.toThrow(
+      /the run in .*cut did not start from .*first; leave --init-from out/,
+    );
+    const origin = `model.init_from=${place("origin")}`;
+    expect((await resume("cut", "train.steps=4", origin)).weights).toBe(whole.weights);
   });
 
   it("is refused in one line where shape, vocabulary, tokenizer or files do not fit", async () => {

@@ -404,6 +404,13 @@ export async function loadPretrainConfig(
   const { eval: evaluation, sample, checkpoint } = override(source, []);
   const free = JSON.stringify({ eval: evaluation, sample, checkpoint, out_dir, resume });
   const config = parsePretrainConfig(free, name, overrides, run);
+  const origin = (run.model as Given | undefined)?.init_from;
+  if (config.model.init_from !== origin) {
+    throw new KilnError(
+      `the run in ${out_dir} did not start from ${config.model.init_from}; leave --init-from out to go on with it, or give another --out`,
+      { code: "settings_differ" },
+    );
+  }
   const [has, asked] = [config, parsePretrainConfig(text, name, overrides, run)].map(
     (all) => new Map(leaves(all).map(({ path, value }) => [path.join("."), JSON.stringify(value)])),
   ) as [Map<string, string>, Map<string, string>];

@@ -199,7 +199,7 @@ async function diverged(run: Run, step: number, what: string, trusted: number): 
   const { out_dir, train } = run.config;
   const names = await listCheckpoints(out_dir);
   const good = names.findLast((name) => stepOf(name) <= trusted);
-  const lower = ["--learning-rate", String(Math.min(train.learning_rate / 10, 1e-3))];
+  const lower = ["--learning-rate", String(Number(Math.min(train.learning_rate / 10, 1e-3).toPrecision(3)))];
   const elsewhere = names.length > 0 ? ["--out", `${out_dir}-again`] : [];
   const advice = good
     ? `the last good checkpoint is ${good}: go on from it at a lower rate with ${trainCommand("--out", out_dir, "--resume-from", good, ...lower)}`
