@@ -40,7 +40,7 @@ export function flopsOf({ op, file, inputs, outputs, attrs }: Dispatch): number 
   const kernel = file.replace(/^.*\//, "").replace(".wgsl", "");
   if (op === "matmul" && kernel !== "combine" && kernel !== "to_rows")
     return 2 * numel(outputs[0]!.shape) * inputs[0]!.shape.at(-1)!;
-  if (op === "fused_linear" || op === "fused_qkv") {
+  if ((op === "fused_linear" || op === "fused_qkv") && kernel !== "rows") {
     const named = Object.entries(byName(inputs, attrs as FusedLinearAttrs));
     const weights = named.filter(([name]) => name.startsWith("weight"));
     return weights.reduce((sum, [, { shape }]) => sum + 2 * outputs[0]!.shape[0]! * numel(shape), 0);

@@ -75,7 +75,7 @@ export class ModelRunner implements Runner {
    */
   async warmUp(): Promise<void> {
     const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
-    for (const length of [Math.min(64, this.maxModelLen), 1]) {
+    for (const length of [Math.min(64, this.maxModelLen), Math.min(4, this.maxModelLen), 1]) {
       const item = { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] };
       await this.#decoder.forward([item]);
       await this.#decoder.greedy([item]);

@@ -29,16 +29,14 @@ function pairs([B, H, T, D]: readonly number[], key: readonly number[], causal: 
 /** Calls that between them every variant takes: one row and many, heads of many dimensions and of one that is odd. */
 const heads = [64, 8, 5].flatMap((D) => [true, false].map((causal) => ({ D, causal })));
 const attended = { scale: 1, masked: false, segmented: false, lseGrad: false };
-const swiglu = { causal: false, activation: "swiglu" };
+const swiglu = { causal: false, activation: "swiglu", norm: "rms", eps: 1e-5 };
 const calls: Record<string, { shapes: readonly (readonly number[])[]; attrs: { causal: boolean } }[]> = {
-  fused_linear: [64, 7].map((K) => ({
-    shapes: [
-      [3, K],
-      [20, K],
-      [20, K],
-    ],
-    attrs: swiglu,
-  })),
+  fused_linear: [64, 7].flatMap((K) =>
+    [3, 40].map((M) => ({
+      shapes: [[M, K], [20, K], [20, K], [K]],
+      attrs: swiglu,
+    })),
+  ),
   matmul: [1, 2, 200].flatMap((M) =>
     [64, 1100].map((K) => ({ shapes: [[M, K] as const, [K, 96] as const], attrs: { causal: false } })),
   ),

@@ -22,12 +22,6 @@ struct Params {
 #unroll P WEIGHTS
 @group(0) @binding(2$P) var<storage, read> w$P: array<CW>;
 #end
-#if NORM
-@group(0) @binding(30) var<storage, read> norm_weight: array<CNORM>;
-#endif
-#if NORM == 2
-@group(0) @binding(31) var<storage, read> norm_bias: array<CNORM>;
-#endif
 #if BIAS
 @group(0) @binding(32) var<storage, read> bias: array<TBIAS>;
 #endif
@@ -106,52 +100,7 @@ fn row_start(row: u32) -> u32 {
 #endif
 }
 
-// The lanes of a subgroup share a row's statistics; without subgroups each thread sums on its own.
-#if SG
-const SHARE = SG;
-fn across(value: f32) -> f32 { return subgroupAdd(value); }
-#else
-const SHARE = 1u;
-fn across(value: f32) -> f32 { return value; }
-#endif
-#if W == 4
-fn total(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-#else
-fn total(v: V) -> f32 { return v; }
-#endif
-
-/// Of a row of x: its first element, how far its mean is from there, and the inverse deviation (RMS norm: 0, 0 and the
-/// inverse root mean square). Far from zero the mean itself, as one f32, is too coarse to be counted from.
-fn statistics(at: u32, thread: u32) -> vec3f {
-  let lane = thread % SHARE;
-  var origin = 0.0;
-  var mean = 0.0;
-#if NORM == 2
-  origin = V(x[at])FIRST;
-  var sum = V(0.0);
-  for (var k = lane; k < params.cells; k += SHARE) { sum += V(x[at + k]) - origin; }
-  mean = across(total(sum)) / params.width;
-#endif
-  var squares = V(0.0);
-  for (var k = lane; k < params.cells; k += SHARE) {
-    let d = V(x[at + k]) - origin - mean;
-    squares = fma(d, d, squares);
-  }
-  return vec3f(origin, mean, inverseSqrt(across(total(squares)) / params.width + params.eps));
-}
-
-/// A cell of x as the product takes it.
-fn normal(v: V, k: u32, of_row: vec3f) -> V {
-#if NORM == 1
-  return v * of_row.z * V(norm_weight[k]);
-#else
-#if NORM == 2
-  return (v - of_row.x - of_row.y) * of_row.z * V(norm_weight[k]) + V(norm_bias[k]);
-#else
-  return v;
-#endif
-#endif
-}
+#import "fused_linear/norm.wgsl"
 
 #if BIAS
 /// The biases of a cell of columns.

@@ -112,9 +112,8 @@ export const fusedQkvOp = defineOp<FusedQkvAttrs>({
 });
 
 /**
- * Whether a model of this width is served by the fused products, a question that must not depend on the batch. On a GPU
- * only small ones are: there dispatches are the time, while for larger ones the tiles and matrix units of matmul do more
- * for prompts than fewer dispatches do for single tokens.
+ * Whether a model of this width is served by the fused products, a question that must not depend on the batch. Small ones
+ * are: there dispatches are the time. For larger ones the tiles and matrix units of matmul do at least as much.
  */
 export function suitsFusion(
   { class: kind, maxStorageBuffers }: DeviceProfile,
@@ -122,7 +121,7 @@ export function suitsFusion(
   { inOut = false }: { inOut?: boolean } = {},
 ): boolean {
   if (maxStorageBuffers < mostBuffers) return false;
-  return kind === "cpu" || (width <= 1024 && !inOut);
+  return kind === "cpu" ? width < (inOut ? 256 : 512) : width <= 1024 && !inOut;
 }
 
 /** What the query, key and value of a Llama bind. */

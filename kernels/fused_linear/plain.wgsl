@@ -14,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   var a = 0.0;
   var b = 0.0;
   for (var k = 0u; k < params.cells; k++) {
-    let v = normal(f32(x[from_x + k]), k, s);
+    let v = normal(f32(x[from_x + k]), s, affine(k));
     #if IN_OUT
     let at = vec2u(unit.a, min(unit.b, params.stride - 1u)) + k * params.stride;
     #else

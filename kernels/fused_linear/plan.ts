@@ -1,7 +1,7 @@
 import { wgslType } from "../../core/dtype.ts";
-import type { Call, Pass, TensorMeta, Variant } from "../../core/op.ts";
+import type { Call, DeviceProfile, Lowering, Pass, TensorMeta, Variant } from "../../core/op.ts";
 import { foldGrid } from "../grid.ts";
-import { byName, type FusedLinearAttrs, type FusedQkvAttrs } from "./inputs.ts";
+import { byName, type FusedLinearAttrs, type FusedQkvAttrs, inputNames } from "./inputs.ts";
 
 type Attrs = FusedLinearAttrs | FusedQkvAttrs;
 
@@ -15,6 +15,8 @@ interface Body {
   threads: number;
   units: number;
   alongK: boolean;
+  /** Lanes of a subgroup, which is the workgroup, load a row each and hand them round. */
+  handed?: boolean;
 }
 
 const norms = { none: 0, rms: 1, layer: 2 };
@@ -43,7 +45,11 @@ function extents(call: Call<Attrs>, W: number) {
   };
 }
 
-function definesOf(call: Call<Attrs>, body: Body, size: ReturnType<typeof extents>): Pass["defines"] {
+function definesOf(
+  call: Call<Attrs>,
+  body: Body,
+  size: ReturnType<typeof extents>,
+): NonNullable<Pass["defines"]> {
   const { attrs, outputs } = call;
   const { given, gated, parts, columns } = size;
   const { W } = body;
@@ -57,7 +63,9 @@ function definesOf(call: Call<Attrs>, body: Body, size: ReturnType<typeof extent
     TM: body.rows,
     THREADS: body.threads,
     UNITS: body.units,
-    OWNERS: body.alongK ? call.profile.subgroupSize : 1,
+    BELOW: body.rows - 1,
+    LOADS: body.handed ? Math.ceil(body.rows / call.profile.subgroupSize) : body.rows,
+    HANDED: body.handed ?? false,
     ALONG_K: body.alongK,
     WEIGHTS: parts.length + Number(gated),
     PARTS: parts.length,
@@ -86,15 +94,26 @@ function definesOf(call: Call<Attrs>, body: Body, size: ReturnType<typeof extent
   };
 }
 
-function planBody(call: Call<Attrs>, body: Body): Pass {
+/**
+ * Whether x goes through the norm in a pass of its own. On a processor every workgroup that applies it to what it reads
+ * loads the norm's vectors too, and finds the statistics anew: for wide or many rows that is more than a dispatch costs.
+ */
+function normsFirst({ attrs, outputs, inputs, profile }: Call<Attrs>): boolean {
+  if (!attrs.norm || profile.class === "gpu" || profile.subgroupSize < 4) return false;
+  if ("chosen" in attrs && attrs.chosen) return false;
+  return outputs[0]!.shape[0]! > 16 || inputs[0]!.shape[1]! >= 256;
+}
+
+function planBody(call: Call<Attrs>, body: Body): Lowering {
   const { W } = body;
   const size = extents(call, W);
   const { rows, width, columns, parts } = size;
   const tiles = parts.reduce((sum, units) => sum + Math.ceil(units / body.units), 0);
   const cells = width / W;
-  return {
+  const defines = definesOf(call, body, size);
+  const product: Pass = {
     file: body.file,
-    defines: definesOf(call, body, size)!,
+    defines,
     params: {
       rows,
       cells,
@@ -111,6 +130,23 @@ function planBody(call: Call<Attrs>, body: Body): Pass {
     },
     grid: foldGrid(Math.ceil(rows / body.rows) * tiles, call.profile),
   };
+  if (W === 1 || !normsFirst(call)) return { passes: [product] };
+  const names = inputNames(call.attrs);
+  const bind = (wanted: (name: string) => boolean) =>
+    names.flatMap((name, i) => (wanted(name) ? [`in${i}` as const] : []));
+  const norm: Pass = {
+    file: "fused_linear/rows.wgsl",
+    defines: { ...defines, THREADS: 8 * call.profile.subgroupSize },
+    params: { rows, cells, width, eps: call.attrs.eps ?? 0 },
+    grid: foldGrid(Math.ceil(rows / 8), call.profile),
+    bind: [...bind((name) => name === "x" || name.startsWith("norm")), "tmp0"],
+  };
+  const rest: Pass = {
+    ...product,
+    defines: { ...defines, NORM: 0, CX: "vec4<f32>" },
+    bind: ["tmp0", ...bind((name) => name !== "x" && !name.startsWith("norm")), "out0"],
+  };
+  return { passes: [norm, rest], temps: [{ dtype: "f32", length: rows * width }] };
 }
 
 /** Whether rows of x and of the weights, and halves of heads, are whole cells of four. */
@@ -121,8 +157,16 @@ function isWhole(call: Call<Attrs>): boolean {
 
 const product = "fused_linear/product.wgsl";
 
-/** A single row, or four that share what is loaded of a weight: two kernels, whatever the batch. */
-const rowsFor = (call: Call<Attrs>) => (call.outputs[0]!.shape[0] === 1 ? 1 : 4);
+/** Rows that share what is loaded of a weight: few kernels, whatever the batch. */
+function rowsFor({ outputs, profile }: Call<Attrs>): number {
+  const rows = outputs[0]!.shape[0]!;
+  if (rows === 1) return 1;
+  // Sixteen need their rows of x handed round, else these are most of what is loaded.
+  return rows > 8 && handsRound(profile) ? 16 : 4;
+}
+
+const handsRound = ({ class: kind, subgroupSize }: DeviceProfile) =>
+  kind === "cpu" && subgroupSize >= 4 && subgroupSize <= 16;
 
 export function variants<A extends Attrs>(): Variant<A>[] {
   const of = (
@@ -154,7 +198,15 @@ export function variants<A extends Attrs>(): Variant<A>[] {
       (call) => {
         const { class: kind, subgroupSize } = call.profile;
         const threads = kind === "cpu" ? Math.max(subgroupSize, 4) : 64;
-        return { W: 4, rows: rowsFor(call), threads, units: threads, alongK: false };
+        const rows = rowsFor(call);
+        return {
+          W: 4,
+          rows,
+          threads,
+          units: threads,
+          alongK: false,
+          handed: rows > 1 && handsRound(call.profile),
+        };
       },
       isWhole,
     ),

@@ -1,7 +1,9 @@
-// A worker computes TM rows of eight columns. ALONG_K: the worker is a subgroup whose lanes share K, so that neighbours read
-// neighbouring addresses of a weight that is stored along K (what a GPU wants). Else it is a thread that walks K alone: no
-// lane waits for another and no sum crosses lanes, and the eight columns share each value of x (what a processor wants).
-// Either way the order of a sum depends on K alone, so a row has the same bits beside any others and for any TM.
+// A worker computes TM rows of eight columns.
+//   ALONG_K   The worker is a subgroup whose lanes share K, so that neighbours read neighbouring addresses of a weight that
+//             is stored along K: what a GPU wants.
+//   else      It is a thread that walks K alone: no sum crosses lanes. Where the workgroup is one subgroup (HANDED), lanes
+//             load different rows of x and hand them round; on a processor a load costs as much as several multiply-adds.
+// Whatever the body and TM, the order of a sum depends on K alone, so that a row has the same bits beside any others.
 // IN_OUT: weights are [K, N] in memory, else [N, K].
 #import "fused_linear/layout.wgsl"
 
@@ -9,16 +11,29 @@
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
   let unit = locate(group.x + group.y * groups.x, thread / (THREADS / UNITS));
   if (unit.row >= params.rows) { return; }
-  #unroll I TM
-  let x$I = row_start(unit.row + I);
-  #if NORM
-  let s$I = statistics(x$I, thread);
-  #else
-  let s$I = vec3f();
-  #endif
-  var a$I = vec4f();
-  var b$I = vec4f();
-  #end
+  // The rows of x that this thread loads, and their statistics.
+  var x_at: array<u32, LOADS>;
+  var of_row: array<vec3f, LOADS>;
+  for (var r = 0u; r < TM; r++) {
+    let at = row_start(unit.row + r);
+    #if NORM
+    let found = statistics(at, thread);
+    #else
+    let found = vec3f();
+    #endif
+    #unroll Q LOADS
+    #if HANDED
+    let mine$Q = (Q * SG + thread) % TM == r;
+    #else
+    let mine$Q = Q == r;
+    #endif
+    x_at[Q] = select(x_at[Q], at, mine$Q);
+    of_row[Q] = select(of_row[Q], found, mine$Q);
+    #end
+  }
+  var a: array<vec4f, TM>;
+  var b: array<vec4f, TM>;
+  var x4: array<vec4f, LOADS>;
   let end = params.cells;
   #if IN_OUT
   let width = params.stride;
@@ -53,11 +68,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
       let q$U = vec4f(along_b0[U], along_b1[U], along_b2[U], along_b3[U]);
       #end
       #endif
+      let of_columns = affine(k);
+      #unroll Q LOADS
+      x4[Q] = normal(vec4f(x[x_at[Q] + k]), of_row[Q], of_columns);
+      #end
       #unroll I TM
       {
-        let v = normal(vec4f(x[x$I + k]), k, s$I);
-        a$I = fma(vec4f(v.w), p3, fma(vec4f(v.z), p2, fma(vec4f(v.y), p1, fma(vec4f(v.x), p0, a$I))));
-        b$I = fma(vec4f(v.w), q3, fma(vec4f(v.z), q2, fma(vec4f(v.y), q1, fma(vec4f(v.x), q0, b$I))));
+        #if HANDED
+        let v = subgroupBroadcast(x4[I / SG], I % SG);
+        #else
+        let v = x4[I];
+        #endif
+        a[I] = fma(vec4f(v.w), p3, fma(vec4f(v.z), p2, fma(vec4f(v.y), p1, fma(vec4f(v.x), p0, a[I]))));
+        b[I] = fma(vec4f(v.w), q3, fma(vec4f(v.z), q2, fma(vec4f(v.y), q1, fma(vec4f(v.x), q0, b[I]))));
       }
       #end
     }
@@ -65,14 +88,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   #end
   #if ALONG_K
   #unroll I TM
-  a$I = subgroupAdd(a$I);
-  b$I = subgroupAdd(b$I);
+  a[I] = subgroupAdd(a[I]);
+  b[I] = subgroupAdd(b[I]);
   #end
-  let mine = thread % SG;
-  #else
-  let mine = 0u;
   #endif
-  #unroll I TM
-  if (unit.inside && mine == I % OWNERS && unit.row + I < params.rows) { finish(unit.row + I, unit, a$I, b$I); }
-  #end
+  // Row by row from the top, the others moving up: compilers take twice as long where the epilogue stands once for each.
+  for (var r = 0u; r < min(TM, params.rows - unit.row); r++) {
+    #if ALONG_K
+    let mine = thread % SG == r % SG;
+    #else
+    let mine = true;
+    #endif
+    if (unit.inside && mine) { finish(unit.row + r, unit, a[0], b[0]); }
+    #unroll I BELOW
+    a[I] = a[I + 1];
+    b[I] = b[I + 1];
+    #end
+  }
 }

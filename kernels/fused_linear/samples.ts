@@ -36,9 +36,10 @@ export function linearSamples(): Sample<FusedLinearAttrs>[] {
   return [
     linearSample("swiglu", size(5, 20, 44), { ...rms, activation: "swiglu" }),
     linearSample("swiglu, one row, many columns", size(1, 64, 300), { ...rms, activation: "swiglu" }),
+    linearSample("swiglu, many rows", size(19, 20, 44), { ...rms, activation: "swiglu" }),
     linearSample("residual", size(4, 12, 20), { residual: true }),
     linearSample("head", size(6, 16, 50), { ...rms, chosen: true, outDtype: "f32" }),
-    linearSample("gelu, stored by k", size(7, 24, 36), {
+    linearSample("gelu, stored by k", size(21, 24, 36), {
       ...layer,
       activation: "gelu_tanh",
       bias: true,
@@ -95,6 +96,7 @@ export function qkvSamples(): Sample<FusedQkvAttrs>[] {
   return [
     qkvSample("llama", [4, 2, 8, 32], [11, 0, -1, 6, 5], llama),
     qkvSample("llama, one token", [2, 2, 16, 24], [7], llama),
+    qkvSample("llama, many tokens", [4, 2, 8, 32], [11, 0, -1, 6, 5, 1, 2, 3, 4, 7, 8], llama),
     qkvSample("gpt2", [3, 3, 8, 24], [3, -1, 9], { ...layer, bias: true, inOut: true }),
     qkvSample("gpt2, head of 10", [2, 2, 10, 20], [1, 2], { ...layer, bias: true, inOut: true }),
     qkvSample("head of 6", [2, 1, 6, 10], [0, -1], llama),

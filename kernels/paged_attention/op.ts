@@ -120,8 +120,8 @@ function plan(call: Call<PagedAttrs>): Lowering {
   return { passes, temps: single ? [] : [words(slice * sums * dim), words(slice * sums * 2)] };
 }
 
-/** Vectors of a head dimension that a thread of `keys` may hold, twice, for all the heads that it takes. */
-const heldVectors = 16;
+/** Vectors of a head dimension that a thread of `keys` may hold, twice, for all the heads that it takes: more are spilt. */
+const heldVectors = 8;
 
 /** Slices of tokens, each with all of its keys: one dispatch unless there are very many. */
 function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
