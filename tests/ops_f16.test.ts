@@ -5,6 +5,7 @@ import { ReferenceDevice } from "../core/reference_device.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { runSample, sampleInputs, worstRatio } from "./support/ops_harness.ts";
+import { specialsEqualReference } from "./support/special_values.ts";
 
 // On a machine without a GPU the other tests run on an adapter without f16; this file takes the one that has it.
 process.env.KILN_ADAPTER = process.env.KILN_F16_ADAPTER ?? process.env.KILN_ADAPTER ?? "auto";
@@ -40,6 +41,10 @@ describe("the adapter with f16", () => {
         expected.forEach((values, i) => {
           expect(worstRatio(actual[i]!, values, loose[0]!, loose[1]!), `result ${i}`).toBeLessThanOrEqual(1);
         });
+      });
+      it(`${op.name} ${floatType}: ${sample.name}: NaN, infinities and signed zeros`, async (context) => {
+        if (floatType === "f16" && !gpu.profile.f16) return context.skip("no shader-f16");
+        await specialsEqualReference({ reference, gpu }, op, sample, floatType);
       });
     }
   }
