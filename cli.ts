@@ -238,10 +238,14 @@ program
   .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
   .option("--cache-mib <n>", "room for keys and values (default 256)", whole(1))
   .option("--strict", "refuse request fields that nobody knows")
-  .option("--allowed-hosts <name...>", "names besides localhost to answer to without a key; * for any", hosts)
   .option(
-    "--allowed-origins <origin...>",
-    "web pages besides local ones that may ask without a key; * for any",
+    "--allowed-host <name>",
+    "a name besides localhost to answer to without a key, or *; several are allowed",
+    hosts,
+  )
+  .option(
+    "--allowed-origin <origin>",
+    "an origin whose pages may ask without a key, besides local ones, or *; several are allowed",
     origins,
   )
   .addOption(dtypeOption())

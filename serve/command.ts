@@ -19,8 +19,8 @@ export interface ServeFlags {
   cacheMib?: number;
   dtype?: "f32" | "f16";
   strict?: boolean;
-  allowedHosts?: string[];
-  allowedOrigins?: string[];
+  allowedHost?: string[];
+  allowedOrigin?: string[];
 }
 
 /** All that can be known to be wrong before anything is loaded. */
@@ -51,8 +51,8 @@ export async function serveModel(loaded: LoadedModel, flags: ServeFlags, once = 
     ...definedOnly({
       apiKey: flags.apiKey,
       strict: flags.strict,
-      allowedHosts: [flags.host, ...(flags.allowedHosts ?? [])],
-      allowedOrigins: flags.allowedOrigins,
+      allowedHosts: [flags.host, ...(flags.allowedHost ?? [])],
+      allowedOrigins: flags.allowedOrigin,
       priorityKeys: flags.priorityKey,
       maxSeqs: maxSequences,
       maxBatchedTokens: flags.maxNumBatchedTokens,

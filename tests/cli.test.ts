@@ -46,8 +46,8 @@ describe("S10: refused before anything is loaded", () => {
       "203.0.113.9 is not an address of this machine: choose another with --host",
     ],
     [["--api-key", ""], 2, "expected a key of visible ASCII characters."],
-    [["--allowed-origins", "https://app.example/"], 2, "expected an origin as browsers send it"],
-    [["--allowed-hosts", "http://kiln.test"], 2, "expected a host without scheme and port"],
+    [["--allowed-origin", "https://app.example/"], 2, "expected an origin as browsers send it"],
+    [["--allowed-host", "http://kiln.test"], 2, "expected a host without scheme and port"],
     [["--port", "0"], 1, "No WebGPU adapter was found"],
   ])("kiln serve %j", async (flags, code, message) => {
     const done = await kiln(["serve", model, ...flags]);

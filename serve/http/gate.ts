@@ -88,7 +88,7 @@ export function checkHost(request: FastifyRequest, access: Access): void {
   if (name !== null && (isOwnName(name) || allowedHosts.some((host) => hostName(host) === name))) return;
   throw new ServeError(
     403,
-    `this server does not answer to the host ${name?.slice(0, 100)}: start it with --allowed-hosts NAME, or with --api-key`,
+    `this server does not answer to the host ${name?.slice(0, 100)}: start it with --allowed-host NAME, or with --api-key`,
     { code: "host_not_allowed" },
   );
 }
@@ -151,7 +151,7 @@ export function answerPreflight(
   if (!permitted) {
     throw new ServeError(
       403,
-      "pages of this origin may not use the server: start it with --allowed-origins ORIGIN, or with --api-key",
+      "pages of this origin may not use the server: start it with --allowed-origin ORIGIN, or with --api-key",
       { code: "origin_not_allowed" },
     );
   }
