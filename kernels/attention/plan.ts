@@ -109,7 +109,7 @@ function withMending(family: Family, of: (by: Family, MEND: boolean) => Pass): P
 function forwardPasses(family: Family, call: Call<AttentionAttrs>, strided: boolean): Lowering {
   const { params, defines, batches, heads, queries } = common(call, false, strided);
   const passes = withMending(family, (by, MEND) => ({
-    file: by.files.forward,
+    file: MEND ? by.files.forward.replace(".wgsl", "_mend.wgsl") : by.files.forward,
     defines: { ...defines, ...familyDefines(by, call, "forward"), MEND },
     params,
     grid: [Math.ceil(queries / by.rows(call, "forward")), heads, batches],
@@ -151,14 +151,14 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
     bind: ["in0", "in4", "in5", ...(lseGrad ? [`in${call.inputs.length - 1}` as const] : []), "tmp0"],
   };
   const dq = withMending(family, (by, MEND) => ({
-    file: by.files.dq,
+    file: MEND ? by.files.dq.replace(".wgsl", "_mend.wgsl") : by.files.dq,
     defines: { ...defines, ...familyDefines(by, call, "dq"), MEND },
     params,
     grid: [Math.ceil(queries / by.rows(call, "dq")), heads, batches],
     bind: [...main, "out0"],
   }));
   const dkv = withMending(family, (by, MEND) => ({
-    file: by.files.dkv,
+    file: MEND ? by.files.dkv.replace(".wgsl", "_mend.wgsl") : by.files.dkv,
     defines: { ...defines, ...familyDefines(by, call, "dkv"), MEND },
     params,
     grid: [Math.ceil(keys / by.rows(call, "dkv")), kvHeads, batches],
