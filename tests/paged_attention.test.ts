@@ -209,6 +209,31 @@ describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
     expect(await server.run(0, 21)).toEqual(clean);
   });
 
+  it("keeps NaN and infinity of what a token sees, and only there", async () => {
+    for (const [bad, where] of [
+      [Number.NaN, "key"],
+      [Number.NaN, "value"],
+      [Number.POSITIVE_INFINITY, "key"],
+    ] as const) {
+      const one = sequence(21);
+      const clean = await new Server([one], 1).run(0, 21);
+      one[where][(9 * kvHeads + 1) * dim + 2] = bad;
+      const rows = await new Server([one], 1).run(0, 21);
+      expect(rows.slice(0, 9)).toEqual(clean.slice(0, 9));
+      // Heads 2 and 3 read the second key head. An infinite score is NaN where the query's sign makes it positive.
+      for (let p = 9; p < 21; p++) {
+        expect(rows[p]!.slice(0, 2 * dim)).toEqual(clean[p]!.slice(0, 2 * dim));
+        for (const head of [2, 3]) {
+          const positive = one.query[(p * heads + head) * dim + 2]! > 0;
+          if (Number.isNaN(bad) || positive) {
+            const first = rows[p]![head * dim + 2]!;
+            expect(first, `${where} ${bad}, token ${p}, head ${head}`).toBeNaN();
+          }
+        }
+      }
+    }
+  });
+
   it("names what does not fit", () => {
     const cache = zeros([2, 4, 2, 8]);
     const i32 = (shape: number[]) =>

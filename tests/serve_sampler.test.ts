@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { uniform } from "../serve/sampler/counter.ts";
-import { probabilities, sampleRow, scoreRow, softmax } from "../serve/sampler/cpu.ts";
+import { applyTopK, probabilities, sampleRow, scoreRow, softmax } from "../serve/sampler/cpu.ts";
 import { resolveSampling } from "../serve/sampler/params.ts";
 import type { SampleSpec, SamplingParams } from "../serve/types.ts";
 import { GREEDY } from "./serve_fake.ts";
@@ -88,6 +88,35 @@ describe("sampler", () => {
     expect(sampleRow(row(1, 3, 3, 2), spec({ temperature: 0 })).id).toBe(1);
     for (let i = 0; i < 50; i++)
       expect(sampleRow(row(1, 2, 4, 3), spec({ topK: 1, seed: [i, 0] })).id).toBe(2);
+  });
+
+  it("keeps for top_k what a sorted row would, of any values, ties and removed ones among them", () => {
+    const value = fc.oneof(fc.integer({ min: -3, max: 3 }), fc.float({ noNaN: true, min: -50, max: 50 }));
+    const rows = fc.array(fc.oneof(value, fc.constant(-Infinity)), { minLength: 2, maxLength: 60 });
+    fc.assert(
+      fc.property(rows, fc.nat(), (values, n) => {
+        const k = 1 + (n % (values.length - 1));
+        const cut = Float64Array.from(values);
+        applyTopK(cut, k);
+        const threshold = Float64Array.from(values).sort()[values.length - k]!;
+        expect([...cut]).toEqual(values.map((v) => (v < threshold ? -Infinity : v)));
+      }),
+    );
+  });
+
+  it("draws the first id at which the summed probabilities exceed the number of (seed, choice, position)", () => {
+    for (let i = 0; i < 200; i++) {
+      const logits = Float32Array.from({ length: 40 }, (_, j) => 4 * Math.sin(i * 40 + j * 1.7));
+      const drawn = spec({ topK: i % 30, seed: [i, 3] }, [1, 2]);
+      const number = uniform([i, 3], 0, 2);
+      let sum = 0;
+      const sums = [...probabilities(logits, drawn)].map((p) => {
+        sum += p;
+        return sum;
+      });
+      const expected = sums.findIndex((reached) => reached > number);
+      expect(sampleRow(logits, drawn).id).toBe(expected);
+    }
   });
 
   it("keeps one token under the smallest top_p and the lower of two equal ones", () => {

@@ -130,8 +130,26 @@ export function applyTemperature(row: Float64Array, temperature: number): void {
 /** Keeps the k largest; ties with the k-th all stay. */
 export function applyTopK(row: Float64Array, k: number): void {
   if (k === 0 || k >= row.length) return;
-  const threshold = row.slice().sort()[row.length - k]!;
+  const threshold = kthLargest(row, k);
   for (let i = 0; i < row.length; i++) if (row[i]! < threshold) row[i] = -Infinity;
+}
+
+/** The k-th largest value: a heap of the k largest so far, the least of them first, since k is small beside a vocabulary. */
+function kthLargest(row: Float64Array, k: number): number {
+  const heap = row.slice(0, k).sort();
+  for (let i = k; i < row.length; i++) {
+    const value = row[i]!;
+    if (!(value > heap[0]!)) continue;
+    let at = 0;
+    for (let child = 1; child < k; child = 2 * at + 1) {
+      if (child + 1 < k && heap[child + 1]! < heap[child]!) child++;
+      if (heap[child]! >= value) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = value;
+  }
+  return heap[0]!;
 }
 
 /**
@@ -175,25 +193,35 @@ export function argmax(row: ArrayLike<number>): number {
 }
 
 export function softmax(row: ArrayLike<number>): Float64Array {
-  const max = row[argmax(row)]!;
-  const probs = new Float64Array(row.length);
-  let total = 0;
-  for (let i = 0; i < probs.length; i++) {
-    probs[i] = Math.exp(row[i]! - max);
-    total += probs[i]!;
-  }
+  const { weights: probs, total } = exponentials(row);
   for (let i = 0; i < probs.length; i++) probs[i]! /= total;
   return probs;
 }
 
+/** exp(x - highest) of each, and their sum. */
+function exponentials(row: ArrayLike<number>): { weights: Float64Array; total: number } {
+  const max = row[argmax(row)]!;
+  const weights = new Float64Array(row.length);
+  let total = 0;
+  for (let i = 0; i < weights.length; i++) {
+    // Of removed tokens, which may be nearly all.
+    if (row[i]! === -Infinity) continue;
+    weights[i] = Math.exp(row[i]! - max);
+    total += weights[i]!;
+  }
+  return { weights, total };
+}
+
 /** The first id, in ascending order, at which the cumulative probability exceeds `u` of [0, 1). */
 function draw(row: Float64Array, u: number): number {
-  const probs = softmax(row);
+  const { weights, total } = exponentials(row);
   let cumulative = 0;
   let last = 0;
-  for (let i = 0; i < probs.length; i++) {
-    if (probs[i] === 0) continue;
-    cumulative += probs[i]!;
+  for (let i = 0; i < weights.length; i++) {
+    if (weights[i] === 0) continue;
+    const probability = weights[i]! / total;
+    if (probability === 0) continue;
+    cumulative += probability;
     last = i;
     if (cumulative > u) return i;
   }
