@@ -26,6 +26,9 @@ export interface TracedCall {
 
 let nextId = 0;
 
+/** Bytes of a read that a kept buffer serves. */
+const smallRead = 4096;
+
 /** Runs variants of ops through WebGPU: eager in meaning, recorded in execution. */
 export class WebGpuDevice implements Device {
   readonly kind = "webgpu";
@@ -51,6 +54,8 @@ export class WebGpuDevice implements Device {
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly dynamicOffset = new Uint32Array(1);
   private failure: KilnError | null = null;
+  /** Buffers of `smallRead` bytes for reading, kept. */
+  private readonly staging: GPUBuffer[] = [];
 
   constructor(
     gpu: GPUDevice,
@@ -139,10 +144,7 @@ export class WebGpuDevice implements Device {
     const bytes = Math.ceil((start - aligned + length * byteSize(storage.dtype)) / 4) * 4;
     if (length === 0) return decode(new ArrayBuffer(0), storage.dtype, 0);
     if (slot.lost) throw slot.lost;
-    const staging = this.gpu.createBuffer({
-      size: bytes,
-      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-    });
+    const staging = this.takeStaging(bytes);
     this.recorder.copy(slot.buffer, aligned, staging, 0, bytes);
     this.recorder.flush();
     const { verified } = this.recorder;
@@ -151,8 +153,8 @@ export class WebGpuDevice implements Device {
     } catch (error) {
       throw this.failure ?? error;
     }
-    const copy = staging.getMappedRange().slice(start - aligned);
-    staging.destroy();
+    const copy = staging.getMappedRange(0, bytes).slice(start - aligned);
+    this.giveStaging(staging);
     const refused = await verified;
     if (refused ?? slot.lost) {
       this.forget();
@@ -160,6 +162,21 @@ export class WebGpuDevice implements Device {
     }
     this.check();
     return decode(copy, storage.dtype, length);
+  }
+
+  /** A buffer to read `bytes` through. A server reads a few ids a step: making the buffer took longer than the copy. */
+  private takeStaging(bytes: number): GPUBuffer {
+    const kept = bytes <= smallRead ? this.staging.pop() : undefined;
+    const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+    return kept ?? this.gpu.createBuffer({ size: Math.max(bytes, smallRead), usage });
+  }
+
+  private giveStaging(buffer: GPUBuffer): void {
+    if (buffer.size > smallRead || this.staging.length >= 4) buffer.destroy();
+    else {
+      buffer.unmap();
+      this.staging.push(buffer);
+    }
   }
 
   /** Marks what a dropped submit may have written, and what was made of it since: using these tensors throws. */
