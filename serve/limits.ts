@@ -42,8 +42,10 @@ export const LIMITS = {
   logprobs: 5,
   /** A prompt string longer than this many characters per position of the context is refused before tokenising. */
   charsPerToken: 128,
-  /** Bytes waiting in a stream whose client does not read; then it is cut. */
+  /** Bytes that may wait in a stream for its client for any time. */
   streamBacklogBytes: 1024 * 1024,
+  /** Time that more than these may wait; then the stream is cut. */
+  streamStallMs: 10_000,
   /** Silence after which a stream sends a comment, so that proxies keep it open. */
   pingMs: 15_000,
   /** Time that running requests get to finish at shutdown. */

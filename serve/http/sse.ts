@@ -3,21 +3,30 @@ import type { ServeError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
 import { envelope } from "./errors.ts";
 
+type StreamLimits = Pick<Limits, "streamBacklogBytes" | "streamStallMs" | "pingMs">;
+
 /**
  * Server-sent events on one response. Nothing is sent before the first event, so that a failure up to then can still be
- * an ordinary HTTP error. A client that does not read is cut off when `streamBacklogBytes` wait for it.
+ * an ordinary HTTP error. A client that does not read is cut off when more than `streamBacklogBytes` have waited for it for
+ * `streamStallMs`: a step of many choices, or the scores of a long prompt, may be more than that at once.
  */
 export class SseStream {
   readonly #reply: FastifyReply;
-  readonly #limits: Pick<Limits, "streamBacklogBytes" | "pingMs">;
+  readonly #limits: StreamLimits;
   readonly #ping: NodeJS.Timeout;
+  /** Runs while the client is behind. */
+  #stall: NodeJS.Timeout | undefined;
   #opened = false;
 
-  constructor(reply: FastifyReply, limits: Pick<Limits, "streamBacklogBytes" | "pingMs">) {
+  constructor(reply: FastifyReply, limits: StreamLimits) {
     this.#reply = reply;
     this.#limits = limits;
     this.#ping = setInterval(() => this.#write(": ping\n\n"), limits.pingMs);
-    reply.raw.on("close", () => clearInterval(this.#ping));
+    reply.raw.on("drain", () => this.#caughtUp());
+    reply.raw.on("close", () => {
+      clearInterval(this.#ping);
+      this.#caughtUp();
+    });
   }
 
   get opened(): boolean {
@@ -51,7 +60,18 @@ export class SseStream {
     if (raw.destroyed || raw.writableEnded) return;
     if (!this.#opened) this.#open();
     raw.write(text);
-    if (raw.writableLength > this.#limits.streamBacklogBytes) raw.destroy();
+    const { streamBacklogBytes, streamStallMs } = this.#limits;
+    const isBehind = () => raw.writableLength > streamBacklogBytes;
+    if (this.#stall !== undefined || !isBehind()) return;
+    this.#stall = setTimeout(() => {
+      this.#caughtUp();
+      if (isBehind()) raw.destroy();
+    }, streamStallMs);
+  }
+
+  #caughtUp(): void {
+    clearTimeout(this.#stall);
+    this.#stall = undefined;
   }
 
   #open(): void {
