@@ -10,6 +10,7 @@ const WITHOUT_EFFECT = new Set([
   ...["mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "smoothing_curve"],
   ...["dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "truncation_side"],
   ...["guided_decoding_backend", "guided_whitespace_pattern", "n_keep", "num_keep", "n_discard"],
+  ...["logprob_start_len", "grammar_lazy", "grammar_triggers", "preserved_tokens"],
 ]);
 
 /** Values besides null, "", false, [] and {} at which a field asks for nothing. */
@@ -48,15 +49,22 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
       ...{ post_sampling_probs: [] },
     },
   ],
+  ["use min_tokens", { min_new_tokens: [0], min_length: [0] }],
   ["use stop", { stop_sequences: [], stop_strings: [], until: [], stop_regex: [], repetition_detection: [] }],
   ["use repetition_penalty", { repeat_penalty: [1], encoder_repetition_penalty: [1] }],
-  ["penalties count the whole answer: remove it", { repeat_last_n: [-1], penalize_nl: [] }],
+  [
+    "penalties count the whole answer: remove it",
+    { repeat_last_n: [-1], penalize_nl: [], repetition_penalty_range: [0] },
+  ],
   ["use echo", { return_full_text: [] }],
   ["use n", { n_cmpl: [1], num_return_sequences: [1] }],
   ["use ignore_eos", { ban_eos_token: [] }],
   ["use add_special_tokens", { add_bos_token: [true] }],
   ["use include_stop_str_in_output", { no_stop_trim: [] }],
-  ["use return_token_ids", { return_tokens_as_token_ids: [], return_tokens: [] }],
+  [
+    "use return_token_ids: ids come beside the text",
+    { return_tokens_as_token_ids: [], return_tokens: [], detokenize: [true] },
+  ],
   ["use temperature 0 for the likeliest tokens", { do_sample: [true] }],
   [
     "tokens are chosen by temperature, top_k, top_p, min_p and penalties",
@@ -66,7 +74,7 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
       ...{ mirostat: [0], mirostat_mode: [0], xtc_probability: [0], dry_multiplier: [0], samplers: [] },
       ...{ smoothing_factor: [0], no_repeat_ngram_size: [0], penalty_alpha: [0], adaptive_target: [-1] },
       ...{ guidance_scale: [1], cfg_scale: [1], negative_prompt: [], watermark: [], logits_processors: [] },
-      ...{ custom_logit_processor: [], sampler_order: [] },
+      ...{ custom_logit_processor: [], sampler_order: [], temperature_last: [] },
     },
   ],
   [
@@ -78,18 +86,24 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     {
       ...{ response_format: [], structured_outputs: [], structural_tag: [], grammar: [], json_schema: [] },
       ...{ regex: [], ebnf: [], format: [], guided_json: [], guided_regex: [], guided_choice: [] },
-      ...{ guided_grammar: [], guided_decoding: [] },
+      ...{ guided_grammar: [], guided_decoding: [], grammar_string: [] },
     },
   ],
   [
     "use logit_bias with -100",
-    { allowed_token_ids: [], bad_words: [], bad_words_ids: [], suppress_tokens: [], banned_tokens: [] },
+    {
+      ...{ allowed_token_ids: [], bad_words: [], bad_words_ids: [], suppress_tokens: [] },
+      ...{ banned_tokens: [], custom_token_bans: [], banned_strings: [] },
+    },
   ],
   ["a prompt is never cut: send what shall be read", { truncate_prompt_tokens: [], truncate: [] }],
   ["the context's length is the server's: see --max-model-len", { num_ctx: [], n_ctx: [] }],
   ["cut the connection to end an answer early", { t_max_predict_ms: [0], max_time: [], n_indent: [0] }],
   ["serve the model with the adapter merged in", { lora: [], lora_path: [], adapter_id: [] }],
 ];
+
+/** Fields that ask for something when they hold nothing: any JSON, no sampler at all. */
+const ASKS_WHEN_EMPTY = new Set(["json_schema", "guided_json", "samplers"]);
 
 const ELSEWHERE = new Map(
   REFUSED.flatMap(([advice, fields]) =>
@@ -106,7 +120,9 @@ export function refusal(name: string, value: unknown, strict: boolean): ServeErr
   if (known !== undefined) {
     if (known.neutral.includes(value as never)) return null;
     // Where true asks for nothing, false does ask for something.
-    if (isEmpty(value) && !(value === false && known.neutral.includes(true))) return null;
+    const asks =
+      value === false ? known.neutral.includes(true) : ASKS_WHEN_EMPTY.has(name) && Object(value) === value;
+    if (isEmpty(value) && !asks) return null;
     if (name === "response_format" && asksForText(value)) return null;
     return badRequest(name, `${name} is not supported: ${known.advice}`, "unsupported_parameter");
   }
