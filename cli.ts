@@ -28,6 +28,10 @@ const decimal =
     if (text.trim() !== "" && Number.isFinite(value) && holds(value)) return value;
     throw new InvalidArgumentError(`expected ${expected}.`);
   };
+const nonEmpty = (text: string) => {
+  if (text !== "") return text;
+  throw new InvalidArgumentError("expected a text that is not empty.");
+};
 const port = whole(0, 65535);
 /** Past 2^53 a number would be rounded. */
 const seedNumber = (text: string) => (/^\d{16,}$/.test(text) ? BigInt(text) : whole(0)(text));
@@ -218,7 +222,7 @@ program
   .argument("<model>", "model folder in Hugging Face layout")
   .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
   .option("--port <n>", "0 takes a free one", port, 8000)
-  .option("--host <address>", "address to listen on", "127.0.0.1")
+  .option("--host <address>", "address to listen on", nonEmpty, "127.0.0.1")
   .addOption(
     new Option(
       "--api-key <key>",
@@ -232,7 +236,7 @@ program
     "a key that may also set `priority` (lower runs first); several are allowed",
     keys,
   )
-  .option("--served-model-name <name>", "the name that clients use; default: the folder's name")
+  .option("--served-model-name <name>", "the name that clients use; default: the folder's name", nonEmpty)
   .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
   .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
   .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)

@@ -45,6 +45,9 @@ describe("S10: refused before anything is loaded", () => {
       1,
       "203.0.113.9 is not an address of this machine: choose another with --host",
     ],
+    // An empty host would be every address of the machine.
+    [["--host", ""], 2, "expected a text that is not empty."],
+    [["--served-model-name", ""], 2, "expected a text that is not empty."],
     [["--api-key", ""], 2, "expected a key of visible ASCII characters."],
     [["--allowed-origin", "https://app.example/"], 2, "expected an origin as browsers send it"],
     [["--allowed-host", "http://kiln.test"], 2, "expected a host without scheme and port"],
