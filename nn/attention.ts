@@ -164,7 +164,9 @@ export class FusedSelfAttention extends Module {
    */
   forwardPaged(x: Tensor, norm: LayerNorm, cache: LayerCache, context: PagedContext): Tensor {
     const { cAttn, cProj } = this;
-    if (!suitsFusion(x.device.profile, x.shape[1]!, { inOut: true })) {
+    const width = x.shape[1]!;
+    // The fused kernel takes heads in halves.
+    if ((width / this.#heads) % 2 === 1 || !suitsFusion(x.device.profile, width, { inOut: true })) {
       const options = { batchInvariant: true };
       const mixed = attendPaged(this.#split(cAttn.forward(norm.forward(x), options)), cache, context);
       return cProj.forward(mixed, { ...options, residual: x });
