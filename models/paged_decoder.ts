@@ -32,7 +32,7 @@ const grain = 64;
 interface Step {
   /** Everything that a step is told, one after the other in one tensor: one upload. The block table comes last. */
   input: Tensor;
-  /** Where tokens, positions, sequences, slots, rows and the table begin. */
+  /** Where tokens, sequences, positions, slots, rows and the table begin. */
   starts: number[];
   logits: () => Tensor;
   greedy: () => Tensor;
@@ -88,7 +88,7 @@ export class PagedDecoder {
     const wanted = items.reduce((sum, item) => sum + item.rows.length, 0);
     const total = items.reduce((sum, item) => sum + item.tokens.length, 0);
     const step = this.stepFor(powerOfTwo(total), powerOfTwo(wanted));
-    const [tokens, positions, sequences, slots, rows, table] = step.starts as [
+    const [tokens, sequences, positions, slots, rows, table] = step.starts as [
       number,
       number,
       number,
@@ -133,7 +133,7 @@ export class PagedDecoder {
       const input = persist(zeros([end], "i32"));
       const logits = () => {
         const parts = lengths.map((length, i) => narrow(input, 0, starts[i]!, length));
-        const [tokens, positions, sequences, slots, rows, table] = parts as [
+        const [tokens, sequences, positions, slots, rows, table] = parts as [
           Tensor,
           Tensor,
           Tensor,
@@ -142,7 +142,9 @@ export class PagedDecoder {
           Tensor,
         ];
         const blockTable = reshape(table, [maxSequences, maxBlocksPerSequence]);
-        const context = { positions, sequences, slots, blockTable };
+        const span = starts[3]! - starts[2]!;
+        const places = reshape(narrow(input, 0, starts[2]!, 2 * span), [2, span]);
+        const context = { positions, sequences, slots, places, blockTable };
         return noGrad(() => this.model.logitsPaged(tokens, this.cache, context, rows));
       };
       step = { input, starts, logits: compile(logits), greedy: compile(() => greedyTokens(logits())) };

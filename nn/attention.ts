@@ -44,6 +44,8 @@ export interface PagedContext {
   sequences: Tensor;
   /** [N] i32: cache slot of each token, block * block_size + offset; -1 writes nothing. */
   slots: Tensor;
+  /** [2, at least N] i32: positions and slots once more, in one tensor. */
+  places: Tensor;
   /** [max_sequences, max_blocks] i32. */
   blockTable: Tensor;
 }
@@ -113,7 +115,7 @@ export class CausalSelfAttention extends Module {
    * depend on its sequence alone.
    */
   forwardPaged(x: Tensor, norm: RmsNorm, cache: LayerCache, context: PagedContext): Tensor {
-    const { positions, slots } = context;
+    const { positions, places } = context;
     const { num_attention_heads: heads, hidden_size, attention_bias } = this.#sizes;
     if (attention_bias || !suitsFusion(x.device.profile, hidden_size)) {
       const options = { batchInvariant: true };
@@ -121,8 +123,8 @@ export class CausalSelfAttention extends Module {
       return this.oProj.forward(mixed, { ...options, residual: x });
     }
     const weights = [this.qProj, this.kProj, this.vProj].map(({ weight }) => weight.compute);
-    const rotary = { inverseFrequencies: this.#inverseFrequencies, positions };
-    const query = fusedQkv(x, weights, { heads, norm: norm.norm, rotary, slots, cache });
+    const inverseFrequencies = this.#inverseFrequencies;
+    const query = fusedQkv(x, weights, { heads, norm: norm.norm, inverseFrequencies, places, cache });
     return fusedLinear(attendCached(query, cache, context), [this.oProj.weight.compute], { residual: x });
   }
 
@@ -171,8 +173,8 @@ export class FusedSelfAttention extends Module {
       const mixed = attendPaged(this.#split(cAttn.forward(norm.forward(x), options)), cache, context);
       return cProj.forward(mixed, { ...options, residual: x });
     }
-    const { slots } = context;
-    const attrs = { heads: this.#heads, norm: norm.norm, bias: cAttn.bias, slots, cache, inOut: true };
+    const { places } = context;
+    const attrs = { heads: this.#heads, norm: norm.norm, bias: cAttn.bias, places, cache, inOut: true };
     const query = fusedQkv(x, [cAttn.weight.compute], attrs);
     const mixed = attendCached(query, cache, context);
     return fusedLinear(mixed, [cProj.weight.compute], { bias: cProj.bias, residual: x, inOut: true });

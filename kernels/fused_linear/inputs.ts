@@ -36,8 +36,8 @@ export function inputNames(attrs: FusedLinearAttrs | FusedQkvAttrs): string[] {
     ...(norm ? ["normWeight"] : []),
     ...(norm === "layer" ? ["normBias"] : []),
     ...(bias ? ["bias"] : []),
-    ...(qkv && attrs.rotary ? ["frequencies", "positions"] : []),
-    ...(qkv ? ["slots", "keyCache", "valueCache"] : []),
+    ...(qkv && attrs.rotary ? ["frequencies"] : []),
+    ...(qkv ? ["places", "keyCache", "valueCache"] : []),
     ...(!qkv && attrs.residual ? ["residual"] : []),
     ...(!qkv && attrs.chosen ? ["chosen"] : []),
   ];

@@ -13,6 +13,7 @@ struct Params {
   heads: u32,
   kv_heads: u32,
   slots: u32,       // of the cache
+  span: u32,        // PAIRED: from the position of a token to its slot
   width: f32,       // elements in a row of x
   eps: f32,
   parts: vec4<u32>, // units of each of the weights that lie side by side
@@ -27,11 +28,10 @@ struct Params {
 #endif
 #if ROTARY
 @group(0) @binding(33) var<storage, read> frequencies: array<f32>;
-@group(0) @binding(34) var<storage, read> positions: array<i32>;
 #import "rope/angle.wgsl"
 #endif
 #if PAIRED
-@group(0) @binding(35) var<storage, read> slots: array<i32>;
+@group(0) @binding(35) var<storage, read> places: array<i32>; // positions, then slots
 @group(0) @binding(36) var<storage, read_write> key_cache: array<CCACHE>;
 @group(0) @binding(37) var<storage, read_write> value_cache: array<CCACHE>;
 #endif
@@ -178,11 +178,11 @@ fn finish(row: u32, unit: Unit, sum_a: V, sum_b: V) {
   if (head < params.heads + params.kv_heads) {
     let f = cell * W;
 #if W == 4
-    let turned = rotation(positions[row], vec4f(frequencies[f], frequencies[f + 1u], frequencies[f + 2u], frequencies[f + 3u]));
+    let turned = rotation(places[row], vec4f(frequencies[f], frequencies[f + 1u], frequencies[f + 2u], frequencies[f + 3u]));
     let cosine = turned[0];
     let sine = turned[1];
 #else
-    let turned = rotation(positions[row], vec4f(frequencies[f]));
+    let turned = rotation(places[row], vec4f(frequencies[f]));
     let cosine = turned[0].x;
     let sine = turned[1].x;
 #endif
@@ -197,7 +197,7 @@ fn finish(row: u32, unit: Unit, sum_a: V, sum_b: V) {
     out[at + params.half] = COUT(b);
     return;
   }
-  let slot = slots[row];
+  let slot = places[params.span + row];
   if (slot < 0 || u32(slot) >= params.slots) { return; }
   let kv_head = (head - params.heads) % params.kv_heads;
   let at = (u32(slot) * params.kv_heads + kv_head) * 2u * params.half + cell;

@@ -82,12 +82,13 @@ export const fusedQkvOp = defineOp<FusedQkvAttrs>({
   name: "fused_qkv",
   doc:
     "Query [M, H, D] of the tokens x [M, K], their keys and values written to the paged caches [num_blocks, block_size, KV, D] " +
-    "at slots (negative: nowhere): a norm, the projections, and a rotation of queries and keys by positions, in one dispatch.",
+    "at the slots of places[1] (negative: nowhere): a norm, the projections, and a rotation of queries and keys by the positions of " +
+    "places[0], in one dispatch.",
   infer(inputs, attrs) {
     const fail = failure("fused_qkv", inputs, attrs);
     const given = byName(inputs, attrs);
     const columns = checkShared(given, attrs, fail);
-    const { x, keyCache, valueCache, frequencies, positions, slots } = given as Required<Metas>;
+    const { x, keyCache, valueCache, frequencies, places } = given as Required<Metas>;
     const [, , kv, dim] = keyCache!.shape;
     const cached =
       keyCache!.shape.length === 4 && sameShape(keyCache!.shape, valueCache!.shape) && dim! % 2 === 0;
@@ -97,9 +98,9 @@ export const fusedQkvOp = defineOp<FusedQkvAttrs>({
     const wanted = attrs.separate ? heads : [heads[0]! + 2 * heads[1]!];
     if (!sameShape(columns, wanted))
       throw fail(`expected weights for ${attrs.heads} and twice ${kv} heads of ${dim}`);
-    const lists = attrs.rotary ? [slots!, positions!] : [slots!];
-    if (!lists.every((t) => t.dtype === "i32" && sameShape(t.shape, [x!.shape[0]!])))
-      throw fail("expected i32 slots, and positions of a rotation, one a token");
+    const [lists, room] = places!.shape;
+    if (places!.dtype !== "i32" || places!.shape.length !== 2 || lists !== 2 || room! < x!.shape[0]!)
+      throw fail("expected i32 places [2, at least M]: positions and slots");
     if (attrs.rotary && (frequencies!.dtype !== "f32" || !sameShape(frequencies!.shape, [dim! / 2])))
       throw fail("expected f32 inverse frequencies [D / 2]");
     return [{ shape: [x!.shape[0]!, attrs.heads, dim!], dtype: x!.dtype }];
@@ -125,7 +126,7 @@ export function suitsFusion(
 }
 
 /** What the query, key and value of a Llama bind. */
-const mostBuffers = 11;
+const mostBuffers = 10;
 
 const normInputs = (norm?: Norm) => (norm ? [norm.weight, ...(norm.bias ? [norm.bias] : [])] : []);
 const normAttrs = (norm?: Norm) => (norm ? { norm: norm.kind, eps: norm.eps } : {});
@@ -165,21 +166,23 @@ export function fusedQkv(
     heads: number;
     norm: Norm;
     bias?: Tensor;
-    rotary?: { inverseFrequencies: Tensor; positions: Tensor };
-    slots: Tensor;
+    /** Queries and keys are turned by their positions; f32 [D / 2]. */
+    inverseFrequencies?: Tensor;
+    /** [2, at least M] i32: positions and, below them, slots. */
+    places: Tensor;
     cache: { key: Tensor; value: Tensor };
     inOut?: boolean;
   },
 ): Tensor {
-  const { heads, norm, bias, rotary, slots, cache, inOut } = options;
-  const turn = rotary ? [rotary.inverseFrequencies, rotary.positions] : [];
-  const extra = [...(bias ? [bias] : []), ...turn, slots, cache.key, cache.value];
+  const { heads, norm, bias, inverseFrequencies, places, cache, inOut } = options;
+  const given = [bias, inverseFrequencies].filter((t) => t !== undefined);
+  const extra = [...given, places, cache.key, cache.value];
   return apply(fusedQkvOp, [x, ...weights, ...normInputs(norm), ...extra], {
     heads,
     ...normAttrs(norm),
     ...(weights.length === 3 && { separate: true }),
     ...(bias && { bias: true }),
-    ...(rotary && { rotary: true }),
+    ...(inverseFrequencies && { rotary: true }),
     ...(inOut && { inOut }),
   })[0]!;
 }

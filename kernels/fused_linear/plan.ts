@@ -42,6 +42,7 @@ function extents(call: Call<Attrs>, W: number) {
     kvHeads,
     half: dim / 2 / W,
     slots: keyCache ? first! * keyCache.shape[1]! : 0,
+    span: given.places?.shape[1] ?? 0,
   };
 }
 
@@ -124,6 +125,7 @@ function planBody(call: Call<Attrs>, body: Body): Lowering {
       heads: "heads" in call.attrs ? call.attrs.heads : 0,
       kv_heads: size.kvHeads,
       slots: size.slots,
+      span: size.span,
       width,
       eps: call.attrs.eps ?? 0,
       parts,

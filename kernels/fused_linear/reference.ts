@@ -54,7 +54,7 @@ export function qkvReference(
   [query]: readonly RefTensor[],
 ): void {
   const given = byName(inputs, attrs) as Given;
-  const { weight0, weight1, weight2, bias, frequencies, positions, slots, keyCache, valueCache } = given;
+  const { weight0, weight1, weight2, bias, frequencies, places, keyCache, valueCache } = given;
   const [rows, heads, dim] = query!.shape as [number, number, number];
   const kvWidth = keyCache!.shape[2]! * dim;
   const slotCount = keyCache!.shape[0]! * keyCache!.shape[1]!;
@@ -64,9 +64,9 @@ export function qkvReference(
     const all = weights
       .flatMap((w) => productsOf(row, w, attrs.inOut))
       .map((v, n) => v + (bias?.data[n] ?? 0));
-    if (frequencies) rotate(all, heads * dim + kvWidth, dim, positions!.data[m]!, frequencies.data);
+    if (frequencies) rotate(all, heads * dim + kvWidth, dim, places!.data[m]!, frequencies.data);
     query!.data.set(all.slice(0, heads * dim), m * heads * dim);
-    const slot = slots!.data[m]!;
+    const slot = places!.data[places!.shape[1]! + m]!;
     if (slot < 0 || slot >= slotCount) continue;
     keyCache!.data.set(all.slice(heads * dim, heads * dim + kvWidth), slot * kvWidth);
     valueCache!.data.set(all.slice(heads * dim + kvWidth), slot * kvWidth);

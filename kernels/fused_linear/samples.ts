@@ -67,6 +67,8 @@ function qkvSample(
 ): Sample<FusedQkvAttrs> {
   const all = { ...attrs, heads };
   const columns = attrs.separate ? heads * dim : (heads + 2 * kvHeads) * dim;
+  const positions = slots.map((_, i) => (i * 37) % 101);
+  const spare = [1, 2, 3];
   const weight = (n: number) => ({ shape: attrs.inOut ? [width, n] : [n, width] });
   const shapes: Record<string, SampleInput> = {
     x: { shape: [slots.length, width] },
@@ -81,8 +83,11 @@ function qkvSample(
       dtype: "f32",
       values: Array.from({ length: dim / 2 }, (_, p) => Math.fround(10000 ** ((-2 * p) / dim))),
     },
-    positions: { shape: [slots.length], dtype: "i32", values: slots.map((_, i) => (i * 37) % 101) },
-    slots: { shape: [slots.length], dtype: "i32", values: slots },
+    places: {
+      shape: [2, slots.length + 3],
+      dtype: "i32",
+      values: [...positions, ...spare, ...slots, ...spare],
+    },
     keyCache: { shape: [3, 4, kvHeads, dim] },
     valueCache: { shape: [3, 4, kvHeads, dim] },
   };
