@@ -152,7 +152,7 @@ export class Choice {
       text_offset: [],
     };
     for (const { token, logprob, start, end } of released) {
-      const text = this.#tokenText(token.id);
+      const text = tokenText(this.#tokenizer, token.id);
       // Counted from the end, since a token may be shown without its leading space.
       logprobs.tokens.push(end > this.#sent ? text.slice(0, text.length - (end - this.#sent)) : text);
       logprobs.token_logprobs.push(logprob);
@@ -167,21 +167,30 @@ export class Choice {
     // Without a prototype, a token that reads "__proto__" is a key like any other.
     const top: Record<string, number> = Object.create(null);
     for (const [other, value] of [...likeliest, [id, logprob] as const]) {
-      const text = this.#tokenText(other);
+      const text = tokenText(this.#tokenizer, other);
       top[text] = Math.max(top[text] ?? -Infinity, value);
     }
     return top;
   }
+}
 
-  /** One spelling per token, special ones by their names, those without a text by their ids; the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
-  #tokenText(id: number): string {
-    const bytes = this.#tokenizer.idToBytes(id);
-    if (bytes.length === 0) return `token_id:${id}`;
-    try {
-      return strictUtf8.decode(bytes);
-    } catch {
-      return "bytes:" + Array.from(bytes, (byte) => "\\x" + byte.toString(16).padStart(2, "0")).join("");
-    }
+/** Making a text costs more than all else of an entry, and a step may release tens of thousands of them. */
+const tokenTexts = new WeakMap<ServeTokenizer, Map<number, string>>();
+
+/** One spelling per token, special ones by their names, those without a text by their ids; the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
+function tokenText(tokenizer: ServeTokenizer, id: number): string {
+  const known = tokenTexts.get(tokenizer) ?? new Map<number, string>();
+  const text = known.get(id) ?? spell(tokenizer.idToBytes(id), id);
+  tokenTexts.set(tokenizer, known.set(id, text));
+  return text;
+}
+
+function spell(bytes: Uint8Array, id: number): string {
+  if (bytes.length === 0) return `token_id:${id}`;
+  try {
+    return strictUtf8.decode(bytes);
+  } catch {
+    return "bytes:" + Array.from(bytes, (byte) => "\\x" + byte.toString(16).padStart(2, "0")).join("");
   }
 }
 

@@ -230,4 +230,14 @@ describe("S7: bodies are measured before they are walked", () => {
     expect(body.error.message).toContain("10001 in the prompt");
     expect(made.map(({ getIds }) => vi.mocked(getIds).mock.calls.length)).toEqual([0]);
   });
+
+  it("answers with scores: the text of a token is made once, however often it is shown", async () => {
+    const made = vi.spyOn(server.tokenizer, "idToBytes");
+    const asked = { prompt: ["a b c", "b a"], echo: true, logprobs: 5, n: 4, max_tokens: 8 };
+    const { status, body } = await post(asked);
+    const ids = made.mock.calls.map(([id]) => id);
+    made.mockRestore();
+    expect([status, body.choices.length]).toEqual([200, 8]);
+    expect(ids.length).toBe(new Set(ids).size);
+  });
 });
