@@ -100,6 +100,7 @@ program
   .option("--data <path...>", "text, JSONL, gzip of either, or folders")
   .option("--validation-data <path...>", "files for the validation loss, instead of a share of the data")
   .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
+  .option("--init-from <folder>", "start from the weights, shape and tokenizer of this model or run")
   .option("--steps <n>", "optimizer updates", whole(1))
   .option("--batch-size <n>", "sequences of one forward pass", whole(1))
   .option("--sequence-length <n>", "tokens of one sequence", whole(2))

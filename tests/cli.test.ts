@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,6 +23,34 @@ function kiln(args: string[]): Promise<{ code: number; stderr: string }> {
       resolve({ code: typeof error?.code === "number" ? error.code : 0, stderr });
     });
   });
+}
+
+it("every flag that messages and documents name exists", () => {
+  const declared = new Set(
+    readFileSync("cli.ts", "utf8")
+      .match(/"--[a-z][a-z-]+/g)!
+      .map((m) => m.slice(1)),
+  );
+  const files = ["README.md", ...["docs", "train", "train/data", "models", "serve"].flatMap(list)];
+  const named = files.flatMap((file) => {
+    const found = readFileSync(file, "utf8").matchAll(/(?<![\w-])--[a-z][a-z-]+/g);
+    return [...found].map(([flag]) => ({ file, flag }));
+  });
+  // Of browsers, of Node, and of style sheets.
+  const others = /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts)$/;
+  expect(named.length).toBeGreaterThan(40);
+  const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
+  expect(unknown).toEqual([]);
+  // Naming it is not enough: commander must know it.
+  const options = /\.option\(\s*"(--[a-z-]+)|new Option\(\s*"(--[a-z-]+)/g;
+  const known = new Set([...readFileSync("cli.ts", "utf8").matchAll(options)].map(([, a, b]) => a ?? b));
+  expect([...declared].filter((flag) => !known.has(flag))).toEqual([]);
+});
+
+function list(folder: string): string[] {
+  return readdirSync(folder)
+    .filter((name) => /\.(ts|md)$/.test(name) && name !== "log.md")
+    .map((name) => join(folder, name));
 }
 
 describe("S10: refused before anything is loaded", () => {
