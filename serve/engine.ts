@@ -306,6 +306,8 @@ export class Engine {
 
   /** While a step takes longer than it may, everything accepted has failed and nothing new is. Work resumes if it returns. */
   async #watched(step: Promise<StepResult>): Promise<StepResult> {
+    // A timer cannot wait without end: it would go off at once.
+    if (this.#limits.stepMs === Number.POSITIVE_INFINITY) return step;
     const timer = setTimeout(() => {
       this.#hung = true;
       this.#failAll(new ServeError(503, "the model does not respond", { code: "engine_unavailable" }));

@@ -27,6 +27,8 @@ export class TextGenerator {
     this.#engine = new Engine({
       runner: this.#runner,
       maxSeqs: maxSequences,
+      // Nobody waits at the other end of a connection: a slow machine is let finish.
+      limits: { stepMs: Number.POSITIVE_INFINITY, queueWaitMs: Number.POSITIVE_INFINITY },
       onError: (error) => {
         this.#failure = error;
       },

@@ -251,6 +251,12 @@ describe("failures", () => {
   });
 });
 
+it("steps without a limit may take as long as they take", async () => {
+  const { engine, runner } = makeEngine({ limits: { stepMs: Number.POSITIVE_INFINITY } });
+  runner.before = () => new Promise((resolve) => setTimeout(resolve, 20));
+  expect((await collect(engine, makeRequest()).end).finish).toBe("length");
+});
+
 describe("queue", () => {
   it("is bounded by requests and by tokens, and takes one call of any size when empty (F2)", async () => {
     const { engine } = makeEngine({ maxSeqs: 1, limits: { queuedRequests: 3, queuedTokens: 20 } });

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import OpenAI from "openai";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { dispose, scope } from "../core/device.ts";
 import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
@@ -10,6 +10,7 @@ import { tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { TextGenerator } from "../serve/generate.ts";
 import { createServer, type Server } from "../serve/index.ts";
+import { LIMITS } from "../serve/limits.ts";
 import { ModelRunner } from "../serve/runner.ts";
 import { argmax } from "../serve/sampler/cpu.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
@@ -147,6 +148,23 @@ it("answers begin after the prompt, offline and through the server, where its la
   }
   generator.close();
   await server.close(0);
+});
+
+it("samples of scripts and of training have no time limit", async () => {
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
+  const sizes = { hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 1 };
+  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...sizes })).init(1);
+  const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+  // A machine so busy that the server's limit is over before the step is.
+  const real = setTimeout;
+  const busy = vi.spyOn(globalThis, "setTimeout");
+  busy.mockImplementation(((work: () => void, ms = 0, ...args: []) =>
+    real(work, ms === LIMITS.stepMs ? 0 : ms, ...args)) as typeof setTimeout);
+  const logit_bias = { [tokenizer.tokenToId("a")!]: 100 };
+  const text = await generator.complete("Once", { temperature: 0, max_tokens: 4, logit_bias });
+  busy.mockRestore();
+  expect(text).toBe("aaaa");
+  generator.close();
 });
 
 describe("stories260K, a real trained model", () => {
