@@ -122,6 +122,12 @@ describe("prepareData", () => {
     expect(lines.texts.train).toEqual(names);
     expect(lines.lines).toContain(`left out of ${path}: empty documents 1`);
     expect((await prepare("f", all, {}, ["data.separator=\\n"])).texts.train).toEqual(names);
+    // A file of Windows: `\r\n` is a line end, however it is told.
+    for (const told of ["\\r\\n", "\r\n"]) {
+      expect((await prepare("f", all, {}, [`data.separator=${JSON.stringify(told)}`])).texts.train).toEqual(
+        names,
+      );
+    }
     const blank = await prepare("f", all, {}, ['data.separator="\\n\\n"']);
     expect(blank.texts.train).toEqual([`${bos}emma\nolivia${bos}`, `${bos}ava\n${bos}`]);
     expect((await prepare("f", all)).texts.train).toEqual(whole);

@@ -40,7 +40,7 @@ const data = z
       .describe("the key that holds the text in JSONL, a.b for b in the object a; else text or story"),
     separator: z
       .preprocess(
-        (value) => (typeof value === "string" ? value.replaceAll("\\n", "\n") : value),
+        (value) => (typeof value === "string" ? value.replaceAll(/(\\r|\r)?(\\n|\n)/g, "\n") : value),
         z.string().min(1),
       )
       .default("<|endoftext|>")
