@@ -1,6 +1,5 @@
 import {
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -15,6 +14,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliDecompressSync } from "node:zlib";
 import { KilnError } from "./errors.ts";
+import { makeFolder } from "./folders_node.ts";
 
 /** The Vulkan loader reads the first, older loaders the second. */
 const driverVariables = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
@@ -144,7 +144,7 @@ export function unpackSwiftshader(): string | null {
   if (!archive) return null;
   const entries = readTar(brotliDecompressSync(readFileSync(archive)));
   try {
-    mkdirSync(cacheDir(), { recursive: true });
+    makeFolder(cacheDir());
     // Unpacked aside and renamed, so that many processes may do this at once and none sees half a driver.
     const aside = mkdtempSync(`${destination}-`);
     for (const { name, data } of entries) {

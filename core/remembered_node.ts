@@ -1,7 +1,8 @@
 import { createHash, randomUUID } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { cacheDir } from "./adapter_node.ts";
+import { makeFolder } from "./folders_node.ts";
 
 /** A JSON value in the user's cache: losing it costs time, never a result. */
 export interface Remembered<T> {
@@ -30,7 +31,7 @@ export function remembered<T>(kind: string, subject: string): Remembered<T> {
     save: (value) => {
       const draft = `${file}.${randomUUID()}`;
       try {
-        mkdirSync(path.dirname(file), { recursive: true });
+        makeFolder(path.dirname(file));
         writeFileSync(draft, `${JSON.stringify({ subject, value }, null, 1)}\n`);
         renameSync(draft, file);
       } catch {

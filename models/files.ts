@@ -1,6 +1,7 @@
-import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { KilnError } from "../core/errors.ts";
+import { makeFolder } from "../core/folders_node.ts";
 
 /**
  * Files that survive a crash. A file or directory is written beside its final place, flushed to the disk, and renamed:
@@ -23,7 +24,14 @@ export interface WritableFile {
   close(): Promise<void>;
 }
 
-const nodeFileSystem: FileSystem = { open, mkdir, readdir, rename, rm, stat };
+const nodeFileSystem: FileSystem = {
+  open,
+  mkdir: async (path) => makeFolder(path),
+  readdir,
+  rename,
+  rm,
+  stat,
+};
 
 function errorCode(error: unknown): string {
   return (error as NodeJS.ErrnoException | null)?.code ?? "";

@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -208,6 +208,24 @@ describe("atomicWriteDirectory", () => {
     expect(readdirSync(folder).sort()).toEqual(["model", "writer.mjs"]);
   });
 });
+
+it.runIf(process.platform === "linux")(
+  "a folder that the system refuses is an error, not a wait",
+  async () => {
+    // Node's recursive mkdir loops for ever here, deaf to every signal but one.
+    const module = new URL("../models/files.ts", import.meta.url).href;
+    const work = `import(${JSON.stringify(module)}).then((f) => f.writeJson("/proc/nope/x/y.json", {})).catch((e) => console.log(e.message))`;
+    const args = ["--import", import.meta.resolve("tsx"), "-e", work];
+    const { stdout } = spawnSync(process.execPath, args, {
+      encoding: "utf8",
+      timeout: 60_000,
+      killSignal: "SIGKILL",
+    });
+    expect(stdout).toMatch(
+      /^\/proc\/nope\/x\/y.json cannot be written: .*; what was saved before is intact\n$/,
+    );
+  },
+);
 
 describe("readJson", () => {
   it("reads what writeJson wrote, and a byte order mark", async () => {

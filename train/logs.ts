@@ -1,6 +1,7 @@
-import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
+import { makeFolder } from "../core/folders_node.ts";
 import { writeError } from "../models/files.ts";
 
 /** One line of the metrics log: the update it belongs to and any numbers or texts, e.g. loss, learning_rate, tokens. */
@@ -17,7 +18,7 @@ class AppendFile {
   constructor(path: string, flags: string) {
     this.path = path;
     try {
-      mkdirSync(dirname(path), { recursive: true });
+      makeFolder(dirname(path));
       this.#descriptor = openSync(path, flags);
     } catch (error) {
       throw writeError(path, error);

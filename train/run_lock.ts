@@ -1,17 +1,9 @@
 import { execFileSync } from "node:child_process";
-import {
-  constants,
-  copyFileSync,
-  linkSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { constants, copyFileSync, linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
+import { makeFolder } from "../core/folders_node.ts";
 import { writeError } from "../models/files.ts";
 
 /** Who writes a run folder. */
@@ -35,7 +27,7 @@ export function lockRun(folder: string): () => void {
   const own = JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) });
   const draft = `${path}.${process.pid}.${Math.random().toString(36).slice(2, 10)}`;
   try {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     writeFileSync(draft, own);
     // A link is made whole or not at all, and only where nothing is: nobody sees half a lock.
     while (!linked(draft, path)) takeAway(path, `${draft}.stale`);

@@ -4,7 +4,6 @@ import {
   existsSync,
   fstatSync,
   fsyncSync,
-  mkdirSync,
   openSync,
   readSync,
   renameSync,
@@ -13,6 +12,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
+import { makeFolder } from "../../core/folders_node.ts";
 import { writeError } from "../../models/files.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { DocumentSource, TextPart } from "./readers.ts";
@@ -80,7 +80,7 @@ export async function writeShard(
   const temporary = `${file}.${process.pid}.tmp`;
   let descriptor: number | null = null;
   try {
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolder(dirname(file));
     descriptor = openSync(temporary, "w");
     const writer = new ShardWriter(descriptor, tokenizer, options);
     for await (const part of documents) await writer.add(part);
