@@ -1,4 +1,12 @@
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -255,6 +263,50 @@ describe("a checkpoint", () => {
     const { model } = await loadModel(join(place("best"), "best"));
     expect(model.numParameters).toBe(whole.model.numParameters);
     expect(existsSync(join(place("whole"), "best"))).toBe(false);
+  });
+});
+
+describe("best/", () => {
+  it("holds what the last line says, where it was asked for late or the run went back", async () => {
+    const said = async (name: string, run: { text: string }) => {
+      const [, loss, step] = /best validation loss (\S+), at step (\d+)/.exec(run.text)!;
+      const path = join(place(name), "best/validation.json");
+      const kept = JSON.parse(readFileSync(path, "utf8"));
+      expect([kept.validation_loss.toFixed(4), String(kept.step)]).toEqual([loss, step]);
+      return kept;
+    };
+    const every = ["eval.every=1", "checkpoint.every=2"];
+    await train("late", ...every, "train.steps=4");
+    // From here on the loss only grows: the lowest one belongs to a model that nobody kept.
+    const worse = ["train.steps=6", "train.learning_rate=2", "train.max_grad_norm=0"];
+    const late = await resume("late", ...worse, "checkpoint.keep_best=true");
+    expect(late.text).toMatch(
+      /lowest validation loss so far, .* at step 4, was not kept: best\/ begins anew/,
+    );
+    expect((await said("late", late)).step).toBeGreaterThan(4);
+
+    await train("back", ...every, "train.steps=4", "checkpoint.keep_best=true");
+    const back = await resume("back", ...worse, "resume=step-000002");
+    expect((await said("back", back)).validation_loss).toBe(
+      Math.min(...back.records.filter((r) => r.step > 2).flatMap((r) => (r.validation_loss as number) ?? [])),
+    );
+  });
+});
+
+describe("the run folder", () => {
+  it("may not lie in a folder of the corpus: its files would become text", async () => {
+    const data = place("corpus");
+    mkdirSync(data);
+    writeFileSync(join(data, "a.txt"), "Once upon a time there was a cat. ".repeat(40));
+    symlinkSync(data, place("link"));
+    for (const out of [data, join(data, "runs/x"), join(place("link"), "x")]) {
+      for (const key of ["data.path", "data.validation_path"]) {
+        const attempt = pretrainWith([...toy, `${key}=${data}`, `out_dir=${out}`]);
+        await expect(attempt).rejects.toThrow(`the run's folder ${out} lies in the data folder ${data}`);
+      }
+    }
+    expect(readdirSync(data)).toEqual(["a.txt"]);
+    await pretrainWith([...toy, `data.path=${data}`, `out_dir=${data}-run`]);
   });
 });
 

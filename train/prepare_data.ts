@@ -1,5 +1,5 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, realpathSync } from "node:fs";
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { writeError } from "../models/files.ts";
 import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../tokenizer/index.ts";
@@ -74,6 +74,30 @@ export async function prepareData(
     },
     tokenizer,
   };
+}
+
+/** Throws a KilnError where the run folder lies in a folder of the corpus: what a run writes would become text to learn. */
+export function assertOutside(
+  outDir: string,
+  { path = [], validation_path = [] }: PretrainConfig["data"],
+): void {
+  const below = (folder: string) => {
+    const way = relative(folder, real(outDir));
+    return !isAbsolute(way) && way.split(sep)[0] !== "..";
+  };
+  const around = [...path, ...validation_path].find((folder) => existsSync(folder) && below(real(folder)));
+  if (around === undefined) return;
+  throw new KilnError(
+    `the run's folder ${outDir} lies in the data folder ${around}, where its own files would be read as text: give another --out`,
+    { code: "config_invalid" },
+  );
+}
+
+/** The absolute path without links, also of what is not there yet. */
+function real(path: string): string {
+  const full = resolve(path);
+  if (existsSync(full) || dirname(full) === full) return realpathSync(full);
+  return join(real(dirname(full)), basename(full));
 }
 
 /** A source that ends with an error once the signal is given: large corpora are read for hours. */

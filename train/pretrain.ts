@@ -8,7 +8,7 @@ import { PackedBatches } from "./data/index.ts";
 import { Validation } from "./evaluate.ts";
 import { decoderSettings, maxPositions, originOf } from "./model_settings.ts";
 import { AdamW } from "./optim.ts";
-import { prepareData } from "./prepare_data.ts";
+import { assertOutside, prepareData } from "./prepare_data.ts";
 import { decisiveSettings, resumePoint } from "./resume.ts";
 import { type PretrainOptions, type PretrainResult, type Run, runToEnd } from "./run.ts";
 import { lockRun } from "./run_lock.ts";
@@ -21,6 +21,7 @@ import { Trainer } from "./trainer.ts";
  */
 export async function pretrain(options: PretrainOptions): Promise<PretrainResult> {
   const { config } = options;
+  assertOutside(config.out_dir, config.data);
   const release = lockRun(config.out_dir);
   try {
     const resumeFrom = await resumePoint(config);

@@ -12,6 +12,7 @@ import { readLossScaler } from "./loss_scaler.ts";
 import type { TrainingData } from "./prepare_data.ts";
 import { changesSince, trainCommand } from "./resume.ts";
 import {
+  keepsBest,
   listCheckpoints,
   loadCheckpoint,
   type RunState,
@@ -115,6 +116,13 @@ async function restore(run: Run, path: string): Promise<number> {
   run.trainer.optimizer.steps = step;
   run.tokensSeen = saved.tokens_seen;
   run.best = saved.best;
+  if (run.config.checkpoint.keep_best && saved.best && !(await keepsBest(run.config.out_dir, saved.best))) {
+    const { step: at, validation_loss } = saved.best;
+    say(
+      `the model of the lowest validation loss so far, ${validation_loss.toFixed(4)} at step ${at}, was not kept: best/ begins anew`,
+    );
+    run.best = null;
+  }
   if (step < totalSteps) say(`resuming ${run.config.out_dir} at step ${step} of ${totalSteps}`);
   if (changes.length > 0) say(`changed from here on: ${changes.join(", ")}`);
   return step;
@@ -218,7 +226,8 @@ async function validate(run: Run, step: number): Promise<void> {
   run.log.validation(step, found);
   if (run.best && run.best.validation_loss <= validation_loss) return;
   run.best = { step, validation_loss };
-  if (run.config.checkpoint.keep_best) await saveBest(run.config.out_dir, run.state, { step, ...found });
+  if (!run.config.checkpoint.keep_best) return;
+  await savingGood(run, step, () => saveBest(run.config.out_dir, run.state, { step, ...found }));
 }
 
 async function sampleAll(run: Run, step: number): Promise<string[]> {
@@ -244,8 +253,13 @@ async function save(run: Run, step: number): Promise<void> {
     best: run.best,
     settings: run.settings,
   };
+  await savingGood(run, step, () => saveCheckpoint(config.out_dir, run.state, state, config.checkpoint.keep));
+}
+
+/** Saves the weights of an update; where they are not finite, the error says how to go on. */
+async function savingGood(run: Run, step: number, saved: () => Promise<unknown>): Promise<void> {
   try {
-    await saveCheckpoint(config.out_dir, run.state, state, config.checkpoint.keep);
+    await saved();
   } catch (error) {
     if ((error as KilnError).code !== "values_not_finite") throw error;
     throw await diverged(run, step, (error as Error).message, step - 1);

@@ -72,6 +72,13 @@ export async function saveBest(runDir: string, run: RunState, measured: object):
   });
 }
 
+/** Whether `best/` holds the model that a checkpoint calls the best; a later one may have taken its place since. */
+export async function keepsBest(runDir: string, best: NonNullable<TrainerState["best"]>): Promise<boolean> {
+  const path = join(runDir, "best", "validation.json");
+  const kept = (await readJson(path).catch(() => null)) as TrainerState["best"];
+  return kept?.step === best.step && kept.validation_loss === best.validation_loss;
+}
+
 /** Checkpoint folders of a run, oldest first. */
 export async function listCheckpoints(runDir: string): Promise<string[]> {
   const names = await readdir(join(runDir, "checkpoints")).catch(() => []);
