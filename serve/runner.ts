@@ -4,7 +4,7 @@ import { KilnError } from "../core/errors.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { PagedDecoder, type PagedItem } from "../models/paged_decoder.ts";
 import { notFinite, sampleRow, scoreRow, takesLikeliest } from "./sampler/cpu.ts";
-import type { ItemResult, RunItem, Runner, StepResult } from "./types.ts";
+import type { ItemResult, RunItem, Runner, StepResult, TokenLogprob } from "./types.ts";
 
 export interface RunnerOptions {
   /** Longest prompt plus answer; default and at most the model's max_position_embeddings. */
@@ -66,7 +66,11 @@ export class ModelRunner implements Runner {
       return { items: items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++]!))) };
     }
     const logits = await this.#decoder.forward(work);
-    return { items: items.map((item, i) => settle(item, work[i]!.rows, logits[i]!)) };
+    const turns = new Turns();
+    const results: ItemResult[] = [];
+    for (const [i, item] of items.entries())
+      results.push(await settle(item, work[i]!.rows, logits[i]!, turns));
+    return { items: results };
   }
 
   /**
@@ -120,18 +124,37 @@ function takeId(id: number): ItemResult {
   return { sampled: { id, logprob: null, top: [] }, scored: [] };
 }
 
+/** Milliseconds of work on the host after which sockets and timers have a turn. */
+const sliceMs = 10;
+
+/** A step's rows of a large vocabulary take a second and more in one go, in which nobody else would be heard. */
+class Turns {
+  #since = performance.now();
+
+  /** Waits for a turn of the event loop if one is due. */
+  async take(): Promise<void> {
+    if (performance.now() - this.#since < sliceMs) return;
+    await new Promise((resolve) => setImmediate(resolve));
+    this.#since = performance.now();
+  }
+}
+
 /** A row that cannot be sampled (NaN) ends its own request alone. */
-function settle(item: RunItem, rows: readonly number[], logits: readonly Float32Array[]): ItemResult {
-  const { sample, score, tokens } = item;
+async function settle(
+  { sample, score, tokens }: RunItem,
+  rows: readonly number[],
+  logits: readonly Float32Array[],
+  turns: Turns,
+): Promise<ItemResult> {
   try {
-    return {
-      sampled: sample ? sampleRow(logits[rows.indexOf(tokens.length - 1)]!, sample) : null,
-      scored: score
-        ? score.targets.map((id, i) =>
-            scoreRow(logits[rows.indexOf(score.first + i)]!, id, score.topLogprobs),
-          )
-        : [],
-    };
+    const sampled = sample ? sampleRow(logits[rows.indexOf(tokens.length - 1)]!, sample) : null;
+    await turns.take();
+    const scored: TokenLogprob[] = [];
+    for (const [i, id] of score?.targets.entries() ?? []) {
+      scored.push(scoreRow(logits[rows.indexOf(score!.first + i)]!, id, score!.topLogprobs));
+      await turns.take();
+    }
+    return { sampled, scored };
   } catch (error) {
     return { ...NOTHING, error: (error as Error).message };
   }

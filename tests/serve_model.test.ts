@@ -15,6 +15,7 @@ import { ModelRunner } from "../serve/runner.ts";
 import { argmax } from "../serve/sampler/cpu.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/index.ts";
+import { GREEDY } from "./serve_fake.ts";
 import { kinds } from "./support/decoder_kinds.ts";
 
 /** A real model behind a real socket and the official client: what it answers must not depend on what else it does. */
@@ -100,6 +101,37 @@ describe("a TinyLLM with random weights", () => {
     expect(tight.server.engine.stats().preemptions).toBeGreaterThan(0);
     expect(tight.server.engine.stats().blocksUsed).toBe(0);
     await tight.server.close(0);
+  });
+
+  it("lets others have their turn between the rows of a step when these take long", async () => {
+    const runner = new ModelRunner(model, { maxSequences: 6, maxModelLen: 32 });
+    const events: string[] = [];
+    /** A sampler's work, as of a large vocabulary. */
+    class SlowBias extends Map<number, number> {
+      override [Symbol.iterator]() {
+        events.push("row");
+        for (const end = performance.now() + 15; performance.now() < end; );
+        return super[Symbol.iterator]();
+      }
+    }
+    const sampling = { ...GREEDY, logitBias: new SlowBias([[1, 1]]) };
+    const rest = { history: [1], promptLength: 1, position: 1, banned: null, topLogprobs: null };
+    const items = Array.from({ length: 6 }, (_, i) => ({
+      ...{ id: `${i}`, tokens: [1], start: 0, blockTable: Int32Array.of(2 * i, 2 * i + 1), score: null },
+      sample: { params: sampling, ...rest },
+    }));
+    let done = false;
+    const tick = () => {
+      events.push("turn");
+      if (!done) setImmediate(tick);
+    };
+    setImmediate(tick);
+    await runner.run(items);
+    done = true;
+    runner.close();
+    const rows = events.flatMap((event, i) => (event === "row" ? [i] : []));
+    expect(rows.length).toBe(6);
+    for (const i of rows.slice(1)) expect(events[i - 1]).toBe("turn");
   });
 
   it("answers as a forward pass over whole sequences does, without a cache", async () => {
