@@ -30,6 +30,10 @@ describe("a run that starts from a model", () => {
       const name = origin.replaceAll("/", "-");
       const run = await from(`from-${name}`, origin, "train.steps=1");
       expect(run.text).toContain(`starting from ${place(origin === "first" ? "first/model" : origin)}`);
+      const { vocabSize } = first.tokenizer;
+      expect(run.text).toContain(
+        `tokenizer: ${vocabSize} tokens, from ${place(origin === "first" ? "first/model" : origin)}`,
+      );
       expect(run.weights).toBe(first.weights);
       expect(run.validationLoss).toBe(first.validationLoss);
       expect(run.tokenizer.hash()).toBe(first.tokenizer.hash());

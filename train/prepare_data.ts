@@ -140,7 +140,13 @@ async function prepareTokenizer(
   source: DocumentSource,
   say: (line: string) => void,
 ): Promise<Tokenizer> {
-  if (config.tokenizer.path) return Tokenizer.load(config.tokenizer.path);
+  const { path } = config.tokenizer;
+  if (path) {
+    const tokenizer = await Tokenizer.load(path);
+    // Also in answer to a tokenizer.kind or vocab_size, which then decide nothing.
+    say(`tokenizer: ${tokenizer.vocabSize.toLocaleString("en")} tokens, from ${path}`);
+    return tokenizer;
+  }
   const folder = join(config.out_dir, "tokenizer");
   if (config.resume && existsSync(folder)) return Tokenizer.load(folder);
   const isChar = config.tokenizer.kind === "char";
