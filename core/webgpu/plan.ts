@@ -91,17 +91,13 @@ export class Plan<R> {
       const result = scope(() => {
         const made = step(...this.args);
         return mapTensors(made, (t) => {
+          this.capture(t);
           const whole = t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0]!;
           return Object.assign(whole.detach(), { requiresGrad: t.requiresGrad });
         }) as R;
       });
       forEachTensor(result, (t) => t.storage.moveTo(null));
-      for (const { inputs } of calls) {
-        for (const t of inputs) {
-          const source = t.leaf ?? t;
-          if (t.storage.handle !== null) this.captured.set(source, source.requiresGrad);
-        }
-      }
+      for (const { inputs } of calls) for (const t of inputs) this.capture(t);
       return { calls, result };
     } finally {
       this.device.trace = null;
@@ -110,6 +106,12 @@ export class Plan<R> {
         for (const i of mutatedInputs(op, inputs.length)) inputs[i]!.storage.version--;
       }
     }
+  }
+
+  /** Notes a tensor from outside that the step reads or returns. */
+  private capture(t: Tensor): void {
+    const source = t.leaf ?? t;
+    if (t.storage.handle !== null) this.captured.set(source, source.requiresGrad);
   }
 
   /** Whether tracing the step now would give this plan again, as far as its captured tensors tell. */
