@@ -92,7 +92,7 @@ function defaultChunk({ class: kind, maxBindingBytes }: DeviceProfile): number {
 
 /** Tokens a chunk: a multiple of 64, so that slices start where buffers may be bound. */
 function chunkRows(tokens: number, rowBytes: number, chunkBytes: number): number {
-  return Math.min(tokens, Math.max(64, Math.floor(chunkBytes / rowBytes / 64) * 64));
+  return Math.min(Math.max(tokens, 1), Math.max(64, Math.floor(chunkBytes / rowBytes / 64) * 64));
 }
 
 /** Logits are f32, of f16 operands too. */
@@ -112,7 +112,8 @@ function overChunks(
   const losses: Tensor[] = [];
   const dhidden: Tensor[] = [];
   let dweight: Tensor | null = null;
-  for (let at = 0; at < hidden.shape[0]; at += chunk) {
+  // No tokens are one chunk too: its sums are zeros.
+  for (let at = 0; at === 0 || at < hidden.shape[0]; at += chunk) {
     const rows = Math.min(chunk, hidden.shape[0] - at);
     const h = narrow(hidden, 0, at, rows);
     const labels = narrow(target, 0, at, rows);

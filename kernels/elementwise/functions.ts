@@ -34,13 +34,13 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   maximum: {
     f: (a, b) => Math.max(a, b),
     wgsl: "maximum",
-    derivatives: ["where(a == b, 0.5, a > b)", "where(a == b, 0.5, a < b)"],
+    derivatives: ["where(a == b, 0.5, 1 - (a < b))", "where(a == b, 0.5, 1 - (a > b))"],
     integers: true,
   },
   minimum: {
     f: (a, b) => Math.min(a, b),
     wgsl: "minimum",
-    derivatives: ["where(a == b, 0.5, a < b)", "where(a == b, 0.5, a > b)"],
+    derivatives: ["where(a == b, 0.5, 1 - (a > b))", "where(a == b, 0.5, 1 - (a < b))"],
     integers: true,
   },
   abs: { f: Math.abs, wgsl: "abs", derivatives: ["sign(a)"], integers: true },
@@ -66,10 +66,10 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   cos: { f: Math.cos, wgsl: "cos_reduced", derivatives: ["-sin(a)"] },
   erf: { f: erf, wgsl: "erf", derivatives: ["1.1283791670955126 * exp(-(a * a))"] },
   pow: {
-    // JavaScript has NaN for 1 to an infinite power, IEEE 754 has 1.
-    f: (a, b) => (Math.abs(a) === 1 && Math.abs(b) === Number.POSITIVE_INFINITY ? 1 : a ** b),
+    // JavaScript has NaN for 1 to an infinite power or to NaN, IEEE 754 has 1.
+    f: (a, b) => (a === 1 || (a === -1 && Math.abs(b) === Number.POSITIVE_INFINITY) ? 1 : a ** b),
     wgsl: "power",
-    derivatives: ["where(b == 0, 0, b * pow(a, b - 1))", "where(a == 0, 0, pow(a, b) * log(a))"],
+    derivatives: ["where(b == 0, 0, b * pow(a, b - 1))", "where((a == 0) * (b >= 0), 0, pow(a, b) * log(a))"],
   },
 };
 

@@ -138,5 +138,5 @@ fn power(x: V, e: V) -> V {
   let exact = select(size, V(1.0), (abs(x) == V(1.0)) & !is_nan(e));
   let signed_size = select(exact, -exact, (bitcast<VU>(x) >= VU(0x80000000u)) & odd);
   let open = select(signed_size, quiet_nan(x), undefined | is_nan(x) | is_nan(e));
-  return select(open, V(1.0), e == V(0.0));
+  return select(open, V(1.0), (e == V(0.0)) | (x == V(1.0)));
 }

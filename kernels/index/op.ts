@@ -4,7 +4,7 @@ import { normalizeDim, numel, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor, zeros } from "../../core/tensor.ts";
 import { embedding, isIndex } from "../embedding/op.ts";
 import { foldGrid } from "../grid.ts";
-import { narrow, reshape, transpose } from "../views/index.ts";
+import { expand, narrow, reshape, transpose } from "../views/index.ts";
 
 type None = Record<string, never>;
 
@@ -202,6 +202,8 @@ export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   const axis = normalizeDim("index_select", dim, x.rank);
   const front = transpose(x, 0, axis);
   const rows = reshape(front, [front.shape[0], numel(front.shape.slice(1))]);
-  const picked = reshape(embedding(index, rows), [index.size, ...front.shape.slice(1)]);
-  return transpose(picked, 0, axis);
+  const picked = isFloat(x.dtype)
+    ? embedding(index, rows)
+    : gather(rows, 0, expand(reshape(index, [index.size, 1]), [index.size, rows.shape[1]!]));
+  return transpose(reshape(picked, [index.size, ...front.shape.slice(1)]), 0, axis);
 }

@@ -51,7 +51,7 @@ fn main(
     products += F(dy[i]) * F(weight[i - base]) * d;
   }
   let left = rowSum(total(rest), lane) / params.width;
-  let variance = max(rowSum(total(squares), lane) / params.width - left * left, 0.0);
+  let variance = abs(rowSum(total(squares), lane) / params.width - left * left); // max(_, 0.0) would lose NaN
   let r = inverseSqrt(variance + params.eps);
   // What is left is next to nothing: beside an infinite slope it would only make NaN.
   let finite = (bitcast<u32>(meanSlope) & 0x7fffffffu) < 0x7f800000u;

@@ -42,7 +42,7 @@ fn main(
     squares += d * d;
   }
   let left = rowSum(total(rest), lane) / params.width;
-  let variance = max(rowSum(total(squares), lane) / params.width - left * left, 0.0);
+  let variance = abs(rowSum(total(squares), lane) / params.width - left * left); // max(_, 0.0) would lose NaN
   let scale = inverseSqrt(variance + params.eps);
   if (row >= params.rows) {
     return;

@@ -2,9 +2,17 @@ import type { DType } from "../../core/dtype.ts";
 import { isFloat } from "../../core/dtype.ts";
 import { defineOp, type GradientContext, type Op, type Sample } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { cast, div, eq, mul, where } from "../elementwise/index.ts";
-import { permute, reshape } from "../views/index.ts";
-import { type ReduceAttrs, type Reducer, reducedShape, reduceReference, reduceVariants } from "./lower.ts";
+import { cast, div, eq, mul } from "../elementwise/index.ts";
+import { pad } from "../shape/index.ts";
+import { flip, narrow, permute, reshape } from "../views/index.ts";
+import {
+  blocks,
+  type ReduceAttrs,
+  type Reducer,
+  reducedShape,
+  reduceReference,
+  reduceVariants,
+} from "./lower.ts";
 import { dropAxes, insertAxes, normalizeDims, runsOf, sumKeeping } from "./sum.ts";
 
 const lowest = (dtype: DType) =>
@@ -78,15 +86,22 @@ const prodOp: Op<ReduceAttrs> = reduction(
   othersProduct,
 );
 
-/** The product of all others: y / x, and without dividing by zero where one element is 0. */
+/**
+ * The product of all others: of those before times of those behind. Quotients would lose derivatives of higher order
+ * where an element is zero, and give NaN where the product is infinite.
+ */
 function othersProduct(x: Tensor, _y: Tensor, dims: readonly number[]): Tensor {
-  const isZero = eq(x, 0);
-  const zeros = sumKeeping(cast(isZero, "f32"), dims);
-  const safe = where(isZero, 1, x);
-  const rest = apply(prodOp, [safe], { dims })[0]!;
-  const atZero = where(eq(zeros, 1), rest, 0);
-  const elsewhere = where(eq(zeros, 0), rest, 0);
-  return where(isZero, atZero, div(elsewhere, safe));
+  const { outer, n, inner } = blocks(x.shape, dims);
+  const list = reshape(x, [outer, n, inner]);
+  return reshape(mul(productBefore(list, n), flip(productBefore(flip(list, 1), n), 1)), x.shape);
+}
+
+/** [outer, n, inner] -> the product of the elements before each along the middle axis, doubling the reach of each in turn. */
+function productBefore(x: Tensor, n: number): Tensor {
+  const later = (t: Tensor, by: number) => pad(narrow(t, 1, 0, n - by), [0, 0, by, 0], 1);
+  let product = later(x, Math.min(1, n));
+  for (let reach = 1; reach < n; reach *= 2) product = mul(product, later(product, reach));
+  return product;
 }
 
 /** Applies a reduction of neighbouring axes over any axes. */

@@ -186,13 +186,14 @@ const gatherRows: Op<{ width: number }> = rowMover(
  */
 export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: Tensor; indices: Tensor } {
   const axis = normalizeDim("topk", dim, x.shape.length);
+  const extent = x.shape[axis] ?? 1;
+  const least = x.rank === 0 ? 1 : 0;
+  if (!(Number.isInteger(k) && k >= least && k <= extent))
+    throw new KilnError(`topk: k = ${k} is not within ${least} to ${extent}, the extent of axis ${axis}`);
   if (x.rank === 0) {
     const { values, indices } = topk(reshape(x, [1]), k, 0, largest);
     return { values: reshape(values, []), indices: reshape(indices, []) };
   }
-  const extent = x.shape[axis] ?? 0;
-  if (!(Number.isInteger(k) && k >= 0 && k <= extent))
-    throw new KilnError(`topk: k = ${k} is not within 0 to ${extent}, the extent of axis ${axis}`);
   const last = x.shape.length - 1;
   const [values, indices] = apply(sortOp, [transpose(x, axis, last)], { k, descending: largest }) as [
     Tensor,

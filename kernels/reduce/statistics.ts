@@ -33,14 +33,15 @@ export function variance(x: Tensor, dim?: Dims, correction = 1, keepdim = false)
   return keepdim ? kept : dropAxes(kept, dims);
 }
 
-/** log(sum(exp(x))) over `dim`, shifted by the maximum so that it never overflows; its derivative is softmax. */
+/** log(sum(exp(x))) over `dim`, shifted by the maximum so that it never overflows; its derivative is softmax. Integers give f32. */
 export function logsumexp(x: Tensor, dim?: Dims, keepdim = false): Tensor {
   const dims = normalizeDims("logsumexp", dim, x.shape.length);
+  const floats = isFloat(x.dtype) ? x : cast(x, "f32");
   const shift = noGrad(() => {
-    const top = amax(x, dims, true);
+    const top = amax(floats, dims, true);
     // All -infinity: there is nothing to shift by.
     return where(isfinite(top), top, 0);
   });
-  const kept = add(log(sumKeeping(exp(sub(x, shift)), dims)), shift);
+  const kept = add(log(sumKeeping(exp(sub(floats, shift)), dims)), shift);
   return keepdim ? kept : dropAxes(kept, dims);
 }
