@@ -94,8 +94,15 @@ export function broadcastStrides(shape: Shape, strides: readonly number[], targe
   return target.map((_, i) => (i < pad || shape[i - pad] === 1 ? 0 : strides[i - pad]!));
 }
 
-/** A dimension index in 0..rank-1 from one that may count from the end. */
-export function normalizeDim(op: string, dim: number, rank: number): number {
+/** The rank of `x`; throws where it is no tensor. */
+export function rankOf(op: string, x: { readonly shape: Shape }): number {
+  if (Array.isArray(x?.shape)) return x.shape.length;
+  throw new KilnError(`${op}: expected a tensor, got ${describe(x)}`);
+}
+
+/** A dimension index of `x` in 0..rank-1 from one that may count from the end; `added` axes count with those of x. */
+export function normalizeDim(op: string, dim: number, x: { readonly shape: Shape }, added = 0): number {
+  const rank = rankOf(op, x) + added;
   const range = Math.max(rank, 1);
   if (!Number.isInteger(dim) || dim < -range || dim >= range) {
     throw new KilnError(

@@ -3,7 +3,7 @@ import { type Device, forEachTensor, setDevice } from "../core/device.ts";
 import type { DType } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
 import { numel, type Shape } from "../core/shape.ts";
-import { full, ones, type Tensor, tensor, zeros } from "../core/tensor.ts";
+import { full, ones, Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import * as k from "../kernels/index.ts";
 import { worstRatio } from "./support/ops_harness.ts";
@@ -214,6 +214,14 @@ function* spoiled(value: unknown): Generator<{ what: string; value: unknown }> {
   }
 }
 
+/** The arguments with each tensor among them, also in a list, replaced in turn by what is none. */
+function* robbed(args: Arguments): Generator<Arguments> {
+  for (const [i, arg] of args.entries()) {
+    if (Array.isArray(arg)) for (const list of robbed(arg)) yield args.with(i, list);
+    else if (arg instanceof Tensor) for (const none of [undefined, null, {}, "x"]) yield args.with(i, none);
+  }
+}
+
 describe("every public function, given bad numbers", () => {
   let gpu: WebGpuDevice;
   let reference: Device;
@@ -247,6 +255,22 @@ describe("every public function, given bad numbers", () => {
     ];
     const exported = Object.entries(functions).filter(([, f]) => typeof f === "function");
     expect(exported.map(([name]) => name).filter((name) => !listed.includes(name))).toEqual([]);
+  });
+
+  it("says so where a tensor is missing", () => {
+    for (const name of Object.keys(calls)) {
+      const f = functions[name.split(" ")[0]!]!;
+      for (const [i, args] of [...robbed(calls[name]!())].entries()) {
+        let thrown: unknown = null;
+        try {
+          f(...args);
+        } catch (error) {
+          thrown = error;
+        }
+        // Tensors behind the first may be optional.
+        if (thrown !== null || i === 0) expect(thrown, `${name} ${i}`).toBeInstanceOf(KilnError);
+      }
+    }
   });
 
   for (const name of Object.keys(calls)) {

@@ -1,6 +1,7 @@
 import { isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { defineOp, type OutputMeta, opError, type TensorMeta } from "../../core/op.ts";
+import { rankOf } from "../../core/shape.ts";
 import { apply, recordView, type Tensor, zeros } from "../../core/tensor.ts";
 import { cat } from "../shape/index.ts";
 import { narrow } from "../views/index.ts";
@@ -27,6 +28,7 @@ export interface AttentionOptions {
  * +infinity is NaN. Memory laid out as [B, T, H, D] is read without a copy, and the result lies in memory that way.
  */
 export function attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions = {}): Tensor {
+  for (const t of [query, key, value]) rankOf("attention", t);
   const { causal = false, mask, segments } = options;
   const scale = options.scale ?? 1 / Math.sqrt(query.shape[3] ?? 1);
   if (!Number.isFinite(Math.fround(scale)))

@@ -2,7 +2,7 @@ import { custom } from "../../core/autograd.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import type { DeviceProfile } from "../../core/op.ts";
-import { show } from "../../core/shape.ts";
+import { rankOf, show } from "../../core/shape.ts";
 import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { cast, mul } from "../elementwise/index.ts";
@@ -48,6 +48,7 @@ export function linearCrossEntropy(
   target: Tensor,
   options: LinearCrossEntropyOptions = {},
 ): { loss: Tensor; count: Tensor } {
+  for (const t of [hidden, weight, target]) rankOf("linear_cross_entropy", t);
   const { ignoreIndex = -100, labelSmoothing = 0, upstream } = options;
   const { chunkBytes = defaultChunk(hidden.device.profile) } = options;
   const [tokens, width] = hidden.shape;

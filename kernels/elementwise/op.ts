@@ -11,7 +11,7 @@ import {
   type SampleInput,
   type Variant,
 } from "../../core/op.ts";
-import { broadcastShapes, type Shape, sameShape } from "../../core/shape.ts";
+import { broadcastShapes, rankOf, type Shape, sameShape } from "../../core/shape.ts";
 import { apply, Tensor } from "../../core/tensor.ts";
 import { sumTo } from "../reduce/sum.ts";
 import { derivative, scale } from "./derive.ts";
@@ -264,6 +264,7 @@ export const castOp: Op<{ dtype: DType }> = defineOp<{ dtype: DType }>({
 
 /** The tensor itself where it already has the dtype. */
 export function castTo(x: Tensor, dtype: DType): Tensor {
+  rankOf("cast", x);
   return x.dtype === dtype ? x : apply(castOp, [x], { dtype })[0]!;
 }
 

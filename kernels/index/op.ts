@@ -1,6 +1,6 @@
 import { isFloat } from "../../core/dtype.ts";
 import { type Call, defineOp, type Op, opError, type TensorMeta } from "../../core/op.ts";
-import { normalizeDim, numel, sameShape } from "../../core/shape.ts";
+import { normalizeDim, numel, rankOf, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor, zeros } from "../../core/tensor.ts";
 import { embedding, isIndex } from "../embedding/op.ts";
 import { foldGrid } from "../grid.ts";
@@ -185,21 +185,23 @@ function cutTo(x: Tensor, index: Tensor, axis: number): Tensor {
 
 /** torch.gather: y[i][j] = x[i][index[i][j]] along `dim`; index has the rank of x. */
 export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
-  const axis = normalizeDim("gather", dim, x.rank);
+  rankOf("gather", index);
+  const axis = normalizeDim("gather", dim, x);
   const last = (t: Tensor) => (axis === t.rank - 1 ? t : transpose(t, axis, -1));
   return last(apply(gatherOp, [last(cutTo(x, index, axis)), last(index)], {})[0]);
 }
 
 /** torch.scatter_add: x with src[i][j] added at [index[i][j]] along `dim`, in order; index has the shape of src. */
 export function scatterAdd(x: Tensor, dim: number, index: Tensor, src: Tensor): Tensor {
-  const axis = normalizeDim("scatter_add", dim, x.rank);
+  for (const t of [index, src]) rankOf("scatter_add", t);
+  const axis = normalizeDim("scatter_add", dim, x);
   const last = (t: Tensor) => (axis === t.rank - 1 ? t : transpose(t, axis, -1));
   return last(apply(scatterAddOp, [last(x), last(index), last(src)], {})[0]);
 }
 
 /** torch.index_select: the slices `index` (rank 1) of x along `dim`. */
 export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
-  const axis = normalizeDim("index_select", dim, x.rank);
+  const axis = normalizeDim("index_select", dim, x);
   const front = transpose(x, 0, axis);
   const rows = reshape(front, [front.shape[0], numel(front.shape.slice(1))]);
   const picked = isFloat(x.dtype)

@@ -7,7 +7,7 @@ import {
   opError,
   type TensorMeta,
 } from "../../core/op.ts";
-import { sameShape } from "../../core/shape.ts";
+import { rankOf, sameShape } from "../../core/shape.ts";
 import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, cast, gelu, geluTanh, silu } from "../elementwise/index.ts";
@@ -177,6 +177,7 @@ export interface LinearOptions {
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
   const { activation, residual, batchInvariant, outDtype } = options;
   const given = [x, weight, ...(bias ? [bias] : [])];
+  for (const t of given) rankOf("linear", t);
   const records = gradEnabled() && [...given, ...(residual ? [residual] : [])].some((t) => t.requiresGrad);
   if (activation && records) {
     const y = activations[activation](linear(x, weight, bias, { batchInvariant, outDtype }));

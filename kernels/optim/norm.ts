@@ -1,7 +1,7 @@
 import { isFloat, wgslType } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Lowering, opError, type Pass, type Variant } from "../../core/op.ts";
-import { numel } from "../../core/shape.ts";
+import { numel, rankOf } from "../../core/shape.ts";
 import { apply, ones, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 import { type RowWorker, rowPass } from "../row.ts";
@@ -159,6 +159,7 @@ export function globalNorm(
   options: { maxNorm?: number; factor?: Tensor } = {},
 ): { norm: Tensor; scale: Tensor } {
   if (grads.length === 0) throw new KilnError("global_norm: there are no gradients");
+  for (const t of grads) rankOf("global_norm", t);
   if (options.maxNorm !== undefined && !(options.maxNorm >= 0))
     throw new KilnError(
       `global_norm: maxNorm is ${options.maxNorm}; expected a number from 0 (no clipping) on`,

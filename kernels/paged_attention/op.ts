@@ -9,7 +9,7 @@ import {
   type Pass,
   type TensorMeta,
 } from "../../core/op.ts";
-import { numel, sameShape, show } from "../../core/shape.ts";
+import { numel, rankOf, sameShape, show } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 import { pagedReference, writeReference } from "./reference.ts";
@@ -47,6 +47,7 @@ export function pagedAttention(
   positions: Tensor,
   options: { scale?: number | undefined } = {},
 ): Tensor {
+  rankOf("paged_attention", query);
   const scale = options.scale ?? 1 / Math.sqrt(query.shape[2] ?? 1);
   if (!Number.isFinite(Math.fround(scale)))
     throw new KilnError(`paged_attention: the scale is ${scale}; expected a finite number`);

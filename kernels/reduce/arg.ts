@@ -1,5 +1,5 @@
 import { defineOp, type Op, opError, type Sample } from "../../core/op.ts";
-import { normalizeDim } from "../../core/shape.ts";
+import { normalizeDim, rankOf } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../grid.ts";
 import { reshape } from "../views/index.ts";
@@ -80,12 +80,14 @@ function plan(
 }
 
 function arg(x: Tensor, dim: number | null | undefined, keepdim: boolean, largest: boolean): Tensor {
+  const name = largest ? "argmax" : "argmin";
+  rankOf(name, x);
   if (dim === null || dim === undefined) return arg(reshape(x, [x.size]), 0, false, largest);
   if (x.rank === 0) {
-    normalizeDim(largest ? "argmax" : "argmin", dim, 0);
+    normalizeDim(name, dim, x);
     return reshape(arg(reshape(x, [1]), 0, false, largest), []);
   }
-  const axis = normalizeDim(largest ? "argmax" : "argmin", dim, x.shape.length);
+  const axis = normalizeDim(name, dim, x);
   const kept = apply(argOp, [x], { dim: axis, largest })[0]!;
   return keepdim ? kept : dropAxes(kept, [axis]);
 }

@@ -68,7 +68,7 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 
 /** Running sums along `dim`. */
 export function cumsum(x: Tensor, dim: number): Tensor {
-  const axis = normalizeDim("cumsum", dim, x.rank);
+  const axis = normalizeDim("cumsum", dim, x);
   if (x.rank === 0) return reshape(cumsum(reshape(x, [1]), 0), []);
   return apply(cumsumOp, [x], { dim: axis })[0]!;
 }

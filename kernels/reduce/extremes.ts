@@ -111,7 +111,7 @@ function over(
   dim: number | readonly number[] | null | undefined,
   keepdim: boolean,
 ): Tensor {
-  const dims = normalizeDims(op.name, dim, x.shape.length);
+  const dims = normalizeDims(op.name, dim, x);
   if (runsOf(dims).length < 2) {
     const kept = apply(op, [x], { dims })[0]!;
     return keepdim ? kept : dropAxes(kept, dims);

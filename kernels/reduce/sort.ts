@@ -185,7 +185,7 @@ const gatherRows: Op<{ width: number }> = rowMover(
  * order; NaN counts as larger than +infinity.
  */
 export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: Tensor; indices: Tensor } {
-  const axis = normalizeDim("topk", dim, x.shape.length);
+  const axis = normalizeDim("topk", dim, x);
   const extent = x.shape[axis] ?? 1;
   const least = x.rank === 0 ? 1 : 0;
   if (!(Number.isInteger(k) && k >= least && k <= extent))
@@ -204,5 +204,6 @@ export function topk(x: Tensor, k: number, dim = -1, largest = true): { values: 
 
 /** The elements along `dim` in order, and their indices (i32). Stable; NaN counts as larger than +infinity. */
 export function sort(x: Tensor, dim = -1, descending = false): { values: Tensor; indices: Tensor } {
-  return topk(x, x.shape[normalizeDim("sort", dim, x.rank)] ?? 1, dim, descending);
+  const axis = normalizeDim("sort", dim, x);
+  return topk(x, x.shape[axis] ?? 1, dim, descending);
 }

@@ -12,7 +12,7 @@ const extentOf = (x: Tensor, dims: readonly number[]) => numel(dims.map((d) => x
 
 /** Arithmetic mean over `dim` (one, several, or all when absent); integers give f32. */
 export function mean(x: Tensor, dim?: Dims, keepdim = false): Tensor {
-  const dims = normalizeDims("mean", dim, x.shape.length);
+  const dims = normalizeDims("mean", dim, x);
   const kept = sumKeeping(isFloat(x.dtype) ? x : cast(x, "f32"), dims, 1 / extentOf(x, dims));
   return keepdim ? kept : dropAxes(kept, dims);
 }
@@ -28,14 +28,14 @@ export function centre(x: Tensor, dims: readonly number[]): Tensor {
  * 0 for the population's). Two passes over the data, so that a large mean costs no digits.
  */
 export function variance(x: Tensor, dim?: Dims, correction = 1, keepdim = false): Tensor {
-  const dims = normalizeDims("variance", dim, x.shape.length);
+  const dims = normalizeDims("variance", dim, x);
   const kept = sumKeeping(square(centre(x, dims)), dims, 1 / Math.max(0, extentOf(x, dims) - correction));
   return keepdim ? kept : dropAxes(kept, dims);
 }
 
 /** log(sum(exp(x))) over `dim`, shifted by the maximum so that it never overflows; its derivative is softmax. Integers give f32. */
 export function logsumexp(x: Tensor, dim?: Dims, keepdim = false): Tensor {
-  const dims = normalizeDims("logsumexp", dim, x.shape.length);
+  const dims = normalizeDims("logsumexp", dim, x);
   const floats = isFloat(x.dtype) ? x : cast(x, "f32");
   const shift = noGrad(() => {
     const top = amax(floats, dims, true);

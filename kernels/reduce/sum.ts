@@ -5,6 +5,7 @@ import {
   checkList,
   checkShape,
   normalizeDim,
+  rankOf,
   type Shape,
   sameShape,
   show,
@@ -80,14 +81,13 @@ function sumDtype(dtype: DType): DType {
 export function normalizeDims(
   op: string,
   dim: number | readonly number[] | null | undefined,
-  rank: number,
+  x: { readonly shape: Shape },
 ): number[] {
+  const rank = rankOf(op, x);
   if (dim === null || dim === undefined) return Array.from({ length: rank }, (_, i) => i);
   const list = typeof dim === "number" ? [dim] : dim;
   checkList(op, "axes", list);
-  return [...new Set(list.map((d) => normalizeDim(op, d, rank)))]
-    .filter((d) => d < rank)
-    .sort((a, b) => a - b);
+  return [...new Set(list.map((d) => normalizeDim(op, d, x)))].filter((d) => d < rank).sort((a, b) => a - b);
 }
 
 /** Runs of neighbouring axes, innermost first: a reduction takes one run at a time. */
@@ -129,7 +129,7 @@ export function insertAxes(x: Tensor, dims: readonly number[]): Tensor {
  * @param keepdim keeps the reduced axes with extent 1.
  */
 export function sum(x: Tensor, dim?: number | readonly number[] | null, keepdim = false): Tensor {
-  const dims = normalizeDims("sum", dim, x.shape.length);
+  const dims = normalizeDims("sum", dim, x);
   const kept = sumKeeping(x, dims);
   return keepdim ? kept : dropAxes(kept, dims);
 }
@@ -146,8 +146,10 @@ export function sumKeeping(x: Tensor, dims: readonly number[], scale = 1): Tenso
 
 /** Sums over the axes along which `shape` would have been broadcast to x's shape: the derivative of broadcasting. */
 export function sumTo(x: Tensor, shape: Shape): Tensor {
+  checkList("sumTo", "extents", shape);
+  const rank = rankOf("sumTo", x);
   if (sameShape(x.shape, shape)) return x;
-  const extra = x.shape.length - shape.length;
+  const extra = rank - shape.length;
   const fits = extra >= 0 && shape.every((extent, i) => extent === 1 || extent === x.shape[extra + i]);
   if (!fits) throw opError("sumTo", [x], `expected a target that broadcasts to it, ${show(shape)} does not`);
   const dims = x.shape
@@ -163,7 +165,7 @@ export function sumTo(x: Tensor, shape: Shape): Tensor {
  */
 export function expand(x: Tensor, shape: Shape): Tensor {
   checkList("expand", "extents", shape);
-  const extra = shape.length - x.shape.length;
+  const extra = shape.length - rankOf("expand", x);
   const target = shape.map((extent, i) => (extent === -1 ? (x.shape[i - extra] ?? -1) : extent));
   const fits = extra >= 0 && x.shape.every((extent, i) => extent === 1 || extent === target[extra + i]);
   if (!fits || target.includes(-1)) throw opError("expand", [x], `cannot be repeated to fill ${show(shape)}`);

@@ -1,5 +1,5 @@
 import { defineOp, type Op, opError, type Pass } from "../../core/op.ts";
-import { checkList, normalizeDim, numel } from "../../core/shape.ts";
+import { checkList, normalizeDim, numel, rankOf } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { castTo } from "../elementwise/op.ts";
 import { promote } from "../elementwise/program.ts";
@@ -89,7 +89,8 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 /** Tensors one after the other along `dim`; dtypes are promoted. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("cat", "tensors", tensors);
-  const axis = normalizeDim("cat", dim, tensors[0]?.shape.length ?? 1);
+  for (const t of tensors) rankOf("cat", t);
+  const axis = normalizeDim("cat", dim, tensors[0]!);
   const dtype = promote(
     "cat",
     tensors.map((t) => t.dtype),
@@ -104,7 +105,7 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 /** Tensors of one shape side by side along a new axis `dim`. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("stack", "tensors", tensors);
-  const axis = normalizeDim("stack", dim, (tensors[0]?.shape.length ?? 0) + 1);
+  const axis = normalizeDim("stack", dim, tensors[0]!, 1);
   return cat(
     tensors.map((t) => unsqueeze(t, axis)),
     axis,

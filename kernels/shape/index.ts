@@ -1,4 +1,5 @@
 import { opError } from "../../core/op.ts";
+import { checkList, rankOf } from "../../core/shape.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { place } from "./place.ts";
 
@@ -11,7 +12,8 @@ export { tril, triu } from "./triangle.ts";
  * Counts must not be negative.
  */
 export function pad(x: Tensor, counts: readonly number[], value = 0): Tensor {
-  const rank = x.shape.length;
+  const rank = rankOf("pad", x);
+  checkList("pad", "counts", counts);
   if (
     counts.length % 2 !== 0 ||
     counts.length > 2 * rank ||

@@ -5,6 +5,7 @@ import {
   checkWhole,
   contiguousStrides,
   numel,
+  rankOf,
   type Shape,
   sameShape,
   show,
@@ -131,6 +132,7 @@ export function place(
   steps: readonly number[],
   value: number,
 ): Tensor {
+  rankOf("place", x);
   if (sameShape(x.shape, shape) && steps.every((s) => s === 1)) return x;
   return apply(placeOp, [x], { shape, starts, steps, value })[0]!;
 }

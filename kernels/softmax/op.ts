@@ -172,7 +172,7 @@ export function logSoftmax(x: Tensor, dim = -1): Tensor {
 
 /** Runs a kernel of the last axis over another one. */
 function overDim(name: string, x: Tensor, dim: number, body: (t: Tensor) => Tensor): Tensor {
-  const axis = normalizeDim(name, dim, x.rank);
+  const axis = normalizeDim(name, dim, x);
   if (x.rank === 0) return reshape(body(reshape(x, [1])), []);
   return axis === x.rank - 1 ? body(x) : transpose(body(transpose(x, axis, -1)), axis, -1);
 }

@@ -7,6 +7,7 @@ import {
   contiguousStrides,
   normalizeDim,
   numel,
+  rankOf,
   type Shape,
   sameShape,
   show,
@@ -22,6 +23,7 @@ export { expand } from "../reduce/sum.ts";
 
 /** The tensor itself where it is row-major already, else a row-major copy. */
 export function contiguous(x: Tensor): Tensor {
+  rankOf("contiguous", x);
   return x.contiguous ? x : copy(x);
 }
 
@@ -33,6 +35,7 @@ export const broadcastTo = expand;
  * a copy otherwise.
  */
 export function reshape(x: Tensor, shape: Shape): Tensor {
+  rankOf("reshape", x);
   const target = inferExtent(x, shape);
   if (sameShape(target, x.shape)) return x;
   const strides = viewStrides(x, target);
@@ -80,10 +83,9 @@ function viewStrides(x: Tensor, target: Shape): number[] | null {
 
 /** Joins the axes from `start` to `end` (inclusive) into one. */
 export function flatten(x: Tensor, start = 0, end = -1): Tensor {
-  const rank = x.shape.length;
-  if (rank === 0) return reshape(x, [1]);
-  const first = normalizeDim("flatten", start, rank);
-  const last = normalizeDim("flatten", end, rank);
+  if (rankOf("flatten", x) === 0) return reshape(x, [1]);
+  const first = normalizeDim("flatten", start, x);
+  const last = normalizeDim("flatten", end, x);
   return reshape(x, [
     ...x.shape.slice(0, first),
     numel(x.shape.slice(first, last + 1)),
@@ -94,7 +96,7 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
 /** Axes in another order: axis i of the result is axis dims[i] of x. */
 export function permute(x: Tensor, dims: readonly number[]): Tensor {
   checkList("permute", "axes", dims);
-  const order = dims.map((d) => normalizeDim("permute", d, x.shape.length));
+  const order = dims.map((d) => normalizeDim("permute", d, x));
   if (order.length !== x.shape.length || new Set(order).size !== order.length) {
     throw opError("permute", [x], `expected each of its ${x.shape.length} axes once, got [${dims}]`);
   }
@@ -114,9 +116,9 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
 
 /** Two axes exchanged; the last two when not given. */
 export function transpose(x: Tensor, a = -2, b = -1): Tensor {
+  const first = normalizeDim("transpose", a, x);
+  const second = normalizeDim("transpose", b, x);
   const order = x.shape.map((_, i) => i);
-  const first = normalizeDim("transpose", a, x.shape.length);
-  const second = normalizeDim("transpose", b, x.shape.length);
   order[first] = second;
   order[second] = first;
   return permute(x, order);
@@ -126,13 +128,13 @@ export function transpose(x: Tensor, a = -2, b = -1): Tensor {
 export function squeeze(x: Tensor, dim?: number | readonly number[]): Tensor {
   return dropAxes(
     x,
-    normalizeDims("squeeze", dim, x.shape.length).filter((d) => x.shape[d] === 1),
+    normalizeDims("squeeze", dim, x).filter((d) => x.shape[d] === 1),
   );
 }
 
 /** With a new axis of extent 1 at `dim` of the result. */
 export function unsqueeze(x: Tensor, dim: number): Tensor {
-  return insertAxes(x, [normalizeDim("unsqueeze", dim, x.shape.length + 1)]);
+  return insertAxes(x, [normalizeDim("unsqueeze", dim, x, 1)]);
 }
 
 /** Start, stop, step of one axis with Python's meaning; null or absent means the end in that direction. */
@@ -140,7 +142,9 @@ export type Slice = readonly [start?: number | null, stop?: number | null, step?
 
 /** x[start:stop:step] for the leading axes; steps may be negative. */
 export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
-  if (slices.length > x.shape.length) throw opError("slice", [x], `has no ${slices.length} axes to slice`);
+  checkList("slice", "slices", slices);
+  if (slices.length > rankOf("slice", x))
+    throw opError("slice", [x], `has no ${slices.length} axes to slice`);
   const shape = [...x.shape];
   const strides = [...x.strides];
   const starts = shape.map(() => 0);
@@ -177,7 +181,7 @@ function resolveSlice([from, to, by]: Slice, extent: number): { start: number; s
 
 /** `length` elements of axis `dim` from `start` on. */
 export function narrow(x: Tensor, dim: number, start: number, length: number): Tensor {
-  const axis = normalizeDim("narrow", dim, x.shape.length);
+  const axis = normalizeDim("narrow", dim, x);
   checkWhole("narrow", "start", start);
   checkWhole("narrow", "length", length);
   if (start < 0 || length < 0 || start + length > (x.shape[axis] ?? 0)) {
@@ -191,14 +195,14 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
 
 /** Entry `index` of axis `dim`, which goes. */
 export function select(x: Tensor, dim: number, index: number): Tensor {
-  const axis = normalizeDim("select", dim, x.shape.length);
+  const axis = normalizeDim("select", dim, x);
   checkWhole("select", "index", index);
   return squeeze(narrow(x, axis, index < 0 ? index + x.shape[axis]! : index, 1), axis);
 }
 
 /** Pieces of axis `dim`: of the given sizes, or of one size (the last may be shorter). */
 export function split(x: Tensor, sizes: number | readonly number[], dim = 0): Tensor[] {
-  const axis = normalizeDim("split", dim, x.shape.length);
+  const axis = normalizeDim("split", dim, x);
   const extent = x.shape[axis];
   if (extent === undefined) throw opError("split", [x], "has no axis to split");
   if (typeof sizes === "number") checkWhole("split", "the size", sizes, 1);
@@ -218,7 +222,7 @@ export function split(x: Tensor, sizes: number | readonly number[], dim = 0): Te
 
 /** The given axes in reverse order. */
 export function flip(x: Tensor, dims: number | readonly number[]): Tensor {
-  const axes = normalizeDims("flip", dims, x.shape.length);
+  const axes = normalizeDims("flip", dims, x);
   const strides = x.strides.map((s, i) => (axes.includes(i) ? -s : s));
   const offset = axes.reduce((at, d) => at + Math.max(0, x.shape[d]! - 1) * x.strides[d]!, x.offset);
   return recordView(x.view(x.shape, strides, offset), x, "flip", (dy) => flip(dy, axes));
