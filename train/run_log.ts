@@ -146,6 +146,6 @@ export function lossText(
   if (validationLoss === null) return training;
   const bits = bitsPerByte === null ? "" : ` (${bitsPerByte.toFixed(digits)} bits per byte)`;
   const tokens =
-    validationTokens === null ? "" : ` on ${validationTokens.toLocaleString("en")} held-out tokens`;
+    validationTokens === null ? "" : ` on ${validationTokens.toLocaleString("en")} predicted tokens`;
   return `${training}, validation loss ${validationLoss.toFixed(digits)}${bits}${tokens}`;
 }
