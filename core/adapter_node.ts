@@ -14,7 +14,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliDecompressSync } from "node:zlib";
 import { KilnError } from "./errors.ts";
-import { makeFolder } from "./folders_node.ts";
+import { makeFolder } from "./folders.ts";
 
 /** The Vulkan loader reads the first, older loaders the second. */
 const driverVariables = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];

@@ -2,7 +2,7 @@ import { createHash, randomUUID } from "node:crypto";
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { cacheDir } from "./adapter_node.ts";
-import { makeFolder } from "./folders_node.ts";
+import { makeFolder } from "./folders.ts";
 
 /** A JSON value in the user's cache: losing it costs time, never a result. */
 export interface Remembered<T> {

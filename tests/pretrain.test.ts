@@ -179,7 +179,9 @@ describe("kiln train pretrain", () => {
       [["sample", cut], /cut\/model\.safetensors.*(bytes|truncated|ends)/, 1],
     ];
     const answers = await Promise.all(
-      cases.map(([args]) => run(...args, ...(args[1] === "pretrain" ? ["--out", join(out, "run")] : []))),
+      cases.map(([args], i) =>
+        run(...args, ...(args[1] === "pretrain" ? ["--out", join(out, `run-${i}`)] : [])),
+      ),
     );
     cases.forEach(([args, message, code], i) => {
       const { text, code: actual } = answers[i]!;

@@ -45,7 +45,7 @@ const recipes: Recipe[] = [
     extra: ["--", "--smoke", "--out", demo],
     // The adapter's line comes once.
     prints:
-      /^(?![\s\S]*\nGPU: [\s\S]*\nGPU: )[\s\S]*\nGPU: [\s\S]*before training[\s\S]*loss curve: [\s\S]*Serving demo at[\s\S]*curl http[\s\S]*new OpenAI[\s\S]*The server answers/,
+      /(?<!GPU: [\s\S]*)GPU: (?![\s\S]*GPU: )[\s\S]*before training[\s\S]*loss curve: [\s\S]*Serving demo at[\s\S]*curl http[\s\S]*new OpenAI[\s\S]*The server answers/,
   },
   // The tests inside the tests: one quick file stands for all.
   { starts: "npm test", extra: ["--", "tests/schedules.test.ts"], prints: /\n\d+ passed, 0 failed\n$/ },

@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
-import { makeFolder } from "../core/folders_node.ts";
+import { makeFolder } from "../core/folders.ts";
 import { writeError } from "../models/files.ts";
 
 /** One line of the metrics log: the update it belongs to and any numbers or texts, e.g. loss, learning_rate, tokens. */

@@ -3,7 +3,7 @@ import { constants, copyFileSync, linkSync, readFileSync, renameSync, rmSync, wr
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
-import { makeFolder } from "../core/folders_node.ts";
+import { makeFolder } from "../core/folders.ts";
 import { writeError } from "../models/files.ts";
 
 /** Who writes a run folder. */

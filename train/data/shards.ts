@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
-import { makeFolder } from "../../core/folders_node.ts";
+import { makeFolder } from "../../core/folders.ts";
 import { writeError } from "../../models/files.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { DocumentSource, TextPart } from "./readers.ts";
