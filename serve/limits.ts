@@ -46,6 +46,8 @@ export const LIMITS = {
   streamBacklogBytes: 1024 * 1024,
   /** Time that more than these may wait; then the stream is cut. */
   streamStallMs: 10_000,
+  /** Bytes at which a stream is cut at once: more than a step of the most choices writes. */
+  streamMostBytes: 64 * 1024 * 1024,
   /** Silence after which a stream sends a comment, so that proxies keep it open. */
   pingMs: 15_000,
   /** Time that running requests get to finish at shutdown. */

@@ -182,7 +182,7 @@ describe("clients that leave", () => {
   });
 
   it("F7: a reader that never reads is cut off when too much has waited too long", async () => {
-    const limits = { streamBacklogBytes: 60_000, streamStallMs: 20, pingMs: 10_000 };
+    const limits = { streamBacklogBytes: 60_000, streamStallMs: 20, streamMostBytes: 1e9, pingMs: 10_000 };
     const app = fastify();
     const cut = new Promise<boolean>((resolve) => {
       app.get("/", async (_request, reply) => {
@@ -207,8 +207,47 @@ describe("clients that leave", () => {
     await app.close();
   });
 
+  it("F7: no reader holds more than so much memory, however short the time", async () => {
+    const limits = {
+      streamBacklogBytes: 10_000,
+      streamStallMs: 600_000,
+      streamMostBytes: 60_000,
+      pingMs: 10_000,
+    };
+    const app = fastify();
+    let most = 0;
+    const cut = new Promise<boolean>((resolve) => {
+      app.get("/", async (_request, reply) => {
+        const stream = new SseStream(reply, limits);
+        // The kernel takes some megabytes before anything piles up here.
+        for (let sent = 0; !reply.raw.destroyed && sent < 5000; sent++) {
+          stream.send("x".repeat(10_000));
+          most = Math.max(most, reply.raw.writableLength);
+          await new Promise((next) => setImmediate(next));
+        }
+        resolve(reply.raw.destroyed);
+        stream.end();
+        return reply;
+      });
+    });
+    const { hostname, port } = new URL(await app.listen({ port: 0, host: "127.0.0.1" }));
+    const socket = connect(Number(port), hostname);
+    socket.on("error", () => {});
+    socket.pause();
+    socket.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    expect(await cut).toBe(true);
+    expect(most).toBeLessThan(limits.streamMostBytes + 11_000);
+    socket.destroy();
+    await app.close();
+  });
+
   it("a reader gets all of what a step writes at once, however much", async () => {
-    const limits = { streamBacklogBytes: 60_000, streamStallMs: 10_000, pingMs: 10_000 };
+    const limits = {
+      streamBacklogBytes: 60_000,
+      streamStallMs: 10_000,
+      streamMostBytes: 64e6,
+      pingMs: 10_000,
+    };
     const app = fastify();
     app.get("/", (_request, reply) => {
       const stream = new SseStream(reply, limits);

@@ -3,12 +3,13 @@ import type { ServeError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
 import { envelope } from "./errors.ts";
 
-type StreamLimits = Pick<Limits, "streamBacklogBytes" | "streamStallMs" | "pingMs">;
+type StreamLimits = Pick<Limits, "streamBacklogBytes" | "streamStallMs" | "streamMostBytes" | "pingMs">;
 
 /**
  * Server-sent events on one response. Nothing is sent before the first event, so that a failure up to then can still be
  * an ordinary HTTP error. A client that does not read is cut off when more than `streamBacklogBytes` have waited for it for
- * `streamStallMs`: a step of many choices, or the scores of a long prompt, may be more than that at once.
+ * `streamStallMs`: a step of many choices, or the scores of a long prompt, may be more than that at once. At
+ * `streamMostBytes` it is cut off at once, so that one client can hold only so much memory.
  */
 export class SseStream {
   readonly #reply: FastifyReply;
@@ -60,7 +61,11 @@ export class SseStream {
     if (raw.destroyed || raw.writableEnded) return;
     if (!this.#opened) this.#open();
     raw.write(text);
-    const { streamBacklogBytes, streamStallMs } = this.#limits;
+    const { streamBacklogBytes, streamStallMs, streamMostBytes } = this.#limits;
+    if (raw.writableLength > streamMostBytes) {
+      raw.destroy();
+      return;
+    }
     const isBehind = () => raw.writableLength > streamBacklogBytes;
     if (this.#stall !== undefined || !isBehind()) return;
     this.#stall = setTimeout(() => {
