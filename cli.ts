@@ -422,6 +422,16 @@ async function main(): Promise<void> {
   }
 }
 
+/** After an error the device may still be at work; an exit under its threads can end the process by a signal. */
+async function deviceIdle(): Promise<void> {
+  const { setDevice } = await import("./core/device.ts");
+  const idle = setDevice(null)
+    ?.sync()
+    .catch(() => {}); // whatever it says now, the command has said why it ended
+  await Promise.race([idle, new Promise((resolve) => setTimeout(resolve, 2000))]);
+}
+
 await main();
+if (process.exitCode) await deviceIdle();
 // The driver's threads and pending timers must not keep a finished command alive.
 process.exit();
