@@ -39,17 +39,17 @@ export function bytesOf(dispatch: Dispatch): number {
 export function flopsOf({ op, file, inputs, outputs, attrs }: Dispatch): number | null {
   const kernel = file.replace(/^.*\//, "").replace(".wgsl", "");
   if (op === "matmul" && kernel !== "combine" && kernel !== "to_rows")
-    return 2 * numel(outputs[0]!.shape) * inputs[0]!.shape.at(-1)!;
+    return 2 * numel(outputs[0].shape) * inputs[0].shape.at(-1)!;
   if ((op === "fused_linear" || op === "fused_qkv") && kernel !== "rows") {
     const named = Object.entries(byName(inputs, attrs as FusedLinearAttrs));
     const weights = named.filter(([name]) => name.startsWith("weight"));
-    return weights.reduce((sum, [, { shape }]) => sum + 2 * outputs[0]!.shape[0]! * numel(shape), 0);
+    return weights.reduce((sum, [, { shape }]) => sum + 2 * outputs[0].shape[0] * numel(shape), 0);
   }
   if (op === "attention" || op === "attention_backward") {
     const products = attentionProducts[kernel.replace(/^.*_/, "")];
     const [query, key] = inputs.slice(op === "attention" ? 0 : 1);
     const [batch, heads, queries, width] = query!.shape as [number, number, number, number];
-    const keys = key!.shape[2]!;
+    const keys = key!.shape[2];
     const pairs = (attrs as { causal: boolean }).causal ? (queries * (keys + 1)) / 2 : queries * keys;
     return products ? 2 * products * batch * heads * pairs * width : null;
   }

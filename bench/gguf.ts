@@ -89,7 +89,7 @@ const names: Record<string, string> = {
 
 function ggufName(name: string): string {
   const [, layer, rest] = /^model\.layers\.(\d+)\.(.*)$/.exec(name) ?? [];
-  return layer ? `blk.${layer}.${names[rest!]}` : names[name]!;
+  return layer ? `blk.${layer}.${names[rest!]}` : names[name];
 }
 
 /**
@@ -145,6 +145,6 @@ export async function writeGguf(model: LlamaForCausalLM): Promise<void> {
 function tokenNames(count: number): string[] {
   const hex = (n: number) => n.toString(16).toUpperCase().padStart(2, "0");
   return Array.from({ length: count }, (_, i) =>
-    i < 3 ? ["<unk>", "<s>", "</s>"][i]! : i < 259 ? `<0x${hex(i - 3)}>` : `t${i}`,
+    i < 3 ? ["<unk>", "<s>", "</s>"][i] : i < 259 ? `<0x${hex(i - 3)}>` : `t${i}`,
   );
 }

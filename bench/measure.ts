@@ -37,6 +37,6 @@ export async function measure(run: (times: number) => Promise<unknown>, ms: numb
   await bench.run();
   const result = bench.tasks[0]?.result;
   if (result?.state !== "completed") throw new Error(`the measurement ended as ${result?.state}`);
-  const cpu_ms = cpu.sort((a, b) => a - b)[cpu.length >> 1]!;
+  const cpu_ms = cpu.sort((a, b) => a - b)[cpu.length >> 1];
   return { ms: result.latency.p50 / times, cpu_ms, samples: result.latency.samplesCount, first_ms };
 }

@@ -49,9 +49,9 @@ const limitMs = 300_000;
 
 /** The peers that are installed, each in a process of its own on the same adapter, started when a row first needs it. */
 export class Peers {
-  private readonly open = new Map<string, PeerProcess>();
+  readonly #open = new Map<string, PeerProcess>();
   /** Peers that cannot even be opened: said once, not again at every row. */
-  private readonly given = new Set<string>();
+  readonly #given = new Set<string>();
 
   /** Names of the peers that are not installed. */
   static missing(): string[] {
@@ -67,14 +67,14 @@ export class Peers {
   async time(work: PeerWork, ms: number): Promise<PeerTiming[]> {
     const found: PeerTiming[] = [];
     for (const { module, name, package: needed, ops } of peers) {
-      if (!ops.includes(work.op) || this.given.has(module) || !isInstalled(needed)) continue;
-      let child = this.open.get(module);
+      if (!ops.includes(work.op) || this.#given.has(module) || !isInstalled(needed)) continue;
+      let child = this.#open.get(module);
       if (!child?.alive) {
         child = new PeerProcess(module);
-        this.open.set(module, child);
+        this.#open.set(module, child);
         const { version, error } = await child.next();
         if (!version) {
-          this.given.add(module);
+          this.#given.add(module);
           child.stop();
           found.push({ by: name, error: `cannot be opened: ${error}` });
           continue;
@@ -87,7 +87,7 @@ export class Peers {
   }
 
   close(): void {
-    for (const child of this.open.values()) child.stop();
+    for (const child of this.#open.values()) child.stop();
   }
 }
 
@@ -104,64 +104,66 @@ interface Answer extends Partial<Timing> {
 class PeerProcess {
   version = "";
   alive = true;
-  private readonly child: ChildProcess;
-  private readonly answers: Answer[] = [];
-  private wake: () => void = () => {};
+  readonly #child: ChildProcess;
+  readonly #answers: Answer[] = [];
+  #wake: () => void = () => {};
 
   constructor(module: string) {
     const script = fileURLToPath(new URL("./peers/child.mjs", import.meta.url));
-    this.child = spawn(process.execPath, [script, module], { stdio: ["pipe", "pipe", "ignore"] });
-    this.child.stdin!.on("error", () => {}); // its end is heard of by "close"
+    this.#child = spawn(process.execPath, [script, module], { stdio: ["pipe", "pipe", "ignore"] });
+    this.#child.stdin!.on("error", () => {}); // its end is heard of by "close"
     const end = (ending: string) => {
       this.alive = false;
-      this.take({ error: ending });
+      this.#take({ error: ending });
     };
-    this.child.on("error", (error) => end(error.message));
-    this.child.on("close", (status, signal) => end(signal ? `stopped (${signal})` : `exit status ${status}`));
-    createInterface({ input: this.child.stdout! }).on("line", (line) => {
+    this.#child.on("error", (error) => end(error.message));
+    this.#child.on("close", (status, signal) =>
+      end(signal ? `stopped (${signal})` : `exit status ${status}`),
+    );
+    createInterface({ input: this.#child.stdout! }).on("line", (line) => {
       if (!line.startsWith("{")) return; // the peer's own chatter
       try {
-        this.take(JSON.parse(line) as Answer);
+        this.#take(JSON.parse(line) as Answer);
       } catch {} // chatter as well
     });
   }
 
-  private take(answer: Answer): void {
-    this.answers.push(answer);
-    this.wake();
+  #take(answer: Answer): void {
+    this.#answers.push(answer);
+    this.#wake();
   }
 
   /** The next line; an error after `limitMs`, or when the process ends. */
   async next(): Promise<Answer> {
     const timer = setTimeout(() => {
-      this.take({ error: `over ${limitMs / 1000} s` });
+      this.#take({ error: `over ${limitMs / 1000} s` });
       this.stop();
     }, limitMs);
-    while (this.answers.length === 0) {
+    while (this.#answers.length === 0) {
       await new Promise<void>((resolve) => {
-        this.wake = resolve;
+        this.#wake = resolve;
       });
     }
     clearTimeout(timer);
-    return this.answers.shift()!;
+    return this.#answers.shift()!;
   }
 
   async time(work: PeerWork & { ms: number }): Promise<Pick<PeerTiming, "timing" | "error">> {
-    if (this.alive && process.platform !== "win32") this.child.kill("SIGCONT");
-    this.child.stdin!.write(`${JSON.stringify(work)}\n`);
+    if (this.alive && process.platform !== "win32") this.#child.kill("SIGCONT");
+    this.#child.stdin!.write(`${JSON.stringify(work)}\n`);
     const { ms, cpu_ms, samples, first_ms, error } = await this.next();
-    this.pause();
+    this.#pause();
     if (ms === undefined) return { error: error ?? "no figure" };
     return { timing: { ms, cpu_ms: cpu_ms!, samples: samples!, first_ms: first_ms! } };
   }
 
   /** Holds it until its next row: some look for the end of their own work meanwhile, and a core goes to that. */
-  private pause(): void {
-    if (this.alive && process.platform !== "win32") this.child.kill("SIGSTOP");
+  #pause(): void {
+    if (this.alive && process.platform !== "win32") this.#child.kill("SIGSTOP");
   }
 
   stop(): void {
     this.alive = false;
-    this.child.kill("SIGKILL");
+    this.#child.kill("SIGKILL");
   }
 }

@@ -134,7 +134,7 @@ async function timeSteps(prepared: Prepared, steps: number): Promise<{ host: num
 }
 
 function medianBy<T>(items: readonly T[], key: (item: T) => number): T {
-  return [...items].sort((a, b) => key(a) - key(b))[Math.floor(items.length / 2)]!;
+  return [...items].sort((a, b) => key(a) - key(b))[Math.floor(items.length / 2)];
 }
 
 function shapesOf({ inputs, outputs }: TimedDispatch): string {

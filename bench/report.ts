@@ -65,7 +65,7 @@ export async function beginRun(device: WebGpuDevice, quick: boolean, ms: number)
     software: description.software,
     unchecked: description.toggles.includes("+disable_robustness"),
     node: process.version,
-    load: loadavg()[0]!,
+    load: loadavg()[0],
     quick,
     roofline: {
       ...(await measureRoofline(device, ms)),

@@ -105,7 +105,7 @@ async function timeInTurn(
       name: row.name,
       by: "kiln",
       unit: row.unit,
-      error: message.split("\n")[0]!,
+      error: message.split("\n")[0],
     });
     keep(await timeRow(row, device, roofline, ms).catch(failed));
     for (const { by, timing, error } of (row.peer && (await peers?.time(row.peer, ms))) || []) {

@@ -3,7 +3,7 @@ import type { BenchReport, BenchResult } from "./report.ts";
 const widths = [30, 22, 8, 8, 18, 9, 8, 11];
 
 function line(cells: readonly string[]): string {
-  return `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(" | ")} |`;
+  return `| ${cells.map((cell, i) => cell.padEnd(widths[i])).join(" | ")} |`;
 }
 
 /** Three digits, never with an exponent. */

@@ -48,10 +48,10 @@ async function deviceTime(device: WebGpuDevice, prepared: Prepared): Promise<num
     const each = dispatches.length / units;
     if (!Number.isInteger(each)) return Number.NaN;
     for (let i = 0; i < units; i++) {
-      times.push((dispatches[(i + 1) * each - 1]!.end - dispatches[i * each]!.start) / 1e6);
+      times.push((dispatches[(i + 1) * each - 1].end - dispatches[i * each].start) / 1e6);
     }
   }
-  return times.sort((a, b) => a - b)[times.length >> 1]!;
+  return times.sort((a, b) => a - b)[times.length >> 1];
 }
 
 type Timed = Pick<Timing, "ms"> & Partial<Timing> & { device_ms?: number };

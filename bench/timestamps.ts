@@ -52,7 +52,7 @@ export async function timeDispatches(
     recorder.stamp = null;
   }
   const spans = oneAfterAnother(await resolve(gpu, sets, dispatches.length));
-  return dispatches.map((dispatch, i) => ({ ...dispatch, ...spans[i]! }));
+  return dispatches.map((dispatch, i) => ({ ...dispatch, ...spans[i] }));
 }
 
 /**
@@ -64,8 +64,8 @@ export function oneAfterAnother(stamps: BigUint64Array): { start: number; end: n
   const spans: { start: number; end: number }[] = [];
   let ended = 0;
   for (let i = 0; i < stamps.length; i += 2) {
-    const start = Math.max(ended, Number(stamps[i]! - stamps[0]!));
-    ended = Math.max(start, Number(stamps[i + 1]! - stamps[0]!));
+    const start = Math.max(ended, Number(stamps[i] - stamps[0]));
+    ended = Math.max(start, Number(stamps[i + 1] - stamps[0]));
     spans.push({ start, end: ended });
   }
   return spans;

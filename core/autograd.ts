@@ -49,7 +49,7 @@ export function grads(
   return withRecording(options.createGraph ?? false, () => {
     const cotangent = new Map<Tensor, Tensor>();
     roots.forEach((root, i) => {
-      const seed = options.cotangents ? options.cotangents[i]! : seedOf(root);
+      const seed = options.cotangents ? options.cotangents[i] : seedOf(root);
       if (seed) accumulate(cotangent, root, seed, "grads");
     });
     for (const node of leading(roots, wanted)) {
@@ -60,7 +60,7 @@ export function grads(
       // What has been passed on is not needed again, unless the caller asked for it.
       for (const output of node.outputs) if (!wanted.has(output)) cotangent.delete(output);
       node.inputs.forEach((input, i) => {
-        if (input.requiresGrad && back[i]) accumulate(cotangent, input, back[i]!, node.name);
+        if (input.requiresGrad && back[i]) accumulate(cotangent, input, back[i], node.name);
       });
     }
     return inputs.map((input) => cotangent.get(input) ?? null);
@@ -105,7 +105,7 @@ function accumulate(into: Map<Tensor, Tensor>, key: Tensor, value: Tensor, name:
 }
 
 function add(a: Tensor, b: Tensor): Tensor {
-  return apply(findOp("add"), [a, b], {} as never)[0]!;
+  return apply(findOp("add"), [a, b], {} as never)[0];
 }
 
 function assertRecorded(what: string, roots: readonly Tensor[]): void {

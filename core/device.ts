@@ -46,7 +46,7 @@ export class Storage {
   /** The scope that frees this storage, or null: then it lives until the garbage collector finds it. */
   scope: Set<Storage> | null = null;
   /** What gives the room back when JavaScript forgets this storage; only outside of scopes. */
-  private net: Watch | null = null;
+  #net: Watch | null = null;
 
   constructor(device: Device, dtype: DType, length: number, handle: unknown) {
     this.device = device;
@@ -54,9 +54,9 @@ export class Storage {
     this.length = length;
     this.handle = handle;
     if (scopes.length > 0) {
-      this.scope = scopes[scopes.length - 1]!;
+      this.scope = scopes[scopes.length - 1];
       this.scope.add(this);
-    } else if (handle !== null) this.net = watch(this);
+    } else if (handle !== null) this.#net = watch(this);
   }
 
   /** Moves this storage to another scope, or to none. */
@@ -65,8 +65,8 @@ export class Storage {
     this.scope?.delete(this);
     scope?.add(this);
     this.scope = scope;
-    this.unwatch();
-    if (scope === null && this.handle !== null) this.net = watch(this);
+    this.#unwatch();
+    if (scope === null && this.handle !== null) this.#net = watch(this);
   }
 
   free(): void {
@@ -74,13 +74,13 @@ export class Storage {
     this.freed = true;
     this.scope?.delete(this);
     this.scope = null;
-    this.unwatch();
+    this.#unwatch();
     this.device.release(this);
   }
 
-  private unwatch(): void {
-    if (this.net) unwatch(this, this.net);
-    this.net = null;
+  #unwatch(): void {
+    if (this.#net) unwatch(this, this.#net);
+    this.#net = null;
   }
 }
 

@@ -43,7 +43,7 @@ export function checkDType(op: string, dtype: DType): void {
 export function checkValues(op: string, values: ArrayLike<number>, dtype: DType): void {
   if (dtype === "f32" && values instanceof Float32Array) return;
   for (let i = 0; i < values.length; i++) {
-    const value = values[i]!;
+    const value = values[i];
     if (typeof value === "number" && fitsDType(value, dtype)) continue;
     const why = typeof value === "number" ? `outside of ${dtype}` : "not a number";
     throw new KilnError(`${op}: value ${i} is ${describe(value)}, ${why}`);
@@ -59,7 +59,7 @@ export function wgslType(dtype: DType): string {
 export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
   if (dtype === "f16") {
     const half = new Uint16Array(values.length);
-    for (let i = 0; i < half.length; i++) half[i] = toHalf(values[i]!);
+    for (let i = 0; i < half.length; i++) half[i] = toHalf(values[i]);
     return new Uint8Array(half.buffer);
   }
   if (dtype === "f32") return bytesOf(Float32Array.from(values));
@@ -86,12 +86,12 @@ const u32Scratch = new Uint32Array(f32Scratch.buffer);
 /** IEEE 754 binary16 bits of a number, round to nearest even, overflow to infinity. */
 export function toHalf(value: number): number {
   f32Scratch[0] = value;
-  const bits = u32Scratch[0]!;
+  const bits = u32Scratch[0];
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return sign | 0x7e00;
   if (magnitude >= 0x477ff000) return sign | 0x7c00;
-  if (magnitude < 0x38800000) return sign | roundToEven(Math.abs(f32Scratch[0]!) * 2 ** 24);
+  if (magnitude < 0x38800000) return sign | roundToEven(Math.abs(f32Scratch[0]) * 2 ** 24);
   const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
   return sign | ((rounded - 0x38000000) >>> 13);
 }

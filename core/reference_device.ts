@@ -59,7 +59,7 @@ export class ReferenceDevice implements Device {
     const given = inputs.map(gather);
     const made = outputs.map((t): RefTensor => ({ shape: t.shape, dtype: t.dtype, data: cells(t.storage) }));
     op.reference(given, attrs as never, made);
-    for (const i of mutatedInputs(op, inputs.length)) scatter(given[i]!.data, inputs[i]!);
+    for (const i of mutatedInputs(op, inputs.length)) scatter(given[i].data, inputs[i]);
   }
 
   release(storage: Storage): void {
@@ -82,7 +82,7 @@ function gather(t: Tensor): RefTensor {
     return { shape: t.shape, dtype: t.dtype, data: source.subarray(t.offset, t.offset + t.size) };
   const data = new Float64Array(t.size);
   forEachCell(t, (cell, i) => {
-    data[i] = source[cell]!;
+    data[i] = source[cell];
   });
   return { shape: t.shape, dtype: t.dtype, data };
 }
@@ -91,7 +91,7 @@ function scatter(values: Float64Array, t: Tensor): void {
   if (t.contiguous) return;
   const target = cells(t.storage);
   forEachCell(t, (cell, i) => {
-    target[cell] = values[i]!;
+    target[cell] = values[i];
   });
 }
 
@@ -103,9 +103,9 @@ function forEachCell(t: Tensor, visit: (cell: number, i: number) => void): void 
   for (let i = 0; i < total; i++) {
     visit(cell, i);
     for (let axis = shape.length - 1; axis >= 0; axis--) {
-      cell += strides[axis]!;
-      if (++index[axis]! < shape[axis]!) break;
-      cell -= index[axis]! * strides[axis]!;
+      cell += strides[axis];
+      if (++index[axis] < shape[axis]) break;
+      cell -= index[axis] * strides[axis];
       index[axis] = 0;
     }
   }

@@ -45,7 +45,7 @@ export function contiguousStrides(shape: Shape): number[] {
   let step = 1;
   for (let i = shape.length - 1; i >= 0; i--) {
     strides[i] = step;
-    step *= shape[i]!;
+    step *= shape[i];
   }
   return strides;
 }
@@ -55,7 +55,7 @@ export function isContiguous(shape: Shape, strides: readonly number[]): boolean 
   let step = 1;
   for (let i = shape.length - 1; i >= 0; i--) {
     if (shape[i] !== 1 && strides[i] !== step) return false;
-    step *= shape[i]!;
+    step *= shape[i];
   }
   return true;
 }
@@ -91,7 +91,7 @@ export function broadcastShapes(op: string, shapes: readonly Shape[]): number[] 
 /** Strides that read `shape` as if it were `target` (0 where it is repeated). */
 export function broadcastStrides(shape: Shape, strides: readonly number[], target: Shape): number[] {
   const pad = target.length - shape.length;
-  return target.map((_, i) => (i < pad || shape[i - pad] === 1 ? 0 : strides[i - pad]!));
+  return target.map((_, i) => (i < pad || shape[i - pad] === 1 ? 0 : strides[i - pad]));
 }
 
 /** The rank of `x`; throws where it is no tensor. */
@@ -122,17 +122,17 @@ export function collapseAxes(shape: Shape, strides: readonly (readonly number[])
   shape.forEach((extent, axis) => {
     if (extent === 1) return;
     const last = outShape.length - 1;
-    const merges = last >= 0 && strides.every((s, k) => outStrides[k]![last] === s[axis]! * extent);
+    const merges = last >= 0 && strides.every((s, k) => outStrides[k][last] === s[axis] * extent);
     if (merges) {
-      outShape[last]! *= extent;
+      outShape[last] *= extent;
       strides.forEach((s, k) => {
-        outStrides[k]![last] = s[axis]!;
+        outStrides[k][last] = s[axis];
       });
       return;
     }
     outShape.push(extent);
     strides.forEach((s, k) => {
-      outStrides[k]!.push(s[axis]!);
+      outStrides[k].push(s[axis]);
     });
   });
   if (outShape.length === 0) {

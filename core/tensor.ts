@@ -76,7 +76,7 @@ export class Tensor {
   /** The values in row-major order; waits for the device. */
   async data(): Promise<HostArray> {
     assertAlive("data", this);
-    const source = this.contiguous ? this : applyQuietly(findOp("copy"), [this], {})[0]!;
+    const source = this.contiguous ? this : applyQuietly(findOp("copy"), [this], {})[0];
     const values = await this.device.read(source.storage, source.offset, source.size);
     if (source !== this) source.storage.free();
     return values;
@@ -86,7 +86,7 @@ export class Tensor {
   async item(): Promise<number> {
     if (this.size !== 1)
       throw new KilnError(`item: expected a tensor of one element, this one is ${show(this.shape)}`);
-    return (await this.data())[0]!;
+    return (await this.data())[0];
   }
 
   /**
@@ -157,8 +157,8 @@ function updateInPlace(
   outputs: readonly Tensor[],
 ): void {
   const mutated = mutatedInputs(op, inputs.length);
-  const written = new Set(mutated.map((i) => inputs[i]!.storage));
-  const recorded = gradEnabled() && mutated.find((i) => inputs[i]!.node);
+  const written = new Set(mutated.map((i) => inputs[i].storage));
+  const recorded = gradEnabled() && mutated.find((i) => inputs[i].node);
   if (recorded !== false && recorded !== undefined) {
     throw new KilnError(
       `${op.name}: ${inputs[recorded]} has a history that an update in place would leave; compute a new tensor, or update it under noGrad()`,
@@ -169,8 +169,8 @@ function updateInPlace(
   }
   const shared = inputs.filter((t) => written.has(t.storage)).length > mutated.length;
   const apart = (t: Tensor, i: number) =>
-    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(findOp("copy"), [t], {})[0]! : t;
-  inputs[0]!.device.run(op, shared ? inputs.map(apart) : inputs, attrs, outputs);
+    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(findOp("copy"), [t], {})[0] : t;
+  inputs[0].device.run(op, shared ? inputs.map(apart) : inputs, attrs, outputs);
   for (const storage of written) storage.version++;
 }
 

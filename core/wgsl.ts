@@ -50,7 +50,7 @@ function expandLines(
   const out: string[] = [];
   const active: boolean[] = [];
   for (let i = 0; i < lines.length; i++) {
-    const line = lines[i]!;
+    const line = lines[i];
     const [directive, argument] = splitDirective(line);
     if (directive === "#if") active.push(evaluate(argument, defines, `${path}:${i + 1}`));
     else if (directive === "#else") active.push(!active.pop()!);
@@ -91,7 +91,7 @@ function unroll(
 function matchingEnd(lines: string[], start: number, path: string): number {
   let depth = 0;
   for (let i = start; i < lines.length; i++) {
-    const [directive] = splitDirective(lines[i]!);
+    const [directive] = splitDirective(lines[i]);
     if (directive === "#unroll") depth++;
     if (directive === "#end" && --depth === 0) return i;
   }
@@ -100,7 +100,7 @@ function matchingEnd(lines: string[], start: number, path: string): number {
 
 function splitDirective(line: string): [string, string] {
   const match = /^\s*(#\w+)\s*(.*?)\s*$/.exec(line);
-  return match ? [match[1]!, match[2]!.replace(/\s*\/\/.*$/, "")] : ["", ""];
+  return match ? [match[1], match[2].replace(/\s*\/\/.*$/, "")] : ["", ""];
 }
 
 function evaluate(condition: string, defines: Defines, where: string): boolean {

@@ -196,7 +196,7 @@ async function check(device: WebGpuDevice): Promise<DoctorCheck[]> {
     const got = await results(probe, device);
     // Relative where numbers are large. NaN must win: Math.max keeps it, a comparison would drop it.
     const error = got.reduce((most, value, i) => {
-      return Math.max(most, Math.abs(value - want[i]!) / Math.max(1, Math.abs(want[i]!)));
+      return Math.max(most, Math.abs(value - want[i]) / Math.max(1, Math.abs(want[i])));
     }, 0);
     const { name, tolerance } = probe;
     checks.push({ name, error, tolerance, ok: error <= tolerance });

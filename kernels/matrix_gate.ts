@@ -233,7 +233,7 @@ function filled(
     dtype === "i32" ? Math.floor(i / 50) : base + 0.5 * Math.sin(1 + seed + i * 12.9898 + (i % 7));
   const values = Array.from({ length: numel(shape) }, (_, i) => element(i));
   const flat = tensor(values, shape, dtype, device);
-  return transposed ? flat.view(shape, [1, shape[0]!], 0) : flat;
+  return transposed ? flat.view(shape, [1, shape[0]], 0) : flat;
 }
 
 type TensorInput = MatrixTrial["inputs"][number];
@@ -254,7 +254,7 @@ async function difference(device: WebGpuDevice, work: Prepared): Promise<number>
   for (const [i, values] of expected.entries()) {
     values.forEach((value, j) => {
       // NaN must win: Math.max keeps it, a comparison would drop it.
-      worst = Math.max(worst, Math.abs(actual[i]![j]! - value) / (tolerance * (1 + Math.abs(value))));
+      worst = Math.max(worst, Math.abs(actual[i][j] - value) / (tolerance * (1 + Math.abs(value))));
     });
   }
   return worst;

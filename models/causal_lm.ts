@@ -150,11 +150,11 @@ export abstract class CausalLM extends Module {
   logitsPaged(tokens: Tensor, cache: readonly LayerCache[], context: PagedContext, rows: Tensor): Tensor {
     let x = this.embed(tokens, context.positions);
     this.blocks.forEach((block, i) => {
-      x = block.forwardPaged(x, cache[i]!, context);
+      x = block.forwardPaged(x, cache[i], context);
     });
     const { finalNorm } = this;
     const weight = this.headWeight.compute;
-    if (suitsFusion(x.device.profile, x.shape[1]!))
+    if (suitsFusion(x.device.profile, x.shape[1]))
       return fusedLinear(x, [weight], { norm: finalNorm.norm, chosen: rows, outDtype: "f32" });
     const chosen = finalNorm.forward(indexSelect(x, 0, rows));
     return linear(chosen, weight, null, { batchInvariant: true, outDtype: "f32" });

@@ -104,7 +104,7 @@ function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32A
   const limit = f16 ? 65519.996 : 3.4028234663852886e38;
   for (let i = 0; i < values.length; i++) {
     // Turned around, so that NaN comes in.
-    if (Math.abs(values[i]!) <= limit) continue;
+    if (Math.abs(values[i]) <= limit) continue;
     if (f16 && Number.isFinite(values[i])) {
       throw misfit(`holds ${values[i]} in ${quoted(name)}, which f16 cannot; use --dtype f32`);
     }

@@ -68,7 +68,7 @@ export function writeError(path: string, error: unknown): KilnError {
 }
 
 function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n")[0]!;
+  return (error instanceof Error ? error.message : String(error)).split("\n")[0];
 }
 
 /** A place beside `path` that no other writer uses; the process id lets a later run see whether its owner still lives. */

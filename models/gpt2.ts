@@ -41,7 +41,7 @@ class Mlp extends Module {
   /** mlp(norm(x)) + x for single tokens x [N, width], each with the same bits in any batch. */
   forwardPaged(x: Tensor, norm: LayerNorm): Tensor {
     const { cFc, cProj } = this;
-    if (!suitsFusion(x.device.profile, x.shape[1]!, { inOut: true }))
+    if (!suitsFusion(x.device.profile, x.shape[1], { inOut: true }))
       return this.forward(norm.forward(x), x, { batchInvariant: true });
     const inner = fusedLinear(x, [cFc.weight.compute], {
       norm: norm.norm,

@@ -45,20 +45,20 @@ interface Step {
 export class PagedDecoder {
   readonly sizes: PagedSizes;
   readonly vocabSize: number;
-  private readonly model: CausalLM;
-  private readonly cache: LayerCache[];
-  private readonly steps = new Map<string, Step>();
+  readonly #model: CausalLM;
+  readonly #cache: LayerCache[];
+  readonly #steps = new Map<string, Step>();
 
   constructor(model: CausalLM, sizes: PagedSizes) {
     this.sizes = sizes;
     this.vocabSize = model.shape.vocab_size;
-    this.model = model;
-    this.cache = model.newCache(sizes.numBlocks, sizes.blockSize);
+    this.#model = model;
+    this.#cache = model.newCache(sizes.numBlocks, sizes.blockSize);
   }
 
   /** For each item, the logits (f32, vocabSize values) after each of its wanted rows. */
   async forward(items: readonly PagedItem[]): Promise<Float32Array[][]> {
-    const values = (await this.read(items, "logits")) as Float32Array;
+    const values = (await this.#read(items, "logits")) as Float32Array;
     let r = 0;
     const next = () => values.subarray(r * this.vocabSize, ++r * this.vocabSize);
     return items.map((item) => item.rows.map(next));
@@ -69,11 +69,11 @@ export class PagedDecoder {
    * distribution (see `greedyTokens`). The same step as `forward`, of which only the ids come back.
    */
   async greedy(items: readonly PagedItem[]): Promise<Int32Array> {
-    return (await this.read(items, "greedy")) as Int32Array;
+    return (await this.#read(items, "greedy")) as Int32Array;
   }
 
-  private async read(items: readonly PagedItem[], wanted: "logits" | "greedy"): Promise<HostArray> {
-    const step = this.arrange(items);
+  async #read(items: readonly PagedItem[], wanted: "logits" | "greedy"): Promise<HostArray> {
+    const step = this.#arrange(items);
     const result = scope(() => step[wanted]());
     try {
       return await result.data();
@@ -83,11 +83,11 @@ export class PagedDecoder {
   }
 
   /** Tells the step that fits the items what to compute, and returns it. */
-  private arrange(items: readonly PagedItem[]): Step {
+  #arrange(items: readonly PagedItem[]): Step {
     const { blockSize, maxBlocksPerSequence } = this.sizes;
     const wanted = items.reduce((sum, item) => sum + item.rows.length, 0);
     const total = items.reduce((sum, item) => sum + item.tokens.length, 0);
-    const step = this.stepFor(powerOfTwo(total), powerOfTwo(wanted));
+    const step = this.#stepFor(powerOfTwo(total), powerOfTwo(wanted));
     const [tokens, sequences, positions, slots, rows, table] = step.starts as [
       number,
       number,
@@ -105,11 +105,11 @@ export class PagedDecoder {
       values.set(item.blockTable, table + sequence * maxBlocksPerSequence);
       for (let i = 0; i < item.tokens.length; i++, n++) {
         const position = item.start + i;
-        values[tokens + n] = item.tokens[i]!;
+        values[tokens + n] = item.tokens[i];
         values[positions + n] = position;
         values[sequences + n] = sequence;
         values[slots + n] =
-          item.blockTable[Math.floor(position / blockSize)]! * blockSize + (position % blockSize);
+          item.blockTable[Math.floor(position / blockSize)] * blockSize + (position % blockSize);
       }
       for (const row of item.rows) values[r++] = n - item.tokens.length + row;
     });
@@ -118,9 +118,9 @@ export class PagedDecoder {
   }
 
   /** Sizes are powers of two, so that few are ever planned. */
-  private stepFor(room: number, wanted: number): Step {
+  #stepFor(room: number, wanted: number): Step {
     const key = `${room} ${wanted}`;
-    let step = this.steps.get(key);
+    let step = this.#steps.get(key);
     if (!step) {
       const { maxSequences, maxBlocksPerSequence } = this.sizes;
       const lengths = [room, room, room, room, wanted, maxSequences * maxBlocksPerSequence];
@@ -132,7 +132,7 @@ export class PagedDecoder {
       }
       const input = persist(zeros([end], "i32"));
       const logits = () => {
-        const parts = lengths.map((length, i) => narrow(input, 0, starts[i]!, length));
+        const parts = lengths.map((length, i) => narrow(input, 0, starts[i], length));
         const [tokens, sequences, positions, slots, rows, table] = parts as [
           Tensor,
           Tensor,
@@ -142,21 +142,21 @@ export class PagedDecoder {
           Tensor,
         ];
         const blockTable = reshape(table, [maxSequences, maxBlocksPerSequence]);
-        const span = starts[3]! - starts[2]!;
-        const places = reshape(narrow(input, 0, starts[2]!, 2 * span), [2, span]);
+        const span = starts[3] - starts[2];
+        const places = reshape(narrow(input, 0, starts[2], 2 * span), [2, span]);
         const context = { positions, sequences, slots, places, blockTable };
-        return noGrad(() => this.model.logitsPaged(tokens, this.cache, context, rows));
+        return noGrad(() => this.#model.logitsPaged(tokens, this.#cache, context, rows));
       };
       step = { input, starts, logits: compile(logits), greedy: compile(() => greedyTokens(logits())) };
-      this.steps.set(key, step);
+      this.#steps.set(key, step);
     }
     return step;
   }
 
   /** Frees the cache. */
   close(): void {
-    dispose([this.cache, [...this.steps.values()].map(({ input }) => input)]);
-    this.steps.clear();
+    dispose([this.#cache, [...this.#steps.values()].map(({ input }) => input)]);
+    this.#steps.clear();
   }
 }
 

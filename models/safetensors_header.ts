@@ -59,7 +59,7 @@ function scanEntry(scanner: Scanner, name: string, fail: (problem: string) => Er
     throw fail(`${where} lacks dtype, shape or data_offsets`);
   }
   if (offsets.length !== 2) throw fail(`${where} needs two data_offsets`);
-  return { name, dtype, shape, begin: offsets[0]!, end: offsets[1]! };
+  return { name, dtype, shape, begin: offsets[0], end: offsets[1] };
 }
 
 /** A JSON whole number without sign, fraction or exponent. */
@@ -154,7 +154,7 @@ class Scanner {
 
   #expect(character: string, where: string): void {
     if (this.#take(character)) return;
-    const found = this.#at < this.#text.length ? quoted(this.#text[this.#at]!) : "the end";
+    const found = this.#at < this.#text.length ? quoted(this.#text[this.#at]) : "the end";
     throw this.#fail(
       `expected ${character} in ${where} but found ${found} at byte ${this.#at} of the header`,
     );

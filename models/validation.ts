@@ -78,11 +78,11 @@ export function unwrap(schema: z.ZodType): z.ZodType {
 export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin: Origin): z.output<T> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const issue = result.error.issues[0]!;
+  const issue = result.error.issues[0];
   if (issue.code === "unrecognized_keys") {
-    const path = [...issue.path, issue.keys[0]!];
+    const path = [...issue.path, issue.keys[0]];
     const names = keysAt(schema, issue.path);
-    const near = nearestName(issue.keys[0]!, names);
+    const near = nearestName(issue.keys[0], names);
     const hint =
       near === null
         ? `valid names are ${names.join(", ")}`

@@ -166,7 +166,7 @@ export class FusedSelfAttention extends Module {
    */
   forwardPaged(x: Tensor, norm: LayerNorm, cache: LayerCache, context: PagedContext): Tensor {
     const { cAttn, cProj } = this;
-    const width = x.shape[1]!;
+    const width = x.shape[1];
     // The fused kernel takes heads in halves.
     if ((width / this.#heads) % 2 === 1 || !suitsFusion(x.device.profile, width, { inOut: true })) {
       const options = { batchInvariant: true };

@@ -64,7 +64,7 @@ export function attentionWithDropout(
   { positions, segments }: { positions: Tensor; segments?: Tensor | undefined },
 ): Tensor {
   const [batch, heads, length, width] = query.shape as [number, number, number, number];
-  const groups = key.shape[1]!;
+  const groups = key.shape[1];
   const pairs = (compare: typeof eq, ids: Tensor) =>
     compare(reshape(ids, [batch, 1, 1, length, 1]), reshape(ids, [batch, 1, 1, 1, length]));
   const before = pairs(ge, positions);

@@ -47,8 +47,8 @@ export function normalValues(count: number, seed: number, name: string): Float32
   for (let i = 0; i < count; i += 4) {
     const bits = philox4x32([seed >>> 0, stream], [i >>> 2, 0, 0, 0]);
     for (let k = 0; k < 4 && i + k < count; k += 2) {
-      const radius = Math.sqrt(-2 * Math.log((bits[k]! + 1) / 4294967297));
-      const angle = 2 * Math.PI * (bits[k + 1]! / 4294967296);
+      const radius = Math.sqrt(-2 * Math.log((bits[k] + 1) / 4294967297));
+      const angle = 2 * Math.PI * (bits[k + 1] / 4294967296);
       out[i + k] = radius * Math.cos(angle);
       if (i + k + 1 < count) out[i + k + 1] = radius * Math.sin(angle);
     }

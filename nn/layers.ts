@@ -144,7 +144,7 @@ export class GatedMlp extends Module {
   /** mlp(norm(x)) + x for single tokens x [N, hidden_size], each with the same bits in any batch. */
   forwardPaged(x: Tensor, norm: RmsNorm): Tensor {
     const { gateProj, upProj, downProj } = this;
-    if (gateProj.bias || !suitsFusion(x.device.profile, x.shape[1]!))
+    if (gateProj.bias || !suitsFusion(x.device.profile, x.shape[1]))
       return this.forward(norm.forward(x), x, { batchInvariant: true });
     const weights = [gateProj.weight.compute, upProj.weight.compute] as const;
     const gated = fusedLinear(x, weights, { norm: norm.norm, activation: "swiglu" });

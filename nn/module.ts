@@ -38,7 +38,7 @@ export function withoutValues<T>(body: () => T): T {
  * it, which forward and backward passes read; vectors (norms, biases) stay f32.
  */
 export class Parameter extends Tensor {
-  private copied: Tensor | null = null;
+  #copied: Tensor | null = null;
 
   /** A parameter that holds what `values` makes for its shape; only room for it inside of `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Parameter {
@@ -51,28 +51,28 @@ export class Parameter extends Tensor {
 
   /** The rounded copy, or null where passes read this tensor itself. Who changes this tensor rewrites the copy. */
   get half(): Tensor | null {
-    return this.copied;
+    return this.#copied;
   }
 
   /** What passes read and take gradients of. */
   get compute(): Tensor {
-    return this.copied ?? this;
+    return this.#copied ?? this;
   }
 
   /** Makes or drops the copy. */
   computeIn(dtype: ComputeDtype): void {
     retrace();
-    dispose(this.copied);
-    this.copied = null;
+    dispose(this.#copied);
+    this.#copied = null;
     if (this.rank < 2 || dtype === this.dtype) return;
     if (dtype === "f32") throw new KilnError("this model's matrices were made in f16; load it in f32");
-    this.copied = persist(new Tensor(this.device.allocate(dtype, this.size), this.shape).requireGrad());
+    this.#copied = persist(new Tensor(this.device.allocate(dtype, this.size), this.shape).requireGrad());
     this.refresh();
   }
 
   /** Rounds the values into the copy, on the device: the same bits as an optimizer's pass writes. */
   refresh(): void {
-    if (this.copied) assignInto(this.copied, this);
+    if (this.#copied) assignInto(this.#copied, this);
   }
 
   override write(values: ArrayLike<number>): void {

@@ -70,7 +70,7 @@ export class Choice {
     this.#text = options.echo ? options.prompt.settled : "";
     this.#decoded = this.#text.length;
     if (options.logprobs && options.echo) {
-      this.#addPromptEntry({ id: options.prompt.tokens[0]!, logprob: 0, top: [] }, null);
+      this.#addPromptEntry({ id: options.prompt.tokens[0], logprob: 0, top: [] }, null);
     }
   }
 
@@ -114,8 +114,8 @@ export class Choice {
 
   #addPromptEntry(token: SampledToken, logprob: number | null): void {
     const { offsets } = this.#options.prompt;
-    const start = offsets[this.#scored]!;
-    const end = offsets[++this.#scored]!;
+    const start = offsets[this.#scored];
+    const end = offsets[++this.#scored];
     this.#entries.push({ token, logprob, start, end });
   }
 

@@ -89,5 +89,5 @@ async function askOnce(url: string, model: string): Promise<void> {
   });
   if (!answer.ok) throw new Error(`the server answered ${answer.status}: ${await answer.text()}`);
   const { choices } = (await answer.json()) as { choices: { text: string }[] };
-  process.stdout.write(`\nThe server answers: Once upon a time${choices[0]!.text}\n`);
+  process.stdout.write(`\nThe server answers: Once upon a time${choices[0].text}\n`);
 }

@@ -151,7 +151,7 @@ export class Engine {
    */
   submit(requests: readonly { readonly request: Request; readonly listener: EngineListener }[]): void {
     this.checkRoom(
-      requests[0]!.request.client,
+      requests[0].request.client,
       requests.length,
       requests.reduce((sum, { request }) => sum + request.prompt.length, 0),
     );
@@ -217,10 +217,10 @@ export class Engine {
       if (item.error === undefined) return;
       const error = new Error(item.error);
       this.#onError(error);
-      this.#fail(plan.items[i]!.id, error);
+      this.#fail(plan.items[i].id, error);
     });
     for (const { index, sequence, finish } of this.#scheduler.settle(plan, result)) {
-      this.#report(sequence, items[index]!, result.items[index]!, finish);
+      this.#report(sequence, items[index], result.items[index], finish);
     }
   }
 

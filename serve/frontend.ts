@@ -103,7 +103,7 @@ export class CompletionJob {
       return;
     }
     try {
-      const choice = this.choices[index]!;
+      const choice = this.choices[index];
       const delta = choice.accept(event);
       if (choice.finished) {
         this.#open.delete(id);

@@ -63,13 +63,12 @@ export class ModelRunner implements Runner {
     if (items.every(needsIdOnly)) {
       const ids = await this.#decoder.greedy(work);
       let next = 0;
-      return { items: items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++]!))) };
+      return { items: items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++]))) };
     }
     const logits = await this.#decoder.forward(work);
     const turns = new Turns();
     const results: ItemResult[] = [];
-    for (const [i, item] of items.entries())
-      results.push(await settle(item, work[i]!.rows, logits[i]!, turns));
+    for (const [i, item] of items.entries()) results.push(await settle(item, work[i].rows, logits[i], turns));
     return { items: results };
   }
 
@@ -147,11 +146,11 @@ async function settle(
   turns: Turns,
 ): Promise<ItemResult> {
   try {
-    const sampled = sample ? sampleRow(logits[rows.indexOf(tokens.length - 1)]!, sample) : null;
+    const sampled = sample ? sampleRow(logits[rows.indexOf(tokens.length - 1)], sample) : null;
     await turns.take();
     const scored: TokenLogprob[] = [];
     for (const [i, id] of score?.targets.entries() ?? []) {
-      scored.push(scoreRow(logits[rows.indexOf(score!.first + i)]!, id, score!.topLogprobs));
+      scored.push(scoreRow(logits[rows.indexOf(score!.first + i)], id, score!.topLogprobs));
       await turns.take();
     }
     return { sampled, scored };

@@ -234,13 +234,13 @@ export class Scheduler {
 
   /** The sequence to be admitted next, or null when none waits. */
   #next(best: number): Sequence | null {
-    const key = ({ waiting, running, turn }: Client) => [this.#level(waiting[0]!, best), running, turn];
+    const key = ({ waiting, running, turn }: Client) => [this.#level(waiting[0], best), running, turn];
     let first: Client | null = null;
     for (const client of this.#clients.values()) {
       if (client.waiting.length === 0) continue;
       if (first === null || isLess(key(client), key(first))) first = client;
     }
-    return first === null ? null : first.waiting[0]!;
+    return first === null ? null : first.waiting[0];
   }
 
   /**
@@ -289,22 +289,22 @@ export class Scheduler {
     const more = this.#running.map(({ tokens, computed }) => tokens.length - computed - 1);
     const budget = this.config.maxBatchedTokens - this.#running.length;
     const counts = more.map(() => 1);
-    const clients = [...new Set(this.#running.filter((_, i) => more[i]! > 0).map(({ client }) => client))];
-    const own = clients.map((client) => [...more.keys()].filter((i) => this.#running[i]!.client === client));
-    const wanted = own.map((indices) => indices.reduce((sum, i) => sum + more[i]!, 0));
+    const clients = [...new Set(this.#running.filter((_, i) => more[i] > 0).map(({ client }) => client))];
+    const own = clients.map((client) => [...more.keys()].filter((i) => this.#running[i].client === client));
+    const wanted = own.map((indices) => indices.reduce((sum, i) => sum + more[i], 0));
     evenShares(wanted, budget).forEach((share, c) => {
-      const indices = own[c]!;
+      const indices = own[c];
       evenShares(
-        indices.map((i) => more[i]!),
+        indices.map((i) => more[i]),
         share,
       ).forEach((count, j) => {
-        counts[indices[j]!]! += count;
+        counts[indices[j]] += count;
       });
     });
     return this.#running.map(({ request, computed }, i) => ({
       id: request.id,
       start: computed,
-      count: counts[i]!,
+      count: counts[i],
     }));
   }
 
@@ -338,10 +338,10 @@ export class Scheduler {
 /** Parts of `total`, each at most what is wanted and otherwise even. */
 function evenShares(wanted: readonly number[], total: number): number[] {
   const shares = wanted.map(() => 0);
-  const order = [...wanted.keys()].sort((a, b) => wanted[a]! - wanted[b]! || a - b);
+  const order = [...wanted.keys()].sort((a, b) => wanted[a] - wanted[b] || a - b);
   order.forEach((at, i) => {
-    shares[at] = Math.min(wanted[at]!, Math.ceil(total / (order.length - i)));
-    total -= shares[at]!;
+    shares[at] = Math.min(wanted[at], Math.ceil(total / (order.length - i)));
+    total -= shares[at];
   });
   return shares;
 }
@@ -361,7 +361,7 @@ function finishOf(sequence: Sequence): FinishReason | null {
 
 function insert(list: Sequence[], sequence: Sequence): void {
   let at = list.length;
-  while (at > 0 && before(sequence, list[at - 1]!)) at--;
+  while (at > 0 && before(sequence, list[at - 1])) at--;
   list.splice(at, 0, sequence);
 }
 
@@ -371,5 +371,5 @@ function before(a: Sequence, b: Sequence): boolean {
 
 function isLess(a: readonly number[], b: readonly number[]): boolean {
   const at = a.findIndex((value, i) => value !== b[i]);
-  return at >= 0 && a[at]! < b[at]!;
+  return at >= 0 && a[at] < b[at];
 }

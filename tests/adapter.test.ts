@@ -49,7 +49,7 @@ async function sumOnDevice(adapter: GPUAdapter, invocations: number): Promise<nu
   encoder.copyBufferToBuffer(total, 0, readback, 0, 4);
   device.queue.submit([encoder.finish()]);
   await readback.mapAsync(GPUMapMode.READ);
-  const result = new Uint32Array(readback.getMappedRange())[0]!;
+  const result = new Uint32Array(readback.getMappedRange())[0];
   device.destroy();
   return result;
 }

@@ -22,7 +22,7 @@ const make = (shape: number[], values = random(shape.reduce((a, b) => a * b, 1))
 function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
   expect(a.length).toBe(b.length);
   return Array.from(a).reduce((worst, x, i) => {
-    const difference = Math.abs(x - b[i]!);
+    const difference = Math.abs(x - b[i]);
     return difference <= worst ? worst : difference;
   }, 0);
 }
@@ -55,7 +55,7 @@ describe("attention", () => {
       const result = headsFirst(attention(q1, k1, v1, { causal: true }));
       const gradients = grads(result, alone, { cotangents: [await cut(weights)] });
       for (const [i, t] of [result, ...gradients].entries()) {
-        const part = packed[i]!.slice(start * row, (start + n) * row);
+        const part = packed[i].slice(start * row, (start + n) * row);
         expect(largestDifference(await t!.data(), part)).toBeLessThan(2e-6);
       }
       start += n;
@@ -127,7 +127,7 @@ describe("attention", () => {
     };
     const exact = await withDevice(new ReferenceDevice(), run);
     for (const [i, found] of (await run()).entries()) {
-      expect(largestDifference(found, exact[i]!)).toBeLessThan(2e-6);
+      expect(largestDifference(found, exact[i])).toBeLessThan(2e-6);
     }
   });
 
@@ -178,7 +178,7 @@ describe("rope", () => {
         rope(tensor(k, [1, 1, 8]), frequencies, tensor([at], [1], "i32")),
       ];
       const [a, b] = await Promise.all(turned.map((t) => t.data()));
-      return Array.from(a!).reduce((sum, x, i) => sum + x * b![i]!, 0);
+      return Array.from(a!).reduce((sum, x, i) => sum + x * b![i], 0);
     };
     expect(await score(0, 7)).toBeCloseTo(await score(4321, 7), 5);
   });

@@ -56,7 +56,7 @@ async function onTiles(op: AnyOp, sample: Sample<unknown>, kind: DeviceProfile["
 async function compare(op: AnyOp, sample: Sample<unknown>, found: number[][]): Promise<void> {
   const expected = await runSample(reference, op, sampleInputs(reference, op, sample), sample.attrs);
   expected.forEach((values, i) => {
-    expect(worstRatio(found[i]!, values, 2e-6, 1e-5), `result ${i}`).toBeLessThanOrEqual(1);
+    expect(worstRatio(found[i], values, 2e-6, 1e-5), `result ${i}`).toBeLessThanOrEqual(1);
   });
 }
 
@@ -82,7 +82,7 @@ for (const name of ["attention", "attention_backward"]) {
       const options = name === "attention" ? ["64 by 8", "32 by 4"] : ["64 by 8", "16 by 4"];
       const found = [];
       for (const option of options) found.push(await onTiles(op, sample, "gpu", option));
-      await compare(op, sample, found[0]!);
+      await compare(op, sample, found[0]);
       expect(found[1]).toEqual(found[0]);
     });
   });

@@ -234,10 +234,10 @@ describe("every public function, given bad numbers", () => {
   /** What a call gives: shapes, dtypes and values of its tensors, or its KilnError; anything else is a failure. */
   async function outcome(on: Device, name: string, spoil: (args: Arguments) => Arguments, label: string) {
     setDevice(on);
-    const f = functions[name.split(" ")[0]!]!;
+    const f = functions[name.split(" ")[0]];
     let result: unknown;
     try {
-      result = f(...spoil(calls[name]!()));
+      result = f(...spoil(calls[name]()));
     } catch (error) {
       expect(error, `${label} on ${on.kind}`).toBeInstanceOf(KilnError);
       return (error as KilnError).message;
@@ -250,7 +250,7 @@ describe("every public function, given bad numbers", () => {
 
   it("has a call here for each, or a reason why not", () => {
     const listed = [
-      ...Object.keys(calls).map((name) => name.split(" ")[0]!),
+      ...Object.keys(calls).map((name) => name.split(" ")[0]),
       ...Object.values(without).flat(),
     ];
     const exported = Object.entries(functions).filter(([, f]) => typeof f === "function");
@@ -259,8 +259,8 @@ describe("every public function, given bad numbers", () => {
 
   it("says so where a tensor is missing", () => {
     for (const name of Object.keys(calls)) {
-      const f = functions[name.split(" ")[0]!]!;
-      for (const [i, args] of [...robbed(calls[name]!())].entries()) {
+      const f = functions[name.split(" ")[0]];
+      for (const [i, args] of [...robbed(calls[name]())].entries()) {
         let thrown: unknown = null;
         try {
           f(...args);
@@ -275,11 +275,11 @@ describe("every public function, given bad numbers", () => {
 
   for (const name of Object.keys(calls)) {
     it(`${name}: the reference's answer, or one KilnError`, async () => {
-      const [args, ...cases] = [calls[name]!(), ...spoiled([...calls[name]!()])];
+      const [args, ...cases] = [calls[name](), ...spoiled([...calls[name]()])];
       expect(cases.length + args.length).toBeGreaterThan(0);
       for (const [i, { what }] of [{ what: "as it is" }, ...cases].entries()) {
         const spoil = (fresh: Arguments) =>
-          i === 0 ? fresh : ([...spoiled([...fresh])][i - 1]!.value as Arguments);
+          i === 0 ? fresh : ([...spoiled([...fresh])][i - 1].value as Arguments);
         const label = `${name} with ${what}`;
         const right = await outcome(reference, name, spoil, label);
         const got = await outcome(gpu, name, spoil, label);
@@ -293,8 +293,8 @@ describe("every public function, given bad numbers", () => {
         ).toEqual(right.map((t) => t.meta));
         got.forEach((t, j) => {
           expect(
-            worstRatio(t.data, right[j]!.data, 1e-4, 1e-4),
-            `${label}: ${t.data} for ${right[j]!.data}`,
+            worstRatio(t.data, right[j].data, 1e-4, 1e-4),
+            `${label}: ${t.data} for ${right[j].data}`,
           ).toBeLessThanOrEqual(1);
         });
       }

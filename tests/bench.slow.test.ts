@@ -36,7 +36,7 @@ describe("bench", () => {
     const { report, lines } = await quick("matmul 256");
     const text = lines.join("\n");
     expect(report.results).toHaveLength(1);
-    const row = report.results[0]!;
+    const row = report.results[0];
     expect(row).toMatchObject({ name: "matmul 256", by: "kiln", unit: "GFLOP/s" });
     expect(row.gflops! * row.ms!).toBeCloseTo((2 * 256 ** 3) / 1e6, 3);
     const { gflops, gb_per_s } = report.roofline;
@@ -51,7 +51,7 @@ describe("bench", () => {
   it("gives JSON, and tokens per second where they count", async () => {
     const { lines } = await quick("decode TinyLLM batch 1 ".trim(), true);
     expect(lines).toHaveLength(1);
-    const report = JSON.parse(lines[0]!) as BenchReport;
+    const report = JSON.parse(lines[0]) as BenchReport;
     expect(report.results.map((r) => r.name)).toEqual(["decode TinyLLM batch 1", "decode TinyLLM batch 16"]);
     for (const row of report.results) expect(row.tokens_per_s).toBeGreaterThan(0);
   });

@@ -23,7 +23,7 @@ beforeAll(async () => {
   try {
     browser = await launchChromium();
   } catch (error) {
-    whyNot = (error as Error).message.split("\n")[0]!;
+    whyNot = (error as Error).message.split("\n")[0];
     console.warn(`Skipped, no browser: ${whyNot}`);
     return;
   }
@@ -52,7 +52,7 @@ async function bundle(entry: Pick<BuildOptions, "entryPoints" | "stdin">): Promi
     logLevel: "silent",
     plugins: [browserPlugin()],
   });
-  return outputFiles[0]!.text;
+  return outputFiles[0].text;
 }
 
 /** Calls an export of the bundle inside the page. */
@@ -95,11 +95,11 @@ describe("in a browser", () => {
     await openDevice();
     const here = await trainTinyLlama();
     there.forEach(({ loss, gradNorm }, step) => {
-      expect(Math.abs(loss - here[step]!.loss), `loss of step ${step}`).toBeLessThan(1e-4);
-      expect(Math.abs(gradNorm - here[step]!.gradNorm), `gradient norm of step ${step}`).toBeLessThan(1e-3);
+      expect(Math.abs(loss - here[step].loss), `loss of step ${step}`).toBeLessThan(1e-4);
+      expect(Math.abs(gradNorm - here[step].gradNorm), `gradient norm of step ${step}`).toBeLessThan(1e-3);
     });
     expect(there).toHaveLength(here.length);
-    expect(there.at(-1)!.loss).toBeLessThan(there[0]!.loss - 0.5);
+    expect(there.at(-1)!.loss).toBeLessThan(there[0].loss - 0.5);
   });
 
   it("throws nothing on the side", (context) => {

@@ -212,13 +212,12 @@ describe("rotary frequencies", () => {
   it("default and linear", () => {
     const base = { head_dim: 8, rope_parameters: { rope_type: "default" as const, rope_theta: 10000 } };
     const expected = [1, 0.1, 0.01, 0.001];
-    for (const [i, f] of ropeInverseFrequencies(base).entries()) expect(f).toBeCloseTo(expected[i]!, 15);
+    for (const [i, f] of ropeInverseFrequencies(base).entries()) expect(f).toBeCloseTo(expected[i], 15);
     const linear = {
       ...base,
       rope_parameters: { rope_type: "linear" as const, rope_theta: 10000, factor: 4 },
     };
-    for (const [i, f] of ropeInverseFrequencies(linear).entries())
-      expect(f).toBeCloseTo(expected[i]! / 4, 15);
+    for (const [i, f] of ropeInverseFrequencies(linear).entries()) expect(f).toBeCloseTo(expected[i] / 4, 15);
   });
 
   it("llama3 as in Llama 3.1 8B", () => {
@@ -238,7 +237,7 @@ describe("rotary frequencies", () => {
       [63, 3.068925988914511e-7],
     ];
     expect(frequencies.length).toBe(64);
-    for (const [i, value] of expected) expect(Math.abs(frequencies[i]! / value - 1)).toBeLessThan(1e-12);
+    for (const [i, value] of expected) expect(Math.abs(frequencies[i] / value - 1)).toBeLessThan(1e-12);
   });
 });
 

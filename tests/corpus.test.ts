@@ -60,10 +60,10 @@ describe("the built-in stories", () => {
     for (let i = 0; i < 500; i++) {
       const rolls = [...Array(64).keys()].map((k) => ((i * 7919 + k * 104729) % 1000) / 1000);
       let at = 0;
-      const scene = makeScene(() => rolls[at++ % rolls.length]!);
+      const scene = makeScene(() => rolls[at++ % rolls.length]);
       expect(scene.h).not.toBe(scene.f);
       for (const key of ["h", "f"]) {
-        const name = scene[key]!;
+        const name = scene[key];
         if (words.girlNames.includes(name)) expect(scene[`${key}.he`]).toBe("she");
         if (words.boyNames.includes(name)) expect(scene[`${key}.he`]).toBe("he");
         expect(scene[`${key}.intro`]).toContain(name);

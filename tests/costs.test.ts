@@ -17,13 +17,13 @@ const profiles: DeviceProfile[] = [
 /** Operations of a call, written down once more. */
 const operations: Record<string, (inputs: readonly (readonly number[])[], causal: boolean) => number> = {
   matmul: ([a, b]) => 2 * a!.slice(0, -1).reduce((x, y) => x * y, 1) * b!.at(-2)! * b!.at(-1)!,
-  fused_linear: ([x, gate]) => 2 * 2 * x![0]! * gate![0]! * gate![1]!,
+  fused_linear: ([x, gate]) => 2 * 2 * x![0] * gate![0] * gate![1],
   attention: ([query, key], causal) => 2 * 2 * pairs(query!, key!, causal),
   attention_backward: ([, query, key], causal) => 7 * 2 * pairs(query!, key!, causal),
 };
 
 function pairs([B, H, T, D]: readonly number[], key: readonly number[], causal: boolean): number {
-  return B! * H! * D! * (causal ? (T! * (key[2]! + 1)) / 2 : T! * key[2]!);
+  return B! * H! * D! * (causal ? (T! * (key[2] + 1)) / 2 : T! * key[2]);
 }
 
 /** Calls that between them every variant takes: one row and many, heads of many dimensions and of one that is odd. */
@@ -62,12 +62,12 @@ describe("operations are counted in every variant of", () => {
     it(name, () => {
       const op = findOp(name);
       const seen = new Set<string>();
-      for (const { shapes, attrs } of calls[name]!) {
+      for (const { shapes, attrs } of calls[name]) {
         for (const profile of profiles) {
           for (const dtype of ["f32", "f16"] as const) {
             const inputs = shapes.map((shape, i) => meta(shape, i === 5 ? "f32" : dtype));
             // A layer's weight lies [N, K].
-            if (name === "matmul") inputs[1] = meta(shapes[1]!, dtype, [1, shapes[1]![0]!]);
+            if (name === "matmul") inputs[1] = meta(shapes[1], dtype, [1, shapes[1][0]]);
             const outputs = op.infer(inputs, attrs as never).map((o) => meta(o.shape, o.dtype));
             const call = { profile, inputs, outputs, attrs } as never;
             for (const variant of op.variants) {

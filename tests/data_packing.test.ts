@@ -30,21 +30,21 @@ function checkBatch(batch: Batch, seqLen: number, spans: Span[], documentOf: num
   for (let i = 0; i < batch.tokens.length; i++) {
     const isRowStart = i % seqLen === 0;
     const continues = !isRowStart && batch.segments[i] === batch.segments[i - 1];
-    expect(batch.positions[i]).toBe(continues ? batch.positions[i - 1]! + 1 : 0);
+    expect(batch.positions[i]).toBe(continues ? batch.positions[i - 1] + 1 : 0);
     if (isRowStart) expect(batch.segments[i]).toBe(0);
-    else if (!continues) expect(batch.segments[i]).toBe(batch.segments[i - 1]! + 1);
+    else if (!continues) expect(batch.segments[i]).toBe(batch.segments[i - 1] + 1);
 
-    const place = batch.tokens[i]! - 1;
+    const place = batch.tokens[i] - 1;
     if (place < 0) {
       expect(batch.targets[i]).toBe(IGNORE);
       continue;
     }
     seen.push(place);
-    const span = spans[documentOf[place]!]!;
+    const span = spans[documentOf[place]];
     const isLast = place === span.start + span.length - 1;
     expect(batch.targets[i]).toBe(isLast ? IGNORE : place + 2);
     if (!isLast) supervised++;
-    const before = batch.tokens[i - 1]! - 1;
+    const before = batch.tokens[i - 1] - 1;
     if (continues) expect(before).toBe(place - 1);
     else if (!isRowStart) {
       // A new piece is another document's, or the same one's again where it is the end and the start of the ring.
@@ -92,7 +92,7 @@ describe("PackedBatches", () => {
     const batches = new PackedBatches(shard, spans, { batchSize: 1, seqLen, seed: 4 });
     const starts = new Set<number>();
     let rows = 0;
-    for (; batches.state().epoch < seqLen; rows++) starts.add(batches.next().tokens[0]!);
+    for (; batches.state().epoch < seqLen; rows++) starts.add(batches.next().tokens[0]);
     expect(rows).toBe(seqLen * Math.ceil(1000 / seqLen));
     // 63 rows of 16 reach eight tokens past the end: over all phases each place begins a row once, eight twice.
     expect(starts.size).toBe(1000);
@@ -186,7 +186,7 @@ describe("validationBatches", () => {
     const { shard, spans } = corpusOf([100]);
     const starts = (rows: number, batchSize = 2) =>
       [...validationBatches(shard, spans, { batchSize, seqLen: 5, rows })].flatMap((batch) =>
-        Array.from({ length: batchSize }, (_, i) => batch.tokens[5 * i]!).filter((id) => id > 0),
+        Array.from({ length: batchSize }, (_, i) => batch.tokens[5 * i]).filter((id) => id > 0),
       );
     // Row r starts with token 5 r + 1: the middle of four quarters of twenty rows.
     expect(starts(4)).toEqual([11, 36, 61, 86]);
@@ -207,7 +207,7 @@ test("permutation: each number once, the same for the same key, evenly spread", 
   );
   const counts = Array.from({ length: 5 }, () => new Array<number>(5).fill(0));
   for (let seed = 0; seed < 5000; seed++)
-    for (const [at, value] of permutation(5, seed).entries()) counts[at]![value]!++;
+    for (const [at, value] of permutation(5, seed).entries()) counts[at][value]++;
   // 1000 each on average, standard deviation 28.
   for (const count of counts.flat()) expect(Math.abs(count - 1000)).toBeLessThan(150);
 });

@@ -56,11 +56,11 @@ describe("token files", () => {
           expect(header.text_bytes).toBe(some.reduce((sum, text) => sum + Buffer.byteLength(text), 0));
           expect(header.tokens).toBe(shard.documents.reduce((sum, span) => sum + span.length, 0));
           for (const [i, text] of some.entries()) {
-            const ids = tokensOf(shard, shard.documents[i]!);
+            const ids = tokensOf(shard, shard.documents[i]);
             const plain = await encoder.encode(text, { addSpecialTokens: false, parseSpecialTokens: false });
             const begin = encoder.addsBos ? [encoder.bosId] : [];
             expect(ids).toEqual([...begin, ...plain, encoder.eosId]);
-            expect(shard.documents[i]!.bytes).toBe(Buffer.byteLength(text));
+            expect(shard.documents[i].bytes).toBe(Buffer.byteLength(text));
           }
         } finally {
           shard.close();
@@ -77,7 +77,7 @@ describe("token files", () => {
     expect(readFileSync(file).length).toBeLessThan(4096 + header.tokens * 2 + 3 + 3000 * 8 + 1);
     expect(readdirSync(folder).filter((name) => name.includes("tmp"))).toEqual([]);
     const shard = openShard(file);
-    expect(tokenizer.decode(tokensOf(shard, shard.documents[2999]!))).toBe(
+    expect(tokenizer.decode(tokensOf(shard, shard.documents[2999]))).toBe(
       [...storyCorpus({ seed: 1, stories: 3000 })][2999],
     );
     expect(() => shard.read(header.tokens - 1, 2, new Int32Array(2))).toThrow(RangeError);
@@ -95,7 +95,7 @@ describe("token files", () => {
     const header = await writeShard(file, whole(["a<|far|>b"]), large, origin, { parseSpecialTokens: true });
     expect(header.dtype).toBe("uint32");
     const shard = openShard(file);
-    expect(tokensOf(shard, shard.documents[0]!)).toContain(70_000);
+    expect(tokensOf(shard, shard.documents[0])).toContain(70_000);
     shard.close();
   });
 

@@ -51,7 +51,7 @@ describe("attention with dropout", () => {
       }),
     );
     for (const [i, values] of expected!.entries()) {
-      const largest = Math.max(...values.map((value, j) => Math.abs(value - found![i]![j]!)));
+      const largest = Math.max(...values.map((value, j) => Math.abs(value - found![i][j])));
       expect(largest, `part ${i}`).toBeLessThan(2e-6);
     }
   });
@@ -65,17 +65,17 @@ describe("attention with dropout", () => {
     for (let step = 0; step < draws; step++) {
       const values = await dropped(parts, 0.25, step).data();
       for (let i = 0; i < mean.length; i++) {
-        mean[i]! += values[i]! / draws;
-        squares[i]! += values[i]! ** 2 / draws;
+        mean[i] += values[i] / draws;
+        squares[i] += values[i] ** 2 / draws;
       }
     }
     // Each element within five standard errors, and together as far off as chance has it.
     let chi = 0;
     let varied = 0;
     for (let i = 0; i < mean.length; i++) {
-      const error = Math.sqrt((squares[i]! - mean[i]! ** 2) / draws);
-      expect(Math.abs(mean[i]! - expected[i]!)).toBeLessThan(5 * error + 1e-6);
-      if (error > 1e-6) chi += ((mean[i]! - expected[i]!) / error) ** 2;
+      const error = Math.sqrt((squares[i] - mean[i] ** 2) / draws);
+      expect(Math.abs(mean[i] - expected[i])).toBeLessThan(5 * error + 1e-6);
+      if (error > 1e-6) chi += ((mean[i] - expected[i]) / error) ** 2;
       if (error > 1e-6) varied++;
     }
     expect(varied).toBe(mean.length);
@@ -146,7 +146,7 @@ describe("a model with dropout", () => {
     };
     const plain = await inputs({});
     const [embedded] = await inputs({ embedding: 0.25 });
-    const kept = embedded!.map((value, i) => value / plain[0]![i]!);
+    const kept = embedded!.map((value, i) => value / plain[0][i]);
     for (const ratio of kept) expect(Math.min(Math.abs(ratio), Math.abs(ratio - 4 / 3))).toBeLessThan(1e-5);
     // 2,048 values, standard deviation of the share 0.0096.
     const share = kept.filter((ratio) => ratio === 0).length / kept.length;
@@ -159,7 +159,7 @@ describe("a model with dropout", () => {
     ]);
     expect(again).toEqual(first);
     const same = first!.filter((value, i) => value === other![i]).length / first!.length;
-    const untouched = first!.filter((value, i) => value === plain[0]![i]).length / first!.length;
+    const untouched = first!.filter((value, i) => value === plain[0][i]).length / first!.length;
     // Both branches dropped: 0.3 squared, if their masks are independent. Equal with both keys: attention's mask is
     // equal, whose branch reads the same in both, and the MLP's is dropped twice.
     expect(Math.abs(untouched - 0.09)).toBeLessThan(0.03);

@@ -92,7 +92,7 @@ describe("fusing", () => {
     const outer = lang.elementwiseProgram("add", ["f32"], { b: 2 })!;
     const whole = lang.fuseInto(outer, 0, inner, 1)!;
     expect(lang.print(whole.expr)).toBe("((x0 * x1) + s0)");
-    const made = apply(lang.fused, [x, y], { ...whole, expr: lang.print(whole.expr) })[0]!;
+    const made = apply(lang.fused, [x, y], { ...whole, expr: lang.print(whole.expr) })[0];
     expect(Array.from(await made.data())).toEqual([2.5, -6, -1]);
     setDevice(null);
   });
@@ -217,7 +217,7 @@ describe("elementwise on the adapter", () => {
         const result = k.sub(a, b);
         const [wideA, wideB] = [k.expand(a, result.shape), k.expand(b, result.shape)];
         const [va, vb] = [await cells(wideA), await cells(wideB)];
-        expect(Array.from(await result.data())).toEqual(va.map((v, i) => v - vb[i]!));
+        expect(Array.from(await result.data())).toEqual(va.map((v, i) => v - vb[i]));
       }),
       { numRuns: 25 },
     );
@@ -231,9 +231,9 @@ async function cells(t: Tensor): Promise<number[]> {
     let rest = i;
     let at = t.offset;
     for (let axis = t.rank - 1; axis >= 0; axis--) {
-      at += (rest % t.shape[axis]!) * t.strides[axis]!;
-      rest = Math.floor(rest / t.shape[axis]!);
+      at += (rest % t.shape[axis]) * t.strides[axis];
+      rest = Math.floor(rest / t.shape[axis]);
     }
-    return memory[at]!;
+    return memory[at];
   });
 }

@@ -30,7 +30,7 @@ describe("embedding's gradient", () => {
         const dy = Float32Array.from({ length: tokens * width }, () => next() * 2 - 1);
         const expected = new Float32Array(vocabulary * width);
         ids.forEach((id, token) => {
-          for (let i = 0; i < width; i++) expected[id * width + i]! += dy[token * width + i]!;
+          for (let i = 0; i < width; i++) expected[id * width + i] += dy[token * width + i];
         });
         const weight = tensor(new Float32Array(vocabulary * width), [vocabulary, width]).requireGrad();
         const y = embedding(tensor(ids, [tokens], "u32"), weight);

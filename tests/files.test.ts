@@ -66,7 +66,7 @@ async function readVersion(directory: string): Promise<string> {
   const current = await currentDirectory(directory);
   const names = ["config.json", "weights.bin", "tokenizer.json", "optimizer/state.bin"];
   const contents = names.map((name) => readFileSync(join(current, name), "utf8"));
-  const version = contents[0]!.slice(0, contents[0]!.length / 1000);
+  const version = contents[0].slice(0, contents[0].length / 1000);
   expect(contents).toEqual(names.map(() => version.repeat(1000)));
   return version;
 }

@@ -87,7 +87,7 @@ describe.each(allModels)("paged decoding of %s", (_, make) => {
     const whole = Array.from(await logits.data());
     const flat = paged!.flatMap((row) => Array.from(row));
     const largest = (values: number[]) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-    expect(largest(flat.map((v, i) => v - whole[i]!))).toBeLessThan(1e-5 * largest(whole));
+    expect(largest(flat.map((v, i) => v - whole[i]))).toBeLessThan(1e-5 * largest(whole));
   });
 
   it("gives a prompt the same bits whole, in chunks, token by token and beside others", async () => {
@@ -120,7 +120,7 @@ const perRow = ["x", "residual"];
 function rowOf(names: readonly string[], inputs: readonly Tensor[], row: number): Tensor[] {
   return inputs.map((t, i) => {
     if (names[i] === "places") return narrow(t, 1, row, 1);
-    return perRow.includes(names[i]!) ? narrow(t, 0, row, 1) : t;
+    return perRow.includes(names[i]) ? narrow(t, 0, row, 1) : t;
   });
 }
 
@@ -134,7 +134,7 @@ describe("a row of the fused products", () => {
       for (const sample of op.samples()) {
         if ((sample.attrs as { chosen?: boolean }).chosen) continue;
         const inputs = sampleInputs(gpu, op, sample as never);
-        const rows = inputs[0]!.shape[0]!;
+        const rows = inputs[0].shape[0];
         const names = inputNames(sample.attrs as FusedLinearAttrs);
         const expected = await runSample(
           reference,
@@ -150,12 +150,10 @@ describe("a row of the fused products", () => {
             continue;
           gpu.forcedVariant.set(op.name, name);
           const [together] = await runSample(gpu, op, inputs, sample.attrs);
-          expect(worstRatio(together!, expected[0]!, 1e-4, 1e-5), `${sample.name} by ${name}`).toBeLessThan(
-            1,
-          );
+          expect(worstRatio(together!, expected[0], 1e-4, 1e-5), `${sample.name} by ${name}`).toBeLessThan(1);
           const alone: number[] = [];
           for (let r = 0; r < rows; r++)
-            alone.push(...(await runSample(gpu, op, rowOf(names, inputs, r), sample.attrs))[0]!);
+            alone.push(...(await runSample(gpu, op, rowOf(names, inputs, r), sample.attrs))[0]);
           expect(alone, `${sample.name} by ${name}`).toEqual(together);
           ran.add(name);
         }

@@ -23,7 +23,7 @@ afterAll(() => setDevice(null));
 function expectSame(actual: readonly number[][], expected: readonly number[][]): void {
   expect(actual.map((list) => list.length)).toEqual(expected.map((list) => list.length));
   const errors = actual.flatMap((list, i) =>
-    list.map((value, at) => Math.abs(value - expected[i]![at]!) / Math.max(1, Math.abs(expected[i]![at]!))),
+    list.map((value, at) => Math.abs(value - expected[i][at]) / Math.max(1, Math.abs(expected[i][at]))),
   );
   expect(errors.every((e) => e < 2 ** -20)).toBe(true);
 }
@@ -223,7 +223,7 @@ describe("what is merged", () => {
       state.write(new Array(20).fill(2));
       const compiled = await read(compile(step)(x));
       expectSame(compiled, eager);
-      const [sum, , after] = compiled.map((list) => list[0]!) as [number, number, number];
+      const [sum, , after] = compiled.map((list) => list[0]) as [number, number, number];
       expect(sum).toBe(4 + (after - 1) / 2 - (change === k.addInto ? 2 : 0));
     };
     await around(k.addInto)(filled([5, 4], 3));
@@ -276,10 +276,10 @@ const unary = {
 const views = {
   transpose: (t: Tensor) => (t.rank === 2 ? k.transpose(t) : t),
   flip: (t: Tensor) => (t.rank > 0 ? k.flip(t, -1) : t),
-  first: (t: Tensor) => (t.rank > 0 ? k.narrow(t, 0, t.shape[0]! - 1, 1) : t),
+  first: (t: Tensor) => (t.rank > 0 ? k.narrow(t, 0, t.shape[0] - 1, 1) : t),
   // n elements in memory order that begin in one row and end in the next.
   across: (t: Tensor) =>
-    t.rank === 2 && t.size > 8 ? k.narrow(k.reshape(t, [t.size]), 0, 2, t.shape[0]!) : t,
+    t.rank === 2 && t.size > 8 ? k.narrow(k.reshape(t, [t.size]), 0, 2, t.shape[0]) : t,
   flat: (t: Tensor) => k.reshape(k.reshape(t, [t.size]), t.shape),
   turned: (t: Tensor) => k.reshape(k.reshape(k.transpose(k.unsqueeze(t, 0), 0, -1), [t.size]), t.shape),
 };
@@ -307,10 +307,10 @@ function interpret(program: readonly Instruction[], args: readonly Tensor[], sta
   const values = [...args, ...states];
   const results: Tensor[] = [];
   for (const { op, a, b, live } of program) {
-    const x = values[values.length - 1 - (a % values.length)]!;
-    const y = values[values.length - 1 - (b % values.length)]!;
+    const x = values[values.length - 1 - (a % values.length)];
+    const y = values[values.length - 1 - (b % values.length)];
     if (inPlace.includes(op)) {
-      const target = states[a % states.length]!;
+      const target = states[a % states.length];
       // A source in the target's own memory would be read while it is written.
       const source = k.expand(coarse(y), target.shape);
       (op === "add_into" ? k.addInto : k.assignInto)(target, k.contiguous(source));
@@ -388,7 +388,7 @@ describe("any step", () => {
           const step = (...own: Tensor[]) => interpret(program, own, before);
           const run = async (body: typeof step) => {
             before.forEach((state, i) => {
-              state.write(given[i]!);
+              state.write(given[i]);
             });
             const list: number[][] = [];
             let count = 0;

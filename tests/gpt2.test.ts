@@ -61,7 +61,7 @@ async function logitsOf(model: CausalLM, ids: ArrayLike<number>, rows = 1): Prom
   const logits = scope(() =>
     noGrad(() => {
       const positions = tensor(
-        Array.from(ids, (_, i) => i % shape[1]!),
+        Array.from(ids, (_, i) => i % shape[1]),
         shape,
         "i32",
       );
@@ -77,7 +77,7 @@ function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): n
   expect(actual.length).toBe(expected.length);
   let most = 0;
   for (let i = 0; i < expected.length; i++) {
-    const error = Math.abs(actual[i]! - expected[i]!);
+    const error = Math.abs(actual[i] - expected[i]);
     if (!(error <= most)) most = error;
   }
   return most;
@@ -165,7 +165,7 @@ describe("GPT-2 against transformers", () => {
     const states: number[][] = [];
     for (const [i, state] of statesOf(model, i32(ids), positions).entries()) {
       states.push(Array.from(await state.data()));
-      expect(largestError(states[i]!, toFloat32(expected.get(`hidden.${i}`)!))).toBeLessThan(1e-5);
+      expect(largestError(states[i], toFloat32(expected.get(`hidden.${i}`)!))).toBeLessThan(1e-5);
     }
     expect(states).toHaveLength(model.shape.num_hidden_layers + 1);
     const loss = model.loss({ tokens: i32(ids), targets: i32(targets), positions });
@@ -234,7 +234,7 @@ describe("GPT-2 against transformers", () => {
     const model = createDecoder(await readDecoderConfig(path));
     loadWeights(model, old);
     const input = expected.get("input_ids")!;
-    const logits = await logitsOf(model, toInt32(input), input.shape[0]!);
+    const logits = await logitsOf(model, toInt32(input), input.shape[0]);
     expect(largestError(logits, toFloat32(expected.get("logits")!))).toBeLessThan(1e-4);
     old.delete("h.2.mlp.c_fc.bias");
     expect(() => loadWeights(model, old)).toThrow(/no tensor transformer\.h\.2\.mlp\.c_fc\.bias/);
@@ -251,12 +251,12 @@ describe("GPT-2 against transformers", () => {
         for (let i = 0; i < text.ids.length; i++) {
           const row = logits.subarray(i * width, (i + 1) * width);
           expect(largestError(row.subarray(0, 8), text.logits_first8[i])).toBeLessThan(1e-5);
-          const top = (text.top5_ids[i] as number[]).map((id) => row[id]!);
+          const top = (text.top5_ids[i] as number[]).map((id) => row[id]);
           expect(largestError(top, text.top5_logits[i])).toBeLessThan(1e-5);
           expect(argmax(row)).toBe(text.top5_ids[i][0]);
           if (i + 1 === text.ids.length) continue;
           const sum = row.reduce((total, v) => total + Math.exp(v), 0);
-          loss += (Math.log(sum) - row[text.ids[i + 1]]!) / (text.ids.length - 1);
+          loss += (Math.log(sum) - row[text.ids[i + 1]]) / (text.ids.length - 1);
         }
         expect(loss).toBeCloseTo(text.loss, 4);
       }
@@ -339,7 +339,7 @@ describe("GPT-2 in training and serving", () => {
             const tokens = row.slice(done[r]);
             return {
               tokens,
-              start: done[r]!,
+              start: done[r],
               blockTable: [0, 1, 2, 3, 4].map((b) => 19 - 4 * b - r),
               rows: [tokens.length - 1],
             };
@@ -347,8 +347,8 @@ describe("GPT-2 in training and serving", () => {
         );
         rows.forEach((row, r) => {
           done[r] = row.length;
-          bits[r]!.push(...logits[r]![0]!);
-          row.push(argmax(logits[r]![0]!));
+          bits[r].push(...logits[r][0]);
+          row.push(argmax(logits[r][0]));
         });
       }
       decoder.close();
@@ -358,7 +358,7 @@ describe("GPT-2 in training and serving", () => {
     for (const [r, prompt] of prompts.entries()) {
       const alone = await generate([prompt]);
       expect(alone.bits[0]).toEqual(together.bits[r]);
-      const row = together.rows[r]!;
+      const row = together.rows[r];
       const logits = await logitsOf(model, row);
       const likeliest = row.map((_, i) => argmax(logits.subarray(i * 300, (i + 1) * 300)));
       expect(row.slice(prompt.length)).toEqual(likeliest.slice(prompt.length - 1, -1));

@@ -155,7 +155,7 @@ describe("through a scope", () => {
     const before = w.device.bytesInUse;
     const { y, g } = scope(() => {
       const made = k.sum(k.square(k.mul(w, 2)));
-      return { y: made, g: grads(made, [w])[0]! };
+      return { y: made, g: grads(made, [w])[0] };
     });
     const held = w.device.bytesInUse - before;
     expect(held).toBe(2 * 512);
@@ -180,7 +180,7 @@ describe("higher orders through a custom derivative", () => {
       const [a, b] = [await values(fused[i]), await values(expected[i])];
       expect(b.some((v) => Math.abs(v) > 0.01)).toBe(true);
       a.forEach((v, j) => {
-        expect(v).toBeCloseTo(b[j]!, 5);
+        expect(v).toBeCloseTo(b[j], 5);
       });
     }
   });

@@ -32,9 +32,9 @@ async function agrees(label: string, body: () => Tensor | readonly Tensor[]): Pr
     const made = [body()].flat() as Tensor[];
     results.push(await Promise.all(made.map(async (t) => ({ shape: t.shape, data: await t.data() }))));
   }
-  results[0]!.forEach((right, i) => {
-    expect(results[1]![i]!.shape, label).toEqual(right.shape);
-    expect(worstRatio(results[1]![i]!.data, right.data, 1e-5, 1e-4), label).toBeLessThanOrEqual(1);
+  results[0].forEach((right, i) => {
+    expect(results[1][i].shape, label).toEqual(right.shape);
+    expect(worstRatio(results[1][i].data, right.data, 1e-5, 1e-4), label).toBeLessThanOrEqual(1);
   });
 }
 
@@ -93,7 +93,7 @@ describe("ranks", () => {
     const turned = () => k.permute(wave(shape), order);
     const cases: Record<string, () => Tensor | readonly Tensor[]> = {
       copy: () => k.copy(turned()),
-      add: () => k.add(turned(), wave(order.map((axis) => shape[axis]!))),
+      add: () => k.add(turned(), wave(order.map((axis) => shape[axis]))),
       fused: () => k.mul(k.sin(turned()), 2),
       sum: () => [k.sum(turned(), [0, 3, 7]), k.sum(turned()), k.amax(turned(), [1, 4, 9])],
       softmax: () => k.softmax(turned(), 2),
@@ -138,7 +138,7 @@ describe("ranks", () => {
 /** The sample with the most elements. */
 function largest(samples: Sample<unknown>[]): Sample<unknown> {
   const sizes = samples.map(({ inputs }) => inputs.reduce((sum, { shape }) => sum + numel(shape), 0));
-  return samples[sizes.indexOf(Math.max(...sizes))]!;
+  return samples[sizes.indexOf(Math.max(...sizes))];
 }
 
 describe("grids", () => {
@@ -158,7 +158,7 @@ describe("grids", () => {
             got.forEach((values, i) => {
               const { atol = 1e-5, rtol = 1e-4 } = sample;
               expect(
-                worstRatio(values, right[i]!, atol, rtol),
+                worstRatio(values, right[i], atol, rtol),
                 `${op.name}: ${sample.name}`,
               ).toBeLessThanOrEqual(1);
             });

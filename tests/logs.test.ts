@@ -68,7 +68,7 @@ function fields(message: Buffer): Field[] {
   const varint = (): bigint => {
     let value = 0n;
     for (let shift = 0n; ; shift += 7n) {
-      const byte = message[at++]!;
+      const byte = message[at++];
       value |= BigInt(byte & 127) << shift;
       if (byte < 128) return value;
     }
@@ -80,7 +80,7 @@ function fields(message: Buffer): Field[] {
       found.push({ field: key >> 3, value: varint() });
       continue;
     }
-    const size = sizes[key & 7]!();
+    const size = sizes[key & 7]();
     expect(at + size).toBeLessThanOrEqual(message.length);
     found.push({ field: key >> 3, value: message.subarray(at, at + size) });
     at += size;
@@ -133,8 +133,8 @@ describe("TensorBoard events", () => {
     expect(events.length).toBe(4);
     expect(events[0]).toEqual({ wall: 1700000000.25, step: undefined, version: "brain.Event:2", values: [] });
     expect(events[1]).toMatchObject({ wall: 1700000001, step: 0n, values: [["train/loss", 2.5]] });
-    expect(events[2]!.step).toBe(300n);
-    expect(events[2]!.values).toEqual([
+    expect(events[2].step).toBe(300n);
+    expect(events[2].values).toEqual([
       ["train/loss", Number.NaN],
       ["eval/löss", Math.fround(-1e-3)],
       [long, 1],
@@ -249,7 +249,7 @@ describe("loss curve", () => {
         expect(x! >= 56 && x! <= 624 && y! >= 48 && y! <= 352, `${x},${y}`).toBe(true);
       }
       // A falling loss must go down the page.
-      expect(points.at(-1)![1]).toBeGreaterThan(points[0]![1]!);
+      expect(points.at(-1)![1]).toBeGreaterThan(points[0][1]);
     }
     expect(svg.length).toBeLessThan(60_000);
   });

@@ -24,7 +24,7 @@ describe("accuracy", () => {
         const exact = x.reduce((s, v) => s + v, 0);
         // Many rows, so that a row is not cut into parts for many workers; and one alone, which is.
         const tall = tensor(
-          Float32Array.from({ length: 3 * n }, (_, i) => x[Math.floor(i / 3)]!),
+          Float32Array.from({ length: 3 * n }, (_, i) => x[Math.floor(i / 3)]),
           [n, 3],
         );
         for (const variant of ["subgroup", "thread"]) {
@@ -64,8 +64,8 @@ describe("accuracy", () => {
     ) => {
       const a = Float32Array.from({ length: K }, value);
       const b = Float32Array.from({ length: K }, value);
-      const exact = a.reduce((s, v, i) => s + v * b[i]!, 0);
-      const size = a.reduce((s, v, i) => s + Math.abs(v * b[i]!), 0);
+      const exact = a.reduce((s, v, i) => s + v * b[i], 0);
+      const size = a.reduce((s, v, i) => s + Math.abs(v * b[i]), 0);
       gpu.forcedVariant.set("matmul", variant);
       // One row and one column, repeated: all results are one number.
       const rows = k.expand(tensor(a, [1, K]), [3, K]);

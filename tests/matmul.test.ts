@@ -65,7 +65,7 @@ describe("tiles to choose from by measurement", () => {
       });
     try {
       const byRule = await run(undefined);
-      const options = asked[0]!;
+      const options = asked[0];
       expect(options.length).toBeGreaterThan(2);
       for (const option of options) expect(await run(option), option).toEqual(byRule);
     } finally {
@@ -131,11 +131,11 @@ describe("views into memory that is not a number", () => {
           if (variant === "subgroup" && (gpu.profile.class !== "cpu" || gpu.profile.subgroupSize === 0))
             return;
           const straight = Array.from(await matmul(a.view, b.view).data());
-          for (const [i, y] of straight.entries()) expect(y, variant).toBeCloseTo(expected[i]!, 4);
+          for (const [i, y] of straight.entries()) expect(y, variant).toBeCloseTo(expected[i], 4);
           const product = matmul(transpose(b.view, 0, 1), transpose(a.view, 0, 1));
           Array.from(await product.data()).forEach((y, i) => {
             const [n, m] = [Math.floor(i / M), i % M];
-            expect(y, `${variant}, transposed`).toBeCloseTo(flipped[m * N + n]!, 4);
+            expect(y, `${variant}, transposed`).toBeCloseTo(flipped[m * N + n], 4);
           });
         });
       }
@@ -189,7 +189,7 @@ describe("B copied to rows before the product", () => {
         const expected = await outputOf(spec, inputs, attrs, dtype, new ReferenceDevice());
         const [y] = await outputOf(copying, inputs, attrs, dtype, gpu);
         const loose = dtype === "f16" ? 4e-3 : 3e-4;
-        expect(worstRatio(y!, expected[0]!, loose, loose), dtype).toBeLessThanOrEqual(1);
+        expect(worstRatio(y!, expected[0], loose, loose), dtype).toBeLessThanOrEqual(1);
         // Where rows must not depend on their number B is never copied, nor is K cut.
         const invariant = { ...attrs, batchInvariant: true };
         const [inPlace] = await outputOf(spec, inputs, invariant, dtype, gpu);
@@ -232,7 +232,7 @@ describe("linear", () => {
     const parts = add(gelu(add(matmul(x, transpose(weight, 0, 1)), bias)), residual);
     const expected = Array.from(await parts.data());
     for (const y of [fused, recorded]) {
-      for (const [i, v] of (await y.data()).entries()) expect(v).toBeCloseTo(expected[i]!, 5);
+      for (const [i, v] of (await y.data()).entries()) expect(v).toBeCloseTo(expected[i], 5);
     }
     const inputs = [x, weight, bias, residual];
     const ones = mul(parts.detach(), 0.5);

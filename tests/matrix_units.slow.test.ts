@@ -76,7 +76,7 @@ async function compare(op: AnyOp, sample: Sample<unknown>, option?: string): Pro
   const actual = await onMatrices(op, sample, option);
   expected.forEach((values, i) => {
     const { atol = 1e-5, rtol = 1e-4 } = sample;
-    expect(worstRatio(actual[i]!, values, atol, rtol), `result ${i}`).toBeLessThanOrEqual(1);
+    expect(worstRatio(actual[i], values, atol, rtol), `result ${i}`).toBeLessThanOrEqual(1);
   });
 }
 
@@ -159,12 +159,12 @@ describe("emulated", () => {
     );
     const attended = suites.filter(({ op }) => op.startsWith("attention"));
     for (const profile of profiles) {
-      const shape = profile.matrix!.shapes[0]!;
+      const shape = profile.matrix!.shapes[0];
       for (const { op, samples } of attended.filter((suite) => suite.shape === shape)) {
         for (const name of samples) {
           const { attrs, inputs } = sampleOf(findOp(op), name);
           const metas = inputs.map((input) => meta(input.shape, input.dtype ?? "f32"));
-          const taken = findOp(op).variants[0]!.when!({
+          const taken = findOp(op).variants[0].when!({
             profile,
             inputs: metas,
             outputs: [],
@@ -190,7 +190,7 @@ describe("emulated", () => {
         outputs: [meta([8, 8])],
         attrs: {},
       };
-      expect(planMatrix(call, double).passes[0]!.defines).toMatchObject({ DRAIN_N: 1, DRAINS: 2 });
+      expect(planMatrix(call, double).passes[0].defines).toMatchObject({ DRAIN_N: 1, DRAINS: 2 });
       await compare(findOp("matmul"), sampleOf(findOp("matmul"), "edges"), double);
       profile.maxWorkgroupMemory -= 4;
       expect(tuneMatrix(call).options).not.toContain(double);

@@ -91,14 +91,14 @@ describe("optimizers that skip an update", () => {
   /** Parameters, states and scaler after every update; null stands for gradients that overflowed. */
   async function train(name: string, updates: readonly (number | null)[], scaled: boolean) {
     const names = name === "muon" ? ["weight"] : Object.keys(shapes);
-    const named = new Map(names.map((n, i) => [n, tensor(start[i]!, shapes[n]!)]));
-    const optimizer = make[name]!(named);
+    const named = new Map(names.map((n, i) => [n, tensor(start[i], shapes[n])]));
+    const optimizer = make[name](named);
     const scaler = scaled ? new LossScaler() : null;
     const seen: number[][][] = [];
     for (const update of updates) {
       optimizer.prepare(0.01);
       const factor = scaler?.upstream(tensor([1])) ?? tensor([1]);
-      const given = names.map((n, i) => mul(tensor(gradients[update ?? 0]![i]!, shapes[n]!), factor));
+      const given = names.map((n, i) => mul(tensor(gradients[update ?? 0][i], shapes[n]), factor));
       if (update === null) given.push(tensor([Number.POSITIVE_INFINITY]));
       const { scale } = globalNorm(given, { factor: scaler?.unscale() ?? tensor([1]), maxNorm: 1 });
       optimizer.step(given.slice(0, names.length), scale, scaler?.state);
@@ -156,11 +156,11 @@ describe("the head's cross-entropy in f16", () => {
     expect(actual.map((t) => t.dtype)).toEqual(["f32", "f16", "f32"]);
     const expected = await valuesOf(run(new ReferenceDevice()));
     (await valuesOf(actual)).forEach((values, i) => {
-      const largest = Math.max(...expected[i]!.map(Math.abs));
+      const largest = Math.max(...expected[i].map(Math.abs));
       // dlogits are rounded to f16, which has 11 bits; the loss is not.
       const allowed = largest * (i === 0 ? 1e-5 : 2e-3);
       values.forEach((v, k) => {
-        expect(Math.abs(v - expected[i]![k]!)).toBeLessThanOrEqual(allowed);
+        expect(Math.abs(v - expected[i][k])).toBeLessThanOrEqual(allowed);
       });
     });
   });
@@ -239,10 +239,10 @@ describe("training in f16", () => {
     };
     const [exact, mixed] = [await curve("f32"), await curve("f16")];
     mixed.forEach((loss, i) => {
-      expect(Math.abs(loss / exact[i]! - 1), `step ${i + 1}`).toBeLessThan(0.02);
+      expect(Math.abs(loss / exact[i] - 1), `step ${i + 1}`).toBeLessThan(0.02);
     });
     const mean = (losses: number[]) => losses.reduce((a, b) => a + b) / losses.length;
-    expect(mean(mixed.slice(-5))).toBeLessThan(mixed[0]! - 1);
+    expect(mean(mixed.slice(-5))).toBeLessThan(mixed[0] - 1);
     // It was not the f32 run a second time.
     expect(mixed).not.toEqual(exact);
   });
@@ -260,8 +260,8 @@ describe("training in f16", () => {
     openReference();
     const expected = await run().finally(() => setDevice(gpu));
     actual.forEach(({ loss, norm, applied }, i) => {
-      expect(Math.abs(loss / expected[i]!.loss - 1)).toBeLessThan(1e-3);
-      expect(Math.abs(norm / expected[i]!.norm - 1)).toBeLessThan(5e-3);
+      expect(Math.abs(loss / expected[i].loss - 1)).toBeLessThan(1e-3);
+      expect(Math.abs(norm / expected[i].norm - 1)).toBeLessThan(5e-3);
       expect(applied).toBe(i + 1);
     });
   });
@@ -272,19 +272,19 @@ describe("training in f16", () => {
     const data = Array.from({ length: 4 }, next);
     const trainer = newTrainer("f16", { init_scale: 2 ** 40 });
     const before = await everything(trainer);
-    let seen = await step(trainer, [data[0]!]);
+    let seen = await step(trainer, [data[0]]);
     expect(seen).toMatchObject({ loss_scale: 2 ** 39, skipped: 1, applied: 0 });
     expect(Number.isFinite(seen.norm)).toBe(false);
     while (seen.applied === 0) {
       expect(await everything(trainer)).toEqual(before);
-      seen = await step(trainer, [data[0]!]);
+      seen = await step(trainer, [data[0]]);
     }
     expect(await everything(trainer)).not.toEqual(before);
     expect(Number.isFinite(seen.norm)).toBe(true);
     const earlier = seen.skipped!;
     // The same updates with that scale from the start: bias corrections included, nothing of the skipped ones is left.
     const other = newTrainer("f16", { init_scale: seen.loss_scale! });
-    const again = [await step(other, [data[0]!])];
+    const again = [await step(other, [data[0]])];
     expect(again[0]).toMatchObject({ loss: seen.loss, norm: seen.norm, applied: 1, skipped: 0 });
     for (const batch of data.slice(1)) {
       const [a, b] = [await step(trainer, [batch]), await step(other, [batch])];
@@ -308,8 +308,8 @@ describe("training in f16", () => {
     const whole = await run(4, 1);
     const cut = await run(2, 2);
     cut.seen.forEach(({ loss, norm }, i) => {
-      expect(loss).toBeCloseTo(whole.seen[i]!.loss, 2);
-      expect(norm / whole.seen[i]!.norm).toBeCloseTo(1, 2);
+      expect(loss).toBeCloseTo(whole.seen[i].loss, 2);
+      expect(norm / whole.seen[i].norm).toBeCloseTo(1, 2);
     });
     const overflown = await run(2, 2, { init_scale: 2 ** 60 });
     expect(overflown.seen.at(-1)).toMatchObject({ skipped: 3, loss_scale: 2 ** 57 });
@@ -404,8 +404,8 @@ describe("answering in f16", () => {
       });
       const expected = Array.from(await logits.data()).slice(-vocabulary);
       const largest = Math.max(...expected.map(Math.abs));
-      together[i]![0]!.forEach((v, k) => {
-        expect(Math.abs(v - expected[k]!)).toBeLessThan(0.02 * largest);
+      together[i][0].forEach((v, k) => {
+        expect(Math.abs(v - expected[k])).toBeLessThan(0.02 * largest);
       });
     }
   });

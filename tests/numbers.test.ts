@@ -51,7 +51,7 @@ describe("NaN", () => {
         // Eight more make the kernels take four at a time; reversed they read one by one.
         const [x, y] = [tensor([...a, ...a, 1, 1], [20], dtype), tensor([...b, ...b, 1, 1], [20], dtype)];
         for (const [name, [op, rule]] of Object.entries(comparisons)) {
-          const right = [...a, ...a, 1, 1].map((v, i) => Number(rule(v, [...b, ...b, 1, 1][i]!)));
+          const right = [...a, ...a, 1, 1].map((v, i) => Number(rule(v, [...b, ...b, 1, 1][i])));
           expect(await list(op(x, y)), `${name} ${dtype} on ${on.kind}`).toEqual(right);
           expect(await list(op(k.flip(x, 0), k.flip(y, 0))), `${name} ${dtype} reversed`).toEqual(
             right.reverse(),
@@ -200,9 +200,9 @@ describe("accuracy far from zero", () => {
         const got = await f(tensor(angles)).data();
         let worst = 0;
         for (let i = 0; i < got.length; i++) {
-          const error = Math.abs(got[i]! - exact(angles[i]!));
+          const error = Math.abs(got[i] - exact(angles[i]));
           if (!(error <= worst)) worst = error;
-          if (!(Math.abs(got[i]!) <= 1)) worst = Inf;
+          if (!(Math.abs(got[i]) <= 1)) worst = Inf;
         }
         expect(worst).toBeLessThan(1e-6);
       }
@@ -225,7 +225,7 @@ describe("accuracy far from zero", () => {
     for (const [name, f, exact, xs] of cases) {
       const got = await f(tensor(xs)).data();
       const worst = Math.max(
-        ...Array.from(xs, (x, i) => (exact(x) === 0 ? Math.abs(got[i]!) : Math.abs(got[i]! / exact(x) - 1))),
+        ...Array.from(xs, (x, i) => (exact(x) === 0 ? Math.abs(got[i]) : Math.abs(got[i] / exact(x) - 1))),
       );
       expect(worst, name).toBeLessThan(1e-6);
     }
@@ -272,7 +272,7 @@ describe("accuracy far from zero", () => {
           return row.map((v) => (v - mean) / Math.sqrt(1e-5));
         });
         (await list(dx!)).forEach((v, i) => {
-          expect(Math.abs(v - right[i]!)).toBeLessThan(1e-3);
+          expect(Math.abs(v - right[i])).toBeLessThan(1e-3);
         });
       }
     }
@@ -286,7 +286,7 @@ describe("accuracy far from zero", () => {
     const mean = x.reduce((s, v) => s + v, 0) / width;
     const variance = x.reduce((s, v) => s + (v - mean) ** 2, 0) / width;
     const y = await list(k.layerNorm(tensor(x, [1, width]), ones([width]), zeros([width])));
-    const worst = Math.max(...y.map((v, i) => Math.abs(v - (x[i]! - mean) / Math.sqrt(variance + 1e-5))));
+    const worst = Math.max(...y.map((v, i) => Math.abs(v - (x[i] - mean) / Math.sqrt(variance + 1e-5))));
     expect(worst).toBeLessThan(2e-5);
     expect((await k.variance(tensor(x), 0, 0).item()) / variance).toBeCloseTo(1, 4);
     expect(await k.variance(full([width], 1000.37)).item()).toBeLessThan(1e-12);

@@ -72,12 +72,12 @@ async function everyVariant(op: AnyOp, sample: Sample<unknown>): Promise<void> {
         }
         expected.forEach((values, i) => {
           const loose = floatType === "f16" ? [Math.max(atol, 4e-3), Math.max(rtol, 4e-3)] : [atol, rtol];
-          const ratio = worstRatio(twice[0]![i]!, values, loose[0]!, loose[1]!);
+          const ratio = worstRatio(twice[0][i], values, loose[0], loose[1]);
           expect(
             ratio,
             `${variant.name} ${floatType}, result ${i}: error over tolerance`,
           ).toBeLessThanOrEqual(1);
-          expect(twice[1]![i], `${variant.name} ${floatType}: the same bits again`).toEqual(twice[0]![i]);
+          expect(twice[1][i], `${variant.name} ${floatType}: the same bits again`).toEqual(twice[0][i]);
         });
       });
       if (took) ran++;
@@ -137,7 +137,7 @@ async function lossOf(op: AnyOp, sample: Sample<unknown>, inputs: Tensor[]): Pro
   for (const [i, t] of outputs.entries()) {
     const weights = await cotangent(reference, op, sample, t, i).data();
     (await t.data()).forEach((v, k) => {
-      sum += v * weights[k]!;
+      sum += v * weights[k];
     });
   }
   return sum;
@@ -158,7 +158,7 @@ async function compareWithDifferences(
       : Array.from({ length: 24 }, () => Math.floor(next() * input.size));
   for (const i of cells) {
     const cell = cellOf(input, i);
-    const before = memory[cell]!;
+    const before = memory[cell];
     const h = 1e-5 * Math.max(1, Math.abs(before));
     memory[cell] = before + h;
     const up = await loss();
@@ -166,7 +166,7 @@ async function compareWithDifferences(
     const down = await loss();
     memory[cell] = before;
     const numeric = (up - down) / (2 * h);
-    const given = analytic ? analytic[i]! : 0;
+    const given = analytic ? analytic[i] : 0;
     expect(
       Math.abs(given - numeric),
       `${what}[${i}]: gradient ${given}, difference ${numeric}`,
@@ -178,8 +178,8 @@ function cellOf(t: Tensor, i: number): number {
   let rest = i;
   let cell = t.offset;
   for (let axis = t.rank - 1; axis >= 0; axis--) {
-    cell += (rest % t.shape[axis]!) * t.strides[axis]!;
-    rest = Math.floor(rest / t.shape[axis]!);
+    cell += (rest % t.shape[axis]) * t.strides[axis];
+    rest = Math.floor(rest / t.shape[axis]);
   }
   return cell;
 }
@@ -227,7 +227,7 @@ async function secondOrder(op: AnyOp, sample: Sample<unknown>): Promise<void> {
     for (const [k, g] of again.filter((g) => g !== null).entries()) {
       const weights = await weightsOf(g, k).data();
       (await g.data()).forEach((v, c) => {
-        sum += v * weights[c]!;
+        sum += v * weights[c];
       });
     }
     return sum;

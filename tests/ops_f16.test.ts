@@ -24,7 +24,7 @@ afterAll(() => setDevice(null));
 describe("the adapter with f16", () => {
   for (const op of registeredOps().values()) {
     const samples = op.samples() as unknown as Sample<unknown>[];
-    const sample = samples.find((s) => s.inputs.some((i) => !i.dtype)) ?? samples[0]!;
+    const sample = samples.find((s) => s.inputs.some((i) => !i.dtype)) ?? samples[0];
     const types = op.f16 === false || !sample.inputs.some((i) => !i.dtype) ? ["f32"] : ["f32", "f16"];
     for (const floatType of types as ("f32" | "f16")[]) {
       it(`${op.name} ${floatType}: ${sample.name}`, async (context) => {
@@ -39,7 +39,7 @@ describe("the adapter with f16", () => {
         );
         const actual = await runSample(gpu, op, sampleInputs(gpu, op, sample, floatType), sample.attrs);
         expected.forEach((values, i) => {
-          expect(worstRatio(actual[i]!, values, loose[0]!, loose[1]!), `result ${i}`).toBeLessThanOrEqual(1);
+          expect(worstRatio(actual[i], values, loose[0], loose[1]), `result ${i}`).toBeLessThanOrEqual(1);
         });
       });
       it(`${op.name} ${floatType}: ${sample.name}: NaN, infinities and signed zeros`, async (context) => {
@@ -63,7 +63,7 @@ describe("attention in register tiles", () => {
       onTestFinished(() => void gpu.forcedVariant.delete(name));
       const [expected, actual] = [await run(reference), await run(gpu)];
       expected.forEach((values, i) => {
-        expect(worstRatio(actual[i]!, values, 2e-3, 2e-3), `result ${i}`).toBeLessThanOrEqual(1);
+        expect(worstRatio(actual[i], values, 2e-3, 2e-3), `result ${i}`).toBeLessThanOrEqual(1);
       });
     });
   }

@@ -22,14 +22,12 @@ const gradients = Array.from({ length: 6 }, () =>
 );
 
 function parameters(only = Object.keys(shapes)): Map<string, Tensor> {
-  return new Map(
-    only.map((name) => [name, tensor(start[Object.keys(shapes).indexOf(name)]!, shapes[name]!)]),
-  );
+  return new Map(only.map((name) => [name, tensor(start[Object.keys(shapes).indexOf(name)], shapes[name])]));
 }
 
 function gradientsOf(step: number, named: ReadonlyMap<string, Tensor>): Tensor[] {
   return [...named.keys()].map((name) =>
-    tensor(gradients[step]![Object.keys(shapes).indexOf(name)]!, shapes[name]!),
+    tensor(gradients[step][Object.keys(shapes).indexOf(name)], shapes[name]),
   );
 }
 
@@ -98,7 +96,7 @@ describe("AdamW on many parameters", () => {
     onTestFinished(() => void gpu.forcedVariant.delete("multi_adam"));
     const sizes = [[3, 7], [1028], [2, 4], [5], [16], [1], [300, 4], [8], [64, 64], [12], [2, 2], [9]];
     const values = sizes.map((shape) => random(shape.reduce((a, b) => a * b, 1)));
-    const made = () => new Map(sizes.map((shape, i) => [`p${i}`, tensor(values[i]!, shape)]));
+    const made = () => new Map(sizes.map((shape, i) => [`p${i}`, tensor(values[i], shape)]));
     const steps = Array.from({ length: 3 }, () => values.map((v) => random(v.length)));
     const together = made();
     const optimizer = new AdamW(together, { weightDecay: 0.1 });
@@ -106,7 +104,7 @@ describe("AdamW on many parameters", () => {
     const moments = alone.map(({ shape }) => [zeros(shape), zeros(shape)] as const);
     for (const [i, gradients] of steps.entries()) {
       optimizer.prepare(0.01);
-      const given = gradients.map((g, k) => tensor(g, sizes[k]!));
+      const given = gradients.map((g, k) => tensor(g, sizes[k]));
       const { dispatches } = gpu.recorder;
       optimizer.step(given);
       const taken = gpu.recorder.dispatches - dispatches;
@@ -126,7 +124,7 @@ describe("AdamW on many parameters", () => {
         }),
       );
       alone.forEach((p, k) => {
-        adamStep(p, given[k]!, moments[k]![0], moments[k]![1], hyper, tensor([1]));
+        adamStep(p, given[k], moments[k][0], moments[k][1], hyper, tensor([1]));
       });
     }
     expect(await valuesOf(together)).toEqual(await valuesOf(new Map(alone.map((t, i) => [`p${i}`, t]))));
@@ -141,11 +139,11 @@ describe("AdamW on many parameters", () => {
 describe("global norm", () => {
   it("clips as clip_grad_norm_", async () => {
     const given = gradientsOf(0, parameters());
-    const length = Math.sqrt(gradients[0]!.flat().reduce((sum, g) => sum + Math.fround(g) ** 2, 0));
+    const length = Math.sqrt(gradients[0].flat().reduce((sum, g) => sum + Math.fround(g) ** 2, 0));
     const { norm, clipped } = clipGradNorm(given, 1);
     expect(await norm.item()).toBeCloseTo(length, 5);
-    (await clipped[0]!.data()).forEach((g, i) => {
-      expect(g).toBeCloseTo(gradients[0]![0]![i]! / (length + 1e-6), 6);
+    (await clipped[0].data()).forEach((g, i) => {
+      expect(g).toBeCloseTo(gradients[0][0][i] / (length + 1e-6), 6);
     });
   });
 
@@ -178,7 +176,7 @@ describe("global norm", () => {
       results.push(await norm.item());
     }
     expect(results[1]).toBe(results[0]);
-    expect(taken[1]).toBeLessThan(taken[0]! / 2);
+    expect(taken[1]).toBeLessThan(taken[0] / 2);
   });
 
   it("skips a step whose gradients are not finite", async () => {
@@ -186,7 +184,7 @@ describe("global norm", () => {
     const optimizer = new AdamW(given);
     const before = await valuesOf(given);
     const broken = gradientsOf(0, given);
-    broken[0]!.write([Number.POSITIVE_INFINITY, ...gradients[0]![0]!.slice(1)]);
+    broken[0].write([Number.POSITIVE_INFINITY, ...gradients[0][0].slice(1)]);
     const { norm, scale } = globalNorm(broken, { maxNorm: 1 });
     optimizer.prepare(0.1);
     optimizer.step(broken, scale);

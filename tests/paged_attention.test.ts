@@ -56,12 +56,12 @@ class Server {
   async step(tokens: readonly (readonly [number, number])[]): Promise<Float32Array[]> {
     const rows = (pick: (s: Sequence) => Float32Array, width: number) =>
       tensor(
-        tokens.flatMap(([s, p]) => Array.from(pick(this.sequences[s]!).subarray(p * width, (p + 1) * width))),
+        tokens.flatMap(([s, p]) => Array.from(pick(this.sequences[s]).subarray(p * width, (p + 1) * width))),
         [tokens.length, width / dim, dim],
       );
     const list = (values: number[]) => tensor(values, [tokens.length], "i32");
     const slots = tokens.map(([s, p]) => {
-      const block = this.tableValues[s * maxBlocks + Math.floor(p / blockSize)]!;
+      const block = this.tableValues[s * maxBlocks + Math.floor(p / blockSize)];
       return block * blockSize + (p % blockSize);
     });
     pagedKvWrite(
@@ -87,7 +87,7 @@ class Server {
   /** Steps of `width` tokens of one sequence. */
   async run(s: number, width: number): Promise<Float32Array[]> {
     const all: Float32Array[] = [];
-    const { length } = this.sequences[s]!;
+    const { length } = this.sequences[s];
     for (let p = 0; p < length; p += width) {
       const count = Math.min(width, length - p);
       all.push(...(await this.step(Array.from({ length: count }, (_, i) => [s, p + i] as const))));
@@ -133,7 +133,7 @@ describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
     const lists = [new Array(20).fill(0), Array.from({ length: 20 }, (_, p) => p)].map((l) =>
       tensor(l, [20], "i32"),
     );
-    const out = pagedAttention(query, server.keys, server.values, narrow, lists[0]!, lists[1]!);
+    const out = pagedAttention(query, server.keys, server.values, narrow, lists[0], lists[1]);
     expect(Array.from(await out.data())).toEqual(whole.flatMap((row) => Array.from(row)));
   });
 
@@ -196,7 +196,7 @@ describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
       causal: true,
     });
     const whole = await out.view([1, 290, heads, dim], [0, heads * dim, dim, 1], 0).data();
-    const worst = paged.reduce((w, x, i) => Math.max(w, Math.abs(x - whole[i]!)), 0);
+    const worst = paged.reduce((w, x, i) => Math.max(w, Math.abs(x - whole[i])), 0);
     expect(worst).toBeLessThan(1e-5);
   });
 
@@ -222,11 +222,11 @@ describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
       expect(rows.slice(0, 9)).toEqual(clean.slice(0, 9));
       // Heads 2 and 3 read the second key head. An infinite score is NaN where the query's sign makes it positive.
       for (let p = 9; p < 21; p++) {
-        expect(rows[p]!.slice(0, 2 * dim)).toEqual(clean[p]!.slice(0, 2 * dim));
+        expect(rows[p].slice(0, 2 * dim)).toEqual(clean[p].slice(0, 2 * dim));
         for (const head of [2, 3]) {
-          const positive = one.query[(p * heads + head) * dim + 2]! > 0;
+          const positive = one.query[(p * heads + head) * dim + 2] > 0;
           if (Number.isNaN(bad) || positive) {
-            const first = rows[p]![head * dim + 2]!;
+            const first = rows[p][head * dim + 2];
             expect(first, `${where} ${bad}, token ${p}, head ${head}`).toBeNaN();
           }
         }

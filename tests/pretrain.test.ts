@@ -184,7 +184,7 @@ describe("kiln train pretrain", () => {
       ),
     );
     cases.forEach(([args, message, code], i) => {
-      const { text, code: actual } = answers[i]!;
+      const { text, code: actual } = answers[i];
       expect(text, args.join(" ")).toMatch(message);
       expect(actual, text).toBe(code);
       expect(text, "no stack trace without DEBUG=1").not.toMatch(/^\s+at .*:\d+:\d+/m);
@@ -220,7 +220,7 @@ describe("kiln train pretrain", () => {
 
 /** Runs the `npx kiln` command at the end of a message, as a shell would. */
 function printed(text: string): Promise<{ code: number | null; text: string }> {
-  const command = /npx (kiln train pretrain .*)$/m.exec(text)![1]!;
+  const command = /npx (kiln train pretrain .*)$/m.exec(text)![1];
   const child = spawn("sh", ["-c", command.replace("kiln", `'${process.execPath}' '${kiln}'`)], {
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -68,7 +68,7 @@ describe("profile", () => {
     const lines: string[] = [];
     await profile(device, "train", { json: true, steps: 1, write: (line) => lines.push(line) });
     expect(lines).toHaveLength(1);
-    const report = JSON.parse(lines[0]!) as ProfileReport;
+    const report = JSON.parse(lines[0]) as ProfileReport;
     checkReport(report);
     for (const part of ["matmul/", "attention_backward/", "multi_adam/", "global_norm/"])
       expect(
@@ -109,7 +109,7 @@ describe("timing dispatches", () => {
       expect(timed.map((d) => d.op)).toContain("softmax");
       timed.forEach((d, i) => {
         expect(d.end).toBeGreaterThanOrEqual(d.start);
-        if (i > 0) expect(d.start).toBeGreaterThanOrEqual(timed[i - 1]!.start);
+        if (i > 0) expect(d.start).toBeGreaterThanOrEqual(timed[i - 1].start);
       });
       expect(Array.from(await result.data())).toEqual(plain);
     }
@@ -138,7 +138,7 @@ describe("timing dispatches", () => {
       for (let i = 0; i < 2100; i++) add(x, x);
     });
     expect(timed).toHaveLength(2100);
-    expect(timed[2099]!.end).toBeGreaterThan(timed[2047]!.end);
+    expect(timed[2099].end).toBeGreaterThan(timed[2047].end);
   });
 
   it("knows the operations of products and of causal attention", async () => {

@@ -23,7 +23,7 @@ describe.runIf(process.platform === "linux" && process.arch === "x64")(
       "lavapipe on one thread": { one: 1, many: 5 },
       SwiftShader: { one: 1.5, many: 6 },
     };
-    const timeOf = vi.fn<NonNullable<QuickestOptions["timeOf"]>>(({ name }) => times[name]!);
+    const timeOf = vi.fn<NonNullable<QuickestOptions["timeOf"]>>(({ name }) => times[name]);
 
     beforeEach(() => {
       const cache = mkdtempSync(join(folder, "cache-"));
@@ -79,14 +79,14 @@ describe.runIf(process.platform === "linux" && process.arch === "x64")(
     });
 
     it("leaves out what does not run the model", async () => {
-      timeOf.mockImplementation(({ name }) => (name === "SwiftShader" ? times[name]! : null));
+      timeOf.mockImplementation(({ name }) => (name === "SwiftShader" ? times[name] : null));
       expect(await takeQuickest(model, "f32", { timeOf })).toMatch(/^SwiftShader: /);
       timeOf.mockImplementation(() => null);
       vi.stubEnv("KILN_ADAPTER", "software");
       writeFileSync(join(model, "config.json"), '{"hidden_size":65}');
       expect(await takeQuickest(model, "f32", { timeOf })).toBeNull();
       expect(process.env.KILN_ADAPTER).toBe("software");
-      timeOf.mockImplementation(({ name }) => times[name]!);
+      timeOf.mockImplementation(({ name }) => times[name]);
     });
   },
 );

@@ -83,7 +83,7 @@ function randomRows(vocabulary: number, seed: string): Row[] {
 }
 
 async function draw(rows: readonly Row[]): Promise<number[]> {
-  const width = rows[0]!.logits.length;
+  const width = rows[0].logits.length;
   const logits = tensor(
     rows.flatMap((r) => r.logits),
     [rows.length, width],
@@ -114,7 +114,7 @@ describe("sampleTokens", () => {
   it("depends on nothing but the row", async () => {
     const rows = randomRows(301, "alone");
     const together = await draw(rows);
-    for (const i of [0, 13, 50, 95]) expect(await draw([rows[i]!])).toEqual([together[i]]);
+    for (const i of [0, 13, 50, 95]) expect(await draw([rows[i]])).toEqual([together[i]]);
     expect((await draw([...rows].reverse())).reverse()).toEqual(together);
   });
 

@@ -34,14 +34,14 @@ describe("block pool (I1)", () => {
             table.clear();
             expect(table.capacity).toBe(0);
           } else if (op === "share" && table && table.blocks.length > 0) {
-            const block = table.blocks[size % table.blocks.length]!;
+            const block = table.blocks[size % table.blocks.length];
             pool.retain(block);
             shared.push(block);
           } else if (op === "drop" && shared.length > 0)
-            pool.release(shared.splice(who % shared.length, 1)[0]!);
+            pool.release(shared.splice(who % shared.length, 1)[0]);
           const holders = new Int32Array(TOTAL);
-          for (const { blocks } of tables) for (const block of blocks) holders[block]!++;
-          for (const block of shared) holders[block]!++;
+          for (const { blocks } of tables) for (const block of blocks) holders[block]++;
+          for (const block of shared) holders[block]++;
           for (let block = 0; block < TOTAL; block++) expect(pool.refs(block)).toBe(holders[block]);
           expect(pool.used).toBe(holders.filter((count) => count > 0).length);
           expect(pool.free + pool.used).toBe(TOTAL);

@@ -69,7 +69,7 @@ describe("completions", () => {
       prompts.map(async (prompt) => (await server.tokenizer.encode(prompt)).length),
     );
     const { body } = await post({ prompt: prompts, n: 3, max_tokens: 4, ignore_eos: true });
-    const prompt_tokens = counts[0]! + counts[1]!;
+    const prompt_tokens = counts[0] + counts[1];
     expect(body.usage).toMatchObject({
       prompt_tokens,
       completion_tokens: 24,
@@ -171,7 +171,7 @@ describe("completions", () => {
       const chunks = await chunksOf({ logprobs, max_tokens: 20, ignore_eos: true, temperature: 1, seed: 3 });
       expect(textOf(chunks)).toBe(text);
       for (const key of Object.keys(got)) {
-        expect(chunks.flatMap(({ choices }) => choices[0]!.logprobs![key])).toEqual(got[key]);
+        expect(chunks.flatMap(({ choices }) => choices[0].logprobs![key])).toEqual(got[key]);
       }
     }
     expect((await post({ logprobs: 21 })).body.error.param).toBe("logprobs");
@@ -381,8 +381,8 @@ describe("the official client", () => {
     const whole = await server.client.completions.create({ ...base, max_tokens: 12 });
     const stream = await server.client.completions.create({ ...base, max_tokens: 12, stream: true });
     let text = "";
-    for await (const chunk of stream) text += chunk.choices[0]!.text;
-    expect(text).toBe(whole.choices[0]!.text);
+    for await (const chunk of stream) text += chunk.choices[0].text;
+    expect(text).toBe(whole.choices[0].text);
     expect(whole._request_id).toBeTruthy();
   });
 
@@ -422,7 +422,7 @@ describe("the official client", () => {
     const streamed = async (i: number) => {
       let text = "";
       for await (const chunk of await server.client.completions.create({ ...ask(i), stream: true })) {
-        text += chunk.choices[0]!.text;
+        text += chunk.choices[0].text;
       }
       return text;
     };
@@ -430,7 +430,7 @@ describe("the official client", () => {
     const together = await Promise.all(numbers.map(streamed));
     const largest = server.runner.largestStep;
     const alone: string[] = [];
-    for (const i of numbers) alone.push((await server.client.completions.create(ask(i))).choices[0]!.text);
+    for (const i of numbers) alone.push((await server.client.completions.create(ask(i))).choices[0].text);
     expect(together).toEqual(alone);
     expect(new Set(together).size).toBe(32);
     expect(largest).toBeGreaterThan(32);

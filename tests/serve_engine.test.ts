@@ -101,7 +101,7 @@ describe("an answer depends on its request alone (I4, I5, I7)", () => {
         ),
       );
       await Promise.all(runs.map(({ end }) => end));
-      expect(runs[at]!.tokens).toEqual(want);
+      expect(runs[at].tokens).toEqual(want);
     }
   });
 });
@@ -157,7 +157,7 @@ describe("abort (I11)", () => {
         };
         const ends = await Promise.all([gone, ...friends].map(({ end }) => end));
         for (const friend of friends) expect(friend.tokens).toEqual(expected(friend.request, VOCAB));
-        if (ends[0]!.finish === "abort") {
+        if (ends[0].finish === "abort") {
           expect(gone.tokens).toHaveLength(tokensAtAbort);
           expect(blocksAfter).toBeLessThanOrEqual(2 * 6);
         }
@@ -209,10 +209,10 @@ describe("failures", () => {
     };
     const ends = await Promise.all(runs.map(({ end }) => end));
     expect(ends.map(({ finish }) => finish)).toEqual(["error", "error", "length"]);
-    expect(ends[0]!.error).toMatchObject({ status: 500, headers: { "x-should-retry": "false" } });
-    expect(ends[0]!.error!.message).not.toContain("device lost");
+    expect(ends[0].error).toMatchObject({ status: 500, headers: { "x-should-retry": "false" } });
+    expect(ends[0].error!.message).not.toContain("device lost");
     expect(seen).toHaveLength(1);
-    expect(runs[2]!.tokens).toEqual(expected(runs[2]!.request, VOCAB));
+    expect(runs[2].tokens).toEqual(expected(runs[2].request, VOCAB));
     expect(idle(engine)).toEqual(IDLE);
   });
 

@@ -51,10 +51,10 @@ describe("fair shares", () => {
     const plan = step(scheduler);
     expect(plan.items.map(({ id }) => id)).toContain(short!.request.id);
     // The batch gave one sequence up, its last; it comes back when the short one is done.
-    expect(plan.preempted).toEqual([batch[7]!.request.id]);
+    expect(plan.preempted).toEqual([batch[7].request.id]);
     for (let i = 0; i < 8; i++) step(scheduler);
     expect(scheduler.get(short!.request.id)).toBeUndefined();
-    expect(batch[7]!.running).toBe(true);
+    expect(batch[7].running).toBe(true);
   });
 
   it("come about whoever was first, and go with who leaves", () => {
@@ -172,7 +172,7 @@ describe("fair shares", () => {
       step(scheduler);
       expect(i).toBeLessThan(1000);
     }
-    expect(batch[0]!.running || scheduler.get(batch[0]!.request.id) === undefined).toBe(true);
+    expect(batch[0].running || scheduler.get(batch[0].request.id) === undefined).toBe(true);
   });
 });
 

@@ -255,9 +255,9 @@ describe("S11: who may ask", () => {
       checkEnvelope(await refused.json());
       expect((await ask(plain, origin, base)).headers.get("access-control-allow-origin")).toBeNull();
     }
-    expect((await preflight(plain, local[0]!, "/nothing")).status).toBe(404);
+    expect((await preflight(plain, local[0], "/nothing")).status).toBe(404);
     const steps = plain.runner.steps;
-    await preflight(plain, local[0]!);
+    await preflight(plain, local[0]);
     expect(plain.runner.steps).toBe(steps);
     await plain.server.close();
   });

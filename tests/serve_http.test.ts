@@ -281,7 +281,7 @@ describe("overload and failure", () => {
     const retried = patient.completions.create(base);
     await pause(50);
     release();
-    const texts = (await Promise.all([first, ...waiting, retried])).map(({ choices }) => choices[0]!.text);
+    const texts = (await Promise.all([first, ...waiting, retried])).map(({ choices }) => choices[0].text);
     expect(new Set(texts).size).toBe(1);
     await settled(server);
     await server.server.close();
@@ -335,9 +335,9 @@ describe("overload and failure", () => {
     expect(text).toContain(": ping\n\n");
     const stream = await server.client.completions.create({ ...base, max_tokens: 3, stream: true });
     let streamed = "";
-    for await (const chunk of stream) streamed += chunk.choices[0]!.text;
+    for await (const chunk of stream) streamed += chunk.choices[0].text;
     expect(streamed).toBe(
-      (await server.client.completions.create({ ...base, max_tokens: 3 })).choices[0]!.text,
+      (await server.client.completions.create({ ...base, max_tokens: 3 })).choices[0].text,
     );
     await server.server.close();
   });
@@ -424,7 +424,7 @@ describe("keys and life cycle", () => {
     const stream = await server.client.completions.create({ ...endless, max_tokens: 30, stream: true });
     const reading = (async () => {
       let finish: string | null = null;
-      for await (const chunk of stream) finish = chunk.choices[0]!.finish_reason ?? finish;
+      for await (const chunk of stream) finish = chunk.choices[0].finish_reason ?? finish;
       return finish;
     })();
     const closing = server.server.close();

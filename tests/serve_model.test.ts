@@ -62,10 +62,10 @@ describe("a TinyLLM with random weights", () => {
   });
   afterAll(() => server.close(0));
 
-  const prompts = Array.from({ length: 32 }, (_, i) => stories[i]!.slice(0, 8 + 5 * i));
+  const prompts = Array.from({ length: 32 }, (_, i) => stories[i].slice(0, 8 + 5 * i));
   const body = (i: number) => ({
     model: "tiny",
-    prompt: prompts[i]!,
+    prompt: prompts[i],
     max_tokens: 12 + (i % 9),
     temperature: i % 2 ? 0 : 0.9,
     seed: i,
@@ -135,7 +135,7 @@ describe("a TinyLLM with random weights", () => {
   });
 
   it("answers as a forward pass over whole sequences does, without a cache", async () => {
-    const ids = await tokenizer.encode(prompts[1]!);
+    const ids = await tokenizer.encode(prompts[1]);
     const count = ids.length;
     for (let i = 0; i < 12; i++) {
       const logits = scope(() =>
@@ -150,12 +150,12 @@ describe("a TinyLLM with random weights", () => {
       ids.push(argmax(last));
     }
     const { choices } = await client.completions.create({ ...body(1), max_tokens: 12, temperature: 0 });
-    expect(tokenizer.decode(ids.slice(count))).toBe(choices[0]!.text);
+    expect(tokenizer.decode(ids.slice(count))).toBe(choices[0].text);
   });
 });
 
 it("answers begin after the prompt, offline and through the server, where its last token is half a character", async () => {
-  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
   const shape = {
     hidden_size: 16,
     num_attention_heads: 2,
@@ -172,18 +172,18 @@ it("answers begin after the prompt, offline and through the server, where its la
     [["▁Once", "<0xE2>", "<0x82>"], "a", "aa", "Once\uFFFD\uFFFDaa"],
   ];
   for (const [prompt, answer, text, whole] of cases) {
-    const asked = { temperature: 0, max_tokens: 2, logit_bias: { [ids(answer)[0]!]: 100 } };
+    const asked = { temperature: 0, max_tokens: 2, logit_bias: { [ids(answer)[0]]: 100 } };
     expect(await generator.complete(ids(...prompt), asked)).toBe(text);
     const body = { model: "tiny", prompt: ids(...prompt), ...asked };
-    expect((await client.completions.create(body)).choices[0]!.text).toBe(text);
-    expect((await client.completions.create({ ...body, echo: true })).choices[0]!.text).toBe(whole);
+    expect((await client.completions.create(body)).choices[0].text).toBe(text);
+    expect((await client.completions.create({ ...body, echo: true })).choices[0].text).toBe(whole);
   }
   generator.close();
   await server.close(0);
 });
 
 it("samples of scripts and of training have no time limit", async () => {
-  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
   const sizes = { hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 1 };
   const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...sizes })).init(1);
   const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
@@ -217,17 +217,17 @@ describe("stories260K, a real trained model", () => {
         temperature: 0,
         max_tokens: 200,
       });
-      expect(answer.choices[0]!.text.trimEnd()).toBe(expected.trimEnd());
+      expect(answer.choices[0].text.trimEnd()).toBe(expected.trimEnd());
       // The prompt's last token is a byte; it is no part of the answer, and a stop string does not see it.
       const lily = { model: "stories", prompt: "Lily\n", temperature: 0, max_tokens: 6 };
-      const plain = (await client.completions.create(lily)).choices[0]!;
+      const plain = (await client.completions.create(lily)).choices[0];
       expect(plain.text).toBe("One day, Lily");
       expect((await client.completions.create({ ...lily, stop: "\n" })).choices[0]).toEqual(plain);
-      expect((await client.completions.create({ ...lily, echo: true })).choices[0]!.text).toBe(
+      expect((await client.completions.create({ ...lily, echo: true })).choices[0].text).toBe(
         "Lily\nOne day, Lily",
       );
       const newlines = { ...lily, prompt: "Once", logit_bias: { "13": 100 } };
-      const offsets = (await client.completions.create({ ...newlines, logprobs: 0 })).choices[0]!.logprobs;
+      const offsets = (await client.completions.create({ ...newlines, logprobs: 0 })).choices[0].logprobs;
       expect(offsets!.text_offset).toEqual([0, 1, 2, 3, 4, 5]);
       const { usage } = await client.completions.create({ ...newlines, stop: "\n" });
       expect(usage!.completion_tokens).toBe(1);

@@ -36,12 +36,12 @@ const row = (...logits: number[]) => Float32Array.from(logits);
 
 describe("processors against transformers", () => {
   it.each(golden.cases)("$name", ({ attrs, probs }) => {
-    const params = resolveSampling(attrs, golden.logits[0]!.length, () => [0, 0]);
+    const params = resolveSampling(attrs, golden.logits[0].length, () => [0, 0]);
     golden.logits.forEach((logits, i) => {
-      const got = probabilities(Float32Array.from(logits), spec(params, golden.input_ids[i]!));
+      const got = probabilities(Float32Array.from(logits), spec(params, golden.input_ids[i]));
       got.forEach((p, id) => {
-        expect(Math.abs(p - probs[i]![id]!)).toBeLessThan(1e-5);
-        expect(p === 0).toBe(probs[i]![id] === 0);
+        expect(Math.abs(p - probs[i][id])).toBeLessThan(1e-5);
+        expect(p === 0).toBe(probs[i][id] === 0);
       });
     });
   });
@@ -98,7 +98,7 @@ describe("sampler", () => {
         const k = 1 + (n % (values.length - 1));
         const cut = Float64Array.from(values);
         applyTopK(cut, k);
-        const threshold = Float64Array.from(values).sort()[values.length - k]!;
+        const threshold = Float64Array.from(values).sort()[values.length - k];
         expect([...cut]).toEqual(values.map((v) => (v < threshold ? -Infinity : v)));
       }),
     );
@@ -132,7 +132,7 @@ describe("sampler", () => {
           const logits = Float32Array.from(values);
           const before = softmax(logits);
           const kept = [...probabilities(logits, spec({ topP: p }))].flatMap((q, id) =>
-            q > 0 ? [before[id]!] : [],
+            q > 0 ? [before[id]] : [],
           );
           const mass = kept.reduce((a, b) => a + b, 0);
           expect(mass).toBeGreaterThanOrEqual(p - 1e-9);
@@ -146,8 +146,7 @@ describe("sampler", () => {
     const logits = row(2, 2, 2, -2);
     const at = (params: Partial<SamplingParams>) =>
       [...probabilities(logits, spec(params, [0, 3, 1, 1], 2))].map((p) => Math.log(p));
-    const relative = (values: number[]) =>
-      values.map((value) => Math.round((value - values[2]!) * 1e6) / 1e6);
+    const relative = (values: number[]) => values.map((value) => Math.round((value - values[2]) * 1e6) / 1e6);
     expect(relative(at({ frequencyPenalty: 0.5 }))).toEqual([0, -1, 0, -4]);
     expect(relative(at({ presencePenalty: 0.5 }))).toEqual([0, -0.5, 0, -4]);
     expect(relative(at({ repetitionPenalty: 2 }))).toEqual([-1, -1, 0, -6]);
@@ -181,11 +180,11 @@ describe("sampler", () => {
     const counts = new Array<number>(6).fill(0);
     const draws = 20_000;
     for (let i = 0; i < draws; i++)
-      counts[sampleRow(logits, { ...spec({ ...params, seed: [99, 0] }), position: i }).id]!++;
+      counts[sampleRow(logits, { ...spec({ ...params, seed: [99, 0] }), position: i }).id]++;
     let chi = 0;
     probs.forEach((p, id) => {
       if (p === 0) expect(counts[id]).toBe(0);
-      else chi += (counts[id]! - draws * p) ** 2 / (draws * p);
+      else chi += (counts[id] - draws * p) ** 2 / (draws * p);
     });
     // 4 degrees of freedom: 23.5 is the point of p = 1e-4.
     expect(chi).toBeLessThan(23.5);
@@ -199,9 +198,9 @@ describe("sampler", () => {
     });
     const raw = softmax(logits);
     expect(id).toBe(0);
-    expect(logprob).toBeCloseTo(Math.log(raw[0]!), 10);
+    expect(logprob).toBeCloseTo(Math.log(raw[0]), 10);
     expect(top.map(([other]) => other)).toEqual([1, 3, 2]);
-    for (const [other, value] of top) expect(value).toBeCloseTo(Math.log(raw[other]!), 10);
+    for (const [other, value] of top) expect(value).toBeCloseTo(Math.log(raw[other]), 10);
   });
 
   it("refuses a row that is no distribution, whatever is asked of it", () => {

@@ -181,7 +181,7 @@ describe("scheduler", () => {
         let open = 0;
         const remove = (pick: number) => {
           const ids = [...scheduler.sequences()].map(({ request }) => request.id);
-          if (ids.length > 0 && scheduler.remove(ids[pick % ids.length]!)) open--;
+          if (ids.length > 0 && scheduler.remove(ids[pick % ids.length])) open--;
         };
         const runStep = (abort: number | null) => {
           const plan = scheduler.schedule();

@@ -135,10 +135,10 @@ describe("a choice", () => {
     expect(tokens.join("")).toBe(joined);
     const logprobs = deltas.flatMap((delta) => delta.logprobs!.token_logprobs);
     expect(logprobs).toEqual([null, ...new Array(prompt.length + generated.length - 1).fill(-1)]);
-    expect(deltas[0]!.logprobs!.top_logprobs[0]).toBeNull();
+    expect(deltas[0].logprobs!.top_logprobs[0]).toBeNull();
     expect(offsets[0]).toBe(0);
     offsets.forEach((offset, i) => {
-      expect(joined.startsWith(tokens[i]!, offset)).toBe(true);
+      expect(joined.startsWith(tokens[i], offset)).toBe(true);
     });
   });
 
@@ -158,8 +158,8 @@ describe("a choice", () => {
   });
 
   it("gives each byte token's character at once, with its own offset, and stops at the first", () => {
-    const llama = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
-    const [once, newline] = ["▁Once", bytes[10]!].map((one) => llama.tokenToId(one)!) as [number, number];
+    const llama = new Tokenizer(kinds["sentencepiece with byte fallback"]);
+    const [once, newline] = ["▁Once", bytes[10]].map((one) => llama.tokenToId(one)!) as [number, number];
     const run = new Array<number>(5).fill(newline);
     const { deltas, offsets } = play(llama, [1], [once, ...run]);
     expect(deltas.map(({ text }) => text)).toEqual(["Once", "\n", "\n", "\n", "\n", "\n"]);
@@ -196,7 +196,7 @@ describe.each(Object.entries(kinds))("an answer with the decoder %s", (_, json) 
   // Byte tokens often, so that prompts end within characters.
   const character = fc
     .constantFrom("\n", "é", "€", "😀")
-    .map((text) => [...Buffer.from(text)].map((byte) => tokenizer.tokenToId(bytes[byte]!) ?? 5));
+    .map((text) => [...Buffer.from(text)].map((byte) => tokenizer.tokenToId(bytes[byte]) ?? 5));
   const ids = fc
     .array(
       fc.oneof(

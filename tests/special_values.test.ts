@@ -155,7 +155,7 @@ const torchGradients: Record<string, readonly (number | readonly number[])[]> = 
 
 function expectValues(found: ArrayLike<number>, expected: number | readonly number[], what: string): void {
   Array.from(found).forEach((value, i) => {
-    const wanted = typeof expected === "number" ? expected : expected[i]!;
+    const wanted = typeof expected === "number" ? expected : expected[i];
     if (Number.isFinite(wanted)) expect(value, `${what}[${i}]`).toBeCloseTo(wanted, 5);
     else expect(value, `${what}[${i}]`).toBe(wanted);
   });
@@ -167,8 +167,8 @@ for (const [where, device] of Object.entries(devices)) {
       it(name, async () => {
         for (const [i, row] of (Object.keys(rows) as Row[]).entries()) {
           const x = tensor(rows[row], [3], "f32", device());
-          const found = await withDevice(device(), () => ours[name]!(x)).data();
-          expectValues(found, expected[i]!, `${name} of ${row}`);
+          const found = await withDevice(device(), () => ours[name](x)).data();
+          expectValues(found, expected[i], `${name} of ${row}`);
         }
       });
     }
@@ -177,11 +177,11 @@ for (const [where, device] of Object.entries(devices)) {
         for (const [i, row] of (Object.keys(rows) as Row[]).entries()) {
           const x = tensor(rows[row], [3], "f32", device()).requireGrad();
           const [dx] = withDevice(device(), () => {
-            const y = ours[name]!(x);
+            const y = ours[name](x);
             const cotangents = [tensor(y.size === 3 ? [1, 2, 3] : [1], y.shape, "f32", device())];
             return grads([y], [x], { cotangents });
           });
-          expectValues(await dx!.data(), expected[i]!, `gradient of ${name} of ${row}`);
+          expectValues(await dx!.data(), expected[i], `gradient of ${name} of ${row}`);
         }
       });
     }

@@ -31,8 +31,8 @@ function referenceEncode(text: string, { model }: TokenizerJson): number[] {
         const rank = ranks.get(`${parts[i]} ${parts[i + 1]}`) ?? Number.POSITIVE_INFINITY;
         if (rank < bestRank) [best, bestRank] = [i, rank];
       }
-      if (best < 0) return parts.map((part) => vocab[part]!);
-      parts.splice(best, 2, parts[best]! + parts[best + 1]!);
+      if (best < 0) return parts.map((part) => vocab[part]);
+      parts.splice(best, 2, parts[best] + parts[best + 1]);
     }
   });
 }
@@ -40,7 +40,7 @@ function referenceEncode(text: string, { model }: TokenizerJson): number[] {
 const pieces = fc.constantFrom(
   ..."the cat sat|  |\n\n| \t|don't|WE'LL|😀|👩‍👩‍👧|🇩🇪|é|e\u0301|日本|語|Привет|12|345|...|!?|_|\u00a0|\u3000|\ufeff|ß|ﬁ|שלום|"
     .split("|")
-    .concat(corpus[0]!.split(" ").slice(0, 20)),
+    .concat(corpus[0].split(" ").slice(0, 20)),
 );
 /** Blocks without letters newer than Unicode 15, about which Node and the library may disagree. */
 const settled = /^[\0-\u{88e}\u{2000}-\u{a7cd}\u{ac00}-\u{d7a3}\u{f900}-\u{ffff}\u{1f000}-\u{1faff}]*$/u;

@@ -22,7 +22,7 @@ function withoutBadBytes(tokenizer: Tokenizer, ids: readonly number[]): number[]
   const out: number[] = [];
   for (let at = 0; at < ids.length; ) {
     const length = [1, 2, 3, 4].find((size) => isCharacter(ids.slice(at, at + size).map(byteOf)));
-    if (length === undefined) out.push(byteOf(ids[at]) < 0 ? ids[at]! : lost);
+    if (length === undefined) out.push(byteOf(ids[at]) < 0 ? ids[at] : lost);
     else out.push(...ids.slice(at, at + length));
     at += length ?? 1;
   }
@@ -34,7 +34,7 @@ describe.each(Object.entries(kinds))("StreamDecoder: %s", (kind, json) => {
   const native = NativeTokenizer.fromString(JSON.stringify(json));
 
   const byteId = (byte: number) =>
-    tokenizer.tokenToId(bytes[byte]!) ?? tokenizer.tokenToId(byteToChar[byte]!) ?? tokenizer.vocabSize;
+    tokenizer.tokenToId(bytes[byte]) ?? tokenizer.tokenToId(byteToChar[byte]) ?? tokenizer.vocabSize;
   const shown = (ids: number[], skip: boolean) =>
     ids.filter((id) => id < tokenizer.vocabSize && !(skip && tokenizer.isSpecial(id)));
 
@@ -69,7 +69,7 @@ describe.each(Object.entries(kinds))("StreamDecoder: %s", (kind, json) => {
 });
 
 test("an emoji is held back until its last byte, and ASCII never", async () => {
-  const tokenizer = new Tokenizer(kinds["byte-level BPE"]!);
+  const tokenizer = new Tokenizer(kinds["byte-level BPE"]);
   const stream = tokenizer.streamDecoder();
   const ids = await tokenizer.encode("a😀b", { addSpecialTokens: false });
   expect(ids.map((id) => stream.push(id))).toEqual(["a", "", "", "", "😀", "b"]);
@@ -77,7 +77,7 @@ test("an emoji is held back until its last byte, and ASCII never", async () => {
 });
 
 test("a sequence that never ends becomes U+FFFD at the flush", async () => {
-  const tokenizer = new Tokenizer(kinds["byte-level BPE"]!);
+  const tokenizer = new Tokenizer(kinds["byte-level BPE"]);
   const stream = tokenizer.streamDecoder();
   const ids = (await tokenizer.encode("😀", { addSpecialTokens: false })).slice(0, 2);
   expect(ids.map((id) => stream.push(id))).toEqual(["", ""]);
@@ -85,17 +85,17 @@ test("a sequence that never ends becomes U+FFFD at the flush", async () => {
 });
 
 test("the first space of a sentencepiece text goes, later ones stay", () => {
-  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
   const stream = tokenizer.streamDecoder();
   const ids = ["<s>", "▁Once", "▁up", "on", "▁", "▁a"].map((token) => tokenizer.tokenToId(token)!);
   expect(ids.map((id) => stream.push(id))).toEqual(["", "Once", " up", "on", " ", " a"]);
 });
 
 test("each complete character of a run of byte tokens comes with its last byte", () => {
-  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]!);
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
   const stream = tokenizer.streamDecoder();
   const run = [0x0a, 0x0a, 0xe2, 0x82, 0xac, 0xe2, 0x41, 0xff, 0x0a];
-  const pieces = run.map((byte) => stream.push(tokenizer.tokenToId(bytes[byte]!)!));
+  const pieces = run.map((byte) => stream.push(tokenizer.tokenToId(bytes[byte])!));
   expect(pieces).toEqual(["\n", "\n", "", "", "€", "", "\uFFFDA", "\uFFFD", "\n"]);
   expect(stream.flush()).toBe("");
 });

@@ -156,7 +156,7 @@ describe("a long text in pieces has the ids of the whole", () => {
     .map((pairs) => pairs.flat().join(""));
 
   test.each(Object.keys(kinds))("%s", async (kind) => {
-    const tokenizer = new Tokenizer(kinds[kind]!);
+    const tokenizer = new Tokenizer(kinds[kind]);
     let cutTexts = 0;
     await fc.assert(
       fc.asyncProperty(texts, fc.integer({ min: 60, max: 400 }), async (text, limit) => {
@@ -192,7 +192,7 @@ describe("a long text in pieces has the ids of the whole", () => {
   );
 
   test("in a token file too, where a cut that may change ids is counted", async () => {
-    const tokenizer = new Tokenizer(kinds["SentencePiece BPE as Llama 2 has it"]!);
+    const tokenizer = new Tokenizer(kinds["SentencePiece BPE as Llama 2 has it"]);
     const text = [...storyCorpus({ seed: 5, stories: 2000 })].join("\n\n").slice(0, 800_000);
     const write = async (parts: string[]) => {
       const file = join(folder, "long.tokens");
@@ -215,7 +215,7 @@ describe("a long text in pieces has the ids of the whole", () => {
 describe("text that names special tokens", () => {
   const text = "a</s>b <s> c<unk>";
   test.each(Object.keys(kinds))("is plain text to %s when it is not to be parsed", async (kind) => {
-    const json = kinds[kind]!;
+    const json = kinds[kind];
     const names = json.added_tokens.map(({ content }) => content).join(" x ");
     const tokenizer = new Tokenizer(json);
     const parsed = await tokenizer.encode(names, { addSpecialTokens: false });

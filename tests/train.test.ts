@@ -84,7 +84,7 @@ describe("the training step", () => {
       expect(cut.losses[i]).toBeCloseTo(loss, 12);
     });
     whole.parameters.forEach((p, i) => {
-      expect(Math.abs(cut.parameters[i]! - p)).toBeLessThan(1e-9);
+      expect(Math.abs(cut.parameters[i] - p)).toBeLessThan(1e-9);
     });
   });
 
@@ -110,7 +110,7 @@ describe("the training step", () => {
       expect(whole[i]).toBeCloseTo(loss, 4);
       expect(cut[i]).toBeCloseTo(loss, 4);
     });
-    expect(exact[3]).toBeLessThan(exact[0]!);
+    expect(exact[3]).toBeLessThan(exact[0]);
   });
 
   it("gives packed documents the loss that each has alone (float64)", async () => {
@@ -160,7 +160,7 @@ function rowOf(spans: { start: number; length: number }[]): Batch {
     for (let i = 0; i < length; i++) {
       batch.positions[at + i] = i;
       batch.segments[at + i] = document;
-      if (i + 1 < length) batch.targets[at + i] = batch.tokens[at + i + 1]!;
+      if (i + 1 < length) batch.targets[at + i] = batch.tokens[at + i + 1];
     }
     at += length;
   });

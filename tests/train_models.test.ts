@@ -101,7 +101,7 @@ describe("the gpt2 preset", () => {
   it("without biases trains none: they are zeros in the checkpoint, which any reader of GPT-2 loads", async () => {
     const made = await train("unbiased", ...gpt2, "model.bias=false");
     const whole = made.model.numParameters;
-    const trained = Number(/model: ([\d,]+) parameters/.exec(made.text)![1]!.replaceAll(",", ""));
+    const trained = Number(/model: ([\d,]+) parameters/.exec(made.text)![1].replaceAll(",", ""));
     const weights = await readWeights((await loadModel(made.modelDir)).model);
     const biases = [...weights].filter(([name]) => name.endsWith(".bias"));
     // ln_1, c_attn, c_proj, ln_2, c_fc, c_proj, ln_f.

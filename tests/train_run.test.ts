@@ -33,19 +33,19 @@ describe("the validation loss", () => {
     expect(measured[0]).toHaveLength(2);
     expect(measured[1]).toEqual(measured[0]);
     expect(measured[2]).toEqual(measured[0]);
-    const [budget, whole] = measured[0]!;
+    const [budget, whole] = measured[0];
     expect(budget!.validation_tokens).toBeLessThanOrEqual(320);
     expect(budget!.validation_tokens).toBeGreaterThan(250);
     expect(whole!.validation_tokens).toBeGreaterThan(1000);
-    expect(runs[0]!.validationLoss).toBe(whole!.validation_loss);
-    expect(runs[0]!.validationTokens).toBe(whole!.validation_tokens);
+    expect(runs[0].validationLoss).toBe(whole!.validation_loss);
+    expect(runs[0].validationTokens).toBe(whole!.validation_tokens);
 
     // A budget of more than the set is the set, once, and agrees but for the order of the sum.
     const all = await train("all", "eval.tokens=1000000");
     const records = all.records.filter((r) => "validation_loss" in r);
     expect(records).toHaveLength(1);
-    expect(all.validationTokens).toBe(runs[0]!.validationTokens);
-    expect(Math.abs(all.validationLoss! - runs[0]!.validationLoss!)).toBeLessThan(1e-6);
+    expect(all.validationTokens).toBe(runs[0].validationTokens);
+    expect(Math.abs(all.validationLoss! - runs[0].validationLoss!)).toBeLessThan(1e-6);
   });
 
   it("of the whole set can be stopped: the checkpoint is there, and a resumed run measures it", async () => {
@@ -191,7 +191,7 @@ describe("a checkpoint", () => {
     for (const file of files) {
       const bytes = readFileSync(join(newest, file));
       const wrong = Uint8Array.from(bytes);
-      wrong[wrong.length >> 1]! ^= 1;
+      wrong[wrong.length >> 1] ^= 1;
       writeFileSync(join(newest, file), wrong);
       await expect(resume("flipped"), file).rejects.toThrow(damaged);
       rmSync(join(newest, file));

@@ -37,10 +37,10 @@ const copies = defineOp<Record<string, never>>({
       name: "repeated",
       file: "optim/squares.wgsl",
       tune: ({ inputs }) =>
-        inputs[0]!.shape.length > 1
+        inputs[0].shape.length > 1
           ? {
-              shapeClass: `rank ${inputs[0]!.shape.length}`,
-              options: ["40", inputs[0]!.shape.length > 3 ? "broken" : "1"],
+              shapeClass: `rank ${inputs[0].shape.length}`,
+              options: ["40", inputs[0].shape.length > 3 ? "broken" : "1"],
             }
           : null,
       plan: (call, option) => {
@@ -67,7 +67,7 @@ const copies = defineOp<Record<string, never>>({
 });
 
 const device = (tuner: Tuner) => Object.assign(gpu, { tuner });
-const step = () => compile((x: Tensor) => apply(copies, [x], {})[0]!);
+const step = () => compile((x: Tensor) => apply(copies, [x], {})[0]);
 const x = () => tensor([1, 2, 3, 4, 5, 6, 7, 8], [2, 4]);
 
 test("a prepared step takes the option that was quickest, and gives the same values", async () => {
@@ -92,7 +92,7 @@ test("the choice is there in the next process, and holds for its class of shapes
 });
 
 test("another adapter, a file that is damaged and calls without a choice take the first option", async () => {
-  const file = path.join(folder, "tuning", readdirSync(path.join(folder, "tuning"))[0]!);
+  const file = path.join(folder, "tuning", readdirSync(path.join(folder, "tuning"))[0]);
   for (const subject of ["another adapter", "this adapter"]) {
     if (subject === "this adapter") writeFileSync(file, "{");
     device(new Tuner(false, remembered<TunedChoices>("tuning", subject)));

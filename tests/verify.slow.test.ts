@@ -28,7 +28,7 @@ async function run(dir: string, filter?: string): Promise<Run> {
 
 /** Names of the cases with this verdict. */
 function named({ lines }: Run, verdict: RegExp): string[] {
-  return lines.filter((line) => verdict.test(line)).map((line) => line.split(" ")[0]!);
+  return lines.filter((line) => verdict.test(line)).map((line) => line.split(" ")[0]);
 }
 
 const goldenOps: OpCase[] = JSON.parse(readFileSync(join(golden, "ops.json"), "utf8"));
@@ -63,7 +63,7 @@ function opFixture(
 /** Adds to one element of an f32 tensor. */
 function nudge(tensors: Map<string, HostTensor>, name: string, index: number, by: number): void {
   const values = toFloat32(tensors.get(name)!).slice();
-  values[index]! += by;
+  values[index] += by;
   tensors.get(name)!.bytes = new Uint8Array(values.buffer);
 }
 
@@ -78,7 +78,7 @@ describe("verify", () => {
     expect(found.lines.at(-1)).toBe(`${found.passed} passed, 0 failed, 0 skipped`);
     const passed = named(found, / passed/);
     const expected = [
-      ...goldenOps.map((c) => `ops/${c.name}`.split(" ")[0]!),
+      ...goldenOps.map((c) => `ops/${c.name}`.split(" ")[0]),
       "optim/muon",
       "optim/clip",
       "optim/schedule/wsd",
@@ -112,7 +112,7 @@ describe("verify", () => {
     const only = (name: string, change: (tensors: Map<string, HostTensor>) => void) =>
       run(opFixture(name, [add], change));
     expect(await only("same", () => {})).toMatchObject({ passed: 1, failed: 0 });
-    for (const tensor of [add.outputs[0]!, add.grads.other!]) {
+    for (const tensor of [add.outputs[0], add.grads.other!]) {
       const off = await only("off", (tensors) => nudge(tensors, tensor, 2, 1e-3));
       expect(off).toMatchObject({ passed: 0, failed: 1 });
       expect(off.lines[1]).toMatch(/^ops\/add\/row .* tolerance .* FAILED/);
@@ -147,7 +147,7 @@ describe("verify", () => {
       writeFileSync(join(dir, file), JSON.stringify(json));
     };
     edit("sampling.json", (json: { cases: { probs: number[][] }[] }) => {
-      json.cases[1]!.probs[1]![0]! += 1e-4;
+      json.cases[1].probs[1][0] += 1e-4;
     });
     edit(
       "optim.json",
@@ -155,7 +155,7 @@ describe("verify", () => {
         runs: { name: string; defaults: { lr: number } }[];
         schedules: { lr: { cosine: number[] } };
       }) => {
-        json.schedules.lr.cosine[20]! *= 1.000001;
+        json.schedules.lr.cosine[20] *= 1.000001;
         json.runs.find((r) => r.name === "adamw")!.defaults.lr *= 1.01;
       },
     );

@@ -98,7 +98,7 @@ describe("views", () => {
         const expected: number[] = [];
         const stop = to === null ? (by > 0 ? 7 : -1) : clip(to);
         for (let i = from === null ? (by > 0 ? 0 : 6) : clip(from); by > 0 ? i < stop : i > stop; i += by)
-          expected.push(values[i]!);
+          expected.push(values[i]);
         expect(await list(k.slice(iota(7), [[from, to, by]]))).toEqual(expected);
       }),
       { numRuns: 60 },
@@ -114,7 +114,7 @@ describe("views", () => {
       ["expand", (x) => k.expand(k.unsqueeze(x, 1), [2, 5, 3, 4])],
       ["slice", (x) => k.slice(x, [[], [2, null, -2], [1, 4, 2]])],
       ["flip", (x) => k.flip(x, [0, 2])],
-      ["split", (x) => k.split(x, [1, 3], 2)[1]!],
+      ["split", (x) => k.split(x, [1, 3], 2)[1]],
       ["pad", (x) => k.pad(x, [1, 2, 0, 1], 7)],
       ["cat", (x) => k.cat([x, k.flip(x, 1), x], 1)],
       ["stack", (x) => k.stack([x, k.square(x)], -1)],
@@ -138,7 +138,7 @@ describe("views", () => {
       expect((await list(first!))[at], label).toBeCloseTo(((await loss(h)) - (await loss(-h))) / (2 * h), 4);
       const expected = ((await slope(h)) - (await slope(-h))) / (2 * h);
       expect(
-        (await list(second!))[at]! / Math.max(1, Math.abs(expected)),
+        (await list(second!))[at] / Math.max(1, Math.abs(expected)),
         `${label}, second order`,
       ).toBeCloseTo(expected / Math.max(1, Math.abs(expected)), 4);
     }
@@ -165,7 +165,7 @@ describe("reductions", () => {
     expect((await list(k.cumsum(x, 0))).at(-1)! / exact).toBeCloseTo(1, 5);
     const columns = await list(k.sum(k.reshape(x, [8000, 125]), 0));
     const column = values.filter((_, i) => i % 125 === 3).reduce((a, b) => a + b, 0);
-    expect(columns[3]! / column).toBeCloseTo(1, 5);
+    expect(columns[3] / column).toBeCloseTo(1, 5);
   });
 
   it("take any set of axes", async () => {
@@ -182,7 +182,7 @@ describe("reductions", () => {
     const x = tensor([3, 3, 0, 3, 1, 2], [2, 3]).requireGrad();
     const [dx] = grads(k.amax(x), [x]);
     (await list(dx!)).forEach((v, i) => {
-      expect(v).toBeCloseTo([1 / 3, 1 / 3, 0, 1 / 3, 0, 0][i]!, 6);
+      expect(v).toBeCloseTo([1 / 3, 1 / 3, 0, 1 / 3, 0, 0][i], 6);
     });
   });
 
@@ -190,7 +190,7 @@ describe("reductions", () => {
     const x = tensor([2, 0, 3, 0, 0, 5, 1, 2, 3], [3, 3]).requireGrad();
     const [dx] = grads(k.sum(k.prod(x, 1)), [x]);
     (await list(dx!)).forEach((v, i) => {
-      expect(v).toBeCloseTo([0, 6, 0, 0, 0, 0, 6, 3, 2][i]!, 4);
+      expect(v).toBeCloseTo([0, 6, 0, 0, 0, 0, 6, 3, 2][i], 4);
     });
   });
 

@@ -53,8 +53,8 @@ export function trainBpe(texts: Iterable<string>, options: BpeTrainerOptions): T
   while (tokens.length < options.vocab_size) {
     const pair = state.popMostFrequent(minFrequency);
     if (pair === null) break;
-    const left = tokens[Math.floor(pair / PAIR)]!;
-    const right = tokens[pair % PAIR]!;
+    const left = tokens[Math.floor(pair / PAIR)];
+    const right = tokens[pair % PAIR];
     const token = left + right;
     let id = ids.get(token);
     if (id === undefined) {
@@ -101,72 +101,72 @@ function countWords(texts: Iterable<string>, special: readonly string[]): Map<st
 
 /** The words as symbol ids, how often each pair occurs, in which words, and a heap of pairs by frequency. */
 class MergeState {
-  private readonly words: number[][] = [];
-  private readonly counts: number[] = [];
-  private readonly pairCounts = new Map<number, number>();
-  private readonly pairWords = new Map<number, number[]>();
-  private readonly heap = new PairHeap();
+  readonly #words: number[][] = [];
+  readonly #counts: number[] = [];
+  readonly #pairCounts = new Map<number, number>();
+  readonly #pairWords = new Map<number, number[]>();
+  readonly #heap = new PairHeap();
 
   constructor(words: ReadonlyMap<string, number>, ids: ReadonlyMap<string, number>) {
     const encoder = new TextEncoder();
     const byteIds = byteToChar.map((char) => ids.get(char)!);
     for (const [word, count] of words) {
-      const symbols = Array.from(encoder.encode(word), (byte) => byteIds[byte]!);
+      const symbols = Array.from(encoder.encode(word), (byte) => byteIds[byte]);
       for (let i = 0; i + 1 < symbols.length; i++) {
-        this.change(symbols[i]! * PAIR + symbols[i + 1]!, count, this.words.length);
+        this.#change(symbols[i] * PAIR + symbols[i + 1], count, this.#words.length);
       }
-      this.words.push(symbols);
-      this.counts.push(count);
+      this.#words.push(symbols);
+      this.#counts.push(count);
     }
-    for (const [pair, count] of this.pairCounts) this.heap.push(count, pair);
+    for (const [pair, count] of this.#pairCounts) this.#heap.push(count, pair);
   }
 
   /** The pair with the highest count, or null when none occurs `minFrequency` times. */
   popMostFrequent(minFrequency: number): number | null {
     for (;;) {
-      const top = this.heap.pop();
+      const top = this.#heap.pop();
       if (top === null || top.count < minFrequency) return null;
-      const count = this.pairCounts.get(top.pair) ?? 0;
+      const count = this.#pairCounts.get(top.pair) ?? 0;
       // Counts that fell since the push are mended here, when they matter, not at every change.
       if (count === top.count) return top.pair;
-      if (count > 0 && count < top.count) this.heap.push(count, top.pair);
+      if (count > 0 && count < top.count) this.#heap.push(count, top.pair);
     }
   }
 
   /** Replaces every occurrence of `pair` by `id`, left to right, and updates the counts around it. */
   merge(pair: number, id: number): void {
     const grown = new Set<number>();
-    for (const word of this.pairWords.get(pair) ?? []) this.mergeWord(word, pair, id, grown);
-    this.pairCounts.delete(pair);
-    this.pairWords.delete(pair);
+    for (const word of this.#pairWords.get(pair) ?? []) this.#mergeWord(word, pair, id, grown);
+    this.#pairCounts.delete(pair);
+    this.#pairWords.delete(pair);
     grown.delete(pair);
     for (const changed of grown) {
-      const count = this.pairCounts.get(changed) ?? 0;
-      if (count > 0) this.heap.push(count, changed);
+      const count = this.#pairCounts.get(changed) ?? 0;
+      if (count > 0) this.#heap.push(count, changed);
     }
   }
 
-  private mergeWord(word: number, pair: number, id: number, grown: Set<number>): void {
-    const symbols = this.words[word]!;
-    const count = this.counts[word]!;
+  #mergeWord(word: number, pair: number, id: number, grown: Set<number>): void {
+    const symbols = this.#words[word];
+    const count = this.#counts[word];
     const left = Math.floor(pair / PAIR);
     const right = pair % PAIR;
     let write = 0;
     for (let read = 0; read < symbols.length; read++) {
       if (symbols[read] !== left || symbols[read + 1] !== right) {
-        symbols[write++] = symbols[read]!;
+        symbols[write++] = symbols[read];
         continue;
       }
       if (write > 0) {
-        const before = symbols[write - 1]!;
-        this.change(before * PAIR + left, -count, word);
-        this.change(before * PAIR + id, count, word);
+        const before = symbols[write - 1];
+        this.#change(before * PAIR + left, -count, word);
+        this.#change(before * PAIR + id, count, word);
         grown.add(before * PAIR + id);
       }
       if (read + 2 < symbols.length) {
-        const after = symbols[read + 2]!;
-        this.change(right * PAIR + after, -count, word);
-        this.change(id * PAIR + after, count, word);
+        const after = symbols[read + 2];
+        this.#change(right * PAIR + after, -count, word);
+        this.#change(id * PAIR + after, count, word);
         grown.add(id * PAIR + after);
       }
       symbols[write++] = id;
@@ -175,58 +175,58 @@ class MergeState {
     symbols.length = write;
   }
 
-  private change(pair: number, by: number, word: number): void {
-    this.pairCounts.set(pair, (this.pairCounts.get(pair) ?? 0) + by);
+  #change(pair: number, by: number, word: number): void {
+    this.#pairCounts.set(pair, (this.#pairCounts.get(pair) ?? 0) + by);
     if (by < 0) return;
-    const list = this.pairWords.get(pair);
-    if (list === undefined) this.pairWords.set(pair, [word]);
+    const list = this.#pairWords.get(pair);
+    if (list === undefined) this.#pairWords.set(pair, [word]);
     else if (list[list.length - 1] !== word) list.push(word);
   }
 }
 
 /** A binary heap of (count, pair): highest count first, then the smallest pair. */
 class PairHeap {
-  private readonly counts: number[] = [];
-  private readonly pairs: number[] = [];
+  readonly #counts: number[] = [];
+  readonly #pairs: number[] = [];
 
   push(count: number, pair: number): void {
-    let at = this.counts.length;
-    this.counts.push(count);
-    this.pairs.push(pair);
+    let at = this.#counts.length;
+    this.#counts.push(count);
+    this.#pairs.push(pair);
     while (at > 0) {
       const parent = (at - 1) >> 1;
-      if (!this.before(at, parent)) break;
-      this.swap(at, parent);
+      if (!this.#before(at, parent)) break;
+      this.#swap(at, parent);
       at = parent;
     }
   }
 
   pop(): { count: number; pair: number } | null {
-    if (this.counts.length === 0) return null;
-    const top = { count: this.counts[0]!, pair: this.pairs[0]! };
-    this.swap(0, this.counts.length - 1);
-    this.counts.pop();
-    this.pairs.pop();
-    const size = this.counts.length;
+    if (this.#counts.length === 0) return null;
+    const top = { count: this.#counts[0], pair: this.#pairs[0] };
+    this.#swap(0, this.#counts.length - 1);
+    this.#counts.pop();
+    this.#pairs.pop();
+    const size = this.#counts.length;
     for (let at = 0; ; ) {
       let first = at;
       for (const child of [2 * at + 1, 2 * at + 2]) {
-        if (child < size && this.before(child, first)) first = child;
+        if (child < size && this.#before(child, first)) first = child;
       }
       if (first === at) return top;
-      this.swap(at, first);
+      this.#swap(at, first);
       at = first;
     }
   }
 
-  private before(a: number, b: number): boolean {
-    const byCount = this.counts[a]! - this.counts[b]!;
-    return byCount !== 0 ? byCount > 0 : this.pairs[a]! < this.pairs[b]!;
+  #before(a: number, b: number): boolean {
+    const byCount = this.#counts[a] - this.#counts[b];
+    return byCount !== 0 ? byCount > 0 : this.#pairs[a] < this.#pairs[b];
   }
 
-  private swap(a: number, b: number): void {
-    [this.counts[a], this.counts[b]] = [this.counts[b]!, this.counts[a]!];
-    [this.pairs[a], this.pairs[b]] = [this.pairs[b]!, this.pairs[a]!];
+  #swap(a: number, b: number): void {
+    [this.#counts[a], this.#counts[b]] = [this.#counts[b], this.#counts[a]];
+    [this.#pairs[a], this.#pairs[b]] = [this.#pairs[b], this.#pairs[a]];
   }
 }
 

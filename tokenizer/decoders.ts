@@ -33,7 +33,7 @@ export function decoderStages(
   const parts = componentList(decoder);
   for (const [i, part] of parts.entries()) {
     // Where the next step sees whole tokens, one token must not arrive in two pieces.
-    const mayCut = parts[i + 1] === undefined || parts[i + 1]!.type === "Fuse";
+    const mayCut = parts[i + 1] === undefined || parts[i + 1].type === "Fuse";
     const found = fused ? fusedStages(part) : tokenStages(part, mayCut, library);
     if (found === null) return null;
     stages.push(...found);
@@ -145,7 +145,7 @@ function concatBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
 /** How many bytes at the end begin a character that more bytes could complete (Unicode 16, table 3-7). */
 function unfinishedBytes(bytes: Uint8Array): number {
   for (let count = 1; count <= Math.min(3, bytes.length); count++) {
-    const lead = bytes[bytes.length - count]!;
+    const lead = bytes[bytes.length - count];
     if (lead >= 0x80 && lead < 0xc0) continue;
     const needed = lead < 0xc2 || lead > 0xf4 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
     if (needed <= count) return 0;
@@ -161,7 +161,7 @@ function unfinishedBytes(bytes: Uint8Array): number {
 /** The byte of a SentencePiece byte token such as `<0x0A>`, or null. */
 function byteFallbackByte(token: string): number | null {
   const match = /^<0x([0-9A-Fa-f]{2})>$/.exec(token);
-  return match === null ? null : Number.parseInt(match[1]!, 16);
+  return match === null ? null : Number.parseInt(match[1], 16);
 }
 
 /**

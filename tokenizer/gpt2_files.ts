@@ -65,7 +65,7 @@ function assertGpt2(folder: string, { tokenizer_class: given }: Config): void {
 /** Pairs of tokens that become one, first come first merged. */
 function readMerges(file: string): string[] {
   const lines = readTextFile(file).split(/\r?\n/);
-  if (lines[0]!.startsWith("#version")) lines.shift();
+  if (lines[0].startsWith("#version")) lines.shift();
   const merges = lines.filter((line) => line !== "");
   const bad = merges.find((line) => line.split(" ").length !== 2);
   if (bad === undefined) return merges;

@@ -18,63 +18,62 @@ export interface TokenSource {
  * does not depend on how many came before it.
  */
 export class StreamDecoder {
-  private readonly source: TokenSource;
-  private readonly skipSpecialTokens: boolean;
-  private states: unknown[];
+  readonly #source: TokenSource;
+  readonly #skipSpecialTokens: boolean;
+  #states: unknown[];
   /** All tokens so far, where the decoder has no steps. */
-  private tokens: string[] = [];
+  #tokens: string[] = [];
 
   /** `skipSpecialTokens` (default true) leaves out tokens such as end of text. */
   constructor(source: TokenSource, options: { skipSpecialTokens?: boolean } = {}) {
-    this.source = source;
-    this.skipSpecialTokens = options.skipSpecialTokens ?? true;
-    this.states = (source.stages ?? []).map(({ initial }) => initial);
+    this.#source = source;
+    this.#skipSpecialTokens = options.skipSpecialTokens ?? true;
+    this.#states = (source.stages ?? []).map(({ initial }) => initial);
   }
 
   /** Adds one token and returns the text that it settles, often the token's own, sometimes "". */
   push(id: number): string {
-    const { stages } = this.source;
-    const token = this.source.idToToken(id);
-    if (token === null || (this.skipSpecialTokens && this.source.isSpecial(id))) return "";
+    const { stages } = this.#source;
+    const token = this.#source.idToToken(id);
+    if (token === null || (this.#skipSpecialTokens && this.#source.isSpecial(id))) return "";
     if (stages === null) {
-      this.tokens.push(token);
+      this.#tokens.push(token);
       return "";
     }
     let pieces: readonly string[] = [token];
     stages.forEach((stage, i) => {
-      pieces = this.through(stage, i, pieces);
+      pieces = this.#through(stage, i, pieces);
     });
     return pieces.join("");
   }
 
   /** The text still held back, if nothing more comes: an unfinished character is U+FFFD. More may come all the same. */
   flush(): string {
-    const { stages } = this.source;
-    if (stages === null) return this.source.decodeWhole(this.tokens);
-    const before = [...this.states];
+    const { stages } = this.#source;
+    if (stages === null) return this.#source.decodeWhole(this.#tokens);
+    const before = [...this.#states];
     let pieces: readonly string[] = [];
     stages.forEach((stage, i) => {
-      pieces = [...this.through(stage, i, pieces), ...stage.flush(this.states[i])];
+      pieces = [...this.#through(stage, i, pieces), ...stage.flush(this.#states[i])];
     });
-    this.states = before;
+    this.#states = before;
     return pieces.join("");
   }
 
   /** A decoder that has read the same tokens. */
   copy(): StreamDecoder {
-    const { source, skipSpecialTokens } = this;
-    const twin = new StreamDecoder(source, { skipSpecialTokens });
-    twin.states = [...this.states];
-    twin.tokens = [...this.tokens];
+    const twin = new StreamDecoder(this.#source, { skipSpecialTokens: this.#skipSpecialTokens });
+    twin.#states = [...this.#states];
+    twin.#tokens = [...this.#tokens];
     return twin;
   }
 
-  private through(stage: DecoderStage, i: number, pieces: readonly string[]): readonly string[] {
+  #through(stage: DecoderStage, i: number, pieces: readonly string[]): readonly string[] {
     if (pieces.length === 1) {
-      const [state, out] = stage.push(this.states[i], pieces[0]!);
-      this.states[i] = state;
+      const [state, out] = stage.push(this.#states[i], pieces[0]);
+      this.#states[i] = state;
       return out;
     }
-    return pieces.flatMap((piece) => this.through(stage, i, [piece]));
+    return pieces.flatMap((piece) => this.#through(stage, i, [piece]));
   }
 }

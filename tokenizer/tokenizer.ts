@@ -65,39 +65,43 @@ export class Tokenizer implements TokenSource {
 
   readonly stages: readonly DecoderStage[] | null;
   readonly decodeWhole: WholeDecoder;
-  private readonly native: NativeTokenizer;
+  readonly #native: NativeTokenizer;
   /** The tokenizer for text without special tokens, made when it is first needed. */
-  private plain: NativeTokenizer | null = null;
-  private readonly specialIds: ReadonlySet<number>;
-  private readonly tokenIds = new Map<string, number>();
-  private readonly tokens: (string | undefined)[] = [];
+  #plain: NativeTokenizer | null = null;
+  readonly #specialIds: ReadonlySet<number>;
+  readonly #tokenIds = new Map<string, number>();
+  readonly #tokens: (string | undefined)[] = [];
 
   constructor(json: TokenizerJson, configs: TokenizerConfigs = {}) {
     this.json = json;
     this.config = configs.tokenizer_config ?? {};
-    this.native = createNative(json);
-    this.decodeWhole = libraryDecoder(this.native);
+    this.#native = createNative(json);
+    this.decodeWhole = libraryDecoder(this.#native);
     this.stages = decoderStages(json.decoder ?? null, (part) =>
       libraryDecoder(createNative({ ...EMPTY, decoder: part })),
     );
     this.chatTemplate = configs.chat_template ?? stringOrNull(this.config.chat_template);
-    for (const [token, id] of Object.entries(this.native.getVocab(true))) {
-      this.tokenIds.set(token, id);
-      this.tokens[id] = token;
+    for (const [token, id] of Object.entries(this.#native.getVocab(true))) {
+      this.#tokenIds.set(token, id);
+      this.#tokens[id] = token;
     }
-    this.vocabSize = this.tokens.length;
+    this.vocabSize = this.#tokens.length;
     const added = json.added_tokens ?? [];
-    this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
+    this.#specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
 
     const template = firstTemplateToken(json.post_processor);
-    this.bosId = this.special("bos", configs) ?? this.idOf(template) ?? null;
-    const eos = [this.special("eos", configs), ...eosOf(configs.generation_config), ...eosOf(configs.config)];
-    this.eosIds = [...new Set([...eos, this.guessEos(eos)].filter((id) => id !== null))];
+    this.bosId = this.#special("bos", configs) ?? this.#idOf(template) ?? null;
+    const eos = [
+      this.#special("eos", configs),
+      ...eosOf(configs.generation_config),
+      ...eosOf(configs.config),
+    ];
+    this.eosIds = [...new Set([...eos, this.#guessEos(eos)].filter((id) => id !== null))];
     this.eosId = this.eosIds[0] ?? null;
-    this.padId = this.special("pad", configs) ?? null;
+    this.padId = this.#special("pad", configs) ?? null;
     const { unk_token, unk_id } = json.model;
-    this.unknownId = typeof unk_id === "number" ? unk_id : this.idOf(stringOrNull(unk_token));
-    this.addsBos = template !== null && this.idOf(template) === this.bosId;
+    this.unknownId = typeof unk_id === "number" ? unk_id : this.#idOf(stringOrNull(unk_token));
+    this.addsBos = template !== null && this.#idOf(template) === this.bosId;
   }
 
   /**
@@ -144,7 +148,7 @@ export class Tokenizer implements TokenSource {
     text: string,
     options: { addSpecialTokens?: boolean } = {},
   ): Promise<{ count: number; ids: number[] | null }> {
-    const encoding = await this.native.encode(text, null, {
+    const encoding = await this.#native.encode(text, null, {
       addSpecialTokens: options.addSpecialTokens ?? true,
     });
     const count = encoding.getLength();
@@ -154,8 +158,8 @@ export class Tokenizer implements TokenSource {
   /** The ids of several texts, encoded on all cores. */
   async encodeBatch(texts: string[], options: EncodeOptions = {}): Promise<number[][]> {
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;
-    if (!parseSpecialTokens) this.plain ??= createNative(withoutSpecialTokens(this.json));
-    const native = parseSpecialTokens ? this.native : this.plain!;
+    if (!parseSpecialTokens) this.#plain ??= createNative(withoutSpecialTokens(this.json));
+    const native = parseSpecialTokens ? this.#native : this.#plain!;
     const encodings = await native.encodeBatch(texts, { addSpecialTokens });
     return encodings.map((encoding) => encoding.getIds());
   }
@@ -183,15 +187,15 @@ export class Tokenizer implements TokenSource {
   }
 
   tokenToId(token: string): number | null {
-    return this.tokenIds.get(token) ?? null;
+    return this.#tokenIds.get(token) ?? null;
   }
 
   idToToken(id: number): string | null {
-    return this.tokens[id] ?? null;
+    return this.#tokens[id] ?? null;
   }
 
   isSpecial(id: number): boolean {
-    return this.specialIds.has(id);
+    return this.#specialIds.has(id);
   }
 
   /**
@@ -199,9 +203,9 @@ export class Tokenizer implements TokenSource {
    * sequence. Leading spaces count; a special token gives its own name. Unknown ids give no bytes.
    */
   idToBytes(id: number): Uint8Array {
-    const token = this.tokens[id];
+    const token = this.#tokens[id];
     if (token === undefined) return new Uint8Array(0);
-    return this.specialIds.has(id)
+    return this.#specialIds.has(id)
       ? new TextEncoder().encode(token)
       : tokenBytes(this.json.decoder ?? null, token);
   }
@@ -226,7 +230,7 @@ export class Tokenizer implements TokenSource {
    * the loaded one said otherwise) and a chat template, in both places that readers look for it.
    */
   save(dir: string): void {
-    const name = (id: number | null) => (id === null ? undefined : this.tokens[id]);
+    const name = (id: number | null) => (id === null ? undefined : this.#tokens[id]);
     const config: Config = {
       tokenizer_class: "PreTrainedTokenizerFast",
       bos_token: name(this.bosId),
@@ -242,28 +246,28 @@ export class Tokenizer implements TokenSource {
     if (this.chatTemplate !== null) writeWhole(join(dir, "chat_template.jinja"), this.chatTemplate);
   }
 
-  private idOf(token: string | null): number | null {
+  #idOf(token: string | null): number | null {
     return token === null ? null : this.tokenToId(token);
   }
 
-  private special(role: "bos" | "eos" | "pad", configs: TokenizerConfigs): number | null {
+  #special(role: "bos" | "eos" | "pad", configs: TokenizerConfigs): number | null {
     const named = configs.tokenizer_config?.[`${role}_token`];
     const content = typeof named === "object" && named !== null ? (named as Config).content : named;
-    const byName = this.idOf(stringOrNull(content));
+    const byName = this.#idOf(stringOrNull(content));
     if (byName !== null) return byName;
     for (const config of [configs.generation_config, configs.config]) {
       const id = config?.[`${role}_token_id`];
-      if (typeof id === "number" && this.tokens[id] !== undefined) return id;
+      if (typeof id === "number" && this.#tokens[id] !== undefined) return id;
     }
     return null;
   }
 
   /** A bare tokenizer.json names no end of text: the usual names count, if they are special tokens in it. */
-  private guessEos(known: readonly (number | null)[]): number | null {
+  #guessEos(known: readonly (number | null)[]): number | null {
     if (known.some((id) => id !== null)) return null;
     const usual = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"];
     const found = usual.map((token) => this.tokenToId(token));
-    return found.find((id) => id !== null && this.specialIds.has(id)) ?? null;
+    return found.find((id) => id !== null && this.#specialIds.has(id)) ?? null;
   }
 }
 

@@ -282,7 +282,7 @@ function parseSource(text: string, name: string): Source {
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const problem = document.errors[0];
   if (problem !== undefined) {
-    const reason = problem.message.split("\n")[0]!;
+    const reason = problem.message.split("\n")[0];
     throw new KilnError(`${name}:${lines.linePos(problem.pos[0]).line}: ${reason}`, {
       code: "config_invalid",
     });
@@ -420,7 +420,7 @@ export async function loadPretrainConfig(
     const list = differing.map((key) => `${key} ${says(asked, key)} (the run: ${says(has, key)})`);
     throw new KilnError(
       `${name} differs from the run in ${out_dir}: ${list.join(", ")}; leave the file out to go on as before, ` +
-        `or name each change, e.g. --set ${differing[0]}=${says(asked, differing[0]!)}`,
+        `or name each change, e.g. --set ${differing[0]}=${says(asked, differing[0])}`,
       { code: "settings_differ" },
     );
   }
@@ -433,7 +433,7 @@ function knownIn(schema: z.ZodType, value: Given): Given {
   if (shape === undefined) return value;
   const entries = Object.entries(value).filter(([key]) => Object.hasOwn(shape, key));
   return Object.fromEntries(
-    entries.map(([key, inner]) => [key, isGroup(inner) ? knownIn(shape[key]!, inner) : inner]),
+    entries.map(([key, inner]) => [key, isGroup(inner) ? knownIn(shape[key], inner) : inner]),
   );
 }
 

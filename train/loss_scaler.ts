@@ -22,32 +22,32 @@ export type LossScalerValues = Record<(typeof lossScalerNames)[number], number>;
 export class LossScaler {
   /** f32, in the order of lossScalerNames; part of a checkpoint. */
   readonly state: Tensor;
-  private readonly options: Required<LossScaleOptions>;
+  readonly #options: Required<LossScaleOptions>;
 
   constructor(options: LossScaleOptions = {}) {
-    this.options = {
+    this.#options = {
       init_scale: 65536,
       growth_factor: 2,
       backoff_factor: 0.5,
       growth_interval: 2000,
       ...options,
     };
-    this.state = persist(tensor([this.options.init_scale, 0, 0, 0]));
+    this.state = persist(tensor([this.#options.init_scale, 0, 0, 0]));
   }
 
   /** The derivative of the scaled mean loss by the sum of losses, [1]. */
   upstream(inverseCount: Tensor): Tensor {
-    return mul(this.scale, inverseCount);
+    return mul(this.#scale, inverseCount);
   }
 
   /** What takes the scale out of gradients, [1]. */
   unscale(): Tensor {
-    return reciprocal(this.scale);
+    return reciprocal(this.#scale);
   }
 
   /** Moves on by one update; `applied` is the scale that `globalNorm` gave, 0 where the update is skipped. */
   update(applied: Tensor): void {
-    const { growth_factor: growth, backoff_factor: backoff, growth_interval: interval } = this.options;
+    const { growth_factor: growth, backoff_factor: backoff, growth_interval: interval } = this.#options;
     updateLossScale(this.state, applied, { growth, backoff, interval });
   }
 
@@ -56,7 +56,7 @@ export class LossScaler {
     return copy(this.state);
   }
 
-  private get scale(): Tensor {
+  get #scale(): Tensor {
     return this.state.view([1], [1], lossScalerNames.indexOf("loss_scale"));
   }
 }
@@ -64,5 +64,5 @@ export class LossScaler {
 /** Waits for a snapshot's numbers. */
 export async function readLossScaler(snapshot: Tensor): Promise<LossScalerValues> {
   const values = await snapshot.data();
-  return Object.fromEntries(lossScalerNames.map((name, i) => [name, values[i]!])) as LossScalerValues;
+  return Object.fromEntries(lossScalerNames.map((name, i) => [name, values[i]])) as LossScalerValues;
 }

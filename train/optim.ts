@@ -70,10 +70,10 @@ abstract class SlotOptimizer implements Optimizer {
   steps = 0;
   /** Whether `update` rewrites the f16 copies of parameters itself. */
   protected readonly writesHalves: boolean = false;
-  private readonly slots: Slot[] = [];
-  private readonly named = new Map<string, Tensor>();
-  private readonly groups = new Map<number, Tensor>();
-  private readonly unit: Tensor;
+  readonly #slots: Slot[] = [];
+  readonly #named = new Map<string, Tensor>();
+  readonly #groups = new Map<number, Tensor>();
+  readonly #unit: Tensor;
 
   constructor(
     parameters: ReadonlyMap<string, Tensor>,
@@ -82,40 +82,40 @@ abstract class SlotOptimizer implements Optimizer {
   ) {
     const first = parameters.values().next().value;
     if (!first) throw new KilnError("an optimizer needs at least one parameter");
-    this.unit = persist(ones([1], "f32", first.device));
+    this.#unit = persist(ones([1], "f32", first.device));
     for (const [name, parameter] of parameters) {
       const decay = (options.decays?.(name, parameter) ?? true) ? (options.weightDecay ?? 0) : 0;
       const { shape, size, device } = parameter;
       const memory = persist(zeros([stateNames.length, ...shape], "f32", device));
       const states = stateNames.map((state, i) => {
         const view = memory.view(shape, contiguousStrides(shape), i * size);
-        this.named.set(`${state}.${name}`, view);
+        this.#named.set(`${state}.${name}`, view);
         return view;
       });
-      this.slots.push({ parameter, memory, states, hyper: this.group(decay, parameter) });
+      this.#slots.push({ parameter, memory, states, hyper: this.#group(decay, parameter) });
     }
   }
 
-  private group(decay: number, { device }: Tensor): Tensor {
-    const hyper = this.groups.get(decay) ?? persist(zeros([hyperNames.length], "f32", device));
-    this.groups.set(decay, hyper);
+  #group(decay: number, { device }: Tensor): Tensor {
+    const hyper = this.#groups.get(decay) ?? persist(zeros([hyperNames.length], "f32", device));
+    this.#groups.set(decay, hyper);
     return hyper;
   }
 
   prepare(learningRate: number): void {
     this.steps++;
-    for (const [decay, hyper] of this.groups) {
+    for (const [decay, hyper] of this.#groups) {
       hyper.write(hyperValues({ ...this.hyper(learningRate, this.steps), weight_decay: decay }));
     }
   }
 
-  step(gradients: readonly Tensor[], scale = this.unit, scaler?: Tensor): void {
-    if (gradients.length !== this.slots.length) {
-      throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.slots.length} parameters`);
+  step(gradients: readonly Tensor[], scale = this.#unit, scaler?: Tensor): void {
+    if (gradients.length !== this.#slots.length) {
+      throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.#slots.length} parameters`);
     }
-    const updates = this.slots.map((slot, i) => ({ ...slot, gradient: gradients[i] }));
+    const updates = this.#slots.map((slot, i) => ({ ...slot, gradient: gradients[i] }));
     noGrad(() => {
-      if (scaler) for (const hyper of this.groups.values()) countApplied(hyper, scaler);
+      if (scaler) for (const hyper of this.#groups.values()) countApplied(hyper, scaler);
       this.update(updates, scale);
       if (this.writesHalves) return;
       for (const { parameter } of updates) if (parameter instanceof Parameter) parameter.refresh();
@@ -123,7 +123,7 @@ abstract class SlotOptimizer implements Optimizer {
   }
 
   state(): ReadonlyMap<string, Tensor> {
-    return this.named;
+    return this.#named;
   }
 
   protected abstract hyper(learningRate: number, step: number): Partial<Hyper>;
@@ -138,17 +138,17 @@ export interface AdamOptions extends OptimizerOptions {
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. */
 export class AdamW extends SlotOptimizer {
   protected override readonly writesHalves = true;
-  private readonly options: AdamOptions;
-  private readonly decoupled: boolean;
+  readonly #options: AdamOptions;
+  readonly #decoupled: boolean;
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamOptions = {}, decoupled = true) {
     super(parameters, ["exp_avg", "exp_avg_sq"], options);
-    this.options = options;
-    this.decoupled = decoupled;
+    this.#options = options;
+    this.#decoupled = decoupled;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8 } = this.options;
+    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8 } = this.#options;
     return {
       lr,
       beta1,
@@ -168,7 +168,7 @@ export class AdamW extends SlotOptimizer {
       group.push({ param, grad, moments, half: param instanceof Parameter ? param.half : null });
       groups.set(hyper, group);
     }
-    for (const [hyper, group] of groups) multiAdamStep(group, hyper, scale, this.decoupled);
+    for (const [hyper, group] of groups) multiAdamStep(group, hyper, scale, this.#decoupled);
   }
 }
 
@@ -187,21 +187,21 @@ export interface SgdOptions extends OptimizerOptions {
 
 /** Stochastic gradient descent with momentum, as torch.optim.SGD. */
 export class Sgd extends SlotOptimizer {
-  private readonly options: SgdOptions;
+  readonly #options: SgdOptions;
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: SgdOptions = {}) {
     super(parameters, ["momentum_buffer"], options);
-    this.options = options;
+    this.#options = options;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { momentum = 0, dampening = 0 } = this.options;
+    const { momentum = 0, dampening = 0 } = this.#options;
     const later = momentum === 0 ? 1 : 1 - dampening;
     return { lr, momentum, fresh: step === 1 ? 1 : later, later_fresh: later };
   }
 
   protected update(updates: readonly Update[], scale: Tensor): void {
-    const { nesterov = false } = this.options;
+    const { nesterov = false } = this.#options;
     for (const { parameter, gradient, states, hyper } of updates)
       sgdStep(parameter, gradient, states[0], hyper, scale, nesterov);
   }
@@ -214,15 +214,15 @@ export interface RmspropOptions extends OptimizerOptions {
 
 /** RMSprop (Hinton 2012), as torch.optim.RMSprop without momentum. */
 export class Rmsprop extends SlotOptimizer {
-  private readonly options: RmspropOptions;
+  readonly #options: RmspropOptions;
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: RmspropOptions = {}) {
     super(parameters, ["square_avg"], options);
-    this.options = options;
+    this.#options = options;
   }
 
   protected hyper(lr: number): Partial<Hyper> {
-    const { alpha = 0.99, eps = 1e-8 } = this.options;
+    const { alpha = 0.99, eps = 1e-8 } = this.#options;
     return { lr, beta2: alpha, one_minus_beta2: 1 - alpha, eps };
   }
 
@@ -239,15 +239,15 @@ export interface AdagradOptions extends OptimizerOptions {
 
 /** Adagrad (Duchi et al. 2011), as torch.optim.Adagrad. */
 export class Adagrad extends SlotOptimizer {
-  private readonly options: AdagradOptions;
+  readonly #options: AdagradOptions;
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: AdagradOptions = {}) {
     super(parameters, ["sum"], options);
-    this.options = options;
+    this.#options = options;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { lrDecay = 0, eps = 1e-10 } = this.options;
+    const { lrDecay = 0, eps = 1e-10 } = this.#options;
     const decayed = { lr: lr / (1 + (step - 1) * lrDecay), base_lr: lr, lr_decay: lrDecay };
     return { ...decayed, beta2: 1, one_minus_beta2: 1, eps };
   }
@@ -272,7 +272,7 @@ export interface MuonOptions extends OptimizerOptions {
  * update's nearest semi-orthogonal matrix, scaled by sqrt(max(1, rows / columns)). For matrices only.
  */
 export class Muon extends SlotOptimizer {
-  private readonly options: MuonOptions;
+  readonly #options: MuonOptions;
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: MuonOptions = {}) {
     for (const [name, { rank }] of parameters) {
@@ -280,19 +280,19 @@ export class Muon extends SlotOptimizer {
         throw new KilnError(`Muon takes matrices only; ${name} has rank ${rank}: give it to AdamW`);
     }
     super(parameters, ["momentum_buffer"], { weightDecay: 0.1, ...options });
-    this.options = options;
+    this.#options = options;
   }
 
   protected hyper(lr: number): Partial<Hyper> {
-    return { lr, momentum: this.options.momentum ?? 0.95 };
+    return { lr, momentum: this.#options.momentum ?? 0.95 };
   }
 
   protected update(updates: readonly Update[], scale: Tensor): void {
     for (const { parameter, gradient, states, hyper } of updates) {
-      const moved = muonMomentum(states[0], gradient, hyper, scale, this.options.nesterov ?? true);
+      const moved = muonMomentum(states[0], gradient, hyper, scale, this.#options.nesterov ?? true);
       const [rows, columns] = parameter.shape;
       const factor = Math.sqrt(Math.max(1, rows / columns));
-      descend(parameter, orthogonalize(moved, this.options), hyper, scale, factor);
+      descend(parameter, orthogonalize(moved, this.#options), hyper, scale, factor);
     }
   }
 }

@@ -47,32 +47,32 @@ export class Trainer {
   readonly model: CausalLM;
   readonly optimizer: Optimizer;
   /** What derivatives are taken by: the parameters or, in mixed precision, their f16 copies. */
-  private readonly leaves: Tensor[];
-  private readonly scaler: LossScaler | null;
-  private readonly sequenceLength: number;
-  private readonly dropoutSeed: readonly [number, number] | null;
+  readonly #leaves: Tensor[];
+  readonly #scaler: LossScaler | null;
+  readonly #sequenceLength: number;
+  readonly #dropoutSeed: readonly [number, number] | null;
   /** [1]: 1 / supervised tokens of the update. */
-  private readonly inverseCount = persist(tensor([1]));
+  readonly #inverseCount = persist(tensor([1]));
   /** Sums over micro-batches; made when an update first has more than one. */
-  private sums: { loss: Tensor; gradients: Tensor[] } | null = null;
-  private readonly whole: Compiled<Tensor[], UpdateResult>;
-  private readonly first: Compiled<Tensor[], void>;
-  private readonly more: Compiled<Tensor[], void>;
-  private readonly finish: Compiled<[], UpdateResult>;
-  private readonly lossOf: (...args: Tensor[]) => Tensor;
+  #sums: { loss: Tensor; gradients: Tensor[] } | null = null;
+  readonly #whole: Compiled<Tensor[], UpdateResult>;
+  readonly #first: Compiled<Tensor[], void>;
+  readonly #more: Compiled<Tensor[], void>;
+  readonly #finish: Compiled<[], UpdateResult>;
+  readonly #lossOf: (...args: Tensor[]) => Tensor;
 
   constructor(model: CausalLM, optimizer: Optimizer, options: TrainerOptions) {
     this.model = model;
     this.optimizer = optimizer;
-    this.leaves = [...model.trainedParameters().values()].map((p) => p.compute);
+    this.#leaves = [...model.trainedParameters().values()].map((p) => p.compute);
     const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
-    this.scaler = scaler;
-    this.sequenceLength = options.sequenceLength;
+    this.#scaler = scaler;
+    this.#sequenceLength = options.sequenceLength;
     const drops = Object.values(model.dropoutRates).some((rate) => rate > 0);
-    this.dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
+    this.#dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
     const update = (lossSum: Tensor, gradients: Tensor[]) => {
       const { norm, scale } = globalNorm(gradients, {
-        factor: scaler?.unscale() ?? this.inverseCount,
+        factor: scaler?.unscale() ?? this.#inverseCount,
         maxNorm: options.maxGradNorm,
       });
       optimizer.step(gradients, scale, scaler?.state);
@@ -80,60 +80,61 @@ export class Trainer {
       scaler.update(scale);
       return { lossSum, gradNorm: norm, scaler: scaler.snapshot() };
     };
-    this.whole = compile((...batch: Tensor[]) => {
-      const { lossSum, gradients } = this.differentiate(batch);
+    this.#whole = compile((...batch: Tensor[]) => {
+      const { lossSum, gradients } = this.#differentiate(batch);
       return noGrad(() => update(lossSum, gradients));
     });
-    this.first = compile((...batch: Tensor[]) => this.accumulate(batch, assignInto));
-    this.more = compile((...batch: Tensor[]) => this.accumulate(batch, addInto));
-    this.finish = compile(() => noGrad(() => update(this.sums!.loss, this.sums!.gradients)));
-    this.lossOf = compile((...batch: Tensor[]) => noGrad(() => this.loss(batch)));
+    this.#first = compile((...batch: Tensor[]) => this.#accumulate(batch, assignInto));
+    this.#more = compile((...batch: Tensor[]) => this.#accumulate(batch, addInto));
+    this.#finish = compile(() => noGrad(() => update(this.#sums!.loss, this.#sums!.gradients)));
+    this.#lossOf = compile((...batch: Tensor[]) => noGrad(() => this.#loss(batch)));
   }
 
   /** Compiles what an update from such micro-batches needs, side by side, so that the first is as quick as the others. */
   async prepare(batches: readonly Batch[]): Promise<void> {
-    const args = scope(() => this.uploadForUpdate(batches[0]!, 0));
+    const args = scope(() => this.#uploadForUpdate(batches[0], 0));
     try {
-      if (batches.length === 1) return await this.whole.prepare(...args);
-      this.makeSums();
+      if (batches.length === 1) return await this.#whole.prepare(...args);
+      this.#makeSums();
       // Together: their kernels are compiled side by side.
-      await Promise.all([this.first.prepare(...args), this.more.prepare(...args), this.finish.prepare()]);
+      await Promise.all([this.#first.prepare(...args), this.#more.prepare(...args), this.#finish.prepare()]);
     } finally {
       dispose(args);
     }
   }
 
-  private makeSums(): { loss: Tensor; gradients: Tensor[] } {
-    this.sums ??= persist({ loss: zeros([]), gradients: this.leaves.map((p) => zeros(p.shape)) });
-    return this.sums;
+  #makeSums(): { loss: Tensor; gradients: Tensor[] } {
+    this.#sums ??= persist({ loss: zeros([]), gradients: this.#leaves.map((p) => zeros(p.shape)) });
+    return this.#sums;
   }
 
   /** One update from one or more micro-batches of one shape. */
   step(batches: readonly Batch[], learningRate: number): StepResult {
     const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
-    this.inverseCount.write([1 / Math.max(supervised, 1)]);
+    this.#inverseCount.write([1 / Math.max(supervised, 1)]);
     this.optimizer.prepare(learningRate);
     return scope(() => {
-      if (batches.length === 1) return { ...this.whole(...this.uploadForUpdate(batches[0]!, 0)), supervised };
-      this.makeSums();
+      if (batches.length === 1)
+        return { ...this.#whole(...this.#uploadForUpdate(batches[0], 0)), supervised };
+      this.#makeSums();
       batches.forEach((batch, i) => {
-        scope(() => (i === 0 ? this.first : this.more)(...this.uploadForUpdate(batch, i)));
+        scope(() => (i === 0 ? this.#first : this.#more)(...this.#uploadForUpdate(batch, i)));
       });
-      return { ...this.finish(), supervised };
+      return { ...this.#finish(), supervised };
     });
   }
 
   /** What a checkpoint must keep besides weights and the optimizer's state, by name; loading writes into them. */
   state(): ReadonlyMap<string, Tensor> {
-    return new Map(this.scaler ? [["loss_scaler", this.scaler.state]] : []);
+    return new Map(this.#scaler ? [["loss_scaler", this.#scaler.state]] : []);
   }
 
   /** Sum of the token losses of a batch, in nats, without training on it. */
   evaluate(batch: Batch): Tensor {
-    return scope(() => this.lossOf(...this.upload(batch)));
+    return scope(() => this.#lossOf(...this.#upload(batch)));
   }
 
-  private loss(args: readonly Tensor[], upstream?: Tensor): Tensor {
+  #loss(args: readonly Tensor[], upstream?: Tensor): Tensor {
     const [tokens, targets, positions, segments, dropoutKey] = args;
     const batch = {
       tokens: tokens!,
@@ -145,30 +146,30 @@ export class Trainer {
     return this.model.loss(batch, upstream);
   }
 
-  private differentiate(batch: readonly Tensor[]): { lossSum: Tensor; gradients: Tensor[] } {
-    const upstream = noGrad(() => this.scaler?.upstream(this.inverseCount));
-    const lossSum = this.loss(batch, upstream);
-    const found = grads(lossSum, this.leaves, upstream ? { cotangents: [reshape(upstream, [])] } : {});
-    return { lossSum, gradients: found.map((g, i) => g ?? zeros(this.leaves[i]!.shape)) };
+  #differentiate(batch: readonly Tensor[]): { lossSum: Tensor; gradients: Tensor[] } {
+    const upstream = noGrad(() => this.#scaler?.upstream(this.#inverseCount));
+    const lossSum = this.#loss(batch, upstream);
+    const found = grads(lossSum, this.#leaves, upstream ? { cotangents: [reshape(upstream, [])] } : {});
+    return { lossSum, gradients: found.map((g, i) => g ?? zeros(this.#leaves[i].shape)) };
   }
 
-  private accumulate(batch: readonly Tensor[], into: (target: Tensor, source: Tensor) => void): void {
-    const { lossSum, gradients } = this.differentiate(batch);
-    into(this.sums!.loss, lossSum);
+  #accumulate(batch: readonly Tensor[], into: (target: Tensor, source: Tensor) => void): void {
+    const { lossSum, gradients } = this.#differentiate(batch);
+    into(this.#sums!.loss, lossSum);
     gradients.forEach((g, i) => {
-      into(this.sums!.gradients[i]!, g);
+      into(this.#sums!.gradients[i], g);
     });
   }
 
   /** With a key for the masks where there are any: a tensor, since numbers are frozen in a compiled step. */
-  private uploadForUpdate(batch: Batch, micro: number): Tensor[] {
-    const args = this.upload(batch);
-    if (this.dropoutSeed) args.push(tensor([...this.dropoutSeed, this.optimizer.steps, micro], [4], "u32"));
+  #uploadForUpdate(batch: Batch, micro: number): Tensor[] {
+    const args = this.#upload(batch);
+    if (this.#dropoutSeed) args.push(tensor([...this.#dropoutSeed, this.optimizer.steps, micro], [4], "u32"));
     return args;
   }
 
-  private upload(batch: Batch): Tensor[] {
-    const shape = [batch.tokens.length / this.sequenceLength, this.sequenceLength];
+  #upload(batch: Batch): Tensor[] {
+    const shape = [batch.tokens.length / this.#sequenceLength, this.#sequenceLength];
     return [batch.tokens, batch.targets, batch.positions, batch.segments].map((values) =>
       tensor(values, shape, "i32"),
     );

@@ -31,16 +31,16 @@ export interface Bar {
 
 /** Looks up the figures of a run by their roles. */
 class Figures {
-  private readonly run: GpuRun;
-  private readonly torch: readonly TorchLine[];
+  readonly #run: GpuRun;
+  readonly #torch: readonly TorchLine[];
 
   constructor(run: GpuRun, torch: readonly TorchLine[]) {
-    this.run = run;
-    this.torch = torch;
+    this.#run = run;
+    this.#torch = torch;
   }
 
   result(role: string): GpuResult | null {
-    return this.run.results.find((r) => r.role === role && r.ms !== undefined) ?? null;
+    return this.#run.results.find((r) => r.role === role && r.ms !== undefined) ?? null;
   }
 
   /** TFLOP/s. */
@@ -52,7 +52,7 @@ class Figures {
   /** Share of the copy's bandwidth. */
   share(role: string): number | null {
     const found = this.result(role);
-    return found ? found.gb_per_s! / this.run.head.roofline.gb_per_s : null;
+    return found ? found.gb_per_s! / this.#run.head.roofline.gb_per_s : null;
   }
 
   /** Rate of the backward pass alone: forward and backward, less forward; five of the seven products. */
@@ -69,7 +69,7 @@ class Figures {
   /** How many times faster than a variant of PyTorch. */
   speedup(role: string, variant: string): number | null {
     const found = this.result(role);
-    const line = found && this.torch.find((l) => l.task === found.task && l.variant === variant);
+    const line = found && this.#torch.find((l) => l.task === found.task && l.variant === variant);
     return found && line ? line.ms / (found.device_ms ?? found.ms!) : null;
   }
 }
@@ -143,7 +143,7 @@ function modelBars(f: Figures, run: GpuRun, batches: readonly number[]): Bar[] {
 export function barsOf(run: GpuRun, torch: readonly TorchLine[]): Bar[] {
   const { batches } = (run.head.quick ? quickSizes : fullSizes).decode;
   // The first and the last of three batches decide.
-  const ends = [batches[0]!, batches.at(-1)!];
+  const ends = [batches[0], batches.at(-1)!];
   const figures = new Figures(run, torch);
   const bars = [...kernelBars(figures), ...modelBars(figures, run, ends)];
   return run.head.software ? bars.map((bar) => ({ ...bar, met: null })) : bars;

@@ -99,7 +99,7 @@ async function timeFirstStep(
     // Where it fails or hangs once, a second try would only take the time of all other rows.
     if (why !== null) return { times: null, leftOut: [`${name}, ${which} (${why})`] };
   }
-  return { times: { cold_ms: times[0]!, warm_ms: times[1]! }, leftOut: [] };
+  return { times: { cold_ms: times[0], warm_ms: times[1] }, leftOut: [] };
 }
 
 function describeResult(result: GpuResult, unchecked: boolean): string {

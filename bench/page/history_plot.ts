@@ -72,7 +72,7 @@ function rowPlot(name: string, runs: readonly BenchReport[]): string {
   const y = scale(0, top, plot.bottom, plot.top);
   const ends = series.map(({ points }) => y(points.at(-1)!.value));
   const heights = spread(ends, 14, plot.top + 2, plot.bottom);
-  const lines = series.map((one, i) => seriesMarks(one, heights[i]!, x, y, runs));
+  const lines = series.map((one, i) => seriesMarks(one, heights[i], x, y, runs));
   return element(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name} over ${runs.length} runs` },
@@ -92,7 +92,7 @@ function axes(
     element("line", { class: kind, x1: plot.left, x2: plot.right, y1: y(value), y2: y(value) });
   const number = (value: number) =>
     label(plot.left - 5, y(value) + 4, short(value), { class: "tick", "text-anchor": "end" });
-  const day = (run: number) => runs[run]!.date.slice(0, 10);
+  const day = (run: number) => runs[run].date.slice(0, 10);
   const last = runs.length - 1;
   const days =
     last === 0
@@ -122,8 +122,8 @@ function seriesMarks(
   const kind = colourOf(by);
   const places = points.map(({ run, value }) => [x(run), y(value)] as const);
   const dots = points.map(({ run, value, result }, i) => {
-    const { commit, date } = runs[run]!;
-    const [cx, cy] = places[i]!;
+    const { commit, date } = runs[run];
+    const [cx, cy] = places[i];
     const note = `${result.by}: ${short(value)} ${result.unit}, ${short(result.ms!)} ms, commit ${commit}, ${date}`;
     const mark: Attributes = { cx, cy, r: by === "kiln" ? 3.5 : 2.5, class: "dot" };
     return element("circle", mark, element("title", {}, escapeText(note)));

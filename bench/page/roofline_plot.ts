@@ -157,7 +157,7 @@ function roofs(
         polyline(high, { class: "roof dashed" }),
         label(
           plot.x + plot.width - 6,
-          high[1]![1] - 7,
+          high[1][1] - 7,
           `f16${width > 500 ? " matrix units, by the maker," : ""} ${short(f16_gflops)} GFLOP/s`,
           right,
         ),
@@ -218,7 +218,7 @@ function marks(
     ...places.map(([px, py]) => ({ x: px - 6, y: py - 6, width: 12, height: 12 })),
   ];
   return points.map((point, i) => {
-    const [px, py] = places[i]!;
+    const [px, py] = places[i];
     const text = named ? point.result.name : String(point.number);
     const box = placeLabel([px, py], [text.length * font * 0.61 + 6, font + 4], plot, taken);
     const end = leaderEnd([px, py], box);

@@ -48,17 +48,17 @@ export function roundUp(value: number): number {
 
 /** Moves heights apart to at least `gap`, in their order, within [top, bottom] where they fit. */
 export function spread(heights: readonly number[], gap: number, top: number, bottom: number): number[] {
-  const order = heights.map((_, i) => i).sort((a, b) => heights[a]! - heights[b]!);
+  const order = heights.map((_, i) => i).sort((a, b) => heights[a] - heights[b]);
   const placed = [...heights];
   let last = top - gap;
   for (const i of order) {
-    placed[i] = Math.max(placed[i]!, last + gap);
-    last = placed[i]!;
+    placed[i] = Math.max(placed[i], last + gap);
+    last = placed[i];
   }
   let next = bottom + gap;
   for (const i of order.reverse()) {
-    placed[i] = Math.min(placed[i]!, next - gap);
-    next = placed[i]!;
+    placed[i] = Math.min(placed[i], next - gap);
+    next = placed[i];
   }
   return placed;
 }

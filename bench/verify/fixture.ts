@@ -46,30 +46,30 @@ export function readJsonFile(folder: Folder, file: string): unknown {
 
 /** Tensors of `stem.safetensors`, or of `stem.safetensors.gz` where there is no plain file. */
 export class TensorFile {
-  private readonly tensors: ReadonlyMap<string, HostTensor>;
-  private readonly file: string;
+  readonly #tensors: ReadonlyMap<string, HostTensor>;
+  readonly #file: string;
 
   constructor(folder: Folder, stem: string) {
     const plain = `${stem}.safetensors`;
     const zipped = `${plain}.gz`;
-    this.file = folder.files.includes(plain) ? plain : zipped;
-    if (!folder.files.includes(this.file))
+    this.#file = folder.files.includes(plain) ? plain : zipped;
+    if (!folder.files.includes(this.#file))
       throw new KilnError(`${join(folder.path, plain)} is missing (and so is ${basename(zipped)})`);
-    const bytes = readFileSync(join(folder.path, this.file));
-    this.tensors = parseSafetensors(this.file === zipped ? gunzipSync(bytes) : bytes, this.file);
+    const bytes = readFileSync(join(folder.path, this.#file));
+    this.#tensors = parseSafetensors(this.#file === zipped ? gunzipSync(bytes) : bytes, this.#file);
   }
 
   names(): string[] {
-    return [...this.tensors.keys()];
+    return [...this.#tensors.keys()];
   }
 
   has(name: string): boolean {
-    return this.tensors.has(name);
+    return this.#tensors.has(name);
   }
 
   get(name: string): HostTensor {
-    const found = this.tensors.get(name);
-    if (!found) throw new KilnError(`${this.file} has no tensor ${name}`);
+    const found = this.#tensors.get(name);
+    if (!found) throw new KilnError(`${this.#file} has no tensor ${name}`);
     return found;
   }
 

@@ -41,7 +41,7 @@ export async function loadDecoder(path: string): Promise<CausalLM> {
 /** Labels as transformers takes them (label i belongs to token i) turned into the next token of each place. */
 export function nextTokens(labels: Int32Array, rows: number): Int32Array {
   const length = labels.length / rows;
-  return labels.map((_, i) => ((i + 1) % length === 0 ? -100 : labels[i + 1]!));
+  return labels.map((_, i) => ((i + 1) % length === 0 ? -100 : labels[i + 1]));
 }
 
 /** Hidden states, logits, loss, every gradient, and greedy tokens of one decoder. */
@@ -81,7 +81,7 @@ function batchOf(ids: ArrayLike<number>, rows: number): Omit<TokenBatch, "target
 }
 
 function rowsOf(file: TensorFile): number {
-  return file.get("input_ids").shape[0]!;
+  return file.get("input_ids").shape[0];
 }
 
 async function forward(model: CausalLM, file: TensorFile) {
@@ -182,7 +182,7 @@ async function compareGreedy(model: CausalLM, file: TensorFile, greedy: number[]
 /** How many tokens of the greedy rows were given, not generated: those that all rows share with the input. */
 function promptLength(file: TensorFile, greedy: number[][]): number {
   const ids = file.integers("input_ids");
-  const width = file.get("input_ids").shape[1]!;
+  const width = file.get("input_ids").shape[1];
   const shared = greedy.map((row, r) => {
     const differs = row.findIndex((id, i) => i >= width || id !== ids[r * width + i]);
     return differs < 0 ? row.length : differs;
@@ -210,16 +210,16 @@ async function comparePaged(model: CausalLM, file: TensorFile, greedy: number[][
     );
     const rows = greedy.map((row) => row.slice(0, prompt));
     let start = 0;
-    while (rows[0]!.length < greedy[0]!.length) {
+    while (rows[0].length < greedy[0].length) {
       const items: PagedItem[] = rows.map((row, r) => {
         const tokens = row.slice(start);
-        return { tokens, start, blockTable: tables[r]!, rows: [tokens.length - 1] };
+        return { tokens, start, blockTable: tables[r], rows: [tokens.length - 1] };
       });
-      start = rows[0]!.length;
+      start = rows[0].length;
       const logits = await decoder.forward(items);
-      for (const [r, row] of rows.entries()) row.push(argmax(logits[r]![0]!));
+      for (const [r, row] of rows.entries()) row.push(argmax(logits[r][0]));
     }
-    return worst(greedy.map((row, r) => compare(rows[r]!, row, { atol: 0 }, `row ${r}`)));
+    return worst(greedy.map((row, r) => compare(rows[r], row, { atol: 0 }, `row ${r}`)));
   } finally {
     decoder.close();
   }

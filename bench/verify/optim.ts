@@ -141,7 +141,7 @@ async function runClip(file: TensorFile, wantedNorm: number): Promise<Comparison
   );
   const comparisons = [compare(await norm.data(), [wantedNorm], near, "norm")];
   for (const [i, p] of names.entries())
-    comparisons.push(compare(await clipped[i]!.data(), file.floats(`clip.${p}`), near, `clip.${p}`));
+    comparisons.push(compare(await clipped[i].data(), file.floats(`clip.${p}`), near, `clip.${p}`));
   dispose([norm, clipped]);
   return worst(comparisons);
 }

@@ -52,8 +52,8 @@ export function compare(
   const { atol, rtol = 0 } = tolerances;
   const most: Comparison = { error: 0, tolerance: atol };
   for (let i = 0; i < want.length; i++) {
-    const tolerance = atol + rtol * Math.abs(want[i]!);
-    const error = Object.is(got[i], want[i]) ? 0 : Math.abs(got[i]! - want[i]!);
+    const tolerance = atol + rtol * Math.abs(want[i]);
+    const error = Object.is(got[i], want[i]) ? 0 : Math.abs(got[i] - want[i]);
     if (excess({ error, tolerance }) > excess(most)) Object.assign(most, { error, tolerance });
   }
   return where === undefined ? most : { ...most, where };
@@ -70,15 +70,15 @@ export interface ReportOptions {
 /** Collects the cases of a run and prints a line for each. */
 export class Report {
   readonly results: CaseResult[] = [];
-  private readonly options: ReportOptions;
+  readonly #options: ReportOptions;
 
   constructor(options: ReportOptions) {
-    this.options = options;
+    this.#options = options;
   }
 
   /** Whether a case of this name is wanted. */
   wants(name: string): boolean {
-    return name.includes(this.options.filter ?? "");
+    return name.includes(this.#options.filter ?? "");
   }
 
   /** Runs one case; whatever it throws is its failure. */
@@ -87,7 +87,7 @@ export class Report {
     try {
       const found = await body();
       const status = excess(found) <= 1 ? "passed" : "failed";
-      this.add({
+      this.#add({
         name,
         status,
         error: found.error,
@@ -101,11 +101,11 @@ export class Report {
 
   /** A case that could not be run at all. */
   fail(name: string, reason: string): void {
-    if (this.wants(name)) this.add({ name, status: "failed", note: reason });
+    if (this.wants(name)) this.#add({ name, status: "failed", note: reason });
   }
 
   skip(name: string, reason: string): void {
-    if (this.wants(name)) this.add({ name, status: "skipped", note: reason });
+    if (this.wants(name)) this.#add({ name, status: "skipped", note: reason });
   }
 
   counts(): Counts {
@@ -117,15 +117,15 @@ export class Report {
   finish(): Counts {
     const counts = this.counts();
     const { passed, failed, skipped } = counts;
-    this.options.write(
-      this.options.json ? JSON.stringify(counts) : `${passed} passed, ${failed} failed, ${skipped} skipped`,
+    this.#options.write(
+      this.#options.json ? JSON.stringify(counts) : `${passed} passed, ${failed} failed, ${skipped} skipped`,
     );
     return counts;
   }
 
-  private add(result: CaseResult): void {
+  #add(result: CaseResult): void {
     this.results.push(result);
-    this.options.write(this.options.json ? JSON.stringify(result) : line(result));
+    this.#options.write(this.#options.json ? JSON.stringify(result) : line(result));
   }
 }
 

@@ -24,7 +24,7 @@ export async function verifySampling(report: Report, stem: string, file: Samplin
       worst(
         file.logits.map((row, i) => {
           const params = { ...resolveSampling(attrs, row.length, () => [0, 0]), choice: 0 };
-          const history = file.input_ids[i]!;
+          const history = file.input_ids[i];
           const got = probabilities(Float32Array.from(row), {
             params,
             history,
@@ -33,7 +33,7 @@ export async function verifySampling(report: Report, stem: string, file: Samplin
             banned: null,
             topLogprobs: 0,
           });
-          return compare(got, probs[i]!, tolerance, `row ${i}`);
+          return compare(got, probs[i], tolerance, `row ${i}`);
         }),
       ),
     );

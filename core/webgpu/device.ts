@@ -49,13 +49,13 @@ export class WebGpuDevice implements Device {
   matrixShapes: readonly MatrixShape[] = [];
   /** The calls of the step that `compile` is tracing, or null. */
   trace: TracedCall[] | null = null;
-  private readonly debug = debugLevel();
-  private readonly recipes = new Map<string, Recipe>();
-  private readonly bindGroups = new Map<string, GPUBindGroup>();
-  private readonly dynamicOffset = new Uint32Array(1);
-  private failure: KilnError | null = null;
+  readonly #debug = debugLevel();
+  readonly #recipes = new Map<string, Recipe>();
+  readonly #bindGroups = new Map<string, GPUBindGroup>();
+  readonly #dynamicOffset = new Uint32Array(1);
+  #failure: KilnError | null = null;
   /** Buffers of `smallRead` bytes for reading, kept. */
-  private readonly staging: GPUBuffer[] = [];
+  readonly #staging: GPUBuffer[] = [];
 
   constructor(
     gpu: GPUDevice,
@@ -67,16 +67,16 @@ export class WebGpuDevice implements Device {
     this.gpu = gpu;
     this.description = description;
     this.profile = profile;
-    const check = () => this.check();
+    const check = () => this.#check();
     this.pool = new Pool(gpu, check);
-    this.recorder = new Recorder(gpu, (epoch, error) => this.lose(epoch, error));
+    this.recorder = new Recorder(gpu, (epoch, error) => this.#lose(epoch, error));
     this.pipelines = new Pipelines(gpu, profile, read, check);
     this.tuner = tuner;
     gpu.onuncapturederror = ({ error }) => {
-      this.failure ??= webgpuError(error);
+      this.#failure ??= webgpuError(error);
     };
     void gpu.lost.then(({ reason, message }) => {
-      this.failure = lostError(reason, message);
+      this.#failure = lostError(reason, message);
     });
   }
 
@@ -85,15 +85,15 @@ export class WebGpuDevice implements Device {
   }
 
   allocate(dtype: DType, length: number): Storage {
-    this.checkDType(dtype);
+    this.#checkDType(dtype);
     if (this.trace) return new Storage(this, dtype, length, null);
     const slot = this.pool.take(Math.max(length, 1) * byteSize(dtype));
     const storage = new Storage(this, dtype, length, slot);
-    if (this.poison) this.writeBytes(slot, 0, new Uint8Array(slot.bytes).fill(0xff));
+    if (this.poison) this.#writeBytes(slot, 0, new Uint8Array(slot.bytes).fill(0xff));
     return storage;
   }
 
-  private checkDType(dtype: DType): void {
+  #checkDType(dtype: DType): void {
     if (dtype === "f16" && !this.profile.f16)
       throw new KilnError(
         `f16 tensors need an adapter with shader-f16, which ${this.profile.name} lacks; use f32`,
@@ -101,11 +101,11 @@ export class WebGpuDevice implements Device {
   }
 
   upload(values: ArrayLike<number>, dtype: DType): Storage {
-    this.checkDType(dtype);
+    this.#checkDType(dtype);
     const slot = this.pool.take(Math.max(values.length, 1) * byteSize(dtype));
     const storage = new Storage(this, dtype, values.length, slot);
     if (this.trace) storage.moveTo(null);
-    this.writeBytes(slot, 0, encode(values, dtype));
+    this.#writeBytes(slot, 0, encode(values, dtype));
     return storage;
   }
 
@@ -121,11 +121,11 @@ export class WebGpuDevice implements Device {
     }
     const slot = slotOf(storage);
     if (offset === 0 && end === storage.length) slot.lost = null;
-    this.writeBytes(slot, offset * unit, encode(values, storage.dtype));
+    this.#writeBytes(slot, offset * unit, encode(values, storage.dtype));
   }
 
   /** `queue.writeBuffer` overtakes the open encoder: work recorded on this slot must be submitted first. */
-  private writeBytes(slot: Slot, at: number, bytes: Uint8Array<ArrayBuffer>): void {
+  #writeBytes(slot: Slot, at: number, bytes: Uint8Array<ArrayBuffer>): void {
     if (bytes.byteLength === 0) return;
     if (slot.lastEpoch === this.recorder.epoch) this.recorder.flush();
     // writeBuffer takes multiples of 4 bytes; the tail is padding of the slot.
@@ -144,92 +144,92 @@ export class WebGpuDevice implements Device {
     const bytes = Math.ceil((start - aligned + length * byteSize(storage.dtype)) / 4) * 4;
     if (length === 0) return decode(new ArrayBuffer(0), storage.dtype, 0);
     if (slot.lost) throw slot.lost;
-    const staging = this.takeStaging(bytes);
+    const staging = this.#takeStaging(bytes);
     this.recorder.copy(slot.buffer, aligned, staging, 0, bytes);
     this.recorder.flush();
     const { verified } = this.recorder;
     try {
       await this.settled(staging.mapAsync(GPUMapMode.READ));
     } catch (error) {
-      throw this.failure ?? error;
+      throw this.#failure ?? error;
     }
     const copy = staging.getMappedRange(0, bytes).slice(start - aligned);
-    this.giveStaging(staging);
+    this.#giveStaging(staging);
     const refused = await verified;
     if (refused ?? slot.lost) {
-      this.forget();
+      this.#forget();
       throw refused ?? slot.lost;
     }
-    this.check();
+    this.#check();
     return decode(copy, storage.dtype, length);
   }
 
   /** A buffer to read `bytes` through. A server reads a few ids a step: making the buffer took longer than the copy. */
-  private takeStaging(bytes: number): GPUBuffer {
-    const kept = bytes <= smallRead ? this.staging.pop() : undefined;
+  #takeStaging(bytes: number): GPUBuffer {
+    const kept = bytes <= smallRead ? this.#staging.pop() : undefined;
     const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
     return kept ?? this.gpu.createBuffer({ size: Math.max(bytes, smallRead), usage });
   }
 
-  private giveStaging(buffer: GPUBuffer): void {
-    if (buffer.size > smallRead || this.staging.length >= 4) buffer.destroy();
+  #giveStaging(buffer: GPUBuffer): void {
+    if (buffer.size > smallRead || this.#staging.length >= 4) buffer.destroy();
     else {
       buffer.unmap();
-      this.staging.push(buffer);
+      this.#staging.push(buffer);
     }
   }
 
   /** Marks what a dropped submit may have written, and what was made of it since: using these tensors throws. */
-  private lose(epoch: number, error: GPUError): KilnError {
-    const cause = this.failure ?? webgpuError(error);
+  #lose(epoch: number, error: GPUError): KilnError {
+    const cause = this.#failure ?? webgpuError(error);
     const lost = new KilnError(`work on this tensor did not run, its value is lost: ${cause.message}`, {
       code: "webgpu_error",
       cause,
     });
     for (const slot of this.pool.slots) if (slot.lastEpoch >= epoch) slot.lost = lost;
-    this.failure ??= lost;
+    this.#failure ??= lost;
     return lost;
   }
 
   /** Throws what the device has reported since. */
-  private check(): void {
-    const { failure } = this;
+  #check(): void {
+    const failure = this.#failure;
     if (!failure) return;
-    this.forget();
+    this.#forget();
     throw failure;
   }
 
   /** What has been thrown is not thrown again, unless the device is lost. */
-  private forget(): void {
-    if (this.failure?.code !== "device_lost") this.failure = null;
+  #forget(): void {
+    if (this.#failure?.code !== "device_lost") this.#failure = null;
   }
 
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void {
     if (this.trace) this.trace.push({ op, inputs, attrs, outputs });
-    else emit(this, this.recipe(op, inputs, attrs, outputs), op, inputs, attrs, outputs);
+    else emit(this, this.#recipe(op, inputs, attrs, outputs), op, inputs, attrs, outputs);
   }
 
   /** How to run a call: found again for every later call of the same signature. */
-  private recipe(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): Recipe {
+  #recipe(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): Recipe {
     const signature = this.forcedVariant.size > 0 ? null : signatureOf(op.name, inputs, attrs, outputs);
     if (signature === null) return prepare(this, op, inputs, attrs, outputs);
-    let recipe = this.recipes.get(signature);
+    let recipe = this.#recipes.get(signature);
     if (!recipe) {
-      if (this.recipes.size > 4096) this.recipes.clear();
+      if (this.#recipes.size > 4096) this.#recipes.clear();
       recipe = prepare(this, op, inputs, attrs, outputs);
-      this.recipes.set(signature, recipe);
+      this.#recipes.set(signature, recipe);
     }
     return recipe;
   }
 
   /** Calls are planned anew from now on: what plans depend on has changed. */
   forgetRecipes(): void {
-    this.recipes.clear();
+    this.#recipes.clear();
   }
 
   /** `DEBUG=3`: a line for a dispatch that is recorded, or planned by a compiled step. */
   showDispatch(verb: "dispatch" | "plan", { kernel, params, grid, label }: Work): void {
-    if (this.debug >= 3) console.error(`${verb} ${label} [${grid}] ${showParams(kernel.params, params)}`);
+    if (this.#debug >= 3) console.error(`${verb} ${label} [${grid}] ${showParams(kernel.params, params)}`);
   }
 
   /** Records one dispatch. */
@@ -244,46 +244,46 @@ export class WebGpuDevice implements Device {
     }
     // What can fail comes before the encoder hears of it, so that nothing recorded is lost with it.
     const { pipeline } = kernel;
-    const group = this.bindGroup(work, recorder.ring);
+    const group = this.#bindGroup(work, recorder.ring);
     for (const storage of work.storages) recorder.touch(slotOf(storage));
     const pass = recorder.compute(recorder.stamp && describeDispatch(work));
     pass.setPipeline(pipeline);
     if (kernel.hasParams) {
-      this.dynamicOffset[0] = at;
-      pass.setBindGroup(0, group, this.dynamicOffset, 0, 1);
+      this.#dynamicOffset[0] = at;
+      pass.setBindGroup(0, group, this.#dynamicOffset, 0, 1);
     } else pass.setBindGroup(0, group);
     pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     recorder.recorded();
   }
 
   /** A cached bind group for eager work: the uniform ring and these slots. */
-  private bindGroup(work: Work, ring: GPUBuffer): GPUBindGroup {
+  #bindGroup(work: Work, ring: GPUBuffer): GPUBindGroup {
     const slots = work.storages.map(slotOf);
     let key = String(work.kernel.id);
-    for (let i = 0; i < slots.length; i++) key += `,${slots[i]!.id}+${work.offsets[i]}`;
-    let group = this.bindGroups.get(key);
+    for (let i = 0; i < slots.length; i++) key += `,${slots[i].id}+${work.offsets[i]}`;
+    let group = this.#bindGroups.get(key);
     if (!group) {
-      if (this.bindGroups.size > 8192) this.bindGroups.clear();
+      if (this.#bindGroups.size > 8192) this.#bindGroups.clear();
       group = this.makeBindGroup(work, slots, ring);
-      this.bindGroups.set(key, group);
+      this.#bindGroups.set(key, group);
     }
     return group;
   }
 
   makeBindGroup(work: Work, slots: readonly Slot[], uniforms: GPUBuffer): GPUBindGroup {
     const { kernel, offsets, label } = work;
-    const written = slots.filter((_, i) => kernel.storage[i]!.kind === "storage");
+    const written = slots.filter((_, i) => kernel.storage[i].kind === "storage");
     if (written.some((slot) => slots.indexOf(slot) !== slots.lastIndexOf(slot))) {
       throw new KilnError(`${label}: a tensor that it writes shares memory with another of its tensors`);
     }
     const entries: GPUBindGroupEntry[] = kernel.storage.map(({ index }, i) => ({
       binding: index,
-      resource: { buffer: slots[i]!.buffer, offset: offsets[i]! },
+      resource: { buffer: slots[i].buffer, offset: offsets[i] },
     }));
     if (kernel.hasParams)
       entries.push({ binding: 0, resource: { buffer: uniforms, size: kernel.params.words * 4 } });
     const group = this.gpu.createBindGroup({ layout: kernel.layout, entries });
-    this.check();
+    this.#check();
     return group;
   }
 
@@ -295,7 +295,7 @@ export class WebGpuDevice implements Device {
     this.recorder.flush();
     await this.settled(this.gpu.queue.onSubmittedWorkDone());
     await this.recorder.verified;
-    this.check();
+    this.#check();
   }
 
   /** Awaits a promise of the adapter's in the way that suits it. */
@@ -306,7 +306,7 @@ export class WebGpuDevice implements Device {
   /** Destroys idle buffers once the device is quiet. */
   async trim(): Promise<void> {
     await this.sync();
-    this.bindGroups.clear();
+    this.#bindGroups.clear();
     this.pool.trim();
   }
 

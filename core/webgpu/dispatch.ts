@@ -22,7 +22,7 @@ export function describeDispatch({ kernel, label, grid, call, bound }: Work): Di
   const [op, variant] = label.split("/") as [string, string];
   let bytes = 0;
   bound.forEach((t, i) => {
-    const updated = kernel.storage[i]!.kind === "storage" && call.inputs.includes(t);
+    const updated = kernel.storage[i].kind === "storage" && call.inputs.includes(t);
     // A broadcast tensor has more elements than its memory.
     bytes += Math.min(t.size, t.storage.length) * byteSize(t.dtype) * (updated ? 2 : 1);
   });

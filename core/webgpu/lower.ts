@@ -121,7 +121,7 @@ export function emit(
   for (const t of tmp) borrowed.push(t.storage);
   const tensors = { in: given, out: outputs, tmp };
   for (const { kernel, params, grid, label, bind } of passes) {
-    const bound = bind.map(({ from, index }) => tensors[from][index]!);
+    const bound = bind.map(({ from, index }) => tensors[from][index]);
     env.emit({
       kernel,
       storages: bound.map((t) => t.storage),

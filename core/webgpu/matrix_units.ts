@@ -63,7 +63,7 @@ export async function probeMatrixUnits(
     if (right.length === 0) continue;
     let vectors: MatrixUnits["vectors"] = null;
     for (const unit of dialect === "template" ? vectorUnits : []) {
-      if (!vectors && (await works({ dialect, vectors: unit }, right[0]!))) vectors = unit;
+      if (!vectors && (await works({ dialect, vectors: unit }, right[0]))) vectors = unit;
     }
     return { dialect, shapes: right, vectors, refused: [] };
   }

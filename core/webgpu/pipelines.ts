@@ -34,52 +34,47 @@ interface ColdKernel {
 
 /** Compiles kernels once: the whole specialised source is the key, with a cheaper key in front of it. */
 export class Pipelines {
-  private readonly byCall = new Map<string, Kernel>();
-  private readonly bySource = new Map<string, Kernel>();
+  readonly #byCall = new Map<string, Kernel>();
+  readonly #bySource = new Map<string, Kernel>();
   /** What nobody has asked for yet. */
-  private readonly cold = new Set<ColdKernel>();
-  private readonly layouts = new Map<string, { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }>();
-  private readonly device: GPUDevice;
-  private readonly profile: DeviceProfile;
-  private readonly read: SourceReader;
-  private readonly check: () => void;
+  readonly #cold = new Set<ColdKernel>();
+  readonly #layouts = new Map<string, { group: GPUBindGroupLayout; pipeline: GPUPipelineLayout }>();
+  readonly #device: GPUDevice;
+  readonly #profile: DeviceProfile;
+  readonly #read: SourceReader;
+  readonly #check: () => void;
 
   /** `check` throws what the device has reported since. */
   constructor(device: GPUDevice, profile: DeviceProfile, read: SourceReader, check = () => {}) {
-    this.device = device;
-    this.profile = profile;
-    this.read = read;
-    this.check = check;
+    this.#device = device;
+    this.#profile = profile;
+    this.#read = read;
+    this.#check = check;
   }
 
   /** Number of distinct kernels so far. */
   get count(): number {
-    return this.bySource.size;
+    return this.#bySource.size;
   }
 
   get(file: string, defines: Defines, inputs: readonly DType[], outputs: readonly DType[]): Kernel {
     const key = `${file}|${inputs.join()}|${outputs.join()}|${JSON.stringify(defines)}`;
-    let kernel = this.byCall.get(key);
+    let kernel = this.#byCall.get(key);
     if (!kernel) {
-      kernel = this.declare(file, this.source(file, defines, inputs, outputs));
-      this.byCall.set(key, kernel);
+      kernel = this.#declare(file, this.#source(file, defines, inputs, outputs));
+      this.#byCall.set(key, kernel);
     }
     return kernel;
   }
 
   /** Header and preprocessed text: what the driver sees. */
-  private source(
-    file: string,
-    defines: Defines,
-    inputs: readonly DType[],
-    outputs: readonly DType[],
-  ): string {
-    const { f16, subgroupSize } = this.profile;
+  #source(file: string, defines: Defines, inputs: readonly DType[], outputs: readonly DType[]): string {
+    const { f16, subgroupSize } = this.#profile;
     const types = [
       ...inputs.map((d, i) => `alias T${i} = ${wgslType(d)};`),
       ...outputs.map((d, i) => `alias U${i} = ${wgslType(d)};`),
     ];
-    const body = preprocess(file, { SG: subgroupSize, ...defines }, this.read);
+    const body = preprocess(file, { SG: subgroupSize, ...defines }, this.#read);
     const words = new Set(body.match(/\b[TU]\d+\b/g));
     const header = [
       body.includes("subgroup_matrix_") ? matrixEnable : "",
@@ -87,36 +82,36 @@ export class Pipelines {
       subgroupSize > 0 ? "enable subgroups;\ndiagnostic(off, subgroup_uniformity);" : "",
       "diagnostic(off, derivative_uniformity);",
       // Names that the kernel does not use would only make the same kernel look like another.
-      ...types.filter((alias) => words.has(alias.split(" ")[1]!)),
+      ...types.filter((alias) => words.has(alias.split(" ")[1])),
     ];
     return [...header, body].filter(Boolean).join("\n");
   }
 
-  private declare(file: string, source: string): Kernel {
-    const known = this.bySource.get(source);
+  #declare(file: string, source: string): Kernel {
+    const known = this.#bySource.get(source);
     if (known) return known;
     const debug = debugLevel();
     if (debug >= 2) console.error(`compile ${file}${debug >= 4 ? `\n${source}` : ""}`);
     const bindings = findBindings(source);
-    const { group, pipeline: layout } = this.layoutOf(bindings);
-    const module = this.device.createShaderModule({ code: source, label: file });
-    this.check();
+    const { group, pipeline: layout } = this.#layoutOf(bindings);
+    const module = this.#device.createShaderModule({ code: source, label: file });
+    this.#check();
     const descriptor = { label: file, layout, compute: { module, entryPoint: "main" } };
     const storage = bindings.filter((b) => b.kind !== "uniform");
     const cold: ColdKernel = {
       descriptor,
       pipeline: null,
       make: () => {
-        const pipeline = cold.pipeline ?? this.device.createComputePipeline(descriptor);
+        const pipeline = cold.pipeline ?? this.#device.createComputePipeline(descriptor);
         // Before it joins the encoder: a pipeline that does not compile would take the work recorded so far with it.
-        this.check();
+        this.#check();
         cold.pipeline = pipeline;
-        this.cold.delete(cold);
+        this.#cold.delete(cold);
         return pipeline;
       },
     };
     const kernel: Kernel = {
-      id: this.bySource.size,
+      id: this.#bySource.size,
       label: file,
       get pipeline() {
         return cold.pipeline ?? cold.make();
@@ -126,8 +121,8 @@ export class Pipelines {
       hasParams: storage.length < bindings.length,
       params: paramLayout(source),
     };
-    this.bySource.set(source, kernel);
-    this.cold.add(cold);
+    this.#bySource.set(source, kernel);
+    this.#cold.add(cold);
     return kernel;
   }
 
@@ -136,15 +131,15 @@ export class Pipelines {
    * Software adapters one after the other: SwiftShader took two to three times the processor time side by side.
    */
   async warm(): Promise<void> {
-    if (this.profile.class === "cpu") {
-      for (const { make } of [...this.cold]) make();
+    if (this.#profile.class === "cpu") {
+      for (const { make } of [...this.#cold]) make();
       return;
     }
-    const waiting = [...this.cold];
-    this.cold.clear();
+    const waiting = [...this.#cold];
+    this.#cold.clear();
     const compile = async (kernel: ColdKernel) => {
       try {
-        const pipeline = await this.device.createComputePipelineAsync(kernel.descriptor);
+        const pipeline = await this.#device.createComputePipelineAsync(kernel.descriptor);
         kernel.pipeline ??= pipeline;
       } catch (error) {
         throw new KilnError(`${kernel.descriptor.label} does not compile: ${(error as Error).message}`, {
@@ -155,9 +150,9 @@ export class Pipelines {
     await Promise.all(waiting.map(compile));
   }
 
-  private layoutOf(bindings: readonly Binding[]) {
+  #layoutOf(bindings: readonly Binding[]) {
     const key = bindings.map((b) => `${b.index}${b.kind}`).join();
-    let layout = this.layouts.get(key);
+    let layout = this.#layouts.get(key);
     if (!layout) {
       const entries = bindings.map(
         ({ index, kind }): GPUBindGroupLayoutEntry => ({
@@ -166,9 +161,9 @@ export class Pipelines {
           buffer: { type: kind, hasDynamicOffset: kind === "uniform" },
         }),
       );
-      const group = this.device.createBindGroupLayout({ entries });
-      layout = { group, pipeline: this.device.createPipelineLayout({ bindGroupLayouts: [group] }) };
-      this.layouts.set(key, layout);
+      const group = this.#device.createBindGroupLayout({ entries });
+      layout = { group, pipeline: this.#device.createPipelineLayout({ bindGroupLayouts: [group] }) };
+      this.#layouts.set(key, layout);
     }
     return layout;
   }

@@ -44,94 +44,94 @@ function giveBack(device: WebGpuDevice, slots: readonly Slot[]): void {
 
 /** A traced step: its dispatches with memory planned by liveness, replayed without creating objects. */
 export class Plan<R> {
-  private readonly device: WebGpuDevice;
-  private readonly args: Tensor[];
-  private readonly result: R;
-  private readonly steps: Step[] = [];
-  private readonly slots: readonly Slot[];
-  private readonly offsets = new Uint32Array(1);
+  readonly #device: WebGpuDevice;
+  readonly #args: Tensor[];
+  readonly #result: R;
+  readonly #steps: Step[] = [];
+  readonly #slots: readonly Slot[];
+  readonly #offsets = new Uint32Array(1);
   /** Buffers of outside tensors that the steps use. */
-  private readonly touched = new Set<Slot>();
+  readonly #touched = new Set<Slot>();
   /** Keeps captured tensors and constants alive as long as the plan; of each, whether it needed a gradient. */
-  private readonly captured = new Map<Tensor, boolean>();
+  readonly #captured = new Map<Tensor, boolean>();
   /** Captured storages that the steps update in place. */
-  private readonly updated = new Set<Storage>();
+  readonly #updated = new Set<Storage>();
   /** Whether every kernel is known to compile. */
-  private compiled = false;
+  #compiled = false;
 
   constructor(device: WebGpuDevice, step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
-    this.device = device;
+    this.#device = device;
     if (device.trace) throw new KilnError("compile: a compiled step cannot call another compiled step");
-    this.args = args.map((t) => new Tensor(new Storage(device, t.dtype, t.size, null), t.shape));
+    this.#args = args.map((t) => new Tensor(new Storage(device, t.dtype, t.size, null), t.shape));
     // The plan outlives whatever scope the first call is in.
-    for (const t of this.args) t.storage.moveTo(null);
-    const { calls, result } = this.traceStep(step, args);
-    this.result = result;
-    const works = this.lowerAll(prune(calls, this.live()));
-    const slots = this.planMemory(works);
+    for (const t of this.#args) t.storage.moveTo(null);
+    const { calls, result } = this.#traceStep(step, args);
+    this.#result = result;
+    const works = this.#lowerAll(prune(calls, this.#live()));
+    const slots = this.#planMemory(works);
     // A plan that nobody can replay any more gives its buffers back.
-    this.slots = [...new Set(slots.values())];
-    collector.register(this, { device, slots: this.slots }, this);
-    this.build(works, slots);
+    this.#slots = [...new Set(slots.values())];
+    collector.register(this, { device, slots: this.#slots }, this);
+    this.#build(works, slots);
   }
 
   /** Gives the memory back at once; the plan must not be replayed any more. */
   discard(): void {
     collector.unregister(this);
-    giveBack(this.device, this.slots);
+    giveBack(this.#device, this.#slots);
   }
 
-  private traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
+  #traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
     const calls: TracedCall[] = [];
-    this.device.trace = calls;
+    this.#device.trace = calls;
     try {
-      this.args.forEach((t, i) => {
-        t.requiresGrad = args[i]!.requiresGrad;
+      this.#args.forEach((t, i) => {
+        t.requiresGrad = args[i].requiresGrad;
       });
       const result = scope(() => {
-        const made = step(...this.args);
+        const made = step(...this.#args);
         return mapTensors(made, (t) => {
-          this.capture(t);
-          const whole = t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0]!;
+          this.#capture(t);
+          const whole = t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0];
           return Object.assign(whole.detach(), { requiresGrad: t.requiresGrad });
         }) as R;
       });
       forEachTensor(result, (t) => t.storage.moveTo(null));
-      for (const { inputs } of calls) for (const t of inputs) this.capture(t);
+      for (const { inputs } of calls) for (const t of inputs) this.#capture(t);
       return { calls, result };
     } finally {
-      this.device.trace = null;
+      this.#device.trace = null;
       // Tracing overwrote nothing.
       for (const { op, inputs } of calls) {
-        for (const i of mutatedInputs(op, inputs.length)) inputs[i]!.storage.version--;
+        for (const i of mutatedInputs(op, inputs.length)) inputs[i].storage.version--;
       }
     }
   }
 
   /** Notes a tensor from outside that the step reads or returns. */
-  private capture(t: Tensor): void {
+  #capture(t: Tensor): void {
     const source = t.leaf ?? t;
-    if (t.storage.handle !== null) this.captured.set(source, source.requiresGrad);
+    if (t.storage.handle !== null) this.#captured.set(source, source.requiresGrad);
   }
 
   /** Whether tracing the step now would give this plan again, as far as its captured tensors tell. */
   get current(): boolean {
-    for (const [t, needed] of this.captured) if (t.storage.freed || t.requiresGrad !== needed) return false;
+    for (const [t, needed] of this.#captured) if (t.storage.freed || t.requiresGrad !== needed) return false;
     return true;
   }
 
   /** Storages that must survive the step: its results. */
-  private live(): Set<Storage> {
+  #live(): Set<Storage> {
     const live = new Set<Storage>();
-    forEachTensor(this.result, (t) => live.add(t.storage));
+    forEachTensor(this.#result, (t) => live.add(t.storage));
     return live;
   }
 
-  private lowerAll(calls: TracedCall[]): Work[] {
+  #lowerAll(calls: TracedCall[]): Work[] {
     let rewritten = calls;
-    for (const rewrite of rewrites) rewritten = rewrite(rewritten, this.live());
+    for (const rewrite of rewrites) rewritten = rewrite(rewritten, this.#live());
     const works: Work[] = [];
-    const { device } = this;
+    const device = this.#device;
     const env = {
       profile: device.profile,
       pipelines: device.pipelines,
@@ -144,11 +144,11 @@ export class Plan<R> {
         works.push(work);
       },
     };
-    const inputs = new Set(this.args.map((t) => t.storage));
+    const inputs = new Set(this.#args.map((t) => t.storage));
     for (const { op, inputs: given, attrs, outputs } of rewritten) {
       for (const i of mutatedInputs(op, given.length)) {
-        const { storage } = given[i]!;
-        if (storage.handle !== null) this.updated.add(storage);
+        const { storage } = given[i];
+        if (storage.handle !== null) this.#updated.add(storage);
         if (inputs.has(storage)) {
           throw new KilnError(
             `compile: ${op.name} updates an argument of the step in place; capture that tensor instead`,
@@ -161,26 +161,26 @@ export class Plan<R> {
   }
 
   /** Gives every virtual storage a slot of the pool, shared by storages that are never needed together. */
-  private planMemory(works: readonly Work[]): Map<Storage, Slot> {
+  #planMemory(works: readonly Work[]): Map<Storage, Slot> {
     const last = new Map<Storage, number>();
     works.forEach((work, i) => {
       for (const s of work.storages) last.set(s, i);
     });
-    for (const s of this.live()) last.set(s, Number.POSITIVE_INFINITY);
+    for (const s of this.#live()) last.set(s, Number.POSITIVE_INFINITY);
     const slots = new Map<Storage, Slot>();
     const idle = new Map<number, Slot[]>();
     const assign = (storage: Storage) => {
       const bytes = sizeClass(Math.max(storage.length, 1) * byteSize(storage.dtype));
-      slots.set(storage, idle.get(bytes)?.pop() ?? this.device.pool.take(bytes - 256));
+      slots.set(storage, idle.get(bytes)?.pop() ?? this.#device.pool.take(bytes - 256));
     };
-    for (const t of this.args) assign(t.storage);
-    for (const s of this.live()) {
-      if (s.handle !== null) this.touched.add(slotOf(s));
+    for (const t of this.#args) assign(t.storage);
+    for (const s of this.#live()) {
+      if (s.handle !== null) this.#touched.add(slotOf(s));
       else if (!slots.has(s)) assign(s);
     }
     works.forEach((work, i) => {
       for (const s of work.storages) {
-        if (s.handle !== null) this.touched.add(slotOf(s));
+        if (s.handle !== null) this.#touched.add(slotOf(s));
         else if (!slots.has(s)) assign(s);
       }
       for (const s of new Set(work.storages)) {
@@ -194,8 +194,8 @@ export class Plan<R> {
     return slots;
   }
 
-  private build(works: readonly Work[], slots: Map<Storage, Slot>): void {
-    const { device } = this;
+  #build(works: readonly Work[], slots: Map<Storage, Slot>): void {
+    const device = this.#device;
     let words = 0;
     const starts = works.map(({ kernel }) => {
       const at = words;
@@ -207,18 +207,18 @@ export class Plan<R> {
     const uniforms = device.gpu.createBuffer({ size: bytes.byteLength, usage });
     works.forEach((work, i) => {
       const { kernel } = work;
-      bytes.set(work.params, starts[i]!);
+      bytes.set(work.params, starts[i]);
       const bound = work.storages.map((s) => slots.get(s) ?? slotOf(s));
-      this.steps.push({
+      this.#steps.push({
         kernel,
         group: device.makeBindGroup(work, bound, uniforms),
-        uniforms: kernel.hasParams ? starts[i]! : -1,
+        uniforms: kernel.hasParams ? starts[i] : -1,
         dispatch: describeDispatch(work),
       });
     });
     device.gpu.queue.writeBuffer(uniforms, 0, bytes);
-    for (const t of this.args) t.storage.handle = slots.get(t.storage)!;
-    forEachTensor(this.result, (t) => {
+    for (const t of this.#args) t.storage.handle = slots.get(t.storage)!;
+    forEachTensor(this.#result, (t) => {
       const slot = slots.get(t.storage);
       if (slot) t.storage.handle = slot;
     });
@@ -226,25 +226,25 @@ export class Plan<R> {
 
   /** Number of dispatches in a replay. */
   get length(): number {
-    return this.steps.length;
+    return this.#steps.length;
   }
 
   replay(args: readonly Tensor[]): R {
-    const { recorder } = this.device;
+    const { recorder } = this.#device;
     args.forEach((given, i) => {
       // Buffers are copied by four bytes: an f16 view may start between them.
       const copies = given.contiguous && (given.offset * byteSize(given.dtype)) % 4 === 0;
-      const t = copies ? given : apply(findOp("copy"), [given], {} as never)[0]!;
+      const t = copies ? given : apply(findOp("copy"), [given], {} as never)[0];
       recorder.touch(slotOf(t.storage));
-      this.copy(t.storage, t.offset, this.args[i]!.storage, t.size);
+      this.#copy(t.storage, t.offset, this.#args[i].storage, t.size);
     });
     // What can fail comes before the encoder hears of any dispatch.
-    if (!this.compiled) for (const { kernel } of this.steps) void kernel.pipeline;
-    this.compiled = true;
-    for (const slot of this.touched) recorder.touch(slot);
+    if (!this.#compiled) for (const { kernel } of this.#steps) void kernel.pipeline;
+    this.#compiled = true;
+    for (const slot of this.#touched) recorder.touch(slot);
     let pass: GPUComputePassEncoder | null = null;
     let kernel: Kernel | null = null;
-    for (const step of this.steps) {
+    for (const step of this.#steps) {
       const { grid } = step.dispatch;
       const open = recorder.compute(step.dispatch);
       if (step.kernel !== kernel || open !== pass) open.setPipeline(step.kernel.pipeline);
@@ -252,29 +252,29 @@ export class Plan<R> {
       pass = open;
       if (step.uniforms < 0) pass.setBindGroup(0, step.group);
       else {
-        this.offsets[0] = step.uniforms;
-        pass.setBindGroup(0, step.group, this.offsets, 0, 1);
+        this.#offsets[0] = step.uniforms;
+        pass.setBindGroup(0, step.group, this.#offsets, 0, 1);
       }
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
-    for (const storage of this.updated) storage.version++;
-    const result = mapTensors(this.result, (t) => {
-      const copy = new Tensor(this.device.allocate(t.dtype, t.size), t.shape);
+    for (const storage of this.#updated) storage.version++;
+    const result = mapTensors(this.#result, (t) => {
+      const copy = new Tensor(this.#device.allocate(t.dtype, t.size), t.shape);
       if (t.requiresGrad) endHistory(copy);
-      this.copy(t.storage, 0, copy.storage, t.size);
+      this.#copy(t.storage, 0, copy.storage, t.size);
       recorder.touch(slotOf(copy.storage));
       return copy;
     }) as R;
-    recorder.recorded(this.steps.length);
+    recorder.recorded(this.#steps.length);
     return result;
   }
 
-  private copy(from: Storage, offset: number, to: Storage, length: number): void {
+  #copy(from: Storage, offset: number, to: Storage, length: number): void {
     const unit = byteSize(from.dtype);
     const bytes = Math.ceil((length * unit) / 4) * 4;
     const source = slotOf(from);
     const target = slotOf(to);
-    if (bytes > 0) this.device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
+    if (bytes > 0) this.#device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
   }
 }
 

@@ -17,30 +17,33 @@ export interface Slot {
  */
 export class Pool {
   bytesInUse = 0;
-  private bytesIdle = 0;
+  #bytesIdle = 0;
   /** Every slot whose buffer exists. */
   readonly slots = new Set<Slot>();
-  private readonly idle = new Map<number, Slot[]>();
-  private readonly device: GPUDevice;
-  private readonly check: () => void;
-  private nextId = 0;
+  readonly #idle = new Map<number, Slot[]>();
+  readonly #device: GPUDevice;
+  readonly #check: () => void;
+  #nextId = 0;
 
   /** `check` throws what the device has reported since. */
   constructor(device: GPUDevice, check: () => void) {
-    this.device = device;
-    this.check = check;
+    this.#device = device;
+    this.#check = check;
   }
 
   take(bytes: number): Slot {
     const size = sizeClass(bytes);
-    const free = this.idle.get(size)?.pop();
+    const free = this.#idle.get(size)?.pop();
     if (free) {
       this.bytesInUse += size;
-      this.bytesIdle -= size;
+      this.#bytesIdle -= size;
       free.lost = null;
       return free;
     }
-    const limit = Math.min(this.device.limits.maxBufferSize, this.device.limits.maxStorageBufferBindingSize);
+    const limit = Math.min(
+      this.#device.limits.maxBufferSize,
+      this.#device.limits.maxStorageBufferBindingSize,
+    );
     if (size > limit) {
       const mib = (n: number) => `${(n / 2 ** 20).toFixed(0)} MiB`;
       throw new KilnError(
@@ -49,9 +52,9 @@ export class Pool {
       );
     }
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
-    const buffer = this.device.createBuffer({ size, usage });
-    this.check();
-    const slot = { id: this.nextId++, buffer, bytes: size, lastEpoch: -1, lost: null };
+    const buffer = this.#device.createBuffer({ size, usage });
+    this.#check();
+    const slot = { id: this.#nextId++, buffer, bytes: size, lastEpoch: -1, lost: null };
     this.slots.add(slot);
     this.bytesInUse += size;
     return slot;
@@ -59,25 +62,25 @@ export class Pool {
 
   give(slot: Slot): void {
     this.bytesInUse -= slot.bytes;
-    this.bytesIdle += slot.bytes;
-    const list = this.idle.get(slot.bytes);
+    this.#bytesIdle += slot.bytes;
+    const list = this.#idle.get(slot.bytes);
     if (list) list.push(slot);
-    else this.idle.set(slot.bytes, [slot]);
+    else this.#idle.set(slot.bytes, [slot]);
   }
 
   /** Bytes of buffers that exist on the device, used or waiting to be. */
   get bytesReserved(): number {
-    return this.bytesInUse + this.bytesIdle;
+    return this.bytesInUse + this.#bytesIdle;
   }
 
   /** Destroys the idle buffers; call it only when nothing is in flight. */
   trim(): void {
-    for (const slot of [...this.idle.values()].flat()) {
+    for (const slot of [...this.#idle.values()].flat()) {
       slot.buffer.destroy();
       this.slots.delete(slot);
     }
-    this.idle.clear();
-    this.bytesIdle = 0;
+    this.#idle.clear();
+    this.#bytesIdle = 0;
   }
 }
 

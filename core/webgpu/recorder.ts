@@ -24,17 +24,17 @@ export class Recorder {
   readonly ring: GPUBuffer;
   /** Uniform values of the open encoder, written to the ring just before the submit. */
   readonly staging: Uint8Array<ArrayBuffer>;
-  private used = 0;
-  private pending = 0;
-  private encoder: GPUCommandEncoder | null = null;
-  private pass: GPUComputePassEncoder | null = null;
-  private readonly device: GPUDevice;
-  private readonly refused: (epoch: number, error: GPUError) => KilnError;
+  #used = 0;
+  #pending = 0;
+  #encoder: GPUCommandEncoder | null = null;
+  #pass: GPUComputePassEncoder | null = null;
+  readonly #device: GPUDevice;
+  readonly #refused: (epoch: number, error: GPUError) => KilnError;
 
   /** `refused` is told when WebGPU drops the work of an epoch. */
   constructor(device: GPUDevice, refused: (epoch: number, error: GPUError) => KilnError) {
-    this.device = device;
-    this.refused = refused;
+    this.#device = device;
+    this.#refused = refused;
     this.staging = new Uint8Array(ringSlots * uniformSlot);
     this.ring = device.createBuffer({
       size: this.staging.byteLength,
@@ -45,28 +45,28 @@ export class Recorder {
   /** Room for `words` 4-byte uniform values in the open encoder: the byte offset in the ring. */
   uniforms(words: number): number {
     const slots = Math.ceil((words * 4) / uniformSlot);
-    if (this.used + slots > ringSlots) this.flush();
-    const at = this.used * uniformSlot;
-    this.used += slots;
+    if (this.#used + slots > ringSlots) this.flush();
+    const at = this.#used * uniformSlot;
+    this.#used += slots;
     return at;
   }
 
   /** The open compute pass; a new one for the dispatch where passes are stamped. */
   compute(dispatch: Dispatch | null): GPUComputePassEncoder {
-    this.encoder ??= this.device.createCommandEncoder();
+    this.#encoder ??= this.#device.createCommandEncoder();
     if (this.stamp && dispatch) {
-      this.endPass();
-      this.pass = this.encoder.beginComputePass({ timestampWrites: this.stamp(dispatch) });
+      this.#endPass();
+      this.#pass = this.#encoder.beginComputePass({ timestampWrites: this.stamp(dispatch) });
     }
-    this.pass ??= this.encoder.beginComputePass();
-    return this.pass;
+    this.#pass ??= this.#encoder.beginComputePass();
+    return this.#pass;
   }
 
   /** Counts a dispatch just recorded; submits when enough have piled up. */
   recorded(count = 1): void {
     this.dispatches += count;
-    this.pending += count;
-    if (this.pending >= flushEvery) this.flush();
+    this.#pending += count;
+    if (this.#pending >= flushEvery) this.flush();
   }
 
   /** Notes that the open encoder uses a slot; throws where its value was lost. */
@@ -76,41 +76,41 @@ export class Recorder {
   }
 
   copy(from: GPUBuffer, fromOffset: number, to: GPUBuffer, toOffset: number, bytes: number): void {
-    this.endPass();
-    this.encoder ??= this.device.createCommandEncoder();
-    this.encoder.copyBufferToBuffer(from, fromOffset, to, toOffset, bytes);
+    this.#endPass();
+    this.#encoder ??= this.#device.createCommandEncoder();
+    this.#encoder.copyBufferToBuffer(from, fromOffset, to, toOffset, bytes);
   }
 
   flush(): void {
-    this.endPass();
-    if (this.used > 0) {
-      this.device.queue.writeBuffer(this.ring, 0, this.staging, 0, this.used * uniformSlot);
-      this.used = 0;
+    this.#endPass();
+    if (this.#used > 0) {
+      this.#device.queue.writeBuffer(this.ring, 0, this.staging, 0, this.#used * uniformSlot);
+      this.#used = 0;
     }
-    if (!this.encoder) return;
+    if (!this.#encoder) return;
     // One invalid command drops the whole buffer: without a scope of its own nobody could say which work was lost.
-    this.device.pushErrorScope("validation");
-    this.device.queue.submit([this.encoder.finish()]);
-    this.verify(this.epoch, this.device.popErrorScope());
-    this.encoder = null;
-    this.pending = 0;
+    this.#device.pushErrorScope("validation");
+    this.#device.queue.submit([this.#encoder.finish()]);
+    this.#verify(this.epoch, this.#device.popErrorScope());
+    this.#encoder = null;
+    this.#pending = 0;
     this.epoch++;
     this.submits++;
   }
 
-  private verify(epoch: number, popped: Promise<GPUError | null>): void {
+  #verify(epoch: number, popped: Promise<GPUError | null>): void {
     const before = this.verified;
     this.verified = popped.then(
       async (error) => {
         await before;
-        return error && this.refused(epoch, error);
+        return error && this.#refused(epoch, error);
       },
       () => null, // the device is lost, which reads say by themselves
     );
   }
 
-  private endPass(): void {
-    this.pass?.end();
-    this.pass = null;
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = null;
   }
 }

@@ -39,17 +39,17 @@ const rounds = 3;
 export class Tuner {
   /** Whether `settle` measures; choices that are known are used all the same. */
   measures: boolean;
-  private readonly store: Remembered<TunedChoices> | null;
-  private readonly choices: TunedChoices;
-  private readonly open = new Map<string, Question>();
+  readonly #store: Remembered<TunedChoices> | null;
+  readonly #choices: TunedChoices;
+  readonly #open = new Map<string, Question>();
   /** Questions whose options do not all compile here: the variant decides by itself. */
-  private readonly unmeasurable = new Set<string>();
-  private settling: Promise<void> | null = null;
+  readonly #unmeasurable = new Set<string>();
+  #settling: Promise<void> | null = null;
 
   constructor(measures: boolean, store: Remembered<TunedChoices> | null) {
     this.measures = measures;
-    this.store = store;
-    this.choices = store?.load() ?? {};
+    this.#store = store;
+    this.#choices = store?.load() ?? {};
   }
 
   /** The option to plan a call with; undefined leaves it to the variant. */
@@ -57,11 +57,11 @@ export class Tuner {
     const asked = variant.tune?.(call);
     if (!asked) return undefined;
     const key = `${op.name}/${variant.name} ${call.inputs.map((t) => t.dtype).join()} ${asked.shapeClass}`;
-    const known = this.choices[key]?.option;
+    const known = this.#choices[key]?.option;
     if (known !== undefined && asked.options.includes(known)) return known;
-    if (this.measures && asked.options.length > 1 && !this.open.has(key) && !this.unmeasurable.has(key)) {
+    if (this.measures && asked.options.length > 1 && !this.#open.has(key) && !this.#unmeasurable.has(key)) {
       const { inputs, outputs, attrs } = call;
-      this.open.set(key, {
+      this.#open.set(key, {
         key,
         op,
         variant,
@@ -79,23 +79,23 @@ export class Tuner {
    * meanwhile waits for the same measurements: side by side they would disturb each other.
    */
   async settle(device: WebGpuDevice): Promise<boolean> {
-    if (this.open.size === 0 || device.trace) return false;
-    this.settling ??= this.answer(device).finally(() => {
-      this.settling = null;
+    if (this.#open.size === 0 || device.trace) return false;
+    this.#settling ??= this.#answer(device).finally(() => {
+      this.#settling = null;
     });
-    await this.settling;
+    await this.#settling;
     return true;
   }
 
-  private async answer(device: WebGpuDevice): Promise<void> {
-    for (const question of this.open.values()) {
+  async #answer(device: WebGpuDevice): Promise<void> {
+    for (const question of this.#open.values()) {
       const microseconds = await measure(device, question);
       const best = Object.entries(microseconds ?? {}).sort((a, b) => a[1] - b[1])[0];
       if (microseconds && best) {
-        this.choices[question.key] = { option: best[0], microseconds };
-        this.store?.save(this.choices); // at once: a process that is stopped meanwhile has not measured in vain
-      } else this.unmeasurable.add(question.key);
-      this.open.delete(question.key);
+        this.#choices[question.key] = { option: best[0], microseconds };
+        this.#store?.save(this.#choices); // at once: a process that is stopped meanwhile has not measured in vain
+      } else this.#unmeasurable.add(question.key);
+      this.#open.delete(question.key);
     }
     device.forgetRecipes();
   }
@@ -128,7 +128,7 @@ async function measure(device: WebGpuDevice, question: Question): Promise<Record
     if (!compiled) return null;
     const run = async (i: number, times: number) => {
       const start = performance.now();
-      for (let t = 0; t < times; t++) emit(device, recipes[i]!, op, inputs, attrs, outputs);
+      for (let t = 0; t < times; t++) emit(device, recipes[i], op, inputs, attrs, outputs);
       await device.sync();
       return (performance.now() - start) / times;
     };
@@ -139,7 +139,7 @@ async function measure(device: WebGpuDevice, question: Question): Promise<Record
     }
     for (let round = 0; round < rounds; round++) {
       for (const [i, option] of options.entries()) {
-        const us = (await run(i, times[i]!)) * 1000;
+        const us = (await run(i, times[i])) * 1000;
         best[option] = Math.min(best[option] ?? Number.POSITIVE_INFINITY, Number(us.toFixed(2)));
       }
     }
@@ -152,7 +152,7 @@ async function measure(device: WebGpuDevice, question: Question): Promise<Record
 /** A tensor of this layout on a buffer large enough for it. Not zeros: chips draw less power on them, and run faster. */
 function materialise(device: WebGpuDevice, { shape, dtype, strides, offset }: TensorMeta): Tensor {
   const reach = shape.reduce(
-    (most, extent, axis) => most + (extent - 1) * Math.max(strides[axis]!, 0),
+    (most, extent, axis) => most + (extent - 1) * Math.max(strides[axis], 0),
     offset,
   );
   const float = dtype === "f32" || dtype === "f16";

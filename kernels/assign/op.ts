@@ -19,7 +19,7 @@ const assign = defineOp<{ add: boolean }>({
   },
   reference([target, source], { add }) {
     source!.data.forEach((value, i) => {
-      target!.data[i] = (add ? target!.data[i]! : 0) + value;
+      target!.data[i] = (add ? target!.data[i] : 0) + value;
     });
   },
   variants: [
@@ -27,7 +27,7 @@ const assign = defineOp<{ add: boolean }>({
       name: "plain",
       file: "assign/assign.wgsl",
       plan({ inputs, attrs, profile }) {
-        const size = numel(inputs[0]!.shape);
+        const size = numel(inputs[0].shape);
         const vec = size % 4 === 0 ? 4 : 1;
         return {
           params: { size: size / vec },

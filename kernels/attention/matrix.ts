@@ -73,7 +73,7 @@ function fits(layout: Layout, pass: AttentionPass, profile: DeviceProfile): bool
 function layoutOf({ profile, inputs }: Call<AttentionAttrs>, pass: AttentionPass): Layout | undefined {
   const { dialect, shapes } = profile.matrix!;
   const kind = pass === "forward" ? "forward" : "backward";
-  const dim = inputs[1]!.shape[3]!;
+  const dim = inputs[1].shape[3];
   for (const shape of shapes) {
     for (const tile of dialect === "emulated" ? emulatedTiles : tiles[kind]) {
       const layout = { shape, tile, dim };
@@ -89,7 +89,7 @@ export const matrixHeads = [32, 64, 96, 128];
 /** f16 heads of these dimensions, and in tests of any that matrices divide. */
 export function suitsMatrix(call: Call<AttentionAttrs>, pass: AttentionPass): boolean {
   const { matrix, subgroupSize } = call.profile;
-  const [dim, dtype] = [call.inputs[1]!.shape[3]!, call.inputs[1]!.dtype];
+  const [dim, dtype] = [call.inputs[1].shape[3], call.inputs[1].dtype];
   if (!matrix || subgroupSize === 0 || dim === 0) return false;
   if (matrix.dialect !== "emulated" && (dtype !== "f16" || !matrixHeads.includes(dim))) return false;
   if (matrix.refused.includes(`${pass === "forward" ? "attention" : "attention_backward"} ${dim}`))

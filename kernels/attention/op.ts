@@ -52,7 +52,7 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
   }
   const extras = [mask, segments].filter((t): t is Tensor => t !== undefined);
   const attrs = { causal, scale, masked: mask !== undefined, segmented: segments !== undefined };
-  return swapMiddle(apply(attentionOp, [query, key, value, ...extras], attrs)[0]!);
+  return swapMiddle(apply(attentionOp, [query, key, value, ...extras], attrs)[0]);
 }
 
 /** [B, X, Y, D] seen as [B, Y, X, D]. */
@@ -141,15 +141,13 @@ export const attentionBackwardOp = defineOp<BackwardAttrs>({
     );
     const like = [b, t, h, d];
     if (
-      [inputs[0]!, inputs[4]!].some(
-        (x) => x.dtype !== dtype || like.some((extent, i) => x.shape[i] !== extent),
-      )
+      [inputs[0], inputs[4]].some((x) => x.dtype !== dtype || like.some((extent, i) => x.shape[i] !== extent))
     ) {
       throw new KilnError(`attention_backward: expected grad and out ${dtype}[${like.join(", ")}]`, {
         code: "shape_mismatch",
       });
     }
-    if (inputs[5]!.dtype !== "f32") throw opError("attention_backward", inputs, "expected lse in f32");
+    if (inputs[5].dtype !== "f32") throw opError("attention_backward", inputs, "expected lse in f32");
     return [
       { shape: like, dtype },
       { shape: [b, s, kv, d], dtype },

@@ -30,15 +30,15 @@ function roles(inputs: readonly TensorMeta[], attrs: AttentionAttrs, backward: b
   const main = backward ? 6 : 3;
   const [query, key, value] = backward ? inputs.slice(1, 4) : inputs;
   const found: Roles = { query: query!, key: key!, value: value! };
-  if (backward) found.grad = inputs[0]!;
-  if (attrs.masked) found.mask = inputs[main]!;
-  if (attrs.segmented) found.segments = inputs[main + (attrs.masked ? 1 : 0)]!;
+  if (backward) found.grad = inputs[0];
+  if (attrs.masked) found.mask = inputs[main];
+  if (attrs.segmented) found.segments = inputs[main + (attrs.masked ? 1 : 0)];
   return found;
 }
 
 /** Strides with those of axes of extent 1 set to 0: that is how broadcast masks repeat, and it never hurts others. */
 function steps(t: TensorMeta): number[] {
-  return t.shape.map((extent, axis) => (extent === 1 ? 0 : t.strides[axis]!));
+  return t.shape.map((extent, axis) => (extent === 1 ? 0 : t.strides[axis]));
 }
 
 /** Whether rows can be read four components at a time. */
@@ -70,7 +70,7 @@ function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean)
     scale: attrs.scale,
   };
   // grad has the layout of the output, [B, T, H, D]; the kernels index it as they do the query.
-  if (grad) params.grad = [0, 2, 1, 3].map((axis) => steps(grad)[axis]!);
+  if (grad) params.grad = [0, 2, 1, 3].map((axis) => steps(grad)[axis]);
   if (mask) params.mask = steps(mask);
   if (segments) params.segments = [...steps(segments), offset(segments)];
   const defines = {
@@ -81,7 +81,7 @@ function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean)
     SEGMENTED: attrs.segmented,
     PAIRS: attrs.masked || attrs.segmented ? 1 : 0,
   };
-  return { params, defines, batches: query.shape[0]!, heads, kvHeads, queries, keys, dim };
+  return { params, defines, batches: query.shape[0], heads, kvHeads, queries, keys, dim };
 }
 
 /** The kernels of a call: the forward one, or the two of the backward one that follow its statistics. */
@@ -97,7 +97,7 @@ export interface Family {
 
 /** What a family's source is specialised by, besides the call's own switches. */
 function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: AttentionPass) {
-  const vectors: Record<string, number> = family.vector ? { HEAD_DIM4: call.inputs[1]!.shape[3]! / 4 } : {};
+  const vectors: Record<string, number> = family.vector ? { HEAD_DIM4: call.inputs[1].shape[3] / 4 } : {};
   return { ...family.defines(call, pass), ...vectors };
 }
 
@@ -129,9 +129,9 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
     TensorMeta,
     TensorMeta,
   ];
-  const lseGrad = attrs.lseGrad ? call.inputs[call.inputs.length - 1]! : undefined;
+  const lseGrad = attrs.lseGrad ? call.inputs[call.inputs.length - 1] : undefined;
   const offset = (t?: TensorMeta) => (strided && t ? t.offset : 0);
-  const swapped = (t: TensorMeta) => [0, 2, 1, 3].map((axis) => steps(t)[axis]!);
+  const swapped = (t: TensorMeta) => [0, 2, 1, 3].map((axis) => steps(t)[axis]);
   const extras = [...(attrs.masked ? [6] : []), ...(attrs.segmented ? [attrs.masked ? 7 : 6] : [])];
   const main = ["in0", "in1", "in2", "in3", "tmp0", ...extras.map((i) => `in${i}` as const)] as const;
   const delta: Pass = {
@@ -177,7 +177,7 @@ const plain: Family = {
 /** Queries a lane owns: two share each load and broadcast, as long as their rows stay in registers. */
 function laneRows(call: Call<AttentionAttrs>, pass: AttentionPass): number {
   // Two as long as the unrolled body stays small: compilers of software adapters take seconds for thousands of lines.
-  return pass === "forward" && call.profile.subgroupSize * call.inputs[0]!.shape[3]! <= 128 ? 2 : 1;
+  return pass === "forward" && call.profile.subgroupSize * call.inputs[0].shape[3] <= 128 ? 2 : 1;
 }
 
 /** One subgroup a workgroup, rows handed round by broadcasts. */
@@ -194,7 +194,7 @@ const lanes: Family = {
     const mask = call.inputs[pass === "forward" ? 3 : 6];
     return {
       ROWS: laneRows(call, pass),
-      MOVED: call.inputs[1]!.shape[3]! / 4 - 1,
+      MOVED: call.inputs[1].shape[3] / 4 - 1,
       // A mask that is the same for all queries, and segments, travel by broadcast like the keys.
       KEY_MASK: masked && mask!.shape[2] === 1,
       RANGES: segmented,
@@ -204,7 +204,7 @@ const lanes: Family = {
 
 /** Software adapters with subgroups, and heads that their registers, and their compilers' patience, hold. */
 function lanesFit(call: Call<AttentionAttrs>): boolean {
-  const dim = call.inputs[1]!.shape[3]!;
+  const dim = call.inputs[1].shape[3];
   const { subgroupSize } = call.profile;
   return subgroupSize > 0 && subgroupSize <= 16 && dim % 4 === 0 && subgroupSize * dim <= 512;
 }

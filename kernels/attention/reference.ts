@@ -20,8 +20,8 @@ function problem(
 ): Problem {
   const [batches, heads, queries, dim] = query.shape as [number, number, number, number];
   const [, kvHeads, keys] = key.shape as [number, number, number];
-  const mask = attrs.masked ? extras[0]! : null;
-  const segments = attrs.segmented ? extras[attrs.masked ? 1 : 0]! : null;
+  const mask = attrs.masked ? extras[0] : null;
+  const segments = attrs.segmented ? extras[attrs.masked ? 1 : 0] : null;
   const visible: Problem["visible"] = (b, h, i, j) => {
     if (attrs.causal && j > i) return false;
     if (segments && segments.data[b * queries + i] !== segments.data[b * queries + j]) return false;
@@ -30,13 +30,13 @@ function problem(
     const row = ((mb === 1 ? 0 : b) * mh + (mh === 1 ? 0 : h)) * mt + (mt === 1 ? 0 : i);
     return mask.data[row * keys + j] !== 0;
   };
-  const at: Problem["at"] = (t, b, h, p) => ((b * t.shape[1]! + h) * t.shape[2]! + p) * dim;
+  const at: Problem["at"] = (t, b, h, p) => ((b * t.shape[1] + h) * t.shape[2] + p) * dim;
   return { batches, heads, group: heads / kvHeads, queries, keys, dim, at, visible };
 }
 
 function dot(a: Float64Array, i: number, b: Float64Array, j: number, length: number): number {
   let sum = 0;
-  for (let c = 0; c < length; c++) sum += a[i + c]! * b[j + c]!;
+  for (let c = 0; c < length; c++) sum += a[i + c] * b[j + c];
   return sum;
 }
 
@@ -71,8 +71,8 @@ export function attentionForward(
     const total = scores.reduce((sum, s) => sum + Math.exp(s - top), 0);
     const row = ((b * p.queries + i) * p.heads + h) * p.dim;
     seen.forEach((j, n) => {
-      const weight = Math.exp(scores[n]! - top) / total;
-      for (let c = 0; c < p.dim; c++) out.data[row + c]! += weight * value.data[p.at(value, b, kv, j) + c]!;
+      const weight = Math.exp(scores[n] - top) / total;
+      for (let c = 0; c < p.dim; c++) out.data[row + c] += weight * value.data[p.at(value, b, kv, j) + c];
     });
     lse.data[(b * p.heads + h) * p.queries + i] = top + Math.log(total);
   });
@@ -94,7 +94,7 @@ export function attentionBackward(
     ...RefTensor[],
   ];
   const [dq, dk, dv] = outputs as [RefTensor, RefTensor, RefTensor];
-  const lseGrad = attrs.lseGrad ? extras[extras.length - 1]! : null;
+  const lseGrad = attrs.lseGrad ? extras[extras.length - 1] : null;
   const p = problem(query, key, extras, attrs);
   forEachRow(p, (b, h, i) => {
     const kv = Math.floor(h / p.group);
@@ -107,13 +107,13 @@ export function attentionBackward(
       if (!p.visible(b, h, i, j)) continue;
       const k = p.at(key, b, kv, j);
       const v = p.at(value, b, kv, j);
-      const weight = Math.exp(attrs.scale * dot(query.data, q, key.data, k, p.dim) - lse.data[stat]!);
+      const weight = Math.exp(attrs.scale * dot(query.data, q, key.data, k, p.dim) - lse.data[stat]);
       const ds = attrs.scale * weight * (dot(g, 0, value.data, v, p.dim) - delta);
       const row = ((b * p.keys + j) * (p.heads / p.group) + kv) * p.dim;
       for (let c = 0; c < p.dim; c++) {
-        dq.data[o + c]! += ds * key.data[k + c]!;
-        dk.data[row + c]! += ds * query.data[q + c]!;
-        dv.data[row + c]! += weight * g[c]!;
+        dq.data[o + c] += ds * key.data[k + c];
+        dk.data[row + c] += ds * query.data[q + c];
+        dv.data[row + c] += weight * g[c];
       }
     }
   });

@@ -63,7 +63,7 @@ export function memoryOf({ rows, columns }: Tile, dim: number, pass: AttentionPa
 }
 
 function fits({ profile, inputs }: Call<AttentionAttrs>, pass: AttentionPass, tile: Tile): boolean {
-  const dim = inputs[1]!.shape[3]!;
+  const dim = inputs[1].shape[3];
   const sums = tile.each * shareOf(tile, dim) * (pass === "dkv" ? 2 : 1);
   return (
     (tile.rows / tile.each) * tile.columns <= profile.maxWorkgroupSize &&
@@ -85,12 +85,12 @@ function tilesOf(call: Call<AttentionAttrs>, pass: AttentionPass): readonly Tile
 
 function tileOf(call: Call<AttentionAttrs>, pass: AttentionPass, option?: string): Tile {
   const all = tilesOf(call, pass);
-  return all.find((tile) => nameOf(tile) === option) ?? all[0]!;
+  return all.find((tile) => nameOf(tile) === option) ?? all[0];
 }
 
 /** Heads of up to 128 components, by four; on software adapters of up to 24, whose kernels compile in a second. */
 export function suitsTiles(call: Call<AttentionAttrs>, pass: AttentionPass): boolean {
-  const dim = call.inputs[1]!.shape[3]!;
+  const dim = call.inputs[1].shape[3];
   const most = call.profile.class === "gpu" ? 128 : 24;
   return dim > 0 && dim % 4 === 0 && dim <= most && tilesOf(call, pass).length > 0;
 }
@@ -102,7 +102,7 @@ export function tuneTiles(call: Call<AttentionAttrs>, pass: "forward" | "dkv") {
   const near = (n: number) => 2 ** Math.round(Math.log2(Math.max(n, 1)));
   const [batch, heads, queries, dim] = query!.shape as [number, number, number, number];
   const pairs = `${attrs.causal ? " causal" : ""}${attrs.masked ? " mask" : ""}${attrs.segmented ? " segments" : ""}`;
-  const size = `${near(batch * heads)}x${near(queries)}x${near(key!.shape[2]!)}x${dim}`;
+  const size = `${near(batch * heads)}x${near(queries)}x${near(key!.shape[2])}x${dim}`;
   return { shapeClass: size + pairs, options: tilesOf(call, pass).map(nameOf) };
 }
 
@@ -121,7 +121,7 @@ export function tiles(option?: string): Family {
         ...(pass === "forward" && { EACH4: tile.each / 4 }),
         STRIPS: tile.rows / tile.each,
         COLUMNS: tile.columns,
-        SHARE: shareOf(tile, call.inputs[1]!.shape[3]!),
+        SHARE: shareOf(tile, call.inputs[1].shape[3]),
       };
     },
   };

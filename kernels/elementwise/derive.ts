@@ -17,12 +17,12 @@ function visit(e: Expr, by: string, known: Map<string, Expr>): Expr {
   if (before) return before;
   const spec = functions[e.fn];
   if (!spec) throw new Error(`the formula language has no function ${e.fn}`);
-  const bound = new Map(e.args.map((arg, i) => [letters[i]!, arg]));
+  const bound = new Map(e.args.map((arg, i) => [letters[i], arg]));
   let sum = number(0);
   e.args.forEach((arg, i) => {
     const inner = visit(arg, by, known);
     if (inner.kind === "number" && inner.value === 0) return;
-    sum = call("+", sum, chain(substitute(rule(spec.derivatives[i]!), bound), inner));
+    sum = call("+", sum, chain(substitute(rule(spec.derivatives[i]), bound), inner));
   });
   known.set(key, sum);
   return sum;

@@ -19,7 +19,7 @@ export function compileClosure(
     const slot = slots.indexOf(e.name);
     if (slot < 0)
       throw new Error(`the formula reads ${e.name}, which is not among its inputs ${slots.join(", ")}`);
-    return (values) => values[slot]!;
+    return (values) => values[slot];
   }
   const inFloat = functions[e.fn]?.f;
   if (!inFloat) throw new Error(`the formula language has no function ${e.fn}`);
@@ -46,12 +46,12 @@ export function evaluate(program: Program, inputs: readonly RefTensor[], out: Re
   const cells = inputs.map(() => 0);
   const index = new Array<number>(rank).fill(0);
   for (let i = 0; i < out.data.length; i++) {
-    for (let k = 0; k < cells.length; k++) values[k] = inputs[k]!.data[cells[k]!]!;
+    for (let k = 0; k < cells.length; k++) values[k] = inputs[k].data[cells[k]];
     out.data[i] = store(f(values));
     for (let axis = rank - 1; axis >= 0; axis--) {
-      const wraps = ++index[axis]! === out.shape[axis];
-      const steps = wraps ? 1 - index[axis]! : 1;
-      for (let k = 0; k < cells.length; k++) cells[k]! += steps * strides[k]![axis]!;
+      const wraps = ++index[axis] === out.shape[axis];
+      const steps = wraps ? 1 - index[axis] : 1;
+      for (let k = 0; k < cells.length; k++) cells[k] += steps * strides[k][axis];
       if (!wraps) break;
       index[axis] = 0;
     }

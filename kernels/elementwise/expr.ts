@@ -50,7 +50,7 @@ export function call(fn: string, ...args: Expr[]): Expr {
   if (fn === "+") {
     if (isNumber(a, 0)) return b;
     if (isNumber(b, 0)) return a;
-    if (b.kind === "call" && b.fn === "neg") return call("-", a, b.args[0]!);
+    if (b.kind === "call" && b.fn === "neg") return call("-", a, b.args[0]);
   } else if (fn === "-") {
     if (isNumber(b, 0)) return a;
     if (isNumber(a, 0)) return call("neg", b);
@@ -64,8 +64,8 @@ export function call(fn: string, ...args: Expr[]): Expr {
     if (isNumber(b, 1)) return a;
   } else if (fn === "neg") {
     if (a.kind === "number") return number(0 - a.value);
-    if (a.kind === "call" && a.fn === "neg") return a.args[0]!;
-  } else if (fn === "where" && print(b) === print(args[2]!)) return b;
+    if (a.kind === "call" && a.fn === "neg") return a.args[0];
+  } else if (fn === "where" && print(b) === print(args[2])) return b;
   const folded = fold(fn, a, b);
   return folded === null ? { kind: "call", fn, args } : number(folded);
 }
@@ -98,7 +98,7 @@ export function parse(text: string): Expr {
     for (;;) {
       const precedence = PRECEDENCE[tokens[at] ?? ""] ?? 0;
       if (precedence < level || precedence === 0) return left;
-      const fn = tokens[at++]!;
+      const fn = tokens[at++];
       left = call(fn, left, binary(precedence + 1));
     }
   }

@@ -23,7 +23,7 @@ export const maxAxes = 8;
 const quads = (w: Walk) => Math.ceil(w.shape.length / 4);
 
 export function walk({ inputs, outputs }: Pick<Call<unknown>, "inputs" | "outputs">): Walk {
-  const { shape: full } = outputs[0]!;
+  const { shape: full } = outputs[0];
   const own = contiguousStrides(full);
   const { shape, strides } = collapseAxes(full, [
     own,
@@ -33,8 +33,8 @@ export function walk({ inputs, outputs }: Pick<Call<unknown>, "inputs" | "output
   const last = shape.length - 1;
   const starts = inputs.map((t) => t.offset);
   // A flat walk may run past the end: allocations are padded, and what lies there reaches no result.
-  const divides = last === 0 || shape[last]! % 4 === 0;
-  const aligned = strides.every((s, k) => isSplat(s) || (s[last] === 1 && isAligned(s, starts[k]!)));
+  const divides = last === 0 || shape[last] % 4 === 0;
+  const aligned = strides.every((s, k) => isSplat(s) || (s[last] === 1 && isAligned(s, starts[k])));
   if (!divides || !aligned) return { shape, strides, starts, single: inputs.map(() => true), width: 1 };
   const single = strides.map(isSplat);
   return {
@@ -61,7 +61,7 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
   const { profile, inputs, outputs } = call;
   const w = walk(call);
   const workgroup = Math.min(profile.maxWorkgroupSize, profile.class === "gpu" ? 256 : 64);
-  const chunks = numel(outputs[0]!.shape) === 0 ? 0 : numel(w.shape);
+  const chunks = numel(outputs[0].shape) === 0 ? 0 : numel(w.shape);
   const defines = { WG: workgroup, ...definesOf(program, w, flat, inputs.length) };
   const pad = (list: readonly number[]) => [
     ...list,
@@ -218,23 +218,23 @@ function show(e: Expr, compute: ComputeType, text: (e: Expr) => string): string 
   if (e.kind === "number") return literal(e.value, compute);
   if (e.kind === "name") return e.name;
   if (isBoolean(e)) return `V(${condition(e, compute, text)})`;
-  if (e.fn === "neg") return compute === "u32" ? `(V(0) - ${text(e.args[0]!)})` : `(-${text(e.args[0]!)})`;
+  if (e.fn === "neg") return compute === "u32" ? `(V(0) - ${text(e.args[0])})` : `(-${text(e.args[0])})`;
   if (e.fn === "where") {
     const [mask, yes, no] = e.args;
     return `select(${text(no!)}, ${text(yes!)}, ${condition(mask!, compute, text)})`;
   }
-  if (isOperator(e.fn)) return `(${text(e.args[0]!)} ${e.fn} ${text(e.args[1]!)})`;
+  if (isOperator(e.fn)) return `(${text(e.args[0])} ${e.fn} ${text(e.args[1])})`;
   // Integers are whole already, and what has no sign is 0 or more.
-  if (compute !== "f32" && (e.fn === "floor" || e.fn === "round")) return text(e.args[0]!);
-  if (compute === "u32" && e.fn === "sign") return `min(${text(e.args[0]!)}, V(1))`;
+  if (compute !== "f32" && (e.fn === "floor" || e.fn === "round")) return text(e.args[0]);
+  if (compute === "u32" && e.fn === "sign") return `min(${text(e.args[0])}, V(1))`;
   return `${wgslName(e.fn, compute)}(${e.args.map(text).join(", ")})`;
 }
 
 /** An expression as WGSL bool: comparisons as they are, numbers by being non-zero. */
 function condition(e: Expr, compute: ComputeType, text: (e: Expr) => string): string {
   if (e.kind !== "call" || !isBoolean(e)) return `(${text(e)} != V(0))`;
-  if (isComparison(e)) return comparison(e.fn, text(e.args[0]!), text(e.args[1]!), compute);
-  return `${wgslName(e.fn, compute)}(${text(e.args[0]!)})`;
+  if (isComparison(e)) return comparison(e.fn, text(e.args[0]), text(e.args[1]), compute);
+  return `${wgslName(e.fn, compute)}(${text(e.args[0])})`;
 }
 
 /** With NaN on either side as IEEE 754 has it; integers have none. */

@@ -160,24 +160,24 @@ export function formula(
   const used = tensors.map((_, i) => `x${i}`).filter((n) => read.has(n));
   const usedScalars = scalars.map((_, i) => `s${i}`).filter((n) => read.has(n));
   const compact = substitute(expr, renaming(used, usedScalars));
-  const given = used.map((n) => tensors[Number(n.slice(1))]!);
+  const given = used.map((n) => tensors[Number(n.slice(1))]);
   const common = promote(
     "fused",
     given.map((t) => t.dtype),
   );
   const attrs: FusedAttrs = {
     expr: print(compact),
-    scalars: usedScalars.map((n) => scalars[Number(n.slice(1))]!),
+    scalars: usedScalars.map((n) => scalars[Number(n.slice(1))]),
     dtype: dtype ?? common,
     compute: computeType(common, compact),
   };
-  return apply(fused, given, attrs)[0]!;
+  return apply(fused, given, attrs)[0];
 }
 
 /** The program of any elementwise op's call, for fusing chains; null for other ops. */
 export function elementwiseProgram(op: string, dtypes: readonly DType[], attrs: unknown): Program | null {
   if (op === "fused") return programOfFused(attrs as FusedAttrs);
-  if (op === "cast") return castProgram(dtypes[0]!, (attrs as { dtype: DType }).dtype);
+  if (op === "cast") return castProgram(dtypes[0], (attrs as { dtype: DType }).dtype);
   const row = rows.get(op);
   return row ? programOf(row, dtypes, attrs as NumberArguments) : null;
 }
@@ -219,7 +219,7 @@ function checkArguments(row: Row, inputs: readonly OutputMeta[], attrs: NumberAr
     throw opError(row.name, inputs, `expected tensors ${expected.join(", ")}`);
   for (const mask of row.masks ?? []) {
     const at = expected.indexOf(mask);
-    if (at >= 0 && inputs[at]!.dtype !== "bool") throw opError(row.name, inputs, `${mask} must be bool`);
+    if (at >= 0 && inputs[at].dtype !== "bool") throw opError(row.name, inputs, `${mask} must be bool`);
   }
 }
 
@@ -229,11 +229,11 @@ export function elementwise(op: string, args: readonly (Tensor | number)[]): Ten
   const attrs: Record<string, number> = {};
   const tensors: Tensor[] = [];
   args.forEach((arg, i) => {
-    if (typeof arg === "number") attrs[row.args[i]!] = arg;
+    if (typeof arg === "number") attrs[row.args[i]] = arg;
     else if (arg instanceof Tensor) tensors.push(arg);
     else throw new KilnError(`${op}: ${row.args[i]} must be a tensor or a number, not ${describe(arg)}`);
   });
-  return apply(ops.get(op)!, tensors, attrs)[0]!;
+  return apply(ops.get(op)!, tensors, attrs)[0];
 }
 
 /** The formula in i32 where both dtypes are integers, in f32 otherwise. */
@@ -249,9 +249,9 @@ export const castOp: Op<{ dtype: DType }> = defineOp<{ dtype: DType }>({
     checkDType("cast", dtype);
     return [{ shape: inferShape("cast", inputs), dtype }];
   },
-  reference: (inputs, { dtype }, [out]) => evaluate(castProgram(inputs[0]!.dtype, dtype), inputs, out!),
-  gradient: ({ inputs, needs }, [dy]) => [needs[0] ? castTo(dy!, inputs[0]!.dtype) : null],
-  variants: variantsOf(({ inputs, attrs }) => castProgram(inputs[0]!.dtype, attrs.dtype)),
+  reference: (inputs, { dtype }, [out]) => evaluate(castProgram(inputs[0].dtype, dtype), inputs, out!),
+  gradient: ({ inputs, needs }, [dy]) => [needs[0] ? castTo(dy!, inputs[0].dtype) : null],
+  variants: variantsOf(({ inputs, attrs }) => castProgram(inputs[0].dtype, attrs.dtype)),
   secondOrder: true,
   samples: () => [
     { name: "f32 to i32", inputs: [{ shape: [3, 7], range: [-9, 9] }], attrs: { dtype: "i32" } },
@@ -265,20 +265,20 @@ export const castOp: Op<{ dtype: DType }> = defineOp<{ dtype: DType }>({
 /** The tensor itself where it already has the dtype. */
 export function castTo(x: Tensor, dtype: DType): Tensor {
   rankOf("cast", x);
-  return x.dtype === dtype ? x : apply(castOp, [x], { dtype })[0]!;
+  return x.dtype === dtype ? x : apply(castOp, [x], { dtype })[0];
 }
 
 function samplesOf(row: Row): Sample<NumberArguments>[] {
   const attrs = row.numbers ?? {};
   const tensors = tensorArguments(row, attrs);
   const input = (shape: Shape, i: number, layout?: SampleInput["layout"]): SampleInput => {
-    const at = row.args.indexOf(tensors[i]!);
-    if (row.masks?.includes(tensors[i]!)) return { shape, dtype: "bool", layout };
+    const at = row.args.indexOf(tensors[i]);
+    if (row.masks?.includes(tensors[i])) return { shape, dtype: "bool", layout };
     return { shape, range: row.ranges?.[at] ?? row.ranges?.[0] ?? [-2, 2], layout };
   };
   const make = (label: string, shapes: Shape[], layout?: SampleInput["layout"]): Sample<NumberArguments> => ({
     name: label,
-    inputs: tensors.map((_, i) => input(shapes[i % shapes.length]!, i, layout)),
+    inputs: tensors.map((_, i) => input(shapes[i % shapes.length], i, layout)),
     attrs,
     rtol: 1e-4,
   });

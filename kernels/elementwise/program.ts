@@ -23,7 +23,7 @@ const order: readonly DType[] = ["bool", "u32", "i32", "f16", "f32"];
 export function promote(op: string, dtypes: readonly DType[]): DType {
   if (dtypes.includes("u32") && dtypes.includes("i32"))
     throw new KilnError(`${op}: no dtype holds both u32 and i32; cast one of the tensors`);
-  return order[Math.max(0, ...dtypes.map((d) => order.indexOf(d)))]!;
+  return order[Math.max(0, ...dtypes.map((d) => order.indexOf(d)))];
 }
 
 /** The names of a row's arguments that are tensors: those that the attributes do not give as numbers. */
@@ -56,7 +56,7 @@ export function programOf(
     bodies.set(key, expr);
   }
   const isValue = (arg: string) => !row.masks?.includes(arg);
-  const valueDtypes = dtypes.filter((_, i) => isValue(tensors[i]!));
+  const valueDtypes = dtypes.filter((_, i) => isValue(tensors[i]));
   const valueNumbers = numbers.filter(isValue).map((arg) => attrs[arg] as number);
   const { dtype, compute } = resolve(row, expr, valueDtypes, valueNumbers);
   return { expr, scalars: numbers.map((arg) => attrs[arg] as number), dtype, compute };

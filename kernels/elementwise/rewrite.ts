@@ -48,71 +48,71 @@ export function fuseElementwise(calls: TracedCall[], live: ReadonlySet<Storage>)
 }
 
 class Trace {
-  private readonly live: ReadonlySet<Storage>;
-  private readonly entries = new Set<Entry>();
-  private readonly readers = new Map<Storage, Set<Entry>>();
+  readonly #live: ReadonlySet<Storage>;
+  readonly #entries = new Set<Entry>();
+  readonly #readers = new Map<Storage, Set<Entry>>();
   /** When each storage is updated in place. */
-  private readonly updates = new Map<Storage, number[]>();
+  readonly #updates = new Map<Storage, number[]>();
 
   constructor(calls: readonly TracedCall[], live: ReadonlySet<Storage>) {
-    this.live = live;
+    this.#live = live;
     calls.forEach((call, at) => {
       const entry = { at, call, program: programOf(call) };
-      this.entries.add(entry);
-      this.reads(entry, true);
+      this.#entries.add(entry);
+      this.#reads(entry, true);
       for (const i of mutatedInputs(call.op, call.inputs.length)) {
-        const { storage } = call.inputs[i]!;
-        const before = this.updates.get(storage);
+        const { storage } = call.inputs[i];
+        const before = this.#updates.get(storage);
         if (before) before.push(at);
-        else this.updates.set(storage, [at]);
+        else this.#updates.set(storage, [at]);
       }
     });
   }
 
   calls(): TracedCall[] {
-    return [...this.entries].map((entry) => entry.call);
+    return [...this.#entries].map((entry) => entry.call);
   }
 
   /** Tries every call once; whether one was merged away. */
   sweep(): boolean {
-    const before = this.entries.size;
-    for (const entry of [...this.entries]) {
+    const before = this.#entries.size;
+    for (const entry of [...this.#entries]) {
       if (!entry.program) continue;
-      const made = entry.call.outputs[0]!;
-      const readers = [...(this.readers.get(made.storage) ?? [])];
-      const stays = this.live.has(made.storage) || this.updates.has(made.storage) || made.size === 0;
-      if (stays || readers.length === 0 || !readers.every((reader) => this.canWait(entry, reader))) continue;
+      const made = entry.call.outputs[0];
+      const readers = [...(this.#readers.get(made.storage) ?? [])];
+      const stays = this.#live.has(made.storage) || this.#updates.has(made.storage) || made.size === 0;
+      if (stays || readers.length === 0 || !readers.every((reader) => this.#canWait(entry, reader))) continue;
       const inputs = aliased(entry, readers) ?? null;
       const bodies = inputs ? null : merged(entry, readers);
       if (!inputs && !bodies) continue;
       readers.forEach((reader, i) => {
-        if (inputs) this.replace(reader, { ...reader.call, inputs: inputs[i]! }, reader.program);
-        else this.replace(reader, fusedCall(bodies![i]!, reader.call), bodies![i]!.program);
+        if (inputs) this.#replace(reader, { ...reader.call, inputs: inputs[i] }, reader.program);
+        else this.#replace(reader, fusedCall(bodies![i], reader.call), bodies![i].program);
       });
-      this.reads(entry, false);
-      this.entries.delete(entry);
+      this.#reads(entry, false);
+      this.#entries.delete(entry);
     }
-    return this.entries.size < before;
+    return this.#entries.size < before;
   }
 
   /** Whether what `entry` reads is still the same when `reader` runs. */
-  private canWait(entry: Entry, reader: Entry): boolean {
+  #canWait(entry: Entry, reader: Entry): boolean {
     return entry.call.inputs.every((t) =>
-      (this.updates.get(t.storage) ?? []).every((at) => at < entry.at || at > reader.at),
+      (this.#updates.get(t.storage) ?? []).every((at) => at < entry.at || at > reader.at),
     );
   }
 
-  private replace(entry: Entry, call: TracedCall, program: Program | null): void {
-    this.reads(entry, false);
+  #replace(entry: Entry, call: TracedCall, program: Program | null): void {
+    this.#reads(entry, false);
     entry.call = call;
     entry.program = program;
-    this.reads(entry, true);
+    this.#reads(entry, true);
   }
 
-  private reads(entry: Entry, does: boolean): void {
+  #reads(entry: Entry, does: boolean): void {
     for (const { storage } of entry.call.inputs) {
-      const readers = this.readers.get(storage) ?? new Set();
-      this.readers.set(storage, readers);
+      const readers = this.#readers.get(storage) ?? new Set();
+      this.#readers.set(storage, readers);
       if (does) readers.add(entry);
       else readers.delete(entry);
     }
@@ -140,7 +140,7 @@ function fusedCall({ program, inputs }: Body, { outputs }: TracedCall): TracedCa
 /** The readers' inputs with the copied tensor in place of its copy, or null where `entry` is no plain copy. */
 function aliased({ call, program }: Entry, readers: readonly Entry[]): Tensor[][] | null {
   const [source] = call.inputs;
-  const made = call.outputs[0]!;
+  const made = call.outputs[0];
   const copies = call.inputs.length === 1 && program!.expr.kind === "name" && program!.expr.name === "x0";
   if (!copies || source!.dtype !== made.dtype || source!.size !== made.size || !source!.contiguous)
     return null;
@@ -165,13 +165,13 @@ function merged(entry: Entry, readers: readonly Entry[]): Body[] | null {
 }
 
 function mergedInto({ call, program }: Entry, { call: inner, program: innerProgram }: Entry): Body | null {
-  const made = inner.outputs[0]!;
+  const made = inner.outputs[0];
   let body = compact({ program: program!, inputs: call.inputs });
   for (;;) {
     const { inputs } = body;
     const at = inputs.findIndex((t) => t.storage === made.storage);
     if (at < 0) break;
-    const through = readThrough(inputs[at]!, made, inner.inputs);
+    const through = readThrough(inputs[at], made, inner.inputs);
     const whole =
       through && fuseInto(body.program, at, asOperand(innerProgram!, body.program), inputs.length);
     if (!through || !whole) return null;
@@ -200,7 +200,7 @@ function asOperand(inner: Program, outer: Program): Program {
 function isTruth(e: Expr): boolean {
   if (e.kind !== "call") return isNumber(e, 0) || isNumber(e, 1);
   if (e.fn === "*") return e.args.every(isTruth);
-  if (e.fn === "where") return isTruth(e.args[1]!) && isTruth(e.args[2]!);
+  if (e.fn === "where") return isTruth(e.args[1]) && isTruth(e.args[2]);
   return isComparison(e) || e.fn === "isnan" || e.fn === "isfinite";
 }
 
@@ -251,25 +251,25 @@ function readThrough(t: Tensor, made: Tensor, inputs: readonly Tensor[]): readon
   const high = [...first];
   // Per axis of t: the axis of `made` that it walks, and how far a step goes there.
   const walks = t.shape.map((extent, i): [axis: number, step: number] => {
-    const stride = extent === 1 ? 0 : t.strides[i]!;
+    const stride = extent === 1 ? 0 : t.strides[i];
     const axis = steps.findIndex((step) => stride % step === 0);
-    const step = stride / steps[axis]!;
-    (step < 0 ? low : high)[axis]! += step * (extent - 1);
+    const step = stride / steps[axis];
+    (step < 0 ? low : high)[axis] += step * (extent - 1);
     return [axis, step];
   });
-  if (low.some((c) => c < 0) || high.some((c, axis) => c >= shape[axis]!)) return null;
+  if (low.some((c) => c < 0) || high.some((c, axis) => c >= shape[axis])) return null;
   return inputs.map((u, k) =>
     u.view(
       t.shape,
-      walks.map(([axis, step]) => step * theirs[k]![axis]!),
-      first.reduce((at, c, axis) => at + c * theirs[k]![axis]!, u.offset),
+      walks.map(([axis, step]) => step * theirs[k][axis]),
+      first.reduce((at, c, axis) => at + c * theirs[k][axis], u.offset),
     ),
   );
 }
 
 /** Whether computing `entry` again in each place where it is read costs less than storing it once. */
 function pays({ call, program }: Entry, readers: readonly Entry[]): boolean {
-  const made = call.outputs[0]!;
+  const made = call.outputs[0];
   const { size } = made;
   const large = call.inputs.filter((t) => t.size * 2 > size);
   // Reading out of order is as slow as some arithmetic.
@@ -277,7 +277,7 @@ function pays({ call, program }: Entry, readers: readonly Entry[]): boolean {
   const views = readers.flatMap((reader) =>
     reader.call.inputs
       .filter((t, i, all) => t.storage === made.storage && all.findIndex((u) => sameView(u, t)) === i)
-      .map((t) => ({ t, elements: reader.call.outputs[0]!.size })),
+      .map((t) => ({ t, elements: reader.call.outputs[0].size })),
   );
   const elements = views.reduce((sum, view) => sum + view.elements, 0);
   if (size <= dispatchWork / 4 && work * (elements - size) <= dispatchWork) return true;

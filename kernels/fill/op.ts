@@ -16,7 +16,7 @@ export const fill = defineOp<{ shape: Shape; value: number; dtype: DType }>({
       name: "plain",
       file: "fill/fill.wgsl",
       plan({ outputs, attrs, profile }) {
-        const size = numel(outputs[0]!.shape);
+        const size = numel(outputs[0].shape);
         const value = attrs.dtype === "bool" ? Number(attrs.value !== 0) : attrs.value;
         const float = attrs.dtype === "f32" || attrs.dtype === "f16";
         return {

@@ -45,5 +45,5 @@ export function inputNames(attrs: FusedLinearAttrs | FusedQkvAttrs): string[] {
 
 /** The inputs of a call by name. */
 export function byName<T>(inputs: readonly T[], attrs: FusedLinearAttrs | FusedQkvAttrs): Record<string, T> {
-  return Object.fromEntries(inputNames(attrs).map((name, i) => [name, inputs[i]!]));
+  return Object.fromEntries(inputNames(attrs).map((name, i) => [name, inputs[i]]));
 }

@@ -31,7 +31,7 @@ function checkShared(
   if (x?.shape.length !== 2 || !isFloat(x.dtype) || !width) throw fail("expected f32 or f16 x [M, K]");
   const columns = weights.map(({ shape, dtype }) => {
     const [n, k] = attrs.inOut ? [shape[1], shape[0]] : [shape[0], shape[1]];
-    if (shape.length !== 2 || k !== width || dtype !== weights[0]!.dtype || !isFloat(dtype))
+    if (shape.length !== 2 || k !== width || dtype !== weights[0].dtype || !isFloat(dtype))
       throw fail(
         `expected float weights ${attrs.inOut ? "[K, N]" : "[N, K]"} of one dtype with K = ${width}`,
       );
@@ -42,7 +42,7 @@ function checkShared(
       throw fail(`expected the norm's vectors to be float [${width}]`);
   if (normBias && normBias.dtype !== normWeight!.dtype)
     throw fail("expected the norm's vectors to be of one dtype");
-  if (bias && (columns.length > 1 || !sameShape(bias.shape, [columns[0]!]) || !isFloat(bias.dtype)))
+  if (bias && (columns.length > 1 || !sameShape(bias.shape, [columns[0]]) || !isFloat(bias.dtype)))
     throw fail("expected one weight and a float bias with a value for each of its columns");
   return columns;
 }
@@ -67,7 +67,7 @@ export const fusedLinearOp = defineOp<FusedLinearAttrs>({
     if (columns.some((n) => n !== columns[0])) throw fail("expected gate and up of one shape");
     if (chosen && (chosen.dtype !== "i32" || chosen.shape.length !== 1))
       throw fail("expected i32 chosen [M]");
-    const shape = [(chosen ?? x)!.shape[0]!, columns[0]!];
+    const shape = [(chosen ?? x)!.shape[0], columns[0]];
     if (residual && (!sameShape(residual.shape, shape) || !isFloat(residual.dtype)))
       throw fail("expected a residual of the result's shape");
     return [{ shape, dtype: attrs.outDtype ?? x!.dtype }];
@@ -95,15 +95,15 @@ export const fusedQkvOp = defineOp<FusedQkvAttrs>({
     if (!cached || keyCache!.dtype !== valueCache!.dtype || !isFloat(keyCache!.dtype))
       throw fail("expected two float caches [num_blocks, block_size, KV, D], D even");
     const heads = [attrs.heads, kv!, kv!].map((n) => n * dim!);
-    const wanted = attrs.separate ? heads : [heads[0]! + 2 * heads[1]!];
+    const wanted = attrs.separate ? heads : [heads[0] + 2 * heads[1]];
     if (!sameShape(columns, wanted))
       throw fail(`expected weights for ${attrs.heads} and twice ${kv} heads of ${dim}`);
     const [lists, room] = places!.shape;
-    if (places!.dtype !== "i32" || places!.shape.length !== 2 || lists !== 2 || room! < x!.shape[0]!)
+    if (places!.dtype !== "i32" || places!.shape.length !== 2 || lists !== 2 || room! < x!.shape[0])
       throw fail("expected i32 places [2, at least M]: positions and slots");
     if (attrs.rotary && (frequencies!.dtype !== "f32" || !sameShape(frequencies!.shape, [dim! / 2])))
       throw fail("expected f32 inverse frequencies [D / 2]");
-    return [{ shape: [x!.shape[0]!, attrs.heads, dim!], dtype: x!.dtype }];
+    return [{ shape: [x!.shape[0], attrs.heads, dim!], dtype: x!.dtype }];
   },
   reference: qkvReference,
   notDifferentiable: "it serves; training uses norm, linear and rope",
@@ -155,7 +155,7 @@ export function fusedLinear(
     ...(chosen && { chosen: true }),
     ...(inOut && { inOut }),
     ...(outDtype && outDtype !== x.dtype && { outDtype }),
-  })[0]!;
+  })[0];
 }
 
 /** See `fused_qkv`. */
@@ -184,5 +184,5 @@ export function fusedQkv(
     ...(bias && { bias: true }),
     ...(inverseFrequencies && { rotary: true }),
     ...(inOut && { inOut }),
-  })[0]!;
+  })[0];
 }

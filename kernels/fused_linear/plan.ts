@@ -35,13 +35,13 @@ function extents(call: Call<Attrs>, W: number) {
   return {
     given,
     gated,
-    rows: outputs[0]!.shape[0]!,
-    width: x!.shape[1]!,
-    columns: weight0!.shape[axis]!,
+    rows: outputs[0].shape[0],
+    width: x!.shape[1],
+    columns: weight0!.shape[axis],
     parts: parts.map((name) => Math.ceil(columnsOf(name) / (gated ? W : 2 * W))),
     kvHeads,
     half: dim / 2 / W,
-    slots: keyCache ? first! * keyCache.shape[1]! : 0,
+    slots: keyCache ? first! * keyCache.shape[1] : 0,
     span: given.places?.shape[1] ?? 0,
   };
 }
@@ -88,7 +88,7 @@ function definesOf(
     CNORM: cell(type("normWeight")),
     CCACHE: cell(type("keyCache")),
     CRESIDUAL: single(type("residual")),
-    COUT: single(wgslType(outputs[0]!.dtype)),
+    COUT: single(wgslType(outputs[0].dtype)),
     TBIAS: type("bias"),
     FIRST: W === 4 ? ".x" : "",
     ...Object.fromEntries([0, 1, 2].map((p) => [`second${p}`, gated ? "w1" : `w${p}`])),
@@ -102,7 +102,7 @@ function definesOf(
 function normsFirst({ attrs, outputs, inputs, profile }: Call<Attrs>): boolean {
   if (!attrs.norm || profile.class === "gpu" || profile.subgroupSize < 4) return false;
   if ("chosen" in attrs && attrs.chosen) return false;
-  return outputs[0]!.shape[0]! > 16 || inputs[0]!.shape[1]! >= 256;
+  return outputs[0].shape[0] > 16 || inputs[0].shape[1] >= 256;
 }
 
 function planBody(call: Call<Attrs>, body: Body): Lowering {
@@ -161,7 +161,7 @@ const product = "fused_linear/product.wgsl";
 
 /** Rows that share what is loaded of a weight: few kernels, whatever the batch. */
 function rowsFor({ outputs, profile }: Call<Attrs>): number {
-  const rows = outputs[0]!.shape[0]!;
+  const rows = outputs[0].shape[0];
   if (rows === 1) return 1;
   // Sixteen need their rows of x handed round, else these are most of what is loaded.
   return rows > 8 && handsRound(profile) ? 16 : 4;

@@ -26,7 +26,7 @@ function linearSample(
     residual: { shape: [attrs.chosen ? 2 : rows, columns] },
     chosen: { shape: [2], dtype: "i32", values: [rows - 1, 0] },
   };
-  return { name, inputs: inputNames(attrs).map((input) => shapes[input]!), attrs, ...common };
+  return { name, inputs: inputNames(attrs).map((input) => shapes[input]), attrs, ...common };
 }
 
 export function linearSamples(): Sample<FusedLinearAttrs>[] {
@@ -91,7 +91,7 @@ function qkvSample(
     keyCache: { shape: [3, 4, kvHeads, dim] },
     valueCache: { shape: [3, 4, kvHeads, dim] },
   };
-  return { name, inputs: inputNames(all).map((input) => shapes[input]!), attrs: all, ...common };
+  return { name, inputs: inputNames(all).map((input) => shapes[input]), attrs: all, ...common };
 }
 
 export function qkvSamples(): Sample<FusedQkvAttrs>[] {

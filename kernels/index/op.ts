@@ -54,7 +54,7 @@ export const gatherOp: Op<None> = defineOp<None>({
         const { width, picks, rows } = extents(call);
         const size = rows * picks;
         return {
-          defines: { FLOAT: isFloat(call.inputs[0]!.dtype) },
+          defines: { FLOAT: isFloat(call.inputs[0].dtype) },
           params: { size, width, picks },
           grid: foldGrid(Math.ceil(size / 64), call.profile),
         };
@@ -206,6 +206,6 @@ export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   const rows = reshape(front, [front.shape[0], numel(front.shape.slice(1))]);
   const picked = isFloat(x.dtype)
     ? embedding(index, rows)
-    : gather(rows, 0, expand(reshape(index, [index.size, 1]), [index.size, rows.shape[1]!]));
+    : gather(rows, 0, expand(reshape(index, [index.size, 1]), [index.size, rows.shape[1]]));
   return transpose(reshape(picked, [index.size, ...front.shape.slice(1)]), 0, axis);
 }

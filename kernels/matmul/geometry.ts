@@ -52,7 +52,7 @@ export const Mode = { columns: 0, rows: 1, single: 2 } as const;
 /** The shape of the product of operands as PyTorch's `matmul` defines it, or what is wrong with them. */
 export function productShape(a: Shape, b: Shape): Shape | string {
   if (a.length === 0 || b.length === 0) return "both operands need at least one axis";
-  const inner = b.at(-2) ?? b[0]!;
+  const inner = b.at(-2) ?? b[0];
   if (a.at(-1) !== inner)
     return `the last axis of the first (${a.at(-1)}) must equal the last but one of the second (${inner})`;
   const batch = broadcastShapes("matmul", [a.slice(0, -2), b.slice(0, -2)]);
@@ -76,7 +76,7 @@ export function geometryOf({ inputs }: Pick<Call<MatmulAttrs>, "inputs">): Geome
   const folds = bStrides.at(-1) === 0;
   const outer = folds ? shape.length - 1 : shape.length;
   const M = folds ? shape.at(-1)! : 1;
-  const bRow = b.shape.length > 1 ? b.strides.at(-2)! : b.strides[0]!;
+  const bRow = b.shape.length > 1 ? b.strides.at(-2)! : b.strides[0];
   const bCol = b.shape.length > 1 ? b.strides.at(-1)! : 0;
   // An axis of extent 1 is never walked: stride 0 there keeps it from spoiling alignment.
   const walked = (extent: number, stride: number) => (extent > 1 ? stride : 0);

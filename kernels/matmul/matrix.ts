@@ -116,7 +116,7 @@ function choicesOf(call: Call<MatmulAttrs>): Choices | undefined {
 export function suitsMatrix(call: Call<MatmulAttrs>): boolean {
   const { matrix, subgroupSize } = call.profile;
   if (!matrix || subgroupSize === 0) return false;
-  if (call.inputs[0]!.dtype !== "f16" && matrix.dialect !== "emulated") return false;
+  if (call.inputs[0].dtype !== "f16" && matrix.dialect !== "emulated") return false;
   if (!residualFits(call) || !choicesOf(call)) return false;
   const { M, N, K } = geometryOf(call);
   const least = matrix.dialect === "emulated" ? 1 : 16;

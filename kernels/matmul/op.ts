@@ -37,7 +37,7 @@ function infer(inputs: readonly TensorMeta[], attrs: MatmulAttrs) {
     throw opError("matmul", inputs, `the scale ${attrs.scale} is outside of f32`);
   const shape = productShape(a.shape, b.shape);
   if (typeof shape === "string") throw opError("matmul", inputs, shape);
-  if (attrs.bias && (b.shape.length < 2 || !sameShape(inputs[2]!.shape, [b.shape.at(-1)!]))) {
+  if (attrs.bias && (b.shape.length < 2 || !sameShape(inputs[2].shape, [b.shape.at(-1)!]))) {
     throw opError("matmul", inputs, "the bias must have one value for each column of the second operand");
   }
   if (attrs.residual && !sameShape(inputs.at(-1)!.shape, shape)) {
@@ -58,8 +58,8 @@ function suitsGemv(call: Call<MatmulAttrs>): boolean {
 function gradient({ inputs, attrs, needs }: GradientContext<MatmulAttrs>, [dy]: readonly (Tensor | null)[]) {
   const { bias, residual, activation } = attrs;
   const dLinear = activation ? throughActivation(inputs, attrs, dy!) : dy!;
-  const out = operandGradients(inputs[0]!, inputs[1]!, dLinear, attrs, needs);
-  if (bias) out.push(needs[2] ? cast(sumTo(dLinear, inputs[2]!.shape), inputs[2]!.dtype) : null);
+  const out = operandGradients(inputs[0], inputs[1], dLinear, attrs, needs);
+  if (bias) out.push(needs[2] ? cast(sumTo(dLinear, inputs[2].shape), inputs[2].dtype) : null);
   if (residual) out.push(needs.at(-1) ? cast(dy!, inputs.at(-1)!.dtype) : null);
   return out;
 }
@@ -67,7 +67,7 @@ function gradient({ inputs, attrs, needs }: GradientContext<MatmulAttrs>, [dy]: 
 /** The cotangent of what the activation received, which is computed anew: the fused kernel did not keep it. */
 function throughActivation(inputs: readonly Tensor[], attrs: MatmulAttrs, dy: Tensor): Tensor {
   const { activation, residual, ...linear } = attrs;
-  const x = apply(matmulOp, residual ? inputs.slice(0, -1) : inputs, linear)[0]!;
+  const x = apply(matmulOp, residual ? inputs.slice(0, -1) : inputs, linear)[0];
   const rule = findOp(activation!).gradient!;
   return rule({ inputs: [x], outputs: [], attrs: {} as never, needs: [true] }, [dy])[0]!;
 }
@@ -92,7 +92,7 @@ function operandGradients(
     left = reshape(left, [rows, left.shape.at(-1)!]);
     dC = reshape(dC, [rows, N]);
   }
-  const product = (x: Tensor, y: Tensor) => apply(matmulOp, [x, y], { scale })[0]!;
+  const product = (x: Tensor, y: Tensor) => apply(matmulOp, [x, y], { scale })[0];
   const flip = (x: Tensor) => transpose(x, -2, -1);
   const dA = () => reshape(sumTo(product(dC, flip(right)), left.shape), a.shape);
   const dB = () => {
@@ -155,7 +155,7 @@ export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant" | "outD
  * is a row, on the right a column, and its axis is absent from the result. Transposed views are read in place.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
-  return apply(matmulOp, [a, b], options)[0]!;
+  return apply(matmulOp, [a, b], options)[0];
 }
 
 const activations: Record<Activation, (x: Tensor) => Tensor> = { gelu, gelu_tanh: geluTanh, silu };
@@ -191,5 +191,5 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options:
     ...(outDtype && outDtype !== x.dtype && { outDtype }),
   };
   const inputs = [x, transpose(weight, 0, 1), ...given.slice(2), ...(residual ? [contiguous(residual)] : [])];
-  return apply(matmulOp, inputs, attrs)[0]!;
+  return apply(matmulOp, inputs, attrs)[0];
 }

@@ -101,11 +101,11 @@ function epilogueDefines(
 ): Record<string, number | boolean | string> {
   return {
     // In f32 a part is stored as a whole product is, by the same kernel.
-    PARTIAL: bare && outputs[0]!.dtype !== "f32",
+    PARTIAL: bare && outputs[0].dtype !== "f32",
     BIAS: Boolean(attrs.bias) && !bare,
     RESIDUAL: Boolean(attrs.residual) && !bare,
     ACTIVATION: attrs.activation && !bare ? activations[attrs.activation] : 0,
-    TBIAS: wgslType(inputs[attrs.bias ? 2 : 0]!.dtype),
+    TBIAS: wgslType(inputs[attrs.bias ? 2 : 0].dtype),
     TRESIDUAL: wgslType(inputs.at(-1)!.dtype),
     V: "vec4<f32>",
     VB: "vec4<bool>",
@@ -116,8 +116,8 @@ function epilogueDefines(
 function epilogueParams({ inputs, attrs }: MatmulCall, bare: boolean): Record<string, number> {
   return {
     scale: bare ? 1 : (attrs.scale ?? 1),
-    biasOffset: attrs.bias ? inputs[2]!.offset : 0,
-    biasStride: attrs.bias ? inputs[2]!.strides[0]! : 0,
+    biasOffset: attrs.bias ? inputs[2].offset : 0,
+    biasStride: attrs.bias ? inputs[2].strides[0] : 0,
     residualOffset: attrs.residual ? inputs.at(-1)!.offset : 0,
   };
 }
@@ -225,7 +225,7 @@ function tiledRule(call: MatmulCall, geometry: Geometry): { tile: Tile; splits: 
   const count = (t: Tile) => Math.ceil(M / t.rows) * Math.ceil(N / t.columns) * batches;
   // On a software adapter this kernel is a last resort: its small tile compiles in a quarter of the time.
   const enough = call.profile.class === "cpu" ? 1 : fullDevice / 2;
-  const tile = tiles.find((t) => tileFits(call, geometry, t) && count(t) >= enough) ?? tiles[M < 64 ? 2 : 1]!;
+  const tile = tiles.find((t) => tileFits(call, geometry, t) && count(t) >= enough) ?? tiles[M < 64 ? 2 : 1];
   // Every tile sums along K in the same order, so only the cuts of K must not depend on M.
   const work = call.attrs.batchInvariant ? Math.ceil(N / 64) : count(tile);
   return { tile, splits: work >= fullDevice / 2 ? 1 : splitsFor(work, K, fullDevice, 256) };

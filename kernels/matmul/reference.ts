@@ -16,7 +16,7 @@ export function matmulReference(
   [c]: readonly RefTensor[],
 ): void {
   const [a, b] = inputs as [RefTensor, RefTensor];
-  const bias = attrs.bias ? inputs[2]!.data : null;
+  const bias = attrs.bias ? inputs[2].data : null;
   const residual = attrs.residual ? inputs.at(-1)!.data : null;
   const { scale = 1, activation } = attrs;
   const K = a.shape.at(-1)!;
@@ -27,10 +27,10 @@ export function matmulReference(
     for (let m = 0; m < M; m++) {
       for (let n = 0; n < N; n++) {
         let sum = 0;
-        for (let k = 0; k < K; k++) sum += a.data[aStart + m * K + k]! * b.data[bStart + k * N + n]!;
-        const x = scale * sum + (bias ? bias[n]! : 0);
+        for (let k = 0; k < K; k++) sum += a.data[aStart + m * K + k] * b.data[bStart + k * N + n];
+        const x = scale * sum + (bias ? bias[n] : 0);
         const at = (batch * M + m) * N + n;
-        c!.data[at] = (activation ? activate[activation](x) : x) + (residual ? residual[at]! : 0);
+        c!.data[at] = (activation ? activate[activation](x) : x) + (residual ? residual[at] : 0);
       }
     }
   });
@@ -48,10 +48,10 @@ function batchStarts(a: RefTensor, b: RefTensor, c: RefTensor): [number, number]
     const starts: [number, number] = [0, 0];
     let rest = flat;
     for (let axis = batch.length - 1; axis >= 0; axis--) {
-      const at = rest % batch[axis]!;
-      rest = Math.floor(rest / batch[axis]!);
-      starts[0] += at * strides[0]![axis]!;
-      starts[1] += at * strides[1]![axis]!;
+      const at = rest % batch[axis];
+      rest = Math.floor(rest / batch[axis]);
+      starts[0] += at * strides[0][axis];
+      starts[1] += at * strides[1][axis];
     }
     return starts;
   });

@@ -24,7 +24,7 @@ export function addWhereStored(calls: TracedCall[], live: ReadonlySet<Storage>):
   calls.forEach(({ op, inputs }, at) => {
     for (const { storage } of inputs) readers.set(storage, (readers.get(storage) ?? 0) + 1);
     for (const i of mutatedInputs(op, inputs.length)) {
-      const { storage } = inputs[i]!;
+      const { storage } = inputs[i];
       updates.set(storage, [...(updates.get(storage) ?? []), at]);
     }
   });
@@ -35,24 +35,24 @@ export function addWhereStored(calls: TracedCall[], live: ReadonlySet<Storage>):
 
   calls.forEach((call, at) => {
     if (call.op === (matmulOp as unknown as AnyOp)) {
-      if (!(call.attrs as MatmulAttrs).residual) products.set(call.outputs[0]!.storage, { at, call });
+      if (!(call.attrs as MatmulAttrs).residual) products.set(call.outputs[0].storage, { at, call });
       return;
     }
     const isSum = call.op === findOp("add") && call.inputs.length === 2;
-    if (!isSum || !sameShape(call.inputs[0]!.shape, call.inputs[1]!.shape)) return;
+    if (!isSum || !sameShape(call.inputs[0].shape, call.inputs[1].shape)) return;
     const [last] = [0, 1]
       .flatMap((side) => {
-        const [term, other] = [call.inputs[side]!, call.inputs[1 - side]!];
+        const [term, other] = [call.inputs[side], call.inputs[1 - side]];
         const product = products.get(term.storage);
         const alone =
           readers.get(term.storage) === 1 && !live.has(term.storage) && !updates.has(term.storage);
-        const fits = product && alone && isWhole(term, product.call.outputs[0]!) && other.contiguous;
+        const fits = product && alone && isWhole(term, product.call.outputs[0]) && other.contiguous;
         return fits && other.dtype === term.dtype && movable(product, at) ? [{ product, other }] : [];
       })
       .sort((a, b) => b.product.at - a.product.at);
     if (!last) return;
     out[last.product.at] = null;
-    out[at] = withResidual(last.product.call, last.other, call.outputs[0]!);
+    out[at] = withResidual(last.product.call, last.other, call.outputs[0]);
   });
   return out.filter((call) => call !== null);
 }
@@ -63,7 +63,7 @@ function isWhole(t: Tensor, made: Tensor): boolean {
 }
 
 function withResidual({ op, inputs, attrs, outputs }: TracedCall, term: Tensor, sum: Tensor): TracedCall {
-  const { shape, strides } = outputs[0]!;
+  const { shape, strides } = outputs[0];
   return {
     op,
     inputs: [...inputs, term.view(shape, strides, term.offset)],

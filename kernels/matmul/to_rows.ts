@@ -21,7 +21,7 @@ export function inRows(geometry: Geometry): Geometry {
   for (let axis = batchShape.length - 1; axis >= 0; axis--) {
     const shared = b.batch[axis] === 0;
     batch.unshift(shared ? 0 : size);
-    if (!shared) size *= batchShape[axis]!;
+    if (!shared) size *= batchShape[axis];
   }
   return { ...geometry, b: { offset: 0, row, col: 1, batch } };
 }
@@ -30,7 +30,7 @@ export function inRows(geometry: Geometry): Geometry {
 export function copyFirst(call: Call<MatmulAttrs>, geometry: Geometry, product: Lowering): Lowering {
   const { N, K, b, batchShape } = geometry;
   const own = batchShape.map((_, axis) => axis).filter((axis) => b.batch[axis] !== 0);
-  const shape = own.map((axis) => batchShape[axis]!);
+  const shape = own.map((axis) => batchShape[axis]);
   const matrices = shape.reduce((x, y) => x * y, 1);
   const columns = Math.ceil(N / 4);
   const grid = foldGrid(Math.ceil((matrices * Math.ceil(K / 4) * columns) / 64), call.profile);
@@ -49,7 +49,7 @@ export function copyFirst(call: Call<MatmulAttrs>, geometry: Geometry, product: 
       bCol: b.col,
       axes: own.length,
       shape,
-      strides: own.map((axis) => b.batch[axis]!),
+      strides: own.map((axis) => b.batch[axis]),
     },
     grid,
     bind: ["in1", copy],
@@ -59,6 +59,6 @@ export function copyFirst(call: Call<MatmulAttrs>, geometry: Geometry, product: 
       pass,
       ...product.passes.map((p) => ({ ...p, bind: p.bind?.map((x) => (x === "in1" ? copy : x)) })),
     ],
-    temps: [...temps, { dtype: call.inputs[1]!.dtype, length: matrices * K * columns * 4 }],
+    temps: [...temps, { dtype: call.inputs[1].dtype, length: matrices * K * columns * 4 }],
   };
 }

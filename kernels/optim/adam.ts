@@ -67,7 +67,7 @@ const adamOp = defineOp<AdamAttrs>({
     update(
       [param, grad, first, second].map((t) => t!.data),
       hyper!.data,
-      scale!.data[0]!,
+      scale!.data[0],
       decoupled,
     ),
   variants: variants("optim/adam.wgsl", ({ decoupled }) => ({ DECOUPLED: decoupled })),

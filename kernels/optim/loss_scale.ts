@@ -37,21 +37,21 @@ const lossScaleOp = defineOp<LossScaleAttrs>({
   ...noGradient,
   mutates: [0],
   infer(inputs) {
-    checkState("loss_scale", inputs, inputs[0]!, 1);
+    checkState("loss_scale", inputs, inputs[0], 1);
     return [];
   },
   reference([state, scale], { growth, backoff, interval }) {
     const s = state!.data;
     if (scale!.data[0] === 0) {
-      s[0]! *= backoff;
+      s[0] *= backoff;
       s[1] = 0;
-      s[3]! += 1;
+      s[3] += 1;
       return;
     }
-    s[2]! += 1;
-    s[1]! += 1;
-    if (!(s[1]! >= interval)) return;
-    if (s[0]! * growth < 3e38) s[0]! *= growth;
+    s[2] += 1;
+    s[1] += 1;
+    if (!(s[1] >= interval)) return;
+    if (s[0] * growth < 3e38) s[0] *= growth;
     s[1] = 0;
   },
   variants: [
@@ -88,20 +88,20 @@ const appliedOp = defineOp<Record<string, never>>({
   ...noGradient,
   mutates: [0],
   infer(inputs) {
-    checkState("applied_hyper", inputs, inputs[1]!, lossScalerNames.length);
-    if (numel(inputs[0]!.shape) !== hyperNames.length)
+    checkState("applied_hyper", inputs, inputs[1], lossScalerNames.length);
+    if (numel(inputs[0].shape) !== hyperNames.length)
       throw opError("applied_hyper", inputs, `expected hyper [${hyperNames.length}]`);
     return [];
   },
   reference([hyper, state]) {
     const at = (name: keyof Hyper) => hyperNames.indexOf(name);
     const h = hyper!.data;
-    const n = state!.data[2]! + 1;
-    const correction = (rest: keyof Hyper) => -Math.expm1(n * Math.log1p(-h[at(rest)]!));
+    const n = state!.data[2] + 1;
+    const correction = (rest: keyof Hyper) => -Math.expm1(n * Math.log1p(-h[at(rest)]));
     h[at("bias1")] = correction("one_minus_beta1");
     h[at("root_bias2")] = Math.sqrt(correction("one_minus_beta2"));
-    h[at("fresh")] = n === 1 ? 1 : h[at("later_fresh")]!;
-    h[at("lr")] = h[at("base_lr")]! / (1 + (n - 1) * h[at("lr_decay")]!);
+    h[at("fresh")] = n === 1 ? 1 : h[at("later_fresh")];
+    h[at("lr")] = h[at("base_lr")] / (1 + (n - 1) * h[at("lr_decay")]);
   },
   variants: [{ name: "plain", file: "optim/applied.wgsl", plan: () => ({ grid: [1] }) }],
   samples: () => {

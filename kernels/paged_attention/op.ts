@@ -53,7 +53,7 @@ export function pagedAttention(
     throw new KilnError(`paged_attention: the scale is ${scale}; expected a finite number`);
   return apply(pagedAttentionOp, [query, keyCache, valueCache, blockTable, sequences, positions], {
     scale,
-  })[0]!;
+  })[0];
 }
 
 /**
@@ -78,8 +78,8 @@ const sliceBytes = (profile: DeviceProfile) => Math.min(2 ** 28, profile.maxBind
 
 /** Beyond which rows of the block table and blocks of the cache do not exist. */
 const boundsOf = (table: TensorMeta, cache: TensorMeta) => ({
-  table_rows: table.shape[0]!,
-  cache_blocks: cache.shape[0]!,
+  table_rows: table.shape[0],
+  cache_blocks: cache.shape[0],
 });
 
 function plan(call: Call<PagedAttrs>): Lowering {
@@ -87,7 +87,7 @@ function plan(call: Call<PagedAttrs>): Lowering {
   const [query, cache, , table] = inputs as [TensorMeta, TensorMeta, TensorMeta, TensorMeta];
   const [tokens, heads, dim] = query.shape as [number, number, number];
   const [, blockSize, kvHeads] = cache.shape as [number, number, number];
-  const blocks = table.shape[1]!;
+  const blocks = table.shape[1];
   const cells = dim % 4 === 0 ? dim / 4 : dim;
   const chunks = Math.max(1, Math.ceil((blocks * blockSize) / chunk));
   const single = chunks === 1;
@@ -128,7 +128,7 @@ const heldVectors = 8;
 function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
   const [query, cache, , table] = inputs as [TensorMeta, TensorMeta, TensorMeta, TensorMeta];
   const [tokens, heads, dim] = query.shape as [number, number, number];
-  const kvHeads = cache.shape[2]!;
+  const kvHeads = cache.shape[2];
   const group = heads / kvHeads;
   const cells = dim / 4;
   // The most heads of a group that fit and divide it.
@@ -143,7 +143,7 @@ function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
         CELLS: cells,
         HEAD_CELLS: grouped * cells,
         GROUPED: grouped,
-        BLOCK_SIZE: cache.shape[1]!,
+        BLOCK_SIZE: cache.shape[1],
         LANES: lanes,
         LANE_ID: lanes > 1 ? "subgroup_invocation_id" : "local_invocation_index",
         V: "f32",
@@ -155,7 +155,7 @@ function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
         ...bounds,
         splits: group / grouped,
         first,
-        blocks: table.shape[1]!,
+        blocks: table.shape[1],
         scale: attrs.scale,
       },
       grid: [heads / grouped, Math.min(tokens - first, profile.maxGridExtent)],
@@ -165,7 +165,7 @@ function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
 }
 
 function kernelDefines({ inputs, profile }: Call<PagedAttrs>, single: boolean) {
-  const dim = inputs[0]!.shape[2]!;
+  const dim = inputs[0].shape[2];
   const vector = dim % 4 === 0;
   const cell = (type: string) => (vector ? `vec4<${type}>` : type);
   const cells = vector ? dim / 4 : dim;
@@ -175,7 +175,7 @@ function kernelDefines({ inputs, profile }: Call<PagedAttrs>, single: boolean) {
     // Cells of the head dimension that a lane sums.
     SHARE: Math.ceil(cells / lanes),
     CHUNK: chunk,
-    BLOCK_SIZE: inputs[1]!.shape[1]!,
+    BLOCK_SIZE: inputs[1].shape[1],
     LANES: lanes,
     LANE_ID: lanes > 1 ? "subgroup_invocation_id" : "local_invocation_index",
     VECTOR: vector,
@@ -205,7 +205,7 @@ export const pagedAttentionOp = defineOp<PagedAttrs>({
       throw fail("expected query [N, H, D] and two caches [num_blocks, block_size, KV, D]");
     }
     const [tokens, heads, dim] = query!.shape as [number, number, number];
-    if (keys!.shape[3] !== dim || heads % keys!.shape[2]! !== 0) {
+    if (keys!.shape[3] !== dim || heads % keys!.shape[2] !== 0) {
       throw fail("expected caches of the query's head dimension, and KV dividing H");
     }
     if (!isFloat(query!.dtype) || !isFloat(keys!.dtype) || keys!.dtype !== values!.dtype) {
@@ -224,7 +224,7 @@ export const pagedAttentionOp = defineOp<PagedAttrs>({
       name: "keys",
       file: "paged_attention/keys.wgsl",
       when: ({ inputs, profile }) => {
-        const dim = inputs[0]!.shape[2]!;
+        const dim = inputs[0].shape[2];
         return profile.class === "cpu" && dim % 4 === 0 && dim <= 4 * heldVectors;
       },
       plan: planKeys,
@@ -263,7 +263,7 @@ export const pagedKvWriteOp = defineOp<Record<never, never>>({
         const [cache, , key] = inputs as [TensorMeta, TensorMeta, TensorMeta];
         const width = numel(key.shape.slice(1));
         const total = numel(key.shape);
-        const slots = cache.shape[0]! * cache.shape[1]!;
+        const slots = cache.shape[0] * cache.shape[1];
         return { params: { width, total, slots }, grid: foldGrid(Math.ceil(total / 64), profile) };
       },
     },

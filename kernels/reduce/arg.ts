@@ -15,7 +15,7 @@ export const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
   name: "argextreme",
   doc: "Index (i32) of the largest or smallest element of an axis, which stays with extent 1; the first one at ties, and of the first NaN where there is one.",
   infer(inputs, { dim }) {
-    const { shape } = inputs[0]!;
+    const { shape } = inputs[0];
     if (!shape[dim]) throw opError("argextreme", inputs, `axis ${dim} has no elements`);
     return [{ shape: shape.map((extent, axis) => (axis === dim ? 1 : extent)), dtype: "i32" }];
   },
@@ -23,7 +23,7 @@ export const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
     const { outer, n, inner } = blocks(x!.shape, [dim]);
     for (let o = 0; o < outer; o++) {
       for (let i = 0; i < inner; i++) {
-        const at = (k: number) => x!.data[(o * n + k) * inner + i]!;
+        const at = (k: number) => x!.data[(o * n + k) * inner + i];
         const beats = (a: number, b: number) => (largest ? a > b : a < b);
         let best = 0;
         for (let k = 1; k < n && !Number.isNaN(at(best)); k++)
@@ -38,7 +38,7 @@ export const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
       name: "subgroup",
       file: "reduce/arg.wgsl",
       when: ({ profile, inputs, attrs }) =>
-        profile.subgroupSize > 0 && attrs.dim === inputs[0]!.shape.length - 1,
+        profile.subgroupSize > 0 && attrs.dim === inputs[0].shape.length - 1,
       plan: (call) => plan(call, call.profile.subgroupSize),
     },
     { name: "thread", file: "reduce/arg.wgsl", plan: (call) => plan(call, 1) },
@@ -62,8 +62,8 @@ function plan(
   { inputs, attrs, profile }: Parameters<NonNullable<(typeof argOp)["variants"][0]["when"]>>[0],
   lanes: number,
 ) {
-  const { outer, n, inner } = blocks(inputs[0]!.shape, [attrs.dim]);
-  const compute = computeType(inputs[0]!.dtype);
+  const { outer, n, inner } = blocks(inputs[0].shape, [attrs.dim]);
+  const compute = computeType(inputs[0].dtype);
   const workgroup = Math.min(Math.max(64, lanes), profile.maxWorkgroupSize);
   return {
     defines: {
@@ -88,7 +88,7 @@ function arg(x: Tensor, dim: number | null | undefined, keepdim: boolean, larges
     return reshape(arg(reshape(x, [1]), 0, false, largest), []);
   }
   const axis = normalizeDim(name, dim, x);
-  const kept = apply(argOp, [x], { dim: axis, largest })[0]!;
+  const kept = apply(argOp, [x], { dim: axis, largest })[0];
   return keepdim ? kept : dropAxes(kept, [axis]);
 }
 

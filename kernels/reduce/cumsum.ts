@@ -11,7 +11,7 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
   name: "cumsum",
   doc: "Running sums along an axis: y[i] = x[0] + … + x[i]. Bool counts as i32; integers wrap around at 2^32.",
   infer(inputs, { dim }) {
-    const { shape, dtype } = inputs[0]!;
+    const { shape, dtype } = inputs[0];
     if (dim < 0 || dim >= shape.length) throw opError("cumsum", inputs, `has no axis ${dim}`);
     return [{ shape, dtype: dtype === "bool" ? "i32" : dtype }];
   },
@@ -21,7 +21,7 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
     const add = isFloat(out!.dtype) ? plain : wrapping(out!.dtype, plain);
     for (let i = 0; i < x!.data.length; i++) {
       const first = Math.floor(i / inner) % n === 0;
-      out!.data[i] = add(x!.data[i]!, first ? 0 : out!.data[i - inner]!);
+      out!.data[i] = add(x!.data[i], first ? 0 : out!.data[i - inner]);
     }
   },
   gradient: ({ attrs: { dim } }, [dy]) => [flip(cumsum(flip(dy!, dim), dim), dim)],
@@ -30,18 +30,18 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
       name: "chunks",
       file: "reduce/cumsum.wgsl",
       plan(call): Lowering {
-        const size = blocks(call.inputs[0]!.shape, [call.attrs.dim]);
+        const size = blocks(call.inputs[0].shape, [call.attrs.dim]);
         // A thread takes a chunk; its start is the sum of the chunks before it: n extra reads at sqrt(n) chunks.
         const chunk = size.n <= 64 ? Math.max(1, size.n) : Math.ceil(Math.sqrt(size.n));
         const chunks = Math.ceil(size.n / chunk);
         const results = size.outer * chunks * size.inner;
         const pass = {
-          defines: { CHUNKED: chunks > 1, S: computeType(call.outputs[0]!.dtype) },
+          defines: { CHUNKED: chunks > 1, S: computeType(call.outputs[0].dtype) },
           params: { results, n: size.n, inner: size.inner, chunk, chunks },
           grid: foldGrid(Math.ceil(results / 64), call.profile),
         };
         if (chunks <= 1) return { passes: [pass] };
-        const dtype = computeType(call.outputs[0]!.dtype);
+        const dtype = computeType(call.outputs[0].dtype);
         const totals = chunkSums(call, size, chunk, sumReducer);
         return {
           temps: [{ dtype, length: results }],
@@ -70,5 +70,5 @@ export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 export function cumsum(x: Tensor, dim: number): Tensor {
   const axis = normalizeDim("cumsum", dim, x);
   if (x.rank === 0) return reshape(cumsum(reshape(x, [1]), 0), []);
-  return apply(cumsumOp, [x], { dim: axis })[0]!;
+  return apply(cumsumOp, [x], { dim: axis })[0];
 }

@@ -47,11 +47,11 @@ function reduction(
     doc,
     infer(inputs, attrs) {
       const shape = reducedShape(name, inputs, attrs);
-      return [{ shape, dtype: inputs[0]!.dtype === "bool" ? "i32" : inputs[0]!.dtype }];
+      return [{ shape, dtype: inputs[0].dtype === "bool" ? "i32" : inputs[0].dtype }];
     },
     reference: ([x], attrs, [out]) => reduceReference(x!, attrs, out!, reducer),
     gradient: ({ inputs, outputs, attrs }: GradientContext<ReduceAttrs>, [dy]) => [
-      mul(dy!, slope(inputs[0]!, outputs[0]!, attrs.dims)),
+      mul(dy!, slope(inputs[0], outputs[0], attrs.dims)),
     ],
     variants: reduceVariants(reducer),
     secondOrder: true,
@@ -113,15 +113,15 @@ function over(
 ): Tensor {
   const dims = normalizeDims(op.name, dim, x);
   if (runsOf(dims).length < 2) {
-    const kept = apply(op, [x], { dims })[0]!;
+    const kept = apply(op, [x], { dims })[0];
     return keepdim ? kept : dropAxes(kept, dims);
   }
   const stay = x.shape.map((_, i) => i).filter((i) => !dims.includes(i));
   const moved = permute(x, [...stay, ...dims]);
   const last = dims.map((_, i) => stay.length + i);
   const reduced = reshape(
-    apply(op, [moved], { dims: last })[0]!,
-    stay.map((i) => x.shape[i]!),
+    apply(op, [moved], { dims: last })[0],
+    stay.map((i) => x.shape[i]),
   );
   return keepdim ? insertAxes(reduced, dims) : reduced;
 }

@@ -43,10 +43,8 @@ export function blocks(shape: Shape, dims: readonly number[]): { outer: number; 
 
 /** The input's shape with extent 1 where it is reduced; the axes must be neighbours. */
 export function reducedShape(op: string, inputs: readonly OutputMeta[], { dims }: ReduceAttrs): number[] {
-  const { shape } = inputs[0]!;
-  const fits = dims.every(
-    (dim, i) => dim >= 0 && dim < shape.length && (i === 0 || dim === dims[i - 1]! + 1),
-  );
+  const { shape } = inputs[0];
+  const fits = dims.every((dim, i) => dim >= 0 && dim < shape.length && (i === 0 || dim === dims[i - 1] + 1));
   if (inputs.length !== 1 || !fits)
     throw opError(op, inputs, `expected one tensor and neighbouring axes, dims are [${dims}]`);
   return shape.map((extent, axis) => (dims.includes(axis) ? 1 : extent));
@@ -60,7 +58,7 @@ export function reduceReference(x: RefTensor, { dims }: ReduceAttrs, out: RefTen
   for (let o = 0; o < outer; o++) {
     for (let i = 0; i < inner; i++) {
       let value = reducer.identity(out.dtype);
-      for (let k = 0; k < n; k++) value = step(value, x.data[(o * n + k) * inner + i]!);
+      for (let k = 0; k < n; k++) value = step(value, x.data[(o * n + k) * inner + i]);
       out.data[o * inner + i] = value;
     }
   }
@@ -82,7 +80,7 @@ export function reduceVariants<A extends ReduceAttrs>(
       name: "subgroup",
       file: "reduce/rows.wgsl",
       when: ({ profile, inputs, attrs }) =>
-        profile.subgroupSize > 0 && blocks(inputs[0]!.shape, attrs.dims).inner === 1,
+        profile.subgroupSize > 0 && blocks(inputs[0].shape, attrs.dims).inner === 1,
       plan: (call) => lowering(call, true),
     },
     { name: "thread", file: "reduce/columns.wgsl", plan: (call) => lowering(call, false) },
@@ -90,8 +88,8 @@ export function reduceVariants<A extends ReduceAttrs>(
 }
 
 function lower(call: Call<ReduceAttrs>, reducer: Reducer, subgroup: boolean, scale: number): Lowering {
-  const input = call.inputs[0]!;
-  const output = call.outputs[0]!;
+  const input = call.inputs[0];
+  const output = call.outputs[0];
   const { outer, n, inner } = blocks(input.shape, call.attrs.dims);
   const chunk = chunkLength(call.profile, outer, n, inner, subgroup);
   const chunks = Math.max(1, Math.ceil(n / chunk));
@@ -141,7 +139,7 @@ export function chunkSums(
   chunk: number,
   sum: Reducer,
 ): Pass {
-  const compute = computeType(call.outputs[0]!.dtype);
+  const compute = computeType(call.outputs[0].dtype);
   const bind = ["in0", "tmp0"] as const;
   const { profile } = call;
   return pass({

@@ -26,7 +26,7 @@ export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
   name: "sort",
   doc: "The first k elements of each row (last axis) in order, and their indices (i32). Stable; NaN counts as larger than +infinity.",
   infer(inputs, { k }) {
-    const { shape, dtype } = inputs[0]!;
+    const { shape, dtype } = inputs[0];
     if (shape.length === 0 || !Number.isInteger(k) || k < 0 || k > shape.at(-1)!) {
       throw opError("sort", inputs, `expected rows of at least k = ${k} elements`);
     }
@@ -43,23 +43,23 @@ export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
       // NaN goes above +infinity: subtraction would call them equal.
       const above = (a: number, b: number) => a > b || (Number.isNaN(a) && !Number.isNaN(b));
       const order = Array.from(row, (_, i) => i).sort((a, b) => {
-        const rank = Number(above(row[a]!, row[b]!)) - Number(above(row[b]!, row[a]!));
+        const rank = Number(above(row[a], row[b])) - Number(above(row[b], row[a]));
         return (descending ? -rank : rank) || a - b;
       });
       for (let j = 0; j < k; j++) {
-        values!.data[to + j] = row[order[j]!]!;
-        indices!.data[to + j] = order[j]!;
+        values!.data[to + j] = row[order[j]];
+        indices!.data[to + j] = order[j];
       }
     }
   },
   gradient({ inputs, outputs }, [dy]) {
-    return [dy ? apply(scatterRows, [dy, outputs[1]!], { width: inputs[0]!.shape.at(-1)! })[0]! : null];
+    return [dy ? apply(scatterRows, [dy, outputs[1]], { width: inputs[0].shape.at(-1)! })[0] : null];
   },
   variants: [
     {
       name: "count",
       file: "reduce/sort_count.wgsl",
-      when: ({ inputs }) => inputs[0]!.shape.at(-1)! <= longestCounted,
+      when: ({ inputs }) => inputs[0].shape.at(-1)! <= longestCounted,
       plan: planCount,
     },
     { name: "bitonic", file: "reduce/sort_bitonic.wgsl", plan: planBitonic },
@@ -79,13 +79,13 @@ export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
 
 /** How the kernel makes keys of values: unsigned integers in the order of the values. */
 function keyDefines(call: Call<SortAttrs>) {
-  const { dtype } = call.inputs[0]!;
+  const { dtype } = call.inputs[0];
   const kind = dtype === "i32" ? "SIGNED" : dtype === "f32" || dtype === "f16" ? "FLOAT" : "UNSIGNED";
   return { [kind]: true, BEFORE: call.attrs.descending ? "a > b" : "a < b" };
 }
 
 function planCount(call: Call<SortAttrs>): Pass {
-  const { shape } = call.inputs[0]!;
+  const { shape } = call.inputs[0];
   const size = numel(shape);
   return {
     defines: keyDefines(call),
@@ -95,7 +95,7 @@ function planCount(call: Call<SortAttrs>): Pass {
 }
 
 function planBitonic(call: Call<SortAttrs>): Lowering {
-  const { shape } = call.inputs[0]!;
+  const { shape } = call.inputs[0];
   const n = shape.at(-1)!;
   const rows = numel(shape.slice(0, -1));
   const width = 2 ** Math.ceil(Math.log2(Math.max(2, n)));
@@ -137,22 +137,22 @@ function rowMover(
     reference([x, indices], { width }, [out]) {
       const k = indices!.shape.at(-1)!;
       for (let i = 0; i < indices!.data.length; i++) {
-        const place = Math.floor(i / k) * width + indices!.data[i]!;
-        if (scatter) out!.data[place] = x!.data[i]!;
-        else out!.data[i] = x!.data[place]!;
+        const place = Math.floor(i / k) * width + indices!.data[i];
+        if (scatter) out!.data[place] = x!.data[i];
+        else out!.data[i] = x!.data[place];
       }
     },
-    gradient: ({ inputs, attrs }, [dy]) => [apply(back(), [dy!, inputs[1]!], attrs)[0]!, null],
+    gradient: ({ inputs, attrs }, [dy]) => [apply(back(), [dy!, inputs[1]], attrs)[0], null],
     variants: [
       {
         name: "plain",
         file: "reduce/move_rows.wgsl",
         plan({ inputs, outputs, attrs, profile }) {
-          const count = numel(inputs[1]!.shape);
-          const total = numel(outputs[0]!.shape);
+          const count = numel(inputs[1].shape);
+          const total = numel(outputs[0].shape);
           const move = (mode: string, size: number): Pass => ({
             defines: { [mode]: true },
-            params: { size, k: inputs[1]!.shape.at(-1)!, width: attrs.width },
+            params: { size, k: inputs[1].shape.at(-1)!, width: attrs.width },
             grid: foldGrid(Math.ceil(size / 64), profile),
           });
           return {

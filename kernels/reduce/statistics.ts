@@ -8,7 +8,7 @@ import { dropAxes, normalizeDims, sumKeeping } from "./sum.ts";
 
 type Dims = number | readonly number[] | null;
 
-const extentOf = (x: Tensor, dims: readonly number[]) => numel(dims.map((d) => x.shape[d]!));
+const extentOf = (x: Tensor, dims: readonly number[]) => numel(dims.map((d) => x.shape[d]));
 
 /** Arithmetic mean over `dim` (one, several, or all when absent); integers give f32. */
 export function mean(x: Tensor, dim?: Dims, keepdim = false): Tensor {

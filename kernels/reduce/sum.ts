@@ -27,17 +27,17 @@ export const sumOp: Op<SumAttrs> = defineOp<SumAttrs>({
   doc: "Sum over neighbouring axes, which stay with extent 1, times scale. Accumulates in f32 (floats) or i32 (bool, i32); integers wrap around at 2^32. Floats are added in runs of about sqrt(n): the error is at most 2^-24 (256 + 2 sqrt(n)) sum |x|.",
   infer(inputs, attrs) {
     const shape = reducedShape("sum", inputs, attrs);
-    return [{ shape, dtype: sumDtype(inputs[0]!.dtype) }];
+    return [{ shape, dtype: sumDtype(inputs[0].dtype) }];
   },
   reference([x], attrs, [out]) {
     reduceReference(x!, attrs, out!, sumReducer);
     const { scale = 1 } = attrs;
-    if (scale !== 1) for (let i = 0; i < out!.data.length; i++) out!.data[i]! *= scale;
+    if (scale !== 1) for (let i = 0; i < out!.data.length; i++) out!.data[i] *= scale;
   },
   gradient({ inputs, attrs }, [dy]) {
     const { scale = 1 } = attrs;
-    const scaled = scale === 1 ? dy! : apply(findOp("mul"), [dy!], { b: scale } as never)[0]!;
-    return [expand(scaled, inputs[0]!.shape)];
+    const scaled = scale === 1 ? dy! : apply(findOp("mul"), [dy!], { b: scale } as never)[0];
+    return [expand(scaled, inputs[0].shape)];
   },
   variants: reduceVariants<SumAttrs>(sumReducer, ({ scale = 1 }) => scale),
   secondOrder: true,
@@ -105,8 +105,8 @@ export function dropAxes(x: Tensor, dims: readonly number[]): Tensor {
   if (dims.length === 0) return x;
   const keep = x.shape.map((_, i) => i).filter((i) => !dims.includes(i));
   const out = x.view(
-    keep.map((i) => x.shape[i]!),
-    keep.map((i) => x.strides[i]!),
+    keep.map((i) => x.shape[i]),
+    keep.map((i) => x.strides[i]),
     x.offset,
   );
   return recordView(out, x, "squeeze", (dy) => insertAxes(dy, dims));
@@ -139,7 +139,7 @@ export function sumKeeping(x: Tensor, dims: readonly number[], scale = 1): Tenso
   const runs = runsOf(dims);
   if (runs.length === 0) runs.push([]);
   return runs.reduce(
-    (t, run, i) => apply(sumOp, [t], { dims: run, scale: i === runs.length - 1 ? scale : 1 })[0]!,
+    (t, run, i) => apply(sumOp, [t], { dims: run, scale: i === runs.length - 1 ? scale : 1 })[0],
     x,
   );
 }

@@ -37,7 +37,7 @@ export function rope(
   return apply(ropeOp, [x, inverseFrequencies, positions], {
     interleaved: options.interleaved ?? false,
     inverse: false,
-  })[0]!;
+  })[0];
 }
 
 /** Strides of batch and the other axes; x without a batch axis has a batch of one. */
@@ -57,7 +57,7 @@ function plan(call: Call<RopeAttrs>): Pass {
       x: withBatch(x.strides, 4, 0),
       positions: [...withBatch(positions.strides, 2, 0), positions.offset],
       offset: x.offset,
-      frequencies: [frequencies.strides[0]!, frequencies.offset],
+      frequencies: [frequencies.strides[0], frequencies.offset],
       tokens,
       heads,
       pairs,
@@ -70,11 +70,11 @@ function plan(call: Call<RopeAttrs>): Pass {
 }
 
 function fitsFour({ inputs, attrs }: Call<RopeAttrs>): boolean {
-  const x = inputs[0]!;
+  const x = inputs[0];
   const last = x.shape.length - 1;
   const aligned = x.strides.every((s, axis) => axis === last || x.shape[axis] === 1 || s % 4 === 0);
   return (
-    !attrs.interleaved && x.shape[last]! % 8 === 0 && x.strides[last] === 1 && x.offset % 4 === 0 && aligned
+    !attrs.interleaved && x.shape[last] % 8 === 0 && x.strides[last] === 1 && x.offset % 4 === 0 && aligned
   );
 }
 
@@ -85,7 +85,7 @@ function frequencyGradient(
   positions: Tensor,
   { interleaved, inverse }: RopeAttrs,
 ): Tensor {
-  const dim = y.shape[y.rank - 1]!;
+  const dim = y.shape[y.rank - 1];
   const pick = (t: Tensor, which: 0 | 1): Tensor => {
     const wide = cast(t, "f32");
     if (!interleaved) return narrow(wide, -1, (which * dim) / 2, dim / 2);
@@ -114,7 +114,7 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
     const rank = x.shape.length;
     if (!isFloat(x.dtype) || (rank !== 3 && rank !== 4))
       throw wrong("expected f32 or f16 x [B, T, H, D] or [N, H, D]");
-    const dim = x.shape[rank - 1]!;
+    const dim = x.shape[rank - 1];
     if (
       dim % 2 !== 0 ||
       frequencies.dtype !== "f32" ||
@@ -134,23 +134,23 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
     return [{ shape: x.shape, dtype: x.dtype }];
   },
   reference([x, frequencies, positions], { interleaved, inverse }, [y]) {
-    const heads = x!.shape[x!.shape.length - 2]!;
+    const heads = x!.shape[x!.shape.length - 2];
     const pairs = frequencies!.data.length;
     for (let row = 0; row < numel(positions!.shape) * heads; row++) {
-      const position = positions!.data[Math.floor(row / heads)]! * (inverse ? -1 : 1);
+      const position = positions!.data[Math.floor(row / heads)] * (inverse ? -1 : 1);
       for (let p = 0; p < pairs; p++) {
         const i = row * 2 * pairs + (interleaved ? 2 * p : p);
         const j = interleaved ? i + 1 : i + pairs;
-        const angle = position * frequencies!.data[p]!;
-        y!.data[i] = x!.data[i]! * Math.cos(angle) - x!.data[j]! * Math.sin(angle);
-        y!.data[j] = x!.data[j]! * Math.cos(angle) + x!.data[i]! * Math.sin(angle);
+        const angle = position * frequencies!.data[p];
+        y!.data[i] = x!.data[i] * Math.cos(angle) - x!.data[j] * Math.sin(angle);
+        y!.data[j] = x!.data[j] * Math.cos(angle) + x!.data[i] * Math.sin(angle);
       }
     }
   },
   gradient({ inputs, outputs, attrs, needs }, [dy]) {
     const [, frequencies, positions] = inputs as [Tensor, Tensor, Tensor];
-    const back = apply(ropeOp, [dy!, frequencies, positions], { ...attrs, inverse: !attrs.inverse })[0]!;
-    const turned = needs[1] ? frequencyGradient(outputs[0]!, dy!, positions, attrs) : null;
+    const back = apply(ropeOp, [dy!, frequencies, positions], { ...attrs, inverse: !attrs.inverse })[0];
+    const turned = needs[1] ? frequencyGradient(outputs[0], dy!, positions, attrs) : null;
     return [back, turned, null];
   },
   secondOrder: true,
@@ -173,14 +173,14 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
       attrs: RopeAttrs = forward,
     ): Sample<RopeAttrs> => ({
       name,
-      inputs: [{ shape }, frequencies(shape[shape.length - 1]! / 2), at],
+      inputs: [{ shape }, frequencies(shape[shape.length - 1] / 2), at],
       attrs,
     });
     const far = sample("far positions", [5, 2, 16], positions([5], [100000, 99999, 65537, 4095, 131071]));
     // A difference quotient would turn these by whole rounds.
     far.gradcheck = false;
     const strided = sample("strided", [3, 2, 8], positions([3], [0, 1, 2]));
-    strided.inputs[0]!.layout = "strided";
+    strided.inputs[0].layout = "strided";
     return [
       sample("batched", [2, 3, 2, 16], positions([2, 3], [0, 1, 2, 7, 8, 9])),
       sample("odd pairs", [3, 3, 10], positions([3], [5, 0, 31])),

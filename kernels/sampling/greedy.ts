@@ -14,7 +14,7 @@ const greedyTokensOp: Op<None> = defineOp<None>({
     const [logits] = inputs;
     if (logits?.shape.length !== 2 || logits.shape[1] === 0 || logits.dtype !== "f32")
       throw opError("greedy_tokens", inputs, "expected f32 logits [R, V]");
-    return [{ shape: [logits.shape[0]!], dtype: "i32" }];
+    return [{ shape: [logits.shape[0]], dtype: "i32" }];
   },
   reference([logits], _attrs, [ids]) {
     const { rows, cols } = rowsOf(logits!);
@@ -25,9 +25,9 @@ const greedyTokensOp: Op<None> = defineOp<None>({
   },
   variants: rowVariants(
     "sampling/greedy.wgsl",
-    ({ inputs }) => inputs[0]!.shape[1]!,
+    ({ inputs }) => inputs[0].shape[1],
     (call, worker) => {
-      const { rows, cols } = rowsOf(call.inputs[0]!);
+      const { rows, cols } = rowsOf(call.inputs[0]);
       return rowPass(call, worker, { rows, cols, params: { cols }, defines: { VEC: 1 } });
     },
   ),
@@ -62,5 +62,5 @@ const greedyTokensOp: Op<None> = defineOp<None>({
  * holds NaN or +Infinity, or nothing but -Infinity.
  */
 export function greedyTokens(logits: Tensor): Tensor {
-  return apply(greedyTokensOp, [logits], {})[0]!;
+  return apply(greedyTokensOp, [logits], {})[0];
 }

@@ -22,7 +22,7 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
     ) {
       throw opError("cat", inputs, `expected tensors that differ along axis ${dim} only`);
     }
-    const total = inputs.reduce((sum, t) => sum + t.shape[dim]!, 0);
+    const total = inputs.reduce((sum, t) => sum + t.shape[dim], 0);
     return [
       { shape: first.shape.map((extent, axis) => (axis === dim ? total : extent)), dtype: first.dtype },
     ];
@@ -33,15 +33,15 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
     for (const t of inputs) {
       const width = numel(t.shape.slice(dim));
       for (let i = 0; i < t.data.length; i++)
-        out!.data[Math.floor(i / width) * row + start + (i % width)] = t.data[i]!;
+        out!.data[Math.floor(i / width) * row + start + (i % width)] = t.data[i];
       start += width;
     }
   },
   gradient({ inputs, attrs: { dim } }, [dy]) {
     let start = 0;
     return inputs.map((t) => {
-      const piece = narrow(dy!, dim, start, t.shape[dim]!);
-      start += t.shape[dim]!;
+      const piece = narrow(dy!, dim, start, t.shape[dim]);
+      start += t.shape[dim];
       return piece;
     });
   },
@@ -52,11 +52,11 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
       plan({ inputs, outputs, attrs: { dim }, profile }) {
         const widths = inputs.map((t) => numel(t.shape.slice(dim)));
         const per = widths.every((w) => w % 4 === 0) ? 4 : 1;
-        const row = numel(outputs[0]!.shape.slice(dim)) / per;
+        const row = numel(outputs[0].shape.slice(dim)) / per;
         let start = 0;
         const passes = inputs.map((t, i): Pass => {
           const size = numel(t.shape) / per;
-          const width = widths[i]! / per;
+          const width = widths[i] / per;
           const params = { size, width, row, start };
           start += width;
           const defines = { TYPE: per === 4 ? "vec4<U0>" : "U0" };
@@ -90,7 +90,7 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("cat", "tensors", tensors);
   for (const t of tensors) rankOf("cat", t);
-  const axis = normalizeDim("cat", dim, tensors[0]!);
+  const axis = normalizeDim("cat", dim, tensors[0]);
   const dtype = promote(
     "cat",
     tensors.map((t) => t.dtype),
@@ -99,13 +99,13 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
     catOp,
     tensors.map((t) => castTo(t, dtype)),
     { dim: axis },
-  )[0]!;
+  )[0];
 }
 
 /** Tensors of one shape side by side along a new axis `dim`. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("stack", "tensors", tensors);
-  const axis = normalizeDim("stack", dim, tensors[0]!, 1);
+  const axis = normalizeDim("stack", dim, tensors[0], 1);
   return cat(
     tensors.map((t) => unsqueeze(t, axis)),
     axis,

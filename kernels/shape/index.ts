@@ -23,7 +23,7 @@ export function pad(x: Tensor, counts: readonly number[], value = 0): Tensor {
   }
   const before = x.shape.map((_, axis) => counts[2 * (rank - 1 - axis)] ?? 0);
   const shape = x.shape.map(
-    (extent, axis) => before[axis]! + extent + (counts[2 * (rank - 1 - axis) + 1] ?? 0),
+    (extent, axis) => before[axis] + extent + (counts[2 * (rank - 1 - axis) + 1] ?? 0),
   );
   return place(
     x,

@@ -29,7 +29,7 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
   name: "place",
   doc: "A tensor of one value into which the input is laid: element i of an axis goes to start + i * step.",
   infer(inputs, { shape, starts, steps, value }) {
-    const x = inputs[0]!;
+    const x = inputs[0];
     if (!fitsDType(value, x.dtype))
       throw opError("place", inputs, `the value ${value} is outside of ${x.dtype}`);
     const rank = x.shape.length;
@@ -40,8 +40,8 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     const inside =
       fits &&
       x.shape.every((extent, i) => {
-        const last = starts[i]! + (extent - 1) * steps[i]!;
-        return extent === 0 || (Math.min(starts[i]!, last) >= 0 && Math.max(starts[i]!, last) < shape[i]!);
+        const last = starts[i] + (extent - 1) * steps[i];
+        return extent === 0 || (Math.min(starts[i], last) >= 0 && Math.max(starts[i], last) < shape[i]);
       });
     if (!inside)
       throw opError("place", inputs, `does not fit into ${show(shape)} from [${starts}] by [${steps}]`);
@@ -54,21 +54,21 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     for (let i = 0; i < x!.data.length; i++) {
       let at = 0;
       for (let d = 0; d < shape.length; d++) {
-        const index = Math.floor(i / from[d]!) % x!.shape[d]!;
-        at += (starts[d]! + index * steps[d]!) * to[d]!;
+        const index = Math.floor(i / from[d]) % x!.shape[d];
+        at += (starts[d] + index * steps[d]) * to[d];
       }
-      out!.data[at] = x!.data[i]!;
+      out!.data[at] = x!.data[i];
     }
   },
-  gradient: ({ inputs, attrs }, [dy]) => [takeBack(dy!, inputs[0]!.shape, attrs)],
+  gradient: ({ inputs, attrs }, [dy]) => [takeBack(dy!, inputs[0].shape, attrs)],
   variants: [
     {
       name: "plain",
       file: "shape/place.wgsl",
       plan({ inputs, outputs, attrs, profile }) {
-        const size = numel(outputs[0]!.shape);
+        const size = numel(outputs[0].shape);
         const innermostFirst = (list: readonly number[]) => [...list].reverse();
-        const { dtype } = inputs[0]!;
+        const { dtype } = inputs[0];
         return {
           defines: {
             S: isFloat(dtype) ? "f32" : wgslType(dtype),
@@ -79,7 +79,7 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
             rank: attrs.shape.length,
             value: dtype === "bool" ? Number(attrs.value !== 0) : attrs.value,
             shape: innermostFirst(attrs.shape),
-            extents: innermostFirst(inputs[0]!.shape),
+            extents: innermostFirst(inputs[0].shape),
             starts: innermostFirst(attrs.starts),
             steps: innermostFirst(attrs.steps),
           },
@@ -116,9 +116,9 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
 
 /** The strided view that `place` wrote. */
 function takeBack(dy: Tensor, shape: Shape, attrs: PlaceAttrs): Tensor {
-  const strides = dy.strides.map((s, i) => s * attrs.steps[i]!);
+  const strides = dy.strides.map((s, i) => s * attrs.steps[i]);
   const empty = numel(shape) === 0;
-  const offset = empty ? dy.offset : dy.strides.reduce((at, s, i) => at + s * attrs.starts[i]!, dy.offset);
+  const offset = empty ? dy.offset : dy.strides.reduce((at, s, i) => at + s * attrs.starts[i], dy.offset);
   return recordView(dy.view(shape, strides, offset), dy, "slice", (g) =>
     place(g, attrs.shape, attrs.starts, attrs.steps, 0),
   );
@@ -134,5 +134,5 @@ export function place(
 ): Tensor {
   rankOf("place", x);
   if (sameShape(x.shape, shape) && steps.every((s) => s === 1)) return x;
-  return apply(placeOp, [x], { shape, starts, steps, value })[0]!;
+  return apply(placeOp, [x], { shape, starts, steps, value })[0];
 }

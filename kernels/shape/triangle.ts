@@ -14,7 +14,7 @@ export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
   name: "triangle",
   doc: "The last two axes as matrices of which one side of a diagonal, with it, is kept and the rest is 0.",
   infer(inputs, { diagonal }) {
-    const x = inputs[0]!;
+    const x = inputs[0];
     checkWhole("triangle", "the diagonal", diagonal);
     if (x.shape.length < 2) throw opError("triangle", inputs, "expected at least two axes");
     return [{ shape: x.shape, dtype: x.dtype }];
@@ -23,16 +23,16 @@ export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
     const [rows, columns] = x!.shape.slice(-2) as [number, number];
     for (let i = 0; i < x!.data.length; i++) {
       const above = (i % columns) - (Math.floor(i / columns) % rows) - diagonal;
-      out!.data[i] = (upper ? above >= 0 : above <= 0) ? x!.data[i]! : 0;
+      out!.data[i] = (upper ? above >= 0 : above <= 0) ? x!.data[i] : 0;
     }
   },
-  gradient: ({ attrs }, [dy]) => [apply(triangleOp, [dy!], attrs)[0]!],
+  gradient: ({ attrs }, [dy]) => [apply(triangleOp, [dy!], attrs)[0]],
   variants: [
     {
       name: "plain",
       file: "shape/triangle.wgsl",
       plan({ inputs, attrs, profile }) {
-        const { shape } = inputs[0]!;
+        const { shape } = inputs[0];
         const size = numel(shape);
         const [rows, columns] = shape.slice(-2) as [number, number];
         const params = { size, rows, columns, diagonal: attrs.diagonal, sign: attrs.upper ? 1 : -1 };
@@ -54,10 +54,10 @@ export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
 
 /** The lower triangle of the last two axes: what lies on `diagonal` or below it. */
 export function tril(x: Tensor, diagonal = 0): Tensor {
-  return apply(triangleOp, [x], { diagonal, upper: false })[0]!;
+  return apply(triangleOp, [x], { diagonal, upper: false })[0];
 }
 
 /** The upper triangle of the last two axes: what lies on `diagonal` or above it. */
 export function triu(x: Tensor, diagonal = 0): Tensor {
-  return apply(triangleOp, [x], { diagonal, upper: true })[0]!;
+  return apply(triangleOp, [x], { diagonal, upper: true })[0];
 }

@@ -66,15 +66,15 @@ function viewStrides(x: Tensor, target: Shape): number[] | null {
   let axis = x.shape.length - 1;
   while (axis >= 0) {
     // A run of axes that is walked with one step.
-    let extent = x.shape[axis]!;
-    const step = x.strides[axis]!;
+    let extent = x.shape[axis];
+    const step = x.strides[axis];
     while (axis > 0 && (x.shape[axis - 1] === 1 || x.strides[axis - 1] === step * extent))
-      extent *= x.shape[--axis]!;
+      extent *= x.shape[--axis];
     axis--;
     let filled = 1;
     while (t >= 0 && (filled < extent || target[t] === 1)) {
       strides[t] = step * filled;
-      filled *= target[t--]!;
+      filled *= target[t--];
     }
     if (filled !== extent) return null;
   }
@@ -102,8 +102,8 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
   }
   if (order.every((d, i) => d === i)) return x;
   const view = x.view(
-    order.map((d) => x.shape[d]!),
-    order.map((d) => x.strides[d]!),
+    order.map((d) => x.shape[d]),
+    order.map((d) => x.strides[d]),
     x.offset,
   );
   return recordView(view, x, "permute", (dy) =>
@@ -151,13 +151,13 @@ export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
   const steps = shape.map(() => 1);
   let offset = x.offset;
   slices.forEach((given, axis) => {
-    const { start, step, count } = resolveSlice(given, x.shape[axis]!);
+    const { start, step, count } = resolveSlice(given, x.shape[axis]);
     // An empty slice may start at the end: the view must not point there.
-    if (count > 0) offset += start * strides[axis]!;
+    if (count > 0) offset += start * strides[axis];
     starts[axis] = start;
     steps[axis] = step;
     shape[axis] = count;
-    strides[axis]! *= step;
+    strides[axis] *= step;
   });
   return recordView(x.view(shape, strides, offset), x, "slice", (dy) => place(dy, x.shape, starts, steps, 0));
 }
@@ -197,7 +197,7 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
 export function select(x: Tensor, dim: number, index: number): Tensor {
   const axis = normalizeDim("select", dim, x);
   checkWhole("select", "index", index);
-  return squeeze(narrow(x, axis, index < 0 ? index + x.shape[axis]! : index, 1), axis);
+  return squeeze(narrow(x, axis, index < 0 ? index + x.shape[axis] : index, 1), axis);
 }
 
 /** Pieces of axis `dim`: of the given sizes, or of one size (the last may be shorter). */
@@ -224,6 +224,6 @@ export function split(x: Tensor, sizes: number | readonly number[], dim = 0): Te
 export function flip(x: Tensor, dims: number | readonly number[]): Tensor {
   const axes = normalizeDims("flip", dims, x);
   const strides = x.strides.map((s, i) => (axes.includes(i) ? -s : s));
-  const offset = axes.reduce((at, d) => at + Math.max(0, x.shape[d]! - 1) * x.strides[d]!, x.offset);
+  const offset = axes.reduce((at, d) => at + Math.max(0, x.shape[d] - 1) * x.strides[d], x.offset);
   return recordView(x.view(x.shape, strides, offset), x, "flip", (dy) => flip(dy, axes));
 }

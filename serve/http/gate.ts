@@ -32,7 +32,7 @@ export function checkFraming({ raw, headers }: FastifyRequest, limits: Limits): 
   }
   const hosts = raw.headersDistinct.host ?? [];
   if (hosts.length === 0 && raw.httpVersion !== "1.0") throw unsound(400, "the Host header is missing");
-  if (hosts.length > 1 || (hosts.length === 1 && hostName(hosts[0]!) === null)) {
+  if (hosts.length > 1 || (hosts.length === 1 && hostName(hosts[0]) === null)) {
     throw unsound(400, "the Host header must hold one host");
   }
   const coding = headers["transfer-encoding"]?.toLowerCase() ?? "chunked";

@@ -66,7 +66,7 @@ export function completionParser(limits: Limits, strict: boolean): (body: unknow
     }
     const parsed = schema.safeParse(body);
     if (!parsed.success) {
-      const { path, message } = parsed.error.issues[0]!;
+      const { path, message } = parsed.error.issues[0];
       const param = path.join(".");
       throw new ServeError(400, `${param}: ${message}`, { param });
     }

@@ -27,7 +27,7 @@ export class BlockPool {
 
   /** Number of tables that hold `block`; 0 when it is free. */
   refs(block: number): number {
-    return this.#refs[block]!;
+    return this.#refs[block];
   }
 
   /** Takes `count` blocks with one reference each, or none of them (null) when fewer are free. */
@@ -36,7 +36,7 @@ export class BlockPool {
     const blocks = new Int32Array(count);
     for (let i = 0; i < count; i++) {
       const block = this.#head;
-      this.#head = this.#next[block]!;
+      this.#head = this.#next[block];
       this.#refs[block] = 1;
       blocks[i] = block;
     }
@@ -46,14 +46,14 @@ export class BlockPool {
 
   /** One more table holds `block`. */
   retain(block: number): void {
-    if (!(this.#refs[block]! > 0)) throw new Error(`retain of block ${block}, which is not in use`);
-    this.#refs[block]!++;
+    if (!(this.#refs[block] > 0)) throw new Error(`retain of block ${block}, which is not in use`);
+    this.#refs[block]++;
   }
 
   /** One table fewer holds `block`; the last one frees it. */
   release(block: number): void {
-    if (!(this.#refs[block]! > 0)) throw new Error(`release of block ${block}, which is not in use`);
-    if (--this.#refs[block]! > 0) return;
+    if (!(this.#refs[block] > 0)) throw new Error(`release of block ${block}, which is not in use`);
+    if (--this.#refs[block] > 0) return;
     this.#next[block] = this.#head;
     this.#head = block;
     this.#free++;

@@ -48,7 +48,7 @@ export class BlockTable {
 
   /** Gives all blocks back, last first, so that the head of a sequence is reused last. */
   clear(): void {
-    while (this.#count > 0) this.#pool.release(this.#blocks[--this.#count]!);
+    while (this.#count > 0) this.#pool.release(this.#blocks[--this.#count]);
     this.#view = this.#blocks.subarray(0, 0);
   }
 }

@@ -5,5 +5,5 @@ import { philox4x32, toUnit } from "../../core/random.ts";
  * what else was sampled before or beside it, and a sequence that is computed again draws the same.
  */
 export function uniform(seed: readonly [number, number], choice: number, position: number): number {
-  return toUnit(philox4x32(seed, [position, choice, 0, 0])[0]!);
+  return toUnit(philox4x32(seed, [position, choice, 0, 0])[0]);
 }

@@ -17,12 +17,12 @@ export function sampleRow(logits: Float32Array, spec: SampleSpec): SampledToken 
   const likeliest = checkedArgmax(logits);
   const id = takesLikeliest(spec) ? likeliest : choose(logits, spec);
   if (topLogprobs === null) return { id, logprob: null, top: [] };
-  return score(logits, id, topLogprobs, logits[likeliest]!);
+  return score(logits, id, topLogprobs, logits[likeliest]);
 }
 
 /** Log probability of `id` and of the `top` likeliest tokens under softmax(logits). @throws Error as `sampleRow` does. */
 export function scoreRow(logits: Float32Array, id: number, top: number): TokenLogprob {
-  return score(logits, id, top, logits[checkedArgmax(logits)]!);
+  return score(logits, id, top, logits[checkedArgmax(logits)]);
 }
 
 /** Whether the sampler takes the highest logit, the lowest id of equals, whatever the row. */
@@ -45,7 +45,7 @@ function checkedArgmax(logits: Float32Array): number {
   let best = 0;
   let most = -Infinity;
   for (let i = 0; i < logits.length; i++) {
-    const logit = logits[i]!;
+    const logit = logits[i];
     // Turned around, so that NaN comes in.
     if (logit <= most) continue;
     if (!(logit < Infinity)) throw notFinite();
@@ -67,8 +67,8 @@ function score(logits: Float32Array, id: number, top: number, max: number): Toke
   const normaliser = logSumExp(logits, max);
   return {
     id,
-    logprob: logits[id]! - normaliser,
-    top: largest(logits, top).map((other) => [other, logits[other]! - normaliser] as const),
+    logprob: logits[id] - normaliser,
+    top: largest(logits, top).map((other) => [other, logits[other] - normaliser] as const),
   };
 }
 
@@ -85,7 +85,7 @@ export function probabilities(logits: Float32Array, spec: SampleSpec): Float64Ar
 function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
   const { params, history, promptLength } = spec;
   const row = new Float64Array(logits);
-  for (const [id, bias] of params.logitBias) row[id]! += bias;
+  for (const [id, bias] of params.logitBias) row[id] += bias;
   applyRepetitionPenalty(row, history, params.repetitionPenalty);
   applyOutputPenalties(row, history, promptLength, params.frequencyPenalty, params.presencePenalty);
   if (spec.banned !== null) for (const id of spec.banned) row[id] = -Infinity;
@@ -102,7 +102,7 @@ function warp(row: Float64Array, params: SamplingParams): Float64Array {
 
 export function applyRepetitionPenalty(row: Float64Array, history: readonly number[], penalty: number): void {
   if (penalty === 1) return;
-  for (const id of new Set(history)) row[id] = row[id]! < 0 ? row[id]! * penalty : row[id]! / penalty;
+  for (const id of new Set(history)) row[id] = row[id] < 0 ? row[id] * penalty : row[id] / penalty;
 }
 
 /** OpenAI's penalties on generated tokens: `frequency` for each occurrence, `presence` once. */
@@ -116,40 +116,40 @@ export function applyOutputPenalties(
   if (frequency === 0 && presence === 0) return;
   const seen = new Set<number>();
   for (let i = promptLength; i < history.length; i++) {
-    const id = history[i]!;
-    row[id]! -= seen.has(id) ? frequency : frequency + presence;
+    const id = history[i];
+    row[id] -= seen.has(id) ? frequency : frequency + presence;
     seen.add(id);
   }
 }
 
 export function applyTemperature(row: Float64Array, temperature: number): void {
   if (temperature === 1) return;
-  for (let i = 0; i < row.length; i++) row[i]! /= temperature;
+  for (let i = 0; i < row.length; i++) row[i] /= temperature;
 }
 
 /** Keeps the k largest; ties with the k-th all stay. */
 export function applyTopK(row: Float64Array, k: number): void {
   if (k === 0 || k >= row.length) return;
   const threshold = kthLargest(row, k);
-  for (let i = 0; i < row.length; i++) if (row[i]! < threshold) row[i] = -Infinity;
+  for (let i = 0; i < row.length; i++) if (row[i] < threshold) row[i] = -Infinity;
 }
 
 /** The k-th largest value: a heap of the k largest so far, the least of them first, since k is small beside a vocabulary. */
 function kthLargest(row: Float64Array, k: number): number {
   const heap = row.slice(0, k).sort();
   for (let i = k; i < row.length; i++) {
-    const value = row[i]!;
-    if (!(value > heap[0]!)) continue;
+    const value = row[i];
+    if (!(value > heap[0])) continue;
     let at = 0;
     for (let child = 1; child < k; child = 2 * at + 1) {
-      if (child + 1 < k && heap[child + 1]! < heap[child]!) child++;
-      if (heap[child]! >= value) break;
-      heap[at] = heap[child]!;
+      if (child + 1 < k && heap[child + 1] < heap[child]) child++;
+      if (heap[child] >= value) break;
+      heap[at] = heap[child];
       at = child;
     }
     heap[at] = value;
   }
-  return heap[0]!;
+  return heap[0];
 }
 
 /**
@@ -164,50 +164,50 @@ export function applyTopP(row: Float64Array, p: number): void {
   let mass = 0;
   const sorted: number[] = [];
   for (let i = 0; i < row.length; i++) {
-    if (probs[i]! > tail) sorted.push(i);
+    if (probs[i] > tail) sorted.push(i);
     else {
-      mass += probs[i]!;
+      mass += probs[i];
       row[i] = -Infinity;
     }
   }
-  sorted.sort((a, b) => probs[a]! - probs[b]! || b - a);
+  sorted.sort((a, b) => probs[a] - probs[b] || b - a);
   for (let i = 0; i + 1 < sorted.length; i++) {
-    mass += probs[sorted[i]!]!;
+    mass += probs[sorted[i]];
     if (mass > 1 - p) return;
-    row[sorted[i]!] = -Infinity;
+    row[sorted[i]] = -Infinity;
   }
 }
 
 /** Removes tokens less than `minP` times as likely as the likeliest (Nguyen et al. 2024). */
 export function applyMinP(row: Float64Array, minP: number): void {
   if (minP === 0) return;
-  const threshold = row[argmax(row)]! + Math.log(minP);
-  for (let i = 0; i < row.length; i++) if (row[i]! < threshold) row[i] = -Infinity;
+  const threshold = row[argmax(row)] + Math.log(minP);
+  for (let i = 0; i < row.length; i++) if (row[i] < threshold) row[i] = -Infinity;
 }
 
 /** Index of the largest value; the lowest of equal ones. */
 export function argmax(row: ArrayLike<number>): number {
   let best = 0;
-  for (let i = 1; i < row.length; i++) if (row[i]! > row[best]!) best = i;
+  for (let i = 1; i < row.length; i++) if (row[i] > row[best]) best = i;
   return best;
 }
 
 export function softmax(row: ArrayLike<number>): Float64Array {
   const { weights: probs, total } = exponentials(row);
-  for (let i = 0; i < probs.length; i++) probs[i]! /= total;
+  for (let i = 0; i < probs.length; i++) probs[i] /= total;
   return probs;
 }
 
 /** exp(x - highest) of each, and their sum. */
 function exponentials(row: ArrayLike<number>): { weights: Float64Array; total: number } {
-  const max = row[argmax(row)]!;
+  const max = row[argmax(row)];
   const weights = new Float64Array(row.length);
   let total = 0;
   for (let i = 0; i < weights.length; i++) {
     // Of removed tokens, which may be nearly all.
-    if (row[i]! === -Infinity) continue;
-    weights[i] = Math.exp(row[i]! - max);
-    total += weights[i]!;
+    if (row[i] === -Infinity) continue;
+    weights[i] = Math.exp(row[i] - max);
+    total += weights[i];
   }
   return { weights, total };
 }
@@ -219,7 +219,7 @@ function draw(row: Float64Array, u: number): number {
   let last = 0;
   for (let i = 0; i < weights.length; i++) {
     if (weights[i] === 0) continue;
-    const probability = weights[i]! / total;
+    const probability = weights[i] / total;
     if (probability === 0) continue;
     cumulative += probability;
     last = i;
@@ -230,7 +230,7 @@ function draw(row: Float64Array, u: number): number {
 
 function logSumExp(row: Float32Array, max: number): number {
   let total = 0;
-  for (let i = 0; i < row.length; i++) total += Math.exp(row[i]! - max);
+  for (let i = 0; i < row.length; i++) total += Math.exp(row[i] - max);
   return max + Math.log(total);
 }
 
@@ -239,9 +239,9 @@ function largest(row: Float32Array, count: number): number[] {
   const best: number[] = [];
   if (count === 0) return best;
   for (let i = 0; i < row.length; i++) {
-    if (best.length === count && row[i]! <= row[best[count - 1]!]!) continue;
+    if (best.length === count && row[i] <= row[best[count - 1]]) continue;
     let at = best.length;
-    while (at > 0 && row[i]! > row[best[at - 1]!]!) at--;
+    while (at > 0 && row[i] > row[best[at - 1]]) at--;
     best.splice(at, 0, i);
     best.length = Math.min(best.length, count);
   }

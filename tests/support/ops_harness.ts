@@ -22,7 +22,7 @@ export function sampleValues(input: SampleInput, dtype: DType, seed: string): nu
   const count = numel(input.shape);
   const round = dtype === "f16" ? (v: number) => fromHalf(toHalf(v)) : Math.fround;
   if (input.values)
-    return Array.from({ length: count }, (_, i) => round(input.values![i % input.values!.length]!));
+    return Array.from({ length: count }, (_, i) => round(input.values![i % input.values!.length]));
   const next = generator(seed);
   const float = isFloat(dtype);
   const [low, high] = input.range ?? (float ? [-2, 2] : [0, 1]);
@@ -41,13 +41,13 @@ export function place(device: Device, input: SampleInput, dtype: DType, values: 
     layout === "transposed" && rank >= 2
       ? transposedStrides(shape)
       : contiguousStrides(shape).map((s) => s * 2);
-  const room = shape.reduce((top, extent, i) => top + (extent - 1) * strides[i]!, 1);
+  const room = shape.reduce((top, extent, i) => top + (extent - 1) * strides[i], 1);
   const memory = new Array<number>(room).fill(7);
   const plain = contiguousStrides(shape);
   values.forEach((value, i) => {
     let cell = 0;
     shape.forEach((extent, axis) => {
-      cell += (Math.floor(i / plain[axis]!) % extent) * strides[axis]!;
+      cell += (Math.floor(i / plain[axis]) % extent) * strides[axis];
     });
     memory[cell] = value;
   });
@@ -81,7 +81,7 @@ export async function runSample(
   attrs: unknown,
 ): Promise<number[][]> {
   const outputs = withDevice(device, () => apply(op as unknown as Op<unknown>, inputs, attrs));
-  const changed = mutatedInputs(op, inputs.length).map((i) => inputs[i]!);
+  const changed = mutatedInputs(op, inputs.length).map((i) => inputs[i]);
   return Promise.all([...outputs, ...changed].map(async (t) => Array.from(await t.data())));
 }
 
@@ -120,8 +120,8 @@ export function worstRatio(
   if (actual.length !== expected.length) return Number.POSITIVE_INFINITY;
   let worst = 0;
   for (let i = 0; i < expected.length; i++) {
-    const a = actual[i]!;
-    const b = expected[i]!;
+    const a = actual[i];
+    const b = expected[i];
     if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
     const ratio = Math.abs(a - b) / (atol + rtol * Math.abs(b));
     if (!(ratio <= worst)) worst = Number.isNaN(ratio) ? Number.POSITIVE_INFINITY : ratio;

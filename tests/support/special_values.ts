@@ -32,7 +32,7 @@ export interface Planting {
 export function plantings(op: AnyOp, sample: Sample<unknown>, floatType: DType): Planting[] {
   const dtypes = sample.inputs.map((input) => input.dtype ?? floatType);
   const open = sample.inputs.flatMap((input, i) =>
-    isFloat(dtypes[i]!) && !input.finite && numel(input.shape) > 0 ? [i] : [],
+    isFloat(dtypes[i]) && !input.finite && numel(input.shape) > 0 ? [i] : [],
   );
   if (open.length === 0) return [];
   const each = open.flatMap((i) =>
@@ -43,9 +43,9 @@ export function plantings(op: AnyOp, sample: Sample<unknown>, floatType: DType):
     inputs: (device) =>
       sample.inputs.map((input, i) => {
         const seed = `${op.name}/${sample.name}/${i}`;
-        const values = sampleValues(input, dtypes[i]!, seed);
+        const values = sampleValues(input, dtypes[i], seed);
         if (targets.includes(i)) plant(values, kinds[kind], `${seed}/${kind}`);
-        return place(device, input, dtypes[i]!, values);
+        return place(device, input, dtypes[i], values);
       }),
   }));
 }
@@ -65,15 +65,15 @@ export async function specialsEqualReference(
 ): Promise<void> {
   const { atol = 1e-5, rtol = 1e-4 } = sample;
   const loose = floatType === "f16" ? [Math.max(atol, 4e-3), Math.max(rtol, 4e-3)] : [atol, rtol];
-  const ratio = (a: number[], b: number[]) => worstRatio(a, b, loose[0]!, loose[1]!);
+  const ratio = (a: number[], b: number[]) => worstRatio(a, b, loose[0], loose[1]);
   const found: string[] = [];
   for (const { name, inputs } of plantings(op, sample, floatType)) {
     const expected = await runSample(reference, op, inputs(reference), sample.attrs);
     const actual = await run(inputs(gpu));
     expected.forEach((values, i) => {
-      if (ratio(actual[i]!, values) <= 1) return;
-      const at = values.findIndex((v, k) => !(ratio([actual[i]![k]!], [v]) <= 1));
-      found.push(`${name}: result ${i} at ${at} is ${actual[i]![at]}, the reference says ${values[at]}`);
+      if (ratio(actual[i], values) <= 1) return;
+      const at = values.findIndex((v, k) => !(ratio([actual[i][k]], [v]) <= 1));
+      found.push(`${name}: result ${i} at ${at} is ${actual[i][at]}, the reference says ${values[at]}`);
     });
   }
   expect(found, `${op.name} ${floatType}`).toEqual([]);

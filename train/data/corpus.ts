@@ -61,7 +61,7 @@ export function fill(sentence: string, scene: Scene, random: Random): string {
     if (value === undefined) throw new Error(`story grammar: unknown slot ${slot} in "${sentence}"`);
     const inner = value.includes("{") ? fill(value, scene, random) : value;
     const whole = article ? withArticle(inner) : inner;
-    return capital ? whole[0]!.toUpperCase() + whole.slice(1) : whole;
+    return capital ? whole[0].toUpperCase() + whole.slice(1) : whole;
   });
   return filled;
 }
@@ -127,9 +127,9 @@ function characters(random: Random): Scene {
   ["h", "f"].forEach((key, i) => {
     const isShe = random() < 0.5;
     const names = (isShe ? words.girlNames : words.boyNames).filter((name) => !taken.has(name));
-    const name = isAnimal ? animalNames[i]! : pick(names, random);
+    const name = isAnimal ? animalNames[i] : pick(names, random);
     taken.add(name);
-    const kind = isAnimal ? kinds[i]! : isShe ? "girl" : "boy";
+    const kind = isAnimal ? kinds[i] : isShe ? "girl" : "boy";
     const intro = `${withArticle(pick(isAnimal ? words.animalSizes : words.childSizes, random))} ${kind} ${pick(["named", "called"], random)} ${name}`;
     Object.assign(scene, person(key, name, pronouns[isShe ? "she" : "he"]), { [`${key}.intro`]: intro });
   });
@@ -146,11 +146,11 @@ function withArticle(noun: string): string {
 }
 
 function pick<T>(list: readonly T[], random: Random): T {
-  return list[Math.floor(random() * list.length)]!;
+  return list[Math.floor(random() * list.length)];
 }
 
 /** `count` different members of `list`. */
 function pickSome<T>(list: readonly T[], count: number, random: Random): T[] {
   const rest = [...list];
-  return Array.from({ length: count }, () => rest.splice(Math.floor(random() * rest.length), 1)[0]!);
+  return Array.from({ length: count }, () => rest.splice(Math.floor(random() * rest.length), 1)[0]);
 }

@@ -142,46 +142,46 @@ async function* unpack(file: string, raw: Readable, size: number): AsyncGenerato
 
 /** Bytes to text without a change: whatever is not UTF-8 is an error that says where. */
 class StrictDecoder {
-  private readonly file: string;
-  private readonly utf8 = new TextDecoder("utf-8", { fatal: true });
+  readonly #file: string;
+  readonly #utf8 = new TextDecoder("utf-8", { fatal: true });
   /** Bytes before the current chunk, and the last few of them: a character may have begun there. */
-  private offset = 0;
-  private last: Uint8Array = new Uint8Array(0);
+  #offset = 0;
+  #last: Uint8Array = new Uint8Array(0);
 
   constructor(file: string) {
-    this.file = file;
+    this.#file = file;
   }
 
   push(chunk: Uint8Array): string {
     const code = "corpus_binary";
     const [a, b] = chunk;
-    if (this.offset === 0 && ((a === 0xff && b === 0xfe) || (a === 0xfe && b === 0xff))) {
-      throw new KilnError(`${this.file} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8`, { code });
+    if (this.#offset === 0 && ((a === 0xff && b === 0xfe) || (a === 0xfe && b === 0xff))) {
+      throw new KilnError(`${this.#file} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8`, { code });
     }
     const zero = chunk.indexOf(0);
     if (zero >= 0) {
-      const message = `${this.file} is a binary file, not text: it has a zero byte at offset ${this.offset + zero}`;
+      const message = `${this.#file} is a binary file, not text: it has a zero byte at offset ${this.#offset + zero}`;
       throw new KilnError(message, { code });
     }
-    const text = this.decode(chunk);
-    this.offset += chunk.length;
-    this.last = Buffer.concat([this.last, chunk.subarray(-3)]).subarray(-3);
+    const text = this.#decode(chunk);
+    this.#offset += chunk.length;
+    this.#last = Buffer.concat([this.#last, chunk.subarray(-3)]).subarray(-3);
     return text;
   }
 
   end(): string {
-    return this.decode(null);
+    return this.#decode(null);
   }
 
-  private decode(chunk: Uint8Array | null): string {
+  #decode(chunk: Uint8Array | null): string {
     try {
-      return chunk === null ? this.utf8.decode() : this.utf8.decode(chunk, { stream: true });
+      return chunk === null ? this.#utf8.decode() : this.#utf8.decode(chunk, { stream: true });
     } catch (error) {
-      const bytes = chunk === null ? this.last : Buffer.concat([this.last, chunk]);
-      const at = firstInvalid(bytes, this.last.length);
-      const byte = `0x${bytes[at]!.toString(16).toUpperCase()} at offset ${this.offset - this.last.length + at}`;
+      const bytes = chunk === null ? this.#last : Buffer.concat([this.#last, chunk]);
+      const at = firstInvalid(bytes, this.#last.length);
+      const byte = `0x${bytes[at].toString(16).toUpperCase()} at offset ${this.#offset - this.#last.length + at}`;
       throw new KilnError(
-        `${this.file} is not UTF-8 text (byte ${byte}); convert it first, for example: iconv -f LATIN1 -t UTF-8`,
+        `${this.#file} is not UTF-8 text (byte ${byte}); convert it first, for example: iconv -f LATIN1 -t UTF-8`,
         { code: "corpus_binary", cause: error },
       );
     }
@@ -192,7 +192,7 @@ class StrictDecoder {
 function firstInvalid(bytes: Uint8Array, before: number): number {
   const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let start = 0;
-  while (start < before && (bytes[start]! & 0xc0) === 0x80) start++;
+  while (start < before && (bytes[start] & 0xc0) === 0x80) start++;
   for (let i = start; i < bytes.length; i++) {
     try {
       if (utf8.decode(bytes.subarray(i, i + 1), { stream: true }) !== "") start = i + 1;

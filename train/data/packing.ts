@@ -55,41 +55,42 @@ interface Layout {
  */
 export class PackedBatches {
   readonly rowsPerEpoch: number;
-  private readonly shard: TokenShard;
-  private readonly spans: readonly Span[];
-  private readonly options: PackingOptions & { seed: number };
-  private cursor: DataCursor = { epoch: 0, index: 0 };
-  private current: { epoch: number; layout: Layout; rows: Uint32Array; phase: number } | null = null;
+  readonly #shard: TokenShard;
+  readonly #spans: readonly Span[];
+  readonly #options: PackingOptions & { seed: number };
+  #cursor: DataCursor = { epoch: 0, index: 0 };
+  #current: { epoch: number; layout: Layout; rows: Uint32Array; phase: number } | null = null;
 
   constructor(shard: TokenShard, spans: readonly Span[], options: PackingOptions & { seed: number }) {
     checkOptions(spans, options);
-    this.shard = shard;
-    this.spans = spans;
-    this.options = options;
+    this.#shard = shard;
+    this.#spans = spans;
+    this.#options = options;
     this.rowsPerEpoch = Math.ceil(countTokens(spans) / options.seqLen);
   }
 
   /** Passes over the data so far, as a fraction: 1.5 is half-way through the second. */
   get epochs(): number {
-    return this.cursor.epoch + this.cursor.index / this.rowsPerEpoch;
+    return this.#cursor.epoch + this.#cursor.index / this.rowsPerEpoch;
   }
 
   /** The next batch. */
   next(): Batch {
-    const { batchSize, seqLen } = this.options;
+    const { batchSize, seqLen } = this.#options;
     const batch = emptyBatch(batchSize, seqLen);
     for (let i = 0; i < batchSize; i++) {
-      const { layout, rows, phase } = this.epochLayout();
-      fillRow(batch, i, seqLen, this.shard, layout, phase + rows[this.cursor.index]! * seqLen);
-      this.cursor.index++;
-      if (this.cursor.index === this.rowsPerEpoch) this.cursor = { epoch: this.cursor.epoch + 1, index: 0 };
+      const { layout, rows, phase } = this.#epochLayout();
+      fillRow(batch, i, seqLen, this.#shard, layout, phase + rows[this.#cursor.index] * seqLen);
+      this.#cursor.index++;
+      if (this.#cursor.index === this.rowsPerEpoch)
+        this.#cursor = { epoch: this.#cursor.epoch + 1, index: 0 };
     }
     return batch;
   }
 
   /** What to save in a checkpoint. */
   state(): DataCursor {
-    return { ...this.cursor };
+    return { ...this.#cursor };
   }
 
   /** Goes on from a saved state. Errors: a state that this corpus and row length cannot have. */
@@ -100,20 +101,20 @@ export class PackedBatches {
         `cannot resume at epoch ${state.epoch}, row ${state.index}: an epoch of this corpus has ${this.rowsPerEpoch} rows; resume with the same data and sequence length`,
       );
     }
-    this.cursor = { epoch: state.epoch, index: state.index };
+    this.#cursor = { epoch: state.epoch, index: state.index };
   }
 
-  private epochLayout(): { layout: Layout; rows: Uint32Array; phase: number } {
-    const { epoch } = this.cursor;
-    if (this.current?.epoch !== epoch) {
-      const { seed, seqLen } = this.options;
-      const isRing = countTokens(this.spans) >= seqLen;
-      const layout = layOut(this.spans, permutation(this.spans.length, seed, epoch, 0), isRing);
+  #epochLayout(): { layout: Layout; rows: Uint32Array; phase: number } {
+    const { epoch } = this.#cursor;
+    if (this.#current?.epoch !== epoch) {
+      const { seed, seqLen } = this.#options;
+      const isRing = countTokens(this.#spans) >= seqLen;
+      const layout = layOut(this.#spans, permutation(this.#spans.length, seed, epoch, 0), isRing);
       const rows = permutation(this.rowsPerEpoch, seed, epoch, 1);
       const phases = permutation(seqLen, seed, Math.floor(epoch / seqLen), 2);
-      this.current = { epoch, layout, rows, phase: isRing ? phases[epoch % seqLen]! : 0 };
+      this.#current = { epoch, layout, rows, phase: isRing ? phases[epoch % seqLen] : 0 };
     }
-    return this.current!;
+    return this.#current!;
   }
 }
 
@@ -131,7 +132,7 @@ export function* validationBatches(
   const { batchSize, seqLen } = options;
   const inOrder = Uint32Array.from(spans, (_, i) => i);
   const layout = layOut(spans, inOrder, false);
-  const all = Math.ceil(layout.ends[spans.length - 1]! / seqLen);
+  const all = Math.ceil(layout.ends[spans.length - 1] / seqLen);
   const rows = Math.min(options.rows ?? all, all);
   for (let first = 0; first < rows; first += batchSize) {
     const batch = emptyBatch(batchSize, seqLen);
@@ -161,7 +162,7 @@ function layOut(spans: readonly Span[], order: Uint32Array, isRing: boolean): La
   const ends = new Float64Array(order.length);
   let end = 0;
   order.forEach((document, i) => {
-    end += spans[document]!.length;
+    end += spans[document].length;
     ends[i] = end;
   });
   return { spans, order, ends, isRing };
@@ -180,14 +181,14 @@ function fillRow(
   from: number,
 ): void {
   const { spans, order, ends, isRing } = layout;
-  const total = ends[ends.length - 1]!;
+  const total = ends[ends.length - 1];
   const base = into * seqLen;
   let at = 0;
   let segment = 0;
   let place = isRing ? from % total : from;
   for (let i = firstAbove(ends, place); i < order.length && at < seqLen; ) {
-    const span = spans[order[i]!]!;
-    const offset = place - (ends[i]! - span.length);
+    const span = spans[order[i]];
+    const offset = place - (ends[i] - span.length);
     const count = Math.min(span.length - offset, seqLen - at);
     if (count > 0) copyPiece(batch, base + at, shard, span, offset, count, segment++);
     at += count;
@@ -230,7 +231,7 @@ function firstAbove(values: Float64Array, limit: number): number {
   let high = values.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (values[middle]! > limit) high = middle;
+    if (values[middle] > limit) high = middle;
     else low = middle + 1;
   }
   return low;

@@ -27,7 +27,7 @@ export function permutation(length: number, ...key: number[]): Uint32Array {
     // Two hashes give 53 bits, so that the choice is even for any length that fits in memory.
     const fraction = (hash32(start, i) * 2 ** 21 + (hash32(second, i) >>> 11)) / 2 ** 53;
     const j = Math.floor(fraction * (i + 1));
-    [order[i], order[j]] = [order[j]!, order[i]!];
+    [order[i], order[j]] = [order[j], order[i]];
   }
   return order;
 }

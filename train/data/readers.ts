@@ -114,7 +114,7 @@ function isJsonLines(file: string, start: string): boolean {
   }
   if (!/^\s*\{/.test(start)) return false;
   try {
-    return typeof JSON.parse(start.trimStart().split("\n")[0]!) === "object";
+    return typeof JSON.parse(start.trimStart().split("\n")[0]) === "object";
   } catch {
     return false;
   }
@@ -184,7 +184,7 @@ function settledLength(text: string, separator: string): number {
   let end = Math.max(0, text.length - 2 * separator.length - 2);
   // A run of white space may be the start of blank lines; the limit keeps endless ones out of memory.
   const least = end - 2 ** 16;
-  while (end > 0 && end > least && /\s/.test(text[end - 1]!)) end--;
+  while (end > 0 && end > least && /\s/.test(text[end - 1])) end--;
   const code = text.charCodeAt(end - 1);
   return code >= 0xd800 && code < 0xdc00 ? end - 1 : end;
 }

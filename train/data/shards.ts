@@ -99,115 +99,115 @@ export async function writeShard(
 }
 
 class ShardWriter {
-  private readonly descriptor: number;
-  private readonly tokenizer: Tokenizer;
-  private readonly options: EncodeOptions & { addSpecialTokens: false };
-  private readonly bosId: number | null;
-  private readonly dtype: "uint16" | "uint32";
-  private readonly lengths: number[] = [];
-  private readonly bytes: number[] = [];
-  private unknownTokens = 0;
-  private hardCuts = 0;
+  readonly #descriptor: number;
+  readonly #tokenizer: Tokenizer;
+  readonly #options: EncodeOptions & { addSpecialTokens: false };
+  readonly #bosId: number | null;
+  readonly #dtype: "uint16" | "uint32";
+  readonly #lengths: number[] = [];
+  readonly #bytes: number[] = [];
+  #unknownTokens = 0;
+  #hardCuts = 0;
   /** The part of the current document that is not in a piece yet. */
-  private open = "";
-  private pieces: (TextPart & { starts: boolean })[] = [];
-  private isInside = false;
-  private characters = 0;
-  private position = HEADER_BYTES;
+  #open = "";
+  #pieces: (TextPart & { starts: boolean })[] = [];
+  #isInside = false;
+  #characters = 0;
+  #position = HEADER_BYTES;
 
   constructor(descriptor: number, tokenizer: Tokenizer, options: EncodeOptions) {
-    this.descriptor = descriptor;
-    this.tokenizer = tokenizer;
+    this.#descriptor = descriptor;
+    this.#tokenizer = tokenizer;
     const { parseSpecialTokens = false } = options;
-    this.options = { parseSpecialTokens, addSpecialTokens: false };
-    this.bosId = tokenizer.addsBos ? tokenizer.bosId : null;
-    this.dtype = tokenizer.vocabSize <= 2 ** 16 ? "uint16" : "uint32";
+    this.#options = { parseSpecialTokens, addSpecialTokens: false };
+    this.#bosId = tokenizer.addsBos ? tokenizer.bosId : null;
+    this.#dtype = tokenizer.vocabSize <= 2 ** 16 ? "uint16" : "uint32";
   }
 
   async add({ text, ends }: TextPart): Promise<void> {
-    this.open += text;
-    while (this.open.length > LONGEST_TEXT) {
-      const { end, next, isExact } = await this.tokenizer.cut(this.open, LONGEST_TEXT, this.options);
-      if (!isExact) this.hardCuts++;
-      await this.queue(this.open.slice(0, end), false);
-      this.bytes[this.bytes.length - 1]! += Buffer.byteLength(this.open.slice(end, next));
-      this.open = this.open.slice(next);
+    this.#open += text;
+    while (this.#open.length > LONGEST_TEXT) {
+      const { end, next, isExact } = await this.#tokenizer.cut(this.#open, LONGEST_TEXT, this.#options);
+      if (!isExact) this.#hardCuts++;
+      await this.#queue(this.#open.slice(0, end), false);
+      this.#bytes[this.#bytes.length - 1] += Buffer.byteLength(this.#open.slice(end, next));
+      this.#open = this.#open.slice(next);
     }
     if (!ends) return;
-    if (this.open !== "" || this.isInside) await this.queue(this.open, true);
-    this.open = "";
+    if (this.#open !== "" || this.#isInside) await this.#queue(this.#open, true);
+    this.#open = "";
   }
 
   async finish(origin: Pick<ShardHeader, "source_hash" | "left_out">): Promise<ShardHeader> {
-    await this.encode();
-    if (this.lengths.length === 0) throw new KilnError("the corpus is empty: there is nothing to train on");
-    const tokens = this.lengths.reduce((sum, length) => sum + length, 0);
-    this.write(new Uint8Array((4 - (this.position % 4)) % 4));
-    this.write(Uint32Array.from(this.lengths));
-    this.write(Uint32Array.from(this.bytes));
+    await this.#encode();
+    if (this.#lengths.length === 0) throw new KilnError("the corpus is empty: there is nothing to train on");
+    const tokens = this.#lengths.reduce((sum, length) => sum + length, 0);
+    this.#write(new Uint8Array((4 - (this.#position % 4)) % 4));
+    this.#write(Uint32Array.from(this.#lengths));
+    this.#write(Uint32Array.from(this.#bytes));
     const header: ShardHeader = {
       format: "kiln-tokens",
       version: 2,
-      dtype: this.dtype,
+      dtype: this.#dtype,
       tokens,
-      documents: this.lengths.length,
-      text_bytes: this.bytes.reduce((sum, bytes) => sum + bytes, 0),
-      vocab_size: this.tokenizer.vocabSize,
-      bos_id: this.bosId,
-      eos_id: this.tokenizer.eosId,
-      tokenizer_hash: this.tokenizer.hash(),
+      documents: this.#lengths.length,
+      text_bytes: this.#bytes.reduce((sum, bytes) => sum + bytes, 0),
+      vocab_size: this.#tokenizer.vocabSize,
+      bos_id: this.#bosId,
+      eos_id: this.#tokenizer.eosId,
+      tokenizer_hash: this.#tokenizer.hash(),
       ...origin,
-      unknown_tokens: this.unknownTokens,
-      hard_cuts: this.hardCuts,
+      unknown_tokens: this.#unknownTokens,
+      hard_cuts: this.#hardCuts,
     };
     const text = `${JSON.stringify(header).padEnd(HEADER_BYTES - 1)}\n`;
-    this.writeAt(Buffer.from(text), 0);
+    this.#writeAt(Buffer.from(text), 0);
     return header;
   }
 
   /** Adds a piece of the current document. */
-  private async queue(text: string, ends: boolean): Promise<void> {
-    const starts = !this.isInside;
-    if (starts) this.bytes.push(0);
-    this.bytes[this.bytes.length - 1]! += Buffer.byteLength(text);
-    this.pieces.push({ text, starts, ends });
-    this.isInside = !ends;
-    this.characters += text.length;
-    if (this.characters >= BATCH_CHARACTERS) await this.encode();
+  async #queue(text: string, ends: boolean): Promise<void> {
+    const starts = !this.#isInside;
+    if (starts) this.#bytes.push(0);
+    this.#bytes[this.#bytes.length - 1] += Buffer.byteLength(text);
+    this.#pieces.push({ text, starts, ends });
+    this.#isInside = !ends;
+    this.#characters += text.length;
+    if (this.#characters >= BATCH_CHARACTERS) await this.#encode();
   }
 
-  private async encode(): Promise<void> {
-    const texts = this.pieces.map(({ text }) => text);
-    const encoded = await this.tokenizer.encodeBatch(texts, this.options);
-    const { eosId, unknownId } = this.tokenizer;
+  async #encode(): Promise<void> {
+    const texts = this.#pieces.map(({ text }) => text);
+    const encoded = await this.#tokenizer.encodeBatch(texts, this.#options);
+    const { eosId, unknownId } = this.#tokenizer;
     const total = encoded.reduce((sum, ids) => sum + ids.length + 2, 0);
-    const out = this.dtype === "uint16" ? new Uint16Array(total) : new Uint32Array(total);
+    const out = this.#dtype === "uint16" ? new Uint16Array(total) : new Uint32Array(total);
     let at = 0;
     encoded.forEach((ids, i) => {
-      const { starts, ends } = this.pieces[i]!;
+      const { starts, ends } = this.#pieces[i];
       const before = at;
-      if (unknownId !== null) for (const id of ids) if (id === unknownId) this.unknownTokens++;
-      if (starts && this.bosId !== null) out[at++] = this.bosId;
+      if (unknownId !== null) for (const id of ids) if (id === unknownId) this.#unknownTokens++;
+      if (starts && this.#bosId !== null) out[at++] = this.#bosId;
       out.set(ids, at);
       at += ids.length;
       if (ends && eosId !== null) out[at++] = eosId;
-      if (starts) this.lengths.push(0);
-      this.lengths[this.lengths.length - 1]! += at - before;
+      if (starts) this.#lengths.push(0);
+      this.#lengths[this.#lengths.length - 1] += at - before;
     });
-    this.write(out.subarray(0, at));
-    this.pieces = [];
-    this.characters = 0;
+    this.#write(out.subarray(0, at));
+    this.#pieces = [];
+    this.#characters = 0;
   }
 
-  private write(data: Uint8Array | Uint16Array | Uint32Array): void {
+  #write(data: Uint8Array | Uint16Array | Uint32Array): void {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    this.writeAt(bytes, this.position);
-    this.position += bytes.length;
+    this.#writeAt(bytes, this.#position);
+    this.#position += bytes.length;
   }
 
-  private writeAt(bytes: Uint8Array, position: number): void {
+  #writeAt(bytes: Uint8Array, position: number): void {
     for (let done = 0; done < bytes.length; ) {
-      done += writeSync(this.descriptor, bytes, done, bytes.length - done, position + done);
+      done += writeSync(this.#descriptor, bytes, done, bytes.length - done, position + done);
     }
   }
 }
@@ -217,18 +217,18 @@ export class TokenShard {
   readonly header: ShardHeader;
   /** One span a document, in the order of the source. */
   readonly documents: readonly Span[];
-  private readonly descriptor: number;
-  private readonly tokenBytes: 2 | 4;
+  readonly #descriptor: number;
+  readonly #tokenBytes: 2 | 4;
 
   constructor(file: string) {
     if (!existsSync(file)) throw new KilnError(`token file ${file} does not exist`);
-    this.descriptor = openSync(file, "r");
+    this.#descriptor = openSync(file, "r");
     try {
-      this.header = this.readHeader(file);
-      this.tokenBytes = this.header.dtype === "uint16" ? 2 : 4;
-      this.documents = this.readDocuments(file);
+      this.header = this.#readHeader(file);
+      this.#tokenBytes = this.header.dtype === "uint16" ? 2 : 4;
+      this.documents = this.#readDocuments(file);
     } catch (error) {
-      closeSync(this.descriptor);
+      closeSync(this.#descriptor);
       throw error;
     }
   }
@@ -238,17 +238,17 @@ export class TokenShard {
     if (start < 0 || count < 0 || start + count > this.header.tokens) {
       throw new RangeError(`tokens ${start}..${start + count} of ${this.header.tokens}`);
     }
-    const bytes = this.readBytes(HEADER_BYTES + start * this.tokenBytes, count * this.tokenBytes);
-    out.set(this.tokenBytes === 2 ? new Uint16Array(bytes) : new Uint32Array(bytes), at);
+    const bytes = this.#readBytes(HEADER_BYTES + start * this.#tokenBytes, count * this.#tokenBytes);
+    out.set(this.#tokenBytes === 2 ? new Uint16Array(bytes) : new Uint32Array(bytes), at);
   }
 
   close(): void {
-    closeSync(this.descriptor);
+    closeSync(this.#descriptor);
   }
 
-  private readHeader(file: string): ShardHeader {
+  #readHeader(file: string): ShardHeader {
     try {
-      const text = new TextDecoder().decode(this.readBytes(0, HEADER_BYTES));
+      const text = new TextDecoder().decode(this.#readBytes(0, HEADER_BYTES));
       const header = JSON.parse(text) as ShardHeader;
       if (header.format === "kiln-tokens" && header.version === 2) return header;
     } catch (error) {
@@ -259,31 +259,31 @@ export class TokenShard {
     throw new KilnError(`${file} is not a kiln token file of version 2; delete it and it is made again`);
   }
 
-  private readDocuments(file: string): Span[] {
+  #readDocuments(file: string): Span[] {
     const { tokens, documents } = this.header;
-    const tokensEnd = HEADER_BYTES + tokens * this.tokenBytes;
+    const tokensEnd = HEADER_BYTES + tokens * this.#tokenBytes;
     const tables = tokensEnd + ((4 - (tokensEnd % 4)) % 4);
     const expected = tables + 8 * documents;
-    const actual = fstatSync(this.descriptor).size;
+    const actual = fstatSync(this.#descriptor).size;
     if (actual !== expected) {
       throw new KilnError(
         `${file} is damaged: ${actual} bytes instead of ${expected}; delete it and it is made again`,
       );
     }
-    const lengths = new Uint32Array(this.readBytes(tables, 4 * documents));
-    const bytes = new Uint32Array(this.readBytes(tables + 4 * documents, 4 * documents));
+    const lengths = new Uint32Array(this.#readBytes(tables, 4 * documents));
+    const bytes = new Uint32Array(this.#readBytes(tables + 4 * documents, 4 * documents));
     let start = 0;
     return Array.from(lengths, (length, i) => {
-      const span = { start, length, bytes: bytes[i]! };
+      const span = { start, length, bytes: bytes[i] };
       start += length;
       return span;
     });
   }
 
-  private readBytes(position: number, length: number): ArrayBuffer {
+  #readBytes(position: number, length: number): ArrayBuffer {
     const bytes = new Uint8Array(length);
     for (let done = 0; done < length; ) {
-      const count = readSync(this.descriptor, bytes, done, length - done, position + done);
+      const count = readSync(this.#descriptor, bytes, done, length - done, position + done);
       if (count === 0) throw new KilnError("a token file ends too early; delete it and it is made again");
       done += count;
     }

@@ -25,13 +25,13 @@ export function splitDocuments(
   const long = documents.filter(isLong);
   let held = long.reduce((sum, span) => sum + tailOf(span, fraction), 0);
   const keys = documents.map((_, i) => hash32(seed, i));
-  const short = documents.flatMap((span, i) => (isLong(span) ? [] : [i])).sort((a, b) => keys[a]! - keys[b]!);
+  const short = documents.flatMap((span, i) => (isLong(span) ? [] : [i])).sort((a, b) => keys[a] - keys[b]);
   const whole = new Set<number>();
   const most = documents.length - 1;
   for (const i of short) {
-    if (whole.size === most || held + documents[i]!.length / 2 > target) break;
+    if (whole.size === most || held + documents[i].length / 2 > target) break;
     whole.add(i);
-    held += documents[i]!.length;
+    held += documents[i].length;
   }
   const sides = documents.map((span, i) =>
     whole.has(i) ? [null, span] : isLong(span) ? cut(span, tailOf(span, fraction)) : [span, null],

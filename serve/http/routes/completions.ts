@@ -48,11 +48,11 @@ async function whole(start: Start, body: CompletionBody, reply: FastifyReply): P
   const choices: string[] = [];
   for (const promptIndex of job.prompts.keys()) {
     const indices = Array.from({ length: perPrompt }, (_, j) => promptIndex * perPrompt + j);
-    if (perPrompt > n) indices.sort((a, b) => job.choices[b]!.meanLogprob - job.choices[a]!.meanLogprob);
+    if (perPrompt > n) indices.sort((a, b) => job.choices[b].meanLogprob - job.choices[a].meanLogprob);
     for (const index of indices.slice(0, n)) {
       // Log probabilities of many long prompts are megabytes: others have their turn between two choices.
       if (choices.length > 0) await nextTurn();
-      const answer = join(answers[index]!);
+      const answer = join(answers[index]);
       choices.push(JSON.stringify(choiceBody(body, job, choices.length, promptIndex, answer, true)));
     }
   }
@@ -110,7 +110,7 @@ function choiceBody(
 ) {
   const { text, logprobs, finishReason, stopReason, tokenIds } = delta;
   const ids = body.return_token_ids
-    ? { token_ids: tokenIds, prompt_token_ids: first ? job.prompts[promptIndex]!.tokens : null }
+    ? { token_ids: tokenIds, prompt_token_ids: first ? job.prompts[promptIndex].tokens : null }
     : {};
   return { index, text, logprobs, finish_reason: finishReason, stop_reason: stopReason, ...ids };
 }
@@ -120,7 +120,7 @@ function join(deltas: readonly ChoiceDelta[]): ChoiceDelta {
   const { finishReason, stopReason } = deltas.at(-1)!;
   const parts = deltas.flatMap(({ logprobs }) => logprobs ?? []);
   const logprobs: CompletionLogprobs | null =
-    deltas[0]!.logprobs === null
+    deltas[0].logprobs === null
       ? null
       : {
           tokens: parts.flatMap(({ tokens }) => tokens),
