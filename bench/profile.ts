@@ -1,10 +1,10 @@
 import { writeFile } from "node:fs/promises";
-import { describe } from "../core/adapter.ts";
 import { KilnError } from "../core/errors.ts";
+import { describe } from "../core/platform/adapter.ts";
 import { show } from "../core/shape.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { loadModel } from "../models/checkpoint.ts";
+import { loadModel } from "../models/formats/hf_directory.ts";
 import { bytesOf, flopsOf } from "./costs.ts";
 import { prepareDecoding, prepareTraining, tinyllm } from "./model_rows.ts";
 import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { loadavg } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type AdapterDescription, describe } from "../core/adapter.ts";
+import { type AdapterDescription, describe } from "../core/platform/adapter.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
 import type { Row } from "./rows.ts";

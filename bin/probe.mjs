@@ -1,9 +1,9 @@
 // Print, as one line of JSON, which adapter this machine opens: a child of prepare.mjs. With `system`, whether its own
-// driver gives one: a child of core/adapter_probe_node.ts. What drivers write to stderr ends here.
+// driver gives one: a child of core/platform/adapter_probe_node.ts. What drivers write to stderr ends here.
 import { register } from "tsx/esm/api";
 
 register();
-const { describe, openAdapter, systemAdapter } = await import("../core/adapter.ts");
+const { describe, openAdapter, systemAdapter } = await import("../core/platform/adapter.ts");
 try {
   if (process.argv[2] === "system") console.log((await systemAdapter()) !== null);
   else {

@@ -19,7 +19,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ownCache = fileURLToPath(new URL("../node_modules/.cache/gpu", import.meta.url));
-/** The same folder as `cacheDir()` in core/adapter_node.ts. */
+/** The same folder as `cacheDir()` in core/platform/adapter_node.ts. */
 export const cache = path.resolve(process.env.KILN_CACHE || ownCache);
 const destination = path.join(cache, "lavapipe");
 export const hasLavapipe = () => existsSync(path.join(destination, "lvp_icd.json"));

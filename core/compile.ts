@@ -3,8 +3,8 @@ import { KilnError } from "./errors.ts";
 import { show } from "./shape.ts";
 import { gradEnabled } from "./tape.ts";
 import { Tensor } from "./tensor.ts";
+import { endHistory, Plan } from "./webgpu/compiled_step.ts";
 import { WebGpuDevice } from "./webgpu/device.ts";
-import { endHistory, Plan } from "./webgpu/plan.ts";
 
 /** A compiled step; see `compile`. */
 export interface Compiled<A extends Tensor[], R> {

@@ -1,7 +1,7 @@
 import type { DType, HostArray } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
-import { unwatch, type Watch, watch } from "./garbage.ts";
 import type { AnyOp, DeviceProfile } from "./op.ts";
+import { unwatch, type Watch, watch } from "./platform/garbage.ts";
 import { nextNode, reachable, sever } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
 

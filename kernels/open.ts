@@ -1,8 +1,8 @@
-import type { AdapterOptions } from "../core/adapter.ts";
 import { setDevice } from "../core/device.ts";
+import type { AdapterOptions } from "../core/platform/adapter.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { openWebGpu, type WebGpuDevice } from "../core/webgpu/device.ts";
-import { openMatrixUnits } from "./matrix_gate.ts";
+import { openMatrixUnits } from "./matrix_units/trials.ts";
 import { readKernel } from "./sources.ts";
 
 /** Opens this machine's WebGPU adapter and makes it the device of new tensors. */
@@ -17,4 +17,12 @@ export function openReference(): ReferenceDevice {
   const device = new ReferenceDevice();
   setDevice(device);
   return device;
+}
+
+let opened: Promise<WebGpuDevice> | null = null;
+
+/** The device of this process, opened once. */
+export function openOnce(): Promise<WebGpuDevice> {
+  opened ??= openDevice();
+  return opened;
 }

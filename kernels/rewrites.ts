@@ -1,4 +1,4 @@
-import { registerRewrite } from "../core/webgpu/plan.ts";
+import { registerRewrite } from "../core/webgpu/compiled_step.ts";
 import { fuseElementwise } from "./elementwise/rewrite.ts";
 import { addWhereStored } from "./matmul/rewrite.ts";
 

@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { currentDirectory, readJson } from "../core/platform/files.ts";
 import { type ComputeDtype, withMatrices, withoutValues } from "../nn/index.ts";
 import type { CausalLM } from "./causal_lm.ts";
 import { type LlamaConfig, parseLlamaConfig } from "./config.ts";
-import { currentDirectory, readJson } from "./files.ts";
 import { GPT2LMHeadModel } from "./gpt2.ts";
 import { type GPT2Config, parseGpt2Config } from "./gpt2_config.ts";
 import { LlamaForCausalLM } from "./llama.ts";

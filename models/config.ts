@@ -1,8 +1,8 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
-import { currentDirectory, readJson } from "./files.ts";
-import { parseWith } from "./validation.ts";
+import { currentDirectory, readJson } from "../core/platform/files.ts";
+import { parseWith } from "./formats/validation.ts";
 
 /** The values of `model_type` in a config.json that kiln can load. */
 export const LOADABLE_MODEL_TYPES = ["llama", "gpt2"] as const;

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
 import { expectModelType } from "./config.ts";
-import { parseWith } from "./validation.ts";
+import { parseWith } from "./formats/validation.ts";
 
 /** A GPT-2's shape: the keys of a Hugging Face config.json with every default filled in. */
 export interface GPT2Config {

@@ -149,3 +149,9 @@ class Queue<T> {
     }
   }
 }
+
+/** Continues prompts with a model, one at a time: what a training run draws its samples with. */
+export function samplerOf(model: CausalLM, tokenizer: Tokenizer) {
+  const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+  return (prompt: string, options: GenerateOptions) => generator.complete(prompt, options);
+}

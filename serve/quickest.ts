@@ -4,9 +4,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { findsHardware } from "../core/adapter.ts";
-import { softwareDrivers, webgpuVersion } from "../core/adapter_node.ts";
-import { remembered } from "../core/remembered_node.ts";
+import { findsHardware } from "../core/platform/adapter.ts";
+import { softwareDrivers, webgpuVersion } from "../core/platform/adapter_node.ts";
+import { remembered } from "../core/platform/cache_node.ts";
 import type { DecodingTime } from "./trial.ts";
 
 /** A way to run shaders on the processor. */

@@ -1,5 +1,5 @@
 import { openDevice } from "../kernels/index.ts";
-import { loadModel } from "../models/checkpoint.ts";
+import { loadModel } from "../models/formats/hf_directory.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 
 /** Milliseconds of a greedy step of 1 and of 16 sequences. */

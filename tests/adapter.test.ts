@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it, type TestContext, vi } from "vitest";
-import { describe as describeAdapter, openAdapter } from "../core/adapter.ts";
-import { cacheDir, readTar, systemManifests, unpackSwiftshader } from "../core/adapter_node.ts";
 import { KilnError } from "../core/errors.ts";
+import { describe as describeAdapter, openAdapter } from "../core/platform/adapter.ts";
+import { cacheDir, readTar, systemManifests, unpackSwiftshader } from "../core/platform/adapter_node.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const linuxX64 = process.platform === "linux" && process.arch === "x64";
@@ -56,7 +56,7 @@ async function sumOnDevice(adapter: GPUAdapter, invocations: number): Promise<nu
 
 /** Run a few lines of TypeScript in a process of its own, as a user's program would. */
 function inNewProcess(code: string, env: Record<string, string | undefined>) {
-  const program = `import { openAdapter, describe } from ${JSON.stringify(path.join(root, "core/adapter.ts"))};\n${code}`;
+  const program = `import { openAdapter, describe } from ${JSON.stringify(path.join(root, "core/platform/adapter.ts"))};\n${code}`;
   const done = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
     cwd: root,
     encoding: "utf8",
@@ -154,7 +154,7 @@ describe("opening an adapter", () => {
       const env = { ...own, KILN_ADAPTER: "auto", KILN_CACHE: cache, XDG_DATA_HOME: share };
       const open = "console.log((await openAdapter()).description.driver);";
       // Asked without care, it is loud.
-      const loud = `import { systemAdapter } from ${JSON.stringify(path.join(root, "core/adapter.ts"))}; await systemAdapter();`;
+      const loud = `import { systemAdapter } from ${JSON.stringify(path.join(root, "core/platform/adapter.ts"))}; await systemAdapter();`;
       expect(inNewProcess(loud, env).stderr).toContain("Warning: ");
       for (const _ of [1, 2]) {
         expect(inNewProcess(open, env)).toEqual({ status: 0, stdout: "swiftshader\n", stderr: "" });

@@ -3,7 +3,7 @@ import { setDevice } from "../core/device.ts";
 import { type AnyOp, type DeviceProfile, findOp, type Sample, type SampleInput } from "../core/op.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { emit, prepare } from "../core/webgpu/lower.ts";
+import { emit, prepare } from "../core/webgpu/lowering.ts";
 import { backwardVariants, forwardVariants } from "../kernels/attention/plan.ts";
 import { memoryOf, tuneTiles } from "../kernels/attention/tiles.ts";
 import { openDevice } from "../kernels/index.ts";

@@ -6,6 +6,7 @@ import { numel, type Shape } from "../core/shape.ts";
 import { full, ones, Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import * as k from "../kernels/index.ts";
+import * as losses from "../nn/losses.ts";
 import { worstRatio } from "./support/ops_harness.ts";
 
 // Every number that a user may hand to a public function, replaced by numbers that nobody should hand to it: the answer
@@ -187,11 +188,11 @@ const without: Record<string, readonly string[]> = {
     "fusedQkv",
   ],
   "parts of ops": ["checkNorm", "isIndex", "normBackward", "normBackwardSamples", "normalizeDims"],
-  devices: ["openDevice", "openReference"],
+  devices: ["openDevice", "openOnce", "openReference"],
 };
 
 const bad = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1.5, -1, -2, -7, 9, 1e10, 1e300];
-const functions = { ...k, tensor, full, zeros, ones } as unknown as Record<
+const functions = { ...k, ...losses, tensor, full, zeros, ones } as unknown as Record<
   string,
   (...args: Arguments) => unknown
 >;

@@ -26,12 +26,11 @@ function kiln(args: string[]): Promise<{ code: number; stderr: string }> {
 }
 
 it("every flag that messages and documents name exists", () => {
-  const declared = new Set(
-    readFileSync("cli.ts", "utf8")
-      .match(/"--[a-z][a-z-]+/g)!
-      .map((m) => m.slice(1)),
-  );
-  const files = ["README.md", ...["docs", "train", "train/data", "models", "serve"].flatMap(list)];
+  const commands = ["cli.ts", ...["train", "serve", "bench"].map((room) => `${room}/commands.ts`)]
+    .map((file) => readFileSync(file, "utf8"))
+    .join("\n");
+  const declared = new Set(commands.match(/"--[a-z][a-z-]+/g)!.map((m) => m.slice(1)));
+  const files = ["README.md", ...["docs", "train", "models", "serve"].flatMap(list)];
   const named = files.flatMap((file) => {
     const found = readFileSync(file, "utf8").matchAll(/(?<![\w-])--[a-z][a-z-]+/g);
     return [...found].map(([flag]) => ({ file, flag }));
@@ -43,12 +42,12 @@ it("every flag that messages and documents name exists", () => {
   expect(unknown).toEqual([]);
   // Naming it is not enough: commander must know it.
   const options = /\.option\(\s*"(--[a-z-]+)|new Option\(\s*"(--[a-z-]+)/g;
-  const known = new Set([...readFileSync("cli.ts", "utf8").matchAll(options)].map(([, a, b]) => a ?? b));
+  const known = new Set([...commands.matchAll(options)].map(([, a, b]) => a ?? b));
   expect([...declared].filter((flag) => !known.has(flag))).toEqual([]);
 });
 
 function list(folder: string): string[] {
-  return readdirSync(folder)
+  return readdirSync(folder, { recursive: true, encoding: "utf8" })
     .filter((name) => /\.(ts|md)$/.test(name) && name !== "log.md")
     .map((name) => join(folder, name));
 }

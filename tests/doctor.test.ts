@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { type DoctorReport, doctor, renderDoctor } from "../kernels/doctor.ts";
+import { type DoctorReport, doctor, renderDoctor } from "../bench/doctor.ts";
 
 afterEach(() => vi.unstubAllEnvs());
 

@@ -20,7 +20,7 @@ import {
   type FileSystem,
   readJson,
   writeJson,
-} from "../models/files.ts";
+} from "../core/platform/files.ts";
 
 let folder: string;
 beforeEach(() => {
@@ -167,7 +167,7 @@ describe("atomicWriteDirectory", () => {
   it("survives kill -9 at any moment", { timeout: 60_000 }, async () => {
     const directory = join(folder, "model");
     const script = join(folder, "writer.mjs");
-    const module = new URL("../models/files.ts", import.meta.url).href;
+    const module = new URL("../core/platform/files.ts", import.meta.url).href;
     writeFileSync(
       script,
       `import { atomicWriteDirectory } from ${JSON.stringify(module)};
@@ -213,7 +213,7 @@ it.runIf(process.platform === "linux")(
   "a folder that the system refuses is an error, not a wait",
   async () => {
     // Node's recursive mkdir loops for ever here, deaf to every signal but one.
-    const module = new URL("../models/files.ts", import.meta.url).href;
+    const module = new URL("../core/platform/files.ts", import.meta.url).href;
     const work = `import(${JSON.stringify(module)}).then((f) => f.writeJson("/proc/nope/x/y.json", {})).catch((e) => console.log(e.message))`;
     const args = ["--import", import.meta.resolve("tsx"), "-e", work];
     const { stdout } = spawnSync(process.execPath, args, {

@@ -5,7 +5,7 @@ import { ggufPath, writeGguf } from "../bench/gguf.ts";
 import { streamsModel } from "../bench/streams.ts";
 import { setDevice } from "../core/device.ts";
 import { openDevice } from "../kernels/index.ts";
-import { loadModel } from "../models/checkpoint.ts";
+import { loadModel } from "../models/formats/hf_directory.ts";
 import type { LlamaForCausalLM } from "../models/llama.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 

@@ -12,11 +12,8 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice, openReference } from "../kernels/index.ts";
 import { createDecoder, parseDecoderConfig, readDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { loadModel, loadWeights, readWeights, saveModel } from "../models/checkpoint.ts";
 import { parseLlamaConfig } from "../models/config.ts";
-import { GPT2LMHeadModel } from "../models/gpt2.ts";
-import { gpt2Overrides, parseGpt2Config } from "../models/gpt2_config.ts";
-import { PagedDecoder } from "../models/paged_decoder.ts";
+import { loadModel, loadWeights, readWeights, saveModel } from "../models/formats/hf_directory.ts";
 import {
   type HostTensor,
   hostTensor,
@@ -24,7 +21,10 @@ import {
   readSafetensors,
   toFloat32,
   toInt32,
-} from "../models/safetensors.ts";
+} from "../models/formats/safetensors.ts";
+import { GPT2LMHeadModel } from "../models/gpt2.ts";
+import { gpt2Overrides, parseGpt2Config } from "../models/gpt2_config.ts";
+import { PagedDecoder } from "../models/paged_decoder.ts";
 import { type GenerateOptions, TextGenerator } from "../serve/generate.ts";
 import { argmax } from "../serve/sampler/cpu.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";

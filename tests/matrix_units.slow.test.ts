@@ -4,7 +4,7 @@ import { type AnyOp, findOp, type MatrixShape, type MatrixUnits, type Sample } f
 import { ReferenceDevice } from "../core/reference_device.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { emit, prepare } from "../core/webgpu/lower.ts";
+import { emit, prepare } from "../core/webgpu/lowering.ts";
 import {
   matrixFeature,
   matrixShapes,

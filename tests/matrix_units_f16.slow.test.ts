@@ -3,7 +3,7 @@ import { setDevice } from "../core/device.ts";
 import { findOp } from "../core/op.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
-import { tryKernels } from "../kernels/matrix_gate.ts";
+import { tryKernels } from "../kernels/matrix_units/trials.ts";
 import { meta } from "./support/null_backend.ts";
 
 // On a machine without a GPU the other tests run on an adapter without f16; this file takes the one that has it.

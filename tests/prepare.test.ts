@@ -2,8 +2,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { compile } from "../core/compile.ts";
 import { scope, setDevice } from "../core/device.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
+import { Plan } from "../core/webgpu/compiled_step.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { Plan } from "../core/webgpu/plan.ts";
 import * as k from "../kernels/index.ts";
 
 /** Counts pipelines by the way they are made. */

@@ -18,7 +18,7 @@ import {
   toFloat32,
   toInt32,
   writeSafetensors,
-} from "../models/safetensors.ts";
+} from "../models/formats/safetensors.ts";
 
 const golden = new URL("./fixtures/golden/", import.meta.url).pathname;
 const formats = new URL("../../shared/data/models/formats/safetensors/", import.meta.url).pathname;

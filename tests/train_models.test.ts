@@ -1,7 +1,7 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { loadModel, readWeights } from "../models/checkpoint.ts";
+import { loadModel, readWeights } from "../models/formats/hf_directory.ts";
 import { loadPretrainConfig, parseOverrides } from "../train/config.ts";
 import { toyRuns } from "./support/train_toy.ts";
 

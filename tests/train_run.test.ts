@@ -11,7 +11,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { KilnError } from "../core/errors.ts";
-import { loadModel } from "../models/checkpoint.ts";
+import { loadModel } from "../models/formats/hf_directory.ts";
 import { loadPretrainConfig, type PretrainConfig, parseOverrides } from "../train/config.ts";
 import { demo } from "../train/demo.ts";
 import { saveCheckpoint, type TrainerState } from "../train/run_files.ts";

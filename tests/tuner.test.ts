@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { compile } from "../core/compile.ts";
 import { scope, setDevice } from "../core/device.ts";
 import { defineOp, findOp } from "../core/op.ts";
-import { remembered } from "../core/remembered_node.ts";
+import { remembered } from "../core/platform/cache_node.ts";
 import { apply, type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { type TunedChoices, Tuner } from "../core/webgpu/tuner.ts";

@@ -6,7 +6,12 @@ import { afterAll, describe, expect, it } from "vitest";
 import { verify } from "../bench/verify/index.ts";
 import type { OpCase } from "../bench/verify/ops.ts";
 import type { CaseResult } from "../bench/verify/report.ts";
-import { type HostTensor, parseSafetensors, serializeSafetensors, toFloat32 } from "../models/safetensors.ts";
+import {
+  type HostTensor,
+  parseSafetensors,
+  serializeSafetensors,
+  toFloat32,
+} from "../models/formats/safetensors.ts";
 
 const golden = new URL("./fixtures/golden/", import.meta.url).pathname;
 const reference = new URL("../../shared/golden/reference/", import.meta.url).pathname;

@@ -3,8 +3,8 @@ import { dirname, join, resolve } from "node:path";
 import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
-import { readText } from "../models/files.ts";
-import { parseWith, unwrap } from "../models/validation.ts";
+import { readText } from "../core/platform/files.ts";
+import { parseWith, unwrap } from "../models/formats/validation.ts";
 import { SCHEDULE_NAMES } from "./schedules.ts";
 
 /** The settings of `kiln train pretrain`: one schema for the file, `--set` and flags, and for the help that describes them. */

@@ -1,8 +1,8 @@
 import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
-import { makeFolder } from "../core/folders.ts";
-import { writeError } from "../models/files.ts";
+import { writeError } from "../core/platform/files.ts";
+import { makeFolder } from "../core/platform/folders.ts";
 
 /** One line of the metrics log: the update it belongs to and any numbers or texts, e.g. loss, learning_rate, tokens. */
 export interface MetricsRecord {

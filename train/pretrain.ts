@@ -1,8 +1,8 @@
 import { KilnError } from "../core/errors.ts";
 import { assertComputeDtype, createDecoder, type DecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { loadWeights } from "../models/checkpoint.ts";
-import { readModelWeights } from "../models/safetensors.ts";
+import { loadWeights } from "../models/formats/hf_directory.ts";
+import { readModelWeights } from "../models/formats/safetensors.ts";
 import type { PretrainConfig } from "./config.ts";
 import { PackedBatches } from "./data/index.ts";
 import { Validation } from "./evaluate.ts";

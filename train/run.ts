@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { atomicWriteFile, writeJson } from "../core/platform/files.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { saveModel } from "../models/checkpoint.ts";
-import { atomicWriteFile, writeJson } from "../models/files.ts";
+import { saveModel } from "../models/formats/hf_directory.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
 import type { PackedBatches } from "./data/index.ts";
@@ -33,10 +33,12 @@ export type Sampler = (
   options: { max_tokens: number; temperature: number; seed: number },
 ) => Promise<string>;
 
+/** Told once the model exists; returns how to sample from it. */
+export type MakeSampler = (model: CausalLM, tokenizer: Tokenizer) => Sampler;
+
 export interface PretrainOptions {
   config: PretrainConfig;
-  /** Told once the model exists; returns how to sample from it. */
-  makeSampler: (model: CausalLM, tokenizer: Tokenizer) => Sampler;
+  makeSampler: MakeSampler;
   /** Lines for the person who watches. */
   say: (line: string) => void;
   /** Stops after the running step: checkpoint, then a KilnError with exit code 130. */

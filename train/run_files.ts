@@ -4,11 +4,22 @@ import { readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { KilnError } from "../core/errors.ts";
+import {
+  atomicWriteDirectory,
+  currentDirectory,
+  readError,
+  readJson,
+  writeJson,
+} from "../core/platform/files.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { loadWeights, readTensors, writeModelFiles } from "../models/checkpoint.ts";
-import { atomicWriteDirectory, currentDirectory, readError, readJson, writeJson } from "../models/files.ts";
-import { readModelWeights, readSafetensors, toFloat32, writeSafetensors } from "../models/safetensors.ts";
+import { loadWeights, readTensors, writeModelFiles } from "../models/formats/hf_directory.ts";
+import {
+  readModelWeights,
+  readSafetensors,
+  toFloat32,
+  writeSafetensors,
+} from "../models/formats/safetensors.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
 

@@ -3,8 +3,8 @@ import { constants, copyFileSync, linkSync, readFileSync, renameSync, rmSync, wr
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
-import { makeFolder } from "../core/folders.ts";
-import { writeError } from "../models/files.ts";
+import { writeError } from "../core/platform/files.ts";
+import { makeFolder } from "../core/platform/folders.ts";
 
 /** Who writes a run folder. */
 interface Owner {

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { register } from "tsx/esm/api";
 
 register();
-const { openAdapter } = await import("../../core/adapter.ts");
+const { openAdapter } = await import("../../core/platform/adapter.ts");
 const { measure } = await import("../measure.ts");
 const { values } = await import("../data.ts");
 const { restfully } = await import("../../core/webgpu/waiting.ts");

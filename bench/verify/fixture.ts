@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { KilnError } from "../../core/errors.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
-import { type HostTensor, parseSafetensors, toFloat32, toInt32 } from "../../models/safetensors.ts";
+import { type HostTensor, parseSafetensors, toFloat32, toInt32 } from "../../models/formats/safetensors.ts";
 
 /** A folder of reference numbers or one of its subfolders. */
 export interface Folder {

@@ -1,6 +1,6 @@
-import { describe } from "../../core/adapter.ts";
 import { setDevice } from "../../core/device.ts";
 import { KilnError } from "../../core/errors.ts";
+import { describe } from "../../core/platform/adapter.ts";
 import { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { openDevice } from "../../kernels/index.ts";
 import { type CurveExpectation, verifyCurve } from "./curves.ts";

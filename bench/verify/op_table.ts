@@ -1,6 +1,7 @@
 import { KilnError } from "../../core/errors.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import * as k from "../../kernels/index.ts";
+import * as nn from "../../nn/index.ts";
 
 /** Tensors by PyTorch's argument name; an optional one may be missing. */
 export type Inputs = Readonly<Record<string, Tensor>>;
@@ -156,10 +157,10 @@ const losses: Record<string, OpCall> = {
       labelSmoothing: num(attrs, "label_smoothing", 0),
       reduction: (attrs.reduction ?? "mean") as "mean" | "sum",
     }),
-  mse_loss: binary(k.mseLoss, "target"),
-  bce_with_logits: binary(k.bceWithLogitsLoss, "target"),
-  kl_div: (inputs, attrs) => k.klDivLoss(x(inputs), need(inputs, "target"), num(attrs, "temperature", 1)),
-  cosine_embedding_loss: binary((a, b) => k.cosineEmbeddingLoss(a, b)),
+  mse_loss: binary(nn.mseLoss, "target"),
+  bce_with_logits: binary(nn.bceWithLogitsLoss, "target"),
+  kl_div: (inputs, attrs) => nn.klDivLoss(x(inputs), need(inputs, "target"), num(attrs, "temperature", 1)),
+  cosine_embedding_loss: binary((a, b) => nn.cosineEmbeddingLoss(a, b)),
 };
 
 /** How each op of a fixture is called here. */

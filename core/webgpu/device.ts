@@ -1,13 +1,13 @@
-import { type AdapterDescription, type AdapterOptions, openAdapter } from "../adapter.ts";
 import { type Device, Storage, setDevice } from "../device.ts";
 import { byteSize, type DType, decode, encode, type HostArray } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
-import { collectWith } from "../garbage.ts";
 import type { AnyOp, DeviceProfile, MatrixShape } from "../op.ts";
+import { type AdapterDescription, type AdapterOptions, openAdapter } from "../platform/adapter.ts";
+import { collectWith } from "../platform/garbage.ts";
 import type { Tensor } from "../tensor.ts";
 import { type SourceReader, showParams } from "../wgsl.ts";
 import { describeDispatch } from "./dispatch.ts";
-import { emit, prepare, type Recipe, type Work } from "./lower.ts";
+import { emit, prepare, type Recipe, type Work } from "./lowering.ts";
 import { matrixFeature, matrixShapes } from "./matrix_units.ts";
 import { debugLevel, Pipelines } from "./pipelines.ts";
 import { Pool, type Slot } from "./pool.ts";
@@ -359,7 +359,7 @@ export async function openWebGpu(read: SourceReader, options: AdapterOptions = {
   const opened = new WebGpuDevice(gpu, description, profile, read, tuner);
   opened.matrixShapes = matrixShapes(adapter);
   if (typeof process !== "undefined" && process.versions?.node)
-    collectWith((await import("../garbage_node.ts")).nodeCollector());
+    collectWith((await import("../platform/garbage_node.ts")).nodeCollector());
   setDevice(opened);
   return opened;
 }

@@ -1,6 +1,6 @@
 import { byteSize } from "../dtype.ts";
 import type { OutputMeta } from "../op.ts";
-import type { Work } from "./lower.ts";
+import type { Work } from "./lowering.ts";
 
 /** What a dispatch does, in plain data: it keeps no tensor alive. */
 export interface Dispatch {

@@ -28,7 +28,7 @@ export function matrixShapes({
 /** How the builtins are written. */
 type Spelling = Pick<MatrixUnits, "dialect" | "vectors">;
 
-/** What a kernel that imports include/matrix_units.wgsl is specialised by. */
+/** What a kernel that imports matrix_units/units.wgsl is specialised by. */
 export function matrixDefines(
   { dialect, vectors }: Spelling,
   { m, n, k }: MatrixShape,
@@ -96,7 +96,7 @@ export function probeSource(
   read: SourceReader,
 ): string {
   const defines = { SG: subgroupSize, ...matrixDefines(units, shape), ...probeSizes(shape) };
-  const body = preprocess("include/matrix_probe.wgsl", defines, read);
+  const body = preprocess("matrix_units/probe.wgsl", defines, read);
   const header =
     units.dialect === "emulated"
       ? "diagnostic(off, subgroup_uniformity);\nalias T0 = f32;\n"

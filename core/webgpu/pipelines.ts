@@ -1,7 +1,7 @@
 import { type DType, wgslType } from "../dtype.ts";
-import { environmentVariable } from "../environment.ts";
 import { KilnError } from "../errors.ts";
 import type { DeviceProfile } from "../op.ts";
+import { environmentVariable } from "../platform/environment.ts";
 import {
   type Binding,
   type Defines,

@@ -1,11 +1,11 @@
-import type { AdapterDescription } from "../adapter.ts";
-import { environmentVariable } from "../environment.ts";
 import type { AnyOp, Call, DeviceProfile, TensorMeta, Variant } from "../op.ts";
-import type { Remembered } from "../remembered_node.ts";
+import type { AdapterDescription } from "../platform/adapter.ts";
+import type { Remembered } from "../platform/cache_node.ts";
+import { environmentVariable } from "../platform/environment.ts";
 import { full, type Tensor, zeros } from "../tensor.ts";
 import type { WebGpuDevice } from "./device.ts";
 import { withoutErrors } from "./error_scopes.ts";
-import { emit, prepare, type Recipe } from "./lower.ts";
+import { emit, prepare, type Recipe } from "./lowering.ts";
 
 /** Choices by key, as they are kept between processes. */
 export type TunedChoices = Record<string, TunedChoice>;
@@ -172,6 +172,6 @@ export async function openTuner(
   const asked = environmentVariable("KILN_TUNE");
   const measures = asked ? asked !== "0" : kind === "gpu";
   if (typeof process === "undefined" || !process.versions?.node) return new Tuner(measures, null);
-  const { remembered } = await import("../remembered_node.ts");
+  const { remembered } = await import("../platform/cache_node.ts");
   return new Tuner(measures, remembered("tuning", JSON.stringify({ version: 1, ...description })));
 }

@@ -2,7 +2,7 @@ import { isFloat } from "../../core/dtype.ts";
 import { defineOp, opError } from "../../core/op.ts";
 import { numel, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 /** In-place write of one tensor into another: gradient accumulators, caches, and f16 copies of f32 weights. */
 const assign = defineOp<{ add: boolean }>({

@@ -1,7 +1,7 @@
 // Extents that the attention kernels for matrix units share. SUBGROUPS, BLOCKS (row blocks of a subgroup), WALK (keys or
 // queries taken at a time), PARTS (threads that share a row), VECTORS (of four scores a thread has of a row) and DIM_K,
 // DIM_N, WALK_K, WALK_N, CHUNKS, CHUNK_N (how many matrices an extent holds) come from matrix.ts.
-#import "include/matrix_units.wgsl"
+#import "matrix_units/units.wgsl"
 
 const SUB_ROWS = BLOCKS * MM;
 const ROWS = SUBGROUPS * SUB_ROWS;

@@ -3,7 +3,7 @@ import { KilnError } from "../../core/errors.ts";
 import { defineOp, type OutputMeta, opError, type TensorMeta } from "../../core/op.ts";
 import { rankOf } from "../../core/shape.ts";
 import { apply, recordView, type Tensor, zeros } from "../../core/tensor.ts";
-import { cat } from "../shape/index.ts";
+import { cat } from "../pad/index.ts";
 import { narrow } from "../views/index.ts";
 import { type AttentionAttrs, type BackwardAttrs, backwardVariants, forwardVariants } from "./plan.ts";
 import { attentionBackward, attentionForward } from "./reference.ts";

@@ -6,10 +6,10 @@ import { rankOf, show } from "../../core/shape.ts";
 import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { cast, mul } from "../elementwise/index.ts";
+import { plainGradient } from "../include/plain_gradient.ts";
 import { linear, matmul } from "../matmul/index.ts";
-import { plainGradient } from "../plain_gradient.ts";
+import { cat } from "../pad/index.ts";
 import { sum } from "../reduce/index.ts";
-import { cat } from "../shape/index.ts";
 import { narrow, transpose } from "../views/index.ts";
 import { countSupervised, crossEntropyOp, crossEntropyUnitOp } from "./op.ts";
 

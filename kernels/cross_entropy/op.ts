@@ -5,8 +5,8 @@ import { checkWhole, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, cast, div, mul, ne } from "../elementwise/index.ts";
 import { isIndex } from "../embedding/op.ts";
+import { type RowWorker, rowPass, rowVariants } from "../include/row.ts";
 import { sum } from "../reduce/index.ts";
-import { type RowWorker, rowPass, rowVariants } from "../row.ts";
 import { softmax, softmaxBackward } from "../softmax/op.ts";
 import { reshape } from "../views/index.ts";
 

@@ -10,7 +10,7 @@ import {
 } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 /** Whether a tensor can hold indices. */
 export function isIndex(t: TensorMeta | undefined): boolean {

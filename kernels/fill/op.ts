@@ -1,7 +1,7 @@
 import type { DType } from "../../core/dtype.ts";
 import { defineOp } from "../../core/op.ts";
 import { numel, type Shape } from "../../core/shape.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 /** `full(shape, value)` of core/tensor.ts. */
 export const fill = defineOp<{ shape: Shape; value: number; dtype: DType }>({

@@ -1,6 +1,6 @@
 import { wgslType } from "../../core/dtype.ts";
 import type { Call, DeviceProfile, Lowering, Pass, TensorMeta, Variant } from "../../core/op.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { byName, type FusedLinearAttrs, type FusedQkvAttrs, inputNames } from "./inputs.ts";
 
 type Attrs = FusedLinearAttrs | FusedQkvAttrs;

@@ -4,11 +4,11 @@ import { type Call, defineOp, type Lowering, opError, type Pass, type TensorMeta
 import { sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, mul, rsqrt, sub } from "../elementwise/index.ts";
-import { foldGrid } from "../grid.ts";
-import { plainGradient } from "../plain_gradient.ts";
+import { foldGrid } from "../include/grid.ts";
+import { plainGradient } from "../include/plain_gradient.ts";
+import { type RowWorker, rowPass, rowsOf, rowVariants } from "../include/row.ts";
 import { mean, sumTo } from "../reduce/index.ts";
 import { centre } from "../reduce/statistics.ts";
-import { type RowWorker, rowPass, rowsOf, rowVariants } from "../row.ts";
 
 interface NormAttrs {
   eps: number;

@@ -5,7 +5,7 @@
 // two places and one barrier a panel is saved. Rows and columns outside C repeat the last ones and are not stored.
 #import "matmul/operands.wgsl"
 #import "matmul/epilogue.wgsl"
-#import "include/matrix_units.wgsl"
+#import "matrix_units/units.wgsl"
 
 const SUB_ROWS = RM * MM;
 const SUB_COLUMNS = RN * MN;

@@ -1,6 +1,6 @@
 import { wgslType } from "../../core/dtype.ts";
 import type { Call, Lowering, Pass } from "../../core/op.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { type Activation, type Geometry, geometryOf, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
 import { copyFirst, inRows, paysInRows } from "./to_rows.ts";
 

@@ -1,5 +1,5 @@
 import type { Call, Lowering, Pass } from "../../core/op.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { type Geometry, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
 
 /**

@@ -3,8 +3,8 @@ import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Lowering, opError, type Pass, type Variant } from "../../core/op.ts";
 import { numel, rankOf } from "../../core/shape.ts";
 import { apply, ones, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
-import { type RowWorker, rowPass } from "../row.ts";
+import { foldGrid } from "../include/grid.ts";
+import { type RowWorker, rowPass } from "../include/row.ts";
 import { batchesOf } from "./shared.ts";
 
 interface NormAttrs {

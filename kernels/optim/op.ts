@@ -1,7 +1,7 @@
 import { defineOp, opError } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { check, everyStep, hyperNames, noGradient, samples, variants } from "./shared.ts";
 
 export * from "./adam.ts";

@@ -1,7 +1,7 @@
 import { isFloat } from "../../core/dtype.ts";
 import { type Call, opError, type Sample, type TensorMeta, type Variant } from "../../core/op.ts";
 import { numel, sameShape } from "../../core/shape.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 /**
  * What optimizer kernels read from `hyper` (f32), in this order. The host writes it before each step, in float64

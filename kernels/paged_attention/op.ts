@@ -11,7 +11,7 @@ import {
 } from "../../core/op.ts";
 import { numel, rankOf, sameShape, show } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { pagedReference, writeReference } from "./reference.ts";
 import { pagedSamples, writeSamples } from "./samples.ts";
 

@@ -4,7 +4,7 @@ import { type Call, defineOp, opError, type RefTensor, type TensorMeta } from ".
 import { philox4x32, toUnit } from "../../core/random.ts";
 import { checkShape, checkWhole, numel, type Shape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 interface RandomAttrs {
   shape: Shape;

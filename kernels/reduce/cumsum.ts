@@ -2,7 +2,7 @@ import { isFloat } from "../../core/dtype.ts";
 import { defineOp, type Lowering, type Op, opError } from "../../core/op.ts";
 import { normalizeDim } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { flip, reshape } from "../views/index.ts";
 import { blocks, chunkSums, computeType, wrapping } from "./lower.ts";
 import { sumReducer } from "./sum.ts";

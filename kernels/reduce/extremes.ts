@@ -3,7 +3,7 @@ import { isFloat } from "../../core/dtype.ts";
 import { defineOp, type GradientContext, type Op, type Sample } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { cast, div, eq, mul } from "../elementwise/index.ts";
-import { pad } from "../shape/index.ts";
+import { pad } from "../pad/index.ts";
 import { flip, narrow, permute, reshape } from "../views/index.ts";
 import {
   blocks,

@@ -10,7 +10,7 @@ import {
   type Variant,
 } from "../../core/op.ts";
 import { numel, type Shape } from "../../core/shape.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 /** Attributes of a reduction: neighbouring axes, ascending. They stay in the result with extent 1. */
 export interface ReduceAttrs {

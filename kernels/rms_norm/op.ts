@@ -2,10 +2,10 @@ import { defineOp, opError } from "../../core/op.ts";
 import { sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, mul, rsqrt, sub } from "../elementwise/index.ts";
+import { plainGradient } from "../include/plain_gradient.ts";
+import { rowPass, rowsOf, rowVariants } from "../include/row.ts";
 import { checkNorm, normBackward, normBackwardSamples } from "../layer_norm/op.ts";
-import { plainGradient } from "../plain_gradient.ts";
 import { mean, sumTo } from "../reduce/index.ts";
-import { rowPass, rowsOf, rowVariants } from "../row.ts";
 
 interface RmsAttrs {
   eps: number;

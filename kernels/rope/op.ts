@@ -11,7 +11,7 @@ import {
 import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { cast, mul, neg, sub } from "../elementwise/index.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { sum } from "../reduce/index.ts";
 import { narrow, reshape, slice } from "../views/index.ts";
 

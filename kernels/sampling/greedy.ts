@@ -1,6 +1,6 @@
 import { defineOp, type Op, opError } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { rowPass, rowsOf, rowVariants } from "../row.ts";
+import { rowPass, rowsOf, rowVariants } from "../include/row.ts";
 import { argmax, isDistribution } from "./reference.ts";
 
 type None = Record<string, never>;

@@ -1,7 +1,7 @@
 import { isFloat } from "../../core/dtype.ts";
 import { defineOp, opError } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { rowPass, rowVariants } from "../row.ts";
+import { rowPass, rowVariants } from "../include/row.ts";
 import { isDistribution, type SamplingSettings, sampleToken } from "./reference.ts";
 
 export {

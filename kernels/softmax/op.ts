@@ -3,8 +3,8 @@ import { type Call, defineOp, opError, type RefTensor, type Sample, type TensorM
 import { normalizeDim, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { exp, mul, neg, sub } from "../elementwise/index.ts";
+import { type RowWorker, rowPass, rowsOf, rowVariants } from "../include/row.ts";
 import { sum } from "../reduce/index.ts";
-import { type RowWorker, rowPass, rowsOf, rowVariants } from "../row.ts";
 import { reshape, transpose } from "../views/index.ts";
 
 type None = Record<string, never>;

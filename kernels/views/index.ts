@@ -14,8 +14,8 @@ import {
 } from "../../core/shape.ts";
 import { recordView, type Tensor } from "../../core/tensor.ts";
 import { copy } from "../elementwise/index.ts";
+import { place } from "../pad/place.ts";
 import { dropAxes, expand, insertAxes, normalizeDims } from "../reduce/sum.ts";
-import { place } from "../shape/place.ts";
 
 export { expand } from "../reduce/sum.ts";
 

@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 import type { Browser } from "playwright-core";
-import { cacheDir, readTar } from "../../core/adapter_node.ts";
+import { cacheDir, readTar } from "../../core/platform/adapter_node.ts";
 
 /**
  * Starts the headless Chromium of @sparticuz/chromium with WebGPU on its SwiftShader: the package brings the libraries it

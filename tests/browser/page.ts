@@ -1,6 +1,6 @@
-import { type AdapterDescription, describe } from "../../core/adapter.ts";
 import { setDevice } from "../../core/device.ts";
 import { type AnyOp, registeredOps, type Sample } from "../../core/op.ts";
+import { type AdapterDescription, describe } from "../../core/platform/adapter.ts";
 import { ReferenceDevice } from "../../core/reference_device.ts";
 import type { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { openDevice } from "../../kernels/index.ts";

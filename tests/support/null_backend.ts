@@ -1,6 +1,6 @@
-import { createGpu } from "../../core/adapter_node.ts";
 import type { DType } from "../../core/dtype.ts";
 import type { DeviceProfile, Lowering, MatrixShape, MatrixUnits, Pass, TensorMeta } from "../../core/op.ts";
+import { createGpu } from "../../core/platform/adapter_node.ts";
 import { contiguousStrides, type Shape } from "../../core/shape.ts";
 import { matrixFeature } from "../../core/webgpu/matrix_units.ts";
 import { Pipelines } from "../../core/webgpu/pipelines.ts";

@@ -4,7 +4,7 @@ import { extname, join } from "node:path";
 import { pipeline, type Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { KilnError } from "../../core/errors.ts";
-import { readError } from "../../models/files.ts";
+import { readError } from "../../core/platform/files.ts";
 
 /** Told what is left out of the corpus, once for each thing: the words that a count is printed beside. */
 export type LeaveOut = (what: string) => void;

@@ -12,8 +12,8 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
-import { makeFolder } from "../../core/folders.ts";
-import { writeError } from "../../models/files.ts";
+import { writeError } from "../../core/platform/files.ts";
+import { makeFolder } from "../../core/platform/folders.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { DocumentSource, TextPart } from "./readers.ts";
 

@@ -11,7 +11,7 @@ import {
   show,
 } from "../../core/shape.ts";
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 export interface PlaceAttrs {
   /** Of the result. */
@@ -64,7 +64,7 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
   variants: [
     {
       name: "plain",
-      file: "shape/place.wgsl",
+      file: "pad/place.wgsl",
       plan({ inputs, outputs, attrs, profile }) {
         const size = numel(outputs[0].shape);
         const innermostFirst = (list: readonly number[]) => [...list].reverse();

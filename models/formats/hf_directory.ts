@@ -1,13 +1,13 @@
 import { join } from "node:path";
-import { device } from "../core/device.ts";
-import { byteSize } from "../core/dtype.ts";
-import { KilnError } from "../core/errors.ts";
-import type { Tensor } from "../core/tensor.ts";
-import type { ComputeDtype, Module } from "../nn/index.ts";
-import { Tokenizer } from "../tokenizer/index.ts";
-import { assertComputeDtype, createDecoder, readDecoderConfig } from "./auto.ts";
-import type { CausalLM } from "./causal_lm.ts";
-import { atomicWriteDirectory, currentDirectory, writeJson } from "./files.ts";
+import { device } from "../../core/device.ts";
+import { byteSize } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
+import { atomicWriteDirectory, currentDirectory, writeJson } from "../../core/platform/files.ts";
+import type { Tensor } from "../../core/tensor.ts";
+import type { ComputeDtype, Module } from "../../nn/index.ts";
+import { Tokenizer } from "../../tokenizer/index.ts";
+import { assertComputeDtype, createDecoder, readDecoderConfig } from "../auto.ts";
+import type { CausalLM } from "../causal_lm.ts";
 import {
   type HostDtype,
   type HostTensor,

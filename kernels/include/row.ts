@@ -1,5 +1,5 @@
-import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../core/op.ts";
-import { numel } from "../core/shape.ts";
+import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../../core/op.ts";
+import { numel } from "../../core/shape.ts";
 import { foldGrid } from "./grid.ts";
 
 /** Who works on a row of `include/row.wgsl`: a thread, a subgroup or a workgroup. */

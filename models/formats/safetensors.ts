@@ -1,7 +1,7 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { KilnError } from "../core/errors.ts";
-import { atomicWriteFile, currentDirectory, readError, readJson } from "./files.ts";
+import { KilnError } from "../../core/errors.ts";
+import { atomicWriteFile, currentDirectory, readError, readJson } from "../../core/platform/files.ts";
 import { quoted, scanHeader } from "./safetensors_header.ts";
 
 /**

@@ -6,7 +6,7 @@ import { sever } from "../tape.ts";
 import { apply, Tensor } from "../tensor.ts";
 import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
 import { type Dispatch, describeDispatch } from "./dispatch.ts";
-import { lower, type Work } from "./lower.ts";
+import { lower, type Work } from "./lowering.ts";
 import type { Kernel } from "./pipelines.ts";
 import { type Slot, sizeClass } from "./pool.ts";
 import { uniformSlot } from "./recorder.ts";

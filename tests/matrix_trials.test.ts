@@ -13,7 +13,7 @@ import {
   type MatrixTrial,
   openMatrixUnits,
   tryKernels,
-} from "../kernels/matrix_gate.ts";
+} from "../kernels/matrix_units/trials.ts";
 import { gpuProfile, meta, realShapes } from "./support/null_backend.ts";
 
 /** What stands between kernels for matrix units and their use; no adapter with such units is needed. */

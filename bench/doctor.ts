@@ -1,13 +1,18 @@
-import { type AdapterDescription, type AdapterOptions, describe, openAdapter } from "../core/adapter.ts";
 import { grads } from "../core/autograd.ts";
 import { type Device, dispose, scope, setDevice, withDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import {
+  type AdapterDescription,
+  type AdapterOptions,
+  describe,
+  openAdapter,
+} from "../core/platform/adapter.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { add, attention, copy, matmul, openDevice, rmsNorm, softmax } from "./index.ts";
-import { describeMatrixUnits } from "./matrix_gate.ts";
+import { add, attention, copy, matmul, openDevice, rmsNorm, softmax } from "../kernels/index.ts";
+import { describeMatrixUnits } from "../kernels/matrix_units/trials.ts";
 
 /** One op on the adapter against the float64 reference. */
 export interface DoctorCheck {

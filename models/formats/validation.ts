@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import { KilnError, nearestName } from "../core/errors.ts";
+import { KilnError, nearestName } from "../../core/errors.ts";
 
 /** Where a value came from, for messages: `file.yaml:12`, `--set train.steps`, `config.json`. */
 export type Origin = (path: readonly PropertyKey[]) => string;

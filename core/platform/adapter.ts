@@ -1,5 +1,5 @@
+import { KilnError } from "../errors.ts";
 import type { Driver } from "./adapter_node.ts";
-import { KilnError } from "./errors.ts";
 
 /** What runs the shaders. A browser does not say more than `browser` for a hardware driver. */
 export type DriverKind = "hardware" | "lavapipe" | "swiftshader" | "warp" | "browser";

@@ -1,6 +1,6 @@
-import { grads } from "../core/autograd.ts";
-import { gradEnabled, withRecording } from "../core/tape.ts";
-import { recordView, type Tensor } from "../core/tensor.ts";
+import { grads } from "../../core/autograd.ts";
+import { gradEnabled, withRecording } from "../../core/tape.ts";
+import { recordView, type Tensor } from "../../core/tensor.ts";
 
 /**
  * The gradient rule of a fused op: differentiates `plain`, the same computation written in plain ops. Slow and

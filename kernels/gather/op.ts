@@ -3,7 +3,7 @@ import { type Call, defineOp, type Op, opError, type TensorMeta } from "../../co
 import { normalizeDim, numel, rankOf, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor, zeros } from "../../core/tensor.ts";
 import { embedding, isIndex } from "../embedding/op.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { expand, narrow, reshape, transpose } from "../views/index.ts";
 
 type None = Record<string, never>;
@@ -49,7 +49,7 @@ export const gatherOp: Op<None> = defineOp<None>({
   variants: [
     {
       name: "plain",
-      file: "index/gather.wgsl",
+      file: "gather/gather.wgsl",
       plan(call) {
         const { width, picks, rows } = extents(call);
         const size = rows * picks;
@@ -122,7 +122,7 @@ export const scatterAddOp: Op<None> = defineOp<None>({
   variants: [
     {
       name: "cells",
-      file: "index/scatter_cells.wgsl",
+      file: "gather/scatter_cells.wgsl",
       when: (call) => extents(call).picks <= fewPicks,
       plan(call) {
         const { width, picks, rows } = extents(call);
@@ -132,7 +132,7 @@ export const scatterAddOp: Op<None> = defineOp<None>({
     },
     {
       name: "rows",
-      file: "index/scatter_rows.wgsl",
+      file: "gather/scatter_rows.wgsl",
       plan(call) {
         const { width, picks, rows } = extents(call);
         return { params: { rows, width, picks }, grid: foldGrid(Math.ceil(rows / 64), call.profile) };

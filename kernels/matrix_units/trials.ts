@@ -1,16 +1,16 @@
-import type { DType } from "../core/dtype.ts";
-import { type AnyOp, findOp, type MatrixUnits } from "../core/op.ts";
-import type { Remembered } from "../core/remembered_node.ts";
-import { contiguousStrides, numel, type Shape } from "../core/shape.ts";
-import { Tensor, tensor } from "../core/tensor.ts";
-import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { withoutErrors } from "../core/webgpu/error_scopes.ts";
-import { emit, prepare, type Recipe } from "../core/webgpu/lower.ts";
-import { matrixEnable, probeMatrixUnits } from "../core/webgpu/matrix_units.ts";
-import { debugLevel } from "../core/webgpu/pipelines.ts";
-import { tiles as attentionTiles, matrixHeads } from "./attention/matrix.ts";
-import { moreTiles, tiles as productTiles } from "./matmul/matrix.ts";
-import { readKernel } from "./sources.ts";
+import type { DType } from "../../core/dtype.ts";
+import { type AnyOp, findOp, type MatrixUnits } from "../../core/op.ts";
+import type { Remembered } from "../../core/platform/cache_node.ts";
+import { contiguousStrides, numel, type Shape } from "../../core/shape.ts";
+import { Tensor, tensor } from "../../core/tensor.ts";
+import type { WebGpuDevice } from "../../core/webgpu/device.ts";
+import { withoutErrors } from "../../core/webgpu/error_scopes.ts";
+import { emit, prepare, type Recipe } from "../../core/webgpu/lowering.ts";
+import { matrixEnable, probeMatrixUnits } from "../../core/webgpu/matrix_units.ts";
+import { debugLevel } from "../../core/webgpu/pipelines.ts";
+import { tiles as attentionTiles, matrixHeads } from "../attention/matrix.ts";
+import { moreTiles, tiles as productTiles } from "../matmul/matrix.ts";
+import { readKernel } from "../sources.ts";
 
 /** A small call on which a kernel for matrix units must agree with one that does without. */
 export interface MatrixTrial {
@@ -67,8 +67,8 @@ export function describeMatrixUnits(units: MatrixUnits | null): string {
 
 async function verdictStore(device: WebGpuDevice): Promise<Remembered<{ units: MatrixUnits | null }> | null> {
   if (typeof process === "undefined" || !process.versions?.node) return null;
-  const { remembered } = await import("../core/remembered_node.ts");
-  const { webgpuVersion } = await import("../core/adapter_node.ts");
+  const { remembered } = await import("../../core/platform/cache_node.ts");
+  const { webgpuVersion } = await import("../../core/platform/adapter_node.ts");
   // What the kernels are made from: who changes any of it gets a new verdict.
   const parts = [matrixEnable, ...sources.map(readKernel), productTiles, moreTiles, attentionTiles];
   const text = new TextEncoder().encode(JSON.stringify(parts));
@@ -79,8 +79,8 @@ async function verdictStore(device: WebGpuDevice): Promise<Remembered<{ units: M
 }
 
 const sources = [
-  "include/matrix_probe.wgsl",
-  "include/matrix_units.wgsl",
+  "matrix_units/probe.wgsl",
+  "matrix_units/units.wgsl",
   "matmul/matrix.wgsl",
   "matmul/operands.wgsl",
   "matmul/epilogue.wgsl",

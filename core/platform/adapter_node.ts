@@ -13,7 +13,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliDecompressSync } from "node:zlib";
-import { KilnError } from "./errors.ts";
+import { KilnError } from "../errors.ts";
 import { makeFolder } from "./folders.ts";
 
 /** The Vulkan loader reads the first, older loaders the second. */

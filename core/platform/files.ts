@@ -1,7 +1,7 @@
 import { open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { KilnError } from "../core/errors.ts";
-import { makeFolder } from "../core/folders.ts";
+import { KilnError } from "../errors.ts";
+import { makeFolder } from "./folders.ts";
 
 /**
  * Files that survive a crash. A file or directory is written beside its final place, flushed to the disk, and renamed:

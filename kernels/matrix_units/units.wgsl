@@ -52,7 +52,7 @@ fn drain4(at: u32, x: vec4f) {
 }
 
 #if DIALECT == emulated
-#import "include/matrix_emulated.wgsl"
+#import "matrix_units/emulated.wgsl"
 #else
 alias Left = subgroup_matrix_left<f16, MK, MM>;
 alias Right = subgroup_matrix_right<f16, MN, MK>;

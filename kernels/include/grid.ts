@@ -1,4 +1,4 @@
-import type { DeviceProfile } from "../core/op.ts";
+import type { DeviceProfile } from "../../core/op.ts";
 
 /**
  * A grid of at least `count` workgroups within the adapter's limit per dimension, folded from x into y.

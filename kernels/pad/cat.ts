@@ -3,7 +3,7 @@ import { checkList, normalizeDim, numel, rankOf } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { castTo } from "../elementwise/op.ts";
 import { promote } from "../elementwise/program.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 import { narrow, unsqueeze } from "../views/index.ts";
 
 /** Any number of inputs: each is laid into the result by a pass of its own. */
@@ -48,7 +48,7 @@ export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
   variants: [
     {
       name: "plain",
-      file: "shape/cat.wgsl",
+      file: "pad/cat.wgsl",
       plan({ inputs, outputs, attrs: { dim }, profile }) {
         const widths = inputs.map((t) => numel(t.shape.slice(dim)));
         const per = widths.every((w) => w % 4 === 0) ? 4 : 1;

@@ -1,7 +1,7 @@
 import { defineOp, type Op, opError } from "../../core/op.ts";
 import { checkWhole, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { foldGrid } from "../grid.ts";
+import { foldGrid } from "../include/grid.ts";
 
 export interface TriangleAttrs {
   /** Keep what lies on this diagonal (0 is the main one, positive above it)… */
@@ -30,7 +30,7 @@ export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
   variants: [
     {
       name: "plain",
-      file: "shape/triangle.wgsl",
+      file: "pad/triangle.wgsl",
       plan({ inputs, attrs, profile }) {
         const { shape } = inputs[0];
         const size = numel(shape);

@@ -1,5 +1,5 @@
 // One product with a known result, which tells whether and how the matrix units work; see core/webgpu/matrix_units.ts.
-#import "include/matrix_units.wgsl"
+#import "matrix_units/units.wgsl"
 @group(0) @binding(0) var<storage, read_write> product: array<f32>;
 
 const A_STRIDE = MK + 8;

@@ -1,5 +1,5 @@
-import type { Storage } from "./device.ts";
-import { byteSize } from "./dtype.ts";
+import type { Storage } from "../device.ts";
+import { byteSize } from "../dtype.ts";
 
 /** What is kept of a storage outside of every scope, to give its room back once JavaScript has forgotten it. */
 export interface Watch {

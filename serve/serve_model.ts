@@ -1,7 +1,7 @@
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
 import { contextOf, readDecoderConfig } from "../models/auto.ts";
-import type { LoadedModel } from "../models/checkpoint.ts";
+import type { LoadedModel } from "../models/formats/hf_directory.ts";
 import { connectionHelp, modelNameOf } from "./banner.ts";
 import { assertCanListen, createServer } from "./index.ts";
 import { contextLength, ModelRunner } from "./runner.ts";

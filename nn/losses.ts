@@ -1,5 +1,5 @@
-import { KilnError } from "../../core/errors.ts";
-import type { Tensor } from "../../core/tensor.ts";
+import { KilnError } from "../core/errors.ts";
+import type { Tensor } from "../core/tensor.ts";
 import {
   add,
   bceWithLogits,
@@ -12,9 +12,9 @@ import {
   square,
   sub,
   where,
-} from "../elementwise/index.ts";
-import { mean, sum } from "../reduce/index.ts";
-import { logSoftmax } from "../softmax/op.ts";
+} from "../kernels/elementwise/index.ts";
+import { mean, sum } from "../kernels/reduce/index.ts";
+import { logSoftmax } from "../kernels/softmax/op.ts";
 
 /** Mean of (input - target)^2 over all elements. */
 export function mseLoss(input: Tensor, target: Tensor): Tensor {

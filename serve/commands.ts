@@ -1,0 +1,149 @@
+import { type Command, Option } from "commander";
+import { definedOnly } from "../core/defined_only.ts";
+import {
+  decimal,
+  examples,
+  listOf,
+  nonEmpty,
+  port,
+  say,
+  seedNumber,
+  whole,
+} from "../core/platform/command_line.ts";
+
+const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
+
+/** `kiln sample` and `kiln serve`. Everything is imported when it is needed: `--help` is instant. */
+export function addServeCommands(program: Command): void {
+  addSample(program);
+  addServe(program);
+}
+
+const keys = listOf("a key of visible ASCII characters", /^[\x21-\x7e]+$/);
+const hosts = listOf("a host without scheme and port, or *", /^(\*|[^\s/:@]+|\[?[\da-f:.]+\]?)$/i);
+const origins = listOf(
+  "an origin as browsers send it, for example https://app.example, or *",
+  /^(\*|null|[a-z][a-z\d+.-]*:\/\/[^\s/A-Z]+)$/,
+);
+/** What a model answers in. */
+const dtypeOption = () =>
+  new Option(
+    "--dtype <type>",
+    "what weights and the cache are kept in; f16 takes half the memory, where the adapter has it",
+  )
+    .choices(["f32", "f16"])
+    .default("f32");
+
+interface SampleFlags {
+  prompt: string;
+  maxTokens: number;
+  temperature: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  seed?: number | bigint;
+  dtype: "f32" | "f16";
+}
+
+function addSample(program: Command): void {
+  program
+    .command("sample")
+    .argument("<model>", "model folder in Hugging Face layout, e.g. runs/demo/model")
+    .description("continue a prompt, streaming the text")
+    .option("--prompt <text>", "what to continue", "Once upon a time")
+    .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
+    .option(
+      "--temperature <x>",
+      "0 takes the likeliest token each time",
+      decimal("a number from 0 to 2", (x) => x >= 0 && x <= 2),
+      0.8,
+    )
+    .option("--top-k <n>", "keep the k likeliest tokens", whole(0))
+    .option(
+      "--top-p <x>",
+      "keep the likeliest tokens up to this probability together",
+      decimal("a number above 0, up to 1", (x) => x > 0 && x <= 1),
+    )
+    .option(
+      "--min-p <x>",
+      "keep tokens at least this share as likely as the likeliest",
+      decimal("a number from 0 to 1", (x) => x >= 0 && x <= 1),
+    )
+    .option("--seed <n>", "the same seed gives the same text", seedNumber)
+    .addOption(dtypeOption())
+    .addHelpText(
+      "after",
+      examples(
+        'kiln sample runs/demo/model --prompt "Once upon a time"',
+        'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
+      ),
+    )
+    .action(async (path: string, flags: SampleFlags) => {
+      await (await import("./quickest.ts")).takeQuickest(path, flags.dtype, { measure: false });
+      await openOnce();
+      const { loadModel } = await import("../models/formats/hf_directory.ts");
+      const { TextGenerator } = await import("./generate.ts");
+      const { model, tokenizer } = await loadModel(path, flags.dtype);
+      const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
+      const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;
+      const options = { max_tokens, temperature, top_k: topK, top_p: topP, min_p: minP, seed };
+      // The prompt comes with the first piece: a refusal stands alone.
+      let before = flags.prompt;
+      for await (const text of generator.stream(flags.prompt, definedOnly(options))) {
+        process.stdout.write(before + text);
+        before = "";
+      }
+      process.stdout.write(`${before}\n`);
+    });
+}
+
+function addServe(program: Command): void {
+  program
+    .command("serve")
+    .argument("<model>", "model folder in Hugging Face layout")
+    .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
+    .option("--port <n>", "0 takes a free one", port, 8000)
+    .option("--host <address>", "address to listen on", nonEmpty, "127.0.0.1")
+    .addOption(
+      new Option(
+        "--api-key <key>",
+        "clients must send this key, or one of several; with several, each gets an even share",
+      )
+        .env("KILN_API_KEY")
+        .argParser(keys),
+    )
+    .option(
+      "--priority-key <key>",
+      "a key that may also set `priority` (lower runs first); several are allowed",
+      keys,
+    )
+    .option("--served-model-name <name>", "the name that clients use; default: the folder's name", nonEmpty)
+    .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
+    .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
+    .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
+    .option("--cache-mib <n>", "room for keys and values (default 256)", whole(1))
+    .option("--strict", "refuse request fields that nobody knows")
+    .option(
+      "--allowed-host <name>",
+      "a name besides localhost to answer to without a key, or *; several are allowed",
+      hosts,
+    )
+    .option(
+      "--allowed-origin <origin>",
+      "an origin whose pages may ask without a key, besides local ones, or *; several are allowed",
+      origins,
+    )
+    .addOption(dtypeOption())
+    .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
+    .action(async (path: string, flags: import("./serve_model.ts").ServeFlags) => {
+      const { checkServing, serveModel } = await import("./serve_model.ts");
+      await checkServing(path, flags);
+      const { takeQuickest } = await import("./quickest.ts");
+      const taken = await takeQuickest(path, flags.dtype ?? "f32", { say });
+      if (taken) say(taken);
+      await openOnce();
+      const { loadModel } = await import("../models/formats/hf_directory.ts");
+      const loaded = await loadModel(path, flags.dtype);
+      await serveModel(loaded, flags);
+    });
+}

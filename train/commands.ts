@@ -1,0 +1,151 @@
+import type { Command } from "commander";
+import { decimal, examples, say, whole } from "../core/platform/command_line.ts";
+import type { PretrainConfig } from "./config.ts";
+import type { MakeSampler, PretrainResult } from "./run.ts";
+
+const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
+
+/** `kiln train …` and `kiln settings`. Everything is imported when it is needed: `--help` is instant. */
+export function addTrainCommands(program: Command, makeSampler: () => Promise<MakeSampler>): void {
+  const train = program.command("train").description("train a model");
+  addPretrain(train, makeSampler);
+  addSettings(program);
+}
+
+interface PretrainFlags {
+  data?: string[];
+  validationData?: string[];
+  out?: string;
+  initFrom?: string;
+  steps?: number;
+  batchSize?: number;
+  sequenceLength?: number;
+  learningRate?: number;
+  computeDtype?: string;
+  vocabSize?: number;
+  seed?: number;
+  set: string[];
+  resume?: boolean;
+  resumeFrom?: string;
+  json?: boolean;
+}
+
+function addPretrain(train: Command, makeSampler: () => Promise<MakeSampler>): void {
+  train
+    .command("pretrain")
+    .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
+    .description(
+      "train a Llama (or a GPT-2) from scratch on text, JSONL, or gzip of either; without data on built-in stories",
+    )
+    .option("--data <path...>", "text, JSONL, gzip of either, or folders")
+    .option("--validation-data <path...>", "files for the validation loss, instead of a share of the data")
+    .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
+    .option("--init-from <folder>", "start from the weights, shape and tokenizer of this model or run")
+    .option("--steps <n>", "optimizer updates", whole(1))
+    .option("--batch-size <n>", "sequences of one forward pass", whole(1))
+    .option("--sequence-length <n>", "tokens of one sequence", whole(2))
+    .option(
+      "--learning-rate <x>",
+      "highest learning rate",
+      decimal("a number above 0", (x) => x > 0),
+    )
+    .option("--compute-dtype <type>", "f32, or f16 for mixed precision (the adapter must have f16)")
+    .option("--vocab-size <n>", "size of the tokenizer to train", whole(1))
+    .option("--seed <n>", "decides weights, order of the data and samples", whole(0))
+    .option("--set <name=value...>", "any other setting, e.g. --set train.weight_decay=0.05", [])
+    .option(
+      "--resume",
+      "go on from the newest checkpoint of the run, with its settings and the flags given here",
+    )
+    .option("--resume-from <checkpoint>", "go on from an older one, e.g. step-000250")
+    .option("--json", "print the result as one JSON object")
+    .addHelpText(
+      "after",
+      examples(
+        "kiln train pretrain --out runs/stories --steps 500",
+        "kiln train pretrain docs/configs/tinyllm.yaml --data stories.jsonl.gz",
+        "kiln train pretrain --out runs/stories --resume",
+        "kiln train pretrain --out runs/stories --resume --steps 1000 --learning-rate 5e-4",
+      ),
+    )
+    .addHelpText("after", () => `\nAll settings and their defaults: kiln settings\n`)
+    .action(async (config: string | undefined, flags: PretrainFlags) => {
+      const { loadPretrainConfig, parseOverrides } = await import("./config.ts");
+      const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
+      const settings = await loadPretrainConfig(config ?? null, overrides);
+      const { describe } = await import("../core/platform/adapter.ts");
+      say(describe((await openOnce()).description));
+      const result = await runPretraining(settings, makeSampler);
+      const { model: _m, tokenizer: _t, samples, ...summary } = result;
+      if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
+      else {
+        const { lossText } = await import("./run_log.ts");
+        const { modelDir, lossCurve } = summary;
+        say(
+          `${lossText(summary, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`,
+        );
+      }
+    });
+}
+
+function addSettings(program: Command): void {
+  program
+    .command("settings")
+    .description("list every setting of kiln train pretrain with its default")
+    .action(async () => {
+      const { describeSettings } = await import("./config.ts");
+      for (const { name, default: value, description } of describeSettings()) {
+        process.stdout.write(`${name.padEnd(38)} ${value.padEnd(24)} ${description}\n`);
+      }
+    });
+}
+
+/** Trains with samples drawn by the server's generator; the first Ctrl-C saves a checkpoint, the second ends at once. */
+export async function runPretraining(
+  config: PretrainConfig,
+  makeSampler: () => Promise<MakeSampler>,
+): Promise<PretrainResult> {
+  const { pretrain } = await import("./pretrain.ts");
+  await openOnce();
+  const controller = new AbortController();
+  const stop = () => {
+    if (controller.signal.aborted) process.exit(130);
+    say("\nstopping after this step; once more to stop at once without saving");
+    controller.abort();
+  };
+  process.on("SIGINT", stop);
+  process.on("SIGTERM", stop);
+  try {
+    return await pretrain({
+      config,
+      say,
+      signal: controller.signal,
+      makeSampler: await makeSampler(),
+    });
+  } finally {
+    process.off("SIGINT", stop);
+    process.off("SIGTERM", stop);
+  }
+}
+
+/** Flags as settings: later than the file, named as the flag in messages. */
+function flagOverrides(flags: PretrainFlags) {
+  const paths: [keyof PretrainFlags, string, string[]][] = [
+    ["data", "--data", ["data", "path"]],
+    ["validationData", "--validation-data", ["data", "validation_path"]],
+    ["out", "--out", ["out_dir"]],
+    ["initFrom", "--init-from", ["model", "init_from"]],
+    ["steps", "--steps", ["train", "steps"]],
+    ["batchSize", "--batch-size", ["train", "batch_size"]],
+    ["sequenceLength", "--sequence-length", ["train", "sequence_length"]],
+    ["learningRate", "--learning-rate", ["train", "learning_rate"]],
+    ["computeDtype", "--compute-dtype", ["train", "compute_dtype"]],
+    ["vocabSize", "--vocab-size", ["tokenizer", "vocab_size"]],
+    ["seed", "--seed", ["train", "seed"]],
+    ["resume", "--resume", ["resume"]],
+    ["resumeFrom", "--resume-from", ["resume"]],
+  ];
+  return paths.flatMap(([key, flag, path]) =>
+    flags[key] === undefined ? [] : [{ path, value: flags[key], from: flag }],
+  );
+}
