@@ -36,7 +36,7 @@ it("every flag that messages and documents name exists", () => {
     return [...found].map(([flag]) => ({ file, flag }));
   });
   // Of browsers, of Node, and of style sheets.
-  const others = /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts)$/;
+  const others = /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help)$/;
   expect(named.length).toBeGreaterThan(40);
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);
