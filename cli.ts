@@ -14,7 +14,7 @@ const program = new Command("kiln")
   .exitOverride();
 
 /** Samples of a model in training are drawn by the server's generator. */
-const makeSampler = async () => (await import("./serve/generate.ts")).samplerOf;
+const makeSampler = async () => (await import("./serve/text/text_generator.ts")).samplerOf;
 
 addTrainCommands(program, makeSampler);
 addServeCommands(program);

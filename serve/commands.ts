@@ -82,7 +82,7 @@ function addSample(program: Command): void {
       await (await import("./quickest.ts")).takeQuickest(path, flags.dtype, { measure: false });
       await openOnce();
       const { loadModel } = await import("../models/formats/hf_directory.ts");
-      const { TextGenerator } = await import("./generate.ts");
+      const { TextGenerator } = await import("./text/text_generator.ts");
       const { model, tokenizer } = await loadModel(path, flags.dtype);
       const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
       const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;

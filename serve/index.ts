@@ -1,20 +1,16 @@
 import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
-import type { ServeTokenizer } from "./choice.ts";
-import { Engine } from "./engine.ts";
-import { Frontend } from "./frontend.ts";
+import { Engine } from "./engine/engine.ts";
+import type { Runner } from "./engine/types.ts";
 import { type Access, assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
 import { LIMITS, type Limits } from "./limits.ts";
-import type { Runner } from "./types.ts";
+import type { ServeTokenizer } from "./text/choice.ts";
+import { Frontend } from "./text/frontend.ts";
 
-export type { ServeTokenizer } from "./choice.ts";
-export { Engine, type EngineOptions, type EngineStats } from "./engine.ts";
-export { ServeError } from "./errors.ts";
-export { LIMITS, type Limits } from "./limits.ts";
-export { probabilities, sampleRow, scoreRow } from "./sampler/cpu.ts";
-export { resolveSampling } from "./sampler/params.ts";
+export { Engine, type EngineOptions, type EngineStats } from "./engine/engine.ts";
+export { probabilities, sampleRow, scoreRow } from "./engine/sampler.ts";
 export type {
   ItemResult,
   Request,
@@ -26,7 +22,11 @@ export type {
   ScoreSpec,
   StepResult,
   TokenLogprob,
-} from "./types.ts";
+} from "./engine/types.ts";
+export { ServeError } from "./errors.ts";
+export { LIMITS, type Limits } from "./limits.ts";
+export type { ServeTokenizer } from "./text/choice.ts";
+export { resolveSampling } from "./text/sampling.ts";
 
 export interface ServerOptions extends Access {
   readonly runner: Runner;

@@ -3,8 +3,8 @@ import { KilnError } from "../core/errors.ts";
 import { contextOf, readDecoderConfig } from "../models/auto.ts";
 import type { LoadedModel } from "../models/formats/hf_directory.ts";
 import { connectionHelp, modelNameOf } from "./banner.ts";
+import { contextLength, ModelRunner } from "./engine/runner.ts";
 import { assertCanListen, createServer } from "./index.ts";
-import { contextLength, ModelRunner } from "./runner.ts";
 
 /** The options of `kiln serve`, as the command line gives them. */
 export interface ServeFlags {

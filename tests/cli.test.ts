@@ -36,7 +36,8 @@ it("every flag that messages and documents name exists", () => {
     return [...found].map(([flag]) => ({ file, flag }));
   });
   // Of browsers, of Node, and of style sheets.
-  const others = /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help)$/;
+  const others =
+    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help)$/;
   expect(named.length).toBeGreaterThan(40);
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);
@@ -52,7 +53,7 @@ function list(folder: string): string[] {
     .map((name) => join(folder, name));
 }
 
-describe("S10: refused before anything is loaded", () => {
+describe("refused before anything is loaded", () => {
   it.each<[string[], number, string]>([
     [["--max-model-len", "0"], 2, "expected a whole number, 1 or more."],
     [

@@ -25,8 +25,8 @@ import {
 import { GPT2LMHeadModel } from "../models/gpt2.ts";
 import { gpt2Overrides, parseGpt2Config } from "../models/gpt2_config.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
-import { type GenerateOptions, TextGenerator } from "../serve/generate.ts";
-import { argmax } from "../serve/sampler/cpu.ts";
+import { argmax } from "../serve/engine/sampler.ts";
+import { type GenerateOptions, TextGenerator } from "../serve/text/text_generator.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { storyCorpus } from "../train/data/index.ts";

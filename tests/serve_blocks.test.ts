@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { BlockPool } from "../serve/kv/blocks.ts";
-import { BlockTable } from "../serve/kv/table.ts";
+import { BlockPool } from "../serve/engine/blocks.ts";
+import { BlockTable } from "../serve/engine/table.ts";
 
 const TOTAL = 100;
 
@@ -12,7 +12,7 @@ const anyOp: fc.Arbitrary<Op> = fc.record({
   size: fc.nat(60),
 });
 
-describe("block pool (I1)", () => {
+describe("block pool", () => {
   it("loses no block and counts each table that holds one, after every operation", () => {
     fc.assert(
       fc.property(fc.array(anyOp, { maxLength: 500 }), (ops) => {

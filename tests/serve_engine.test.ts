@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { scoreRow } from "../serve/sampler/cpu.ts";
-import type { Request, SamplingParams } from "../serve/types.ts";
+import { scoreRow } from "../serve/engine/sampler.ts";
+import type { Request, SamplingParams } from "../serve/engine/types.ts";
 import { collect, expected, fakeLogits, GREEDY, IDLE, idle, makeEngine, makeRequest } from "./serve_fake.ts";
 
 const VOCAB = 32;
@@ -32,7 +32,7 @@ const anyRequest: fc.Arbitrary<Request> = fc
   })
   .map((options) => makeRequest(options));
 
-describe("an answer depends on its request alone (I4, I5, I7)", () => {
+describe("an answer depends on its request alone", () => {
   it("equals the plain computation in any company, chunk size, block size, and pool", async () => {
     let preemptions = 0;
     await fc.assert(
@@ -72,7 +72,7 @@ describe("an answer depends on its request alone (I4, I5, I7)", () => {
     expect(preemptions).toBeGreaterThan(0);
   });
 
-  it("survives forced preemption: 32 requests in a pool of 1.2 of the longest (I7)", async () => {
+  it("survives forced preemption: 32 requests in a pool of 1.2 of the longest", async () => {
     const { engine } = makeEngine({ blockCount: 39, blockSize: 4, maxSeqs: 16, maxBatchedTokens: 32 });
     const runs = Array.from({ length: 32 }, (_, i) =>
       collect(engine, makeRequest({ prompt: [i % VOCAB, 5, 6, 7], maxTokens: 60 })),
@@ -86,7 +86,7 @@ describe("an answer depends on its request alone (I4, I5, I7)", () => {
     expect(idle(engine)).toEqual(IDLE);
   });
 
-  it("finds the needle: one prompt among long fillers, 128 trials (I6)", async () => {
+  it("finds the needle: one prompt among long fillers, 128 trials", async () => {
     const needle = makeRequest({ prompt: [9, 8, 7], maxTokens: 12 });
     const want = expected(needle, VOCAB);
     for (let trial = 0; trial < 128; trial++) {
@@ -137,7 +137,7 @@ describe("prompt scores", () => {
   });
 });
 
-describe("abort (I11)", () => {
+describe("abort", () => {
   it("frees all blocks and leaves the companions' answers alone, at every step of a request's life", async () => {
     const target = makeRequest({ prompt: new Array<number>(30).fill(4), maxTokens: 6 });
     const life = 12;
@@ -216,7 +216,7 @@ describe("failures", () => {
     expect(idle(engine)).toEqual(IDLE);
   });
 
-  it("a bad row ends that request alone (F16)", async () => {
+  it("a bad row ends that request alone", async () => {
     const { engine, runner } = makeEngine();
     const bad = makeRequest({ prompt: [1], maxTokens: 9 });
     const good = collect(engine, makeRequest({ prompt: [2], maxTokens: 9 }));
@@ -230,7 +230,7 @@ describe("failures", () => {
     expect(idle(engine)).toEqual(IDLE);
   });
 
-  it("a step that hangs fails everything and refuses more, until it returns (F15)", async () => {
+  it("a step that hangs fails everything and refuses more, until it returns", async () => {
     const { engine, runner } = makeEngine({ limits: { stepMs: 20 } });
     let release = () => {};
     const hang = new Promise<void>((resolve) => {
@@ -258,7 +258,7 @@ it("steps without a limit may take as long as they take", async () => {
 });
 
 describe("queue", () => {
-  it("is bounded by requests and by tokens, and takes one call of any size when empty (F2)", async () => {
+  it("is bounded by requests and by tokens, and takes one call of any size when empty", async () => {
     const { engine } = makeEngine({ maxSeqs: 1, limits: { queuedRequests: 3, queuedTokens: 20 } });
     const runs = [0, 1, 2].map(() => collect(engine, makeRequest()));
     expect(() => collect(engine, makeRequest())).toThrow(
@@ -271,7 +271,7 @@ describe("queue", () => {
     expect(idle(engine)).toEqual(IDLE);
   });
 
-  it("gives up a request that waits too long, not one that runs (F3)", async () => {
+  it("gives up a request that waits too long, not one that runs", async () => {
     const { engine, runner } = makeEngine({ maxSeqs: 1, limits: { queueWaitMs: 100 } });
     runner.before = () => new Promise((resolve) => setTimeout(resolve, 10));
     const running = collect(engine, makeRequest({ maxTokens: 20 }));
@@ -280,7 +280,7 @@ describe("queue", () => {
     expect((await running.end).finish).toBe("length");
   });
 
-  it("drains: accepted requests finish, new ones are refused, the rest is cut at the limit (F18)", async () => {
+  it("drains: accepted requests finish, new ones are refused, the rest is cut at the limit", async () => {
     const { engine } = makeEngine();
     const run = collect(engine, makeRequest({ maxTokens: 20 }));
     const drained = engine.drain(10_000);

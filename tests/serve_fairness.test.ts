@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Scheduler, type SchedulerConfig } from "../serve/scheduler.ts";
-import type { Request } from "../serve/types.ts";
+import { Scheduler, type SchedulerConfig } from "../serve/engine/scheduler.ts";
+import type { Request } from "../serve/engine/types.ts";
 import { collect, expected, makeEngine, makeRequest, send, startServer, until } from "./serve_fake.ts";
 
 /** One client's batch must not keep others from being served, and nobody may wait for ever. */
@@ -177,7 +177,7 @@ describe("fair shares", () => {
 });
 
 describe("the queue", () => {
-  it("gives up a submission only before its first step (F3)", async () => {
+  it("gives up a submission only before its first step", async () => {
     const { engine, runner } = makeEngine({ maxSeqs: 2, limits: { queueWaitMs: 60 } });
     runner.before = () => new Promise((resolve) => setTimeout(resolve, 10));
     const requests = Array.from({ length: 8 }, () => makeRequest({ maxTokens: 8 }));

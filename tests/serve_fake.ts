@@ -1,8 +1,7 @@
 import { connect } from "node:net";
 import OpenAI from "openai";
-import { Engine, type EngineOptions } from "../serve/engine.ts";
-import { createServer, type ServerOptions } from "../serve/index.ts";
-import { sampleRow, scoreRow } from "../serve/sampler/cpu.ts";
+import { Engine, type EngineOptions } from "../serve/engine/engine.ts";
+import { sampleRow, scoreRow } from "../serve/engine/sampler.ts";
 import type {
   EngineEvent,
   ItemResult,
@@ -13,7 +12,8 @@ import type {
   SamplingParams,
   StepResult,
   TokenLogprob,
-} from "../serve/types.ts";
+} from "../serve/engine/types.ts";
+import { createServer, type ServerOptions } from "../serve/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 
 export interface FakeOptions {

@@ -25,7 +25,7 @@ const postText = (body: string) =>
     body,
   });
 
-describe("S6: fields of other servers", () => {
+describe("fields of other servers", () => {
   it.each<[string, unknown]>([
     ["max_completion_tokens", 5],
     ["n_predict", -1],
@@ -137,7 +137,7 @@ describe("S6: fields of other servers", () => {
   });
 });
 
-describe("S7: bodies are measured before they are walked", () => {
+describe("bodies are measured before they are walked", () => {
   const head = '"model":"tiny/fake","prompt":"a","max_tokens":1';
   const many = (count: number, item: (i: number) => string) =>
     Array.from({ length: count }, (_, i) => item(i));

@@ -19,7 +19,7 @@ function parse(answer: string) {
   return { status: Number(line.split(" ")[1]), headers, body, continued: rest !== answer };
 }
 
-describe("S9: what HTTP allows to go wrong", () => {
+describe("what HTTP allows to go wrong", () => {
   let server: TestServer;
   beforeAll(async () => {
     server = await startServer({ limits: { bodyBytes: 10_000, keepAliveMs: 100, requestWaitMs: 2000 } });
@@ -167,11 +167,11 @@ describe("S9: what HTTP allows to go wrong", () => {
   });
 });
 
-describe("S11: who may ask", () => {
+describe("who may ask", () => {
   const hostOf = async ({ url }: TestServer, host: string, target = "/health") =>
     parse(await raw(url, `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`));
 
-  it("F27: without a key, a server on loopback answers to its own names only", async () => {
+  it("without a key, a server on loopback answers to its own names only", async () => {
     const server = await startServer({ allowedHosts: ["kiln.test"] });
     for (const host of [
       ...["localhost", "LOCALHOST:8000", "localhost.", "app.localhost", "127.0.0.1:80", "[::1]:8000"],
@@ -210,7 +210,7 @@ describe("S11: who may ask", () => {
     await wide.server.close();
   });
 
-  it("F24: a key that an empty header would match is none", async () => {
+  it("a key that an empty header would match is none", async () => {
     for (const apiKey of ["", "two words", "schlüssel"]) {
       await expect(startServer({ apiKey })).rejects.toThrow("an API key must be of visible ASCII characters");
     }
@@ -228,7 +228,7 @@ describe("S11: who may ask", () => {
   const ask = (server: TestServer, origin: string, json: object) =>
     send(`${server.url}/v1/completions`, { json, headers: { origin, authorization: "Bearer k" } });
 
-  it("W51: pages of this machine may ask, others where a key or an option says so", async () => {
+  it("pages of this machine may ask, others where a key or an option says so", async () => {
     const plain = await startServer({ allowedOrigins: ["https://app.example"] });
     const local = ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:8080", "https://app.example"];
     for (const origin of local) {
@@ -262,7 +262,7 @@ describe("S11: who may ask", () => {
     await plain.server.close();
   });
 
-  it("W50: with a key every page may ask, a preflight without it", async () => {
+  it("with a key every page may ask, a preflight without it", async () => {
     const keyed = await startServer({ apiKey: "k" });
     const origin = "https://app.example";
     expect((await preflight(keyed, origin)).status).toBe(204);

@@ -6,10 +6,10 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { greedyTokens, openDevice } from "../kernels/index.ts";
 import { tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
-import { Engine } from "../serve/engine.ts";
-import { ModelRunner } from "../serve/runner.ts";
-import { sampleRow } from "../serve/sampler/cpu.ts";
-import type { Request } from "../serve/types.ts";
+import { Engine } from "../serve/engine/engine.ts";
+import { ModelRunner } from "../serve/engine/runner.ts";
+import { sampleRow } from "../serve/engine/sampler.ts";
+import type { Request } from "../serve/engine/types.ts";
 import { collect, GREEDY, makeRequest } from "./serve_fake.ts";
 
 /** Tokens that the device chooses: they must be those that the host would choose of the same logits. */

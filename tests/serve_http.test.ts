@@ -29,7 +29,7 @@ describe("the envelope on every path", () => {
   const json = { "content-type": "application/json" };
   const path = () => `${server.url}/v1/completions`;
 
-  it("W7: unknown path 404, known path with another method 405 with Allow", async () => {
+  it("unknown path 404, known path with another method 405 with Allow", async () => {
     expect((await send(`${server.url}/nothing`)).status).toBe(404);
     expect((await send(`${server.url}/v1/completions/x`, { json: {} })).status).toBe(404);
     const wrong = await send(path());
@@ -38,13 +38,13 @@ describe("the envelope on every path", () => {
     expect((await send(`${server.url}/%zz`)).status).toBe(400);
   });
 
-  it("W8: HEAD and OPTIONS never reach the engine", async () => {
+  it("HEAD and OPTIONS never reach the engine", async () => {
     for (const method of ["HEAD", "OPTIONS"]) expect((await send(path(), { method })).status).toBe(405);
     expect((await send(`${server.url}/health`, { method: "HEAD" })).status).toBe(200);
     expect(server.engine.stats().accepted).toBe(0);
   });
 
-  it("W5: echoes a short printable request id, makes one otherwise", async () => {
+  it("echoes a short printable request id, makes one otherwise", async () => {
     const id = async (given: string) =>
       (await send(`${server.url}/health`, { headers: { "x-request-id": given } })).headers.get(
         "x-request-id",
@@ -56,7 +56,7 @@ describe("the envelope on every path", () => {
     expect(stream.headers.get("x-request-id")).toBe("s1");
   });
 
-  it("W35: JSON that is no object, no JSON, too deep, too large, of another type", async () => {
+  it("JSON that is no object, no JSON, too deep, too large, of another type", async () => {
     for (const body of ["[]", '"x"', "1", "null", "true", "", "{", "{} {}", "\0", '{"a":'.repeat(100)]) {
       const { status, body: answer } = await send(path(), { method: "POST", headers: json, body });
       expect([status, answer.error.code]).toEqual([400, "invalid_json"]);
@@ -74,7 +74,7 @@ describe("the envelope on every path", () => {
     expect((await send(path(), { method: "POST" })).status).toBe(400);
   });
 
-  it("W36: strange but harmless bodies do not disturb the next request", async () => {
+  it("strange but harmless bodies do not disturb the next request", async () => {
     const before = (await send(path(), { json: base })).body.choices;
     for (const body of [
       '{"model":"tiny/fake","prompt":"a","__proto__":{"n":5},"constructor":{"prototype":1}}',
@@ -99,7 +99,7 @@ describe("the envelope on every path", () => {
     checkRaw(await raw(server.url, body), 408);
   });
 
-  it("F11: mutations of a valid body never give 5xx", async () => {
+  it("mutations of a valid body never give 5xx", async () => {
     const valid = {
       ...base,
       max_tokens: 2,
@@ -158,14 +158,14 @@ describe("clients that leave", () => {
   afterAll(() => server.server.close());
   const long = { ...base, max_tokens: 3900, ignore_eos: true };
 
-  it("W18: breaking out of the loop aborts all choices", async () => {
+  it("breaking out of the loop aborts all choices", async () => {
     const stream = await server.client.completions.create({ ...long, n: 3, stream: true });
     for await (const _ of stream) break;
     await settled(server);
     expect(server.engine.stats().finished.abort).toBe(3);
   });
 
-  it("F4: in any phase, streaming or not, and again and again", async () => {
+  it("in any phase, streaming or not, and again and again", async () => {
     for (let i = 0; i < 30; i++) {
       const controller = new AbortController();
       const asked = fetch(`${server.url}/v1/completions`, {
@@ -182,7 +182,7 @@ describe("clients that leave", () => {
     expect(server.errors).toEqual([]);
   });
 
-  it("F7: a reader that never reads is cut off when too much has waited too long", async () => {
+  it("a reader that never reads is cut off when too much has waited too long", async () => {
     const limits = { streamBacklogBytes: 60_000, streamStallMs: 20, streamMostBytes: 1e9, pingMs: 10_000 };
     const app = fastify();
     const cut = new Promise<boolean>((resolve) => {
@@ -208,7 +208,7 @@ describe("clients that leave", () => {
     await app.close();
   });
 
-  it("F7: no reader holds more than so much memory, however short the time", async () => {
+  it("no reader holds more than so much memory, however short the time", async () => {
     const limits = {
       streamBacklogBytes: 10_000,
       streamStallMs: 600_000,
@@ -264,7 +264,7 @@ describe("clients that leave", () => {
 });
 
 describe("overload and failure", () => {
-  it("W52 F2: a full queue answers 429 with Retry-After before the engine sees anything", async () => {
+  it("a full queue answers 429 with Retry-After before the engine sees anything", async () => {
     const server = await startServer({ maxSeqs: 1, limits: { queuedRequests: 2 } });
     let release = () => {};
     const held = new Promise<void>((resolve) => {
@@ -287,7 +287,7 @@ describe("overload and failure", () => {
     await server.server.close();
   });
 
-  it("W9: a failure before the first token is an HTTP error, later an event without [DONE]", async () => {
+  it("a failure before the first token is an HTTP error, later an event without [DONE]", async () => {
     const server = await startServer();
     server.runner.before = () => {
       throw new Error("secret detail");
@@ -326,7 +326,7 @@ describe("overload and failure", () => {
     await server.server.close();
   });
 
-  it("W10: a silent stream gets comments, which the client skips", async () => {
+  it("a silent stream gets comments, which the client skips", async () => {
     const server = await startServer({ limits: { pingMs: 5 } });
     server.runner.before = () => pause(30);
     const { text } = await send(`${server.url}/v1/completions`, {
@@ -342,7 +342,7 @@ describe("overload and failure", () => {
     await server.server.close();
   });
 
-  it("F15 W49: a hung model shows in /health and in answers", async () => {
+  it("a hung model shows in /health and in answers", async () => {
     const server = await startServer({ limits: { stepMs: 20 } });
     expect((await send(`${server.url}/health`)).body).toEqual({ status: "ok" });
     let release = () => {};
@@ -361,7 +361,7 @@ describe("overload and failure", () => {
 });
 
 describe("keys and life cycle", () => {
-  it("W50 F24: every route but /health wants the key", async () => {
+  it("every route but /health wants the key", async () => {
     const server = await startServer({ apiKey: "s3cret" });
     const routes: [string, string][] = [
       ["GET", "/v1/models"],
@@ -413,7 +413,7 @@ describe("keys and life cycle", () => {
     await server.server.close();
   });
 
-  it("F18: closing lets streams finish, refuses new requests, then frees the port", async () => {
+  it("closing lets streams finish, refuses new requests, then frees the port", async () => {
     const server = await startServer();
     let release = () => {};
     const held = new Promise<void>((resolve) => {
@@ -438,7 +438,7 @@ describe("keys and life cycle", () => {
     await expect(fetch(`${server.url}/health`)).rejects.toThrow();
   });
 
-  it("F18: what does not finish in time ends with an error event", async () => {
+  it("what does not finish in time ends with an error event", async () => {
     const server = await startServer();
     server.runner.before = () => pause(20);
     const asked = send(`${server.url}/v1/completions`, {

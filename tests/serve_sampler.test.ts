@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { uniform } from "../serve/sampler/counter.ts";
-import { applyTopK, probabilities, sampleRow, scoreRow, softmax } from "../serve/sampler/cpu.ts";
-import { resolveSampling } from "../serve/sampler/params.ts";
-import type { SampleSpec, SamplingParams } from "../serve/types.ts";
+import { uniform } from "../serve/engine/counter.ts";
+import { applyTopK, probabilities, sampleRow, scoreRow, softmax } from "../serve/engine/sampler.ts";
+import type { SampleSpec, SamplingParams } from "../serve/engine/types.ts";
+import { resolveSampling } from "../serve/text/sampling.ts";
 import { GREEDY } from "./serve_fake.ts";
 
 interface Golden {

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Scheduler, type SchedulerConfig } from "../serve/scheduler.ts";
-import type { StepPlan, StepResult } from "../serve/types.ts";
+import { Scheduler, type SchedulerConfig } from "../serve/engine/scheduler.ts";
+import type { StepPlan, StepResult } from "../serve/engine/types.ts";
 import { makeRequest } from "./serve_fake.ts";
 
 const CONFIG: SchedulerConfig = {
@@ -27,7 +27,7 @@ function results(scheduler: Scheduler, plan: StepPlan): StepResult {
   };
 }
 
-/** Plan is legal (I10), no block is lost (I1), no runnable work is left out (I9). */
+/** Plan is legal, no block is lost, no runnable work is left out. */
 function checkPlan(scheduler: Scheduler, plan: StepPlan): void {
   const { maxBatchedTokens, maxSeqs } = scheduler.config;
   const total = plan.items.reduce((sum, { count }) => sum + count, 0);
@@ -127,7 +127,7 @@ describe("scheduler", () => {
     expect(first).toEqual([low.request.id]);
   });
 
-  it("starves nobody: a low priority overtakes newcomers after agingSteps per level (I8)", () => {
+  it("starves nobody: a low priority overtakes newcomers after agingSteps per level", () => {
     const scheduler = make({ maxSeqs: 1, maxBatchedTokens: 16 });
     const low = scheduler.add(makeRequest({ prompt: prompt(4), maxTokens: 1, priority: 2 }));
     let steps = 0;
@@ -141,7 +141,7 @@ describe("scheduler", () => {
     expect(steps).toBe(21);
   });
 
-  it("serves a long prompt in time under a flood of short ones (I8)", () => {
+  it("serves a long prompt in time under a flood of short ones", () => {
     const scheduler = make();
     const long = scheduler.add(makeRequest({ prompt: prompt(100), maxTokens: 1 }));
     let steps = 0;
@@ -166,7 +166,7 @@ describe("scheduler", () => {
     expect(scheduler.settle(plan, result).map(({ sequence }) => sequence)).toEqual([stays]);
   });
 
-  it("keeps every invariant under random traffic in a tight pool (I1, I2, I9, I10)", () => {
+  it("keeps every invariant under random traffic in a tight pool", () => {
     const op = fc.record({
       kind: fc.constantFrom("add", "add", "abort", "abort mid-step", "step", "step", "step", "step"),
       length: fc.integer({ min: 1, max: 90 }),

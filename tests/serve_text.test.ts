@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Choice, type ChoiceDelta, type ChoiceOptions } from "../serve/choice.ts";
-import { PromptText } from "../serve/prompt_text.ts";
-import { StopMatcher } from "../serve/stop.ts";
-import type { TokenLogprob } from "../serve/types.ts";
+import type { TokenLogprob } from "../serve/engine/types.ts";
+import { Choice, type ChoiceDelta, type ChoiceOptions } from "../serve/text/choice.ts";
+import { PromptText } from "../serve/text/prompt_text.ts";
+import { StopMatcher } from "../serve/text/stop.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import { fakeTokenizer } from "./serve_fake.ts";
 import { bytes, kinds } from "./support/decoder_kinds.ts";
@@ -22,7 +22,7 @@ function cutAtStop(text: string, stops: readonly string[], include: boolean) {
 const letters = (maxLength: number, minLength = 0) =>
   fc.array(fc.constantFrom("a", "b", "c", "é", "🙂"), { minLength, maxLength }).map((list) => list.join(""));
 
-describe("stop strings (I15)", () => {
+describe("stop strings", () => {
   it("never leak, and the pieces make no difference", () => {
     fc.assert(
       fc.property(
@@ -92,7 +92,7 @@ function play(
 describe("a choice", () => {
   const tokenizer = fakeTokenizer();
 
-  it("joins to the whole decode, without U+FFFD on the way (W16), one log probability per token (W19)", async () => {
+  it("joins to the whole decode, without U+FFFD on the way, one log probability per token", async () => {
     await fc.assert(
       fc.asyncProperty(fc.string({ unit: "grapheme", minLength: 1, maxLength: 30 }), async (text) => {
         const generated = await tokenizer.encode(text, { addSpecialTokens: false });
@@ -109,7 +109,7 @@ describe("a choice", () => {
     );
   });
 
-  it("cuts text, tokens and finish at a stop string that spans tokens (W17)", async () => {
+  it("cuts text, tokens and finish at a stop string that spans tokens", async () => {
     const generated = await tokenizer.encode("one two STOP three", { addSpecialTokens: false });
     const { choice, deltas, joined, tokens } = play(tokenizer, [1], generated, { stops: ["o S", "ST"] });
     expect(choice.finished).toBe(true);
@@ -127,7 +127,7 @@ describe("a choice", () => {
     expect(tokens.at(-1)).toBe(" d");
   });
 
-  it("echoes the prompt with its scores, the first null (W23)", async () => {
+  it("echoes the prompt with its scores, the first null", async () => {
     const prompt = await tokenizer.encode("once upon", { addSpecialTokens: false });
     const generated = await tokenizer.encode(" a time", { addSpecialTokens: false });
     const { deltas, joined, tokens, offsets } = play(tokenizer, prompt, generated, { echo: true });

@@ -9,7 +9,7 @@ import type { CausalLM, TokenBatch } from "../../models/causal_lm.ts";
 import { loadWeights } from "../../models/formats/hf_directory.ts";
 import { readModelWeights } from "../../models/formats/safetensors.ts";
 import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
-import { argmax } from "../../serve/sampler/cpu.ts";
+import { argmax } from "../../serve/engine/sampler.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
 import { type Comparison, compare, type Report, worst } from "./report.ts";
 

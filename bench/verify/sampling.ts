@@ -1,5 +1,5 @@
-import { probabilities } from "../../serve/sampler/cpu.ts";
-import { resolveSampling } from "../../serve/sampler/params.ts";
+import { probabilities } from "../../serve/engine/sampler.ts";
+import { resolveSampling } from "../../serve/text/sampling.ts";
 import { compare, type Report, worst } from "./report.ts";
 
 /** Probabilities after one logits processor each, on fixed logits. */

@@ -3,8 +3,8 @@ import { isIP, type Socket } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { KilnError } from "../../core/errors.ts";
 import { ServeError } from "../errors.ts";
-import type { Caller } from "../frontend.ts";
 import type { Limits } from "../limits.ts";
+import type { Caller } from "../text/frontend.ts";
 
 /** Who may ask. */
 export interface Access {

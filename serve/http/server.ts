@@ -3,8 +3,10 @@ import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:ht
 import type { Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import { ServeError } from "../errors.ts";
-import type { Frontend } from "../frontend.ts";
 import type { Limits } from "../limits.ts";
+import type { Frontend } from "../text/frontend.ts";
+import { complete } from "./api/completions.ts";
+import { getModel, health, listModels } from "./api/info.ts";
 import { asServeError, envelope, type ParserFault, parserError } from "./errors.ts";
 import {
   type Access,
@@ -18,8 +20,6 @@ import {
   isPreflight,
 } from "./gate.ts";
 import { parseJson } from "./json.ts";
-import { complete } from "./routes/completions.ts";
-import { getModel, health, listModels } from "./routes/info.ts";
 import { completionParser } from "./schema.ts";
 
 export interface HttpOptions extends Access {

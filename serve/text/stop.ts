@@ -1,4 +1,4 @@
-import { partialMatch } from "../tokenizer/decoders.ts";
+import { partialMatch } from "../../tokenizer/decoders.ts";
 
 /**
  * Finds stop strings in text that arrives in pieces, and lets nothing through that could still become part of one.

@@ -1,7 +1,7 @@
-import type { Tokenizer } from "../tokenizer/index.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import type { EngineEvent, SampledToken } from "../engine/types.ts";
 import type { AnswerDecoder, AnswerText, PromptText } from "./prompt_text.ts";
 import { StopMatcher } from "./stop.ts";
-import type { EngineEvent, SampledToken } from "./types.ts";
 
 /** What the front end needs of a tokenizer. */
 export type ServeTokenizer = Pick<Tokenizer, "encodeUpTo" | "streamDecoder" | "idToBytes" | "eosIds">;

@@ -1,12 +1,12 @@
 import { randomInt, randomUUID } from "node:crypto";
+import type { Engine, EngineListener } from "../engine/engine.ts";
+import type { EngineEvent, Request } from "../engine/types.ts";
+import { badRequest, ServeError } from "../errors.ts";
+import type { CompletionBody } from "../http/schema.ts";
+import type { Limits } from "../limits.ts";
 import { Choice, type ChoiceDelta, type ServeTokenizer } from "./choice.ts";
-import type { Engine, EngineListener } from "./engine.ts";
-import { badRequest, ServeError } from "./errors.ts";
-import type { CompletionBody } from "./http/schema.ts";
-import type { Limits } from "./limits.ts";
 import { PromptText } from "./prompt_text.ts";
-import { beyondVocabulary, resolveSampling } from "./sampler/params.ts";
-import type { EngineEvent, Request } from "./types.ts";
+import { beyondVocabulary, resolveSampling } from "./sampling.ts";
 
 export interface FrontendOptions {
   readonly engine: Engine;

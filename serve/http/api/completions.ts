@@ -1,8 +1,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
-import type { ChoiceDelta, CompletionLogprobs } from "../../choice.ts";
-import type { Caller, CompletionJob, DeltaListener, Frontend } from "../../frontend.ts";
 import type { Limits } from "../../limits.ts";
+import type { ChoiceDelta, CompletionLogprobs } from "../../text/choice.ts";
+import type { Caller, CompletionJob, DeltaListener, Frontend } from "../../text/frontend.ts";
 import { asServeError } from "../errors.ts";
 import type { CompletionBody } from "../schema.ts";
 import { SseStream } from "../sse.ts";

@@ -1,6 +1,6 @@
 import { seedWords } from "../../core/random.ts";
+import type { SamplingParams } from "../engine/types.ts";
 import { badRequest } from "../errors.ts";
-import type { SamplingParams } from "../types.ts";
 
 /** Sampling fields of a request as the client names them; null and absent both mean the default. */
 export interface RawSamplingParams {

@@ -1,4 +1,4 @@
-import type { StreamDecoder, Tokenizer } from "../tokenizer/index.ts";
+import type { StreamDecoder, Tokenizer } from "../../tokenizer/index.ts";
 
 /** The text of a prompt, decoded once for all the answers that continue it. */
 export class PromptText {

@@ -1,5 +1,5 @@
 import { ServeError } from "../../errors.ts";
-import type { Frontend } from "../../frontend.ts";
+import type { Frontend } from "../../text/frontend.ts";
 
 /** GET /health: 200 while requests are accepted. @throws ServeError 503 otherwise. */
 export function health(frontend: Frontend): { status: "ok" } {

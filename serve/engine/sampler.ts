@@ -1,5 +1,5 @@
-import type { SampledToken, SampleSpec, SamplingParams, TokenLogprob } from "../types.ts";
 import { uniform } from "./counter.ts";
+import type { SampledToken, SampleSpec, SamplingParams, TokenLogprob } from "./types.ts";
 
 /**
  * The reference sampler: one row of logits to one token id. The processors below mean what those of Hugging Face

@@ -1,10 +1,10 @@
-import { KilnError } from "../core/errors.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
-import type { Tokenizer } from "../tokenizer/index.ts";
-import { Engine } from "./engine.ts";
+import { KilnError } from "../../core/errors.ts";
+import type { CausalLM } from "../../models/causal_lm.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import { Engine } from "../engine/engine.ts";
+import { ModelRunner } from "../engine/runner.ts";
 import { PromptText } from "./prompt_text.ts";
-import { ModelRunner } from "./runner.ts";
-import { beyondVocabulary, type RawSamplingParams, resolveSampling } from "./sampler/params.ts";
+import { beyondVocabulary, type RawSamplingParams, resolveSampling } from "./sampling.ts";
 
 /** What `generate` may be told besides the prompt. */
 export interface GenerateOptions extends RawSamplingParams {

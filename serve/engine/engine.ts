@@ -1,5 +1,5 @@
-import { ServeError } from "./errors.ts";
-import { LIMITS } from "./limits.ts";
+import { ServeError } from "../errors.ts";
+import { LIMITS } from "../limits.ts";
 import { generated, Scheduler, type Sequence } from "./scheduler.ts";
 import type {
   EngineEvent,

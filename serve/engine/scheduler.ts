@@ -1,6 +1,6 @@
-import { KilnError } from "../core/errors.ts";
-import { BlockPool } from "./kv/blocks.ts";
-import { BlockTable } from "./kv/table.ts";
+import { KilnError } from "../../core/errors.ts";
+import { BlockPool } from "./blocks.ts";
+import { BlockTable } from "./table.ts";
 import type { FinishReason, PlanItem, Request, StepPlan, StepResult } from "./types.ts";
 
 export interface SchedulerConfig {

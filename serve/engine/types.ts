@@ -1,4 +1,4 @@
-import type { ServeError } from "./errors.ts";
+import type { ServeError } from "../errors.ts";
 
 /** How a request ended. `stop`: a stop token; `length`: max_tokens; the others say that it was cut short. */
 export type FinishReason = "stop" | "length" | "abort" | "error";

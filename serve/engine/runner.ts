@@ -1,9 +1,9 @@
-import { device } from "../core/device.ts";
-import { byteSize } from "../core/dtype.ts";
-import { KilnError } from "../core/errors.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
-import { PagedDecoder, type PagedItem } from "../models/paged_decoder.ts";
-import { notFinite, sampleRow, scoreRow, takesLikeliest } from "./sampler/cpu.ts";
+import { device } from "../../core/device.ts";
+import { byteSize } from "../../core/dtype.ts";
+import { KilnError } from "../../core/errors.ts";
+import type { CausalLM } from "../../models/causal_lm.ts";
+import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
+import { notFinite, sampleRow, scoreRow, takesLikeliest } from "./sampler.ts";
 import type { ItemResult, RunItem, Runner, StepResult, TokenLogprob } from "./types.ts";
 
 export interface RunnerOptions {
