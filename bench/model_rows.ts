@@ -6,7 +6,7 @@ import { GPT2LMHeadModel } from "../models/gpt2.ts";
 import { parseGpt2Config } from "../models/gpt2_config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
-import { AdamW } from "../train/optim.ts";
+import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 import type { Prepared, Row } from "./rows.ts";
 

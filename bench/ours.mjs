@@ -103,7 +103,7 @@ function kernelTasks(k, op, random) {
 async function trainTask({ V, D, L, H, T, B, lr, b1, b2, eps, wd }) {
   const { tinyllmConfig } = await import("../models/config.ts");
   const { LlamaForCausalLM } = await import("../models/llama.ts");
-  const { AdamW } = await import("../train/optim.ts");
+  const { AdamW } = await import("../train/optimizers/index.ts");
   const { Trainer } = await import("../train/trainer.ts");
   const config = tinyllmConfig({
     vocab_size: V,

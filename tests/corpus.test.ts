@@ -1,6 +1,6 @@
+import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { fill, makeScene, plots, story, storyCorpus } from "../train/data/corpus.ts";
-import * as words from "../train/data/story_words.ts";
+import { fill, makeScene, plots, story, storyCorpus, words } from "../train/data/stories/grammar.ts";
 
 const stories = [...storyCorpus({ seed: 7, stories: 4000 })];
 const wordCount = (text: string) => text.split(/\s+/).length;
@@ -11,6 +11,16 @@ describe("the built-in stories", () => {
     expect([...storyCorpus({ seed: 7, stories: 20 })]).toEqual(stories.slice(0, 20));
     expect(story(7, 1234)).toBe(stories[1234]);
     expect([...storyCorpus({ seed: 8, stories: 20 })]).not.toEqual(stories.slice(0, 20));
+  });
+
+  test("keep every byte, since cached token files and logged losses refer to them", () => {
+    const digest = (seed: number | string) => {
+      const hash = createHash("sha256");
+      for (const text of storyCorpus({ seed, stories: 2000 })) hash.update(`${text}\n`);
+      return hash.digest("hex");
+    };
+    expect(digest(0)).toBe("788b0992b0470d2757725bead8a74626709147c5399e8488ec470d9ef8cb9f8c");
+    expect(digest("a")).toBe("f1d992e7fad34716f38ab501cee7e4832fab1bd81258989b5ce120ef47981130");
   });
 
   test("are short stories: a beginning, a middle and an end of 60 to 170 words", () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test, vi } from "vitest";
 import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { countTokens, spreadSample, storyCorpus } from "../train/data/index.ts";
-import { type Dataset, prepareData } from "../train/prepare_data.ts";
+import { type Dataset, prepareData } from "../train/data/text_data.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });

@@ -7,7 +7,7 @@ import { createDecoder, parseDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { attentionWithDropout, Dropout, type DropoutRates, normalValues } from "../nn/index.ts";
 import type { Batch } from "../train/data/index.ts";
-import { AdamW } from "../train/optim.ts";
+import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 import { toyRuns } from "./support/train_toy.ts";
 

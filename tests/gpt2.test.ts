@@ -30,9 +30,9 @@ import { type GenerateOptions, TextGenerator } from "../serve/text/text_generato
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { storyCorpus } from "../train/data/index.ts";
-import { AdamW } from "../train/optim.ts";
-import { pretrain } from "../train/pretrain.ts";
-import { scheduleFactor } from "../train/schedules.ts";
+import { AdamW } from "../train/optimizers/index.ts";
+import { scheduleFactor } from "../train/optimizers/schedules.ts";
+import { pretrain } from "../train/recipes/pretrain.ts";
 import { Trainer } from "../train/trainer.ts";
 
 const golden = new URL("./fixtures/golden/", import.meta.url).pathname;

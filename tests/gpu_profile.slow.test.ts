@@ -7,7 +7,7 @@ import { openDevice } from "../kernels/index.ts";
 import { tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
-import { AdamW } from "../train/optim.ts";
+import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 
 /**

@@ -8,7 +8,7 @@ import { tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { PackedBatches, prepareShard, storySource } from "../train/data/index.ts";
-import { AdamW } from "../train/optim.ts";
+import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 
 // In a process of its own: garbage of other tests that is collected meanwhile would hide or feign a leak.

@@ -24,10 +24,10 @@ import {
   storySource,
   type TokenShard,
 } from "../train/data/index.ts";
-import { readMetrics } from "../train/logs.ts";
-import { type LossScaleOptions, LossScaler, readLossScaler } from "../train/loss_scaler.ts";
-import { Adagrad, Adam, AdamW, Muon, type Optimizer, Rmsprop, Sgd } from "../train/optim.ts";
-import { pretrain } from "../train/pretrain.ts";
+import { Adagrad, Adam, AdamW, Muon, type Optimizer, Rmsprop, Sgd } from "../train/optimizers/index.ts";
+import { type LossScaleOptions, LossScaler, readLossScaler } from "../train/optimizers/loss_scaler.ts";
+import { pretrain } from "../train/recipes/pretrain.ts";
+import { readMetrics } from "../train/report/metrics_log.ts";
 import { loadCheckpoint, readTrainerState, saveCheckpoint, type TrainerState } from "../train/run_files.ts";
 import { Trainer } from "../train/trainer.ts";
 import { generator } from "./support/ops_harness.ts";

@@ -4,7 +4,16 @@ import { setDevice } from "../core/device.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { adamStep, globalNorm, hyperValues, openDevice } from "../kernels/index.ts";
-import { Adagrad, Adam, AdamW, clipGradNorm, Muon, type Optimizer, Rmsprop, Sgd } from "../train/optim.ts";
+import {
+  Adagrad,
+  Adam,
+  AdamW,
+  clipGradNorm,
+  Muon,
+  type Optimizer,
+  Rmsprop,
+  Sgd,
+} from "../train/optimizers/index.ts";
 import { generator } from "./support/ops_harness.ts";
 
 let gpu: WebGpuDevice;

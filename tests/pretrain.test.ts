@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import { readMetrics } from "../train/logs.ts";
+import { readMetrics } from "../train/report/metrics_log.ts";
 
 /** The command line as a user has it: whole runs in processes of their own, stopped in every way. */
 const kiln = new URL("../bin/kiln.mjs", import.meta.url).pathname;

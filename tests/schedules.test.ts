@@ -1,6 +1,11 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { SCHEDULE_NAMES, type ScheduleConfig, scheduleFactor, scheduleName } from "../train/schedules.ts";
+import {
+  SCHEDULE_NAMES,
+  type ScheduleConfig,
+  scheduleFactor,
+  scheduleName,
+} from "../train/optimizers/schedules.ts";
 
 const golden = JSON.parse(
   readFileSync(new URL("./fixtures/golden/optim.json", import.meta.url), "utf8"),

@@ -6,7 +6,7 @@ import { BPE, byteLevelPreTokenizer, Tokenizer as NativeTokenizer } from "tokeni
 import { describe, expect, test, vi } from "vitest";
 import { byteToChar, fromByteAlphabet, toByteAlphabet } from "../tokenizer/byte_alphabet.ts";
 import { GPT2_PATTERN, Tokenizer, TokenizerError, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
-import { storyCorpus } from "../train/data/corpus.ts";
+import { storyCorpus } from "../train/data/stories/grammar.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Tokenizer, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
-import { storyCorpus } from "../train/data/corpus.ts";
+import { storyCorpus } from "../train/data/stories/grammar.ts";
 
 const data = join(import.meta.dirname, "../../shared/data");
 const hasData = existsSync(data);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { Tokenizer, TokenizerError, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
-import { storyCorpus } from "../train/data/corpus.ts";
+import { storyCorpus } from "../train/data/stories/grammar.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });

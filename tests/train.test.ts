@@ -15,7 +15,7 @@ import {
   storySource,
   type TokenShard,
 } from "../train/data/index.ts";
-import { AdamW } from "../train/optim.ts";
+import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 
 /** The promises of the training step: exact accumulation, exact packing, no leaks, the same on both devices. */

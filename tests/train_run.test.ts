@@ -14,9 +14,9 @@ import { KilnError } from "../core/errors.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { loadPretrainConfig, type PretrainConfig, parseOverrides } from "../train/config.ts";
 import { demo } from "../train/demo.ts";
+import { lossText } from "../train/report/run_log.ts";
 import { saveCheckpoint, type TrainerState } from "../train/run_files.ts";
 import { lockFile } from "../train/run_lock.ts";
-import { lossText } from "../train/run_log.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
 /** What a run measures and keeps, inside one process; tests/pretrain.test.ts has whole processes. */

@@ -79,7 +79,7 @@ function addPretrain(train: Command, makeSampler: () => Promise<MakeSampler>): v
       const { model: _m, tokenizer: _t, samples, ...summary } = result;
       if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
       else {
-        const { lossText } = await import("./run_log.ts");
+        const { lossText } = await import("./report/run_log.ts");
         const { modelDir, lossCurve } = summary;
         say(
           `${lossText(summary, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`,
@@ -105,7 +105,7 @@ export async function runPretraining(
   config: PretrainConfig,
   makeSampler: () => Promise<MakeSampler>,
 ): Promise<PretrainResult> {
-  const { pretrain } = await import("./pretrain.ts");
+  const { pretrain } = await import("./recipes/pretrain.ts");
   await openOnce();
   const controller = new AbortController();
   const stop = () => {

@@ -5,7 +5,7 @@ import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
 import { readText } from "../core/platform/files.ts";
 import { parseWith, unwrap } from "../models/formats/validation.ts";
-import { SCHEDULE_NAMES } from "./schedules.ts";
+import { SCHEDULE_NAMES } from "./optimizers/schedules.ts";
 
 /** The settings of `kiln train pretrain`: one schema for the file, `--set` and flags, and for the help that describes them. */
 

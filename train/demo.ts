@@ -6,11 +6,11 @@ import { KilnError } from "../core/errors.ts";
 import { tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { leaves, loadPretrainConfig, type PretrainConfig } from "./config.ts";
-import { AdamW } from "./optim.ts";
+import { AdamW } from "./optimizers/index.ts";
+import { lossText } from "./report/run_log.ts";
 import type { PretrainResult } from "./run.ts";
 import { newestCheckpoint } from "./run_files.ts";
 import { lockFile, lockRun } from "./run_lock.ts";
-import { lossText } from "./run_log.ts";
 import { Trainer } from "./trainer.ts";
 
 export interface DemoOptions {

@@ -7,9 +7,11 @@ import { saveModel } from "../models/formats/hf_directory.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PretrainConfig } from "./config.ts";
 import type { PackedBatches } from "./data/index.ts";
+import type { TrainingData } from "./data/text_data.ts";
 import type { Validation } from "./evaluate.ts";
-import { readLossScaler } from "./loss_scaler.ts";
-import type { TrainingData } from "./prepare_data.ts";
+import { readLossScaler } from "./optimizers/loss_scaler.ts";
+import { type ScheduleConfig, scheduleFactor } from "./optimizers/schedules.ts";
+import { RunLog } from "./report/run_log.ts";
 import { changesSince, trainCommand } from "./resume.ts";
 import {
   keepsBest,
@@ -23,8 +25,6 @@ import {
   stepOf,
   type TrainerState,
 } from "./run_files.ts";
-import { RunLog } from "./run_log.ts";
-import { type ScheduleConfig, scheduleFactor } from "./schedules.ts";
 import type { StepResult, Trainer } from "./trainer.ts";
 
 /** Continues a prompt with the model in training; made by the caller, since generation is the server's. */

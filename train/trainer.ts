@@ -7,8 +7,8 @@ import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import { addInto, assignInto, globalNorm, reshape } from "../kernels/index.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import type { Batch } from "./data/index.ts";
-import { type LossScaleOptions, LossScaler } from "./loss_scaler.ts";
-import type { Optimizer } from "./optim.ts";
+import type { Optimizer } from "./optimizers/index.ts";
+import { type LossScaleOptions, LossScaler } from "./optimizers/loss_scaler.ts";
 
 /** What an update leaves behind, still on the device: reading it waits. */
 export interface StepResult {

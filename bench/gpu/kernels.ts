@@ -16,7 +16,7 @@ import {
   softmax,
   transpose,
 } from "../../kernels/index.ts";
-import { AdamW } from "../../train/optim.ts";
+import { AdamW } from "../../train/optimizers/index.ts";
 import type { Row } from "../rows.ts";
 import type { GpuSizes } from "./sizes.ts";
 

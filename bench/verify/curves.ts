@@ -1,6 +1,6 @@
 import { dispose } from "../../core/device.ts";
-import { AdamW } from "../../train/optim.ts";
-import { scheduleFactor, scheduleName } from "../../train/schedules.ts";
+import { AdamW } from "../../train/optimizers/index.ts";
+import { scheduleFactor, scheduleName } from "../../train/optimizers/schedules.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
 import { loadDecoder, nextTokens } from "./models.ts";

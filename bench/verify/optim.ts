@@ -1,7 +1,16 @@
 import { dispose, persist, scope } from "../../core/device.ts";
 import { KilnError } from "../../core/errors.ts";
 import type { Tensor } from "../../core/tensor.ts";
-import { Adagrad, Adam, AdamW, clipGradNorm, Muon, type Optimizer, Rmsprop, Sgd } from "../../train/optim.ts";
+import {
+  Adagrad,
+  Adam,
+  AdamW,
+  clipGradNorm,
+  Muon,
+  type Optimizer,
+  Rmsprop,
+  Sgd,
+} from "../../train/optimizers/index.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
 import { type Comparison, compare, type Report, worst } from "./report.ts";
 import type { ScheduleFile } from "./schedules.ts";

@@ -1,4 +1,4 @@
-import { type ScheduleConfig, scheduleFactor, scheduleName } from "../../train/schedules.ts";
+import { type ScheduleConfig, scheduleFactor, scheduleName } from "../../train/optimizers/schedules.ts";
 import { compare, type Report } from "./report.ts";
 
 export interface ScheduleFile {

@@ -1,7 +1,7 @@
 import { tinyllmConfig } from "../../models/config.ts";
 import { LlamaForCausalLM } from "../../models/llama.ts";
 import type { Batch } from "../../train/data/index.ts";
-import { AdamW } from "../../train/optim.ts";
+import { AdamW } from "../../train/optimizers/index.ts";
 import { Trainer } from "../../train/trainer.ts";
 
 const vocabulary = 61;

@@ -1,6 +1,6 @@
 import { type TokenizerJson, trainBpe } from "../../tokenizer/index.ts";
 import type { ComponentJson } from "../../tokenizer/tokenizer_json.ts";
-import { storyCorpus } from "../../train/data/corpus.ts";
+import { storyCorpus } from "../../train/data/stories/grammar.ts";
 
 /** SentencePiece byte tokens, by byte. */
 export const bytes = Array.from(

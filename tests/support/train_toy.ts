@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll } from "vitest";
 import { openDevice } from "../../kernels/index.ts";
 import { loadPretrainConfig, parseOverrides } from "../../train/config.ts";
-import { readMetrics } from "../../train/logs.ts";
-import { pretrain } from "../../train/pretrain.ts";
+import { pretrain } from "../../train/recipes/pretrain.ts";
+import { readMetrics } from "../../train/report/metrics_log.ts";
 import type { PretrainOptions } from "../../train/run.ts";
 
 /** Runs of a second or two inside the test's process, in a folder of the test file's own. */

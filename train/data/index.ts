@@ -1,4 +1,3 @@
-export { story, storyCorpus } from "./corpus.ts";
 export {
   type Batch,
   type DataCursor,
@@ -25,3 +24,4 @@ export {
   writeShard,
 } from "./shards.ts";
 export { countTokens, splitDocuments } from "./split.ts";
+export { story, storyCorpus } from "./stories/grammar.ts";

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { KilnError } from "../../core/errors.ts";
-import { CORPUS_VERSION, storyCorpus } from "./corpus.ts";
 import { decodeFile, type LeaveOut, rawBytes, sourceFiles } from "./files.ts";
+import { CORPUS_VERSION, storyCorpus } from "./stories/grammar.ts";
 
 /** How files are cut into documents. */
 export interface ReadOptions {

@@ -1,8 +1,8 @@
-import { persist } from "../core/device.ts";
-import { KilnError } from "../core/errors.ts";
-import { contiguousStrides } from "../core/shape.ts";
-import { noGrad } from "../core/tape.ts";
-import { ones, type Tensor, zeros } from "../core/tensor.ts";
+import { persist } from "../../core/device.ts";
+import { KilnError } from "../../core/errors.ts";
+import { contiguousStrides } from "../../core/shape.ts";
+import { noGrad } from "../../core/tape.ts";
+import { ones, type Tensor, zeros } from "../../core/tensor.ts";
 import {
   type AdamSlot,
   add,
@@ -25,8 +25,8 @@ import {
   square,
   sum,
   transpose,
-} from "../kernels/index.ts";
-import { Parameter } from "../nn/index.ts";
+} from "../../kernels/index.ts";
+import { Parameter } from "../../nn/index.ts";
 
 /** Updates parameters in place. A step is a write of a few numbers (`prepare`) and device work (`step`). */
 export interface Optimizer {

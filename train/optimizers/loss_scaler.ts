@@ -1,6 +1,6 @@
-import { persist } from "../core/device.ts";
-import { type Tensor, tensor } from "../core/tensor.ts";
-import { copy, lossScalerNames, mul, reciprocal, updateLossScale } from "../kernels/index.ts";
+import { persist } from "../../core/device.ts";
+import { type Tensor, tensor } from "../../core/tensor.ts";
+import { copy, lossScalerNames, mul, reciprocal, updateLossScale } from "../../kernels/index.ts";
 
 /** In the words of torch.amp.GradScaler, and with its defaults. */
 export interface LossScaleOptions {

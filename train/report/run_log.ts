@@ -1,10 +1,11 @@
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { device } from "../core/device.ts";
-import type { ValidationMetrics } from "./evaluate.ts";
-import { EventWriter, MetricsLog, type MetricsRecord, readMetrics } from "./logs.ts";
+import { device } from "../../core/device.ts";
+import type { ValidationMetrics } from "../evaluate.ts";
 import { lossCurveSvg } from "./loss_curve.ts";
+import { MetricsLog, type MetricsRecord, readMetrics } from "./metrics_log.ts";
 import { Progress } from "./progress.ts";
+import { EventWriter } from "./tensorboard.ts";
 
 /** Numbers of one update. */
 export interface StepMetrics {

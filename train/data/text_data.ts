@@ -1,9 +1,9 @@
 import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
-import { KilnError } from "../core/errors.ts";
-import { writeError } from "../core/platform/files.ts";
-import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../tokenizer/index.ts";
-import type { PretrainConfig } from "./config.ts";
+import { KilnError } from "../../core/errors.ts";
+import { writeError } from "../../core/platform/files.ts";
+import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../../tokenizer/index.ts";
+import type { PretrainConfig } from "../config.ts";
 import {
   countTokens,
   type DocumentSource,
@@ -15,7 +15,7 @@ import {
   spreadSample,
   storySource,
   type TokenShard,
-} from "./data/index.ts";
+} from "./index.ts";
 
 /** Documents, or parts of them, in a token file. */
 export interface Dataset {

@@ -1,19 +1,19 @@
-import { KilnError } from "../core/errors.ts";
-import { assertComputeDtype, createDecoder, type DecoderConfig } from "../models/auto.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
-import { loadWeights } from "../models/formats/hf_directory.ts";
-import { readModelWeights } from "../models/formats/safetensors.ts";
-import type { PretrainConfig } from "./config.ts";
-import { PackedBatches } from "./data/index.ts";
-import { Validation } from "./evaluate.ts";
-import { decoderSettings, maxPositions, originOf } from "./model_settings.ts";
-import { AdamW } from "./optim.ts";
-import { assertOutside, prepareData } from "./prepare_data.ts";
-import { decisiveSettings, resumePoint } from "./resume.ts";
-import { type PretrainOptions, type PretrainResult, type Run, runToEnd } from "./run.ts";
-import { lockRun } from "./run_lock.ts";
-import type { ScheduleConfig } from "./schedules.ts";
-import { Trainer } from "./trainer.ts";
+import { KilnError } from "../../core/errors.ts";
+import { assertComputeDtype, createDecoder, type DecoderConfig } from "../../models/auto.ts";
+import type { CausalLM } from "../../models/causal_lm.ts";
+import { loadWeights } from "../../models/formats/hf_directory.ts";
+import { readModelWeights } from "../../models/formats/safetensors.ts";
+import type { PretrainConfig } from "../config.ts";
+import { PackedBatches } from "../data/index.ts";
+import { assertOutside, prepareData } from "../data/text_data.ts";
+import { Validation } from "../evaluate.ts";
+import { decoderSettings, maxPositions, originOf } from "../model_settings.ts";
+import { AdamW } from "../optimizers/index.ts";
+import type { ScheduleConfig } from "../optimizers/schedules.ts";
+import { decisiveSettings, resumePoint } from "../resume.ts";
+import { type PretrainOptions, type PretrainResult, type Run, runToEnd } from "../run.ts";
+import { lockRun } from "../run_lock.ts";
+import { Trainer } from "../trainer.ts";
 
 /**
  * Trains a decoder, from scratch or from the weights of another, on text: corpus, tokenizer, packed batches, AdamW with warm-up and a schedule, validation

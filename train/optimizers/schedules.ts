@@ -1,4 +1,4 @@
-import { KilnError, nearestName } from "../core/errors.ts";
+import { KilnError, nearestName } from "../../core/errors.ts";
 
 /** The learning-rate schedules, named as in transformers' optimization.py. */
 export const SCHEDULE_NAMES = [

@@ -1,9 +1,8 @@
 import seedrandom from "seedrandom";
-import { plotsA } from "./story_plots_a.ts";
-import { plotsB } from "./story_plots_b.ts";
-import * as words from "./story_words.ts";
+import plotFile from "./plots.json" with { type: "json" };
+import wordFile from "./words.json" with { type: "json" };
 
-/** A choice of sentences for one moment of a story. */
+/** The alternative sentences for one moment of a story. */
 export type Beat = readonly string[];
 
 /** The skeleton of a story: paragraphs of beats. */
@@ -12,8 +11,18 @@ export interface Plot {
   paragraphs: readonly (readonly Beat[])[];
 }
 
-/** All plots of the built-in corpus. */
-export const plots: readonly Plot[] = [...plotsA, ...plotsB];
+/** What fills the slots of a plot. Lists are short on purpose, so that a small model meets each word often. */
+export const words = wordFile;
+
+const shared: Record<string, Beat> = plotFile.shared;
+
+/** All plots of the built-in corpus. A beat that is a name in the file refers to one of its `shared` beats. */
+export const plots: readonly Plot[] = plotFile.plots.map(({ name, paragraphs }) => ({
+  name,
+  paragraphs: paragraphs.map((beats) =>
+    beats.map((beat) => (typeof beat === "string" ? shared[beat] : beat)),
+  ),
+}));
 
 /** Changes when the same seed gives other stories: part of the key of cached token files. */
 export const CORPUS_VERSION = 1;
@@ -69,51 +78,26 @@ export function fill(sentence: string, scene: Scene, random: Random): string {
 /** Draws everything that a story may need, so that each thing keeps its name through the whole story. */
 export function makeScene(random: Random): Scene {
   const of = <T>(list: readonly T[]) => pick(list, random);
-  const [g, gPronoun] = of(words.grownUps);
-  const [place, at, to] = of(words.places);
+  // The order of the draws decides the stories: another one needs another CORPUS_VERSION.
+  const grownUp = of(words.grownUps);
+  const place = of(words.places);
   const [spot1, spot2, spot3] = pickSome(words.spots, 3, random);
   const [color, toyColor] = pickSome(words.colors, 2, random);
-  const [snack, snacks] = of(words.snacks);
-  const [trouble, free] = of(words.troubles);
-  const [skill, skilling, fail, win] = of(words.skills);
-  const [build, parts, buildAt, ruin] = of(words.builds);
-  const [find, inside] = of(words.finds);
+  const lists = [words.snacks, words.troubles, words.skills, words.builds, words.finds];
+  const things = lists.map((list) => of<Scene>(list));
   const scene: Scene = {
     ...characters(random),
-    ...person("g", g, pronouns[gPronoun]),
-    place,
-    "place.at": at,
-    "place.to": to,
-    spot1: spot1!,
-    spot2: spot2!,
-    spot3: spot3!,
-    color: color!,
+    ...person("g", grownUp.name, grownUp.pronoun === "she" ? pronouns.she : pronouns.he),
+    ...place,
+    ...Object.assign({}, ...things),
+    spot1,
+    spot2,
+    spot3,
+    color,
     toy: `${toyColor} ${of(words.toys)}`,
-    colorful: toyColor!,
-    snack,
-    snacks,
-    trouble,
-    free,
-    skill,
-    skilling,
-    fail,
-    win,
-    build,
-    parts,
-    "build.at": buildAt,
-    ruin,
-    find,
-    inside,
+    colorful: toyColor,
   };
-  const single = {
-    weather: words.weathers,
-    trait: words.traits,
-    hobby: words.hobbies,
-    critter: words.critters,
-  };
-  const more = { plant: words.plants, gift: words.gifts, breakable: words.breakables, sound: words.sounds };
-  const last = { maker: words.soundMakers, game: words.games, happy: words.happy, sad: words.sad };
-  for (const [key, list] of Object.entries({ ...single, ...more, ...last })) scene[key] = of(list);
+  for (const [slot, list] of Object.entries(words.slots)) scene[slot] = of(list);
   return scene;
 }
 
