@@ -11,7 +11,6 @@ import {
 import {
   type ComputeDtype,
   constantInit,
-  Dropout,
   type DropoutRates,
   type LayerCache,
   type LayerNorm,
@@ -19,6 +18,7 @@ import {
   normalInit,
   type PagedContext,
   type Parameter,
+  PassDropout,
   type RmsNorm,
   type SequenceContext,
 } from "../nn/index.ts";
@@ -133,7 +133,7 @@ export abstract class CausalLM extends Module {
    */
   loss(batch: TokenBatch, upstream?: Tensor): Tensor {
     const { dropoutKey } = batch;
-    const dropout = dropoutKey && new Dropout(dropoutKey, this.dropoutRates);
+    const dropout = dropoutKey && new PassDropout(dropoutKey, this.dropoutRates);
     const hidden = this.hidden(batch.tokens, { ...batch, dropout });
     const [rows, length, width] = hidden.shape as [number, number, number];
     const flat = reshape(hidden, [rows * length, width]);

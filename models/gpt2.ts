@@ -2,7 +2,6 @@ import type { Tensor } from "../core/tensor.ts";
 import { add, fusedLinear, suitsFusion } from "../kernels/index.ts";
 import {
   Conv1D,
-  type Dropout,
   type DropoutRates,
   Embedding,
   FusedSelfAttention,
@@ -13,6 +12,7 @@ import {
   ontoResidual,
   type PagedContext,
   type Parameter,
+  type PassDropout,
   type RunOptions,
   type SequenceContext,
 } from "../nn/index.ts";
@@ -32,7 +32,11 @@ class Mlp extends Module {
   }
 
   /** mlp(x) + residual. */
-  forward(x: Tensor, residual: Tensor, options: RunOptions & { dropout?: Dropout | undefined } = {}): Tensor {
+  forward(
+    x: Tensor,
+    residual: Tensor,
+    options: RunOptions & { dropout?: PassDropout | undefined } = {},
+  ): Tensor {
     const { dropout: _, ...run } = options;
     const inner = this.cFc.forward(x, { ...run, activation: "gelu_tanh" });
     return ontoResidual(this.cProj, inner, residual, options);
@@ -111,7 +115,9 @@ export class GPT2LMHeadModel extends CausalLM {
     super();
     this.#config = config;
     this.transformer = new GPT2Model(config);
-    this.lmHead = config.tie_word_embeddings ? null : new Linear(config.n_embd, config.vocab_size);
+    this.lmHead = config.tie_word_embeddings
+      ? null
+      : new Linear(config.n_embd, config.vocab_size, { bias: false });
   }
 
   get config(): GPT2Config {

@@ -13,7 +13,7 @@ import {
   split,
   suitsFusion,
 } from "../kernels/index.ts";
-import { attentionWithDropout, type Dropout, ontoResidual } from "./dropout.ts";
+import { attentionWithDropout, ontoResidual, type PassDropout } from "./dropout.ts";
 import { Conv1D, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 
@@ -32,8 +32,10 @@ export interface SequenceContext {
   positions: Tensor;
   /** [B, T] i32: document of each token; attention stays inside a document. Absent: one document a row. */
   segments?: Tensor | undefined;
+  /** Whether a token sees only itself and those before it; true unless an encoder says otherwise. */
+  causal?: boolean | undefined;
   /** In training of a model that has it. */
-  dropout?: Dropout | undefined;
+  dropout?: PassDropout | undefined;
 }
 
 /** A mixed batch of single tokens, as in serving: each attends its own sequence through the block table. */
@@ -58,13 +60,13 @@ export interface LayerCache {
 
 type Heads = [query: Tensor, key: Tensor, value: Tensor];
 
-/** Causal attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
+/** Attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
 function attendRows(heads: Heads, context: SequenceContext): Tensor {
   const [query, key, value] = heads.map((y) => permute(y, [0, 2, 1, 3])) as Heads;
-  const { segments, dropout } = context;
+  const { segments, dropout, causal = true } = context;
   const mixed = dropout?.rates.attention
     ? attentionWithDropout([query, key, value], dropout, context)
-    : attention(query, key, value, { causal: true, segments });
+    : attention(query, key, value, { causal, segments });
   const [batch, length, count, width] = heads[0].shape as [number, number, number, number];
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);
 }

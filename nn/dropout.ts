@@ -12,6 +12,7 @@ import {
   transpose,
   where,
 } from "../kernels/index.ts";
+import type { SequenceContext } from "./attention.ts";
 import type { Conv1D, Linear, RunOptions } from "./layers.ts";
 
 /** Shares of values that training sets to zero: attention weights, outputs of a block's two parts, embeddings. */
@@ -25,7 +26,7 @@ export interface DropoutRates {
  * The dropout of one pass (Srivastava et al. 2014). Masks are a function of the key and of the place of the call in the
  * pass, so that a replayed step with another key draws others, and the same key always draws the same.
  */
-export class Dropout {
+export class PassDropout {
   readonly rates: DropoutRates;
   readonly #key: Tensor;
   #calls = 0;
@@ -46,7 +47,7 @@ export function ontoResidual(
   layer: Linear | Conv1D,
   x: Tensor,
   residual: Tensor,
-  options: RunOptions & { dropout?: Dropout | undefined },
+  options: RunOptions & { dropout?: PassDropout | undefined },
 ): Tensor {
   const { dropout: drop, ...rest } = options;
   if (!drop?.rates.residual) return layer.forward(x, { ...rest, residual });
@@ -54,27 +55,28 @@ export function ontoResidual(
 }
 
 /**
- * Causal attention inside segments whose weights are dropped out: query [B, H, T, D], key and value [B, KV, T, D] to
- * [B, H, T, D]. Holds the weights, B * H * T * T numbers several times over, which attention without dropout never does.
- * `positions` [B, T] rise inside a segment.
+ * Attention inside segments, causal unless told otherwise, with dropout on its weights: query [B, H, T, D], key and value
+ * [B, KV, T, D] to [B, H, T, D]. Keeps the B * H * T * T weights in memory several times over, which attention without
+ * dropout never does. `positions` [B, T] rise inside a segment.
  */
 export function attentionWithDropout(
   [query, key, value]: readonly [Tensor, Tensor, Tensor],
-  drop: Dropout,
-  { positions, segments }: { positions: Tensor; segments?: Tensor | undefined },
+  drop: PassDropout,
+  { positions, segments, causal = true }: Pick<SequenceContext, "positions" | "segments" | "causal">,
 ): Tensor {
   const [batch, heads, length, width] = query.shape as [number, number, number, number];
   const groups = key.shape[1];
   const pairs = (compare: typeof eq, ids: Tensor) =>
     compare(reshape(ids, [batch, 1, 1, length, 1]), reshape(ids, [batch, 1, 1, 1, length]));
-  const before = pairs(ge, positions);
-  const seen = segments ? logicalAnd(before, pairs(eq, segments)) : before;
+  const before = causal && pairs(ge, positions);
+  const together = segments && pairs(eq, segments);
+  const seen = before && together ? logicalAnd(before, together) : before || together;
   const grouped = (t: Tensor, count: number) => reshape(t, [batch, groups, count, length, width]);
   const scores = matmul(grouped(query, heads / groups), transpose(grouped(key, 1), -1, -2), {
     scale: 1 / Math.sqrt(width),
     outDtype: "f32",
   });
   // Every token sees itself: no row is without a finite score.
-  const weights = drop.apply(softmax(where(seen, scores, -3e38)), "attention");
+  const weights = drop.apply(softmax(seen ? where(seen, scores, -3e38) : scores), "attention");
   return reshape(matmul(cast(weights, value.dtype), grouped(value, 1)), query.shape);
 }

@@ -11,7 +11,7 @@ import {
   swiglu,
   transpose,
 } from "../kernels/index.ts";
-import { type Dropout, ontoResidual } from "./dropout.ts";
+import { ontoResidual, type PassDropout } from "./dropout.ts";
 import { drawNormal, drawUniform } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -25,18 +25,18 @@ export interface RunOptions {
 }
 
 /**
- * y = x W^T + b for x [..., in_features]; `weight` is [out_features, in_features] as in PyTorch. Both start uniform in
- * +-1 / sqrt(in_features).
+ * y = x W^T + b for x [..., in_features]; `weight` is [out_features, in_features] and `bias` on by default, as in
+ * PyTorch. Both start uniform in +-1 / sqrt(in_features).
  */
 export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
 
-  constructor(inFeatures: number, outFeatures: number, options: { bias?: boolean } = {}) {
+  constructor(inFeatures: number, outFeatures: number, { bias = true }: { bias?: boolean } = {}) {
     super();
     const draw = drawUniform(1 / Math.sqrt(Math.max(inFeatures, 1)));
     this.weight = Parameter.make([outFeatures, inFeatures], draw);
-    this.bias = options.bias ? Parameter.make([outFeatures], draw) : null;
+    this.bias = bias ? Parameter.make([outFeatures], draw) : null;
   }
 
   /** `residual`, of the output's shape, is added to the result. */
@@ -127,7 +127,7 @@ export class GatedMlp extends Module {
   readonly upProj: Linear;
   readonly downProj: Linear;
 
-  constructor(hiddenSize: number, intermediateSize: number, options: { bias?: boolean } = {}) {
+  constructor(hiddenSize: number, intermediateSize: number, options: { bias: boolean }) {
     super();
     this.gateProj = new Linear(hiddenSize, intermediateSize, options);
     this.upProj = new Linear(hiddenSize, intermediateSize, options);
@@ -135,7 +135,11 @@ export class GatedMlp extends Module {
   }
 
   /** mlp(x) + residual. */
-  forward(x: Tensor, residual: Tensor, options: RunOptions & { dropout?: Dropout | undefined } = {}): Tensor {
+  forward(
+    x: Tensor,
+    residual: Tensor,
+    options: RunOptions & { dropout?: PassDropout | undefined } = {},
+  ): Tensor {
     const { dropout: _, ...run } = options;
     const gated = swiglu(this.gateProj.forward(x, run), this.upProj.forward(x, run));
     return ontoResidual(this.downProj, gated, residual, options);

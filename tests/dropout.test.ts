@@ -5,7 +5,7 @@ import { type Tensor, tensor } from "../core/tensor.ts";
 import { attention, mul, openDevice, sum } from "../kernels/index.ts";
 import { createDecoder, parseDecoderConfig } from "../models/auto.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
-import { attentionWithDropout, Dropout, type DropoutRates, normalValues } from "../nn/index.ts";
+import { attentionWithDropout, type DropoutRates, normalValues, PassDropout } from "../nn/index.ts";
 import type { Batch } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
@@ -30,31 +30,35 @@ describe("attention with dropout", () => {
   const segments = () => rows([0, 0, 0, 1, 1, 1, 1, 2, 2, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
   const positions = () => rows([0, 1, 2, 0, 1, 2, 3, 0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7]);
   const heads3 = () => [make("q", heads), make("k", groups), make("v", groups)] as [Tensor, Tensor, Tensor];
-  const dropped = (parts: readonly [Tensor, Tensor, Tensor], rate: number, step: number) =>
-    attentionWithDropout(parts, new Dropout(key(step), { ...none, attention: rate }), {
+  const dropped = (parts: readonly [Tensor, Tensor, Tensor], rate: number, step: number, causal = true) =>
+    attentionWithDropout(parts, new PassDropout(key(step), { ...none, attention: rate }), {
       positions: positions(),
       segments: segments(),
+      causal,
     });
 
-  it("that drops nothing is attention, and so are its gradients", async () => {
-    const parts = heads3();
-    const upstream = make("u", heads);
-    const both = [
-      attention(...parts, { causal: true, segments: segments() }),
-      // So small a rate that no number of 24 bits is below it, but zero.
-      dropped(parts, 1e-12, 1),
-    ];
-    const [expected, found] = await Promise.all(
-      both.map(async (out) => {
-        const gradients = grads(sum(mul(out, upstream)), parts);
-        return Promise.all([out, ...gradients].map(async (t) => [...(await t!.data())]));
-      }),
-    );
-    for (const [i, values] of expected!.entries()) {
-      const largest = Math.max(...values.map((value, j) => Math.abs(value - found![i][j])));
-      expect(largest, `part ${i}`).toBeLessThan(2e-6);
-    }
-  });
+  it.each([true, false])(
+    "that drops nothing is attention, and so are its gradients, causal: %s",
+    async (causal) => {
+      const parts = heads3();
+      const upstream = make("u", heads);
+      const both = [
+        attention(...parts, { causal, segments: segments() }),
+        // So small a rate that no number of 24 bits is below it, but zero.
+        dropped(parts, 1e-12, 1, causal),
+      ];
+      const [expected, found] = await Promise.all(
+        both.map(async (out) => {
+          const gradients = grads(sum(mul(out, upstream)), parts);
+          return Promise.all([out, ...gradients].map(async (t) => [...(await t!.data())]));
+        }),
+      );
+      for (const [i, values] of expected!.entries()) {
+        const largest = Math.max(...values.map((value, j) => Math.abs(value - found![i][j])));
+        expect(largest, `part ${i}`).toBeLessThan(2e-6);
+      }
+    },
+  );
 
   it("is attention in the mean, and not for one mask", async () => {
     const parts = heads3();
@@ -140,7 +144,7 @@ describe("a model with dropout", () => {
     const batch = uploaded(batchOf(8));
     const inputs = async (changes: Partial<DropoutRates>, step = 1) => {
       const seen: Tensor[] = [];
-      const dropout = new Dropout(key(step), { ...none, ...changes });
+      const dropout = new PassDropout(key(step), { ...none, ...changes });
       model.hidden(batch.tokens, { ...batch, dropout }, (x) => seen.push(x));
       return Promise.all(seen.map(async (x) => [...(await x.data())]));
     };

@@ -412,7 +412,7 @@ describe("answering in f16", () => {
 
   it("is entered and left by a step that was compiled before", async (context) => {
     needsF16(context);
-    const layer = new Linear(2, 1);
+    const layer = new Linear(2, 1, { bias: false });
     layer.weight.write([1, 1 + 2 ** -13]);
     const step = compile((x: Tensor) => noGrad(() => layer.forward(cast(x, layer.weight.compute.dtype))));
     const x = tensor([0, 1], [1, 2]);
