@@ -1,5 +1,6 @@
 // The house rule (docs/architecture.md): imports point one way only.
-//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer imports nothing of ours
+//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer imports nothing but core/errors
+//   within serve: engine <- text <- http
 const below = {
   core: [],
   kernels: ["core"],
@@ -19,6 +20,14 @@ const layers = Object.entries(below).map(([layer, allowed]) => {
     to: { path: `^(${forbidden.join("|")})(/|\\.ts)` },
   };
 });
+const serveLayers = ["engine", "text"].map((layer) => ({
+  name: `serve-${layer}-imports-only-what-is-below`,
+  severity: "error",
+  from: { path: `^serve/${layer}/` },
+  to: {
+    path: `^serve/(?!${layer === "text" ? "text/|" : ""}engine/|limits\\.ts)|(^|node_modules/)fastify/`,
+  },
+}));
 module.exports = {
   forbidden: [
     {
@@ -28,6 +37,7 @@ module.exports = {
       to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } },
     },
     ...layers,
+    ...serveLayers,
     {
       name: "tests-only-for-tests",
       severity: "error",

@@ -4,7 +4,7 @@ import { contextOf, readDecoderConfig } from "../models/auto.ts";
 import type { LoadedModel } from "../models/formats/hf_directory.ts";
 import { connectionHelp, modelNameOf } from "./banner.ts";
 import { contextLength, ModelRunner } from "./engine/runner.ts";
-import { assertCanListen, createServer } from "./index.ts";
+import { assertCanListen, createServer } from "./server.ts";
 
 /** The options of `kiln serve`, as the command line gives them. */
 export interface ServeFlags {

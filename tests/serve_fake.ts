@@ -9,7 +9,7 @@ import type {
   RunItem,
   Runner,
   SampledToken,
-  SamplingParams,
+  Sampling,
   StepResult,
   TokenLogprob,
 } from "../serve/engine/types.ts";
@@ -134,7 +134,7 @@ export function expected(request: Request, vocabSize: number): SampledToken[] {
   return out;
 }
 
-export const GREEDY: SamplingParams = {
+export const GREEDY: Sampling = {
   temperature: 0,
   topK: 0,
   topP: 1,

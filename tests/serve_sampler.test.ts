@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { uniform } from "../serve/engine/counter.ts";
 import { applyTopK, probabilities, sampleRow, scoreRow, softmax } from "../serve/engine/sampler.ts";
-import type { SampleSpec, SamplingParams } from "../serve/engine/types.ts";
+import type { SampleSpec, Sampling } from "../serve/engine/types.ts";
 import { resolveSampling } from "../serve/text/sampling.ts";
 import { GREEDY } from "./serve_fake.ts";
 
@@ -15,13 +15,9 @@ interface Golden {
 const golden: Golden = JSON.parse(
   readFileSync(new URL("fixtures/golden/sampling.json", import.meta.url), "utf8"),
 );
-const SAMPLED: SamplingParams = { ...GREEDY, temperature: 1 };
+const SAMPLED: Sampling = { ...GREEDY, temperature: 1 };
 
-function spec(
-  params: Partial<SamplingParams>,
-  history: number[] = [],
-  promptLength = history.length,
-): SampleSpec {
+function spec(params: Partial<Sampling>, history: number[] = [], promptLength = history.length): SampleSpec {
   return {
     params: { ...SAMPLED, ...params },
     history,
@@ -144,7 +140,7 @@ describe("sampler", () => {
 
   it("counts frequency and presence over generated tokens, repetition over all", () => {
     const logits = row(2, 2, 2, -2);
-    const at = (params: Partial<SamplingParams>) =>
+    const at = (params: Partial<Sampling>) =>
       [...probabilities(logits, spec(params, [0, 3, 1, 1], 2))].map((p) => Math.log(p));
     const relative = (values: number[]) => values.map((value) => Math.round((value - values[2]) * 1e6) / 1e6);
     expect(relative(at({ frequencyPenalty: 0.5 }))).toEqual([0, -1, 0, -4]);
@@ -256,7 +252,7 @@ describe("parameters", () => {
     [{ logit_bias: { "5": 101 } }, "logit_bias.5"],
     [{ seed: 1.5 }, "seed"],
   ])("refuses %j", (raw, param) => {
-    expect(() => resolve(raw)).toThrow(expect.objectContaining({ status: 400, param }));
+    expect(() => resolve(raw)).toThrow(expect.objectContaining({ code: "invalid_request", param }));
   });
 
   it("takes 64-bit seeds", () => {
@@ -266,6 +262,8 @@ describe("parameters", () => {
     expect(resolve({ seed: -(2n ** 63n) }).seed).toEqual([0, 2 ** 31]);
     // A number past 2^53 may stand for several integers.
     for (const seed of [2 ** 53, -(2 ** 60), 2n ** 63n, -(2n ** 63n) - 1n])
-      expect(() => resolve({ seed })).toThrow(expect.objectContaining({ status: 400, param: "seed" }));
+      expect(() => resolve({ seed })).toThrow(
+        expect.objectContaining({ code: "invalid_request", param: "seed" }),
+      );
   });
 });

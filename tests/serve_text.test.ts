@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { TokenLogprob } from "../serve/engine/types.ts";
-import { Choice, type ChoiceDelta, type ChoiceOptions } from "../serve/text/choice.ts";
+import { Choice, type ChoiceDelta, type ChoiceOptions, tokenText } from "../serve/text/choice.ts";
 import { PromptText } from "../serve/text/prompt_text.ts";
 import { StopMatcher } from "../serve/text/stop.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
@@ -84,8 +84,8 @@ function play(
     if (delta !== null) deltas.push(delta);
   });
   const joined = deltas.map(({ text }) => text).join("");
-  const tokens = deltas.flatMap(({ logprobs }) => logprobs!.tokens);
-  const offsets = deltas.flatMap(({ logprobs }) => logprobs!.text_offset);
+  const tokens = deltas.flatMap(({ logprobs }) => logprobs!.map(({ text }) => text));
+  const offsets = deltas.flatMap(({ logprobs }) => logprobs!.map(({ offset }) => offset));
   return { choice, deltas, joined, tokens, offsets };
 }
 
@@ -133,9 +133,9 @@ describe("a choice", () => {
     const { deltas, joined, tokens, offsets } = play(tokenizer, prompt, generated, { echo: true });
     expect(joined).toBe("once upon a time");
     expect(tokens.join("")).toBe(joined);
-    const logprobs = deltas.flatMap((delta) => delta.logprobs!.token_logprobs);
+    const logprobs = deltas.flatMap((delta) => delta.logprobs!.map(({ logprob }) => logprob));
     expect(logprobs).toEqual([null, ...new Array(prompt.length + generated.length - 1).fill(-1)]);
-    expect(deltas[0].logprobs!.top_logprobs[0]).toBeNull();
+    expect(deltas[0].logprobs![0].top).toEqual([]);
     expect(offsets[0]).toBe(0);
     offsets.forEach((offset, i) => {
       expect(joined.startsWith(tokens[i], offset)).toBe(true);
@@ -148,9 +148,9 @@ describe("a choice", () => {
     expect(stopped.joined).toBe(tokenizer.decode([50, 51]));
     expect(stopped.offsets).toEqual([0, 1, 1, 2]);
     const top = stopped.deltas.flatMap(({ logprobs }) =>
-      logprobs!.top_logprobs.map((one) => Object.keys(one!)),
+      logprobs!.map(({ top: [[id]] }) => tokenText(tokenizer, id)),
     );
-    expect(top.flat()).toEqual(stopped.tokens);
+    expect(top).toEqual(stopped.tokens);
     // A model may have more rows than its tokenizer has tokens.
     expect(play(tokenizer, [1], [tokenizer.vocabSize + 3]).tokens).toEqual([
       `token_id:${tokenizer.vocabSize + 3}`,

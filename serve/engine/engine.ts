@@ -1,5 +1,5 @@
-import { ServeError } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
+import { RequestError } from "./errors.ts";
 import { generated, Scheduler, type Sequence } from "./scheduler.ts";
 import type {
   EngineEvent,
@@ -128,20 +128,20 @@ export class Engine {
   /**
    * Whether `requests` more sequences of a client, with `tokens` prompt tokens in all, may join. A full queue still takes
    * a client's fair share of it: those who filled it do not lock others out.
-   * @throws ServeError 429 when the queue is full, 503 when the engine is draining or hung.
+   * @throws RequestError 429 when the queue is full, 503 when the engine is draining or hung.
    */
   checkRoom(client: string, requests: number, tokens: number): void {
-    if (this.#hung) throw new ServeError(503, "the model does not respond", { code: "engine_unavailable" });
-    if (this.#draining) throw new ServeError(503, "the server is shutting down", { code: "shutting_down" });
+    if (this.#hung) throw new RequestError("engine_unavailable", "the model does not respond");
+    if (this.#draining) throw new RequestError("shutting_down", "the server is shutting down");
     const { total, own, others } = this.#scheduler.queue(client);
     const { queuedRequests, queuedTokens } = this.#limits;
     const over = ({ sequences, tokens: waiting }: typeof own, clients: number) =>
       sequences + requests > queuedRequests / clients || waiting + tokens > queuedTokens / clients;
     if (total.sequences > 0 && over(total, 1) && over(own, others + 1)) {
-      throw new ServeError(429, `${total.sequences} requests are waiting already; try again later`, {
-        code: "queue_full",
-        headers: { "retry-after": "1" },
-      });
+      throw new RequestError(
+        "queue_full",
+        `${total.sequences} requests are waiting already; try again later`,
+      );
     }
   }
 
@@ -174,9 +174,7 @@ export class Engine {
   async drain(timeoutMs: number): Promise<void> {
     this.#draining = true;
     await within(this.#loop ?? Promise.resolve(), timeoutMs);
-    this.#failAll(
-      new ServeError(503, "the server shut down before the request was done", { code: "shutting_down" }),
-    );
+    this.#failAll(new RequestError("shutting_down", "the server shut down before the request was done"));
   }
 
   async #work(): Promise<void> {
@@ -269,12 +267,9 @@ export class Engine {
 
   #fail(id: string, cause: unknown): void {
     const error =
-      cause instanceof ServeError
+      cause instanceof RequestError
         ? cause
-        : new ServeError(500, "the model failed on this request", {
-            code: "engine_error",
-            headers: { "x-should-retry": "false" },
-          });
+        : new RequestError("engine_error", "the model failed on this request", { cause });
     this.#end(id, "error", { ...NOTHING, error });
   }
 
@@ -286,11 +281,8 @@ export class Engine {
     const now = performance.now();
     for (const [id, { submission }] of this.#entries) {
       if (submission.started || now < submission.giveUpAt) continue;
-      const error = new ServeError(503, "the request waited too long for its turn; try again later", {
-        code: "queue_timeout",
-        headers: { "retry-after": "5" },
-      });
-      this.#fail(id, error);
+      const message = "the request waited too long for its turn; try again later";
+      this.#fail(id, new RequestError("queue_timeout", message));
     }
   }
 
@@ -310,7 +302,7 @@ export class Engine {
     if (this.#limits.stepMs === Number.POSITIVE_INFINITY) return step;
     const timer = setTimeout(() => {
       this.#hung = true;
-      this.#failAll(new ServeError(503, "the model does not respond", { code: "engine_unavailable" }));
+      this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
     }, this.#limits.stepMs);
     try {
       return await step;

@@ -1,5 +1,5 @@
 import { uniform } from "./counter.ts";
-import type { SampledToken, SampleSpec, SamplingParams, TokenLogprob } from "./types.ts";
+import type { SampledToken, SampleSpec, Sampling, TokenLogprob } from "./types.ts";
 
 /**
  * The reference sampler: one row of logits to one token id. The processors below mean what those of Hugging Face
@@ -92,7 +92,7 @@ function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
   return row;
 }
 
-function warp(row: Float64Array, params: SamplingParams): Float64Array {
+function warp(row: Float64Array, params: Sampling): Float64Array {
   applyTemperature(row, params.temperature);
   applyTopK(row, params.topK);
   applyTopP(row, params.topP);

@@ -1,10 +1,10 @@
-import type { ServeError } from "../errors.ts";
+import type { RequestError } from "./errors.ts";
 
 /** How a request ended. `stop`: a stop token; `length`: max_tokens; the others say that it was cut short. */
 export type FinishReason = "stop" | "length" | "abort" | "error";
 
 /** How the next token is chosen from a row of logits. All fields are resolved: no undefined, no null meaning "default". */
-export interface SamplingParams {
+export interface Sampling {
   /** 0 = greedy. */
   readonly temperature: number;
   /** Keep the k most likely tokens; 0 = off. */
@@ -34,7 +34,7 @@ export interface Request {
   readonly client: string;
   /** At least one token id. */
   readonly prompt: readonly number[];
-  readonly sampling: SamplingParams;
+  readonly sampling: Sampling;
   /** 0 computes (and scores) the prompt only. */
   readonly maxTokens: number;
   /** No stop token is sampled before this many tokens are generated. */
@@ -80,7 +80,7 @@ export interface TokenLogprob extends SampledToken {
 
 /** What the sampler needs besides the row of logits. Valid only during the step: `history` grows afterwards. */
 export interface SampleSpec {
-  readonly params: SamplingParams;
+  readonly params: Sampling;
   /** Prompt and generated tokens so far. */
   readonly history: readonly number[];
   readonly promptLength: number;
@@ -145,5 +145,5 @@ export interface EngineEvent {
   readonly scored: readonly TokenLogprob[];
   readonly finish: FinishReason | null;
   /** Set when `finish` is "error". */
-  readonly error: ServeError | null;
+  readonly error: RequestError | null;
 }

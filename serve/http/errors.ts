@@ -1,4 +1,51 @@
-import { ServeError } from "../errors.ts";
+import { RequestError, type RequestErrorCode } from "../engine/errors.ts";
+
+/** A refusal or failure with the status and headers that HTTP gives it. */
+export class HttpError extends Error {
+  readonly status: number;
+  /** Dotted path of the offending request field, or null. */
+  readonly param: string | null;
+  /** Stable machine-readable name, or null. */
+  readonly code: string | null;
+  /** Response headers that belong to the error, e.g. `retry-after` (seconds, 1 to 60: clients ignore more). */
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(
+    status: number,
+    message: string,
+    options: { param?: string | null; code?: string | null; headers?: Record<string, string> } = {},
+  ) {
+    super(message);
+    this.name = "HttpError";
+    this.status = status;
+    this.param = options.param ?? null;
+    this.code = options.code ?? null;
+    this.headers = options.headers ?? {};
+  }
+}
+
+/** 400 for the named field of the request. */
+export function badRequest(param: string, message: string, code: string | null = null): HttpError {
+  return new HttpError(400, message, { param, code });
+}
+
+/** Status and headers of what the engine and the front end refuse or fail at. */
+const STATUS: Record<RequestErrorCode, readonly [status: number, headers?: Record<string, string>]> = {
+  invalid_request: [400],
+  context_length_exceeded: [400],
+  queue_full: [429, { "retry-after": "1" }],
+  client_closed: [499],
+  engine_error: [500, { "x-should-retry": "false" }],
+  internal_error: [500],
+  engine_unavailable: [503],
+  queue_timeout: [503, { "retry-after": "5" }],
+  shutting_down: [503],
+};
+
+function ofRequest({ code, message, param }: RequestError): HttpError {
+  const [status, headers = {}] = STATUS[code];
+  return new HttpError(status, message, { param, code: code === "invalid_request" ? null : code, headers });
+}
 
 /** OpenAI's error envelope: all four keys always present. */
 export interface ErrorEnvelope {
@@ -14,7 +61,7 @@ export interface ErrorEnvelope {
 const LONGEST = 1000;
 
 /** The only place that makes an error body. */
-export function envelope(error: ServeError): ErrorEnvelope {
+export function envelope(error: HttpError): ErrorEnvelope {
   const { status, code } = error;
   // Both may hold what the client sent, whatever its length.
   const message = error.message.slice(0, LONGEST);
@@ -45,16 +92,17 @@ const REFUSALS: Record<string, Refusal> = {
 };
 
 /** Any thrown value as the error that the client sees. Details of unexpected ones stay in the server. */
-export function asServeError(error: unknown): ServeError {
-  if (error instanceof ServeError) return error;
+export function asHttpError(error: unknown): HttpError {
+  if (error instanceof HttpError) return error;
+  if (error instanceof RequestError) return ofRequest(error);
   const refusal = REFUSALS[(error as { code?: string } | null)?.code ?? ""];
-  if (refusal !== undefined) return new ServeError(refusal[0], refusal[1], { code: refusal[2] });
+  if (refusal !== undefined) return new HttpError(refusal[0], refusal[1], { code: refusal[2] });
   // What fastify and node blame on the request, such as a body that breaks off.
   const status = (error as { statusCode?: number } | null)?.statusCode ?? 500;
   if (status >= 400 && status < 500) {
-    return new ServeError(status, "the request could not be read", { code: "bad_request" });
+    return new HttpError(status, "the request could not be read", { code: "bad_request" });
   }
-  return new ServeError(500, "the server failed on this request", { code: "internal_error" });
+  return new HttpError(500, "the server failed on this request", { code: "internal_error" });
 }
 
 /** What node's HTTP parser says is wrong, with the bytes at which it found that. */
@@ -64,12 +112,12 @@ export interface ParserFault {
 }
 
 /** What node's own HTTP parser refuses before there is a request. */
-export function parserError({ code, rawPacket }: ParserFault): ServeError {
+export function parserError({ code, rawPacket }: ParserFault): HttpError {
   const head = Buffer.isBuffer(rawPacket) ? rawPacket.toString("latin1", 0, 4096) : "";
   const otherVersion = / HTTP\/(?!1\.[01]\s)\d/.test(head);
   const known = code === "HPE_INVALID_VERSION" && !otherVersion ? undefined : PARSER_REFUSALS[code ?? ""];
   const [status, message, name] = known ?? NO_REQUEST;
-  return new ServeError(status, message, { code: name });
+  return new HttpError(status, message, { code: name });
 }
 
 const NO_REQUEST: Refusal = [400, "this is not a valid HTTP request", "bad_request"];

@@ -1,4 +1,4 @@
-import { badRequest, type ServeError } from "../errors.ts";
+import { badRequest, type HttpError } from "./errors.ts";
 
 /** Fields of other completion servers that leave the text of an answer as it is, whatever they hold. */
 const WITHOUT_EFFECT = new Set([
@@ -115,7 +115,7 @@ const ELSEWHERE = new Map(
  * The refusal that a field calls for which this server does not implement, or null. What would change the answer is
  * refused unless it holds a value that asks for nothing; a field that nobody knows is refused when `strict`.
  */
-export function refusal(name: string, value: unknown, strict: boolean): ServeError | null {
+export function refusal(name: string, value: unknown, strict: boolean): HttpError | null {
   const known = ELSEWHERE.get(name);
   if (known !== undefined) {
     if (known.neutral.includes(value as never)) return null;

@@ -2,9 +2,8 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { isIP, type Socket } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { KilnError } from "../../core/errors.ts";
-import { ServeError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
-import type { Caller } from "../text/frontend.ts";
+import { HttpError } from "./errors.ts";
 
 /** Who may ask. */
 export interface Access {
@@ -18,13 +17,21 @@ export interface Access {
   readonly allowedOrigins?: readonly string[];
 }
 
+/** Who asks. */
+export interface Caller {
+  /** Shares the model evenly with the other callers. */
+  readonly client: string;
+  /** Whether it may set `priority`. */
+  readonly mayPrioritize: boolean;
+}
+
 /** @throws KilnError for a key that no header can carry, or that one without a key would match. */
 export function assertKeys(access: Access): void {
   if (keysOf(access).every((key) => /^[\x21-\x7e]+$/.test(key))) return;
   throw new KilnError("an API key must be of visible ASCII characters, at least one", { code: "bad_key" });
 }
 
-/** Refuses what is no sound HTTP/1 request, before anything else looks at it. @throws ServeError. */
+/** Refuses what is no sound HTTP/1 request, before anything else looks at it. @throws HttpError. */
 export function checkFraming({ raw, headers }: FastifyRequest, limits: Limits): void {
   if (raw.httpVersionMajor !== 1) throw unsound(505, "this server speaks HTTP/1.1", "bad_http_version");
   if (raw.rawHeaders.length / 2 > limits.headerCount) {
@@ -47,37 +54,37 @@ export function checkFraming({ raw, headers }: FastifyRequest, limits: Limits): 
 }
 
 /** What follows on the connection cannot be trusted, and no repetition makes it better. */
-function unsound(status: number, message: string, code = "bad_request"): ServeError {
-  return new ServeError(status, message, {
+function unsound(status: number, message: string, code = "bad_request"): HttpError {
+  return new HttpError(status, message, {
     code,
     headers: { connection: "close", "x-should-retry": "false" },
   });
 }
 
-/** Refuses bodies of a kind that is not read, before one of their bytes is. @throws ServeError. */
+/** Refuses bodies of a kind that is not read, before one of their bytes is. @throws HttpError. */
 export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
   const encoding = headers["content-encoding"]?.toLowerCase() ?? "identity";
   if (encoding !== "identity") {
-    throw new ServeError(415, "compressed bodies are not read: send the JSON as it is", {
+    throw new HttpError(415, "compressed bodies are not read: send the JSON as it is", {
       code: "unsupported_content_encoding",
       headers: { "accept-encoding": "identity" },
     });
   }
   const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(headers["content-type"] ?? "")?.[1] ?? "utf-8";
   if (!/^(utf-?8|us-ascii)$/i.test(charset)) {
-    throw new ServeError(415, `the charset ${charset.slice(0, 100)} is not read: send the JSON in UTF-8`, {
+    throw new HttpError(415, `the charset ${charset.slice(0, 100)} is not read: send the JSON in UTF-8`, {
       code: "unsupported_charset",
     });
   }
   if (Number(headers["content-length"] ?? 0) > limits.bodyBytes) {
-    throw new ServeError(413, "the request body is too large", { code: "body_too_large" });
+    throw new HttpError(413, "the request body is too large", { code: "body_too_large" });
   }
 }
 
 /**
  * A page of a foreign site can point its own name at 127.0.0.1 and then counts as the same origin; the name in `Host`
  * gives it away. A server with a key needs no such guard, and one that listens to other machines is open already.
- * @throws ServeError 403.
+ * @throws HttpError 403.
  */
 export function checkHost(request: FastifyRequest, access: Access): void {
   const { allowedHosts = [] } = access;
@@ -86,7 +93,7 @@ export function checkHost(request: FastifyRequest, access: Access): void {
   const target = /^https?:\/\/([^/?#]*)/i.exec(request.raw.url ?? "")?.[1];
   const name = hostName(target ?? request.headers.host ?? "localhost");
   if (name !== null && (isOwnName(name) || allowedHosts.some((host) => hostName(host) === name))) return;
-  throw new ServeError(
+  throw new HttpError(
     403,
     `this server does not answer to the host ${name?.slice(0, 100)}: start it with --allowed-host NAME, or with --api-key`,
     { code: "host_not_allowed" },
@@ -141,7 +148,7 @@ export function isPreflight({ method, headers }: FastifyRequest): boolean {
   return method === "OPTIONS" && headers.origin !== undefined && asks;
 }
 
-/** The answer to a preflight. @throws ServeError 403 for a page that may not ask. */
+/** The answer to a preflight. @throws HttpError 403 for a page that may not ask. */
 export function answerPreflight(
   { headers }: FastifyRequest,
   reply: FastifyReply,
@@ -149,7 +156,7 @@ export function answerPreflight(
   methods: string,
 ): FastifyReply {
   if (!permitted) {
-    throw new ServeError(
+    throw new HttpError(
       403,
       "pages of this origin may not use the server: start it with --allowed-origin ORIGIN, or with --api-key",
       { code: "origin_not_allowed" },
@@ -165,10 +172,10 @@ export function answerPreflight(
     .send();
 }
 
-/** @throws ServeError 401 for a request without one of the server's keys, where there are any. */
+/** @throws HttpError 401 for a request without one of the server's keys, where there are any. */
 export function checkKey(request: FastifyRequest, access: Access): void {
   if (keysOf(access).length === 0 || givenKey(request, access) !== null) return;
-  throw new ServeError(401, "missing or wrong API key: send it as `Authorization: Bearer KEY`", {
+  throw new HttpError(401, "missing or wrong API key: send it as `Authorization: Bearer KEY`", {
     code: "invalid_api_key",
     headers: { "www-authenticate": "Bearer" },
   });
@@ -183,6 +190,15 @@ export function callerOf(request: FastifyRequest, access: Access): Caller {
       several && key !== null ? `key ${keysOf(access).indexOf(key)}` : connectionName(request.raw.socket),
     mayPrioritize: key !== null && (access.priorityKeys ?? []).includes(key),
   };
+}
+
+/** The priority that a caller asks for. @throws HttpError 403 for one that may not. */
+export function priorityOf({ mayPrioritize }: Caller, priority: number | null | undefined): number {
+  if (priority == null || priority === 0 || mayPrioritize) return priority ?? 0;
+  throw new HttpError(403, "priority is only for keys that the server was given as --priority-key", {
+    param: "priority",
+    code: "priority_not_allowed",
+  });
 }
 
 const connections = new WeakMap<Socket, string>();

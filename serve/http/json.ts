@@ -1,5 +1,5 @@
-import { ServeError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
+import { HttpError } from "./errors.ts";
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
@@ -7,7 +7,7 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
  * The value of a JSON body in UTF-8, with or without a byte order mark. How deep and how large it is, is seen before
  * anything is made of it. Text must be well-formed: a lone surrogate is no character, and what a tokenizer, a stop
  * string and a client make of one differs, so it is refused wherever it stands.
- * @throws ServeError 400.
+ * @throws HttpError 400.
  */
 export function parseJson(body: Uint8Array, limits: Limits): unknown {
   let text: string;
@@ -92,6 +92,6 @@ const surrogatePair = /^u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}
 const LONE_SURROGATE =
   "the JSON body holds one half of a surrogate pair (\\ud800 to \\udfff), which is no character";
 
-function invalid(message: string): ServeError {
-  return new ServeError(400, message, { code: "invalid_json" });
+function invalid(message: string): HttpError {
+  return new HttpError(400, message, { code: "invalid_json" });
 }

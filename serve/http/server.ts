@@ -2,12 +2,10 @@ import { randomUUID } from "node:crypto";
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
-import { ServeError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
 import type { Frontend } from "../text/frontend.ts";
-import { complete } from "./api/completions.ts";
-import { getModel, health, listModels } from "./api/info.ts";
-import { asServeError, envelope, type ParserFault, parserError } from "./errors.ts";
+import { routes } from "./api/index.ts";
+import { asHttpError, envelope, HttpError, type ParserFault, parserError } from "./errors.ts";
 import {
   type Access,
   allowOrigin,
@@ -20,23 +18,16 @@ import {
   isPreflight,
 } from "./gate.ts";
 import { parseJson } from "./json.ts";
-import { completionParser } from "./schema.ts";
+import { bodyParser, type Route, type Service } from "./route.ts";
 
 export interface HttpOptions extends Access {
-  readonly frontend: Frontend;
+  /** The front ends by the names that clients give as `model`. */
+  readonly models: ReadonlyMap<string, Frontend>;
   readonly limits: Limits;
   /** Refuse fields that nobody knows instead of ignoring them. */
   readonly strict: boolean;
   /** Told of each failure whose details clients do not see. */
   readonly onError: (error: unknown) => void;
-}
-
-interface Route {
-  readonly method: "GET" | "POST";
-  /** Fastify's notation. */
-  readonly path: string;
-  readonly open?: true;
-  readonly handle: (request: FastifyRequest, reply: FastifyReply) => unknown;
 }
 
 /** Builds the HTTP application. It listens when the caller says so. */
@@ -56,26 +47,24 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     },
     genReqId: requestId,
     clientErrorHandler: refuseSocket,
-    frameworkErrors: (error, _request, reply) => sendError(reply, asServeError(error)),
+    frameworkErrors: (error, _request, reply) => sendError(reply, asHttpError(error)),
   });
   listenForMore(app, limits);
-  const routes = routeTable(options);
-  app.addHook("onRequest", async (request, reply) => admit(options, routes, request, reply));
+  app.addHook("onRequest", async (request, reply) => admit(options, request, reply));
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(
     "application/json",
     { parseAs: "buffer" },
     async (_request: FastifyRequest, body: Buffer) => parseJson(body, limits),
   );
-  for (const { method, path, handle } of routes) {
-    app.route({ method, url: path, handler: async (request, reply) => handle(request, reply) });
-  }
+  const service = { models: options.models, limits, created: Math.floor(Date.now() / 1000) };
+  for (const route of routes) addRoute(app, route, service, options);
   app.setErrorHandler((error, _request, reply) => {
-    const refusal = asServeError(error);
+    const refusal = asHttpError(error);
     if (refusal.code === "internal_error") onError(error);
     return sendError(reply, refusal);
   });
-  app.setNotFoundHandler((request, reply) => sendError(reply, unrouted(routes, request)));
+  app.setNotFoundHandler((request, reply) => sendError(reply, unrouted(request)));
   return app;
 }
 
@@ -91,50 +80,39 @@ function listenForMore({ server }: FastifyInstance, limits: Limits): void {
   server.on("checkContinue", handle);
   server.on("checkExpectation", handle);
   server.on("connect", (_request, socket: Socket) => {
-    refuse(socket, new ServeError(405, "this server is no proxy", { code: "method_not_allowed" }));
+    refuse(socket, new HttpError(405, "this server is no proxy", { code: "method_not_allowed" }));
   });
 }
 
-/** All that is known from the head of a request, so that nothing of its body is read in vain. @throws ServeError. */
-function admit(
-  options: HttpOptions,
-  routes: readonly Route[],
-  request: FastifyRequest,
-  reply: FastifyReply,
-): FastifyReply | undefined {
+/** Checks the head of a request, before any of its body is read. @throws HttpError. */
+function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
   reply.header("x-request-id", request.id);
   const permitted = allowOrigin(request, reply, options);
   checkFraming(request, options.limits);
   checkHost(request, options);
-  const methods = allowedMethods(routes, request);
+  const methods = allowedMethods(request);
   if (isPreflight(request) && methods !== "") return answerPreflight(request, reply, permitted, methods);
   const route = routes.find(({ path }) => path === request.routeOptions.url);
   if (route?.open !== true) checkKey(request, options);
-  if (request.is404) throw unrouted(routes, request);
+  if (request.is404) throw unrouted(request);
   if (route?.method === "POST") checkBody(request, options.limits);
   if (request.headers.expect !== undefined) reply.raw.writeContinue();
   return undefined;
 }
 
-function routeTable(options: HttpOptions): Route[] {
-  const { frontend, limits, strict } = options;
-  const created = Math.floor(Date.now() / 1000);
-  const parseCompletion = completionParser(limits, strict);
-  return [
-    { method: "GET", path: "/health", open: true, handle: () => health(frontend) },
-    { method: "GET", path: "/v1/models", handle: () => listModels(frontend, created) },
-    {
-      method: "GET",
-      path: "/v1/models/*",
-      handle: ({ params }) => getModel(frontend, created, (params as { "*": string })["*"]),
+/** A route with what its handler and the parser of its bodies need. */
+function addRoute(app: FastifyInstance, route: Route, service: Service, options: HttpOptions): void {
+  const { method, path, schema, handle } = route;
+  const parse = schema && bodyParser(schema(options.limits), options.strict);
+  app.route({
+    method,
+    url: path,
+    handler: async (request, reply) => {
+      const body = parse?.(request.body) as never;
+      const { "*": rest = "" } = request.params as { "*"?: string };
+      return handle({ body, rest, caller: callerOf(request, options), service, reply });
     },
-    {
-      method: "POST",
-      path: "/v1/completions",
-      handle: (request, reply) =>
-        complete(frontend, limits, parseCompletion(request.body), callerOf(request, options), reply),
-    },
-  ];
+  });
 }
 
 /** The client's own id when it is short and printable, else a fresh one. */
@@ -144,20 +122,20 @@ function requestId(request: { headers: Record<string, string | string[] | undefi
 }
 
 /** 405 for a path that has another method, else 404. */
-function unrouted(routes: readonly Route[], request: FastifyRequest): ServeError {
+function unrouted(request: FastifyRequest): HttpError {
   const { method } = request;
   const path = pathOf(request);
-  const allow = allowedMethods(routes, request);
+  const allow = allowedMethods(request);
   if (allow === "")
-    return new ServeError(404, `there is nothing at ${method} ${path.slice(0, 200)}`, { code: "not_found" });
-  return new ServeError(405, `${path.slice(0, 200)} does not take ${method}; use ${allow}`, {
+    return new HttpError(404, `there is nothing at ${method} ${path.slice(0, 200)}`, { code: "not_found" });
+  return new HttpError(405, `${path.slice(0, 200)} does not take ${method}; use ${allow}`, {
     code: "method_not_allowed",
     headers: { allow },
   });
 }
 
 /** The methods of the request's path, as in `Allow`; empty where there is nothing. */
-function allowedMethods(routes: readonly Route[], request: FastifyRequest): string {
+function allowedMethods(request: FastifyRequest): string {
   return routes
     .filter((route) => matches(route.path, pathOf(request)))
     .map((route) => (route.method === "GET" ? "GET, HEAD" : route.method))
@@ -172,7 +150,7 @@ function matches(pattern: string, path: string): boolean {
   return pattern.endsWith("*") ? path.startsWith(pattern.slice(0, -1)) : path === pattern;
 }
 
-function sendError(reply: FastifyReply, error: ServeError): FastifyReply {
+function sendError(reply: FastifyReply, error: HttpError): FastifyReply {
   const { request } = reply;
   reply.header("x-request-id", request.id);
   // A client that waits for 100 may or may not send its body now: only a new connection is clear.
@@ -187,7 +165,7 @@ function refuseSocket(cause: ParserFault, socket: Socket): void {
 }
 
 /** Ends a connection, with an envelope where no other answer is on its way through it. */
-function refuse(socket: Socket, error: ServeError | null): void {
+function refuse(socket: Socket, error: HttpError | null): void {
   const answering = (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true;
   if (error === null || answering || !socket.writable) {
     socket.destroy();

@@ -1,7 +1,6 @@
 import type { FastifyReply } from "fastify";
-import type { ServeError } from "../errors.ts";
 import type { Limits } from "../limits.ts";
-import { envelope } from "./errors.ts";
+import { envelope, type HttpError } from "./errors.ts";
 
 type StreamLimits = Pick<Limits, "streamBacklogBytes" | "streamStallMs" | "streamMostBytes" | "pingMs">;
 
@@ -46,7 +45,7 @@ export class SseStream {
   }
 
   /** An end by failure: an error event and no [DONE], which clients would take for success. */
-  fail(error: ServeError): void {
+  fail(error: HttpError): void {
     this.#write(`data: ${JSON.stringify(envelope(error))}\n\n`);
     this.#close();
   }

@@ -1,23 +1,21 @@
-import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { EngineEvent, SampledToken } from "../engine/types.ts";
+import type { ServeTokenizer } from "./frontend.ts";
 import type { AnswerDecoder, AnswerText, PromptText } from "./prompt_text.ts";
 import { StopMatcher } from "./stop.ts";
 
-/** What the front end needs of a tokenizer. */
-export type ServeTokenizer = Pick<Tokenizer, "encodeUpTo" | "streamDecoder" | "idToBytes" | "eosIds">;
-
-/** `logprobs` of a completion choice, columns of equal length. */
-export interface CompletionLogprobs {
-  tokens: string[];
-  token_logprobs: (number | null)[];
-  top_logprobs: (Record<string, number> | null)[];
-  text_offset: number[];
+/** A token of an answer, or of its echoed prompt, with its log probability: null for the first, which nothing predicts. */
+export interface ShownToken extends SampledToken {
+  /** Its own text as shown: a stop string may have cut it. */
+  readonly text: string;
+  /** Where it begins in the text of its choice, in UTF-16 units. */
+  readonly offset: number;
 }
 
 /** A piece of one choice's answer. */
 export interface ChoiceDelta {
   readonly text: string;
-  readonly logprobs: CompletionLogprobs | null;
+  /** The tokens whose text is complete by now; null where nobody asked. */
+  readonly logprobs: readonly ShownToken[] | null;
   /** Generated ids since the last piece, stop tokens included. */
   readonly tokenIds: number[];
   readonly finishReason: "stop" | "length" | null;
@@ -36,10 +34,9 @@ export interface ChoiceOptions {
   readonly minTokens: number;
 }
 
-/** A token with its place in the text; `logprob` null for the first of the prompt, which nothing predicts. */
-interface Entry {
+/** A token with its place in the text. */
+interface PlacedToken {
   readonly token: SampledToken;
-  readonly logprob: number | null;
   readonly start: number;
   readonly end: number;
 }
@@ -50,8 +47,8 @@ export class Choice {
   readonly #options: ChoiceOptions;
   readonly #decoder: AnswerDecoder;
   readonly #matcher: StopMatcher;
-  /** Tokens whose log probability has not been sent, because their text has not. */
-  #entries: Entry[] = [];
+  /** Tokens whose log probability waits until their text has been sent. */
+  #unsent: PlacedToken[] = [];
   #tokenIds: number[] = [];
   #text: string;
   /** Characters decoded and sent, echo included. */
@@ -70,18 +67,18 @@ export class Choice {
     this.#text = options.echo ? options.prompt.settled : "";
     this.#decoded = this.#text.length;
     if (options.logprobs && options.echo) {
-      this.#addPromptEntry({ id: options.prompt.tokens[0], logprob: 0, top: [] }, null);
+      this.#addPromptToken({ id: options.prompt.tokens[0], logprob: null, top: [] });
     }
   }
 
-  /** Mean log probability of the generated tokens: what `best_of` ranks by. Of no meaning where they were not asked for. */
+  /** Mean log probability of the generated tokens: what `best_of` ranks by. 0 if the engine was not asked for them. */
   get meanLogprob(): number {
     return this.completionTokens === 0 ? 0 : this.#logprobSum / this.completionTokens;
   }
 
   /** Takes in one event of the engine; returns the piece to send, or null when there is nothing to show yet. */
   accept({ token, scored, finish }: EngineEvent): ChoiceDelta | null {
-    for (const score of scored) this.#addPromptEntry(score, score.logprob);
+    for (const score of scored) this.#addPromptToken(score);
     const isStop = finish === "stop";
     if (token !== null) this.#addToken(token, isStop);
     const ended = finish === "stop" || finish === "length";
@@ -96,8 +93,8 @@ export class Choice {
     const text = this.#text;
     this.#text = "";
     this.#sent += text.length;
-    const logprobs = this.#options.logprobs ? this.#releaseEntries() : null;
-    if (text === "" && !this.finished && (logprobs === null || logprobs.tokens.length === 0)) return null;
+    const logprobs = this.#options.logprobs ? this.#takeSent() : null;
+    if (text === "" && !this.finished && (logprobs === null || logprobs.length === 0)) return null;
     const tokenIds = this.#tokenIds;
     this.#tokenIds = [];
     const stopToken =
@@ -112,11 +109,11 @@ export class Choice {
     };
   }
 
-  #addPromptEntry(token: SampledToken, logprob: number | null): void {
+  #addPromptToken(token: SampledToken): void {
     const { offsets } = this.#options.prompt;
     const start = offsets[this.#scored];
     const end = offsets[++this.#scored];
-    this.#entries.push({ token, logprob, start, end });
+    this.#unsent.push({ token, start, end });
   }
 
   /** @param isStop a stop token leaves no text, unless it is to be shown. */
@@ -126,9 +123,7 @@ export class Choice {
     this.#tokenIds.push(token.id);
     const start = this.#decoded;
     if (!isStop || this.#options.includeStop) this.#show(this.#decoder.push(token.id));
-    if (this.#options.logprobs) {
-      this.#entries.push({ token, logprob: token.logprob, start, end: this.#decoded });
-    }
+    if (this.#options.logprobs) this.#unsent.push({ token, start, end: this.#decoded });
   }
 
   /** Stop strings are looked for in the answer alone, not in the end of the prompt. */
@@ -138,47 +133,28 @@ export class Choice {
     this.#text += echoed + this.#matcher.push(own, this.completionTokens > this.#options.minTokens);
   }
 
-  /** Log probabilities of the tokens whose text has been sent in full; at the end, of all up to a stop string. */
-  #releaseEntries(): CompletionLogprobs {
+  /** Tokens whose text has been sent in full; at the end all of them, or those up to a stop string. */
+  #takeSent(): ShownToken[] {
     const cut = this.#matcher.matched !== null;
-    let count = this.#entries.findIndex(({ start, end }) => (cut ? start >= this.#sent : end > this.#sent));
-    if (count < 0 || (this.finished && !cut)) count = this.#entries.length;
-    const released = this.#entries.slice(0, count);
-    this.#entries = this.#entries.slice(count);
-    const logprobs: CompletionLogprobs = {
-      tokens: [],
-      token_logprobs: [],
-      top_logprobs: [],
-      text_offset: [],
-    };
-    for (const { token, logprob, start, end } of released) {
+    let count = this.#unsent.findIndex(({ start, end }) => (cut ? start >= this.#sent : end > this.#sent));
+    if (count < 0 || (this.finished && !cut)) count = this.#unsent.length;
+    return this.#unsent.splice(0, count).map(({ token, start, end }) => {
       const text = tokenText(this.#tokenizer, token.id);
       // Counted from the end, since a token may be shown without its leading space.
-      logprobs.tokens.push(end > this.#sent ? text.slice(0, text.length - (end - this.#sent)) : text);
-      logprobs.token_logprobs.push(logprob);
-      logprobs.top_logprobs.push(logprob === null ? null : this.#topLogprobs(token, logprob));
-      logprobs.text_offset.push(start);
-    }
-    return logprobs;
-  }
-
-  /** The likeliest tokens and the chosen one, by text; of two that read the same, the likelier counts. */
-  #topLogprobs({ id, top: likeliest }: SampledToken, logprob: number): Record<string, number> {
-    // Without a prototype, a token that reads "__proto__" is a key like any other.
-    const top: Record<string, number> = Object.create(null);
-    for (const [other, value] of [...likeliest, [id, logprob] as const]) {
-      const text = tokenText(this.#tokenizer, other);
-      top[text] = Math.max(top[text] ?? -Infinity, value);
-    }
-    return top;
+      const shown = end > this.#sent ? text.slice(0, text.length - (end - this.#sent)) : text;
+      return { ...token, text: shown, offset: start };
+    });
   }
 }
 
-/** Making a text costs more than all else of an entry, and a step may release tens of thousands of them. */
+/** Cached: a step may report tens of thousands of tokens, and spelling them would be most of its work. */
 const tokenTexts = new WeakMap<ServeTokenizer, Map<number, string>>();
 
-/** One spelling per token, special ones by their names, those without a text by their ids; the same in `tokens` and `top_logprobs`, since evaluation tools compare the two. */
-function tokenText(tokenizer: ServeTokenizer, id: number): string {
+/**
+ * The one spelling of a token: special ones by their names, those without text by their ids, parts of characters by their
+ * bytes. Evaluation tools compare the spelling of a token with those of its alternatives.
+ */
+export function tokenText(tokenizer: ServeTokenizer, id: number): string {
   const known = tokenTexts.get(tokenizer) ?? new Map<number, string>();
   const text = known.get(id) ?? spell(tokenizer.idToBytes(id), id);
   tokenTexts.set(tokenizer, known.set(id, text));

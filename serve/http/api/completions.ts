@@ -1,50 +1,134 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
+import { z } from "zod";
 import type { Limits } from "../../limits.ts";
-import type { ChoiceDelta, CompletionLogprobs } from "../../text/choice.ts";
-import type { Caller, CompletionJob, DeltaListener, Frontend } from "../../text/frontend.ts";
-import { asServeError } from "../errors.ts";
-import type { CompletionBody } from "../schema.ts";
+import { type ChoiceDelta, type ShownToken, tokenText } from "../../text/choice.ts";
+import type { ServeTokenizer } from "../../text/frontend.ts";
+import type { DeltaListener, TextJob } from "../../text/job.ts";
+import type { TextRequest } from "../../text/request.ts";
+import { finished, usageOf } from "../answer.ts";
+import { asHttpError, badRequest } from "../errors.ts";
+import { priorityOf } from "../gate.ts";
+import { type Call, modelNamed, route } from "../route.ts";
 import { SseStream } from "../sse.ts";
 
-/** Answers POST /v1/completions in one piece or as a stream. A client that leaves ends its request in the engine. */
-export async function complete(
-  frontend: Frontend,
-  limits: Limits,
-  body: CompletionBody,
-  caller: Caller,
-  reply: FastifyReply,
-): Promise<unknown> {
-  const start = (onDelta: DeltaListener) => frontend.start(body, caller, onDelta);
-  return body.stream ? streamed(start, limits, body, reply) : whole(start, body, reply);
-}
+/** OpenAI's default for completions. */
+const MAX_TOKENS_DEFAULT = 16;
 
-type Start = (onDelta: DeltaListener) => Promise<CompletionJob>;
-
-/** Runs a job until it is done or the client has left (when the job's own error says so). */
-async function run(starting: Promise<CompletionJob>, reply: FastifyReply): Promise<CompletionJob> {
-  let job: CompletionJob | null = null;
-  let gone = false;
-  // Only the response tells that a client left: a request's "close" comes as soon as its body is read.
-  reply.raw.once("close", () => {
-    gone = true;
-    if (!reply.raw.writableFinished) job?.cancel();
+/** Types and sizes of the body; the front end checks the ranges of sampling fields. */
+function completionSchema(limits: Limits) {
+  const number = z.number().nullish();
+  const flag = z.boolean().nullish();
+  const stop = z.string().min(1).max(limits.stopChars);
+  // Counted before any of them is looked at.
+  const atMost = <T extends z.ZodType>(count: number, item: T) =>
+    z.array(z.unknown()).max(count).pipe(z.array(item));
+  return z.object({
+    model: z.string().min(1),
+    prompt: z.unknown(),
+    max_tokens: z.int().min(0).nullish(),
+    temperature: number,
+    top_p: number,
+    n: z.int().min(1).max(limits.n).nullish(),
+    best_of: z.int().min(0).max(limits.bestOf).nullish(),
+    stream: flag,
+    stream_options: z
+      .object({ include_usage: flag, continuous_usage_stats: flag, include_obfuscation: flag })
+      .nullish(),
+    logprobs: z.int().min(0).max(limits.logprobs).nullish(),
+    echo: flag,
+    stop: z
+      .union([stop, atMost(limits.stops, stop)], `must be a string or up to ${limits.stops} strings`)
+      .nullish(),
+    presence_penalty: number,
+    frequency_penalty: number,
+    logit_bias: z
+      .record(z.string(), z.number())
+      .refine(
+        (bias) => Object.keys(bias).length <= limits.logitBias,
+        `has more than ${limits.logitBias} entries`,
+      )
+      .nullish(),
+    seed: z.union([z.number(), z.bigint()], "must be a whole number").nullish(),
+    add_special_tokens: flag,
+    top_k: number,
+    min_p: number,
+    repetition_penalty: number,
+    stop_token_ids: atMost(limits.stopTokenIds, z.int().min(0)).nullish(),
+    ignore_eos: flag,
+    min_tokens: z.int().min(0).nullish(),
+    skip_special_tokens: flag,
+    include_stop_str_in_output: flag,
+    return_token_ids: flag,
+    priority: z.int().min(-1000).max(1000).nullish(),
   });
-  job = await starting;
-  if (gone) job.cancel();
-  await job.done;
-  return job;
 }
 
-async function whole(start: Start, body: CompletionBody, reply: FastifyReply): Promise<unknown> {
-  const answers: ChoiceDelta[][] = [];
-  const collect = (index: number, delta: ChoiceDelta) => {
-    answers[index] ??= [];
-    answers[index].push(delta);
+type CompletionBody = z.infer<ReturnType<typeof completionSchema>>;
+
+/** POST /v1/completions: in one piece or as a stream. A client that leaves ends its request in the engine. */
+export const completions = route({
+  method: "POST",
+  path: "/v1/completions",
+  schema: completionSchema,
+  handle: (call: Call<CompletionBody>) => {
+    const { body, service, reply } = call;
+    const frontend = modelNamed(service, body.model);
+    const answer = new Answer(body, frontend.tokenizer);
+    const start = (onDelta: DeltaListener) => frontend.start(textRequest(call), onDelta);
+    return body.stream ? streamed(start, answer, service.limits, reply) : whole(start, answer, reply);
+  },
+});
+
+function textRequest({ body, caller, service }: Call<CompletionBody>): TextRequest {
+  const { stream, n, best_of, max_tokens } = body;
+  if (stream && best_of != null && best_of > (n ?? 1)) {
+    throw badRequest("best_of", "best_of greater than n cannot be streamed");
+  }
+  if (body.stream_options != null && !stream) {
+    throw badRequest("stream_options", "stream_options is allowed only with stream: true");
+  }
+  return {
+    ...body,
+    prompts: promptList(body.prompt, service.limits),
+    max_tokens: max_tokens ?? MAX_TOKENS_DEFAULT,
+    client: caller.client,
+    priority: priorityOf(caller, body.priority),
   };
-  const job = await run(start(collect), reply);
+}
+
+function promptList(prompt: unknown, { prompts }: Limits): (string | number[])[] {
+  const bad = (message: string) => badRequest("prompt", message);
+  if (prompt == null)
+    throw bad("prompt is missing: give a string, a list of strings, token ids, or lists of token ids");
+  const list = typeof prompt === "string" ? [prompt] : prompt;
+  if (!Array.isArray(list))
+    throw bad("prompt must be a string, a list of strings, token ids, or lists of token ids");
+  if (list.length > prompts && typeof list[0] !== "number")
+    throw bad(`at most ${prompts} prompts are allowed in one request, got ${list.length}`);
+  if (list.length === 0 || list.some((item) => item === "" || (Array.isArray(item) && item.length === 0))) {
+    throw bad("prompt must not be empty");
+  }
+  if (list.every((item) => typeof item === "number")) return [list];
+  if (list.every((item) => typeof item === "string" || Array.isArray(item))) {
+    if (list.every((item) => typeof item === typeof list[0])) return list;
+  }
+  throw bad("prompt must not mix strings and token ids");
+}
+
+type Start = (onDelta: DeltaListener) => Promise<TextJob>;
+
+async function whole(start: Start, answer: Answer, reply: FastifyReply): Promise<string> {
+  const deltas: ChoiceDelta[][] = [];
+  const job = await finished(
+    start((index, delta) => {
+      deltas[index] ??= [];
+      deltas[index].push(delta);
+    }),
+    reply,
+  );
   const perPrompt = job.choices.length / job.prompts.length;
-  const n = body.n ?? 1;
+  const n = answer.body.n ?? 1;
   const choices: string[] = [];
   for (const promptIndex of job.prompts.keys()) {
     const indices = Array.from({ length: perPrompt }, (_, j) => promptIndex * perPrompt + j);
@@ -52,87 +136,94 @@ async function whole(start: Start, body: CompletionBody, reply: FastifyReply): P
     for (const index of indices.slice(0, n)) {
       // Log probabilities of many long prompts are megabytes: others have their turn between two choices.
       if (choices.length > 0) await nextTurn();
-      const answer = join(answers[index]);
-      choices.push(JSON.stringify(choiceBody(body, job, choices.length, promptIndex, answer, true)));
+      const choice = answer.choice(choices.length, join(deltas[index]), job.prompts[promptIndex].tokens);
+      choices.push(JSON.stringify(choice));
     }
   }
   reply.header("content-type", "application/json; charset=utf-8");
-  const opening = JSON.stringify(header(job, body)).slice(0, -1);
-  return `${opening},"choices":[${choices.join(",")}],"usage":${JSON.stringify(job.usage())}}`;
+  const opening = JSON.stringify(answer.header(job)).slice(0, -1);
+  return `${opening},"choices":[${choices.join(",")}],"usage":${JSON.stringify(usageOf(job))}}`;
 }
 
-async function streamed(
-  start: Start,
-  limits: Limits,
-  body: CompletionBody,
-  reply: FastifyReply,
-): Promise<unknown> {
+async function streamed(start: Start, answer: Answer, limits: Limits, reply: FastifyReply): Promise<unknown> {
   const stream = new SseStream(reply, limits);
-  const withUsage = body.stream_options?.include_usage === true;
-  const running = body.stream_options?.continuous_usage_stats === true;
+  const { include_usage, continuous_usage_stats } = answer.body.stream_options ?? {};
   const seen = new Set<number>();
-  let job: CompletionJob | null = null;
+  let job: TextJob | null = null;
   const send = (index: number, delta: ChoiceDelta) => {
     if (job === null) return;
     const promptIndex = Math.floor((index * job.prompts.length) / job.choices.length);
-    const choices = [choiceBody(body, job, index, promptIndex, delta, !seen.has(index))];
+    const prompt = seen.has(index) ? null : job.prompts[promptIndex].tokens;
     seen.add(index);
-    const usage = withUsage ? { usage: running ? job.usage() : null } : {};
-    stream.send({ ...header(job, body), choices, ...usage });
+    const usage = include_usage ? { usage: continuous_usage_stats ? usageOf(job) : null } : {};
+    stream.send({ ...answer.header(job), choices: [answer.choice(index, delta, prompt)], ...usage });
   };
   try {
     const starting = start(send).then((started) => {
       job = started;
       return started;
     });
-    const finished = await run(starting, reply);
-    if (withUsage) stream.send({ ...header(finished, body), choices: [], usage: finished.usage() });
+    const done = await finished(starting, reply);
+    if (include_usage) stream.send({ ...answer.header(done), choices: [], usage: usageOf(done) });
     stream.end();
   } catch (error) {
     stream.dispose();
     if (!stream.opened) throw error;
-    stream.fail(asServeError(error));
+    stream.fail(asHttpError(error));
   }
   return reply;
 }
 
-function header(job: CompletionJob, body: CompletionBody) {
-  return { id: job.id, object: "text_completion", created: job.created, model: body.model };
-}
+/** Puts the pieces of an answer into OpenAI's form. */
+class Answer {
+  readonly body: CompletionBody;
+  readonly #tokenizer: ServeTokenizer;
 
-function choiceBody(
-  body: CompletionBody,
-  job: CompletionJob,
-  index: number,
-  promptIndex: number,
-  delta: ChoiceDelta,
-  first: boolean,
-) {
-  const { text, logprobs, finishReason, stopReason, tokenIds } = delta;
-  const ids = body.return_token_ids
-    ? { token_ids: tokenIds, prompt_token_ids: first ? job.prompts[promptIndex].tokens : null }
-    : {};
-  return { index, text, logprobs, finish_reason: finishReason, stop_reason: stopReason, ...ids };
+  constructor(body: CompletionBody, tokenizer: ServeTokenizer) {
+    this.body = body;
+    this.#tokenizer = tokenizer;
+  }
+
+  header(job: TextJob) {
+    return { id: `cmpl-${job.id}`, object: "text_completion", created: job.created, model: this.body.model };
+  }
+
+  /** @param prompt the ids of the prompt, null after the first piece of a stream. */
+  choice(index: number, delta: ChoiceDelta, prompt: readonly number[] | null) {
+    const { text, finishReason, stopReason, tokenIds } = delta;
+    const logprobs = delta.logprobs && this.#logprobs(delta.logprobs);
+    const ids = this.body.return_token_ids ? { token_ids: tokenIds, prompt_token_ids: prompt } : {};
+    return { index, text, logprobs, finish_reason: finishReason, stop_reason: stopReason, ...ids };
+  }
+
+  #logprobs(tokens: readonly ShownToken[]) {
+    return {
+      tokens: tokens.map(({ text }) => text),
+      token_logprobs: tokens.map(({ logprob }) => logprob),
+      top_logprobs: tokens.map((token) => this.#topLogprobs(token)),
+      text_offset: tokens.map(({ offset }) => offset),
+    };
+  }
+
+  /** The likeliest tokens and the chosen one, by text; of two that read the same, the likelier counts. */
+  #topLogprobs({ id, logprob, top }: ShownToken): Record<string, number> | null {
+    if (logprob === null) return null;
+    // Without a prototype, a token that reads "__proto__" is a key like any other.
+    const byText: Record<string, number> = Object.create(null);
+    for (const [other, value] of [...top, [id, logprob] as const]) {
+      const text = tokenText(this.#tokenizer, other);
+      byText[text] = Math.max(byText[text] ?? -Infinity, value);
+    }
+    return byText;
+  }
 }
 
 /** All pieces of one choice as one. */
 function join(deltas: readonly ChoiceDelta[]): ChoiceDelta {
-  const { finishReason, stopReason } = deltas.at(-1)!;
-  const parts = deltas.flatMap(({ logprobs }) => logprobs ?? []);
-  const logprobs: CompletionLogprobs | null =
-    deltas[0].logprobs === null
-      ? null
-      : {
-          tokens: parts.flatMap(({ tokens }) => tokens),
-          token_logprobs: parts.flatMap(({ token_logprobs }) => token_logprobs),
-          top_logprobs: parts.flatMap(({ top_logprobs }) => top_logprobs),
-          text_offset: parts.flatMap(({ text_offset }) => text_offset),
-        };
   return {
+    ...deltas.at(-1)!,
     text: deltas.map(({ text }) => text).join(""),
-    logprobs,
+    logprobs: deltas[0].logprobs && deltas.flatMap(({ logprobs }) => logprobs ?? []),
     tokenIds: deltas.flatMap(({ tokenIds }) => tokenIds),
-    finishReason,
-    stopReason,
   };
 }

@@ -1,0 +1,27 @@
+import type { FastifyReply } from "fastify";
+import type { TextJob } from "../text/job.ts";
+
+/** Runs a job until it is done, or the client has left and the job's own error says so. */
+export async function finished(starting: Promise<TextJob>, reply: FastifyReply): Promise<TextJob> {
+  let job: TextJob | null = null;
+  let gone = false;
+  // Only the response tells that a client left: a request's "close" comes as soon as its body is read.
+  reply.raw.once("close", () => {
+    gone = true;
+    if (!reply.raw.writableFinished) job?.cancel();
+  });
+  job = await starting;
+  if (gone) job.cancel();
+  await job.done;
+  return job;
+}
+
+/** OpenAI's `usage`. */
+export function usageOf({ promptTokens, completionTokens }: TextJob) {
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: 0 },
+  };
+}

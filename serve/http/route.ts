@@ -1,0 +1,80 @@
+import type { FastifyReply } from "fastify";
+import type { z } from "zod";
+import type { Limits } from "../limits.ts";
+import type { Frontend } from "../text/frontend.ts";
+import { badRequest, HttpError } from "./errors.ts";
+import { refusal } from "./fields.ts";
+import type { Caller } from "./gate.ts";
+
+/** What all routes of a server share. */
+export interface Service {
+  /** The front ends by the names that clients give as `model`. */
+  readonly models: ReadonlyMap<string, Frontend>;
+  readonly limits: Limits;
+  /** Unix time at which the server was made, in seconds. */
+  readonly created: number;
+}
+
+/** One request for a route. */
+export interface Call<Body = unknown> {
+  /** As the route's schema parsed it; undefined for a route without one. */
+  readonly body: Body;
+  /** The part of the path that the route's `*` stands for. */
+  readonly rest: string;
+  readonly caller: Caller;
+  readonly service: Service;
+  readonly reply: FastifyReply;
+}
+
+/** One method of one path. What it returns is sent as JSON, a string as it is. */
+export interface Route<Body = never> {
+  readonly method: "GET" | "POST";
+  /** May end in `*`. */
+  readonly path: string;
+  /** Whether it needs no API key. */
+  readonly open?: boolean;
+  /** The fields of the body. Others are refused as `fields.ts` says. */
+  readonly schema?: (limits: Limits) => z.ZodObject;
+  readonly handle: (call: Call<Body>) => unknown;
+}
+
+/** Types the body of `handle` by the route's schema. */
+export function route<Schema extends z.ZodObject>(
+  definition: Route<z.infer<Schema>> & { readonly schema: (limits: Limits) => Schema },
+): Route {
+  return definition;
+}
+
+/**
+ * Makes the parser of a route's bodies.
+ * @returns a function that throws HttpError 400 with `param` = dotted path of the first bad field.
+ */
+export function bodyParser(schema: z.ZodObject, strict: boolean): (body: unknown) => Record<string, unknown> {
+  return (body) => {
+    if (typeof body !== "object" || body === null || Array.isArray(body)) {
+      throw new HttpError(400, "the request body must be a JSON object", { code: "invalid_json" });
+    }
+    const parsed = schema.safeParse(body);
+    if (!parsed.success) {
+      const { path, message } = parsed.error.issues[0];
+      const param = path.join(".");
+      throw badRequest(param, `${param}: ${message}`);
+    }
+    for (const [name, value] of Object.entries(body)) {
+      const refused = Object.hasOwn(schema.shape, name) ? null : refusal(name, value, strict);
+      if (refused !== null) throw refused;
+    }
+    return parsed.data;
+  };
+}
+
+/** The front end of the model with a name. @throws HttpError 404. */
+export function modelNamed({ models }: Service, name: string): Frontend {
+  const found = models.get(name);
+  if (found !== undefined) return found;
+  const names = [...models.keys()].map((known) => `\`${known}\``).join(", ");
+  throw new HttpError(404, `the model \`${name.slice(0, 100)}\` does not exist; this server has ${names}`, {
+    param: "model",
+    code: "model_not_found",
+  });
+}

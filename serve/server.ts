@@ -1,0 +1,103 @@
+import { type AddressInfo, createServer as createSocketServer } from "node:net";
+import type { FastifyInstance } from "fastify";
+import { KilnError } from "../core/errors.ts";
+import { Engine } from "./engine/engine.ts";
+import type { Runner } from "./engine/types.ts";
+import { type Access, assertKeys } from "./http/gate.ts";
+import { buildApp } from "./http/server.ts";
+import { LIMITS, type Limits } from "./limits.ts";
+import { Frontend, type ServeTokenizer } from "./text/frontend.ts";
+
+export interface ServerOptions extends Access {
+  readonly runner: Runner;
+  readonly tokenizer: ServeTokenizer;
+  /** The name that clients give as `model`. */
+  readonly modelName: string;
+  /** Refuse unknown request fields instead of ignoring them. */
+  readonly strict?: boolean;
+  /** Sequences that run at once (default 64). */
+  readonly maxSeqs?: number;
+  /** Tokens computed in one step (default 512). */
+  readonly maxBatchedTokens?: number;
+  readonly limits?: Partial<Limits>;
+  /** Told of each failure whose details clients do not see. Default: one line on standard error. */
+  readonly onError?: (error: unknown) => void;
+}
+
+export interface Server {
+  readonly engine: Engine;
+  readonly app: FastifyInstance;
+  /**
+   * Starts to listen; returns the base URL. Port 0 takes a free one.
+   * @throws KilnError when the address cannot be had.
+   */
+  listen(address?: { host?: string; port?: number }): Promise<string>;
+  /** Refuses new requests, lets running ones finish for `drainMs`, cuts the rest off with an error, closes. */
+  close(drainMs?: number): Promise<void>;
+}
+
+/** An OpenAI-compatible server for one model. @throws KilnError for an API key that no header can carry. */
+export function createServer(options: ServerOptions): Server {
+  assertKeys(options);
+  const { runner, tokenizer, modelName, maxSeqs, maxBatchedTokens, strict = false } = options;
+  const limits: Limits = { ...LIMITS, ...options.limits };
+  const onError = options.onError ?? logError;
+  const engine = new Engine({
+    runner,
+    limits,
+    onError,
+    ...(maxSeqs === undefined ? {} : { maxSeqs }),
+    ...(maxBatchedTokens === undefined ? {} : { maxBatchedTokens }),
+  });
+  const models = new Map([[modelName, new Frontend(engine, tokenizer, limits)]]);
+  const app = buildApp({ ...options, models, limits, strict, onError });
+  return {
+    engine,
+    app,
+    listen: ({ host = "127.0.0.1", port = 8000 } = {}) => listen(app, host, port),
+    close: async (drainMs = limits.drainMs) => {
+      await engine.drain(drainMs);
+      // A client that does not read its last bytes must not hold the server open.
+      const cut = setTimeout(() => app.server.closeAllConnections(), 1000);
+      await app.close();
+      clearTimeout(cut);
+    },
+  };
+}
+
+/** Fails early, before a model is loaded, if the address cannot be had. @throws KilnError as `Server.listen`. */
+export async function assertCanListen({ host, port }: { host: string; port: number }): Promise<void> {
+  const probe = createSocketServer();
+  await new Promise<void>((resolve, reject) => {
+    probe.once("error", (error) => reject(listenError(error, host, port)));
+    probe.listen({ host, port }, () => probe.close(() => resolve()));
+  });
+}
+
+async function listen(app: FastifyInstance, host: string, port: number): Promise<string> {
+  try {
+    await app.listen({ host, port });
+  } catch (error) {
+    throw listenError(error as NodeJS.ErrnoException, host, port);
+  }
+  const { port: actual, family, address } = app.server.address() as AddressInfo;
+  return `http://${family === "IPv6" ? `[${address}]` : address}:${actual}`;
+}
+
+function listenError(error: NodeJS.ErrnoException, host: string, port: number): unknown {
+  const where = `port ${port} on ${host}`;
+  const advice: Record<string, string> = {
+    EADDRINUSE: `${where} is in use: stop the other program or choose another port with --port`,
+    EACCES: `${where} needs more rights: choose a port above 1023 with --port`,
+    EADDRNOTAVAIL: `${host} is not an address of this machine: choose another with --host`,
+    ENOTFOUND: `${host} is not a known host: choose another with --host`,
+    ERR_SOCKET_BAD_PORT: `${port} is not a port: choose one from 0 to 65535 with --port`,
+  };
+  const message = advice[error.code ?? ""];
+  return message === undefined ? error : new KilnError(message, { code: "cannot_listen", cause: error });
+}
+
+function logError(error: unknown): void {
+  const text = error instanceof Error ? (process.env.DEBUG ? error.stack : error.message) : String(error);
+  process.stderr.write(`serve: ${text}\n`);
+}

@@ -1,0 +1,88 @@
+import type { Engine, EngineListener } from "../engine/engine.ts";
+import { RequestError } from "../engine/errors.ts";
+import type { EngineEvent, Request } from "../engine/types.ts";
+import type { Choice, ChoiceDelta } from "./choice.ts";
+import type { PromptText } from "./prompt_text.ts";
+
+/** Hears each piece of each choice; `index` = prompt index * choices per prompt + choice. */
+export type DeltaListener = (index: number, delta: ChoiceDelta) => void;
+
+/** One accepted request: prompts times choices, running in the engine. */
+export class TextJob {
+  readonly id = crypto.randomUUID().replaceAll("-", "");
+  /** Unix time in seconds. */
+  readonly created = Math.floor(Date.now() / 1000);
+  readonly prompts: readonly PromptText[];
+  readonly choices: readonly Choice[];
+  /** Resolves when every choice is finished; rejects with the RequestError that ended the request. */
+  readonly done: Promise<void>;
+  readonly #engine: Engine;
+  readonly #onDelta: DeltaListener;
+  readonly #open = new Set<string>();
+  #end!: { resolve: () => void; reject: (error: RequestError) => void };
+
+  constructor(
+    engine: Engine,
+    prompts: readonly PromptText[],
+    choices: readonly Choice[],
+    onDelta: DeltaListener,
+  ) {
+    this.#engine = engine;
+    this.prompts = prompts;
+    this.choices = choices;
+    this.#onDelta = onDelta;
+    this.done = new Promise((resolve, reject) => {
+      this.#end = { resolve, reject };
+    });
+    // Nobody may be listening any more when a client has left.
+    this.done.catch(() => {});
+  }
+
+  get promptTokens(): number {
+    return this.prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  }
+
+  get completionTokens(): number {
+    return this.choices.reduce((sum, choice) => sum + choice.completionTokens, 0);
+  }
+
+  /** Gives the sequences to the engine. @throws RequestError when it has no room. */
+  submit(requests: readonly Omit<Request, "id">[]): void {
+    const entries = requests.map((request, index) => {
+      const id = `${this.id}-${index}`;
+      const listener: EngineListener = (event) => this.#hear(id, index, event);
+      return { request: { ...request, id }, listener };
+    });
+    this.#engine.submit(entries);
+    for (const { request } of entries) this.#open.add(request.id);
+  }
+
+  /** Ends all that still runs; `done` rejects. For clients that have left. */
+  cancel(error = new RequestError("client_closed", "the client closed the request")): void {
+    const open = [...this.#open];
+    this.#open.clear();
+    for (const id of open) this.#engine.abort(id);
+    this.#end.reject(error);
+  }
+
+  #hear(id: string, index: number, event: EngineEvent): void {
+    if (!this.#open.has(id)) return;
+    if (event.error !== null) {
+      this.cancel(event.error);
+      return;
+    }
+    try {
+      const choice = this.choices[index];
+      const delta = choice.accept(event);
+      if (choice.finished) {
+        this.#open.delete(id);
+        // Does nothing unless a stop string ended the choice, which the engine cannot see.
+        this.#engine.abort(id);
+      }
+      if (delta !== null) this.#onDelta(index, delta);
+      if (this.#open.size === 0) this.#end.resolve();
+    } catch (cause) {
+      this.cancel(new RequestError("internal_error", "the answer could not be turned into text", { cause }));
+    }
+  }
+}
