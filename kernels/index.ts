@@ -1,6 +1,8 @@
 // Importing this file registers every op. One line a folder.
 export * from "./assign/op.ts";
 export * from "./attention/op.ts";
+export * from "./conv/op.ts";
+export { overlapAdd, windows } from "./conv/windows.ts";
 export * from "./cross_entropy/linear.ts";
 export * from "./cross_entropy/op.ts";
 export * from "./elementwise/index.ts";
@@ -8,6 +10,7 @@ export * from "./embedding/op.ts";
 export * from "./fill/op.ts";
 export * from "./fused_linear/op.ts";
 export * from "./gather/op.ts";
+export * from "./interpolate/index.ts";
 export * from "./layer_norm/op.ts";
 export * from "./matmul/index.ts";
 export * from "./open.ts";
@@ -15,6 +18,7 @@ export * from "./optim/norm.ts";
 export * from "./optim/op.ts";
 export * from "./pad/index.ts";
 export * from "./paged_attention/op.ts";
+export * from "./pool/index.ts";
 export * from "./random/op.ts";
 export * from "./reduce/index.ts";
 export * from "./rewrites.ts";
