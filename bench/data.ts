@@ -1,4 +1,4 @@
-/** Seeded values in [-1, 1): the same for kiln and for its peers. */
+/** Seeded values in [-1, 1), for the peers. */
 export function values(length: number, seed: number): Float32Array {
   let state = seed;
   return Float32Array.from({ length }, () => {

@@ -6,9 +6,9 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import type { CausalLM } from "../models/causal_lm.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { bytesOf, flopsOf } from "./costs.ts";
-import { prepareDecoding, prepareTraining, tinyllm } from "./model_rows.ts";
 import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
-import type { Prepared } from "./rows.ts";
+import { prepareDecoding, prepareTraining, tinyllm } from "./rows/models.ts";
+import type { Prepared } from "./rows/row.ts";
 import { checkTimestamps, type TimedDispatch, timeDispatches } from "./timestamps.ts";
 
 export interface ProfileOptions {

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { type AdapterDescription, describe } from "../core/platform/adapter.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
-import type { Row } from "./rows.ts";
+import type { Row } from "./rows/row.ts";
 
 /** One line of the table. */
 export interface BenchResult {

@@ -2,12 +2,12 @@ import { setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
-import { gpuRows } from "./gpu/rows.ts";
 import { record } from "./history.ts";
-import { gptTrainRow } from "./model_rows.ts";
 import { Peers } from "./peers.ts";
 import { type BenchReport, type BenchResult, beginRun, header } from "./report.ts";
-import { type Row, smallRows } from "./rows.ts";
+import { gpuRows, smallRows } from "./rows/index.ts";
+import { gptTrainRow } from "./rows/models.ts";
+import type { Row } from "./rows/row.ts";
 import { renderRow, tableHead } from "./table.ts";
 import { resultOf, timeRow } from "./time_row.ts";
 

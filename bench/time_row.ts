@@ -2,7 +2,7 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { measure, type Timing } from "./measure.ts";
 import type { BenchResult } from "./report.ts";
 import type { Roofline } from "./roofline.ts";
-import type { Prepared, Row } from "./rows.ts";
+import type { Prepared, Row } from "./rows/row.ts";
 import { timeDispatches } from "./timestamps.ts";
 
 /** Times kiln on one row for about `ms` milliseconds; on a GPU, kernels also by timestamp queries. */

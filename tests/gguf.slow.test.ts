@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ggufPath, writeGguf } from "../bench/gguf.ts";
-import { streamsModel } from "../bench/streams.ts";
+import { streamsModel } from "../bench/rows/streams.ts";
 import { setDevice } from "../core/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";

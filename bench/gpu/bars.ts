@@ -1,5 +1,5 @@
 import type { BenchResult, RunHead } from "../report.ts";
-import { fullSizes, quickSizes } from "./sizes.ts";
+import { fullSizes, quickSizes } from "../rows/sizes.ts";
 import type { TorchLine } from "./torch.ts";
 
 /** A result of a row of the GPU table. */

@@ -6,7 +6,7 @@ import { register } from "tsx/esm/api";
 register();
 const { openDevice } = await import("../../kernels/index.ts");
 const { beginRun } = await import("../report.ts");
-const { firstStep, gpuRows } = await import("./rows.ts");
+const { firstStep, gpuRows } = await import("../rows/index.ts");
 const { timeRows } = await import("./time_rows.ts");
 
 const { quick, ms, skip = [], filter = "", first = false } = JSON.parse(process.argv[2]);

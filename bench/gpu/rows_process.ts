@@ -3,8 +3,8 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { KilnError } from "../../core/errors.ts";
 import type { RunHead } from "../report.ts";
+import { firstStep, gpuRows } from "../rows/index.ts";
 import type { GpuResult, GpuRun } from "./bars.ts";
-import { firstStep, gpuRows } from "./rows.ts";
 
 export interface RowsOptions {
   quick: boolean;

@@ -2,9 +2,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import { KilnError } from "../../core/errors.ts";
 import type { WebGpuDevice } from "../../core/webgpu/device.ts";
 import type { Roofline } from "../roofline.ts";
+import type { GpuRow } from "../rows/row.ts";
 import { timeRow } from "../time_row.ts";
 import type { GpuResult } from "./bars.ts";
-import type { GpuRow } from "./kernels.ts";
 
 /** What is said of a row: that it begins, then its result, which may be an error. */
 export type RowLine = { begin: string } | { result: GpuResult };

@@ -1,7 +1,7 @@
 // kiln itself as its server runs it: on the software adapter that `kiln serve` takes for the model, by the server's engine.
 import { openDevice } from "../../kernels/index.ts";
 import { takeQuickest } from "../../serve/quickest.ts";
-import { prepareStreams, streamsModel } from "../streams.ts";
+import { prepareStreams, streamsModel } from "../rows/streams.ts";
 
 export async function open() {
   const taken = await takeQuickest(await streamsModel(), "f32");

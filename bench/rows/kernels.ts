@@ -1,54 +1,34 @@
 import { grads } from "../../core/autograd.ts";
 import { compile } from "../../core/compile.ts";
 import { dispose, persist, scope } from "../../core/device.ts";
-import type { DType } from "../../core/dtype.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
-import type { WebGpuDevice } from "../../core/webgpu/device.ts";
-import {
-  add,
-  attention,
-  crossEntropy,
-  geluTanh,
-  layerNorm,
-  matmul,
-  randomUniform,
-  softmax,
-  transpose,
-} from "../../kernels/index.ts";
+import * as k from "../../kernels/index.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
-import type { Row } from "../rows.ts";
+import { bytesOf, type GpuRow, type Precision, precisions, type Row } from "./row.ts";
 import type { GpuSizes } from "./sizes.ts";
 
-/** A row of the GPU table: its task is the ruler's, its role is what the bars call it. */
-export interface GpuRow extends Row {
-  task: string;
-  precision: "f32" | "f16";
-  /** What it is in the table of bars, whatever its size, e.g. `gemm largest f16`. */
-  role: string;
-}
-
-/** Numbers in [-1, 1) that the device makes itself: the host would need seconds for so many. */
-export function deviceRandom(shape: number[], seed: number, dtype: DType = "f32"): Tensor {
+/** Numbers in [-1, 1) that the device makes itself: the host would need seconds for the largest. */
+export function deviceRandom(shape: readonly number[], seed: number, dtype: Precision = "f32"): Tensor {
   return noGrad(() =>
     scope(() => {
-      const unit = randomUniform(shape, tensor([seed, 0, 0, 0], [4], "u32"), 0, dtype);
-      return persist(add(add(unit, unit), tensor([-1], [1], dtype)));
+      const unit = k.randomUniform(shape, tensor([seed, 0, 0, 0], [4], "u32"), 0, dtype);
+      return persist(k.add(k.add(unit, unit), tensor([-1], [1], dtype)));
     }),
   );
 }
 
 /** Runs a function of some tensors without keeping its results; with `differentiate`, of tensors that want gradients. */
 function opRow(
-  shapes: number[][],
-  dtype: DType,
-  call: (inputs: Tensor[]) => unknown,
+  shapes: readonly (readonly number[])[],
+  dtype: Precision,
+  call: (...inputs: Tensor[]) => unknown,
   differentiate = false,
 ): Row["prepare"] {
-  return (device: WebGpuDevice) => {
+  return (device) => {
     const inputs = shapes.map((shape, i) => deviceRandom(shape, i + 1, dtype));
     if (differentiate) for (const input of inputs) input.requireGrad();
-    const once = () => scope(() => void (differentiate ? call(inputs) : noGrad(() => call(inputs))));
+    const once = () => scope(() => void (differentiate ? call(...inputs) : noGrad(() => call(...inputs))));
     return {
       run: async (times) => {
         for (let i = 0; i < times; i++) once();
@@ -59,20 +39,17 @@ function opRow(
   };
 }
 
-export type Kind = "f32" | "f16";
-export const bytesOf = { f32: 4, f16: 2 };
+type Extents = readonly [m: number, k: number, n: number];
 
-interface Product {
-  role: string;
-  extents: [m: number, k: number, n: number];
-  precision: Kind;
-  /** Which operand lies transposed in memory. */
-  transposed?: "a" | "b";
-}
-
-export function productRow({ role, extents: [m, k, n], precision, transposed }: Product): GpuRow {
+/** A product [m, k] x [k, n], or one operand of which is transposed in memory: b as in a Linear's forward pass. */
+export function productRow(
+  role: string,
+  [m, inner, n]: Extents,
+  precision: Precision = "f32",
+  transposed?: "a" | "b",
+): GpuRow {
   const suffix = transposed ? ` ${transposed === "a" ? "A^T B" : "A B^T"}` : "";
-  const task = `matmul_${m}x${k}x${n}`;
+  const task = `matmul_${m}x${inner}x${n}`;
   return {
     name: `${task}${suffix} ${precision}`,
     // The ruler has no lines with transposed operands.
@@ -80,87 +57,80 @@ export function productRow({ role, extents: [m, k, n], precision, transposed }: 
     role: `${role} ${precision}`,
     precision,
     kernel: true,
-    flops: 2 * m * k * n,
-    bytes: bytesOf[precision] * (m * k + k * n + m * n),
+    flops: 2 * m * inner * n,
+    bytes: bytesOf[precision] * (m * inner + inner * n + m * n),
     unit: "GFLOP/s",
-    ...(!transposed && precision === "f32" && { peer: { op: "matmul", sizes: [m, k, n] } }),
+    ...(!transposed && precision === "f32" && { peer: { op: "matmul", sizes: [m, inner, n] } }),
     prepare: opRow(
-      [transposed === "a" ? [k, m] : [m, k], transposed === "b" ? [n, k] : [k, n]],
+      [transposed === "a" ? [inner, m] : [m, inner], transposed === "b" ? [n, inner] : [inner, n]],
       precision,
-      ([a, b]) => matmul(transposed === "a" ? transpose(a!) : a!, transposed === "b" ? transpose(b!) : b!),
+      (a, b) => k.matmul(transposed === "a" ? k.transpose(a) : a, transposed === "b" ? k.transpose(b) : b),
     ),
   };
 }
 
 /** What a Linear of a transformer computes: forward, gradient of its weight, gradient of its input. */
 export function transformerRows({ tokens, width, inner }: GpuSizes): GpuRow[] {
-  return (["f32", "f16"] as const).flatMap((precision) => [
-    productRow({ role: "gemm transformer", extents: [tokens, width, inner], precision }),
-    productRow({
-      role: "gemm transformer A^T B",
-      extents: [width, tokens, inner],
-      precision,
-      transposed: "a",
-    }),
-    productRow({
-      role: "gemm transformer A B^T",
-      extents: [tokens, inner, width],
-      precision,
-      transposed: "b",
-    }),
+  return precisions.flatMap((precision) => [
+    productRow("gemm transformer", [tokens, width, inner], precision),
+    productRow("gemm transformer A^T B", [width, tokens, inner], precision, "a"),
+    productRow("gemm transformer A B^T", [tokens, inner, width], precision, "b"),
   ]);
 }
 
 export function otherProducts(sizes: GpuSizes): GpuRow[] {
   const { tokens, width, inner, vocabulary, fewTokens, vector } = sizes;
-  const shapes: [string, [number, number, number]][] = [
-    ...sizes.squares.slice(0, -1).map((n): [string, [number, number, number]] => [`gemm ${n}`, [n, n, n]]),
+  const shapes: [string, Extents][] = [
+    ...sizes.squares.slice(0, -1).map((n): [string, Extents] => [`gemm ${n}`, [n, n, n]]),
     ["gemm head", [tokens, width, vocabulary]],
     ["gemm few", [fewTokens, width, inner]],
     ["gemm vector", [1, vector, vector]],
   ];
-  return shapes.flatMap(([role, extents]) =>
-    (["f32", "f16"] as const).map((precision) => productRow({ role, extents, precision })),
-  );
+  return shapes.flatMap(([role, extents]) => precisions.map((p) => productRow(role, extents, p)));
 }
 
-/**
- * Kernels that pass over memory once. What memory sees is counted: `add` is the ruler's x + x, which reads one tensor (the
- * ruler counts two); `add_two` is x + y, which reads two.
- */
-export function matrixRows([rows, width]: [number, number], size: string): GpuRow[] {
-  const kernels: [string, string | null, number[][], (t: Tensor[]) => Tensor, number][] = [
-    ["softmax", "softmax", [], ([x]) => softmax(x!), 2],
-    ["layernorm", "layer_norm", [[width], [width]], ([x, w, b]) => layerNorm(x!, w!, b!), 2],
-    ["gelu", "gelu", [], ([x]) => geluTanh(x!), 2],
-    ["add", null, [], ([x]) => add(x!, x!), 2],
-    ["add_two", "add", [[rows, width]], ([x, y]) => add(x!, y!), 3],
-  ];
-  return kernels.map(([name, op, others, call, passes]) => ({
+/** Kernels that pass over memory, by name: the peers' op, further inputs, the call, passes over a [rows, width] tensor. */
+const passes: Record<string, [string | null, "width" | "all" | null, (...t: Tensor[]) => Tensor, number]> = {
+  softmax: ["softmax", null, (x) => k.softmax(x), 2],
+  layernorm: ["layer_norm", "width", (x, w, b) => k.layerNorm(x, w, b), 2],
+  rms_norm: [null, "width", (x, w) => k.rmsNorm(x, w), 2],
+  gelu: ["gelu", null, (x) => k.geluTanh(x), 2],
+  // The ruler's x + x reads one tensor (the ruler counts two); `add_two` is x + y, which reads two.
+  add: [null, null, (x) => k.add(x, x), 2],
+  add_two: ["add", "all", (x, y) => k.add(x, y), 3],
+};
+
+export function memoryRow(
+  name: keyof typeof passes,
+  [rows, width]: readonly [number, number],
+  size = "",
+): GpuRow {
+  const [op, further, call, count] = passes[name];
+  const shapes = [[rows, width], ...Array(call.length - 1).fill(further === "all" ? [rows, width] : [width])];
+  return {
     name: `rows_${name}_${rows}x${width} f32`,
     task: `rows_${name}_${rows}x${width}`,
     role: `rows ${name} ${size}`,
     precision: "f32",
     kernel: true,
     flops: rows * width,
-    bytes: 4 * passes * rows * width,
+    bytes: 4 * count * rows * width,
     unit: "GB/s",
     ...(op !== null && { peer: { op, sizes: [rows, width] } }),
-    prepare: opRow([[rows, width], ...others], "f32", call),
-  }));
+    prepare: opRow(shapes, "f32", call),
+  };
 }
 
-/** Causal attention; the half of the scores that the mask hides is not counted. */
-export function attentionRows(shape: GpuSizes["attention"], precision: Kind): GpuRow[] {
+/** Causal attention, forward and with its gradient; the half of the scores that the mask hides is not counted. */
+export function attentionRows(shape: GpuSizes["attention"], precision: Precision = "f32"): GpuRow[] {
   const [batch, heads, length, dim] = shape;
   const size = `${batch}x${heads}x${length}x${dim}`;
   const flops = 2 * batch * heads * length * length * dim;
   const bytes = bytesOf[precision] * batch * heads * length * dim;
-  const three = [1, 2, 3].map(() => [...shape]);
-  const call = ([q, k, v]: Tensor[]) => attention(q!, k!, v!, { causal: true });
-  const both = (inputs: Tensor[]) => {
-    const y = call(inputs);
-    return grads(y, inputs, { cotangents: [y.detach()] });
+  const call = (q: Tensor, key: Tensor, value: Tensor) => k.attention(q, key, value, { causal: true });
+  const both = (...[q, key, value]: Tensor[]) => {
+    const y = call(q, key, value);
+    return grads(y, [q, key, value], { cotangents: [y.detach()] });
   };
   const common = { precision, kernel: true, unit: "GFLOP/s" } as const;
   return [
@@ -172,7 +142,7 @@ export function attentionRows(shape: GpuSizes["attention"], precision: Kind): Gp
       flops,
       bytes: 4 * bytes,
       ...(precision === "f32" && { peer: { op: "attention", sizes: [...shape] } }),
-      prepare: opRow(three, precision, call),
+      prepare: opRow([shape, shape, shape], precision, call),
     },
     {
       ...common,
@@ -182,7 +152,7 @@ export function attentionRows(shape: GpuSizes["attention"], precision: Kind): Gp
       // Backward: five products of the size of the forward's two.
       flops: 3.5 * flops,
       bytes: 12 * bytes,
-      prepare: opRow(three, precision, both, true),
+      prepare: opRow([shape, shape, shape], precision, both, true),
     },
   ];
 }
@@ -200,16 +170,11 @@ export function crossEntropyRow({ tokens, vocabulary }: GpuSizes): GpuRow {
     unit: "GB/s",
     prepare(device) {
       const logits = deviceRandom([tokens, vocabulary], 1).requireGrad();
-      const target = persist(
-        tensor(
-          Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocabulary),
-          [tokens],
-          "i32",
-        ),
-      );
+      const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocabulary);
+      const target = persist(tensor(ids, [tokens], "i32"));
       return {
         run: async (times) => {
-          for (let i = 0; i < times; i++) scope(() => void grads(crossEntropy(logits, target), [logits]));
+          for (let i = 0; i < times; i++) scope(() => void grads(k.crossEntropy(logits, target), [logits]));
           await device.sync();
         },
         dispose: () => dispose([logits, target]),

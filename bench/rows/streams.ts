@@ -2,15 +2,15 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { withDevice } from "../core/device.ts";
-import { ReferenceDevice } from "../core/reference_device.ts";
-import { tinyllmConfig } from "../models/config.ts";
-import { loadModel, saveModel } from "../models/formats/hf_directory.ts";
-import { LlamaForCausalLM } from "../models/llama.ts";
-import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import { ggufPath, writeGguf } from "./gguf.ts";
-import { prepareGeneration } from "./gpu/models.ts";
-import type { Row } from "./rows.ts";
+import { withDevice } from "../../core/device.ts";
+import { ReferenceDevice } from "../../core/reference_device.ts";
+import { tinyllmConfig } from "../../models/config.ts";
+import { loadModel, saveModel } from "../../models/formats/hf_directory.ts";
+import { LlamaForCausalLM } from "../../models/llama.ts";
+import { Tokenizer, trainBpe } from "../../tokenizer/index.ts";
+import { ggufPath, writeGguf } from "../gguf.ts";
+import { prepareGeneration } from "./models.ts";
+import type { Row } from "./row.ts";
 
 /** Extents of stories260K (Karpathy's llama2.c): the smallest model that writes stories. */
 const sizes = {
