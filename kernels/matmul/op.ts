@@ -11,6 +11,8 @@ import { rankOf, sameShape } from "../../core/shape.ts";
 import { gradEnabled } from "../../core/tape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { add, cast, gelu, geluTanh, silu } from "../elementwise/index.ts";
+import { isIndex } from "../embedding/op.ts";
+import { integerMatmul } from "../integer_matmul/op.ts";
 import { sumTo } from "../reduce/index.ts";
 import { contiguous, reshape, transpose } from "../views/index.ts";
 import {
@@ -152,9 +154,11 @@ export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant" | "outD
 
 /**
  * Matrix product with PyTorch's rules: [..., M, K] times [..., K, N] with broadcast batch axes; a vector on the left
- * is a row, on the right a column, and its axis is absent from the result. Transposed views are read in place.
+ * is a row, on the right a column, and its axis is absent from the result. Transposed views are read in place. Integers
+ * (both i32 or both u32) are exact, wrap around at 2^32 and take no options.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  if (isIndex(a) && isIndex(b) && Object.keys(options).length === 0) return integerMatmul(a, b);
   return apply(matmulOp, [a, b], options)[0];
 }
 

@@ -1,4 +1,5 @@
 import { isFloat } from "../../core/dtype.ts";
+import { describe, KilnError } from "../../core/errors.ts";
 import { numel } from "../../core/shape.ts";
 import { noGrad } from "../../core/tape.ts";
 import type { Tensor } from "../../core/tensor.ts";
@@ -29,6 +30,10 @@ export function centre(x: Tensor, dims: readonly number[]): Tensor {
  */
 export function variance(x: Tensor, dim?: Dims, correction = 1, keepdim = false): Tensor {
   const dims = normalizeDims("variance", dim, x);
+  if (typeof correction !== "number")
+    throw new KilnError(
+      `variance: the correction is ${describe(correction)}; expected a number before keepdim`,
+    );
   const kept = sumKeeping(square(centre(x, dims)), dims, 1 / Math.max(0, extentOf(x, dims) - correction));
   return keepdim ? kept : dropAxes(kept, dims);
 }
