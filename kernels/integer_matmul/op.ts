@@ -59,7 +59,7 @@ export const integerMatmulOp: Op<None> = defineOp<None>({
     {
       name: "wraps around",
       inputs: [
-        { shape: [1, 2, 3], dtype: "u32", values: [4294967295, 65537, 3] },
+        { shape: [1, 2, 3], dtype: "u32", values: [4294967040, 65537, 3] },
         { shape: [1, 3, 2], dtype: "u32", values: [4000000000, 2147483648, 70001] },
       ],
       attrs: {},
