@@ -29,5 +29,6 @@ export * from "./rms_norm/op.ts";
 export * from "./rope/op.ts";
 export * from "./sampling/greedy.ts";
 export * from "./sampling/op.ts";
+export * from "./search/index.ts";
 export * from "./softmax/op.ts";
 export * from "./views/index.ts";

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
+import { compile } from "../core/compile.ts";
 import { type Device, setDevice } from "../core/device.ts";
 import { type DType, isFloat } from "../core/dtype.ts";
 import type { Tensor } from "../core/tensor.ts";
@@ -19,6 +20,7 @@ ins = dict(x=r(3, 4), y=r(3, 4), s=r(3, 3), m=r(2, 3, 4), n=r(2, 4, 5), v=r(4), 
   z=torch.tensor([[0, 2., 0, 3], [1, 0, 0, 5], [0, 0, 0, 0]]), t=torch.tensor([2., 1, 2, 2, 1]),
   i=torch.randint(-9, 10, (3, 4), dtype=torch.int32), j=torch.randint(-9, 10, (4, 2), dtype=torch.int32),
   c=torch.tensor([2, 0, 2, 1], dtype=torch.int32), e=torch.tensor([[0, 2, 2, 0], [1, 0, 2, 0]], dtype=torch.int32),
+  d=torch.tensor([[0, 2, 1, 0], [1, 0, 2, 2]], dtype=torch.int32),
   b=torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool))
 names = {torch.float32: "f32", torch.int64: "i32", torch.int32: "i32", torch.bool: "bool"}
 show = lambda t: dict(dtype=names[t.dtype], shape=list(t.shape), values=[round(v, 6) for v in t.flatten().tolist()])
@@ -130,6 +132,63 @@ const ours: Record<string, (t: Inputs) => Made | Promise<Made>> = {
   "c @ j": ({ c, j }) => k.matmul(c, j),
   "i @ c": ({ i, c }) => k.matmul(i, c),
   "i.expand(2, 3, 4) @ j": ({ i, j }) => k.matmul(k.expand(i, [2, 3, 4]), j),
+  "torch.gather(x, 0, L(e))": ({ x, e }) => k.gather(x, 0, e),
+  "torch.take_along_dim(x, L(e), 0)": ({ x, e }) => k.takeAlongDim(x, e, 0),
+  "torch.take_along_dim(x, L(e[:1]), 1)": ({ x, e }) => k.takeAlongDim(x, k.narrow(e, 0, 0, 1), 1),
+  "torch.take_along_dim(x, L(e))": ({ x, e }) => k.takeAlongDim(x, e),
+  "torch.scatter(x, 0, L(d), y[:2])": ({ x, y, d }) => k.scatter(x, 0, d, k.narrow(y, 0, 0, 2)),
+  "torch.scatter(x, 1, L(e), 7.0)": ({ x, e }) => k.scatter(x, 1, e, 7),
+  "torch.scatter(i, 0, L(d), i)": ({ i, d }) => k.scatter(i, 0, d, i),
+  "torch.scatter_add(x, 0, L(e), y[:2])": ({ x, y, e }) => k.scatterAdd(x, 0, e, k.narrow(y, 0, 0, 2)),
+  "torch.scatter_add(x, 1, L(e[:, :3]), y[:2, :3])": ({ x, y, e }) =>
+    k.scatterAdd(x, 1, k.narrow(e, 1, 0, 3), k.narrow(k.narrow(y, 0, 0, 2), 1, 0, 3)),
+  "torch.scatter_add(i, 0, L(e), i)": ({ i, e }) => k.scatterAdd(i, 0, e, i),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'sum', include_self=True)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "sum", true),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'sum', include_self=False)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "sum", false),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'prod', include_self=True)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "prod", true),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'prod', include_self=False)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "prod", false),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'mean', include_self=True)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "mean", true),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'mean', include_self=False)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "mean", false),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'amax', include_self=True)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "amax", true),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'amax', include_self=False)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "amax", false),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'amin', include_self=True)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "amin", true),
+  "torch.scatter_reduce(x, 0, L(e), y[:2], 'amin', include_self=False)": ({ x, y, e }) =>
+    k.scatterReduce(x, 0, e, k.narrow(y, 0, 0, 2), "amin", false),
+  "torch.scatter_reduce(z, 1, L(e), z[1:], 'prod')": ({ z, e }) =>
+    k.scatterReduce(z, 1, e, k.narrow(z, 0, 1, 2), "prod"),
+  "torch.scatter_reduce(z, 1, L(e), z[1:], 'amax')": ({ z, e }) =>
+    k.scatterReduce(z, 1, e, k.narrow(z, 0, 1, 2), "amax"),
+  "torch.scatter_reduce(i, 0, L(e), i[1:], 'amin', include_self=False)": ({ i, e }) =>
+    k.scatterReduce(i, 0, e, k.narrow(i, 0, 1, 2), "amin", false),
+  "torch.index_add(x, 1, L(c), y, alpha=2)": ({ x, y, c }) => k.indexAdd(x, 1, c, y, 2),
+  "torch.index_add(i, 1, c, i)": ({ i, c }) => k.indexAdd(i, 1, c, i),
+  "torch.index_copy(x, 0, L(c[1:]), y)": ({ x, y, c }) => k.indexCopy(x, 0, k.narrow(c, 0, 1, 3), y),
+  "torch.index_select(i, 1, L(c))": ({ i, c }) => k.indexSelect(i, 1, c),
+  "torch.argsort(x, 1)": ({ x }) => k.argsort(x, 1),
+  "torch.argsort(t, descending=True, stable=True)": ({ t }) => k.argsort(t, -1, true),
+  "torch.searchsorted(u.detach(), x.detach())": ({ u, x }) => k.searchsorted(u, x),
+  "torch.searchsorted(t.detach().sort().values, t.detach(), right=True)": ({ t }) =>
+    k.searchsorted(k.sort(t).values, t, true),
+  "torch.searchsorted(x.detach().sort(1).values, y.detach())": ({ x, y }) =>
+    k.searchsorted(k.sort(x).values, y),
+  "torch.nonzero(z)": ({ z }) => k.nonzero(z),
+  "torch.nonzero(m > 0.5)": ({ m }) => k.nonzero(k.gt(m, 0.5)),
+  "torch.masked_select(x, b)": ({ x, b }) => k.maskedSelect(x, b),
+  "torch.unique(t.detach(), return_inverse=True, return_counts=True)": async ({ t }) =>
+    Object.values(await k.unique(t)),
+  "torch.unique(i, return_inverse=True, return_counts=True)": async ({ i }) =>
+    Object.values(await k.unique(i)),
+  "torch.bincount(c, minlength=5)": ({ c }) => k.bincount(c, { minlength: 5 }),
+  "torch.bincount(c, v.detach())": ({ c, v }) => k.bincount(c, { weights: v }),
 };
 
 const fixture: Fixture = JSON.parse(
@@ -151,6 +210,29 @@ for (const [where, open] of Object.entries(devices)) {
       expect(Object.keys(fixture.results)).toEqual(Object.keys(ours));
     });
     for (const [name, op] of Object.entries(ours)) it(name, () => compare(name, op));
+
+    it("draws the same numbers again from a seed, and each of a permutation once", async () => {
+      expect(await k.randint(-3, 4, [50], 7).data()).toEqual(await k.randint(-3, 4, [50], 7).data());
+      expect(new Set(await k.randint(-3, 4, [99], 7).data())).toEqual(new Set([-3, -2, -1, 0, 1, 2, 3]));
+      const order = await k.randperm(200, 5).data();
+      expect(order.toSorted()).toEqual(Int32Array.from({ length: 200 }, (_, i) => i));
+      expect(order).not.toEqual(await k.randperm(200, 6).data());
+    });
+
+    it("calls each NaN a value of its own, and both zeros one", async () => {
+      const { values, counts } = await k.unique(tensor([Number.NaN, 0, Number.NaN, -0]));
+      expect(Array.from(await values.data())).toEqual([expect.closeTo(0), Number.NaN, Number.NaN]);
+      expect(Array.from(await counts.data())).toEqual([2, 1, 1]);
+    });
+
+    it("finds nothing in nothing", async () => {
+      expect((await k.nonzero(tensor([], [0, 3]))).shape).toEqual([0, 2]);
+      expect((await k.nonzero(tensor(5))).shape).toEqual([1, 0]);
+      expect((await k.unique(tensor([]))).counts.shape).toEqual([0]);
+      expect(Array.from(await (await k.bincount(tensor([], [0], "i32"), { minlength: 2 })).data())).toEqual([
+        0, 0,
+      ]);
+    });
   });
 }
 
@@ -192,3 +274,26 @@ async function same(t: Tensor, { dtype, shape, values }: Stored, what: string): 
   const ratio = worstRatio(data, values, 2e-5, 2e-5);
   expect(ratio, `${what}: ${data} for ${values}`).toBeLessThanOrEqual(1);
 }
+
+describe("what is refused", () => {
+  beforeAll(async () => {
+    await k.openDevice();
+  });
+  afterAll(() => setDevice(null));
+  const refusing: Record<string, (x: Tensor) => unknown> = {
+    nonzero: k.nonzero,
+    unique: k.unique,
+    maskedSelect: (x) => k.maskedSelect(x, k.gt(x, 0)),
+    bincount: (x) => k.bincount(k.cast(x, "i32")),
+  };
+  for (const [name, op] of Object.entries(refusing))
+    it(`${name}: the shape of the result depends on values`, () => {
+      expect(() => compile((x: Tensor) => op(x) as Tensor)(tensor([1, 2]))).toThrow(`${name}: the shape`);
+    });
+
+  it("refuses the second derivative of a scattered product", () => {
+    const x = tensor([1, 2]).requireGrad();
+    const y = k.scatterReduce(x, 0, tensor([0], [1], "i32"), tensor([3]), "prod");
+    expect(() => grads(k.sum(y), [x], { createGraph: true })).toThrow("has no second derivative");
+  });
+});

@@ -1,10 +1,12 @@
 import { type DType, isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
-import { philox4x32, toUnit } from "../../core/random.ts";
+import { philox4x32, seedWords, toUnit } from "../../core/random.ts";
 import { checkShape, checkWhole, numel, type Shape } from "../../core/shape.ts";
-import { apply, type Tensor } from "../../core/tensor.ts";
+import { apply, type Tensor, tensor } from "../../core/tensor.ts";
+import { add, cast, mul } from "../elementwise/index.ts";
 import { foldGrid } from "../include/grid.ts";
+import { sort } from "../reduce/index.ts";
 
 interface RandomAttrs {
   shape: Shape;
@@ -146,6 +148,36 @@ export function randomUniform(shape: Shape, key: Tensor, stream = 0, dtype: DTyp
 /** Standard normal numbers; `key` as for randomUniform. */
 export function randomNormal(shape: Shape, key: Tensor, stream = 0, dtype: DType = "f32"): Tensor {
   return apply(normalOp, [key], { shape, dtype, stream })[0];
+}
+
+/** The seed of a draw: a number, or a key u32 [4] on the device, which a compiled step can be given anew each time. */
+export type Seed = number | Tensor;
+
+function keyOf(op: string, seed: Seed): Tensor {
+  if (typeof seed !== "number") return seed;
+  checkWhole(op, "the seed", seed, Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
+  return tensor([...seedWords(seed), 0, 0], [4], "u32");
+}
+
+/** Uniform numbers in [0, 1): the same for the same seed, on every device. */
+export const rand = (shape: Shape, seed: Seed, dtype: DType = "f32") =>
+  randomUniform(shape, keyOf("rand", seed), 0, dtype);
+
+/** Standard normal numbers: the same for the same seed. */
+export const randn = (shape: Shape, seed: Seed, dtype: DType = "f32") =>
+  randomNormal(shape, keyOf("randn", seed), 0, dtype);
+
+/** Whole numbers (i32) from `low` to `high` - 1, all equally likely; at most 2^24 different ones. */
+export function randint(low: number, high: number, shape: Shape, seed: Seed): Tensor {
+  checkWhole("randint", "low", low);
+  checkWhole("randint", "high", high, low + 1, Math.min(low + 2 ** 24, 2 ** 31 - 1));
+  return add(cast(mul(rand(shape, seed), high - low), "i32"), low);
+}
+
+/** The whole numbers from 0 to n - 1 (i32) in a random order. */
+export function randperm(n: number, seed: Seed): Tensor {
+  checkWhole("randperm", "n", n, 0, 2 ** 24);
+  return sort(rand([n], seed), 0).indices;
 }
 
 /** Dropout with probability `p`; calls that share a key (one a step) must differ in `stream`. x itself at p = 0. */
