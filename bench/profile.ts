@@ -3,7 +3,7 @@ import { KilnError } from "../core/errors.ts";
 import { describe } from "../core/platform/adapter.ts";
 import { show } from "../core/shape.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
+import type { CausalLM } from "../models/decoder.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { bytesOf, flopsOf } from "./costs.ts";
 import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";

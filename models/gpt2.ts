@@ -16,9 +16,8 @@ import {
   type RunOptions,
   type SequenceContext,
 } from "../nn/index.ts";
-import { CausalLM, type DecoderBlock, type DecoderShape } from "./causal_lm.ts";
-import { toGenerationConfig } from "./config.ts";
-import { type GPT2Config, toHfGpt2Config } from "./gpt2_config.ts";
+import { CausalLM, type DecoderBlock, type DecoderShape } from "./decoder.ts";
+import { type GPT2Config, gpt2Shape, toHfGpt2Config } from "./gpt2_config.ts";
 
 /** proj(gelu(fc(x))) with the tanh form of gelu. */
 class Mlp extends Module {
@@ -28,7 +27,7 @@ class Mlp extends Module {
   constructor(width: number, innerWidth: number) {
     super();
     this.cFc = new Conv1D(width, innerWidth);
-    this.cProj = new Conv1D(innerWidth, width);
+    this.cProj = new Conv1D(innerWidth, width, { residual: true });
   }
 
   /** mlp(x) + residual. */
@@ -109,41 +108,27 @@ export class GPT2LMHeadModel extends CausalLM {
   readonly transformer: GPT2Model;
   /** Null when the head shares the embedding (`tie_word_embeddings`), as in every published GPT-2. */
   readonly lmHead: Linear | null;
-  readonly #config: GPT2Config;
+  readonly config: GPT2Config;
+  readonly shape: DecoderShape;
+  readonly checkpointNames = {
+    prefix: "transformer.",
+    buffers: /\.attn\.(masked_)?bias$/,
+    tied: { "lm_head.weight": "transformer.wte.weight" },
+  };
 
   constructor(config: GPT2Config) {
     super();
-    this.#config = config;
+    this.config = config;
+    this.shape = gpt2Shape(config);
     this.transformer = new GPT2Model(config);
     this.lmHead = config.tie_word_embeddings
       ? null
       : new Linear(config.n_embd, config.vocab_size, { bias: false });
   }
 
-  get config(): GPT2Config {
-    return this.#config;
-  }
-
-  get shape(): DecoderShape {
-    const { vocab_size, initializer_range, n_embd, n_layer, n_head, n_positions } = this.#config;
-    return {
-      vocab_size,
-      hidden_size: n_embd,
-      num_hidden_layers: n_layer,
-      num_key_value_heads: n_head,
-      head_dim: n_embd / n_head,
-      max_position_embeddings: n_positions,
-      initializer_range,
-    };
-  }
-
   get dropoutRates(): DropoutRates {
-    const { attn_pdrop, resid_pdrop, embd_pdrop } = this.#config;
+    const { attn_pdrop, resid_pdrop, embd_pdrop } = this.config;
     return { attention: attn_pdrop, residual: resid_pdrop, embedding: embd_pdrop };
-  }
-
-  get prefix(): string {
-    return "transformer.";
   }
 
   get headWeight(): Parameter {
@@ -168,15 +153,11 @@ export class GPT2LMHeadModel extends CausalLM {
    */
   override trainedParameters(): Map<string, Parameter> {
     const all = this.namedParameters();
-    if (this.#config.bias !== false) return all;
+    if (this.config.bias !== false) return all;
     return new Map([...all].filter(([name]) => !name.endsWith(".bias")));
   }
 
   toHfConfig(): Record<string, unknown> {
-    return toHfGpt2Config(this.#config);
-  }
-
-  toGenerationConfig(): Record<string, unknown> {
-    return toGenerationConfig(this.#config);
+    return toHfGpt2Config(this.config);
   }
 }

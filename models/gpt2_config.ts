@@ -1,10 +1,19 @@
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
-import { expectModelType } from "./config.ts";
+import {
+  count,
+  hfCommon,
+  rate,
+  refusal,
+  refuseQuantized,
+  type SpecialTokens,
+  specialTokens,
+} from "./config.ts";
+import type { DecoderShape } from "./decoder.ts";
 import { parseWith } from "./formats/validation.ts";
 
 /** A GPT-2's shape: the keys of a Hugging Face config.json with every default filled in. */
-export interface GPT2Config {
+export interface GPT2Config extends SpecialTokens {
   model_type: "gpt2";
   vocab_size: number;
   /** Rows of the table of learned positions: the longest context in tokens. */
@@ -24,20 +33,11 @@ export interface GPT2Config {
   tie_word_embeddings: boolean;
   /** False: products and norms have no biases, which checkpoints then hold as zeros. Not a key of transformers. */
   bias?: boolean | undefined;
-  bos_token_id: number | null;
-  eos_token_id: number | number[] | null;
-  pad_token_id: number | null;
 }
-
-const count = z
-  .int()
-  .min(1)
-  .max(2 ** 31 - 1);
-const token = z.int().min(0);
-const share = z.number().min(0).lt(1);
 
 /** The keys that decide what a GPT-2 computes; others in the file are ignored. Defaults: transformers. */
 const fileSchema = z.object({
+  model_type: z.literal("gpt2"),
   vocab_size: count.default(50257),
   n_positions: count.default(1024),
   n_embd: count.default(768),
@@ -46,18 +46,13 @@ const fileSchema = z.object({
   n_inner: count.nullish(),
   activation_function: z.string().default("gelu_new"),
   layer_norm_epsilon: z.number().positive().default(1e-5),
-  resid_pdrop: share.default(0.1),
-  embd_pdrop: share.default(0.1),
-  attn_pdrop: share.default(0.1),
+  resid_pdrop: rate.default(0.1),
+  embd_pdrop: rate.default(0.1),
+  attn_pdrop: rate.default(0.1),
   initializer_range: z.number().min(0).default(0.02),
   tie_word_embeddings: z.boolean().default(true),
   bias: z.boolean().optional(),
-  bos_token_id: token.nullable().default(50256),
-  eos_token_id: z
-    .union([token, z.array(token).min(1)])
-    .nullable()
-    .default(50256),
-  pad_token_id: token.nullish(),
+  ...specialTokens(50256, 50256),
   scale_attn_weights: z.boolean().default(true),
   scale_attn_by_inverse_layer_idx: z.boolean().default(false),
   add_cross_attention: z.boolean().default(false),
@@ -69,7 +64,6 @@ const fileSchema = z.object({
  * Throws a one-line KilnError for a wrong value, another model_type, and features that kiln does not compute.
  */
 export function parseGpt2Config(value: unknown, source = "config.json"): GPT2Config {
-  expectModelType(value, "gpt2", source);
   const {
     scale_attn_weights: scales,
     scale_attn_by_inverse_layer_idx: scalesByLayer,
@@ -78,7 +72,7 @@ export function parseGpt2Config(value: unknown, source = "config.json"): GPT2Con
     activation_function: activation,
     ...kept
   } = parseWith(fileSchema, value, () => source);
-  const refuse = (problem: string) => new KilnError(`${source}: ${problem}`, { code: "config_invalid" });
+  const refuse = refusal(source);
   if (activation !== "gelu_new") {
     const name = JSON.stringify(activation);
     throw refuse(`activation_function is ${name}; kiln computes GPT-2 with "gelu_new" only`);
@@ -88,24 +82,14 @@ export function parseGpt2Config(value: unknown, source = "config.json"): GPT2Con
     throw refuse("scale_attn_by_inverse_layer_idx is true; kiln scales every layer's scores alike");
   if (crosses)
     throw refuse("add_cross_attention is true; kiln computes decoders that attend to themselves only");
-  if (quantization !== undefined && quantization !== null) {
-    throw refuse(
-      "the weights are quantized (quantization_config); save the model in float32, float16 or bfloat16 first",
-    );
-  }
+  refuseQuantized(quantization, source);
   if (kept.n_embd % kept.n_head !== 0) {
     throw refuse(`n_embd ${kept.n_embd} is not a multiple of n_head ${kept.n_head}`);
   }
-  return {
-    model_type: "gpt2",
-    ...kept,
-    activation_function: activation,
-    n_inner: kept.n_inner ?? null,
-    pad_token_id: kept.pad_token_id ?? null,
-  };
+  return { ...kept, activation_function: activation, n_inner: kept.n_inner ?? null };
 }
 
-/** The content of a config.json; `dtype` is read by transformers 5, `torch_dtype` by older versions. */
+/** The content of a config.json. */
 export function toHfGpt2Config(config: GPT2Config): Record<string, unknown> {
   return {
     architectures: ["GPT2LMHeadModel"],
@@ -114,9 +98,7 @@ export function toHfGpt2Config(config: GPT2Config): Record<string, unknown> {
     scale_attn_by_inverse_layer_idx: false,
     reorder_and_upcast_attn: false,
     add_cross_attention: false,
-    dtype: "float32",
-    torch_dtype: "float32",
-    use_cache: true,
+    ...hfCommon,
   };
 }
 
@@ -127,6 +109,20 @@ export function toHfGpt2Config(config: GPT2Config): Record<string, unknown> {
 export function gpt2PresetConfig(overrides: Record<string, unknown>): GPT2Config {
   const preset = { model_type: "gpt2", resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0 };
   return parseGpt2Config({ ...preset, ...overrides }, "the model settings");
+}
+
+/** A GPT-2's sizes in common words. */
+export function gpt2Shape(config: GPT2Config): DecoderShape {
+  const { vocab_size, initializer_range, n_embd, n_layer, n_head, n_positions } = config;
+  return {
+    vocab_size,
+    hidden_size: n_embd,
+    num_hidden_layers: n_layer,
+    num_key_value_heads: n_head,
+    head_dim: n_embd / n_head,
+    max_position_embeddings: n_positions,
+    initializer_range,
+  };
 }
 
 /** GPT-2's names of sizes that other decoders' configs call otherwise (`attribute_map` in transformers). */

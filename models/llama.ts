@@ -13,8 +13,8 @@ import {
   RmsNorm,
   type SequenceContext,
 } from "../nn/index.ts";
-import { CausalLM, type DecoderBlock } from "./causal_lm.ts";
-import { type LlamaConfig, ropeInverseFrequencies, toGenerationConfig, toHfConfig } from "./config.ts";
+import { CausalLM, type DecoderBlock, type DecoderShape } from "./decoder.ts";
+import { type LlamaConfig, ropeInverseFrequencies, toHfLlamaConfig } from "./llama_config.ts";
 
 /** One block: x + attention(norm(x)), then x + mlp(norm(x)). */
 class DecoderLayer extends Module implements DecoderBlock {
@@ -68,32 +68,30 @@ export class LlamaForCausalLM extends CausalLM {
   readonly model: LlamaModel;
   /** Null when the head shares the embedding (`tie_word_embeddings`). */
   readonly lmHead: Linear | null;
-  readonly #config: LlamaConfig;
+  readonly config: LlamaConfig;
+  readonly checkpointNames = {
+    prefix: "model.",
+    buffers: /rotary_emb\.inv_freq$/,
+    tied: { "lm_head.weight": "model.embed_tokens.weight" },
+  };
 
   constructor(config: LlamaConfig) {
     super();
-    this.#config = config;
+    this.config = config;
     this.model = new LlamaModel(config);
     this.lmHead = config.tie_word_embeddings
       ? null
       : new Linear(config.hidden_size, config.vocab_size, { bias: false });
   }
 
-  get config(): LlamaConfig {
-    return this.#config;
-  }
-
-  get shape(): LlamaConfig {
-    return this.#config;
+  /** The config itself, whose words are the common ones. */
+  get shape(): DecoderShape {
+    return this.config;
   }
 
   get dropoutRates(): DropoutRates {
-    const { attention_dropout, resid_pdrop = 0, embd_pdrop = 0 } = this.#config;
+    const { attention_dropout, resid_pdrop = 0, embd_pdrop = 0 } = this.config;
     return { attention: attention_dropout, residual: resid_pdrop, embedding: embd_pdrop };
-  }
-
-  get prefix(): string {
-    return "model.";
   }
 
   get headWeight(): Parameter {
@@ -113,10 +111,6 @@ export class LlamaForCausalLM extends CausalLM {
   }
 
   toHfConfig(): Record<string, unknown> {
-    return toHfConfig(this.#config);
-  }
-
-  toGenerationConfig(): Record<string, unknown> {
-    return toGenerationConfig(this.#config);
+    return toHfLlamaConfig(this.config);
   }
 }

@@ -5,7 +5,7 @@ import { noGrad } from "../core/tape.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
 import { greedyTokens, narrow, reshape } from "../kernels/index.ts";
 import type { LayerCache } from "../nn/index.ts";
-import type { CausalLM } from "./causal_lm.ts";
+import type { CausalLM } from "./decoder.ts";
 
 /** Some consecutive tokens of one sequence to be computed: a prompt, a chunk of one, one new token, or a recompute. */
 export interface PagedItem {

@@ -103,7 +103,7 @@ export class CausalSelfAttention extends Module {
     this.qProj = new Linear(hidden_size, num_attention_heads * head_dim, { bias });
     this.kProj = new Linear(hidden_size, num_key_value_heads * head_dim, { bias });
     this.vProj = new Linear(hidden_size, num_key_value_heads * head_dim, { bias });
-    this.oProj = new Linear(num_attention_heads * head_dim, hidden_size, { bias });
+    this.oProj = new Linear(num_attention_heads * head_dim, hidden_size, { bias, residual: true });
   }
 
   /** attention(x) + residual for x [B, T, hidden_size]. */
@@ -153,7 +153,7 @@ export class FusedSelfAttention extends Module {
     super();
     this.#heads = heads;
     this.cAttn = new Conv1D(width, 3 * width);
-    this.cProj = new Conv1D(width, width);
+    this.cProj = new Conv1D(width, width, { residual: true });
   }
 
   /** attention(x) + residual for x [B, T, width]. */

@@ -32,10 +32,16 @@ export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
 
-  constructor(inFeatures: number, outFeatures: number, { bias = true }: { bias?: boolean } = {}) {
+  /** `residual`: the result is added to the residual stream, see `Parameter.residual`. */
+  constructor(
+    inFeatures: number,
+    outFeatures: number,
+    { bias = true, residual = false }: { bias?: boolean; residual?: boolean } = {},
+  ) {
     super();
     const draw = drawUniform(1 / Math.sqrt(Math.max(inFeatures, 1)));
     this.weight = Parameter.make([outFeatures, inFeatures], draw);
+    this.weight.residual = residual;
     this.bias = bias ? Parameter.make([outFeatures], draw) : null;
   }
 
@@ -50,9 +56,11 @@ export class Conv1D extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
 
-  constructor(inFeatures: number, outFeatures: number) {
+  /** `residual`: the result is added to the residual stream, see `Parameter.residual`. */
+  constructor(inFeatures: number, outFeatures: number, options: { residual?: boolean } = {}) {
     super();
     this.weight = Parameter.make([inFeatures, outFeatures], drawNormal(0.02));
+    this.weight.residual = options.residual ?? false;
     this.bias = Parameter.make([outFeatures], zeros);
   }
 
@@ -131,7 +139,7 @@ export class GatedMlp extends Module {
     super();
     this.gateProj = new Linear(hiddenSize, intermediateSize, options);
     this.upProj = new Linear(hiddenSize, intermediateSize, options);
-    this.downProj = new Linear(intermediateSize, hiddenSize, options);
+    this.downProj = new Linear(intermediateSize, hiddenSize, { ...options, residual: true });
   }
 
   /** mlp(x) + residual. */

@@ -39,6 +39,8 @@ export function withoutValues<T>(body: () => T): T {
  */
 export class Parameter extends Tensor {
   #copied: Tensor | null = null;
+  /** Whether it is the matrix of a projection into the residual stream: fresh models start these smaller. */
+  residual = false;
 
   /** A parameter that holds what `values` makes for its shape; only room for it inside of `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Parameter {

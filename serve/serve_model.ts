@@ -1,6 +1,6 @@
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
-import { contextOf, readDecoderConfig } from "../models/auto.ts";
+import { readModelConfig, shapeOf } from "../models/architectures.ts";
 import type { LoadedModel } from "../models/formats/hf_directory.ts";
 import { connectionHelp, modelNameOf } from "./banner.ts";
 import { contextLength, ModelRunner } from "./engine/runner.ts";
@@ -32,7 +32,7 @@ export async function checkServing(path: string, flags: ServeFlags): Promise<voi
         `--max-num-batched-tokens (${maxNumBatchedTokens}): lower the one or raise the other`,
     );
   }
-  contextLength(contextOf(await readDecoderConfig(path)), flags.maxModelLen);
+  contextLength(shapeOf(await readModelConfig(path)).max_position_embeddings, flags.maxModelLen);
   await assertCanListen(flags);
 }
 

@@ -1,15 +1,15 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
-import { createDecoder } from "../models/auto.ts";
-import { type LlamaConfig, tinyllmConfig } from "../models/config.ts";
+import { createModel } from "../models/architectures.ts";
 import { loadModel, loadWeights, readWeights, saveModel } from "../models/formats/hf_directory.ts";
 import { type HostTensor, hostTensor, writeSafetensors } from "../models/formats/safetensors.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
+import { type LlamaConfig, tinyllmConfig } from "../models/llama_config.ts";
 import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { decoderSettings } from "../train/model_settings.ts";
 import { fakeTokenizer } from "./serve_fake.ts";
@@ -43,7 +43,7 @@ function load(change: Record<string, HostTensor | null>, config = tiny(2), dtype
     if (tensor === null) changed.delete(name);
     else changed.set(name, tensor);
   }
-  loadWeights(createDecoder(config, dtype), changed);
+  loadWeights(createModel(config, dtype), changed);
 }
 const floats = (shape: number[], value: (i: number) => number) =>
   hostTensor(
@@ -126,6 +126,8 @@ it("loadModel refuses the same of a folder", async () => {
   const path = join(folder, "model");
   await saveModel(path, new LlamaForCausalLM(tiny(2)).init(1), fakeTokenizer());
   expect((await loadModel(path)).model.shape.num_hidden_layers).toBe(2);
+  const generation = JSON.parse(readFileSync(join(path, "generation_config.json"), "utf8"));
+  expect(generation).toEqual({ bos_token_id: 1, eos_token_id: 2 });
   await writeSafetensors(join(path, "model.safetensors"), weights);
   writeFileSync(join(path, "config.json"), JSON.stringify(new LlamaForCausalLM(tiny(1)).toHfConfig()));
   await expect(loadModel(path)).rejects.toThrow(/"model\.layers\.1\..*no place/);

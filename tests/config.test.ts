@@ -3,14 +3,14 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { KilnError } from "../core/errors.ts";
+import { parseModelConfig, readModelConfig } from "../models/architectures.ts";
 import {
+  type LlamaConfig,
   parseLlamaConfig,
-  readLlamaConfig,
   ropeInverseFrequencies,
   tinyllmConfig,
-  toGenerationConfig,
-  toHfConfig,
-} from "../models/config.ts";
+  toHfLlamaConfig,
+} from "../models/llama_config.ts";
 import {
   describeSettings,
   loadPretrainConfig,
@@ -44,26 +44,25 @@ describe("Llama config", () => {
   it.each(["models/llama", "curves/llama"])(
     "reads %s as transformers 5 wrote it and writes all of its keys",
     async (name) => {
-      const config = await readLlamaConfig(join(golden, name));
+      const config = (await readModelConfig(join(golden, name))) as LlamaConfig;
       expect(config).toMatchObject({ ...tiny, num_key_value_heads: 2, head_dim: 8, rms_norm_eps: 1e-6 });
       expect(config.rope_parameters).toEqual({ rope_type: "default", rope_theta: 10000 });
       const { transformers_version: _version, ...original } = JSON.parse(
         readFileSync(join(golden, name, "config.json"), "utf8"),
       );
-      expect(toHfConfig(config)).toMatchObject(original);
-      expect(toHfConfig(config)).toMatchObject({
+      expect(toHfLlamaConfig(config)).toMatchObject(original);
+      expect(toHfLlamaConfig(config)).toMatchObject({
         rope_theta: 10000,
         rope_scaling: null,
         torch_dtype: "float32",
       });
-      expect(toGenerationConfig(config)).toEqual({ bos_token_id: 1, eos_token_id: 2 });
     },
   );
 
   it.skipIf(!existsSync(stories))(
     "reads the legacy keys of a real model (skipped: no ../shared/data)",
     async () => {
-      const config = await readLlamaConfig(stories);
+      const config = (await readModelConfig(stories)) as LlamaConfig;
       expect(config).toMatchObject({
         hidden_size: 64,
         num_key_value_heads: 4,
@@ -105,8 +104,8 @@ describe("Llama config", () => {
     for (const spelling of spellings) {
       const config = parseLlamaConfig({ ...tiny, eos_token_id: [2, 3], ...spelling });
       expect(config.rope_parameters).toEqual(llama3);
-      expect(parseLlamaConfig(JSON.parse(JSON.stringify(toHfConfig(config))))).toEqual(config);
-      const { rope_parameters: _new, ...legacyOnly } = toHfConfig(config);
+      expect(parseLlamaConfig(JSON.parse(JSON.stringify(toHfLlamaConfig(config))))).toEqual(config);
+      const { rope_parameters: _new, ...legacyOnly } = toHfLlamaConfig(config);
       expect(parseLlamaConfig(legacyOnly)).toEqual(config);
     }
   });
@@ -167,7 +166,7 @@ describe("Llama config", () => {
     ["no vocabulary", { vocab_size: undefined }, "vocab_size is nothing; expected a number"],
     ["zero layers", { num_hidden_layers: 0 }, "num_hidden_layers is 0; expected at least 1"],
   ])("refuses %s in one line", (_label, change, message) => {
-    const attempt = () => parseLlamaConfig({ ...tiny, ...change }, "m/config.json");
+    const attempt = () => parseModelConfig({ ...tiny, ...change }, "m/config.json");
     expect(attempt).toThrow(KilnError);
     expect(attempt).toThrow(/^m\/config\.json: [^\n]*$/);
     expect(attempt).toThrow(message);

@@ -3,8 +3,8 @@ import { grads } from "../core/autograd.ts";
 import { seedWords } from "../core/random.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import { attention, mul, openDevice, sum } from "../kernels/index.ts";
-import { createDecoder, parseDecoderConfig } from "../models/auto.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
+import { createModel, parseModelConfig } from "../models/architectures.ts";
+import type { CausalLM } from "../models/decoder.ts";
 import { attentionWithDropout, type DropoutRates, normalValues, PassDropout } from "../nn/index.ts";
 import type { Batch } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
@@ -91,8 +91,8 @@ describe("attention with dropout", () => {
 const length = 16;
 const rates = { attn_pdrop: 0.2, resid_pdrop: 0.3, embd_pdrop: 0.25 };
 const gpt2 = (changes = {}) =>
-  createDecoder(
-    parseDecoderConfig({
+  createModel(
+    parseModelConfig({
       model_type: "gpt2",
       vocab_size: 50,
       n_embd: 16,
@@ -105,8 +105,8 @@ const gpt2 = (changes = {}) =>
     }),
   ).init(1);
 const llama = () =>
-  createDecoder(
-    parseDecoderConfig({
+  createModel(
+    parseModelConfig({
       vocab_size: 50,
       hidden_size: 16,
       intermediate_size: 32,

@@ -6,11 +6,11 @@ import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { type FusedLinearAttrs, inputNames } from "../kernels/fused_linear/inputs.ts";
 import { fusedLinearOp, fusedQkvOp, narrow, openDevice, suitsFusion } from "../kernels/index.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
-import { tinyllmConfig } from "../models/config.ts";
+import type { CausalLM } from "../models/decoder.ts";
 import { GPT2LMHeadModel } from "../models/gpt2.ts";
 import { parseGpt2Config } from "../models/gpt2_config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
+import { tinyllmConfig } from "../models/llama_config.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 import { runSample, sampleInputs, worstRatio } from "./support/ops_harness.ts";
 

@@ -10,9 +10,8 @@ import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice, openReference } from "../kernels/index.ts";
-import { createDecoder, parseDecoderConfig, readDecoderConfig } from "../models/auto.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
-import { parseLlamaConfig } from "../models/config.ts";
+import { createModel, parseModelConfig, readModelConfig } from "../models/architectures.ts";
+import type { CausalLM } from "../models/decoder.ts";
 import { loadModel, loadWeights, readWeights, saveModel } from "../models/formats/hf_directory.ts";
 import {
   type HostTensor,
@@ -24,6 +23,7 @@ import {
 } from "../models/formats/safetensors.ts";
 import { GPT2LMHeadModel } from "../models/gpt2.ts";
 import { gpt2Overrides, parseGpt2Config } from "../models/gpt2_config.ts";
+import { parseLlamaConfig } from "../models/llama_config.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
 import { argmax } from "../serve/engine/sampler.ts";
 import { type GenerateOptions, TextGenerator } from "../serve/text/text_generator.ts";
@@ -50,7 +50,7 @@ afterEach(() => setDevice(gpu));
 const json = (path: string) => JSON.parse(readFileSync(path, "utf8"));
 
 async function load(path: string): Promise<CausalLM> {
-  const model = createDecoder(await readDecoderConfig(path));
+  const model = createModel(await readModelConfig(path));
   loadWeights(model, await readModelWeights(path));
   return model;
 }
@@ -88,7 +88,7 @@ const tiny = { model_type: "gpt2", vocab_size: 97, n_positions: 64, n_embd: 48, 
 describe("GPT-2 config", () => {
   it.each(["models/gpt2", "curves/gpt2"])("reads %s as transformers wrote it and writes it back", (name) => {
     const file = json(join(golden, name, "config.json"));
-    const config = parseDecoderConfig(file);
+    const config = parseModelConfig(file);
     expect(config).toMatchObject({ ...tiny, n_inner: null, layer_norm_epsilon: 1e-5 });
     const written = new GPT2LMHeadModel(parseGpt2Config(file)).toHfConfig();
     const { transformers_version: _version, ...original } = file;
@@ -96,7 +96,7 @@ describe("GPT-2 config", () => {
       // What only the heads for classification use.
       if (!key.startsWith("summary_")) expect(written[key], key).toEqual(value);
     }
-    expect(parseDecoderConfig(JSON.parse(JSON.stringify(written)))).toEqual(config);
+    expect(parseModelConfig(JSON.parse(JSON.stringify(written)))).toEqual(config);
   });
 
   it("fills in the defaults of transformers: the smallest published GPT-2", () => {
@@ -129,7 +129,7 @@ describe("GPT-2 config", () => {
     ["text for a number", { n_layer: "three" }, 'n_layer is "three"; expected a number'],
     ["another model", { model_type: "gptj" }, 'model_type is "gptj"; kiln can load llama, gpt2'],
   ])("refuses %s in one line", (_label, change, message) => {
-    const attempt = () => parseDecoderConfig({ ...tiny, ...change }, "m/config.json");
+    const attempt = () => parseModelConfig({ ...tiny, ...change }, "m/config.json");
     expect(attempt).toThrow(KilnError);
     expect(attempt).toThrow(/^m\/config\.json: [^\n]*$/);
     expect(attempt).toThrow(message);
@@ -231,7 +231,7 @@ describe("GPT-2 against transformers", () => {
       old.set(name.replace("transformer.", ""), value);
     old.set("h.0.attn.bias", hostTensor("F32", [1, 1, 2, 2], new Float32Array(4)));
     old.set("h.0.attn.masked_bias", hostTensor("F32", [], new Float32Array(1)));
-    const model = createDecoder(await readDecoderConfig(path));
+    const model = createModel(await readModelConfig(path));
     loadWeights(model, old);
     const input = expected.get("input_ids")!;
     const logits = await logitsOf(model, toInt32(input), input.shape[0]);

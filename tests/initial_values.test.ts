@@ -5,9 +5,9 @@ import { ReferenceDevice } from "../core/reference_device.ts";
 import { full, type Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
-import { createDecoder } from "../models/auto.ts";
-import { tinyllmConfig } from "../models/config.ts";
+import { createModel } from "../models/architectures.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
+import { tinyllmConfig } from "../models/llama_config.ts";
 import { Conv1D, Embedding, LayerNorm, Linear, manualSeed, RmsNorm } from "../nn/index.ts";
 
 // A new layer holds what its class says, whatever the memory held before.
@@ -83,7 +83,7 @@ it("a model to be loaded draws nothing, and one that is not holds no memory of o
     num_attention_heads: 2,
   });
   const { dispatches } = gpu.recorder;
-  const room = createDecoder(config);
+  const room = createModel(config);
   expect(gpu.recorder.dispatches).toBe(dispatches);
   dispose(room.parameters());
   for (const [name, parameter] of new LlamaForCausalLM(config).namedParameters()) {

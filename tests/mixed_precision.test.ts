@@ -11,8 +11,13 @@ import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { cast, globalNorm, linearCrossEntropy, mul, openDevice, openReference } from "../kernels/index.ts";
-import { assertComputeDtype, createDecoder, type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
-import { tinyllmConfig } from "../models/config.ts";
+import {
+  assertComputeDtype,
+  createModel,
+  type ModelConfig,
+  parseModelConfig,
+} from "../models/architectures.ts";
+import { tinyllmConfig } from "../models/llama_config.ts";
 import { PagedDecoder, type PagedItem } from "../models/paged_decoder.ts";
 import { type ComputeDtype, Linear } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
@@ -186,12 +191,8 @@ const config = () =>
     max_position_embeddings: 64,
   });
 
-function newTrainer(
-  dtype: ComputeDtype,
-  lossScale: LossScaleOptions = {},
-  decoder: DecoderConfig = config(),
-) {
-  const model = createDecoder(decoder).computeIn(dtype).init(7);
+function newTrainer(dtype: ComputeDtype, lossScale: LossScaleOptions = {}, decoder: ModelConfig = config()) {
+  const model = createModel(decoder).computeIn(dtype).init(7);
   const optimizer = new AdamW(model.namedParameters(), {
     betas: [0.9, 0.95],
     weightDecay: 0.1,
@@ -250,7 +251,7 @@ describe("training in f16", () => {
   it("trains a GPT-2: its biases, norms, positions and dropout too, as float64 does", async (context) => {
     needsF16(context);
     const sizes = { n_embd: 32, n_layer: 1, n_head: 2, n_positions: 64, vocab_size: vocabulary };
-    const decoder = parseDecoderConfig({ model_type: "gpt2", ...sizes, attn_pdrop: 0.2 });
+    const decoder = parseModelConfig({ model_type: "gpt2", ...sizes, attn_pdrop: 0.2 });
     const [first, second] = Array.from({ length: 2 }, batches());
     const run = async () => {
       const trainer = newTrainer("f16", {}, decoder);
@@ -379,10 +380,10 @@ describe("answering in f16", () => {
     const wide = { ...config(), initializer_range: 0.3, num_key_value_heads: 1 };
     const sizes = { numBlocks: 12, blockSize: 8, maxSequences: 4, maxBlocksPerSequence: 4 };
     const bytes = gpu.bytesInUse;
-    const model = createDecoder(wide, "f16").init(3);
+    const model = createModel(wide, "f16").init(3);
     const decoder = new PagedDecoder(model, sizes);
     const half = gpu.bytesInUse - bytes;
-    const exact = createDecoder(wide).init(3);
+    const exact = createModel(wide).init(3);
     exact.newCache(sizes.numBlocks, sizes.blockSize);
     expect(half / (gpu.bytesInUse - bytes - half)).toBeLessThan(0.6);
     expect([model.computeDtype, exact.computeDtype]).toEqual(["f16", "f32"]);

@@ -5,8 +5,8 @@ import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice, openReference } from "../kernels/index.ts";
-import { tinyllmConfig } from "../models/config.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
+import { tinyllmConfig } from "../models/llama_config.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import {
   type Batch,

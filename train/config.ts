@@ -4,6 +4,7 @@ import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import { z } from "zod";
 import { KilnError } from "../core/errors.ts";
 import { readText } from "../core/platform/files.ts";
+import { presets } from "../models/architectures.ts";
 import { parseWith, unwrap } from "../models/formats/validation.ts";
 import { SCHEDULE_NAMES } from "./optimizers/schedules.ts";
 
@@ -71,13 +72,10 @@ const tokenizer = z
   .prefault({})
   .describe("how text becomes tokens");
 
-/** Longest contexts of the presets, in tokens. */
-export const PRESET_POSITIONS = { tinyllm: 512, gpt2: 1024 } as const;
-
 const model = z
   .strictObject({
     preset: z
-      .enum(["tinyllm", "gpt2"])
+      .enum(Object.keys(presets) as (keyof typeof presets)[])
       .default("tinyllm")
       .describe("the shape that the keys below change: a small Llama, or GPT-2 small"),
     init_from: z
@@ -230,7 +228,9 @@ export const pretrainSchema = z
     if (file !== undefined && init_from !== undefined)
       complain(["model", "init_from"], "give it or model.config, not both");
     const isPreset = file === undefined && init_from === undefined;
-    const longest = isPreset ? (max_position_embeddings ?? PRESET_POSITIONS[preset]) : Infinity;
+    const longest = isPreset
+      ? (max_position_embeddings ?? presets[preset].max_position_embeddings)
+      : Infinity;
     if (sequence_length > longest) {
       const message = `${sequence_length} is longer than model.max_position_embeddings, which is ${longest}`;
       complain(["train", "sequence_length"], message);

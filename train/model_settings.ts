@@ -3,18 +3,26 @@ import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KilnError } from "../core/errors.ts";
 import { readJson } from "../core/platform/files.ts";
-import { type DecoderConfig, parseDecoderConfig } from "../models/auto.ts";
-import { tinyllmConfig } from "../models/config.ts";
-import { gpt2Overrides, gpt2PresetConfig } from "../models/gpt2_config.ts";
+import {
+  architectures,
+  type ModelConfig,
+  type ModelType,
+  modelTypeOf,
+  parseModelConfig,
+  presets,
+} from "../models/architectures.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import { PRESET_POSITIONS, type PretrainConfig } from "./config.ts";
+import type { PretrainConfig } from "./config.ts";
 import { checksumFile, damageOf, newestCheckpoint } from "./run_files.ts";
 
 /** What the `model.*` settings come to: a preset, a config file, or a model to start from. */
 
 /** Longest context of a preset, in tokens. */
 export function maxPositions({ model, train }: PretrainConfig): number {
-  return model.max_position_embeddings ?? Math.max(PRESET_POSITIONS[model.preset], train.sequence_length);
+  return (
+    model.max_position_embeddings ??
+    Math.max(presets[model.preset].max_position_embeddings, train.sequence_length)
+  );
 }
 
 /**
@@ -44,7 +52,7 @@ export async function decoderSettings(
   config: PretrainConfig,
   tokenizer: Tokenizer,
   origin: string | null,
-): Promise<DecoderConfig> {
+): Promise<ModelConfig> {
   const { model } = config;
   const special = {
     bos_token_id: tokenizer.bosId,
@@ -53,42 +61,21 @@ export async function decoderSettings(
   };
   if (origin) return originSettings(config, tokenizer, origin);
   if (model.config) {
-    const file = (await readJson(model.config)) as { model_type?: unknown };
-    return parseDecoderConfig(
-      { ...file, ...shapeSettings(model, file.model_type), ...special },
-      model.config,
-    );
+    const file = (await readJson(model.config)) as object;
+    const overrides = shapeSettings(model, modelTypeOf(file, model.config));
+    return parseModelConfig({ ...file, ...overrides, ...special }, model.config);
   }
-  if (model.preset === "gpt2") {
-    const positions = { n_positions: maxPositions(config) };
-    return gpt2PresetConfig({ ...positions, ...shapeSettings(model, "gpt2"), ...special });
-  }
-  const positions = { max_position_embeddings: maxPositions(config) };
-  return tinyllmConfig({ ...positions, ...shapeSettings(model, "llama"), ...special });
+  const preset = presets[model.preset];
+  const sized = { ...model, max_position_embeddings: maxPositions(config) };
+  return preset.config({ ...shapeSettings(sized, preset.model_type), ...special });
 }
 
-/** The settings that say something about the shape, under the names that a config.json of this type has. */
-function shapeSettings(model: PretrainConfig["model"], type: unknown): Record<string, unknown> {
-  const { preset: _p, config: _c, init_from: _i, rope_theta, bias, dropout, ...others } = model;
+/** The settings that decide the shape, under the names that a config.json of this type has. */
+function shapeSettings(model: PretrainConfig["model"], type: ModelType): Record<string, unknown> {
+  const { preset: _p, config: _c, init_from: _i, dropout, ...others } = model;
   const { attn_pdrop = dropout, resid_pdrop = dropout, embd_pdrop = dropout, ...sizes } = others;
-  const attention = type === "gpt2" ? { attn_pdrop } : { attention_dropout: attn_pdrop };
-  // In every spelling, so that it contradicts none that a file has.
-  const rope =
-    rope_theta === undefined
-      ? {}
-      : { rope_theta, rope_scaling: null, rope_parameters: { rope_type: "default", rope_theta } };
-  const settings = Object.entries({
-    ...sizes,
-    ...rope,
-    bias,
-    ...attention,
-    resid_pdrop,
-    embd_pdrop,
-  }).filter(([, value]) => value !== undefined);
-  if (type === "gpt2") return gpt2Overrides(Object.fromEntries(settings));
-  if (bias !== undefined)
-    throw new KilnError("a Llama has no bias; leave it out", { code: "config_invalid" });
-  return Object.fromEntries(settings);
+  const settings = Object.entries({ ...sizes, attn_pdrop, resid_pdrop, embd_pdrop });
+  return architectures[type].overrides(Object.fromEntries(settings.filter(([, v]) => v !== undefined)));
 }
 
 /** What may differ from the model that a run starts from: trained weights mean the same with it. */
@@ -98,10 +85,10 @@ async function originSettings(
   { model }: PretrainConfig,
   tokenizer: Tokenizer,
   origin: string,
-): Promise<DecoderConfig> {
+): Promise<ModelConfig> {
   const path = join(origin, "config.json");
   const file = (await readJson(path)) as Record<string, unknown>;
-  const has = parseDecoderConfig(file, path) as DecoderConfig & Record<string, unknown>;
+  const has = parseModelConfig(file, path) as ModelConfig & Record<string, unknown>;
   const asked = shapeSettings(model, has.model_type);
   for (const [key, value] of Object.entries(asked)) {
     const own = has[key] ?? (key === "bias" ? true : undefined);
@@ -122,5 +109,5 @@ async function originSettings(
       { code: "config_invalid" },
     );
   }
-  return parseDecoderConfig({ ...file, ...asked }, path);
+  return parseModelConfig({ ...file, ...asked }, path);
 }

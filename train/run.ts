@@ -66,7 +66,7 @@ export interface PretrainResult {
 export interface Run {
   options: PretrainOptions;
   config: PretrainConfig;
-  state: RunState;
+  state: RunState & { model: CausalLM };
   trainer: Trainer;
   data: TrainingData;
   validation: Validation;

@@ -12,7 +12,6 @@ import {
   writeJson,
 } from "../core/platform/files.ts";
 import type { Tensor } from "../core/tensor.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
 import { loadWeights, readTensors, writeModelFiles } from "../models/formats/hf_directory.ts";
 import {
   readModelWeights,
@@ -20,6 +19,7 @@ import {
   toFloat32,
   writeSafetensors,
 } from "../models/formats/safetensors.ts";
+import type { Model } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
 
@@ -39,7 +39,7 @@ export interface TrainerState {
 
 /** What a checkpoint is made of: a model directory that others can load, plus what only training needs. */
 export interface RunState {
-  model: CausalLM;
+  model: Model;
   tokenizer: Tokenizer;
   /** What the optimizer and the trainer keep, by name. */
   tensors: ReadonlyMap<string, Tensor>;

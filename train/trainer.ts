@@ -5,7 +5,7 @@ import { seedWords } from "../core/random.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import { addInto, assignInto, globalNorm, reshape } from "../kernels/index.ts";
-import type { CausalLM } from "../models/causal_lm.ts";
+import type { Model } from "../models/model.ts";
 import type { Batch } from "./data/index.ts";
 import type { Optimizer } from "./optimizers/index.ts";
 import { type LossScaleOptions, LossScaler } from "./optimizers/loss_scaler.ts";
@@ -44,7 +44,7 @@ export interface TrainerOptions {
  * scale, so that they fit f16, and are added up, clipped and applied to f32 weights in f32.
  */
 export class Trainer {
-  readonly model: CausalLM;
+  readonly model: Model;
   readonly optimizer: Optimizer;
   /** What derivatives are taken by: the parameters or, in mixed precision, their f16 copies. */
   readonly #leaves: Tensor[];
@@ -61,7 +61,7 @@ export class Trainer {
   readonly #finish: Compiled<[], UpdateResult>;
   readonly #lossOf: (...args: Tensor[]) => Tensor;
 
-  constructor(model: CausalLM, optimizer: Optimizer, options: TrainerOptions) {
+  constructor(model: Model, optimizer: Optimizer, options: TrainerOptions) {
     this.model = model;
     this.optimizer = optimizer;
     this.#leaves = [...model.trainedParameters().values()].map((p) => p.compute);

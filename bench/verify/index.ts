@@ -3,6 +3,7 @@ import { KilnError } from "../../core/errors.ts";
 import { describe } from "../../core/platform/adapter.ts";
 import { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { openDevice } from "../../kernels/index.ts";
+import { architectures, isModelType } from "../../models/architectures.ts";
 import { type CurveExpectation, verifyCurve } from "./curves.ts";
 import { type Folder, readJsonFile, walk } from "./fixture.ts";
 import { type ModelExpectation, verifyDecoder } from "./models.ts";
@@ -75,11 +76,7 @@ async function verifyExpected(report: Report, folder: Folder): Promise<void> {
   const config = folder.files.includes("config.json") ? readJsonFile(folder, "config.json") : null;
   const type = (config as { model_type?: unknown } | null)?.model_type;
   const expected = readJsonFile(folder, "expected.json") as ModelExpectation | CurveExpectation;
-  const decoders = new Map<unknown, string>([
-    ["llama", "LlamaForCausalLM"],
-    ["gpt2", "GPT2LMHeadModel"],
-  ]);
-  const known = decoders.get(type);
+  const known = isModelType(type) ? architectures[type].className : undefined;
   if (known === undefined || (expected.class ?? known) !== known) {
     report.skip(folder.name || "model", `${typeof type === "string" ? type : "an adapter"}: ${later}`);
   } else if ("losses" in expected) await verifyCurve(report, folder, expected);

@@ -4,10 +4,11 @@ import { KilnError } from "../../core/errors.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import { mul } from "../../kernels/index.ts";
-import { createDecoder, readDecoderConfig } from "../../models/auto.ts";
-import type { CausalLM, TokenBatch } from "../../models/causal_lm.ts";
+import { createModel, readModelConfig } from "../../models/architectures.ts";
+import type { CausalLM } from "../../models/decoder.ts";
 import { loadWeights } from "../../models/formats/hf_directory.ts";
 import { readModelWeights } from "../../models/formats/safetensors.ts";
+import type { TokenBatch } from "../../models/model.ts";
 import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
 import { argmax } from "../../serve/engine/sampler.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
@@ -33,7 +34,7 @@ const share = 1e-3;
 
 /** Loads a decoder's directory: shape and weights, no tokenizer. */
 export async function loadDecoder(path: string): Promise<CausalLM> {
-  const model = createDecoder(await readDecoderConfig(path));
+  const model = createModel(await readModelConfig(path));
   loadWeights(model, await readModelWeights(path));
   return model;
 }

@@ -6,8 +6,9 @@ import { atomicWriteDirectory, currentDirectory, writeJson } from "../../core/pl
 import type { Tensor } from "../../core/tensor.ts";
 import type { ComputeDtype, Module } from "../../nn/index.ts";
 import { Tokenizer } from "../../tokenizer/index.ts";
-import { assertComputeDtype, createDecoder, readDecoderConfig } from "../auto.ts";
-import type { CausalLM } from "../causal_lm.ts";
+import { assertComputeDtype, createModel, readModelConfig, shapeOf } from "../architectures.ts";
+import type { CausalLM } from "../decoder.ts";
+import type { Model } from "../model.ts";
 import {
   type HostDtype,
   type HostTensor,
@@ -32,9 +33,9 @@ export interface LoadedModel {
 export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
   assertComputeDtype(dtype, "use --dtype f32");
   const directory = await currentDirectory(path);
-  const config = await readDecoderConfig(directory);
-  const width = config.model_type === "gpt2" ? config.n_embd : config.hidden_size;
-  const largest = config.vocab_size * width * byteSize(dtype);
+  const config = await readModelConfig(directory);
+  const { vocab_size, hidden_size } = shapeOf(config);
+  const largest = vocab_size * hidden_size * byteSize(dtype);
   if (largest > device().profile.maxBindingBytes) {
     const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
     throw new KilnError(
@@ -44,13 +45,11 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
     );
   }
   const tokenizer = Tokenizer.load(directory);
-  const model = createDecoder(config, dtype);
+  const model = createModel(config, dtype);
   loadWeights(model, await readModelWeights(directory));
   return { model, tokenizer, directory };
 }
 
-/** Tensors of old versions that hold no weights: masks, and rotary frequencies, which the config gives. */
-const BUFFERS = /(\.attn\.(masked_)?bias|rotary_emb\.inv_freq)$/;
 const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
 
 /**
@@ -59,20 +58,21 @@ const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
  * holds no floating-point numbers or one that is not finite (f16: too large for it), and for one that the model has no
  * place for, since a config that describes fewer layers or no biases would then answer with half a model.
  */
-export function loadWeights(model: CausalLM, weights: ReadonlyMap<string, HostTensor>): void {
+export function loadWeights(model: Model<never>, weights: ReadonlyMap<string, HostTensor>): void {
   const parameters = model.namedParameters();
+  const { prefix, buffers, tied } = model.checkpointNames;
   const fileName = (name: string) =>
-    !weights.has(name) && name.startsWith(model.prefix) ? name.slice(model.prefix.length) : name;
+    !weights.has(name) && name.startsWith(prefix) ? name.slice(prefix.length) : name;
   const used = new Set([...parameters.keys()].map(fileName));
-  const unused = [...weights.keys()].filter((name) => !used.has(name) && !BUFFERS.test(name));
-  const [headName] = [...parameters].find(([, parameter]) => parameter === model.headWeight)!;
-  const tied = weights.get(fileName(headName));
-  for (const name of unused) {
-    if (name === "lm_head.weight" && tied) assertTied(weights.get(name)!, tied, fileName(headName));
-    else
+  for (const [name, tensor] of weights) {
+    if (used.has(name) || buffers.test(name)) continue;
+    const twin = Object.hasOwn(tied, name) ? fileName(tied[name]) : "";
+    const original = weights.get(twin);
+    if (!original)
       throw misfit(
         `has ${quoted(name)}, for which the model of config.json has no place; correct config.json`,
       );
+    assertTied(name, tensor, twin, original);
   }
   model.loadParameters((name) => {
     const found = weights.get(fileName(name));
@@ -86,11 +86,11 @@ function misfit(problem: string): KilnError {
 }
 
 /** A tied model has one matrix for embedding and head; a checkpoint may hold it twice. */
-function assertTied(head: HostTensor, embedding: HostTensor, name: string): void {
-  const [a, b] = [toFloat32(head), toFloat32(embedding)];
+function assertTied(name: string, tensor: HostTensor, twin: string, original: HostTensor): void {
+  const [a, b] = [toFloat32(tensor), toFloat32(original)];
   if (a.length === b.length && a.every((value, i) => value === b[i])) return;
   throw misfit(
-    `has an lm_head.weight that differs from ${quoted(name)}, but config.json says tie_word_embeddings; ` +
+    `has a ${name} that differs from ${quoted(twin)}, but config.json says tie_word_embeddings; ` +
       "set that to false, or remove the tensor",
   );
 }
@@ -140,18 +140,19 @@ export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise
 }
 
 /** Writes a Hugging Face directory that transformers, vLLM and llama.cpp's converter load, all or nothing. */
-export async function saveModel(directory: string, model: CausalLM, tokenizer: Tokenizer): Promise<void> {
+export async function saveModel(directory: string, model: Model<never>, tokenizer: Tokenizer): Promise<void> {
   await atomicWriteDirectory(directory, (temporary) => writeModelFiles(temporary, model, tokenizer));
 }
 
 /** The files of a model directory, into a directory that exists. */
 export async function writeModelFiles(
   directory: string,
-  model: CausalLM,
+  model: Model<never>,
   tokenizer: Tokenizer,
 ): Promise<void> {
   await writeSafetensors(join(directory, "model.safetensors"), await readWeights(model));
   await writeJson(join(directory, "config.json"), model.toHfConfig());
-  await writeJson(join(directory, "generation_config.json"), model.toGenerationConfig());
+  for (const [name, value] of Object.entries(model.extraFiles()))
+    await writeJson(join(directory, name), value);
   tokenizer.save(directory);
 }

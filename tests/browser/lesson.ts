@@ -1,5 +1,5 @@
-import { tinyllmConfig } from "../../models/config.ts";
 import { LlamaForCausalLM } from "../../models/llama.ts";
+import { tinyllmConfig } from "../../models/llama_config.ts";
 import type { Batch } from "../../train/data/index.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
 import { Trainer } from "../../train/trainer.ts";

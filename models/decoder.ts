@@ -1,0 +1,117 @@
+import { persist } from "../core/device.ts";
+import { type Tensor, zeros } from "../core/tensor.ts";
+import {
+  fusedLinear,
+  indexSelect,
+  linear,
+  linearCrossEntropy,
+  reshape,
+  suitsFusion,
+} from "../kernels/index.ts";
+import {
+  type LayerCache,
+  type LayerNorm,
+  type PagedContext,
+  type Parameter,
+  PassDropout,
+  type RmsNorm,
+  type SequenceContext,
+} from "../nn/index.ts";
+import type { SpecialTokens } from "./config.ts";
+import { Model, type ModelShape, type TokenBatch } from "./model.ts";
+
+/** The sizes that a paged cache needs besides those of any model. */
+export interface DecoderShape extends ModelShape {
+  /** Heads whose keys and values are kept. */
+  num_key_value_heads: number;
+  head_dim: number;
+}
+
+/** A block of a decoder: [..., hidden_size] to the same shape. */
+export interface DecoderBlock {
+  forward(x: Tensor, context: SequenceContext): Tensor;
+  /** The same for the tokens of a mixed batch, each with the same bits in any batch. */
+  forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor;
+}
+
+/**
+ * A decoder with a language-model head: embedding, blocks, a norm, a matrix to logits. An architecture says what these
+ * are; the passes over whole rows (training) and over a paged cache (serving) are the same for all.
+ */
+export abstract class CausalLM extends Model {
+  abstract override readonly config: { readonly model_type: string } & SpecialTokens;
+  abstract override readonly shape: DecoderShape;
+  /** [vocab_size, hidden_size]: the matrix that turns hidden states into logits. */
+  abstract readonly headWeight: Parameter;
+  protected abstract readonly blocks: readonly DecoderBlock[];
+  protected abstract readonly finalNorm: RmsNorm | LayerNorm;
+  /** The input of the first block, [..., hidden_size], from ids and positions [...]. */
+  protected abstract embed(tokens: Tensor, positions: Tensor): Tensor;
+
+  /** With the special tokens that generation needs. */
+  override extraFiles(): Record<string, unknown> {
+    const { bos_token_id, eos_token_id, pad_token_id } = this.config;
+    const padding = pad_token_id === null ? {} : { pad_token_id };
+    return { "generation_config.json": { bos_token_id, eos_token_id, ...padding } };
+  }
+
+  /** Hidden states [B, T, hidden_size] after the final norm; `each` sees the input of every block and the result. */
+  hidden(tokens: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
+    const embedded = this.embed(tokens, context.positions);
+    let x = context.dropout?.apply(embedded, "embedding") ?? embedded;
+    for (const block of this.blocks) {
+      each?.(x);
+      x = block.forward(x, context);
+    }
+    const out = this.finalNorm.forward(x);
+    each?.(out);
+    return out;
+  }
+
+  /** Logits [B, T, vocab_size]: for tests and small batches; training uses `loss`, which never holds them all. */
+  logits(hidden: Tensor): Tensor {
+    return linear(hidden, this.headWeight.compute, null, { outDtype: "f32" });
+  }
+
+  /** Sum of -log p(target) over the supervised places. */
+  loss(batch: TokenBatch, upstream?: Tensor): Tensor {
+    const { dropoutKey } = batch;
+    const dropout = dropoutKey && new PassDropout(dropoutKey, this.dropoutRates);
+    const hidden = this.hidden(batch.tokens, { ...batch, dropout });
+    const [rows, length, width] = hidden.shape as [number, number, number];
+    const flat = reshape(hidden, [rows * length, width]);
+    return linearCrossEntropy(flat, this.headWeight.compute, reshape(batch.targets, [rows * length]), {
+      ignoreIndex: -100,
+      upstream,
+    }).loss;
+  }
+
+  /**
+   * Logits [R, vocab_size] of the tokens numbered `rows` [R] in a mixed batch of N tokens, whose keys and values are
+   * added to the cache on the way.
+   */
+  logitsPaged(tokens: Tensor, cache: readonly LayerCache[], context: PagedContext, rows: Tensor): Tensor {
+    let x = this.embed(tokens, context.positions);
+    this.blocks.forEach((block, i) => {
+      x = block.forwardPaged(x, cache[i], context);
+    });
+    const { finalNorm } = this;
+    const weight = this.headWeight.compute;
+    if (suitsFusion(x.device.profile, x.shape[1]))
+      return fusedLinear(x, [weight], { norm: finalNorm.norm, chosen: rows, outDtype: "f32" });
+    const chosen = finalNorm.forward(indexSelect(x, 0, rows));
+    return linear(chosen, weight, null, { batchInvariant: true, outDtype: "f32" });
+  }
+
+  /** Empty keys and values for `numBlocks` blocks of `blockSize` tokens. */
+  newCache(numBlocks: number, blockSize: number): LayerCache[] {
+    const { num_hidden_layers, num_key_value_heads, head_dim } = this.shape;
+    const shape = [numBlocks, blockSize, num_key_value_heads, head_dim];
+    return persist(
+      Array.from({ length: num_hidden_layers }, () => ({
+        key: zeros(shape, this.computeDtype),
+        value: zeros(shape, this.computeDtype),
+      })),
+    );
+  }
+}

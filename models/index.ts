@@ -1,0 +1,24 @@
+/** `kiln/models`: architectures, their configs, and the directories and files that hold them. */
+export * from "./architectures.ts";
+export { CausalLM, type DecoderShape } from "./decoder.ts";
+export { type LoadedModel, loadModel, loadWeights, readWeights, saveModel } from "./formats/hf_directory.ts";
+export {
+  type HostDtype,
+  type HostTensor,
+  hostTensor,
+  openSafetensors,
+  parseSafetensors,
+  readModelWeights,
+  readSafetensors,
+  type SafetensorsFile,
+  serializeSafetensors,
+  toFloat32,
+  toInt32,
+  writeSafetensors,
+} from "./formats/safetensors.ts";
+export { GPT2LMHeadModel } from "./gpt2.ts";
+export { type GPT2Config, gpt2PresetConfig, parseGpt2Config } from "./gpt2_config.ts";
+export { LlamaForCausalLM } from "./llama.ts";
+export { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
+export { Model, type ModelShape, type TokenBatch } from "./model.ts";
+export { PagedDecoder, type PagedItem, type PagedSizes } from "./paged_decoder.ts";
