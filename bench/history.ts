@@ -1,9 +1,11 @@
 import { appendFile, mkdir } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { KilnError } from "../core/errors.ts";
+import { packageRoot } from "../core/platform/package_node.ts";
 import type { BenchReport } from "./report.ts";
 
-export const historyFolder = new URL("./history/", import.meta.url);
+export const historyFolder = pathToFileURL(join(packageRoot, "bench/history/"));
 
 /** Runs with equal keys may be compared: the same adapter, driver and toggles, bounds checks among them. */
 export function historyKey({ adapter }: BenchReport): string {

@@ -1,8 +1,7 @@
 // kiln as a peer of a benchmark that runs many libraries side by side, each in its own process: `run.mjs --ours FILE`.
 // `open` gives named tasks; a task prepares its data and returns `run`, which does one unit of work and waits for it.
-import { register } from "tsx/esm/api";
+import { load } from "../bin/load.mjs";
 
-register();
 
 /** The benchmark chooses drivers by environment, and by default drops bounds checks for everyone. */
 function followEnvironment() {
@@ -17,12 +16,12 @@ function followEnvironment() {
 export async function open(_mode, { TINY, cap }) {
   followEnvironment();
   const { version } = (await import("../package.json", { with: { type: "json" } })).default;
-  const k = await import("../kernels/index.ts");
-  const { compile } = await import("../core/compile.ts");
-  const { scope } = await import("../core/device.ts");
-  const { noGrad } = await import("../core/tape.ts");
-  const { tensor } = await import("../core/tensor.ts");
-  const { values } = await import("./data.ts");
+  const k = await load("kernels/index");
+  const { compile } = await load("core/compile");
+  const { scope } = await load("core/device");
+  const { noGrad } = await load("core/tape");
+  const { tensor } = await load("core/tensor");
+  const { values } = await load("bench/data");
   const device = await k.openDevice();
   cap.adapter = { info: device.description };
   cap.device = device.gpu;
@@ -101,10 +100,10 @@ function kernelTasks(k, op, random) {
 
 /** TinyLLM as kiln has it, a Llama: SwiGLU and rotary positions where the others have GELU and learned ones. */
 async function trainTask({ V, D, L, H, T, B, lr, b1, b2, eps, wd }) {
-  const { tinyllmConfig } = await import("../models/config.ts");
-  const { LlamaForCausalLM } = await import("../models/llama.ts");
-  const { AdamW } = await import("../train/optimizers/index.ts");
-  const { Trainer } = await import("../train/trainer.ts");
+  const { tinyllmConfig } = await load("models/config");
+  const { LlamaForCausalLM } = await load("models/llama");
+  const { AdamW } = await load("train/optimizers/index");
+  const { Trainer } = await load("train/trainer");
   const config = tinyllmConfig({
     vocab_size: V,
     hidden_size: D,

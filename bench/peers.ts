@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
+import { packageRoot } from "../core/platform/package_node.ts";
 import type { Timing } from "./measure.ts";
 
 /** Module in bench/peers, the npm package that it drives, and the operations that it has. */
@@ -92,7 +93,7 @@ export class Peers {
 }
 
 function isInstalled(name: string | null): boolean {
-  return name === null || existsSync(new URL(`./node_modules/${name}/package.json`, import.meta.url));
+  return name === null || existsSync(join(packageRoot, "bench/node_modules", name, "package.json"));
 }
 
 interface Answer extends Partial<Timing> {
@@ -109,7 +110,7 @@ class PeerProcess {
   #wake: () => void = () => {};
 
   constructor(module: string) {
-    const script = fileURLToPath(new URL("./peers/child.mjs", import.meta.url));
+    const script = join(packageRoot, "bench/peers/child.mjs");
     this.#child = spawn(process.execPath, [script, module], { stdio: ["pipe", "pipe", "ignore"] });
     this.#child.stdin!.on("error", () => {}); // its end is heard of by "close"
     const end = (ending: string) => {

@@ -2,8 +2,8 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { loadavg } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { type AdapterDescription, describe } from "../core/platform/adapter.ts";
+import { packageRoot } from "../core/platform/package_node.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
 import type { Row } from "./rows/row.ts";
@@ -87,8 +87,6 @@ export function header(run: RunHead): string {
   ].join("\n");
 }
 
-const root = fileURLToPath(new URL("..", import.meta.url));
-
 /**
  * The commit that is checked out, with a mark when the tree differs from it. `KILN_COMMIT` says it where the sources were
  * copied without their history; without git, the files of `.git` are read, and the mark cannot be given.
@@ -96,13 +94,13 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 export function commit(): string {
   if (process.env.KILN_COMMIT) return process.env.KILN_COMMIT;
   const git = (...args: string[]) =>
-    execFileSync("git", args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    execFileSync("git", args, { cwd: packageRoot, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
   try {
     // Records of earlier runs change no figure of this one.
     const changed = git("status", "--porcelain", "-uno", "--", ".", ":!bench/history");
     return git("rev-parse", "--short", "HEAD") + (changed ? "+changes" : "");
   } catch {
-    return commitFromFiles(join(root, ".git")) ?? "unknown";
+    return commitFromFiles(join(packageRoot, ".git")) ?? "unknown";
   }
 }
 

@@ -1,9 +1,8 @@
 // Print, as one line of JSON, which adapter this machine opens: a child of prepare.mjs. With `system`, whether its own
 // driver gives one: a child of core/platform/adapter_probe_node.ts. What drivers write to stderr ends here.
-import { register } from "tsx/esm/api";
+import { load } from "./load.mjs";
 
-register();
-const { describe, openAdapter, systemAdapter } = await import("../core/platform/adapter.ts");
+const { describe, openAdapter, systemAdapter } = await load("core/platform/adapter");
 try {
   if (process.argv[2] === "system") console.log((await systemAdapter()) !== null);
   else {

@@ -1,8 +1,7 @@
 // Print, as one line of JSON, how quickly a model decodes on the adapter of the environment. A child of serve/quickest.ts.
-import { register } from "tsx/esm/api";
+import { load } from "./load.mjs";
 
-register();
-const { timeDecoding } = await import("../serve/trial.ts");
+const { timeDecoding } = await load("serve/trial");
 try {
   console.log(JSON.stringify(await timeDecoding(process.argv[2], process.argv[3])));
 } catch (error) {

@@ -3,10 +3,10 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { findsHardware } from "../core/platform/adapter.ts";
 import { softwareDrivers, webgpuVersion } from "../core/platform/adapter_node.ts";
 import { remembered } from "../core/platform/cache_node.ts";
+import { packageRoot } from "../core/platform/package_node.ts";
 import type { DecodingTime } from "./trial.ts";
 
 /** A way to run shaders on the processor. */
@@ -99,7 +99,7 @@ function candidatesOf(driver: "lavapipe" | "swiftshader"): Candidate[] {
 const cost = ({ one, many }: DecodingTime) => one * many;
 
 function timeInChild({ env }: Candidate, directory: string, dtype: string): DecodingTime | null {
-  const script = fileURLToPath(new URL("../bin/trial.mjs", import.meta.url));
+  const script = join(packageRoot, "bin/trial.mjs");
   const done = spawnSync(process.execPath, [script, directory, dtype], {
     encoding: "utf8",
     env: { ...process.env, ...env },

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { type BuildOptions, build } from "esbuild";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vitest";
-import { browserPlugin } from "../kernels/browser_plugin.ts";
+import { kernelsInside, withoutNode } from "../bin/bundle_plugin.ts";
 import { openDevice } from "../kernels/index.ts";
 import { launchChromium } from "./browser/chromium.ts";
 import { type Progress, trainTinyLlama } from "./browser/lesson.ts";
@@ -50,7 +50,7 @@ async function bundle(entry: Pick<BuildOptions, "entryPoints" | "stdin">): Promi
     target: "es2022",
     write: false,
     logLevel: "silent",
-    plugins: [browserPlugin()],
+    plugins: [kernelsInside(), withoutNode()],
   });
   return outputFiles[0].text;
 }

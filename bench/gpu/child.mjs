@@ -1,13 +1,12 @@
 // Times rows of the GPU table in a process of its own: node child.mjs '{"quick":false,"ms":500,"skip":["row", …]}' prints a
 // line of JSON for the head of the run, then {begin} and {result} for each row. {"first":true} times a first step alone.
 // A lost device ends the process with its message.
-import { register } from "tsx/esm/api";
+import { load } from "../../bin/load.mjs";
 
-register();
-const { openDevice } = await import("../../kernels/index.ts");
-const { beginRun } = await import("../report.ts");
-const { firstStep, gpuRows } = await import("../rows/index.ts");
-const { timeRows } = await import("./time_rows.ts");
+const { openDevice } = await load("kernels/index");
+const { beginRun } = await load("bench/report");
+const { firstStep, gpuRows } = await load("bench/rows/index");
+const { timeRows } = await load("bench/gpu/time_rows");
 
 const { quick, ms, skip = [], filter = "", first = false } = JSON.parse(process.argv[2]);
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);

@@ -1,7 +1,8 @@
 import { spawn } from "node:child_process";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { KilnError } from "../../core/errors.ts";
+import { packageRoot } from "../../core/platform/package_node.ts";
 import type { RunHead } from "../report.ts";
 import { firstStep, gpuRows } from "../rows/index.ts";
 import type { GpuResult, GpuRun } from "./bars.ts";
@@ -128,7 +129,7 @@ function runChild(
   hear: (line: ChildLine) => void,
 ): Promise<{ inRow: string | null; problem: string | null }> {
   const { quick, filter, skip, first, unchecked, until, limits = usualLimits } = options;
-  const script = options.script ?? fileURLToPath(new URL("./child.mjs", import.meta.url));
+  const script = options.script ?? join(packageRoot, "bench/gpu/child.mjs");
   const work = JSON.stringify({ quick, filter: first ? "" : filter, skip, first, ms: quick ? 30 : 500 });
   const child = spawn(process.execPath, [script, work], {
     stdio: ["ignore", "pipe", "pipe"],

@@ -1,7 +1,8 @@
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
+import { packageRoot } from "../../core/platform/package_node.ts";
 import { historyFolder, historyKey } from "../history.ts";
 import type { BenchReport } from "../report.ts";
 
@@ -57,7 +58,7 @@ export function sections(runs: readonly BenchReport[]): Section[] {
 }
 
 async function renderPage(data: readonly Section[]): Promise<string> {
-  const here = (name: string) => readFile(new URL(`./${name}`, import.meta.url), "utf8");
+  const here = (name: string) => readFile(join(packageRoot, "bench/page", name), "utf8");
   const { resolve } = createRequire(import.meta.url);
   const uplot = (name: string) => readFile(resolve(`uplot/dist/${name}`), "utf8");
   const [style, script] = [await here("style.css"), await here("draw.js")];

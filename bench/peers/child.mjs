@@ -1,13 +1,12 @@
 // One peer in a process of its own: node child.mjs PEER. Prints {version} when it is open, or {error}; then each line
 // {op, sizes, ms} on its standard input is answered by {ms, cpu_ms, samples, first_ms} or {error}, until the input ends.
 import { createInterface } from "node:readline";
-import { register } from "tsx/esm/api";
+import { load } from "../../bin/load.mjs";
 
-register();
-const { openAdapter } = await import("../../core/platform/adapter.ts");
-const { measure } = await import("../measure.ts");
-const { values } = await import("../data.ts");
-const { restfully } = await import("../../core/webgpu/waiting.ts");
+const { openAdapter } = await load("core/platform/adapter");
+const { measure } = await load("bench/measure");
+const { values } = await load("bench/data");
+const { restfully } = await load("core/webgpu/waiting");
 
 /** The device that the peer opens, to wait for and to hear errors from. */
 const opened = { device: null, error: null };

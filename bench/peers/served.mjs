@@ -1,7 +1,9 @@
 // kiln itself as its server runs it: on the software adapter that `kiln serve` takes for the model, by the server's engine.
-import { openDevice } from "../../kernels/index.ts";
-import { takeQuickest } from "../../serve/quickest.ts";
-import { prepareStreams, streamsModel } from "../rows/streams.ts";
+import { load } from "../../bin/load.mjs";
+
+const { openDevice } = await load("kernels/index");
+const { takeQuickest } = await load("serve/quickest");
+const { prepareStreams, streamsModel } = await load("bench/rows/streams");
 
 export async function open() {
   const taken = await takeQuickest(await streamsModel(), "f32");

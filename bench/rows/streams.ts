@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { withDevice } from "../../core/device.ts";
+import { packageRoot } from "../../core/platform/package_node.ts";
 import { ReferenceDevice } from "../../core/reference_device.ts";
 import { loadModel, saveModel } from "../../models/formats/hf_directory.ts";
 import { LlamaForCausalLM } from "../../models/llama.ts";
@@ -28,7 +28,7 @@ const length = 200;
 
 /** The folder of stories260K where it lies beside the project, else of a model of its size with random weights. */
 export async function streamsModel(): Promise<string> {
-  const real = fileURLToPath(new URL("../../shared/data/models/stories260K-hf", import.meta.url));
+  const real = path.join(packageRoot, "../shared/data/models/stories260K-hf");
   if (existsSync(real)) return real;
   const folder = path.join(tmpdir(), "kiln-bench", "stories260K-random");
   if (existsSync(folder)) return folder;

@@ -11,18 +11,17 @@ import {
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { brotliDecompressSync } from "node:zlib";
 import { KilnError } from "../errors.ts";
 import { makeFolder } from "./folders.ts";
+import { packageRoot } from "./package_node.ts";
 
 /** The Vulkan loader reads the first, older loaders the second. */
 const driverVariables = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
 
 /** Where software drivers and their compiled shaders live: `KILN_CACHE`, else `node_modules/.cache/gpu` of the package. */
 export function cacheDir(): string {
-  const own = fileURLToPath(new URL("../node_modules/.cache/gpu", import.meta.url));
-  return path.resolve(process.env.KILN_CACHE || own);
+  return path.resolve(process.env.KILN_CACHE || path.join(packageRoot, "node_modules/.cache/gpu"));
 }
 
 /** Dawn's `create()`, with the WebGPU constants put on `globalThis` as in a browser. */

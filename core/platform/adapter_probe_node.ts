@@ -1,8 +1,9 @@
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import path from "node:path";
 import { systemManifests, webgpuVersion } from "./adapter_node.ts";
 import { remembered } from "./cache_node.ts";
+import { packageRoot } from "./package_node.ts";
 
 /** How long a refusal counts: a driver may be mended where no file that we look at tells. */
 const refusalMs = 24 * 3600 * 1000;
@@ -28,7 +29,7 @@ export function systemDriverAnswers(): boolean {
 
 /** Null where the question could not be put. A driver that ends the process, or keeps it, is refused. */
 function ask(): boolean | null {
-  const script = fileURLToPath(new URL("../../bin/probe.mjs", import.meta.url));
+  const script = path.join(packageRoot, "bin/probe.mjs");
   const { stdout, signal } = spawnSync(process.execPath, [script, "system"], {
     encoding: "utf8",
     timeout: 30_000,

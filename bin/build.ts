@@ -1,0 +1,84 @@
+// `npm run build`: dist/ with kiln as JavaScript for Node, in dist/browser/ for pages, and its declarations in dist/types/.
+// The entry points of each share their chunks, so that a Tensor of `kiln` is one of `kiln/nn`.
+import { readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { type BuildOptions, build } from "esbuild";
+import ts from "typescript";
+import { kernelsInside, withoutNode } from "./bundle_plugin.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const dist = path.join(root, "dist");
+const start = new Date();
+
+/** The modules that package.json exports. */
+const doors = ["index", "nn/index", "models/index", "train/index", "tokenizer/index", "serve/index"];
+/** Those that a page can have: the others need native packages. */
+const pageDoors = doors.slice(0, 4);
+
+rmSync(dist, { recursive: true, force: true });
+await bundle([...new Set([...doors, ...loadedByName()])], {
+  outdir: dist,
+  platform: "node",
+  target: "node20",
+  packages: "external",
+  plugins: [kernelsInside()],
+});
+await bundle(pageDoors, {
+  outdir: path.join(dist, "browser"),
+  target: "es2022",
+  plugins: [kernelsInside(), withoutNode()],
+});
+declare(doors);
+// bin/load.mjs runs what is built where no source is newer than this file.
+const stamp = path.join(dist, "built");
+writeFileSync(stamp, "");
+utimesSync(stamp, start, start);
+
+async function bundle(modules: readonly string[], options: BuildOptions): Promise<void> {
+  await build({
+    entryPoints: modules.map((name) => path.join(root, `${name}.ts`)),
+    outbase: root,
+    chunkNames: "chunks/[name]-[hash]",
+    bundle: true,
+    splitting: true,
+    format: "esm",
+    logLevel: "warning",
+    ...options,
+  });
+}
+
+/** What scripts of the package `load("…")`: the command, and modules that run in processes of their own. */
+function loadedByName(): string[] {
+  const scripts = ["bin", "bench"].flatMap((folder) =>
+    readdirSync(path.join(root, folder), { recursive: true, encoding: "utf8" })
+      .filter((name) => name.endsWith(".mjs") && !name.includes("node_modules"))
+      .map((name) => readFileSync(path.join(root, folder, name), "utf8")),
+  );
+  return scripts.flatMap((text) => [...text.matchAll(/\bload\("([^"]+)"\)/g)].map(([, name]) => name!));
+}
+
+/** Writes the declarations of some modules and all that they import. */
+function declare(modules: readonly string[]): void {
+  const host = { ...ts.sys, onUnRecoverableConfigFileDiagnostic: () => {} };
+  const config = ts.getParsedCommandLineOfConfigFile(path.join(root, "tsconfig.json"), {}, host)!;
+  const program = ts.createProgram(
+    modules.map((name) => path.join(root, `${name}.ts`)),
+    {
+      ...config.options,
+      noEmit: false,
+      declaration: true,
+      emitDeclarationOnly: true,
+      rootDir: root,
+      outDir: path.join(dist, "types"),
+    },
+  );
+  const write: ts.WriteFileCallback = (file, text) =>
+    // Beside a declaration is no .ts file: projects of every kind of resolution find it by .js.
+    ts.sys.writeFile(file, text.replace(/"(\.{1,2}\/[^"\n]*)\.ts"/g, '"$1.js"'));
+  const { diagnostics } = program.emit(undefined, write);
+  if (diagnostics.length === 0) return;
+  const format = { getCanonicalFileName: (f: string) => f, getCurrentDirectory: () => root, getNewLine: () => "\n" };
+  console.error(ts.formatDiagnostics(diagnostics, format));
+  process.exit(1);
+}

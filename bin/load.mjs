@@ -1,0 +1,39 @@
+// Load a module of kiln by its path without an ending: compiled, where `npm run build` left a dist/ that is not older
+// than the sources (an installed package has no sources), else from source through tsx.
+import { existsSync, readdirSync, statSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { root, stop } from "./prepare.mjs";
+
+const rooms = ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "bench"];
+/** Written by bin/build.mjs; its time is that of the build's start. */
+const stamp = path.join(root, "dist/built");
+
+export async function load(module) {
+  if (isBuilt()) return import(new URL(`../dist/${module}.js`, import.meta.url).href);
+  const { register } = await import("tsx/esm/api").catch(() =>
+    stop(`kiln's dependencies are missing: run \`npm ci --ignore-scripts\` in ${root}.`),
+  );
+  // Its own settings, whatever tsconfig.json the current folder has.
+  const tsconfig = fileURLToPath(new URL("../tsconfig.json", import.meta.url));
+  register({ tsconfig: existsSync(tsconfig) ? tsconfig : false });
+  return import(`../${module}.ts`);
+}
+
+function isBuilt() {
+  const built = statSync(stamp, { throwIfNoEntry: false })?.mtimeMs;
+  if (built === undefined) return false;
+  if (!existsSync(path.join(root, "cli.ts"))) return true;
+  return !["index.ts", "cli.ts", ...rooms].some((name) => changedSince(path.join(root, name), built));
+}
+
+/** A folder's own time tells of files that were added, renamed or deleted. */
+function changedSince(file, time) {
+  if (statSync(file).mtimeMs > time) return true;
+  if (path.extname(file)) return false;
+  return readdirSync(file, { withFileTypes: true }).some(
+    (entry) =>
+      (entry.isDirectory() || /\.(ts|wgsl|txt|css)$/.test(entry.name)) &&
+      changedSince(path.join(file, entry.name), time),
+  );
+}
