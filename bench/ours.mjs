@@ -2,7 +2,6 @@
 // `open` gives named tasks; a task prepares its data and returns `run`, which does one unit of work and waits for it.
 import { load } from "../bin/load.mjs";
 
-
 /** The benchmark chooses drivers by environment, and by default drops bounds checks for everyone. */
 function followEnvironment() {
   const flags = process.env.PEERS_DAWN_FLAGS ?? "disable_robustness";

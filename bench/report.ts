@@ -94,7 +94,11 @@ export function header(run: RunHead): string {
 export function commit(): string {
   if (process.env.KILN_COMMIT) return process.env.KILN_COMMIT;
   const git = (...args: string[]) =>
-    execFileSync("git", args, { cwd: packageRoot, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    execFileSync("git", args, {
+      cwd: packageRoot,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    }).trim();
   try {
     // Records of earlier runs change no figure of this one.
     const changed = git("status", "--porcelain", "-uno", "--", ".", ":!bench/history");

@@ -78,7 +78,11 @@ function declare(modules: readonly string[]): void {
     ts.sys.writeFile(file, text.replace(/"(\.{1,2}\/[^"\n]*)\.ts"/g, '"$1.js"'));
   const { diagnostics } = program.emit(undefined, write);
   if (diagnostics.length === 0) return;
-  const format = { getCanonicalFileName: (f: string) => f, getCurrentDirectory: () => root, getNewLine: () => "\n" };
+  const format = {
+    getCanonicalFileName: (f: string) => f,
+    getCurrentDirectory: () => root,
+    getNewLine: () => "\n",
+  };
   console.error(ts.formatDiagnostics(diagnostics, format));
   process.exit(1);
 }
