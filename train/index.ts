@@ -1,8 +1,6 @@
-export { loadPretrainConfig, type PretrainConfig, parsePretrainConfig } from "./config.ts";
-export { type Batch, IGNORE, PackedBatches } from "./data/packing.ts";
-export { story, storyCorpus } from "./data/stories/grammar.ts";
+/** `kiln/train`: optimizers, schedules, the training step, and the built-in recipes. */
+export * from "./data/index.ts";
 export * from "./optimizers/index.ts";
-export { type ScheduleConfig, type ScheduleName, scheduleFactor } from "./optimizers/schedules.ts";
-export { pretrain } from "./recipes/pretrain.ts";
-export type { MakeSampler, PretrainOptions, PretrainResult, Sampler } from "./run.ts";
+export * from "./optimizers/loss_scaler.ts";
+export * from "./optimizers/schedules.ts";
 export { type StepResult, Trainer, type TrainerOptions } from "./trainer.ts";
