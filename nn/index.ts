@@ -4,3 +4,4 @@ export * from "./init.ts";
 export * from "./layers.ts";
 export * from "./losses.ts";
 export * from "./module.ts";
+export * from "./sequential.ts";

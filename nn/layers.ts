@@ -90,7 +90,7 @@ export class RmsNorm extends Module {
   readonly weight: Parameter;
   readonly #eps: number;
 
-  constructor(width: number, eps: number) {
+  constructor(width: number, eps = 1e-6) {
     super();
     this.weight = Parameter.make([width], ones);
     this.#eps = eps;
@@ -112,7 +112,7 @@ export class LayerNorm extends Module {
   readonly bias: Parameter;
   readonly #eps: number;
 
-  constructor(width: number, eps: number) {
+  constructor(width: number, eps = 1e-5) {
     super();
     this.weight = Parameter.make([width], ones);
     this.bias = Parameter.make([width], zeros);
