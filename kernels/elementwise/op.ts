@@ -24,10 +24,10 @@ import {
   type Program,
   programOf,
   promote,
+  type Row,
   renaming,
   tensorArguments,
 } from "./program.ts";
-import { type Row, table } from "./table.ts";
 
 /** Attributes of a named elementwise op: the arguments that are numbers, by name. */
 export type NumberArguments = Readonly<Record<string, number>>;
@@ -182,10 +182,11 @@ export function elementwiseProgram(op: string, dtypes: readonly DType[], attrs: 
   return row ? programOf(row, dtypes, attrs as NumberArguments) : null;
 }
 
-const rows = new Map(table.map((row) => [row.name, row]));
-const ops = new Map<string, Op<NumberArguments>>();
+const rows = new Map<string, Row>();
 
-for (const row of table) {
+/** Registers the op of a row; gives the function that calls it on tensors and numbers in the order of its arguments. */
+export function defineElementwise(row: Row): (...args: readonly (Tensor | number)[]) => Tensor {
+  rows.set(row.name, row);
   const program = (inputs: readonly { dtype: DType }[], attrs: NumberArguments) =>
     programOf(
       row,
@@ -200,17 +201,26 @@ for (const row of table) {
       return [{ shape: inferShape(row.name, inputs), dtype: program(inputs, attrs).dtype }];
     },
     reference: (inputs, attrs, [out]) => evaluate(program(inputs, attrs), inputs, out!),
-    gradient: (context, [dy]) => gradientOf(program(context.inputs, context.attrs), context, dy!),
     ...(row.result === "bool"
-      ? { gradient: undefined, notDifferentiable: "its result is not continuous" }
-      : {}),
+      ? { notDifferentiable: "its result is not continuous" }
+      : { gradient: (context, [dy]) => gradientOf(program(context.inputs, context.attrs), context, dy!) }),
     variants: (row.name === "copy" ? copyVariants : variantsOf)<NumberArguments>(({ inputs, attrs }) =>
       program(inputs, attrs),
     ),
     secondOrder: row.result !== "bool",
     samples: () => samplesOf(row),
   });
-  ops.set(row.name, op);
+  return (...args) => {
+    const numbers: Record<string, number> = {};
+    const tensors: Tensor[] = [];
+    row.args.forEach((name, i) => {
+      const arg = args[i] === undefined ? row.defaults[name] : args[i];
+      if (typeof arg === "number") numbers[name] = arg;
+      else if (arg instanceof Tensor) tensors.push(arg);
+      else throw new KilnError(`${row.name}: ${name} must be a tensor or a number, not ${describe(arg)}`);
+    });
+    return apply(op, tensors, numbers)[0];
+  };
 }
 
 function checkArguments(row: Row, inputs: readonly OutputMeta[], attrs: NumberArguments): void {
@@ -221,19 +231,6 @@ function checkArguments(row: Row, inputs: readonly OutputMeta[], attrs: NumberAr
     const at = expected.indexOf(mask);
     if (at >= 0 && inputs[at].dtype !== "bool") throw opError(row.name, inputs, `${mask} must be bool`);
   }
-}
-
-/** An elementwise op of the table by name, on tensors and numbers in the order of its arguments. */
-export function elementwise(op: string, args: readonly (Tensor | number)[]): Tensor {
-  const row = rows.get(op)!;
-  const attrs: Record<string, number> = {};
-  const tensors: Tensor[] = [];
-  args.forEach((arg, i) => {
-    if (typeof arg === "number") attrs[row.args[i]] = arg;
-    else if (arg instanceof Tensor) tensors.push(arg);
-    else throw new KilnError(`${op}: ${row.args[i]} must be a tensor or a number, not ${describe(arg)}`);
-  });
-  return apply(ops.get(op)!, tensors, attrs)[0];
 }
 
 /** The formula in i32 where both dtypes are integers, in f32 otherwise. */
@@ -269,7 +266,7 @@ export function castTo(x: Tensor, dtype: DType): Tensor {
 }
 
 function samplesOf(row: Row): Sample<NumberArguments>[] {
-  const attrs = row.numbers ?? {};
+  const attrs = row.numbers;
   const tensors = tensorArguments(row, attrs);
   const input = (shape: Shape, i: number, layout?: SampleInput["layout"]): SampleInput => {
     const at = row.args.indexOf(tensors[i]);

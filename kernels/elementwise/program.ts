@@ -2,7 +2,29 @@ import { type DType, fitsDType, isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { type Expr, name, parse, substitute } from "./expr.ts";
 import { functions } from "./functions.ts";
-import type { Row } from "./table.ts";
+
+/** One elementwise op; table.ts has a line for each. */
+export interface Row {
+  readonly name: string;
+  /** Tensors in order; any of them may be given as a number in the attributes instead. */
+  readonly args: readonly string[];
+  /** In the language of expr.ts, over the arguments. */
+  readonly formula: string;
+  /**
+   * Dtype of the result: `promote` the arguments (bool counts as i32), `keep` also bool, `float` at least f32,
+   * `bool`.
+   */
+  readonly result: "promote" | "keep" | "float" | "bool";
+  readonly doc: string;
+  /** Range of the random samples of each argument; [-2, 2] where absent. */
+  readonly ranges?: readonly (readonly [number, number])[];
+  /** Arguments that only select and do not take part in dtype promotion; sampled as bool. */
+  readonly masks?: readonly string[];
+  /** Arguments that samples give as numbers. */
+  readonly numbers: Readonly<Record<string, number>>;
+  /** Arguments that calls may leave out. */
+  readonly defaults: Readonly<Record<string, number>>;
+}
 
 /** What arithmetic is done in: f16 and mixed inputs in f32, integers in their own type. */
 export type ComputeType = "f32" | "i32" | "u32";
