@@ -2,7 +2,16 @@ import { persist, type Storage } from "./device.ts";
 import { KilnError } from "./errors.ts";
 import { findOp } from "./op.ts";
 import { sameShape, show } from "./shape.ts";
-import { gradEnabled, type Node, noGrad, reachable, record, sever, withRecording } from "./tape.ts";
+import {
+  gradEnabled,
+  inCompiledStep,
+  type Node,
+  noGrad,
+  reachable,
+  record,
+  sever,
+  withRecording,
+} from "./tape.ts";
 import { apply, full, type Tensor } from "./tensor.ts";
 
 /**
@@ -67,8 +76,13 @@ export function grads(
   });
 }
 
-/** Adds dL/d(leaf) to the `grad` of every leaf that `loss` (one element) depends on; it is an error if there is none. */
+/**
+ * Adds dL/d(leaf) to the `grad` of every leaf that `loss` (one element) depends on; it is an error if there is none.
+ * Set `grad` to null to start over. In a compiled step use `grads`: a replay sets no members of JavaScript objects.
+ */
 export function backward(loss: Tensor): void {
+  if (inCompiledStep())
+    throw new KilnError("backward: a compiled step returns its derivatives; use grads() and return them");
   assertRecorded("backward", [loss]);
   const leaves = new Set<Tensor>();
   for (const node of reachable([loss])) {

@@ -1,7 +1,7 @@
 import { device, forEachTensor, scope } from "./device.ts";
 import { KilnError } from "./errors.ts";
 import { show } from "./shape.ts";
-import { gradEnabled } from "./tape.ts";
+import { asCompiledStep, gradEnabled } from "./tape.ts";
 import { Tensor } from "./tensor.ts";
 import { endHistory, Plan } from "./webgpu/compiled_step.ts";
 import { WebGpuDevice } from "./webgpu/device.ts";
@@ -50,14 +50,17 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
     const signature = signatureOf(on, args);
     if (!plans.get(signature)?.current) {
       discard(signature);
-      plans.set(signature, new Plan(on, step as (...args: Tensor[]) => R, args));
+      plans.set(
+        signature,
+        asCompiledStep(() => new Plan(on, step as (...args: Tensor[]) => R, args)),
+      );
     }
     return plans.get(signature)!;
   };
   const run = (...args: A) => {
     const on = deviceOf(args);
     if (on instanceof WebGpuDevice) return planOf(on, args).replay(args);
-    const result = scope(() => step(...args));
+    const result = asCompiledStep(() => scope(() => step(...args)));
     forEachTensor(result, (t) => {
       if (t.node) endHistory(t);
     });

@@ -46,6 +46,23 @@ export function withRecording<T>(on: boolean, body: () => T): T {
   }
 }
 
+let inStep = false;
+
+/** Runs the body of a compiled step, in which nothing may be left behind that a replay would not leave. */
+export function asCompiledStep<T>(body: () => T): T {
+  const before = inStep;
+  inStep = true;
+  try {
+    return body();
+  } finally {
+    inStep = before;
+  }
+}
+
+export function inCompiledStep(): boolean {
+  return inStep;
+}
+
 /** Puts a call on the tape; `kept` are the tensors that `backward` reads besides inputs and outputs. */
 export function record(
   name: string,

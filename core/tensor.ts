@@ -51,18 +51,28 @@ export class Tensor {
     return numel(this.shape);
   }
 
+  /** Number of elements: PyTorch's name. */
+  numel(): number {
+    return this.size;
+  }
+
+  /** Number of axes: PyTorch's name. */
+  dim(): number {
+    return this.rank;
+  }
+
   get contiguous(): boolean {
     return isContiguous(this.shape, this.strides);
   }
 
-  /** Another look at the same memory, off the tape: the views in `kernels/views` add the derivative. */
-  view(shape: Shape, strides: readonly number[], offset: number): Tensor {
+  /** Another view of the same memory, off the tape: the views in `kernels/views` add the derivative. */
+  asStrided(shape: Shape, strides: readonly number[], offset: number): Tensor {
     return new Tensor(this.storage, shape, strides, offset);
   }
 
   /** The same memory without history. */
   detach(): Tensor {
-    return this.view(this.shape, this.strides, this.offset);
+    return this.asStrided(this.shape, this.strides, this.offset);
   }
 
   /** Marks a leaf whose derivatives are wanted. */
@@ -80,6 +90,11 @@ export class Tensor {
     const values = await this.device.read(source.storage, source.offset, source.size);
     if (source !== this) source.storage.free();
     return values;
+  }
+
+  /** The values as nested lists, a number for a scalar; waits for the device. */
+  async toArray(): Promise<NestedNumbers> {
+    return nested(await this.data(), this.shape);
   }
 
   /** The value of a one-element tensor. */
@@ -238,6 +253,13 @@ function flattened(values: NestedNumbers): { list: ArrayLike<number>; extents: n
     list = level.flatMap((row) => Array.from(row));
   }
   return { list: list as ArrayLike<number>, extents };
+}
+
+/** Row-major values as lists inside of lists. */
+function nested(values: HostArray, [extent, ...inner]: Shape): NestedNumbers {
+  if (extent === undefined) return values[0];
+  const step = numel(inner);
+  return Array.from({ length: extent }, (_, i) => nested(values.subarray(i * step, (i + 1) * step), inner));
 }
 
 /** A tensor filled with one value, made on the device; the value must have a place in the dtype. */

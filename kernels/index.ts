@@ -15,6 +15,9 @@ export * from "./gather/op.ts";
 export * from "./interpolate/index.ts";
 export * from "./layer_norm/op.ts";
 export * from "./matmul/index.ts";
+
+import "./methods.ts";
+
 export * from "./open.ts";
 export * from "./optim/norm.ts";
 export * from "./optim/op.ts";

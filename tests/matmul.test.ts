@@ -86,7 +86,7 @@ describe("batch invariance", () => {
       const compare = async () => {
         const all = await run(rows);
         for (const count of [1, 2, 7, 17, 64]) {
-          const some = await run(rows.view([count, K], [K, 1], 0));
+          const some = await run(rows.asStrided([count, K], [K, 1], 0));
           expect(some, `${count} rows`).toEqual(all.slice(0, count * N));
         }
       };

@@ -191,11 +191,11 @@ describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
     const one = sequence(290);
     const paged = (await new Server([one], 1).run(0, 290)).flatMap((row) => Array.from(row));
     const lay = (values: Float32Array, count: number) =>
-      tensor(values, [1, 290, count, dim]).view([1, count, 290, dim], [0, dim, count * dim, 1], 0);
+      tensor(values, [1, 290, count, dim]).asStrided([1, count, 290, dim], [0, dim, count * dim, 1], 0);
     const out = attention(lay(one.query, heads), lay(one.key, kvHeads), lay(one.value, kvHeads), {
       causal: true,
     });
-    const whole = await out.view([1, 290, heads, dim], [0, heads * dim, dim, 1], 0).data();
+    const whole = await out.asStrided([1, 290, heads, dim], [0, heads * dim, dim, 1], 0).data();
     const worst = paged.reduce((w, x, i) => Math.max(w, Math.abs(x - whole[i])), 0);
     expect(worst).toBeLessThan(1e-5);
   });

@@ -158,7 +158,7 @@ function materialise(device: WebGpuDevice, { shape, dtype, strides, offset }: Te
   const float = dtype === "f32" || dtype === "f16";
   const flat = float ? full([reach + 1], 0.37, dtype, device) : zeros([reach + 1], dtype, device);
   flat.storage.moveTo(null);
-  return flat.view(shape, strides, offset);
+  return flat.asStrided(shape, strides, offset);
 }
 
 /**

@@ -59,7 +59,7 @@ export function attention(query: Tensor, key: Tensor, value: Tensor, options: At
 function swapMiddle(t: Tensor): Tensor {
   const [a, b, c, d] = t.shape as [number, number, number, number];
   const [sa, sb, sc, sd] = t.strides as [number, number, number, number];
-  return recordView(t.view([a, c, b, d], [sa, sc, sb, sd], t.offset), t, "permute", swapMiddle);
+  return recordView(t.asStrided([a, c, b, d], [sa, sc, sb, sd], t.offset), t, "permute", swapMiddle);
 }
 
 function inferAttention(

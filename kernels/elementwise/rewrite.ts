@@ -148,7 +148,7 @@ function aliased({ call, program }: Entry, readers: readonly Entry[]): Tensor[][
   const aligned = (source!.offset * byteSize(source!.dtype)) % 256 === 0;
   if (!aligned && !readers.every((reader) => reader.program)) return null;
   const read = (t: Tensor) =>
-    t.storage === made.storage ? source!.view(t.shape, t.strides, source!.offset + t.offset) : t;
+    t.storage === made.storage ? source!.asStrided(t.shape, t.strides, source!.offset + t.offset) : t;
   return readers.map((reader) => reader.call.inputs.map(read));
 }
 
@@ -259,7 +259,7 @@ function readThrough(t: Tensor, made: Tensor, inputs: readonly Tensor[]): readon
   });
   if (low.some((c) => c < 0) || high.some((c, axis) => c >= shape[axis])) return null;
   return inputs.map((u, k) =>
-    u.view(
+    u.asStrided(
       t.shape,
       walks.map(([axis, step]) => step * theirs[k][axis]),
       first.reduce((at, c, axis) => at + c * theirs[k][axis], u.offset),

@@ -66,7 +66,7 @@ function withResidual({ op, inputs, attrs, outputs }: TracedCall, term: Tensor, 
   const { shape, strides } = outputs[0];
   return {
     op,
-    inputs: [...inputs, term.view(shape, strides, term.offset)],
+    inputs: [...inputs, term.asStrided(shape, strides, term.offset)],
     attrs: { ...(attrs as MatmulAttrs), residual: true },
     outputs: [new Tensor(sum.storage, shape)],
   };

@@ -233,7 +233,7 @@ function filled(
     dtype === "i32" ? Math.floor(i / 50) : base + 0.5 * Math.sin(1 + seed + i * 12.9898 + (i % 7));
   const values = Array.from({ length: numel(shape) }, (_, i) => element(i));
   const flat = tensor(values, shape, dtype, device);
-  return transposed ? flat.view(shape, [1, shape[0]], 0) : flat;
+  return transposed ? flat.asStrided(shape, [1, shape[0]], 0) : flat;
 }
 
 type TensorInput = MatrixTrial["inputs"][number];

@@ -119,7 +119,7 @@ function takeBack(dy: Tensor, shape: Shape, attrs: PlaceAttrs): Tensor {
   const strides = dy.strides.map((s, i) => s * attrs.steps[i]);
   const empty = numel(shape) === 0;
   const offset = empty ? dy.offset : dy.strides.reduce((at, s, i) => at + s * attrs.starts[i], dy.offset);
-  return recordView(dy.view(shape, strides, offset), dy, "slice", (g) =>
+  return recordView(dy.asStrided(shape, strides, offset), dy, "slice", (g) =>
     place(g, attrs.shape, attrs.starts, attrs.steps, 0),
   );
 }

@@ -104,7 +104,7 @@ export function runsOf(dims: readonly number[]): number[][] {
 export function dropAxes(x: Tensor, dims: readonly number[]): Tensor {
   if (dims.length === 0) return x;
   const keep = x.shape.map((_, i) => i).filter((i) => !dims.includes(i));
-  const out = x.view(
+  const out = x.asStrided(
     keep.map((i) => x.shape[i]),
     keep.map((i) => x.strides[i]),
     x.offset,
@@ -121,7 +121,7 @@ export function insertAxes(x: Tensor, dims: readonly number[]): Tensor {
     shape.splice(dim, 0, 1);
     strides.splice(dim, 0, 1);
   }
-  return recordView(x.view(shape, strides, x.offset), x, "unsqueeze", (dy) => dropAxes(dy, dims));
+  return recordView(x.asStrided(shape, strides, x.offset), x, "unsqueeze", (dy) => dropAxes(dy, dims));
 }
 
 /**
@@ -171,6 +171,6 @@ export function expand(x: Tensor, shape: Shape): Tensor {
   if (!fits || target.includes(-1)) throw opError("expand", [x], `cannot be repeated to fill ${show(shape)}`);
   checkShape("expand", target);
   if (sameShape(x.shape, target)) return x;
-  const out = x.view(target, broadcastStrides(x.shape, x.strides, target), x.offset);
+  const out = x.asStrided(target, broadcastStrides(x.shape, x.strides, target), x.offset);
   return recordView(out, x, "expand", (dy) => sumTo(dy, x.shape));
 }

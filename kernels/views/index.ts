@@ -40,7 +40,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   if (sameShape(target, x.shape)) return x;
   const strides = viewStrides(x, target);
   if (!strides) return reshape(copy(x), target);
-  return recordView(x.view(target, strides, x.offset), x, "reshape", (dy) => reshape(dy, x.shape));
+  return recordView(x.asStrided(target, strides, x.offset), x, "reshape", (dy) => reshape(dy, x.shape));
 }
 
 function inferExtent(x: Tensor, shape: Shape): number[] {
@@ -101,7 +101,7 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
     throw opError("permute", [x], `expected each of its ${x.shape.length} axes once, got [${dims}]`);
   }
   if (order.every((d, i) => d === i)) return x;
-  const view = x.view(
+  const view = x.asStrided(
     order.map((d) => x.shape[d]),
     order.map((d) => x.strides[d]),
     x.offset,
@@ -159,7 +159,7 @@ export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
     shape[axis] = count;
     strides[axis] *= step;
   });
-  return recordView(x.view(shape, strides, offset), x, "slice", (dy) => place(dy, x.shape, starts, steps, 0));
+  return recordView(x.asStrided(shape, strides, offset), x, "slice", (dy) => place(dy, x.shape, starts, steps, 0));
 }
 
 function resolveSlice([from, to, by]: Slice, extent: number): { start: number; step: number; count: number } {
@@ -225,5 +225,5 @@ export function flip(x: Tensor, dims: number | readonly number[]): Tensor {
   const axes = normalizeDims("flip", dims, x);
   const strides = x.strides.map((s, i) => (axes.includes(i) ? -s : s));
   const offset = axes.reduce((at, d) => at + Math.max(0, x.shape[d] - 1) * x.strides[d], x.offset);
-  return recordView(x.view(x.shape, strides, offset), x, "flip", (dy) => flip(dy, axes));
+  return recordView(x.asStrided(x.shape, strides, offset), x, "flip", (dy) => flip(dy, axes));
 }

@@ -88,7 +88,7 @@ abstract class SlotOptimizer implements Optimizer {
       const { shape, size, device } = parameter;
       const memory = persist(zeros([stateNames.length, ...shape], "f32", device));
       const states = stateNames.map((state, i) => {
-        const view = memory.view(shape, contiguousStrides(shape), i * size);
+        const view = memory.asStrided(shape, contiguousStrides(shape), i * size);
         this.#named.set(`${state}.${name}`, view);
         return view;
       });
