@@ -159,7 +159,9 @@ export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
     shape[axis] = count;
     strides[axis] *= step;
   });
-  return recordView(x.asStrided(shape, strides, offset), x, "slice", (dy) => place(dy, x.shape, starts, steps, 0));
+  return recordView(x.asStrided(shape, strides, offset), x, "slice", (dy) =>
+    place(dy, x.shape, starts, steps, 0),
+  );
 }
 
 function resolveSlice([from, to, by]: Slice, extent: number): { start: number; step: number; count: number } {
