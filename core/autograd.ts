@@ -54,7 +54,9 @@ export function grads(
   assertRecorded("grads", roots);
   const constant = inputs.find((t) => !t.requiresGrad);
   if (constant)
-    throw new KilnError(`grads: ${constant} needs no gradient; call requireGrad() on it before computing`);
+    throw new KilnError(
+      `grads: ${constant.label} needs no gradient; call requireGrad() on it before computing`,
+    );
   return withRecording(options.createGraph ?? false, () => {
     const cotangent = new Map<Tensor, Tensor>();
     roots.forEach((root, i) => {
@@ -125,7 +127,7 @@ function add(a: Tensor, b: Tensor): Tensor {
 function assertRecorded(what: string, roots: readonly Tensor[]): void {
   if (roots.length === 0 || roots.some((root) => root.requiresGrad)) return;
   throw new KilnError(
-    `${what}: ${roots.join(", ")} depends on no tensor that needs a gradient; call requireGrad() on those that do, and compute outside of noGrad()`,
+    `${what}: ${roots.map((t) => t.label).join(", ")} depends on no tensor that needs a gradient; call requireGrad() on those that do, and compute outside of noGrad()`,
   );
 }
 
@@ -149,7 +151,7 @@ function guarded<T>(node: Node, rule: () => T): T {
     const { storage } = t;
     if (storage.version === versions[i] || before.has(storage)) return;
     before.set(storage, storage.stale);
-    storage.stale = `the derivative of ${name} needs ${t} as it was, but it has been overwritten in place since; take derivatives before the update, or update a copy`;
+    storage.stale = `the derivative of ${name} needs ${t.label} as it was, but it has been overwritten in place since; take derivatives before the update, or update a copy`;
   });
   try {
     return rule();

@@ -22,6 +22,8 @@ export interface Device {
   write(storage: Storage, values: ArrayLike<number>, offset: number): void;
   /** Elements `offset … offset + length`; waits for the device. */
   read(storage: Storage, offset: number, length: number): Promise<HostArray>;
+  /** A tensor's values in row-major order, where the device has them at hand. */
+  valuesNow?(t: Tensor): ArrayLike<number>;
   /** Records one call of an op; inputs and outputs are on this device. */
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void;
   /** Gives the room back; called by scopes and the garbage collector only. */

@@ -55,6 +55,10 @@ export class ReferenceDevice implements Device {
     return storage.dtype === "u32" || storage.dtype === "bool" ? Uint32Array.from(values) : values;
   }
 
+  valuesNow(t: Tensor): Float64Array {
+    return gather(t).data;
+  }
+
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void {
     const given = inputs.map(gather);
     const made = outputs.map((t): RefTensor => ({ shape: t.shape, dtype: t.dtype, data: cells(t.storage) }));

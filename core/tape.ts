@@ -86,7 +86,7 @@ export function record(
 /** Ends the history of a tensor: who differentiates through it is told why that cannot be. */
 export function sever(t: Tensor, why: string): void {
   const refuse = () => {
-    throw new KilnError(`no derivative reaches what ${t} was made of: ${why}`);
+    throw new KilnError(`no derivative reaches what ${t.label} was made of: ${why}`);
   };
   record("severed", [], [t], refuse, [], true);
 }

@@ -1,6 +1,7 @@
 import { device as currentDevice, type Device, type Storage } from "./device.ts";
 import { checkDType, checkValues, type DType, type HostArray, isFloat } from "./dtype.ts";
 import { describe, KilnError } from "./errors.ts";
+import { formatValues, mostShown } from "./format.ts";
 import { type AnyOp, findOp, mutatedInputs, type Op } from "./op.ts";
 import { checkShape, contiguousStrides, isContiguous, numel, type Shape, show } from "./shape.ts";
 import { gradEnabled, type Node, record } from "./tape.ts";
@@ -86,9 +87,11 @@ export class Tensor {
   /** The values in row-major order; waits for the device. */
   async data(): Promise<HostArray> {
     assertAlive("data", this);
+    const { version } = this.storage;
     const source = this.contiguous ? this : applyQuietly(findOp("copy"), [this], {})[0];
     const values = await this.device.read(source.storage, source.offset, source.size);
     if (source !== this) source.storage.free();
+    keepValues(this, values, version);
     return values;
   }
 
@@ -121,15 +124,58 @@ export class Tensor {
     this.storage.version++;
   }
 
-  toString(): string {
-    return `Tensor(${this.dtype}${show(this.shape)} on ${this.device.kind})`;
+  /** The text of `toString` with values, which it reads from the device: `console.log(await x.show())`. */
+  async show(): Promise<string> {
+    return withValues(this, await this.data());
   }
+
+  /**
+   * As PyTorch prints it, where the values are known without waiting: on the reference device, and of small tensors what
+   * was last uploaded or read, unless it has been overwritten since. Otherwise dtype, shape and device; see `show`.
+   */
+  toString(): string {
+    const values = knownValues(this);
+    return values ? withValues(this, values) : `tensor(${summary(this)}; values: await show())`;
+  }
+
+  /** Node's console.log and REPL show the text of `toString`. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
+  /** Dtype, shape and device, as they stand in messages. */
+  get label(): string {
+    return `Tensor(${summary(this)})`;
+  }
+}
+
+const summary = (t: Tensor) =>
+  `${t.dtype}${show(t.shape)} on ${t.device.kind}${t.storage.freed ? ", freed" : ""}`;
+
+const withValues = (t: Tensor, values: ArrayLike<number>) =>
+  `tensor(${formatValues(values, t.shape, t.dtype, "tensor(".length)}, ${summary(t)})`;
+
+/** WebGPU reads only by waiting, so the values of small tensors are kept as they pass through the host. */
+const kept = new WeakMap<Tensor, { values: ArrayLike<number>; version: number }>();
+
+function keepValues(t: Tensor, values: ArrayLike<number>, version: number): void {
+  if (values.length <= mostShown && t.device.kind === "webgpu")
+    kept.set(t, { values: Array.from(values), version });
+}
+
+function knownValues(t: Tensor): ArrayLike<number> | null {
+  if (t.storage.freed || t.storage.stale) return null;
+  if (t.device.valuesNow) return t.device.valuesNow(t);
+  const known = kept.get(t);
+  return known?.version === t.storage.version ? known.values : null;
 }
 
 function assertAlive(what: string, t: Tensor): void {
   if (!(t instanceof Tensor)) throw new KilnError(`${what}: expected a tensor, got ${describe(t)}`);
   if (t.storage.freed)
-    throw new KilnError(`${what}: ${t} was freed by its scope; return it from the scope or persist() it`);
+    throw new KilnError(
+      `${what}: ${t.label} was freed by its scope; return it from the scope or persist() it`,
+    );
   if (t.storage.stale) throw new KilnError(t.storage.stale);
 }
 
@@ -229,7 +275,9 @@ export function tensor(
     );
   }
   checkValues("tensor", list, dtype);
-  return new Tensor(on.upload(list, dtype), dims);
+  const t = new Tensor(on.upload(list, dtype), dims);
+  keepValues(t, list, 0);
+  return t;
 }
 
 const isList = (value: unknown): value is ArrayLike<unknown> =>

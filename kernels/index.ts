@@ -7,6 +7,7 @@ export * from "./creation/index.ts";
 export * from "./cross_entropy/linear.ts";
 export * from "./cross_entropy/op.ts";
 export * from "./einsum/index.ts";
+export * from "./elementwise/glu.ts";
 export * from "./elementwise/index.ts";
 export * from "./embedding/op.ts";
 export * from "./fill/op.ts";

@@ -1,5 +1,6 @@
 import { backward } from "../core/autograd.ts";
 import { Tensor } from "../core/tensor.ts";
+import { glu } from "./elementwise/glu.ts";
 import * as elementwise from "./elementwise/index.ts";
 import * as gatherOps from "./gather/op.ts";
 import { matmul } from "./matmul/index.ts";
@@ -41,6 +42,7 @@ const functions = {
   logSoftmax,
   dropout,
   backward,
+  glu,
   ...aliases,
 };
 

@@ -5,6 +5,7 @@ import { KilnError } from "../core/errors.ts";
 import { numel, type Shape } from "../core/shape.ts";
 import { full, ones, Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { elementwiseRows } from "../kernels/elementwise/op.ts";
 import * as k from "../kernels/index.ts";
 import * as losses from "../nn/losses.ts";
 import { worstRatio } from "./support/ops_harness.ts";
@@ -21,15 +22,25 @@ const of = (shape: Shape, dtype: DType = "f32") =>
   );
 const key = () => tensor([1, 2, 3, 4], [4], "u32");
 
-const unary = (...names: string[]) => Object.fromEntries(names.map((name) => [name, () => [of([5])]]));
-const operands = (...names: string[]) =>
-  Object.fromEntries(
-    names.flatMap((name) => [
-      [name, () => [of([5]), 2]],
-      [`${name} i32`, () => [of([5], "i32"), 2]],
-      [`${name} u32`, () => [3, of([5], "u32")]],
-    ]),
-  );
+const camel = (name: string) => name.replace(/_(\w)/g, (_, c: string) => c.toUpperCase());
+/** A call of each elementwise op with numbers for all operands but one, on floats and on integers. */
+const pointwise = Object.fromEntries(
+  [...elementwiseRows().values()].flatMap(({ name, args, masks = [], defaults, result }) => {
+    const call = (dtype: DType, at: number) => (): Arguments =>
+      args.map((arg, i) =>
+        masks.includes(arg) ? of([5], "bool") : i === at ? of([5], dtype) : (defaults[arg] ?? 2),
+      );
+    const first = masks.includes(args[0]) ? 1 : 0;
+    const whole = [
+      [`${camel(name)} i32`, call("i32", first)],
+      [`${camel(name)} u32`, call("u32", args.length === 2 ? 1 : first)],
+    ];
+    return [
+      ...(result === "integer" ? [] : [[camel(name), call("f32", first)]]),
+      ...(args.length > 1 || result === "integer" ? whole : []),
+    ];
+  }),
+) as Record<string, () => Arguments>;
 const reductions = (...names: string[]) =>
   Object.fromEntries(
     names.flatMap((name) => [
@@ -40,9 +51,7 @@ const reductions = (...names: string[]) =>
 
 /** Calls by the name of the function, perhaps with a remark behind it. */
 const calls: Record<string, () => Arguments> = {
-  ...operands("add", "sub", "mul", "div", "maximum", "minimum", "pow", "eq", "ne", "lt", "le", "gt", "ge"),
-  ...operands("logicalAnd", "logicalOr"),
-  ...unary("copy", "neg", "square"),
+  ...pointwise,
   ...reductions("sum", "mean", "amax", "amin", "prod", "variance", "var", "logsumexp"),
   ...reductions("any", "all", "countNonzero", "std"),
   norm: () => [of([2, 3, 4]), 2, 1],
@@ -93,11 +102,7 @@ const calls: Record<string, () => Arguments> = {
   clamp: () => [of([5]), 2, 4],
   "clamp i32": () => [of([5], "i32"), 2, 4],
   "clamp u32": () => [of([5], "u32"), 2, 4],
-  lerp: () => [of([5]), 2, 0.5],
-  where: () => [of([5], "bool"), 1, 2],
-  maskedFill: () => [of([5]), of([5], "bool"), 2],
-  "maskedFill i32": () => [of([5], "i32"), of([5], "bool"), 2],
-  bceWithLogits: () => [of([5]), 1],
+  glu: () => [of([2, 4]), 1],
   argmax: () => [of([3, 4]), 1],
   argmin: () => [of([3, 4]), 0, true],
   cumsum: () => [of([3, 4]), 1],
@@ -197,36 +202,8 @@ const calls: Record<string, () => Arguments> = {
 const without: Record<string, readonly string[]> = {
   "tensors alone": [
     "searchsorted",
-    ...[
-      "abs",
-      "sign",
-      "floor",
-      "round",
-      "reciprocal",
-      "exp",
-      "expm1",
-      "log",
-      "log1p",
-      "sqrt",
-      "rsqrt",
-      "sin",
-      "cos",
-    ],
-    ...[
-      "tanh",
-      "sigmoid",
-      "relu",
-      "silu",
-      "softplus",
-      "erf",
-      "gelu",
-      "geluTanh",
-      "isnan",
-      "isfinite",
-      "logicalNot",
-    ],
     ...["zerosLike", "onesLike", "outer", "dot", "mv", "mm", "bmm"],
-    ...["swiglu", "mseLoss", "bceWithLogitsLoss", "contiguous", "embedding", "greedyTokens", "sampleTokens"],
+    ...["mseLoss", "bceWithLogitsLoss", "contiguous", "embedding", "greedyTokens", "sampleTokens"],
     ...[
       "softmaxBackward",
       "roundBfloat16",

@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { compile } from "../core/compile.ts";
 import { type Device, scope, setDevice } from "../core/device.ts";
@@ -117,5 +118,47 @@ describe("backward", () => {
       );
       expect(w.grad).toBeNull();
     }
+  });
+});
+
+describe("String of a tensor", () => {
+  it("shows values as PyTorch prints them", () => {
+    const x = tensor([
+      [1.5, -2],
+      [30, 0.25],
+    ]);
+    expect(String(x)).toBe(
+      "tensor([[ 1.5000, -2.0000],\n        [30.0000,  0.2500]], f32[2, 2] on reference)",
+    );
+    expect(String(x.t().gt(0))).toBe(
+      "tensor([[ true,  true],\n        [false,  true]], bool[2, 2] on reference)",
+    );
+    expect(String(tensor([1, 2, 3]))).toBe("tensor([1., 2., 3.], f32[3] on reference)");
+    expect(String(tensor(7, [], "i32"))).toBe("tensor(7, i32[] on reference)");
+    expect(String(tensor([1e-6, 1, Number.NaN, -1 / 0]))).toContain(
+      "[1.0000e-6, 1.0000e+0,       nan,      -inf]",
+    );
+    expect(String(tensor([]))).toBe("tensor([], f32[0] on reference)");
+    expect(String(k.reshape(tensor([1, 2, 3, 4]), [2, 1, 2]))).toBe(
+      "tensor([[[1., 2.]],\n\n        [[3., 4.]]], f32[2, 1, 2] on reference)",
+    );
+  });
+
+  it("shortens long axes", () => {
+    const wide = k.expand(tensor([[0], [1], [2]]), [3, 400]);
+    expect(String(wide).split("\n")[1]).toBe("        [1., 1., 1., ..., 1., 1., 1.],");
+  });
+
+  it("on the adapter shows what was uploaded or read, until it is overwritten", async () => {
+    setDevice(gpu);
+    const x = tensor([1, 2]);
+    expect(String(x)).toBe("tensor([1., 2.], f32[2] on webgpu)");
+    const y = x.mul(2);
+    expect(String(y)).toBe("tensor(f32[2] on webgpu; values: await show())");
+    expect(await y.show()).toBe("tensor([2., 4.], f32[2] on webgpu)");
+    expect(String(y)).toBe("tensor([2., 4.], f32[2] on webgpu)");
+    k.addInto(y, x);
+    expect(String(y)).toContain("await show()");
+    expect(inspect({ y })).toContain("f32[2] on webgpu");
   });
 });

@@ -111,7 +111,7 @@ export function windows(x: Tensor, dim: number, size: number, step = 1, dilation
     throw opError("windows", [x], `axis ${axis} has ${extent} elements; a window spans ${span}`);
   const count = Math.floor((extent - span) / step) + 1;
   const stride = x.strides[axis];
-  const view = x.view(
+  const view = x.asStrided(
     [...x.shape.with(axis, count), size],
     [...x.strides.with(axis, stride * step), stride * dilation],
     x.offset,

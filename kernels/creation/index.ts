@@ -124,7 +124,7 @@ export function diagonal(x: Tensor, offset = 0, dim1 = 0, dim2 = 1): Tensor {
   const others = x.shape.map((_, i) => i).filter((i) => i !== a && i !== b);
   const t = permute(square, [...others, a, b]);
   const step = t.strides[t.rank - 2] + t.strides[t.rank - 1];
-  const view = t.view(t.shape.slice(0, -1), [...t.strides.slice(0, -2), step], t.offset);
+  const view = t.asStrided(t.shape.slice(0, -1), [...t.strides.slice(0, -2), step], t.offset);
   return recordView(view, t, "diagonal", (dy) => where(onDiagonal(n, n, 0, dy.device), unsqueeze(dy, -1), 0));
 }
 

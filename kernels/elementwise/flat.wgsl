@@ -10,6 +10,11 @@ struct Params {
 #import "elementwise/inputs.wgsl"
 #if FLOAT
 #import "elementwise/functions.wgsl"
+#if FURTHER
+#import "elementwise/further.wgsl"
+#endif
+#else
+#import "elementwise/integers.wgsl"
 #endif
 
 @compute @workgroup_size(WG)

@@ -8,8 +8,12 @@ export interface ElementFunction {
   readonly wgsl?: string;
   /** Derivative by each argument; "0" where it is zero almost everywhere. */
   readonly derivatives: readonly string[];
-  /** Whether integer arithmetic can compute it. */
-  readonly integers?: boolean;
+  /** Whether integer arithmetic can compute it; `only`, no other can. */
+  readonly integers?: boolean | "only";
+  /** Whether its WGSL on floats is in further.wgsl, which only the kernels that need it import. */
+  readonly further?: boolean;
+  /** Gives 0 or 1. */
+  readonly boolean?: boolean;
 }
 
 const boolean = (f: (a: number, b: number) => boolean) => (a: number, b: number) => (f(a, b) ? 1 : 0);
@@ -46,9 +50,39 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   abs: { f: Math.abs, wgsl: "abs", derivatives: ["sign(a)"], integers: true },
   sign: { f: Math.sign, wgsl: "signum", derivatives: ["0"], integers: true },
   floor: { f: Math.floor, wgsl: "floor", derivatives: ["0"], integers: true },
+  ceil: { f: Math.ceil, wgsl: "ceil", derivatives: ["0"], integers: true },
+  trunc: { f: Math.trunc, wgsl: "trunc", derivatives: ["0"], integers: true },
   round: { f: roundHalfEven, wgsl: "round", derivatives: ["0"], integers: true },
-  isnan: { f: (a) => (Number.isNaN(a) ? 1 : 0), wgsl: "is_nan", derivatives: ["0"] },
-  isfinite: { f: (a) => (Number.isFinite(a) ? 1 : 0), wgsl: "is_finite", derivatives: ["0"] },
+  isnan: { f: boolean(Number.isNaN), wgsl: "is_nan", derivatives: ["0"], boolean: true },
+  isfinite: { f: boolean(Number.isFinite), wgsl: "is_finite", derivatives: ["0"], boolean: true },
+  isinf: { f: boolean((a) => Math.abs(a) === 1 / 0), wgsl: "is_infinite", derivatives: ["0"], boolean: true },
+  fmod: {
+    f: (a, b) => a % b,
+    wgsl: "fmod",
+    derivatives: ["1", "-trunc(a / b)"],
+    integers: true,
+    further: true,
+  },
+  remainder: {
+    f: remainder,
+    wgsl: "remainder",
+    derivatives: ["1", "-floor(a / b)"],
+    integers: true,
+    further: true,
+  },
+  floor_divide: {
+    f: floorDivide,
+    wgsl: "floor_divide",
+    derivatives: ["0", "0"],
+    integers: true,
+    further: true,
+  },
+  bit_and: { f: (a, b) => a & b, wgsl: "bit_and", derivatives: ["0", "0"], integers: "only" },
+  bit_or: { f: (a, b) => a | b, wgsl: "bit_or", derivatives: ["0", "0"], integers: "only" },
+  bit_xor: { f: (a, b) => a ^ b, wgsl: "bit_xor", derivatives: ["0", "0"], integers: "only" },
+  bit_not: { f: (a) => ~a, wgsl: "bit_not", derivatives: ["0"], integers: "only" },
+  shift_left: { f: shiftLeft, wgsl: "shift_left", derivatives: ["0", "0"], integers: "only" },
+  shift_right: { f: shiftRight, wgsl: "shift_right", derivatives: ["0", "0"], integers: "only" },
   exp: { f: Math.exp, wgsl: "exp_far", derivatives: ["exp(a)"] },
   log: { f: Math.log, wgsl: "log_near", derivatives: ["1 / a"] },
   log1p: { f: Math.log1p, wgsl: "log1p", derivatives: ["1 / (1 + a)"] },
@@ -64,6 +98,27 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   },
   sin: { f: Math.sin, wgsl: "sin_reduced", derivatives: ["cos(a)"] },
   cos: { f: Math.cos, wgsl: "cos_reduced", derivatives: ["-sin(a)"] },
+  asin: { f: Math.asin, wgsl: "arc_sine", derivatives: ["rsqrt(1 - a * a)"], further: true },
+  acos: { f: Math.acos, wgsl: "arc_cosine", derivatives: ["-rsqrt(1 - a * a)"], further: true },
+  atan: { f: Math.atan, wgsl: "arc_tangent", derivatives: ["1 / (1 + a * a)"], further: true },
+  atan2: {
+    f: Math.atan2,
+    wgsl: "angle_of",
+    derivatives: ["b / (a * a + b * b)", "-a / (a * a + b * b)"],
+    further: true,
+  },
+  sinh: { f: Math.sinh, wgsl: "sinh_far", derivatives: ["cosh(a)"], further: true },
+  cosh: { f: Math.cosh, wgsl: "cosh_far", derivatives: ["sinh(a)"], further: true },
+  asinh: { f: Math.asinh, wgsl: "asinh_near", derivatives: ["rsqrt(a * a + 1)"], further: true },
+  acosh: { f: Math.acosh, wgsl: "acosh_near", derivatives: ["rsqrt(a * a - 1)"], further: true },
+  atanh: { f: Math.atanh, wgsl: "atanh_near", derivatives: ["1 / ((1 - a) * (1 + a))"], further: true },
+  log2: { f: Math.log2, wgsl: "log2_exact", derivatives: ["1.4426950408889634 / a"], further: true },
+  exp2: {
+    f: (a) => 2 ** a,
+    wgsl: "exp2_exact",
+    derivatives: ["0.6931471805599453 * exp2(a)"],
+    further: true,
+  },
   erf: { f: erf, wgsl: "erf", derivatives: ["1.1283791670955126 * exp(-(a * a))"] },
   pow: {
     // JavaScript has NaN for 1 to an infinite power or to NaN, IEEE 754 has 1.
@@ -83,6 +138,29 @@ export function erf(x: number): number {
     sum += term;
   }
   return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+}
+
+/** a - b floor(a / b): the sign of b, as in Python. */
+function remainder(a: number, b: number): number {
+  const rest = a % b;
+  return rest !== 0 && rest < 0 !== b < 0 ? rest + b : rest;
+}
+
+/** The whole number below a / b, found from the exact remainder. */
+function floorDivide(a: number, b: number): number {
+  if (b === 0) return a / b;
+  const quotient = Math.round((a - (a % b)) / b);
+  return a % b !== 0 && a % b < 0 !== b < 0 ? quotient - 1 : quotient;
+}
+
+/** JavaScript takes the count modulo 32; bits shifted out are gone, as in PyTorch. */
+function shiftLeft(a: number, count: number): number {
+  return count < 0 || count > 31 ? 0 : a << count;
+}
+
+/** Fills with the sign, of which unsigned numbers have none. */
+function shiftRight(a: number, count: number): number {
+  return Math.floor(a / 2 ** (count < 0 || count > 31 ? 32 : count));
 }
 
 function roundHalfEven(x: number): number {

@@ -81,21 +81,24 @@ export function plan(call: Call<unknown>, program: Program, flat: boolean): Pass
   };
 }
 
+const further = Object.values(functions).flatMap(({ further, wgsl }) => (further && wgsl ? [wgsl] : []));
 const cache = new Map<string, Record<string, number | boolean | string>>();
 
 function definesOf(program: Program, w: Walk, flat: boolean, arity: number) {
   const key = `${print(program.expr)}|${program.compute}|${program.dtype}|${w.single.join()}|${w.width}|${flat ? w.starts.map(isZero).join() : w.shape.length}|${arity}`;
   let defines = cache.get(key);
   if (!defines) {
+    const code = body(program, loads(w, flat));
     defines = {
       ...typeWords(program.compute, w.width),
       FLOAT: program.compute === "f32",
+      FURTHER: program.compute === "f32" && further.some((fn) => code.includes(`${fn}(`)),
       ARITY: arity,
       QUADS: `${quads(w)}`,
       AXES: `${quads(w) * arity}`,
       OUT: w.width === 4 ? "vec4<U0>" : "U0",
       SETUP: setup(program, w, flat),
-      BODY: body(program, loads(w, flat)),
+      BODY: code,
       STORED: stored(program, w.width),
     };
     for (let k = 0; k < arity; k++) {
@@ -211,8 +214,7 @@ function count(e: Expr, counts: Map<string, number>): void {
   if (n === 0) for (const arg of e.args) count(arg, counts);
 }
 
-const isBoolean = (e: Expr) =>
-  isComparison(e) || (e.kind === "call" && (e.fn === "isnan" || e.fn === "isfinite"));
+const isBoolean = (e: Expr) => isComparison(e) || (e.kind === "call" && functions[e.fn]?.boolean === true);
 
 function show(e: Expr, compute: ComputeType, text: (e: Expr) => string): string {
   if (e.kind === "number") return literal(e.value, compute);
@@ -225,7 +227,7 @@ function show(e: Expr, compute: ComputeType, text: (e: Expr) => string): string 
   }
   if (isOperator(e.fn)) return `(${text(e.args[0])} ${e.fn} ${text(e.args[1])})`;
   // Integers are whole already, and what has no sign is 0 or more.
-  if (compute !== "f32" && (e.fn === "floor" || e.fn === "round")) return text(e.args[0]);
+  if (compute !== "f32" && ["floor", "ceil", "trunc", "round"].includes(e.fn)) return text(e.args[0]);
   if (compute === "u32" && e.fn === "sign") return `min(${text(e.args[0])}, V(1))`;
   return `${wgslName(e.fn, compute)}(${e.args.map(text).join(", ")})`;
 }

@@ -184,9 +184,15 @@ export function elementwiseProgram(op: string, dtypes: readonly DType[], attrs: 
 
 const rows = new Map<string, Row>();
 
+/** Every elementwise op by name. */
+export function elementwiseRows(): ReadonlyMap<string, Row> {
+  return rows;
+}
+
 /** Registers the op of a row; gives the function that calls it on tensors and numbers in the order of its arguments. */
 export function defineElementwise(row: Row): (...args: readonly (Tensor | number)[]) => Tensor {
   rows.set(row.name, row);
+  const discrete = row.result === "bool" || row.result === "integer";
   const program = (inputs: readonly { dtype: DType }[], attrs: NumberArguments) =>
     programOf(
       row,
@@ -201,13 +207,13 @@ export function defineElementwise(row: Row): (...args: readonly (Tensor | number
       return [{ shape: inferShape(row.name, inputs), dtype: program(inputs, attrs).dtype }];
     },
     reference: (inputs, attrs, [out]) => evaluate(program(inputs, attrs), inputs, out!),
-    ...(row.result === "bool"
+    ...(discrete
       ? { notDifferentiable: "its result is not continuous" }
       : { gradient: (context, [dy]) => gradientOf(program(context.inputs, context.attrs), context, dy!) }),
     variants: (row.name === "copy" ? copyVariants : variantsOf)<NumberArguments>(({ inputs, attrs }) =>
       program(inputs, attrs),
     ),
-    secondOrder: row.result !== "bool",
+    secondOrder: !discrete,
     samples: () => samplesOf(row),
   });
   return (...args) => {
@@ -271,6 +277,8 @@ function samplesOf(row: Row): Sample<NumberArguments>[] {
   const input = (shape: Shape, i: number, layout?: SampleInput["layout"]): SampleInput => {
     const at = row.args.indexOf(tensors[i]);
     if (row.masks?.includes(tensors[i])) return { shape, dtype: "bool", layout };
+    if (row.result === "integer")
+      return { shape, dtype: "i32", range: row.ranges?.[at] ?? [-50, 50], layout };
     return { shape, range: row.ranges?.[at] ?? row.ranges?.[0] ?? [-2, 2], layout };
   };
   const make = (label: string, shapes: Shape[], layout?: SampleInput["layout"]): Sample<NumberArguments> => ({
@@ -290,7 +298,8 @@ function samplesOf(row: Row): Sample<NumberArguments>[] {
       ]),
     );
   if (thorough) samples.push(make("transposed", [[6, 8]], "transposed"), make("row", [[5, 8], [8]]));
-  if (thorough && row.result !== "float") samples.push(integers(make("i32", [[3, 5]])));
+  const whole = thorough || ["fmod", "remainder", "floor_divide"].includes(row.name);
+  if (whole && row.result !== "float") samples.push(integers(make("i32", [[3, 5]])));
   if (row.name === "add" || row.name === "copy")
     samples.push(make("empty", [[0, 3]]), make("long", [[70001]]), make("scalar", [[]]));
   return samples;

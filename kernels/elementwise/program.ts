@@ -12,9 +12,9 @@ export interface Row {
   readonly formula: string;
   /**
    * Dtype of the result: `promote` the arguments (bool counts as i32), `keep` also bool, `float` at least f32,
-   * `bool`.
+   * `integer` of i32 or u32 alone, `bool`.
    */
-  readonly result: "promote" | "keep" | "float" | "bool";
+  readonly result: "promote" | "keep" | "float" | "integer" | "bool";
   readonly doc: string;
   /** Range of the random samples of each argument; [-2, 2] where absent. */
   readonly ranges?: readonly (readonly [number, number])[];
@@ -97,6 +97,10 @@ function resolve(row: Row, expr: Expr, dtypes: readonly DType[], numbers: readon
     throw new KilnError(`${row.name}: ${wide} is outside of ${isFloat(common) ? "f32" : common}; ${mend}`);
   }
   if (row.result === "float" && !isFloat(common)) common = "f32";
+  if (row.result === "integer" && common !== "i32" && common !== "u32")
+    throw new KilnError(
+      `${row.name}: expected i32 or u32, got ${common}; cast floats, and use the logical functions for bool`,
+    );
   const compute = computeType(common, expr);
   if (row.result === "bool") return { dtype: "bool" as DType, compute };
   const dtype: DType = row.result === "promote" && common === "bool" ? "i32" : common;

@@ -3,6 +3,7 @@
 fn size_bits(x: V) -> VU { return bitcast<VU>(x) & VU(0x7fffffffu); }
 fn is_nan(x: V) -> VB { return size_bits(x) > VU(0x7f800000u); }
 fn is_finite(x: V) -> VB { return size_bits(x) < VU(0x7f800000u); }
+fn is_infinite(x: V) -> VB { return size_bits(x) == VU(0x7f800000u); }
 fn quiet_nan(x: V) -> V { return bitcast<V>(VU(0x7fc00000u) | bitcast<VU>(x)); } // not a constant: WGSL refuses NaN
 
 // Some adapters answer NaN, and the logarithm of what is not positive and finite, with numbers.
