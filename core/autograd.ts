@@ -1,10 +1,11 @@
-import { persist, type Storage } from "./device.ts";
+import { persist, type Storage, scope } from "./device.ts";
 import { KilnError } from "./errors.ts";
 import { findOp } from "./op.ts";
 import { sameShape, show } from "./shape.ts";
 import {
   gradEnabled,
   inCompiledStep,
+  nextNode,
   type Node,
   noGrad,
   reachable,
@@ -31,6 +32,47 @@ export function custom<S extends Tensor | null>(
   for (const t of kept) sever(t, `it is saved by ${name}, which has no second derivative`);
   record(name, inputs, outputs, (cotangents) => backward(cotangents, saved), kept);
   return outputs;
+}
+
+/**
+ * `body(...inputs)` without keeping what its derivatives need: they compute it again (Chen et al. 2016), as PyTorch's
+ * `torch.utils.checkpoint` does. Memory is that of inputs and outputs; time, one more forward pass. The body must be a
+ * function of its inputs and of tensors that stay as they are; random numbers come from keys, so that dropout draws the
+ * same masks again. Derivatives of first order only.
+ */
+export function checkpoint<T extends Tensor | Tensor[]>(
+  body: (...inputs: Tensor[]) => T,
+  ...inputs: Tensor[]
+): T {
+  if (!gradEnabled()) return body(...inputs);
+  const since = nextNode();
+  const again = () => inputs.map((t) => Object.assign(t.detach(), { requiresGrad: t.requiresGrad }));
+  const captured = new Set<Tensor>();
+  const listOf = (made: T): Tensor[] => (Array.isArray(made) ? made : [made]);
+  const result = scope(() => {
+    const own = again();
+    const made = body(...own);
+    for (const node of reachable(listOf(made), since))
+      for (const t of node.inputs)
+        if (t.requiresGrad && !own.includes(t) && (t.node?.id ?? -1) < since) captured.add(t);
+    return (Array.isArray(made) ? made.map((t) => t.detach()) : made.detach()) as T;
+  });
+  const sources = [...inputs, ...captured];
+  if (!sources.some((t) => t.requiresGrad)) return result;
+  record("checkpoint", sources, listOf(result), (cotangents) => {
+    const found = scope(() => {
+      const own = again();
+      const made = withRecording(true, () => body(...own));
+      const wanted = [...own, ...captured];
+      const needed = wanted.filter((t) => t.requiresGrad);
+      const slopes = grads(listOf(made), needed, { cotangents });
+      return wanted.map((t) => slopes[needed.indexOf(t)] ?? null);
+    });
+    if (gradEnabled())
+      for (const t of found) if (t) sever(t, "checkpoint has no second derivative; compute without it");
+    return found;
+  });
+  return result;
 }
 
 export interface GradOptions {

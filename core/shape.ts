@@ -112,6 +112,19 @@ export function normalizeDim(op: string, dim: number, x: { readonly shape: Shape
   return dim < 0 ? dim + range : dim;
 }
 
+/** Dimension indices as an ascending list without repetition; null and undefined mean all. */
+export function normalizeDims(
+  op: string,
+  dim: number | readonly number[] | null | undefined,
+  x: { readonly shape: Shape },
+): number[] {
+  const rank = rankOf(op, x);
+  if (dim === null || dim === undefined) return Array.from({ length: rank }, (_, i) => i);
+  const list = typeof dim === "number" ? [dim] : dim;
+  checkList(op, "axes", list);
+  return [...new Set(list.map((d) => normalizeDim(op, d, x)))].filter((d) => d < rank).sort((a, b) => a - b);
+}
+
 /**
  * Merges neighbouring axes that every one of the `strides` walks as one, and drops axes of extent 1:
  * kernels then loop over as few axes as the data allows.

@@ -1,21 +1,27 @@
 import { backward } from "../core/autograd.ts";
 import { Tensor } from "../core/tensor.ts";
 import { glu } from "./elementwise/glu.ts";
+import * as creation from "./creation/index.ts";
+import * as einsums from "./einsum/index.ts";
 import * as elementwise from "./elementwise/index.ts";
-import * as gatherOps from "./gather/op.ts";
+import * as gathering from "./gather/op.ts";
 import { matmul } from "./matmul/index.ts";
 import * as padOps from "./pad/index.ts";
 import { dropout } from "./random/op.ts";
+import * as rearranging from "./rearrange/index.ts";
 import * as reductions from "./reduce/index.ts";
+import * as searches from "./search/index.ts";
 import { logSoftmax, softmax } from "./softmax/op.ts";
 import * as views from "./views/index.ts";
 
 // Methods of Tensor: what these modules export and takes a tensor first. A new function of theirs is a method at once;
 // one that takes something else first is left out here, or does not compile.
 const { cat, stack, place, ...padding } = padOps;
-const { gatherOp, scatterAddOp, ...gathering } = gatherOps;
+const { arange, linspace, eye, meshgrid, ...creating } = creation;
+const { einsum, ...products } = einsums;
+const { searchsortedOp, ...searching } = searches;
 const { swiglu, bceWithLogits, copy, ...pointwise } = elementwise;
-const { normalizeDims, sumTo, ...reducing } = reductions;
+const { sumTo, ...reducing } = reductions;
 const { contiguous, ...viewing } = views;
 
 /** Names and argument orders that PyTorch and NumPy give to the same functions. */
@@ -23,7 +29,6 @@ const aliases = {
   clone: copy,
   max: reductions.amax,
   min: reductions.amin,
-  var: reductions.variance,
   to: elementwise.cast,
   t: (x: Tensor): Tensor => views.transpose(x),
   /** x where condition (bool) holds, else other. */
@@ -37,6 +42,10 @@ const functions = {
   ...reducing,
   ...padding,
   ...gathering,
+  ...creating,
+  ...products,
+  ...rearranging,
+  ...searching,
   matmul,
   softmax,
   logSoftmax,

@@ -115,16 +115,7 @@ describe("what is merged", () => {
     const [x, y] = [filled([6, 8]), filled([8, 6], 2)];
     const turned = await dispatches((a, b) => k.mul(k.transpose(k.tanh(a!)), b!), [x, y]);
     expect(turned).toEqual({ eager: 2, compiled: 1 });
-    const cut = await dispatches(
-      (a) =>
-        k.neg(
-          k.slice(k.exp(a!), [
-            [1, 5, 2],
-            [null, null, -1],
-          ]),
-        ),
-      [x],
-    );
+    const cut = await dispatches((a) => k.neg(k.slice(k.exp(a!), [1, 5, 2], [null, null, -1])), [x]);
     expect(cut).toEqual({ eager: 2, compiled: 1 });
     const rows = await dispatches((a) => k.add(k.neg(k.select(a!, 0, 1)), k.select(a!, 0, 2)), [x]);
     expect(rows).toEqual({ eager: 2, compiled: 1 });

@@ -74,10 +74,8 @@ describe("views", () => {
       k.reshape(x, [2, 2, -1]),
       k.transpose(x),
       k.expand(k.unsqueeze(x, 0), [3, -1, -1]),
-      k.slice(x, [
-        [1, null, 2],
-        [null, null, -1],
-      ]),
+      k.slice(x, [1, null, 2], [null, null, -1]),
+      k.slice(x, -1, null, [1, 4]),
       k.flip(x, [0, 1]),
       k.narrow(x, 1, 2, 3),
       k.squeeze(k.reshape(x, [4, 1, 6])),
@@ -99,10 +97,26 @@ describe("views", () => {
         const stop = to === null ? (by > 0 ? 7 : -1) : clip(to);
         for (let i = from === null ? (by > 0 ? 0 : 6) : clip(from); by > 0 ? i < stop : i > stop; i += by)
           expected.push(values[i]);
-        expect(await list(k.slice(iota(7), [[from, to, by]]))).toEqual(expected);
+        expect(await list(k.slice(iota(7), [from, to, by]))).toEqual(expected);
       }),
       { numRuns: 60 },
     );
+  });
+
+  it("slice by indices, ranges, new axes and what lies between", async () => {
+    const x = iota(2, 3, 4);
+    expect(await x.slice(1, [1, 3], -1).toArray()).toEqual([19, 23]);
+    expect(await x.slice("...", 2).toArray()).toEqual([
+      [2, 6, 10],
+      [14, 18, 22],
+    ]);
+    expect(x.slice([0, 1], null, "...", [null, null, 2], null).shape).toEqual([1, 1, 3, 2, 1]);
+    expect(await x.slice(0, ":", 0).toArray()).toEqual([0, 4, 8]);
+    expect(x.slice().shape).toEqual([2, 3, 4]);
+    expect(() => x.slice(2)).toThrow("slice(f32[2, 3, 4]): axis 0 has 2 elements and none at 2");
+    expect(() => x.slice(0, 0, 0, 0)).toThrow("has no 4 axes to slice");
+    expect(() => x.slice("...", "...")).toThrow('takes "..." once');
+    expect(() => x.slice([0, 1, 0])).toThrow("a step of 0 leads nowhere");
   });
 
   it("give the derivatives of what they read", async () => {
@@ -112,7 +126,8 @@ describe("views", () => {
       ["reshape of a transposed", (x) => k.reshape(k.transpose(x, 0, 2), [4, 6])],
       ["permute", (x) => k.permute(x, [2, 0, 1])],
       ["expand", (x) => k.expand(k.unsqueeze(x, 1), [2, 5, 3, 4])],
-      ["slice", (x) => k.slice(x, [[], [2, null, -2], [1, 4, 2]])],
+      ["slice", (x) => k.slice(x, [], [2, null, -2], [1, 4, 2])],
+      ["index", (x) => k.slice(x, "...", null, -2).slice(1, ":", [null, null, -1])],
       ["flip", (x) => k.flip(x, [0, 2])],
       ["split", (x) => k.split(x, [1, 3], 2)[1]],
       ["pad", (x) => k.pad(x, [1, 2, 0, 1], 7)],

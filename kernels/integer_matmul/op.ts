@@ -4,7 +4,7 @@ import { apply, type Tensor } from "../../core/tensor.ts";
 import { isIndex } from "../embedding/op.ts";
 import { foldGrid } from "../include/grid.ts";
 import { wrapping } from "../reduce/lower.ts";
-import { dropAxes } from "../reduce/sum.ts";
+import { dropAxes } from "../views/axes.ts";
 import { expand, reshape, unsqueeze } from "../views/index.ts";
 
 type None = Record<string, never>;

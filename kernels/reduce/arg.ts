@@ -2,9 +2,9 @@ import { defineOp, type Op, opError, type Sample } from "../../core/op.ts";
 import { normalizeDim, rankOf } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../include/grid.ts";
+import { dropAxes } from "../views/axes.ts";
 import { reshape } from "../views/index.ts";
 import { blocks, computeType } from "./lower.ts";
-import { dropAxes } from "./sum.ts";
 
 export interface ArgAttrs {
   readonly dim: number;

@@ -1,6 +1,6 @@
 import { isFloat } from "../../core/dtype.ts";
 import { describe, KilnError } from "../../core/errors.ts";
-import { checkWhole, normalizeDim, rankOf } from "../../core/shape.ts";
+import { checkWhole, normalizeDim, rankOf, normalizeDims } from "../../core/shape.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { abs, cast, eq, isnan, mul, ne, sqrt, square, where } from "../elementwise/index.ts";
 import { pad } from "../pad/index.ts";
@@ -8,7 +8,7 @@ import { flatten, narrow, reshape, squeeze } from "../views/index.ts";
 import { amax, amin } from "./extremes.ts";
 import { sort } from "./sort.ts";
 import { variance } from "./statistics.ts";
-import { normalizeDims, sum } from "./sum.ts";
+import { sum } from "./sum.ts";
 
 // Reductions made of others.
 

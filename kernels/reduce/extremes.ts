@@ -1,9 +1,11 @@
 import type { DType } from "../../core/dtype.ts";
 import { isFloat } from "../../core/dtype.ts";
 import { defineOp, type GradientContext, type Op, type Sample } from "../../core/op.ts";
+import { normalizeDims } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { cast, div, eq, mul } from "../elementwise/index.ts";
 import { pad } from "../pad/index.ts";
+import { dropAxes, insertAxes } from "../views/axes.ts";
 import { flip, narrow, permute, reshape } from "../views/index.ts";
 import {
   blocks,
@@ -13,7 +15,7 @@ import {
   reduceReference,
   reduceVariants,
 } from "./lower.ts";
-import { dropAxes, insertAxes, normalizeDims, runsOf, sumKeeping } from "./sum.ts";
+import { runsOf, sumKeeping } from "./sum.ts";
 
 const lowest = (dtype: DType) =>
   isFloat(dtype) ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -(2 ** 31) : 0;

@@ -4,4 +4,4 @@ export { cumsum } from "./cumsum.ts";
 export { amax, amin, prod } from "./extremes.ts";
 export { sort, topk } from "./sort.ts";
 export { logsumexp, mean, variance, variance as var } from "./statistics.ts";
-export { normalizeDims, sum, sumTo } from "./sum.ts";
+export { sum, sumTo } from "./sum.ts";

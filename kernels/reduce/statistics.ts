@@ -1,11 +1,12 @@
 import { isFloat } from "../../core/dtype.ts";
 import { describe, KilnError } from "../../core/errors.ts";
-import { numel } from "../../core/shape.ts";
+import { normalizeDims, numel } from "../../core/shape.ts";
 import { noGrad } from "../../core/tape.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { add, cast, exp, isfinite, log, square, sub, where } from "../elementwise/index.ts";
+import { dropAxes } from "../views/axes.ts";
 import { amax } from "./extremes.ts";
-import { dropAxes, normalizeDims, sumKeeping } from "./sum.ts";
+import { sumKeeping } from "./sum.ts";
 
 type Dims = number | readonly number[] | null;
 

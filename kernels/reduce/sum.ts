@@ -4,13 +4,14 @@ import {
   broadcastStrides,
   checkList,
   checkShape,
-  normalizeDim,
+  normalizeDims,
   rankOf,
   type Shape,
   sameShape,
   show,
 } from "../../core/shape.ts";
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
+import { dropAxes } from "../views/axes.ts";
 import { type ReduceAttrs, type Reducer, reducedShape, reduceReference, reduceVariants } from "./lower.ts";
 
 // Sum and broadcast are each other's derivative, hence one file.
@@ -77,19 +78,6 @@ function sumDtype(dtype: DType): DType {
   return dtype === "bool" ? "i32" : dtype;
 }
 
-/** Dimensions as a sorted list without repetition; null means all. */
-export function normalizeDims(
-  op: string,
-  dim: number | readonly number[] | null | undefined,
-  x: { readonly shape: Shape },
-): number[] {
-  const rank = rankOf(op, x);
-  if (dim === null || dim === undefined) return Array.from({ length: rank }, (_, i) => i);
-  const list = typeof dim === "number" ? [dim] : dim;
-  checkList(op, "axes", list);
-  return [...new Set(list.map((d) => normalizeDim(op, d, x)))].filter((d) => d < rank).sort((a, b) => a - b);
-}
-
 /** Runs of neighbouring axes, innermost first: a reduction takes one run at a time. */
 export function runsOf(dims: readonly number[]): number[][] {
   const runs: number[][] = [];
@@ -98,30 +86,6 @@ export function runsOf(dims: readonly number[]): number[][] {
     else runs.unshift([dim]);
   }
   return runs;
-}
-
-/** Drops axes of extent 1. */
-export function dropAxes(x: Tensor, dims: readonly number[]): Tensor {
-  if (dims.length === 0) return x;
-  const keep = x.shape.map((_, i) => i).filter((i) => !dims.includes(i));
-  const out = x.asStrided(
-    keep.map((i) => x.shape[i]),
-    keep.map((i) => x.strides[i]),
-    x.offset,
-  );
-  return recordView(out, x, "squeeze", (dy) => insertAxes(dy, dims));
-}
-
-/** Adds axes of extent 1 so that they stand at `dims` (ascending) of the result. */
-export function insertAxes(x: Tensor, dims: readonly number[]): Tensor {
-  if (dims.length === 0) return x;
-  const shape = [...x.shape];
-  const strides = [...x.strides];
-  for (const dim of dims) {
-    shape.splice(dim, 0, 1);
-    strides.splice(dim, 0, 1);
-  }
-  return recordView(x.asStrided(shape, strides, x.offset), x, "unsqueeze", (dy) => dropAxes(dy, dims));
 }
 
 /**

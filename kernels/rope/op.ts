@@ -89,7 +89,7 @@ function frequencyGradient(
   const pick = (t: Tensor, which: 0 | 1): Tensor => {
     const wide = cast(t, "f32");
     if (!interleaved) return narrow(wide, -1, (which * dim) / 2, dim / 2);
-    return slice(wide, [...t.shape.slice(1).map((): [] => []), [which, dim, 2]]);
+    return slice(wide, "...", [which, dim, 2]);
   };
   const turn = sub(mul(pick(dy, 1), pick(y, 0)), mul(pick(dy, 0), pick(y, 1)));
   const place = reshape(cast(positions, "f32"), [...positions.shape, 1, 1]);

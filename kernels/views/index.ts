@@ -6,6 +6,7 @@ import {
   checkWhole,
   contiguousStrides,
   normalizeDim,
+  normalizeDims,
   numel,
   rankOf,
   type Shape,
@@ -15,7 +16,8 @@ import {
 import { recordView, type Tensor } from "../../core/tensor.ts";
 import { copy } from "../elementwise/index.ts";
 import { place } from "../pad/place.ts";
-import { dropAxes, expand, insertAxes, normalizeDims } from "../reduce/sum.ts";
+import { expand } from "../reduce/sum.ts";
+import { dropAxes, insertAxes } from "./axes.ts";
 
 export { expand } from "../reduce/sum.ts";
 
@@ -140,17 +142,55 @@ export function unsqueeze(x: Tensor, dim: number): Tensor {
 /** Start, stop, step of one axis with Python's meaning; null or absent means the end in that direction. */
 export type Slice = readonly [start?: number | null, stop?: number | null, step?: number | null];
 
-/** x[start:stop:step] for the leading axes; steps may be negative. */
-export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
-  checkList("slice", "slices", slices);
-  if (slices.length > rankOf("slice", x))
-    throw opError("slice", [x], `has no ${slices.length} axes to slice`);
+/** What `slice` takes for an axis: a range, one index, ":" for all, "..." for the axes in between, null for a new axis. */
+export type Range = Slice | number | ":" | "..." | null;
+
+/**
+ * A view of some elements of each axis, by Python's rules: `x[1:3, ::2, -1, ..., None]` is
+ * `x.slice([1, 3], [null, null, 2], -1, "...", null)`. An index drops its axis; indices, starts and stops may count from
+ * the end, steps may be negative; axes that are not mentioned stay whole.
+ *
+ * @throws KilnError for more ranges than axes, or an index outside of its axis
+ */
+export function slice(x: Tensor, ...ranges: readonly Range[]): Tensor {
+  const rank = rankOf("slice", x);
+  const given = ranges.filter((range) => range !== null && range !== "...").length;
+  if (given > rank) throw opError("slice", [x], `has no ${given} axes to slice`);
+  if (ranges.indexOf("...") !== ranges.lastIndexOf("..."))
+    throw opError("slice", [x], 'takes "..." once: what each of two stands for is open');
+  const slices: Slice[] = [];
+  const dropped: number[] = [];
+  const added: number[] = [];
+  const left = () => slices.length - dropped.length + added.length;
+  for (const range of ranges) {
+    const axis = slices.length;
+    if (range === null) added.push(left());
+    else if (range === "...") for (let i = given; i < rank; i++) slices.push([]);
+    else if (typeof range === "number") {
+      const index = checkIndex(range, x, axis);
+      dropped.push(axis);
+      slices.push([index, index + 1]);
+    } else slices.push(range === ":" ? [] : range);
+  }
+  return insertAxes(dropAxes(sliceAxes(x, slices), dropped), added);
+}
+
+function checkIndex(index: number, x: Tensor, axis: number): number {
+  const extent = x.shape[axis];
+  if (Number.isInteger(index) && index >= -extent && index < extent)
+    return index < 0 ? index + extent : index;
+  throw opError("slice", [x], `axis ${axis} has ${extent} elements and none at ${index}`);
+}
+
+/** x[start:stop:step] of the leading axes. */
+function sliceAxes(x: Tensor, slices: readonly Slice[]): Tensor {
   const shape = [...x.shape];
   const strides = [...x.strides];
   const starts = shape.map(() => 0);
   const steps = shape.map(() => 1);
   let offset = x.offset;
   slices.forEach((given, axis) => {
+    checkList("slice", "start, stop and step", given);
     const { start, step, count } = resolveSlice(given, x.shape[axis]);
     // An empty slice may start at the end: the view must not point there.
     if (count > 0) offset += start * strides[axis];
@@ -159,9 +199,8 @@ export function slice(x: Tensor, slices: readonly Slice[]): Tensor {
     shape[axis] = count;
     strides[axis] *= step;
   });
-  return recordView(x.asStrided(shape, strides, offset), x, "slice", (dy) =>
-    place(dy, x.shape, starts, steps, 0),
-  );
+  const view = x.asStrided(shape, strides, offset);
+  return recordView(view, x, "slice", (dy) => place(dy, x.shape, starts, steps, 0));
 }
 
 function resolveSlice([from, to, by]: Slice, extent: number): { start: number; step: number; count: number } {
@@ -189,7 +228,7 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
   if (start < 0 || length < 0 || start + length > (x.shape[axis] ?? 0)) {
     throw opError("narrow", [x], `axis ${axis} has no elements ${start} to ${start + length}`);
   }
-  return slice(
+  return sliceAxes(
     x,
     x.shape.map((_, i): Slice => (i === axis ? [start, start + length] : [])),
   );
