@@ -5,8 +5,8 @@ import { sameShape, show } from "./shape.ts";
 import {
   gradEnabled,
   inCompiledStep,
-  nextNode,
   type Node,
+  nextNode,
   noGrad,
   reachable,
   record,

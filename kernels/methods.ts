@@ -1,8 +1,8 @@
 import { backward } from "../core/autograd.ts";
 import { Tensor } from "../core/tensor.ts";
-import { glu } from "./elementwise/glu.ts";
 import * as creation from "./creation/index.ts";
 import * as einsums from "./einsum/index.ts";
+import { glu } from "./elementwise/glu.ts";
 import * as elementwise from "./elementwise/index.ts";
 import * as gathering from "./gather/op.ts";
 import { matmul } from "./matmul/index.ts";

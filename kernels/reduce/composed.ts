@@ -1,6 +1,6 @@
 import { isFloat } from "../../core/dtype.ts";
 import { describe, KilnError } from "../../core/errors.ts";
-import { checkWhole, normalizeDim, rankOf, normalizeDims } from "../../core/shape.ts";
+import { checkWhole, normalizeDim, normalizeDims, rankOf } from "../../core/shape.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import { abs, cast, eq, isnan, mul, ne, sqrt, square, where } from "../elementwise/index.ts";
 import { pad } from "../pad/index.ts";

@@ -152,7 +152,7 @@ export type Range = Slice | number | ":" | "..." | null;
  *
  * @throws KilnError for more ranges than axes, or an index outside of its axis
  */
-export function slice(x: Tensor, ...ranges: readonly Range[]): Tensor {
+export function slice(x: Tensor, ...ranges: Range[]): Tensor {
   const rank = rankOf("slice", x);
   const given = ranges.filter((range) => range !== null && range !== "...").length;
   if (given > rank) throw opError("slice", [x], `has no ${given} axes to slice`);
