@@ -1,48 +1,38 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { BlockPool } from "../serve/engine/blocks.ts";
-import { BlockTable } from "../serve/engine/table.ts";
+import { BlockPool, BlockTable } from "../serve/engine/blocks.ts";
 
 const TOTAL = 100;
 
-type Op = { op: "open" | "grow" | "close" | "share" | "drop"; who: number; size: number };
+type Op = { op: "open" | "grow" | "close"; who: number; size: number };
 const anyOp: fc.Arbitrary<Op> = fc.record({
-  op: fc.constantFrom("open", "grow", "close", "share", "drop"),
+  op: fc.constantFrom("open", "grow", "close"),
   who: fc.nat(),
   size: fc.nat(60),
 });
 
 describe("block pool", () => {
-  it("loses no block and counts each table that holds one, after every operation", () => {
+  it("loses no block and gives none to two tables, after every operation", () => {
     fc.assert(
       fc.property(fc.array(anyOp, { maxLength: 500 }), (ops) => {
         const pool = new BlockPool(TOTAL);
         const tables: BlockTable[] = [];
-        const shared: number[] = [];
         for (const { op, who, size } of ops) {
           const table = tables[who % Math.max(1, tables.length)];
           if (op === "open") tables.push(new BlockTable(pool, 4));
           else if (op === "grow" && table) {
-            const before = { capacity: table.capacity, free: pool.free, missing: table.missing(size) };
+            const before = { held: table.blocks.length, free: pool.free, missing: table.missing(size) };
             const grew = table.grow(size);
             expect(grew).toBe(before.missing <= before.free);
             expect(pool.free).toBe(before.free - (grew ? before.missing : 0));
-            expect(table.capacity).toBe(
-              grew ? Math.max(before.capacity, Math.ceil(size / 4) * 4) : before.capacity,
-            );
+            expect(table.blocks.length).toBe(grew ? Math.max(before.held, Math.ceil(size / 4)) : before.held);
           } else if (op === "close" && table) {
             table.clear();
-            expect(table.capacity).toBe(0);
-          } else if (op === "share" && table && table.blocks.length > 0) {
-            const block = table.blocks[size % table.blocks.length];
-            pool.retain(block);
-            shared.push(block);
-          } else if (op === "drop" && shared.length > 0)
-            pool.release(shared.splice(who % shared.length, 1)[0]);
+            expect(table.blocks).toHaveLength(0);
+          }
           const holders = new Int32Array(TOTAL);
           for (const { blocks } of tables) for (const block of blocks) holders[block]++;
-          for (const block of shared) holders[block]++;
-          for (let block = 0; block < TOTAL; block++) expect(pool.refs(block)).toBe(holders[block]);
+          expect(Math.max(...holders)).toBeLessThanOrEqual(1);
           expect(pool.used).toBe(holders.filter((count) => count > 0).length);
           expect(pool.free + pool.used).toBe(TOTAL);
         }
@@ -62,10 +52,9 @@ describe("block pool", () => {
     expect(pool.alloc(0)).toHaveLength(0);
   });
 
-  it("refuses to release or retain a free block", () => {
+  it("refuses to release a free block", () => {
     const pool = new BlockPool(2);
     expect(() => pool.release(0)).toThrow("not in use");
-    expect(() => pool.retain(1)).toThrow("not in use");
     expect(() => pool.release(7)).toThrow("not in use");
   });
 });

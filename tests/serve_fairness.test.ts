@@ -1,12 +1,21 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Scheduler, type SchedulerConfig } from "../serve/engine/scheduler.ts";
+import type { SchedulerConfig } from "../serve/engine/scheduler.ts";
 import type { Request } from "../serve/engine/types.ts";
-import { collect, expected, makeEngine, makeRequest, send, startServer, until } from "./serve_fake.ts";
+import {
+  collect,
+  expected,
+  ListedScheduler,
+  makeEngine,
+  makeRequest,
+  send,
+  startServer,
+  until,
+} from "./serve_fake.ts";
 
 /** One client's batch must not keep others from being served, and nobody may wait for ever. */
 const make = (config: Partial<SchedulerConfig> = {}) =>
-  new Scheduler({
+  new ListedScheduler({
     blockSize: 4,
     blockCount: 400,
     maxModelLen: 128,
@@ -17,25 +26,25 @@ const make = (config: Partial<SchedulerConfig> = {}) =>
   });
 const prompt = (length: number) => new Array<number>(length).fill(1);
 
-function add(scheduler: Scheduler, client: string, count = 1, options: Partial<Request> = {}) {
+function add(scheduler: ListedScheduler, client: string, count = 1, options: Partial<Request> = {}) {
   return Array.from({ length: count }, () =>
     scheduler.add(makeRequest({ client, prompt: prompt(4), maxTokens: 8, ...options })),
   );
 }
 
 /** Runs a step of a model that always says 7; returns its plan. */
-function step(scheduler: Scheduler) {
+function step(scheduler: ListedScheduler) {
   const plan = scheduler.schedule();
   const items = plan.items.map(({ id, start, count }) => {
     const { tokens, request } = scheduler.get(id)!;
     const samples = start + count === tokens.length && request.maxTokens > 0;
     return { sampled: samples ? { id: 7, logprob: 0, top: [] } : null, scored: [] };
   });
-  scheduler.settle(plan, { items });
+  scheduler.advance(plan, items);
   return plan;
 }
 
-function runningBy(scheduler: Scheduler): Record<string, number> {
+function runningBy(scheduler: ListedScheduler): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const { running, request } of scheduler.sequences())
     if (running) counts[request.client] = (counts[request.client] ?? 0) + 1;
@@ -87,20 +96,20 @@ describe("fair shares", () => {
         const scheduler = make({ maxSeqs });
         const check = () => {
           const { preempted, items } = scheduler.schedule();
-          expect(items.length).toBe(Math.min(maxSeqs, [...scheduler.sequences()].length));
+          expect(items.length).toBe(Math.min(maxSeqs, scheduler.sequences().length));
           expect(new Set(preempted).size).toBe(preempted.length);
           const counts = runningBy(scheduler);
           const most = Math.max(...Object.values(counts));
-          const waiting = [...scheduler.sequences()].filter(({ running }) => !running);
+          const waiting = scheduler.sequences().filter(({ running }) => !running);
           const least = Math.min(most, ...waiting.map(({ request }) => counts[request.client] ?? 0));
           expect(least).toBeGreaterThanOrEqual(most - 1);
           const sampled = { id: 7, logprob: 0, top: [] };
           const done = items.map(
             ({ id, start, count }) => start + count === scheduler.get(id)!.tokens.length,
           );
-          scheduler.settle(
+          scheduler.advance(
             { items, preempted },
-            { items: done.map((samples) => ({ sampled: samples ? sampled : null, scored: [] })) },
+            done.map((samples) => ({ sampled: samples ? sampled : null, scored: [] })),
           );
         };
         for (const { client, count, length, maxTokens, steps } of ops) {
@@ -108,7 +117,7 @@ describe("fair shares", () => {
           for (let i = 0; i < steps; i++) check();
         }
         let left = 0;
-        while ([...scheduler.sequences()].length > 0) {
+        while (scheduler.sequences().length > 0) {
           check();
           expect(left++).toBeLessThan(30_000);
         }

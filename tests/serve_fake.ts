@@ -2,6 +2,7 @@ import { connect } from "node:net";
 import OpenAI from "openai";
 import { Engine, type EngineOptions } from "../serve/engine/engine.ts";
 import { sampleRow, scoreRow } from "../serve/engine/sampler.ts";
+import { Scheduler, type Sequence } from "../serve/engine/scheduler.ts";
 import type {
   EngineEvent,
   ItemResult,
@@ -10,7 +11,6 @@ import type {
   Runner,
   SampledToken,
   Sampling,
-  StepResult,
   TokenLogprob,
 } from "../serve/engine/types.ts";
 import { createServer, type ServerOptions } from "../serve/index.ts";
@@ -49,7 +49,7 @@ export class FakeRunner implements Runner {
     this.blockCount = options.blockCount ?? 256;
   }
 
-  async run(items: readonly RunItem[]): Promise<StepResult> {
+  async run(items: readonly RunItem[]): Promise<ItemResult[]> {
     this.steps++;
     await this.before(items);
     this.largestStep = Math.max(
@@ -58,7 +58,7 @@ export class FakeRunner implements Runner {
     );
     const owner = new Map<number, string>();
     for (const item of items) this.#write(item, owner);
-    return { items: items.map((item) => this.#compute(item)) };
+    return items.map((item) => this.#compute(item));
   }
 
   #write(item: RunItem, owner: Map<number, string>): void {
@@ -94,7 +94,7 @@ export class FakeRunner implements Runner {
     };
     const scored: TokenLogprob[] = [];
     item.score?.targets.forEach((target, i) => {
-      const row = fakeLogits(read(item.start + item.score!.first + i + 1), this.vocabSize);
+      const row = fakeLogits(read(item.start + item.rows[i] + 1), this.vocabSize);
       scored.push(scoreRow(row, target, item.score!.topLogprobs));
     });
     const row = fakeLogits(read(item.start + item.tokens.length), this.vocabSize);
@@ -163,6 +163,22 @@ export function makeRequest(options: Partial<Request> = {}): Request {
     scorePrompt: false,
     ...options,
   };
+}
+
+/** A scheduler whose sequences can be listed. */
+export class ListedScheduler extends Scheduler {
+  readonly #added = new Set<Sequence>();
+
+  override add(request: Request): Sequence {
+    const sequence = super.add(request);
+    this.#added.add(sequence);
+    return sequence;
+  }
+
+  sequences(): Sequence[] {
+    for (const one of this.#added) if (this.get(one.request.id) !== one) this.#added.delete(one);
+    return [...this.#added];
+  }
 }
 
 /** Submits a request and collects its events; `end` resolves at its one ending and checks that nothing follows. */

@@ -118,6 +118,7 @@ describe("a TinyLLM with random weights", () => {
     const rest = { history: [1], promptLength: 1, position: 1, banned: null, topLogprobs: null };
     const items = Array.from({ length: 6 }, (_, i) => ({
       ...{ id: `${i}`, tokens: [1], start: 0, blockTable: Int32Array.of(2 * i, 2 * i + 1), score: null },
+      rows: [0],
       sample: { params: sampling, ...rest },
     }));
     let done = false;

@@ -1,8 +1,7 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { uniform } from "../serve/engine/counter.ts";
-import { applyTopK, probabilities, sampleRow, scoreRow, softmax } from "../serve/engine/sampler.ts";
+import { applyTopK, probabilities, sampleRow, scoreRow, softmax, uniform } from "../serve/engine/sampler.ts";
 import type { SampleSpec, Sampling } from "../serve/engine/types.ts";
 import { resolveSampling } from "../serve/text/sampling.ts";
 import { GREEDY } from "./serve_fake.ts";

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Scheduler, type SchedulerConfig } from "../serve/engine/scheduler.ts";
-import type { StepPlan, StepResult } from "../serve/engine/types.ts";
-import { makeRequest } from "./serve_fake.ts";
+import type { SchedulerConfig } from "../serve/engine/scheduler.ts";
+import type { ItemResult, StepPlan } from "../serve/engine/types.ts";
+import { ListedScheduler, makeRequest } from "./serve_fake.ts";
 
 const CONFIG: SchedulerConfig = {
   blockSize: 4,
@@ -13,22 +13,20 @@ const CONFIG: SchedulerConfig = {
   agingSteps: 10,
 };
 
-const make = (config: Partial<SchedulerConfig> = {}) => new Scheduler({ ...CONFIG, ...config });
+const make = (config: Partial<SchedulerConfig> = {}) => new ListedScheduler({ ...CONFIG, ...config });
 const prompt = (length: number) => new Array<number>(length).fill(1);
 
 /** Results of a model that always says 7. */
-function results(scheduler: Scheduler, plan: StepPlan): StepResult {
-  return {
-    items: plan.items.map(({ id, start, count }) => {
-      const { tokens, request } = scheduler.get(id)!;
-      const samples = start + count === tokens.length && request.maxTokens > 0;
-      return { sampled: samples ? { id: 7, logprob: 0, top: [] } : null, scored: [] };
-    }),
-  };
+function results(scheduler: ListedScheduler, plan: StepPlan): ItemResult[] {
+  return plan.items.map(({ id, start, count }) => {
+    const { tokens, request } = scheduler.get(id)!;
+    const samples = start + count === tokens.length && request.maxTokens > 0;
+    return { sampled: samples ? { id: 7, logprob: 0, top: [] } : null, scored: [] };
+  });
 }
 
 /** Plan is legal, no block is lost, no runnable work is left out. */
-function checkPlan(scheduler: Scheduler, plan: StepPlan): void {
+function checkPlan(scheduler: ListedScheduler, plan: StepPlan): void {
   const { maxBatchedTokens, maxSeqs } = scheduler.config;
   const total = plan.items.reduce((sum, { count }) => sum + count, 0);
   expect(total).toBeLessThanOrEqual(maxBatchedTokens);
@@ -40,7 +38,7 @@ function checkPlan(scheduler: Scheduler, plan: StepPlan): void {
     expect(start).toBe(sequence.computed);
     expect(count).toBeGreaterThan(0);
     expect(start + count).toBeLessThanOrEqual(sequence.tokens.length);
-    expect(sequence.table.capacity).toBeGreaterThanOrEqual(start + count);
+    expect(sequence.table.missing(start + count)).toBe(0);
     left += sequence.tokens.length - start - count;
   }
   if (left > 0) expect(total).toBe(maxBatchedTokens);
@@ -55,7 +53,7 @@ function checkPlan(scheduler: Scheduler, plan: StepPlan): void {
   }
   expect(new Set(held).size).toBe(held.length);
   expect(scheduler.pool.used).toBe(held.length);
-  expect(plan.items.length + scheduler.waiting).toBe([...scheduler.sequences()].length);
+  expect(plan.items.length + scheduler.waiting).toBe(scheduler.sequences().length);
   // Where a slot is free, the blocks are too few for somebody who waits.
   if (plan.items.length < maxSeqs && scheduler.waiting > 0) {
     expect(most).toBeGreaterThan(scheduler.pool.free);
@@ -63,10 +61,10 @@ function checkPlan(scheduler: Scheduler, plan: StepPlan): void {
   if (scheduler.waiting > 0 && plan.items.length === 0) expect.fail("nothing runs though something waits");
 }
 
-function step(scheduler: Scheduler) {
+function step(scheduler: ListedScheduler) {
   const plan = scheduler.schedule();
   checkPlan(scheduler, plan);
-  return { plan, settled: scheduler.settle(plan, results(scheduler, plan)) };
+  return { plan, advanced: scheduler.advance(plan, results(scheduler, plan)) };
 }
 
 describe("scheduler", () => {
@@ -98,8 +96,8 @@ describe("scheduler", () => {
     scheduler.add(makeRequest({ prompt: prompt(100) }));
     step(scheduler);
     const short = scheduler.add(makeRequest({ prompt: prompt(8) }));
-    const { settled } = step(scheduler);
-    expect(settled.find(({ sequence }) => sequence === short)!.sequence.tokens).toHaveLength(9);
+    const { advanced } = step(scheduler);
+    expect(advanced.find(({ sequence }) => sequence === short)!.sequence.tokens).toHaveLength(9);
   });
 
   it("preempts the last in order when blocks run out, and runs it again later", () => {
@@ -108,9 +106,9 @@ describe("scheduler", () => {
     const preempted: string[] = [];
     const finished: string[] = [];
     for (let i = 0; i < 300 && finished.length < 3; i++) {
-      const { plan, settled } = step(scheduler);
+      const { plan, advanced } = step(scheduler);
       preempted.push(...plan.preempted);
-      finished.push(...settled.filter(({ finish }) => finish).map(({ sequence }) => sequence.request.id));
+      finished.push(...advanced.filter(({ finish }) => finish).map(({ sequence }) => sequence.request.id));
     }
     expect(finished).toEqual([a, b, c].map((sequence) => sequence!.request.id));
     expect(preempted[0]).toBe(c!.request.id);
@@ -163,7 +161,7 @@ describe("scheduler", () => {
     const result = results(scheduler, plan);
     expect(scheduler.remove(gone.request.id)).toBe(true);
     expect(scheduler.remove(gone.request.id)).toBe(false);
-    expect(scheduler.settle(plan, result).map(({ sequence }) => sequence)).toEqual([stays]);
+    expect(scheduler.advance(plan, result).map(({ sequence }) => sequence)).toEqual([stays]);
   });
 
   it("keeps every invariant under random traffic in a tight pool", () => {
@@ -180,7 +178,7 @@ describe("scheduler", () => {
         const scheduler = make({ blockSize, blockCount: Math.ceil(128 / blockSize) + 2 });
         let open = 0;
         const remove = (pick: number) => {
-          const ids = [...scheduler.sequences()].map(({ request }) => request.id);
+          const ids = scheduler.sequences().map(({ request }) => request.id);
           if (ids.length > 0 && scheduler.remove(ids[pick % ids.length])) open--;
         };
         const runStep = (abort: number | null) => {
@@ -188,7 +186,7 @@ describe("scheduler", () => {
           checkPlan(scheduler, plan);
           const result = results(scheduler, plan);
           if (abort !== null) remove(abort);
-          open -= scheduler.settle(plan, result).filter(({ finish }) => finish !== null).length;
+          open -= scheduler.advance(plan, result).filter(({ finish }) => finish !== null).length;
         };
         for (const { kind, length, maxTokens, priority, client, pick } of ops) {
           if (kind === "add") {

@@ -9,9 +9,7 @@ import type {
   Request,
   RunItem,
   Runner,
-  ScoreSpec,
   StepPlan,
-  StepResult,
 } from "./types.ts";
 
 export interface EngineOptions {
@@ -21,14 +19,14 @@ export interface EngineOptions {
   /** Tokens computed in one step. */
   readonly maxBatchedTokens?: number;
   readonly agingSteps?: number;
-  /** Told of each failure whose details clients do not see. */
+  /** Called with each failure whose details clients do not see. */
   readonly onError?: (error: unknown) => void;
   readonly limits?: Partial<
     Pick<typeof LIMITS, "queuedRequests" | "queuedTokens" | "queueWaitMs" | "stepMs">
   >;
 }
 
-/** Hears what becomes of one request. Must not throw; may call `abort`. */
+/** Gets the events of one request. Must not throw; may call `abort`. */
 export type EngineListener = (event: EngineEvent) => void;
 
 /** `failing`: the last steps all failed. Requests are still accepted, and the first step that succeeds ends it. */
@@ -50,7 +48,7 @@ export interface EngineStats {
   readonly finished: Readonly<Record<FinishReason, number>>;
 }
 
-/** What was submitted in one call: given up as a whole, and only before the first step of any of it. */
+/** The requests of one call to `submit`: given up as a whole, and only before the first step of any of them. */
 interface Submission {
   /** Monotonic time after which it is given up. */
   readonly giveUpAt: number;
@@ -67,8 +65,8 @@ interface Entry {
 const NOTHING: Pick<EngineEvent, "token" | "scored" | "error"> = { token: null, scored: [], error: null };
 
 /**
- * Runs requests over one model: schedule a step, run it, settle it, again. Everything that ends a request goes through
- * `#end`, so each accepted request ends exactly once.
+ * Runs requests over one model, step by step: schedule, run, report. Everything that ends a request goes through `#end`,
+ * so each accepted request ends exactly once.
  */
 export class Engine {
   readonly runner: Runner;
@@ -126,8 +124,8 @@ export class Engine {
   }
 
   /**
-   * Whether `requests` more sequences of a client, with `tokens` prompt tokens in all, may join. A full queue still takes
-   * a client's fair share of it: those who filled it do not lock others out.
+   * Checks that `requests` more sequences of a client, with `tokens` prompt tokens in all, may join. A full queue still
+   * takes each client's fair share: those who filled it do not lock others out.
    * @throws RequestError 429 when the queue is full, 503 when the engine is draining or hung.
    */
   checkRoom(client: string, requests: number, tokens: number): void {
@@ -180,7 +178,7 @@ export class Engine {
   async #work(): Promise<void> {
     try {
       while (this.#entries.size > 0) {
-        // Lets sockets and timers have their turn: without a device to wait for, steps would follow each other at once.
+        // Sockets and timers get a turn, even where no step waits for a device.
         await new Promise((resolve) => setImmediate(resolve));
         this.#dropStale();
         const plan = this.#scheduler.schedule();
@@ -190,7 +188,7 @@ export class Engine {
       this.#onError(error);
       this.#failAll(error);
     } finally {
-      // Here and not in a later microtask, so that no request can slip in between the last step and this line.
+      // Not in a later microtask: a request that came before it would start no loop.
       this.#loop = null;
     }
   }
@@ -199,11 +197,10 @@ export class Engine {
     for (const { id } of plan.items) this.#entries.get(id)!.submission.started = true;
     const items = plan.items.map((item) => this.#runItem(item));
     this.#steps++;
-    let result: StepResult;
+    let results: readonly ItemResult[];
     try {
-      result = await this.#watched(this.runner.run(items));
-      if (result.items.length !== items.length)
-        throw new Error("the runner returned another number of items");
+      results = await this.#watched(this.runner.run(items));
+      if (results.length !== items.length) throw new Error("the runner returned another number of items");
       this.#failures = 0;
     } catch (error) {
       this.#failures++;
@@ -211,14 +208,14 @@ export class Engine {
       for (const { id } of plan.items) this.#fail(id, error);
       return;
     }
-    result.items.forEach((item, i) => {
-      if (item.error === undefined) return;
-      const error = new Error(item.error);
+    results.forEach(({ error: message }, i) => {
+      if (message === undefined) return;
+      const error = new Error(message);
       this.#onError(error);
       this.#fail(plan.items[i].id, error);
     });
-    for (const { index, sequence, finish } of this.#scheduler.settle(plan, result)) {
-      this.#report(sequence, items[index], result.items[index], finish);
+    for (const { index, sequence, finish } of this.#scheduler.advance(plan, results)) {
+      this.#report(sequence, items[index], results[index], finish);
     }
   }
 
@@ -226,7 +223,7 @@ export class Engine {
     const entry = this.#entries.get(sequence.request.id);
     // An earlier listener of this very step may have aborted it.
     if (entry === undefined) return;
-    if (item.score !== null) entry.scored = item.start + item.score.first + item.score.targets.length;
+    if (item.score !== null) entry.scored = item.start + item.rows[0] + item.score.targets.length;
     const { sampled: token, scored } = outcome;
     if (token !== null) this.#generatedTokens++;
     if (finish !== null) this.#end(sequence.request.id, finish, { token, scored, error: null });
@@ -238,11 +235,17 @@ export class Engine {
     const { request, tokens, table } = sequence;
     const end = start + count;
     const samples = end === tokens.length && request.maxTokens > 0;
+    // Each position predicts the token after it: those of the prompt are scored once, though a recompute sees them again.
+    const scored = request.scorePrompt ? Math.max(start, this.#entries.get(id)!.scored) : end;
+    const targets = request.prompt.slice(scored + 1, end + 1);
+    const rows = targets.map((_, i) => scored - start + i);
+    if (samples) rows.push(count - 1);
     return {
       id,
       tokens: tokens.slice(start, end),
       start,
       blockTable: table.blocks,
+      rows,
       sample: samples
         ? {
             params: request.sampling,
@@ -253,16 +256,8 @@ export class Engine {
             topLogprobs: request.topLogprobs,
           }
         : null,
-      score: request.scorePrompt ? this.#scoreSpec(request, start, end) : null,
+      score: targets.length > 0 ? { targets, topLogprobs: request.topLogprobs ?? 0 } : null,
     };
-  }
-
-  /** Scores wanted of positions start..end: each predicts the prompt token after it. */
-  #scoreSpec(request: Request, start: number, end: number): ScoreSpec | null {
-    const from = Math.max(start, this.#entries.get(request.id)!.scored);
-    const targets = request.prompt.slice(from + 1, end + 1);
-    if (targets.length === 0) return null;
-    return { first: from - start, targets, topLogprobs: request.topLogprobs ?? 0 };
   }
 
   #fail(id: string, cause: unknown): void {
@@ -296,9 +291,9 @@ export class Engine {
     return true;
   }
 
-  /** While a step takes longer than it may, everything accepted has failed and nothing new is. Work resumes if it returns. */
-  async #watched(step: Promise<StepResult>): Promise<StepResult> {
-    // A timer cannot wait without end: it would go off at once.
+  /** Fails all requests, and refuses new ones, while a step takes longer than it may. Work resumes if it returns. */
+  async #watched<T>(step: Promise<T>): Promise<T> {
+    // A timer with an infinite delay would go off at once.
     if (this.#limits.stepMs === Number.POSITIVE_INFINITY) return step;
     const timer = setTimeout(() => {
       this.#hung = true;

@@ -2,12 +2,12 @@ import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import type { CausalLM } from "../../models/causal_lm.ts";
-import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
-import { notFinite, sampleRow, scoreRow, takesLikeliest } from "./sampler.ts";
-import type { ItemResult, RunItem, Runner, StepResult, TokenLogprob } from "./types.ts";
+import { PagedDecoder } from "../../models/paged_decoder.ts";
+import { isGreedy, notFinite, sampleRow, scoreRow } from "./sampler.ts";
+import type { ItemResult, RunItem, Runner, TokenLogprob } from "./types.ts";
 
 export interface RunnerOptions {
-  /** Longest prompt plus answer; default and at most the model's max_position_embeddings. */
+  /** Tokens of the longest prompt plus answer; default and at most the model's max_position_embeddings. */
   maxModelLen?: number;
   /** Positions per block. */
   blockSize?: number;
@@ -18,10 +18,10 @@ export interface RunnerOptions {
 }
 
 /**
- * Runs the engine's steps on a model. The logits come back to the host and every token is chosen there, by one sampler
- * in float64: an answer cannot depend on how many others are in the step. Where all of a step's tokens are the
- * likeliest and nobody wants log probabilities, the device says which they are, and only ids come back; both look
- * at the same bits with the same rule for ties, so that it cannot be told which of them answered.
+ * Runs the engine's steps on a model. The logits come back to the host, where one sampler chooses every token in float64:
+ * an answer cannot depend on how many others are in the step. If all of a step's tokens are greedy and no log probabilities
+ * are wanted, the device chooses them and only ids come back; both look at the same bits and break ties alike, so that the
+ * answers are the same.
  */
 export class ModelRunner implements Runner {
   readonly vocabSize: number;
@@ -58,23 +58,22 @@ export class ModelRunner implements Runner {
     });
   }
 
-  async run(items: readonly RunItem[]): Promise<StepResult> {
-    const work = items.map(pagedItem);
+  async run(items: readonly RunItem[]): Promise<readonly ItemResult[]> {
     if (items.every(needsIdOnly)) {
-      const ids = await this.#decoder.greedy(work);
+      const ids = await this.#decoder.greedy(items);
       let next = 0;
-      return { items: items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++]))) };
+      return items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++])));
     }
-    const logits = await this.#decoder.forward(work);
+    const logits = await this.#decoder.forward(items);
     const turns = new Turns();
     const results: ItemResult[] = [];
-    for (const [i, item] of items.entries()) results.push(await settle(item, work[i].rows, logits[i], turns));
-    return { items: results };
+    for (const [i, item] of items.entries()) results.push(await takeLogits(item, logits[i], turns));
+    return results;
   }
 
   /**
-   * Compiles what a prompt and a single token need, so that no client waits for it. Writes keys and values of blocks that
-   * nobody owns yet; whoever gets them writes before reading.
+   * Compiles the steps of a prompt and of a single token, so that no client waits for that. Writes to blocks that nobody
+   * owns yet; their first owner writes before it reads.
    */
   async warmUp(): Promise<void> {
     const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
@@ -93,10 +92,7 @@ export class ModelRunner implements Runner {
 
 const NOTHING: ItemResult = { sampled: null, scored: [] };
 
-/**
- * Longest prompt plus answer of a model with so many positions, or what was asked for instead.
- * @throws KilnError when the model cannot have that.
- */
+/** The context to serve: the model's `positions`, or less if asked. @throws KilnError for more than the model has. */
 export function contextLength(positions: number, asked = positions): number {
   if (Number.isInteger(asked) && asked >= 1 && asked <= positions) return asked;
   throw new KilnError(
@@ -106,16 +102,8 @@ export function contextLength(positions: number, asked = positions): number {
   );
 }
 
-/** With the rows whose logits are needed, ascending: those to be scored and the last one to sample from. */
-function pagedItem({ tokens, start, blockTable, sample, score }: RunItem): PagedItem {
-  const rows = score ? score.targets.map((_, i) => score.first + i) : [];
-  const last = tokens.length - 1;
-  if (sample && !rows.includes(last)) rows.push(last);
-  return { tokens, start, blockTable, rows };
-}
-
 function needsIdOnly({ sample, score }: RunItem): boolean {
-  return score === null && (sample === null || (sample.topLogprobs === null && takesLikeliest(sample)));
+  return score === null && (sample === null || (sample.topLogprobs === null && isGreedy(sample)));
 }
 
 function takeId(id: number): ItemResult {
@@ -126,7 +114,7 @@ function takeId(id: number): ItemResult {
 /** Milliseconds of work on the host after which sockets and timers have a turn. */
 const sliceMs = 10;
 
-/** A step's rows of a large vocabulary take a second and more in one go, in which nobody else would be heard. */
+/** Lets other events through while a step's rows are sampled: with a large vocabulary that may take a second and more. */
 class Turns {
   #since = performance.now();
 
@@ -139,18 +127,17 @@ class Turns {
 }
 
 /** A row that cannot be sampled (NaN) ends its own request alone. */
-async function settle(
-  { sample, score, tokens }: RunItem,
-  rows: readonly number[],
+async function takeLogits(
+  { sample, score }: RunItem,
   logits: readonly Float32Array[],
   turns: Turns,
 ): Promise<ItemResult> {
   try {
-    const sampled = sample ? sampleRow(logits[rows.indexOf(tokens.length - 1)], sample) : null;
+    const sampled = sample ? sampleRow(logits[logits.length - 1], sample) : null;
     await turns.take();
     const scored: TokenLogprob[] = [];
     for (const [i, id] of score?.targets.entries() ?? []) {
-      scored.push(scoreRow(logits[rows.indexOf(score!.first + i)], id, score!.topLogprobs));
+      scored.push(scoreRow(logits[i], id, score!.topLogprobs));
       await turns.take();
     }
     return { sampled, scored };

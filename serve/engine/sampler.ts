@@ -1,10 +1,10 @@
-import { uniform } from "./counter.ts";
+import { philox4x32, toUnit } from "../../core/random.ts";
 import type { SampledToken, SampleSpec, Sampling, TokenLogprob } from "./types.ts";
 
 /**
  * The reference sampler: one row of logits to one token id. The processors below mean what those of Hugging Face
  * transformers (generation/logits_process.py) mean and run in the same order: repetition penalty, temperature, top-k,
- * top-p, min-p; the bias and OpenAI's two penalties stand before the temperature, as in vLLM. A removed token has the
+ * top-p, min-p; the bias and OpenAI's two penalties come before the temperature, as in vLLM. A removed token has the
  * logit -Infinity.
  *
  * The result depends on the row and the spec alone: the random draw is a function of (seed, choice, position).
@@ -15,7 +15,7 @@ import type { SampledToken, SampleSpec, Sampling, TokenLogprob } from "./types.t
 export function sampleRow(logits: Float32Array, spec: SampleSpec): SampledToken {
   const { topLogprobs } = spec;
   const likeliest = checkedArgmax(logits);
-  const id = takesLikeliest(spec) ? likeliest : choose(logits, spec);
+  const id = isGreedy(spec) ? likeliest : choose(logits, spec);
   if (topLogprobs === null) return { id, logprob: null, top: [] };
   return score(logits, id, topLogprobs, logits[likeliest]);
 }
@@ -25,8 +25,8 @@ export function scoreRow(logits: Float32Array, id: number, top: number): TokenLo
   return score(logits, id, top, logits[checkedArgmax(logits)]);
 }
 
-/** Whether the sampler takes the highest logit, the lowest id of equals, whatever the row. */
-export function takesLikeliest({ params, banned }: SampleSpec): boolean {
+/** Whether the sampler takes the highest logit, the lowest id of equals, of any row. */
+export function isGreedy({ params, banned }: SampleSpec): boolean {
   return (
     params.temperature === 0 &&
     params.logitBias.size === 0 &&
@@ -37,17 +37,17 @@ export function takesLikeliest({ params, banned }: SampleSpec): boolean {
   );
 }
 
-/** What a row that is no distribution throws. */
+/** The error of a row that is no distribution. */
 export const notFinite = () => new Error("the model returned logits that are not finite");
 
-/** Index of the largest value, the lowest of equals; one pass that also finds what is no distribution. */
+/** Index of the largest value, the lowest of equals. @throws Error for a row that is no distribution. */
 function checkedArgmax(logits: Float32Array): number {
   let best = 0;
   let most = -Infinity;
   for (let i = 0; i < logits.length; i++) {
     const logit = logits[i];
-    // Turned around, so that NaN comes in.
     if (logit <= most) continue;
+    // Negated so that NaN also reaches the throw.
     if (!(logit < Infinity)) throw notFinite();
     best = i;
     most = logit;
@@ -81,7 +81,7 @@ export function probabilities(logits: Float32Array, spec: SampleSpec): Float64Ar
   return oneHot;
 }
 
-/** Bias, banned tokens and penalties: all that also steers a greedy choice. */
+/** The row after bias, banned tokens and penalties, which also steer a greedy choice. */
 function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
   const { params, history, promptLength } = spec;
   const row = new Float64Array(logits);
@@ -134,7 +134,7 @@ export function applyTopK(row: Float64Array, k: number): void {
   for (let i = 0; i < row.length; i++) if (row[i] < threshold) row[i] = -Infinity;
 }
 
-/** The k-th largest value: a heap of the k largest so far, the least of them first, since k is small beside a vocabulary. */
+/** The k-th largest value, by a min-heap of the k largest so far: k is small beside a vocabulary. */
 function kthLargest(row: Float64Array, k: number): number {
   const heap = row.slice(0, k).sort();
   for (let i = k; i < row.length; i++) {
@@ -159,7 +159,7 @@ function kthLargest(row: Float64Array, k: number): number {
 export function applyTopP(row: Float64Array, p: number): void {
   if (p >= 1) return;
   const probs = softmax(row);
-  // Tokens this unlikely go in any case, all of them together being within 1 - p: no need to sort them.
+  // Tokens below this need no sorting: even all of them together are within 1 - p.
   const tail = (1 - p) / row.length;
   let mass = 0;
   const sorted: number[] = [];
@@ -204,12 +204,20 @@ function exponentials(row: ArrayLike<number>): { weights: Float64Array; total: n
   const weights = new Float64Array(row.length);
   let total = 0;
   for (let i = 0; i < weights.length; i++) {
-    // Of removed tokens, which may be nearly all.
+    // Skips removed tokens, which may be nearly all.
     if (row[i] === -Infinity) continue;
     weights[i] = Math.exp(row[i] - max);
     total += weights[i];
   }
   return { weights, total };
+}
+
+/**
+ * A uniform number in [0, 1), a function of (seed, choice, position) alone: a token does not depend on what else was
+ * sampled before or beside it, and a sequence that is computed again draws the same.
+ */
+export function uniform(seed: readonly [number, number], choice: number, position: number): number {
+  return toUnit(philox4x32(seed, [position, choice, 0, 0])[0]);
 }
 
 /** The first id, in ascending order, at which the cumulative probability exceeds `u` of [0, 1). */

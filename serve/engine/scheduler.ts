@@ -1,7 +1,6 @@
 import { KilnError } from "../../core/errors.ts";
-import { BlockPool } from "./blocks.ts";
-import { BlockTable } from "./table.ts";
-import type { FinishReason, PlanItem, Request, StepPlan, StepResult } from "./types.ts";
+import { BlockPool, BlockTable } from "./blocks.ts";
+import type { FinishReason, ItemResult, PlanItem, Request, StepPlan } from "./types.ts";
 
 export interface SchedulerConfig {
   /** Positions per block. */
@@ -12,7 +11,7 @@ export interface SchedulerConfig {
   readonly maxSeqs: number;
   /** Tokens computed in one step. */
   readonly maxBatchedTokens: number;
-  /** A waiting request overtakes one of the next better priority that came this many steps after it. */
+  /** A waiting request overtakes those of the next better priority that arrive this many steps after it. */
   readonly agingSteps: number;
 }
 
@@ -26,12 +25,12 @@ export interface Sequence {
   readonly table: BlockTable;
   readonly client: Client;
   running: boolean;
-  /** Place among the sequences of its client: smaller first, then by `arrival`. */
+  /** Order among the sequences of its client: smaller first, then by `arrival`. */
   readonly rank: number;
   readonly arrival: number;
 }
 
-/** Who shares the model with others: all sequences that carry its name. */
+/** One of those who share the model: all sequences with its name. */
 interface Client {
   /** In order of service. */
   readonly waiting: Sequence[];
@@ -40,38 +39,39 @@ interface Client {
   running: number;
   /** Waiting and running. */
   sequences: number;
-  /** When it was last admitted, or came: of clients that run equally many, the one that waits longest is next. */
+  /** When it was last admitted, or arrived: of clients that run equally many, the lowest turn is next. */
   turn: number;
 }
 
-/** What a settled step did to one sequence. `index` points into the plan's items. */
-export interface Settled {
+/** What a step did to one sequence. `index` points into the plan's items. */
+export interface Advanced {
   readonly index: number;
   readonly sequence: Sequence;
   readonly finish: FinishReason | null;
 }
 
 /**
- * Decides what each step computes. Plain data: knows tokens and block numbers, neither a device nor text.
+ * Decides what each step computes. It is plain data: it knows tokens and block numbers, but neither a device nor text.
  *
- * Clients share evenly: next is admitted a sequence of the client that runs fewest, and of equals the one that has waited
- * longest; where none is free, a client that runs two more than it gives a slot up. Within a client, sequences come in order
- * of rank = arrival step + priority * agingSteps. Between clients a better level comes first: the priority, which improves
- * by one per agingSteps of waiting until it equals the best there is. So every sequence is at some time next.
+ * Clients share evenly. The next sequence to be admitted belongs to the client that runs fewest, and among equals to the
+ * one that has waited longest; if no place is free, a client that runs at least two more gives one up. Within a client,
+ * sequences come in order of rank = arrival step + priority * agingSteps. Between clients a better level comes first: the
+ * priority, which improves by one per agingSteps of waiting until it equals the best there is. So every sequence is next
+ * at some time.
  *
- * Blocks run out at the other end: the victim of a preemption is a last sequence (of the worst level, of the client that
- * runs most), which gives back all blocks and is computed again later. The first in order always advances.
+ * When blocks run out, the victim of the preemption is the last sequence in order (of the worst level, of the client that
+ * runs most): it gives back all blocks and is computed again later. The first in order always advances.
  *
- * A sequence enters only when all tokens it has fit the free blocks, hence a chunk of a prompt never waits for memory and
- * only a decode may preempt. Decodes go first in a step; what is left of the token budget is shared evenly among clients,
- * and each share among its prompts, so that neither a long prompt stalls the decodes nor a short prompt waits behind it.
+ * A sequence is admitted only when all tokens it has fit the free blocks, so a chunk of a prompt never waits for memory and
+ * only a decode may preempt. Decodes go first in a step; the rest of the token budget is shared evenly among clients, and
+ * each share among the client's prompts: a long prompt stalls no decode, and a short prompt does not wait behind it.
  */
 export class Scheduler {
   readonly config: SchedulerConfig;
   readonly pool: BlockPool;
   /** By rank. */
   readonly #running: Sequence[] = [];
-  /** Those that have a sequence here, by name. */
+  /** Clients with a sequence here, by name. */
   readonly #clients = new Map<string, Client>();
   readonly #byId = new Map<string, Sequence>();
   #steps = 0;
@@ -105,7 +105,7 @@ export class Scheduler {
     return this.#byId.size - this.#running.length;
   }
 
-  /** What waits, of everybody and of one client, and how many clients wait besides it. */
+  /** The size of the queue, of everybody and of one client, and how many other clients wait. */
   queue(client: string) {
     const all = [...this.#clients].filter(([, { waiting }]) => waiting.length > 0);
     const size = (of: typeof all) => ({
@@ -122,11 +122,6 @@ export class Scheduler {
 
   get(id: string): Sequence | undefined {
     return this.#byId.get(id);
-  }
-
-  /** All sequences, in no order that matters. */
-  sequences(): IterableIterator<Sequence> {
-    return this.#byId.values();
   }
 
   add(request: Request): Sequence {
@@ -164,7 +159,7 @@ export class Scheduler {
     return true;
   }
 
-  /** Plans the next step; no items when nothing is left to do. The plan must be settled before the next is made. */
+  /** Plans the next step; no items when nothing is left to do. Its results must be taken in before the next plan. */
   schedule(): StepPlan {
     this.#steps++;
     const preempted: string[] = [];
@@ -174,30 +169,30 @@ export class Scheduler {
   }
 
   /** Takes in the results of `plan`. Sequences that left meanwhile, and items with an error, are skipped. */
-  settle(plan: StepPlan, result: StepResult): Settled[] {
-    const settled: Settled[] = [];
+  advance(plan: StepPlan, results: readonly ItemResult[]): Advanced[] {
+    const advanced: Advanced[] = [];
     plan.items.forEach(({ id, start, count }, index) => {
       const sequence = this.#byId.get(id);
-      const outcome = result.items[index];
+      const outcome = results[index];
       if (sequence === undefined || outcome === undefined || outcome.error !== undefined) return;
-      if (sequence.computed !== start) throw new Error(`step settled out of order for ${id}`);
+      if (sequence.computed !== start) throw new Error(`results of ${id} out of order`);
       sequence.computed += count;
       if (outcome.sampled !== null) sequence.tokens.push(outcome.sampled.id);
       const finish = finishOf(sequence);
       if (finish !== null) this.remove(id);
-      settled.push({ index, sequence, finish });
+      advanced.push({ index, sequence, finish });
     });
-    return settled;
+    return advanced;
   }
 
-  /** Gives every running sequence slots for the tokens it has, taking them from the last where needed. */
+  /** Gives every running sequence room for the tokens it has, preempting the last in order where blocks run out. */
   #makeRoom(preempted: string[]): void {
     for (const sequence of [...this.#running]) {
       while (sequence.running && !sequence.table.grow(sequence.tokens.length)) {
         const best = this.#bestPriority();
         const later = (a: Sequence, b: Sequence) =>
           this.#level(a, best) - this.#level(b, best) || a.client.running - b.client.running;
-        // Of equals the last by rank.
+        // Among equals, the last by rank.
         this.#preempt(
           this.#running.reduce((a, b) => (later(a, b) > 0 ? a : b)),
           preempted,
@@ -244,17 +239,17 @@ export class Scheduler {
   }
 
   /**
-   * Which running sequences must make way for `next`: none where it fits, null where it has to wait. It takes from clients
-   * that run at least two more than its own and still do so afterwards, so that no two clients take turns with one slot,
+   * The running sequences that must make way for `next`: none if it fits, null if it has to wait. It takes from clients
+   * that run at least two more than its own, and at least as many afterwards, so that no two clients fight over one place;
    * and never more memory than its client's share.
    */
   #displaced(next: Sequence, best: number): Sequence[] | null {
     const missing = next.table.missing(next.tokens.length);
-    let slots = this.config.maxSeqs - this.#running.length;
+    let places = this.config.maxSeqs - this.#running.length;
     let blocks = this.pool.free;
     const victims: Sequence[] = [];
     const left = (client: Client) => client.running - victims.filter((one) => one.client === client).length;
-    while (slots < 1 || blocks < missing) {
+    while (places < 1 || blocks < missing) {
       if (this.#clients.size === 1 || (blocks < missing && missing * this.#clients.size > this.pool.total)) {
         return null;
       }
@@ -267,7 +262,7 @@ export class Scheduler {
       if (donors.length === 0) return null;
       const victim = donors.reduce((a, b) => (left(a.client) > left(b.client) ? a : b));
       victims.push(victim);
-      slots++;
+      places++;
       blocks += victim.table.blocks.length;
     }
     return victims;
@@ -279,12 +274,12 @@ export class Scheduler {
     return best;
   }
 
-  /** The priority, improved by waiting as far as the best that anybody has. */
+  /** The priority, improved by waiting up to `best`. */
   #level({ rank }: Sequence, best: number): number {
     return Math.max(best, Math.ceil((rank - this.#steps) / this.config.agingSteps));
   }
 
-  /** One token for each sequence, then even shares of the rest of the budget for those that have more to compute. */
+  /** Each sequence gets one token; those with more to compute share the rest of the budget evenly. */
   #share(): PlanItem[] {
     const more = this.#running.map(({ tokens, computed }) => tokens.length - computed - 1);
     const budget = this.config.maxBatchedTokens - this.#running.length;
@@ -335,7 +330,7 @@ export class Scheduler {
   }
 }
 
-/** Parts of `total`, each at most what is wanted and otherwise even. */
+/** Divides `total` evenly, giving nobody more than wanted. */
 function evenShares(wanted: readonly number[], total: number): number[] {
   const shares = wanted.map(() => 0);
   const order = [...wanted.keys()].sort((a, b) => wanted[a] - wanted[b] || a - b);

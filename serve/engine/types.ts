@@ -1,9 +1,10 @@
+import type { PagedItem } from "../../models/paged_decoder.ts";
 import type { RequestError } from "./errors.ts";
 
-/** How a request ended. `stop`: a stop token; `length`: max_tokens; the others say that it was cut short. */
+/** How a request ended: at a stop token, at max_tokens, or cut short by the client or a failure. */
 export type FinishReason = "stop" | "length" | "abort" | "error";
 
-/** How the next token is chosen from a row of logits. All fields are resolved: no undefined, no null meaning "default". */
+/** How the next token is chosen from a row of logits. Defaults are filled in. */
 export interface Sampling {
   /** 0 = greedy. */
   readonly temperature: number;
@@ -27,10 +28,10 @@ export interface Sampling {
   readonly choice: number;
 }
 
-/** One sequence for the engine to continue. Tokens only: text, stop strings and HTTP are the front end's. */
+/** One sequence for the engine to continue. It holds tokens only; text and stop strings are the front end's. */
 export interface Request {
   readonly id: string;
-  /** Whose it is: clients share the model evenly, however much each asks for. */
+  /** Who asks: clients share the model evenly, however much each asks for. */
   readonly client: string;
   /** At least one token id. */
   readonly prompt: readonly number[];
@@ -92,22 +93,18 @@ export interface SampleSpec {
   readonly topLogprobs: number | null;
 }
 
-/** Log probabilities wanted of known tokens: row `first + i` of the item predicts `targets[i]`. */
+/** Log probabilities wanted of known tokens: the logits of `rows[i]` predict `targets[i]`. */
 export interface ScoreSpec {
-  readonly first: number;
   readonly targets: readonly number[];
   readonly topLogprobs: number;
 }
 
-/** One plan item with all that the runner needs to compute it. */
-export interface RunItem {
+/** A plan item with its tokens and blocks, and what becomes of the logits of its `rows`. */
+export interface RunItem extends PagedItem {
   readonly id: string;
-  /** Token ids at positions start..start+tokens.length. */
   readonly tokens: readonly number[];
-  readonly start: number;
-  /** Block of each run of `blockSize` positions; position p lives in block blockTable[p / blockSize | 0], slot p % blockSize. */
   readonly blockTable: Int32Array;
-  /** Sample from the logits of the item's last row, or null in the middle of a prompt. */
+  /** Sample from the logits of the last row, or null in the middle of a prompt. */
   readonly sample: SampleSpec | null;
   readonly score: ScoreSpec | null;
 }
@@ -118,11 +115,6 @@ export interface ItemResult {
   /** One entry per target of the item's `score`. */
   readonly scored: readonly TokenLogprob[];
   readonly error?: string;
-}
-
-/** Results in the order of the step's items. */
-export interface StepResult {
-  readonly items: readonly ItemResult[];
 }
 
 /**
@@ -136,7 +128,8 @@ export interface Runner {
   readonly blockSize: number;
   /** Blocks in the K/V pool. */
   readonly blockCount: number;
-  run(items: readonly RunItem[]): Promise<StepResult>;
+  /** Results in the order of the items. */
+  run(items: readonly RunItem[]): Promise<readonly ItemResult[]>;
 }
 
 /** What a request's listener hears: zero or more events with `finish` null, then exactly one with `finish` set. */
