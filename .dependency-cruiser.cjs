@@ -36,6 +36,12 @@ module.exports = {
       from: {},
       to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } },
     },
+    {
+      name: "no-circle-of-types-in-webgpu",
+      severity: "error",
+      from: { path: "^core/webgpu/" },
+      to: { circular: true, viaOnly: { path: "^core/webgpu/" } },
+    },
     ...layers,
     ...serveLayers,
     {

@@ -1,7 +1,7 @@
 import { byteSize } from "../core/dtype.ts";
 import type { OutputMeta } from "../core/op.ts";
 import { numel } from "../core/shape.ts";
-import type { Dispatch } from "../core/webgpu/dispatch.ts";
+import type { Dispatch } from "../core/webgpu/call.ts";
 import { byName, type FusedLinearAttrs } from "../kernels/fused_linear/inputs.ts";
 
 /**

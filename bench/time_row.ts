@@ -18,7 +18,7 @@ export async function timeRow(
     if (!row.once && device.tuner.measures) {
       await prepared.run(1);
       // What was planned before a choice was made does not follow it.
-      if (await device.tuner.settle(device)) {
+      if (await device.tuner.measure(device)) {
         prepared.dispose();
         prepared = await row.prepare(device);
       }

@@ -1,6 +1,6 @@
 import { persist, type Storage, scope } from "./device.ts";
 import { KilnError } from "./errors.ts";
-import { findOp } from "./op.ts";
+import { addOp } from "./primitives.ts";
 import { sameShape, show } from "./shape.ts";
 import {
   gradEnabled,
@@ -163,7 +163,7 @@ function accumulate(into: Map<Tensor, Tensor>, key: Tensor, value: Tensor, name:
 }
 
 function add(a: Tensor, b: Tensor): Tensor {
-  return apply(findOp("add"), [a, b], {} as never)[0];
+  return apply(addOp(), [a, b], {} as never)[0];
 }
 
 function assertRecorded(what: string, roots: readonly Tensor[]): void {

@@ -1,10 +1,8 @@
-import { device, forEachTensor, scope } from "./device.ts";
+import { type Device, device, forEachTensor, type StepCompiler, scope, type TracedStep } from "./device.ts";
 import { KilnError } from "./errors.ts";
 import { show } from "./shape.ts";
-import { asCompiledStep, gradEnabled } from "./tape.ts";
+import { asCompiledStep, endHistory, gradEnabled } from "./tape.ts";
 import { Tensor } from "./tensor.ts";
-import { endHistory, Plan } from "./webgpu/compiled_step.ts";
-import { WebGpuDevice } from "./webgpu/device.ts";
 
 /** A compiled step; see `compile`. */
 export interface Compiled<A extends Tensor[], R> {
@@ -38,28 +36,29 @@ export function retrace(): void {
  * differentiating a result outside of it.
  */
 export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compiled<A, R> {
-  const plans = new Map<string, Plan<R>>();
+  const traced = new Map<string, TracedStep<R>>();
   let seen = generation;
   const discard = (signature: string) => {
-    plans.get(signature)?.discard();
-    plans.delete(signature);
+    traced.get(signature)?.discard();
+    traced.delete(signature);
   };
-  const planOf = (on: WebGpuDevice, args: A) => {
-    if (seen !== generation) for (const old of [...plans.keys()]) discard(old);
+  const tracedOn = (on: Device, compiler: StepCompiler, args: A) => {
+    if (seen !== generation) for (const old of [...traced.keys()]) discard(old);
     seen = generation;
     const signature = signatureOf(on, args);
-    if (!plans.get(signature)?.current) {
+    if (!traced.get(signature)?.current) {
       discard(signature);
-      plans.set(
+      const body = step as (...args: Tensor[]) => R;
+      traced.set(
         signature,
-        asCompiledStep(() => new Plan(on, step as (...args: Tensor[]) => R, args)),
+        asCompiledStep(() => compiler.trace(body, args)),
       );
     }
-    return plans.get(signature)!;
+    return traced.get(signature)!;
   };
   const run = (...args: A) => {
     const on = deviceOf(args);
-    if (on instanceof WebGpuDevice) return planOf(on, args).replay(args);
+    if (on.compiler) return tracedOn(on, on.compiler, args).replay(args);
     const result = asCompiledStep(() => scope(() => step(...args)));
     forEachTensor(result, (t) => {
       if (t.node) endHistory(t);
@@ -68,13 +67,14 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
   };
   const prepare = async (...args: A) => {
     const on = deviceOf(args);
-    if (!(on instanceof WebGpuDevice)) return;
-    planOf(on, args);
-    if (await on.tuner.settle(on)) {
+    const { compiler } = on;
+    if (!compiler) return;
+    tracedOn(on, compiler, args);
+    if (await compiler.measure()) {
       discard(signatureOf(on, args));
-      planOf(on, args);
+      tracedOn(on, compiler, args);
     }
-    await on.pipelines.warm();
+    await compiler.warm();
   };
   return Object.assign(run, { prepare });
 }
@@ -86,8 +86,12 @@ function deviceOf(args: readonly Tensor[]) {
   return args[0]?.device ?? device();
 }
 
-function signatureOf(on: WebGpuDevice, args: readonly Tensor[]): string {
-  let text = `${on.id}${gradEnabled() ? "+" : ""}`;
+const deviceNumbers = new WeakMap<Device, number>();
+let devices = 0;
+
+function signatureOf(on: Device, args: readonly Tensor[]): string {
+  if (!deviceNumbers.has(on)) deviceNumbers.set(on, devices++);
+  let text = `${deviceNumbers.get(on)}${gradEnabled() ? "+" : ""}`;
   for (const t of args) text += ` ${t.dtype}${show(t.shape)}${t.requiresGrad ? "+" : ""}`;
   return text;
 }

@@ -26,10 +26,30 @@ export interface Device {
   valuesNow?(t: Tensor): ArrayLike<number>;
   /** Records one call of an op; inputs and outputs are on this device. */
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void;
+  /** Absent where a compiled step is run like any other function. */
+  readonly compiler?: StepCompiler;
   /** Gives the room back; called by scopes and the garbage collector only. */
   release(storage: Storage): void;
   /** Resolves when everything recorded so far has run. */
   sync(): Promise<void>;
+}
+
+/** A step as `compile` keeps it: traced for one signature of its arguments. */
+export interface TracedStep<R> {
+  /** Whether tracing the step now would give the same, as far as its captured tensors tell. */
+  readonly current: boolean;
+  replay(args: readonly Tensor[]): R;
+  /** Gives the memory back at once; the step must not be replayed any more. */
+  discard(): void;
+}
+
+/** What a device that traces and replays steps does for `compile`. */
+export interface StepCompiler {
+  trace<R>(step: (...args: Tensor[]) => R, args: readonly Tensor[]): TracedStep<R>;
+  /** Measures choices of kernels that are open; true if steps traced before should be traced again. */
+  measure(): Promise<boolean>;
+  /** Compiles the kernels of traced steps side by side. */
+  warm(): Promise<void>;
 }
 
 /** Memory behind one or more tensors (views share it). */

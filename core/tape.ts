@@ -91,6 +91,11 @@ export function sever(t: Tensor, why: string): void {
   record("severed", [], [t], refuse, [], true);
 }
 
+/** What a compiled step returns cannot be differentiated outside of it. */
+export function endHistory(t: Tensor): void {
+  sever(t, "it comes from a compiled step; take derivatives inside of the step, or detach() it");
+}
+
 /** The id of the node that is recorded next. */
 export function nextNode(): number {
   return nextId;

@@ -2,7 +2,8 @@ import { device as currentDevice, type Device, type Storage } from "./device.ts"
 import { checkDType, checkValues, type DType, type HostArray, isFloat } from "./dtype.ts";
 import { describe, KilnError } from "./errors.ts";
 import { formatValues, mostShown } from "./format.ts";
-import { type AnyOp, findOp, mutatedInputs, type Op } from "./op.ts";
+import { type AnyOp, mutatedInputs, type Op } from "./op.ts";
+import { copyOp, fillOp } from "./primitives.ts";
 import { checkShape, contiguousStrides, isContiguous, numel, type Shape, show } from "./shape.ts";
 import { gradEnabled, type Node, record } from "./tape.ts";
 
@@ -88,7 +89,7 @@ export class Tensor {
   async data(): Promise<HostArray> {
     assertAlive("data", this);
     const { version } = this.storage;
-    const source = this.contiguous ? this : applyQuietly(findOp("copy"), [this], {})[0];
+    const source = this.contiguous ? this : applyQuietly(copyOp(), [this], {})[0];
     const values = await this.device.read(source.storage, source.offset, source.size);
     if (source !== this) source.storage.free();
     keepValues(this, values, version);
@@ -230,7 +231,7 @@ function updateInPlace(
   }
   const shared = inputs.filter((t) => written.has(t.storage)).length > mutated.length;
   const apart = (t: Tensor, i: number) =>
-    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(findOp("copy"), [t], {})[0] : t;
+    written.has(t.storage) && !mutated.includes(i) ? applyQuietly(copyOp(), [t], {})[0] : t;
   inputs[0].device.run(op, shared ? inputs.map(apart) : inputs, attrs, outputs);
   for (const storage of written) storage.version++;
 }
@@ -316,7 +317,7 @@ export function full(shape: Shape, value: number, dtype: DType = "f32", on = cur
   checkDType("full", dtype);
   checkValues("full", [value], dtype);
   const out = new Tensor(on.allocate(dtype, numel(shape)), shape);
-  on.run(findOp("fill"), [], { shape, value, dtype }, [out]);
+  on.run(fillOp(), [], { shape, value, dtype }, [out]);
   return out;
 }
 

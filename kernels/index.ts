@@ -28,7 +28,6 @@ export * from "./pool/index.ts";
 export * from "./random/op.ts";
 export * from "./rearrange/index.ts";
 export * from "./reduce/index.ts";
-export * from "./rewrites.ts";
 export * from "./rms_norm/op.ts";
 export * from "./rope/op.ts";
 export * from "./sampling/greedy.ts";

@@ -3,7 +3,7 @@ import { setDevice } from "../core/device.ts";
 import { type AnyOp, type DeviceProfile, findOp, type Sample, type SampleInput } from "../core/op.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { emit, prepare } from "../core/webgpu/lowering.ts";
+import { emit, lower } from "../core/webgpu/lowering.ts";
 import { backwardVariants, forwardVariants } from "../kernels/attention/plan.ts";
 import { memoryOf, tuneTiles } from "../kernels/attention/tiles.ts";
 import { openDevice } from "../kernels/index.ts";
@@ -46,7 +46,7 @@ async function onTiles(op: AnyOp, sample: Sample<unknown>, kind: DeviceProfile["
   Object.assign(gpu.profile, { class: kind });
   try {
     const choice = { forced: "tiles", ...(option !== undefined && { option }) };
-    emit(gpu, prepare(gpu, op, inputs, sample.attrs, outputs, choice), op, inputs, sample.attrs, outputs);
+    emit(gpu, lower(gpu, op, inputs, sample.attrs, outputs, choice), op, inputs, sample.attrs, outputs);
   } finally {
     Object.assign(gpu.profile, { class: own });
   }

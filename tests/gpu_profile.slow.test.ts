@@ -29,13 +29,13 @@ async function as<T>(kind: DeviceProfile["class"], body: () => Promise<T>): Prom
   const { tuner } = gpu;
   Object.assign(gpu.profile, { class: kind });
   Object.assign(gpu, { tuner: new Tuner(false, null) });
-  gpu.forgetRecipes();
+  gpu.forgetLowered();
   try {
     return await body();
   } finally {
     Object.assign(gpu.profile, { class: own });
     Object.assign(gpu, { tuner });
-    gpu.forgetRecipes();
+    gpu.forgetLowered();
   }
 }
 

@@ -147,7 +147,7 @@ describe("grids", () => {
     const profile = gpu.profile as { maxGridExtent: number };
     const { maxGridExtent } = profile;
     profile.maxGridExtent = 16;
-    gpu.forgetRecipes();
+    gpu.forgetLowered();
     const refused: string[] = [];
     try {
       for (const op of registeredOps().values()) {
@@ -170,7 +170,7 @@ describe("grids", () => {
       }
     } finally {
       profile.maxGridExtent = maxGridExtent;
-      gpu.forgetRecipes();
+      gpu.forgetLowered();
     }
     // Batches, heads and blocks of rows are the axes of attention's grids; `attention` cuts batches into parts.
     expect([...new Set(refused)].filter((name) => !/^attention/.test(name))).toEqual([]);

@@ -4,7 +4,7 @@ import { type AnyOp, findOp, type MatrixShape, type MatrixUnits, type Sample } f
 import { ReferenceDevice } from "../core/reference_device.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { emit, prepare } from "../core/webgpu/lowering.ts";
+import { emit, lower } from "../core/webgpu/lowering.ts";
 import {
   matrixFeature,
   matrixShapes,
@@ -65,7 +65,7 @@ async function onMatrices(
     .infer(inputs, sample.attrs as never)
     .map(({ shape, dtype }) => place(gpu, { shape }, dtype, new Array(size(shape)).fill(Number.NaN)));
   const choice = { forced: "matrix", ...(option !== undefined && { option }) };
-  emit(gpu, prepare(gpu, op, inputs, sample.attrs, outputs, choice), op, inputs, sample.attrs, outputs);
+  emit(gpu, lower(gpu, op, inputs, sample.attrs, outputs, choice), op, inputs, sample.attrs, outputs);
   return Promise.all(outputs.map(async (t) => Array.from(await t.data())));
 }
 

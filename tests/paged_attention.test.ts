@@ -150,10 +150,10 @@ describe.each(["keys", "chunks"])("paged attention by %s", (variant) => {
         { maxGridExtent: 9 },
       ]) {
         Object.assign(gpu.profile, limits);
-        gpu.forgetRecipes();
+        gpu.forgetLowered();
         const sliced = await new Server([one], 1).run(0, 40);
         Object.assign(gpu.profile, { maxBindingBytes, maxGridExtent });
-        gpu.forgetRecipes();
+        gpu.forgetLowered();
         expect(sliced).toEqual(whole);
       }
     },

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { compile } from "../core/compile.ts";
 import { scope, setDevice } from "../core/device.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
-import { Plan } from "../core/webgpu/compiled_step.ts";
+import { CompiledStep } from "../core/webgpu/compiled_step.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import * as k from "../kernels/index.ts";
 
@@ -67,7 +67,9 @@ test("a step may run while it is being prepared", async () => {
 
 test("what a dropped plan has not submitted yet does not write over a new tensor", async () => {
   const values = [1, 2, 3, 4];
-  const plan = new Plan(gpu, (t: Tensor) => k.softmax(k.matmul(k.sin(t), t), -1), [tensor(values, [2, 2])]);
+  const plan = new CompiledStep(gpu, (t: Tensor) => k.softmax(k.matmul(k.sin(t), t), -1), [
+    tensor(values, [2, 2]),
+  ]);
   scope(() => void plan.replay([tensor(values, [2, 2])]));
   plan.discard();
   const fresh = Array.from({ length: 8 }, (_, i) => tensor(values.map((v) => v + i)));

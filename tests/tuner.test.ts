@@ -96,7 +96,7 @@ test("another adapter, a file that is damaged and calls without a choice take th
   for (const subject of ["another adapter", "this adapter"]) {
     if (subject === "this adapter") writeFileSync(file, "{");
     device(new Tuner(false, remembered<TunedChoices>("tuning", subject)));
-    gpu.forgetRecipes();
+    gpu.forgetLowered();
     planned.length = 0;
     scope(() => apply(copies, [x()], {}));
     scope(() => apply(copies, [tensor([1, 2])], {}));
@@ -127,7 +127,7 @@ test("an option that does not compile leaves the choice to the variant, and hurt
 
 test("steps prepared side by side share the measurements, and both follow them", async () => {
   device(new Tuner(true, null));
-  gpu.forgetRecipes();
+  gpu.forgetLowered();
   const steps = [step(), step()];
   planned.length = 0;
   await Promise.all(steps.map((run) => run.prepare(x())));

@@ -1,18 +1,19 @@
-import { forEachTensor, Storage, scope } from "../device.ts";
+import { forEachTensor, Storage, scope, type TracedStep } from "../device.ts";
 import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
-import { findOp, mutatedInputs } from "../op.ts";
-import { sever } from "../tape.ts";
+import { mutatedInputs } from "../op.ts";
+import { copyOp } from "../primitives.ts";
+import { endHistory } from "../tape.ts";
 import { apply, Tensor } from "../tensor.ts";
-import { slotOf, type TracedCall, type WebGpuDevice } from "./device.ts";
-import { type Dispatch, describeDispatch } from "./dispatch.ts";
-import { lower, type Work } from "./lowering.ts";
+import { type Dispatch, describeDispatch, type TracedCall, type Work } from "./call.ts";
+import type { WebGpuHost } from "./host.ts";
+import { lowerAndEmit } from "./lowering.ts";
 import type { Kernel } from "./pipelines.ts";
-import { type Slot, sizeClass } from "./pool.ts";
+import { type Slot, sizeClass, slotOf } from "./pool.ts";
 import { uniformSlot } from "./recorder.ts";
 
-/** One dispatch of a plan: everything that `replay` hands to the encoder, made once. */
-interface Step {
+/** One dispatch of a replay: everything that the encoder is given, made once. */
+interface Command {
   kernel: Kernel;
   group: GPUBindGroup;
   /** Byte offset of its uniforms, or -1 for a kernel without. */
@@ -20,22 +21,14 @@ interface Step {
   dispatch: Dispatch;
 }
 
-/** Rewrites the traced calls before they are lowered (fusion); kernels register theirs, core knows none. */
-export type TraceRewrite = (calls: TracedCall[], live: ReadonlySet<Storage>) => TracedCall[];
-const rewrites: TraceRewrite[] = [];
-
-export function registerRewrite(rewrite: TraceRewrite): void {
-  rewrites.push(rewrite);
-}
-
-const collector = new FinalizationRegistry<{ device: WebGpuDevice; slots: readonly Slot[] }>(
+const collector = new FinalizationRegistry<{ device: WebGpuHost; slots: readonly Slot[] }>(
   ({ device, slots }) => {
     giveBack(device, slots);
   },
 );
 
 /** The last replay may not be submitted yet: an upload into one of these slots must not overtake it. */
-function giveBack(device: WebGpuDevice, slots: readonly Slot[]): void {
+function giveBack(device: WebGpuHost, slots: readonly Slot[]): void {
   for (const slot of slots) {
     device.recorder.touch(slot);
     device.pool.give(slot);
@@ -43,11 +36,11 @@ function giveBack(device: WebGpuDevice, slots: readonly Slot[]): void {
 }
 
 /** A traced step: its dispatches with memory planned by liveness, replayed without creating objects. */
-export class Plan<R> {
-  readonly #device: WebGpuDevice;
+export class CompiledStep<R> implements TracedStep<R> {
+  readonly #device: WebGpuHost;
   readonly #args: Tensor[];
   readonly #result: R;
-  readonly #steps: Step[] = [];
+  readonly #commands: Command[] = [];
   readonly #slots: readonly Slot[];
   readonly #offsets = new Uint32Array(1);
   /** Buffers of outside tensors that the steps use. */
@@ -59,7 +52,7 @@ export class Plan<R> {
   /** Whether every kernel is known to compile. */
   #compiled = false;
 
-  constructor(device: WebGpuDevice, step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
+  constructor(device: WebGpuHost, step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
     this.#device = device;
     if (device.trace) throw new KilnError("compile: a compiled step cannot call another compiled step");
     this.#args = args.map((t) => new Tensor(new Storage(device, t.dtype, t.size, null), t.shape));
@@ -92,7 +85,7 @@ export class Plan<R> {
         const made = step(...this.#args);
         return mapTensors(made, (t) => {
           this.#capture(t);
-          const whole = t.contiguous && t.offset === 0 ? t : apply(findOp("copy"), [t], {} as never)[0];
+          const whole = t.contiguous && t.offset === 0 ? t : apply(copyOp(), [t], {} as never)[0];
           return Object.assign(whole.detach(), { requiresGrad: t.requiresGrad });
         }) as R;
       });
@@ -128,10 +121,10 @@ export class Plan<R> {
   }
 
   #lowerAll(calls: TracedCall[]): Work[] {
-    let rewritten = calls;
-    for (const rewrite of rewrites) rewritten = rewrite(rewritten, this.#live());
-    const works: Work[] = [];
     const device = this.#device;
+    let rewritten = calls;
+    for (const rewrite of device.rewrites) rewritten = rewrite(rewritten, this.#live());
+    const works: Work[] = [];
     const env = {
       profile: device.profile,
       pipelines: device.pipelines,
@@ -155,7 +148,7 @@ export class Plan<R> {
           );
         }
       }
-      lower(env, op, given, attrs, outputs);
+      lowerAndEmit(env, op, given, attrs, outputs);
     }
     return works;
   }
@@ -209,7 +202,7 @@ export class Plan<R> {
       const { kernel } = work;
       bytes.set(work.params, starts[i]);
       const bound = work.storages.map((s) => slots.get(s) ?? slotOf(s));
-      this.#steps.push({
+      this.#commands.push({
         kernel,
         group: device.makeBindGroup(work, bound, uniforms),
         uniforms: kernel.hasParams ? starts[i] : -1,
@@ -226,7 +219,7 @@ export class Plan<R> {
 
   /** Number of dispatches in a replay. */
   get length(): number {
-    return this.#steps.length;
+    return this.#commands.length;
   }
 
   replay(args: readonly Tensor[]): R {
@@ -234,26 +227,26 @@ export class Plan<R> {
     args.forEach((given, i) => {
       // Buffers are copied by four bytes: an f16 view may start between them.
       const copies = given.contiguous && (given.offset * byteSize(given.dtype)) % 4 === 0;
-      const t = copies ? given : apply(findOp("copy"), [given], {} as never)[0];
+      const t = copies ? given : apply(copyOp(), [given], {} as never)[0];
       recorder.touch(slotOf(t.storage));
       this.#copy(t.storage, t.offset, this.#args[i].storage, t.size);
     });
     // What can fail comes before the encoder hears of any dispatch.
-    if (!this.#compiled) for (const { kernel } of this.#steps) void kernel.pipeline;
+    if (!this.#compiled) for (const { kernel } of this.#commands) void kernel.pipeline;
     this.#compiled = true;
     for (const slot of this.#touched) recorder.touch(slot);
     let pass: GPUComputePassEncoder | null = null;
     let kernel: Kernel | null = null;
-    for (const step of this.#steps) {
-      const { grid } = step.dispatch;
-      const open = recorder.compute(step.dispatch);
-      if (step.kernel !== kernel || open !== pass) open.setPipeline(step.kernel.pipeline);
-      kernel = step.kernel;
+    for (const command of this.#commands) {
+      const { grid } = command.dispatch;
+      const open = recorder.compute(command.dispatch);
+      if (command.kernel !== kernel || open !== pass) open.setPipeline(command.kernel.pipeline);
+      kernel = command.kernel;
       pass = open;
-      if (step.uniforms < 0) pass.setBindGroup(0, step.group);
+      if (command.uniforms < 0) pass.setBindGroup(0, command.group);
       else {
-        this.#offsets[0] = step.uniforms;
-        pass.setBindGroup(0, step.group, this.#offsets, 0, 1);
+        this.#offsets[0] = command.uniforms;
+        pass.setBindGroup(0, command.group, this.#offsets, 0, 1);
       }
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
@@ -265,7 +258,7 @@ export class Plan<R> {
       recorder.touch(slotOf(copy.storage));
       return copy;
     }) as R;
-    recorder.recorded(this.#steps.length);
+    recorder.recorded(this.#commands.length);
     return result;
   }
 
@@ -276,11 +269,6 @@ export class Plan<R> {
     const target = slotOf(to);
     if (bytes > 0) this.#device.recorder.copy(source.buffer, offset * unit, target.buffer, 0, bytes);
   }
-}
-
-/** What a compiled step returns cannot be differentiated outside of it. */
-export function endHistory(t: Tensor): void {
-  sever(t, "it comes from a compiled step; take derivatives inside of the step, or detach() it");
 }
 
 /** Drops calls whose results nobody uses. */

@@ -1,4 +1,4 @@
-import { type Device, Storage, setDevice } from "../device.ts";
+import { type StepCompiler, Storage, setDevice } from "../device.ts";
 import { byteSize, type DType, decode, encode, type HostArray } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
 import type { AnyOp, DeviceProfile, MatrixShape } from "../op.ts";
@@ -6,34 +6,24 @@ import { type AdapterDescription, type AdapterOptions, openAdapter } from "../pl
 import { collectWith } from "../platform/garbage.ts";
 import type { Tensor } from "../tensor.ts";
 import { type SourceReader, showParams } from "../wgsl.ts";
-import { describeDispatch } from "./dispatch.ts";
-import { emit, prepare, type Recipe, type Work } from "./lowering.ts";
+import { describeDispatch, type TracedCall, type TraceRewrite, type Work } from "./call.ts";
+import { CompiledStep } from "./compiled_step.ts";
+import type { WebGpuHost } from "./host.ts";
+import { emit, type LoweredCall, lower } from "./lowering.ts";
 import { matrixFeature, matrixShapes } from "./matrix_units.ts";
 import { debugLevel, Pipelines } from "./pipelines.ts";
-import { Pool, type Slot } from "./pool.ts";
+import { Pool, type Slot, slotOf } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
 import { signatureOf } from "./signature.ts";
 import { openTuner, type Tuner } from "./tuner.ts";
 import { restfully } from "./waiting.ts";
 
-/** A call seen while a step is traced. */
-export interface TracedCall {
-  op: AnyOp;
-  inputs: readonly Tensor[];
-  attrs: unknown;
-  outputs: readonly Tensor[];
-}
-
-let nextId = 0;
-
 /** Bytes of a read that a kept buffer serves. */
 const smallRead = 4096;
 
 /** Runs variants of ops through WebGPU: eager in meaning, recorded in execution. */
-export class WebGpuDevice implements Device {
+export class WebGpuDevice implements WebGpuHost {
   readonly kind = "webgpu";
-  /** Tells devices apart. */
-  readonly id = nextId++;
   readonly profile: DeviceProfile;
   readonly description: AdapterDescription;
   readonly gpu: GPUDevice;
@@ -41,6 +31,13 @@ export class WebGpuDevice implements Device {
   readonly recorder: Recorder;
   readonly pipelines: Pipelines;
   readonly tuner: Tuner;
+  readonly compiler: StepCompiler = {
+    trace: (step, args) => new CompiledStep(this, step, args),
+    measure: () => this.tuner.measure(this),
+    warm: () => this.pipelines.warm(),
+  };
+  /** What compiled steps do to their calls, in this order; kernels give them when they open the device. */
+  rewrites: readonly TraceRewrite[] = [];
   /** Tests force a variant by op name. */
   readonly forcedVariant = new Map<string, string>();
   /** Tests fill fresh memory with NaN, so that a kernel that forgets a cell is seen. */
@@ -50,7 +47,7 @@ export class WebGpuDevice implements Device {
   /** The calls of the step that `compile` is tracing, or null. */
   trace: TracedCall[] | null = null;
   readonly #debug = debugLevel();
-  readonly #recipes = new Map<string, Recipe>();
+  readonly #lowered = new Map<string, LoweredCall>();
   readonly #bindGroups = new Map<string, GPUBindGroup>();
   readonly #dynamicOffset = new Uint32Array(1);
   #failure: KilnError | null = null;
@@ -206,25 +203,24 @@ export class WebGpuDevice implements Device {
 
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void {
     if (this.trace) this.trace.push({ op, inputs, attrs, outputs });
-    else emit(this, this.#recipe(op, inputs, attrs, outputs), op, inputs, attrs, outputs);
+    else emit(this, this.#lower(op, inputs, attrs, outputs), op, inputs, attrs, outputs);
   }
 
   /** How to run a call: found again for every later call of the same signature. */
-  #recipe(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): Recipe {
+  #lower(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): LoweredCall {
     const signature = this.forcedVariant.size > 0 ? null : signatureOf(op.name, inputs, attrs, outputs);
-    if (signature === null) return prepare(this, op, inputs, attrs, outputs);
-    let recipe = this.#recipes.get(signature);
-    if (!recipe) {
-      if (this.#recipes.size > 4096) this.#recipes.clear();
-      recipe = prepare(this, op, inputs, attrs, outputs);
-      this.#recipes.set(signature, recipe);
+    if (signature === null) return lower(this, op, inputs, attrs, outputs);
+    let lowered = this.#lowered.get(signature);
+    if (!lowered) {
+      if (this.#lowered.size > 4096) this.#lowered.clear();
+      lowered = lower(this, op, inputs, attrs, outputs);
+      this.#lowered.set(signature, lowered);
     }
-    return recipe;
+    return lowered;
   }
 
-  /** Calls are planned anew from now on: what plans depend on has changed. */
-  forgetRecipes(): void {
-    this.#recipes.clear();
+  forgetLowered(): void {
+    this.#lowered.clear();
   }
 
   /** `DEBUG=3`: a line for a dispatch that is recorded, or planned by a compiled step. */
@@ -335,15 +331,6 @@ function paddedCopy(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
   out.set(bytes);
   return out;
-}
-
-export function slotOf(storage: Storage): Slot {
-  if (storage.freed)
-    throw new KilnError(
-      "a tensor was used after its scope freed it; return it from the scope or persist() it",
-    );
-  if (!storage.handle) throw new KilnError("a tensor of a compiled step was used outside of it");
-  return storage.handle as Slot;
 }
 
 /** Opens an adapter and makes it the device of new tensors. */

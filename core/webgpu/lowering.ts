@@ -1,59 +1,30 @@
 import type { Storage } from "../device.ts";
-import { byteSize, type DType } from "../dtype.ts";
+import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
 import {
   type AnyOp,
   type Call,
   type DeviceProfile,
-  findOp,
   type Lowering,
   mutatedInputs,
   type Pass,
   type Variant,
 } from "../op.ts";
+import { copyOp } from "../primitives.ts";
 import { numel } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { packParams } from "../wgsl.ts";
-import type { TracedCall } from "./device.ts";
-import type { Kernel, Pipelines } from "./pipelines.ts";
-import type { Tuner } from "./tuner.ts";
-
-/** One dispatch, ready to be recorded or to become part of a plan. */
-export interface Work {
-  readonly kernel: Kernel;
-  readonly storages: readonly Storage[];
-  /** Byte offset of each storage, a multiple of 256. */
-  readonly offsets: readonly number[];
-  /** The words of the kernel's `Params`. */
-  readonly params: Uint8Array;
-  readonly grid: readonly [number, number, number];
-  /** `op/variant`. */
-  readonly label: string;
-  /** The call that this is a dispatch of, and the tensors that the dispatch binds: what a profile is made from. */
-  readonly call: TracedCall;
-  readonly bound: readonly Tensor[];
-}
-
-/** What lowering needs of a device. */
-export interface LowerEnv {
-  readonly profile: DeviceProfile;
-  readonly pipelines: Pipelines;
-  /** Tests force a variant by op name. */
-  readonly forcedVariant: ReadonlyMap<string, string>;
-  readonly tuner: Pick<Tuner, "optionOf">;
-  allocate(dtype: DType, length: number): Storage;
-  emit(work: Work): void;
-}
+import type { LowerEnv, Work } from "./call.ts";
 
 /** How calls of one signature (op, layouts, attributes) become dispatches: nothing in it depends on which tensors they are. */
-export interface Recipe {
+export interface LoweredCall {
   /** Inputs that the variant can only read from a contiguous copy. */
   readonly copies: readonly number[];
   readonly temps: NonNullable<Lowering["temps"]>;
-  readonly passes: readonly RecipePass[];
+  readonly passes: readonly LoweredPass[];
 }
 
-interface RecipePass extends Pick<Work, "kernel" | "params" | "grid" | "label"> {
+interface LoweredPass extends Pick<Work, "kernel" | "params" | "grid" | "label"> {
   readonly bind: readonly { from: "in" | "out" | "tmp"; index: number; offset: number }[];
 }
 
@@ -66,14 +37,14 @@ interface Choice {
 }
 
 /** Turns one call of an op into dispatches: chooses the variant, plans its passes, finds or compiles their kernels. */
-export function prepare(
+export function lower(
   env: LowerEnv,
   op: AnyOp,
   inputs: readonly Tensor[],
   attrs: unknown,
   outputs: readonly Tensor[],
   { forced = env.forcedVariant.get(op.name), option }: Choice = {},
-): Recipe {
+): LoweredCall {
   if (outputs.length > 0 && outputs.every((t) => numel(t.shape) === 0))
     return { copies: [], temps: [], passes: [] };
   let variant = chooseVariant(env, op, inputs, attrs, outputs, { raw: true, forced });
@@ -98,20 +69,20 @@ export function prepare(
   return {
     copies,
     temps,
-    passes: passes.flatMap((pass) => preparePass(env, op, chosen, pass, given, outputs, temps) ?? []),
+    passes: passes.flatMap((pass) => lowerPass(env, op, chosen, pass, given, outputs, temps) ?? []),
   };
 }
 
-/** Emits the dispatches of a recipe for the tensors of a call. */
+/** Emits the dispatches of a lowered for the tensors of a call. */
 export function emit(
   env: LowerEnv,
-  recipe: Recipe,
+  lowered: LoweredCall,
   op: AnyOp,
   inputs: readonly Tensor[],
   attrs: unknown,
   outputs: readonly Tensor[],
 ): void {
-  const { copies, temps, passes } = recipe;
+  const { copies, temps, passes } = lowered;
   let given = inputs;
   const borrowed: Storage[] = [];
   if (copies.length > 0) {
@@ -136,8 +107,8 @@ export function emit(
   for (const storage of borrowed) storage.free();
 }
 
-/** `prepare` and `emit` in one. */
-export function lower(
+/** `lower` and `emit` in one. */
+export function lowerAndEmit(
   env: LowerEnv,
   op: AnyOp,
   inputs: readonly Tensor[],
@@ -145,7 +116,7 @@ export function lower(
   outputs: readonly Tensor[],
   forced?: string,
 ): void {
-  emit(env, prepare(env, op, inputs, attrs, outputs, { forced }), op, inputs, attrs, outputs);
+  emit(env, lower(env, op, inputs, attrs, outputs, { forced }), op, inputs, attrs, outputs);
 }
 
 function makeCall(
@@ -185,8 +156,8 @@ function contiguousCopy(env: LowerEnv, t: Tensor, borrowed: Storage[]): Tensor {
   const copy = new Tensor(env.allocate(t.dtype, t.size), t.shape);
   borrowed.push(copy.storage);
   // Not even a test may force a variant here: one that cannot read the view would ask for this copy again.
-  const free = findOp("copy").variants.find((v) => v.strided)?.name;
-  lower(env, findOp("copy"), [t], {}, [copy], free);
+  const free = copyOp().variants.find((v) => v.strided)?.name;
+  lowerAndEmit(env, copyOp(), [t], {}, [copy], free);
   return copy;
 }
 
@@ -194,15 +165,15 @@ function asLowering(plan: Pass | Lowering): Lowering {
   return "passes" in plan ? plan : { passes: [plan] };
 }
 
-function preparePass(
+function lowerPass(
   env: LowerEnv,
   op: AnyOp,
   variant: Variant<never>,
   pass: Pass,
   inputs: readonly Tensor[],
   outputs: readonly Tensor[],
-  temps: Recipe["temps"],
-): RecipePass | null {
+  temps: LoweredCall["temps"],
+): LoweredPass | null {
   const [x, y = 1, z = 1] = pass.grid;
   if (x === 0 || y === 0 || z === 0) return null;
   const every = (from: "in" | "out" | "tmp", list: readonly unknown[]) =>

@@ -1,3 +1,4 @@
+import type { Storage } from "../device.ts";
 import { KilnError } from "../errors.ts";
 
 /** One GPUBuffer that tensors take turns in. WebGPU forbids one buffer bound for reading and writing at once. */
@@ -89,4 +90,14 @@ export function sizeClass(bytes: number): number {
   const need = Math.max(bytes + 256, 512);
   const step = 2 ** (Math.floor(Math.log2(need)) - 2);
   return Math.ceil(need / step) * step;
+}
+
+/** The buffer of a storage. */
+export function slotOf(storage: Storage): Slot {
+  if (storage.freed)
+    throw new KilnError(
+      "a tensor was used after its scope freed it; return it from the scope or persist() it",
+    );
+  if (!storage.handle) throw new KilnError("a tensor of a compiled step was used outside of it");
+  return storage.handle as Slot;
 }

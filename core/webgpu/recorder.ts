@@ -1,5 +1,5 @@
 import type { KilnError } from "../errors.ts";
-import type { Dispatch, Stamp } from "./dispatch.ts";
+import type { Dispatch, Stamp } from "./call.ts";
 import type { Slot } from "./pool.ts";
 
 /** Uniform slots are 256 bytes: WebGPU's alignment of dynamic offsets on every adapter. */

@@ -3,9 +3,9 @@ import type { AdapterDescription } from "../platform/adapter.ts";
 import type { Remembered } from "../platform/cache_node.ts";
 import { environmentVariable } from "../platform/environment.ts";
 import { full, type Tensor, zeros } from "../tensor.ts";
-import type { WebGpuDevice } from "./device.ts";
 import { withoutErrors } from "./error_scopes.ts";
-import { emit, prepare, type Recipe } from "./lowering.ts";
+import type { WebGpuHost } from "./host.ts";
+import { emit, type LoweredCall, lower } from "./lowering.ts";
 
 /** Choices by key, as they are kept between processes. */
 export type TunedChoices = Record<string, TunedChoice>;
@@ -33,18 +33,18 @@ const rounds = 3;
 
 /**
  * Chooses between options of a variant that differ in speed and in no bit, by measuring them on this adapter. What has
- * not been measured takes the variant's own first choice; `settle` measures what was asked for since, between steps,
+ * not been measured takes the variant's own first choice; `measure` answers what was asked for since, between steps,
  * never inside one.
  */
 export class Tuner {
-  /** Whether `settle` measures; choices that are known are used all the same. */
+  /** Whether `measure` does anything; choices that are known are used all the same. */
   measures: boolean;
   readonly #store: Remembered<TunedChoices> | null;
   readonly #choices: TunedChoices;
   readonly #open = new Map<string, Question>();
   /** Questions whose options do not all compile here: the variant decides by itself. */
   readonly #unmeasurable = new Set<string>();
-  #settling: Promise<void> | null = null;
+  #measuring: Promise<void> | null = null;
 
   constructor(measures: boolean, store: Remembered<TunedChoices> | null) {
     this.measures = measures;
@@ -75,29 +75,29 @@ export class Tuner {
   }
 
   /**
-   * Measures what was asked for and not known. True when a choice was made that earlier plans do not follow. Whoever calls
-   * meanwhile waits for the same measurements: side by side they would disturb each other.
+   * Measures all open questions. True if calls that were lowered before do not follow the answers. Concurrent callers
+   * share one run: side by side, measurements would disturb each other.
    */
-  async settle(device: WebGpuDevice): Promise<boolean> {
+  async measure(device: WebGpuHost): Promise<boolean> {
     if (this.#open.size === 0 || device.trace) return false;
-    this.#settling ??= this.#answer(device).finally(() => {
-      this.#settling = null;
+    this.#measuring ??= this.#answer(device).finally(() => {
+      this.#measuring = null;
     });
-    await this.#settling;
+    await this.#measuring;
     return true;
   }
 
-  async #answer(device: WebGpuDevice): Promise<void> {
+  async #answer(device: WebGpuHost): Promise<void> {
     for (const question of this.#open.values()) {
-      const microseconds = await measure(device, question);
+      const microseconds = await timeOptions(device, question);
       const best = Object.entries(microseconds ?? {}).sort((a, b) => a[1] - b[1])[0];
       if (microseconds && best) {
         this.#choices[question.key] = { option: best[0], microseconds };
-        this.#store?.save(this.#choices); // at once: a process that is stopped meanwhile has not measured in vain
+        this.#store?.save(this.#choices); // at once: a process stopped before the end keeps what it has measured
       } else this.#unmeasurable.add(question.key);
       this.#open.delete(question.key);
     }
-    device.forgetRecipes();
+    device.forgetLowered();
   }
 }
 
@@ -112,23 +112,23 @@ const layoutOf = ({ shape, dtype, strides, offset }: TensorMeta): TensorMeta => 
  * Best microseconds of a call by option; options take turns, so that a busy moment hurts all of them alike. Null where
  * an option does not compile.
  */
-async function measure(device: WebGpuDevice, question: Question): Promise<Record<string, number> | null> {
+async function timeOptions(device: WebGpuHost, question: Question): Promise<Record<string, number> | null> {
   const { op, variant, options, attrs } = question;
   const made = [...question.inputs, ...question.outputs].map((meta) => materialise(device, meta));
   const [inputs, outputs] = [made.slice(0, question.inputs.length), made.slice(question.inputs.length)];
   const best: Record<string, number> = {};
   try {
-    let recipes: Recipe[] = [];
+    let lowered: LoweredCall[] = [];
     const compiled = await withoutErrors(device.gpu, async () => {
-      recipes = options.map((option) =>
-        prepare(device, op, inputs, attrs, outputs, { forced: variant.name, option }),
+      lowered = options.map((option) =>
+        lower(device, op, inputs, attrs, outputs, { forced: variant.name, option }),
       );
       await device.pipelines.warm();
     });
     if (!compiled) return null;
     const run = async (i: number, times: number) => {
       const start = performance.now();
-      for (let t = 0; t < times; t++) emit(device, recipes[i], op, inputs, attrs, outputs);
+      for (let t = 0; t < times; t++) emit(device, lowered[i], op, inputs, attrs, outputs);
       await device.sync();
       return (performance.now() - start) / times;
     };
@@ -150,7 +150,7 @@ async function measure(device: WebGpuDevice, question: Question): Promise<Record
 }
 
 /** A tensor of this layout on a buffer large enough for it. Not zeros: chips draw less power on them, and run faster. */
-function materialise(device: WebGpuDevice, { shape, dtype, strides, offset }: TensorMeta): Tensor {
+function materialise(device: WebGpuHost, { shape, dtype, strides, offset }: TensorMeta): Tensor {
   const reach = shape.reduce(
     (most, extent, axis) => most + (extent - 1) * Math.max(strides[axis], 0),
     offset,

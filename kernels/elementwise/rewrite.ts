@@ -3,7 +3,7 @@ import { byteSize } from "../../core/dtype.ts";
 import { type AnyOp, mutatedInputs } from "../../core/op.ts";
 import { broadcastStrides, collapseAxes, contiguousStrides, sameShape } from "../../core/shape.ts";
 import type { Tensor } from "../../core/tensor.ts";
-import type { TracedCall } from "../../core/webgpu/device.ts";
+import type { TracedCall } from "../../core/webgpu/call.ts";
 import { cost, type Expr, isComparison, isNumber, name, names, number, print, substitute } from "./expr.ts";
 import { type FusedAttrs, fuseInto } from "./fuse.ts";
 import { maxAxes, walk } from "./lower.ts";

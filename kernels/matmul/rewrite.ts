@@ -2,7 +2,7 @@ import type { Storage } from "../../core/device.ts";
 import { type AnyOp, findOp, mutatedInputs } from "../../core/op.ts";
 import { sameShape } from "../../core/shape.ts";
 import { Tensor } from "../../core/tensor.ts";
-import type { TracedCall } from "../../core/webgpu/device.ts";
+import type { TracedCall } from "../../core/webgpu/call.ts";
 import type { MatmulAttrs } from "./geometry.ts";
 import { matmulOp } from "./op.ts";
 

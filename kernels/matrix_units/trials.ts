@@ -5,7 +5,7 @@ import { contiguousStrides, numel, type Shape } from "../../core/shape.ts";
 import { Tensor, tensor } from "../../core/tensor.ts";
 import type { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { withoutErrors } from "../../core/webgpu/error_scopes.ts";
-import { emit, prepare, type Recipe } from "../../core/webgpu/lowering.ts";
+import { emit, type LoweredCall, lower } from "../../core/webgpu/lowering.ts";
 import { matrixEnable, probeMatrixUnits } from "../../core/webgpu/matrix_units.ts";
 import { debugLevel } from "../../core/webgpu/pipelines.ts";
 import { tiles as attentionTiles, matrixHeads } from "../attention/matrix.ts";
@@ -171,8 +171,8 @@ interface Prepared {
   trial: MatrixTrial;
   inputs: Tensor[];
   outputs: Tensor[];
-  trusted: Recipe;
-  tried: Recipe;
+  trusted: LoweredCall;
+  tried: LoweredCall;
 }
 
 /** Runs the trials and adds the names of those that fail to `units.refused`. */
@@ -202,7 +202,7 @@ export async function tryKernels(
     if (!clean || !(worst <= 1)) units.refused.push(name);
   }
   for (const { inputs, outputs } of prepared) for (const t of [...inputs, ...outputs]) t.storage.free();
-  device.forgetRecipes();
+  device.forgetLowered();
 }
 
 /** Nothing where the kernels for matrix units do not take the call at all: then nobody will use them for it. */
@@ -214,9 +214,9 @@ function prepareTrial(device: WebGpuDevice, trial: MatrixTrial): Prepared[] {
   });
   const call = { profile: device.profile, inputs, outputs, attrs: attrs as never };
   if (!op.variants.find((v) => v.name === "matrix")?.when?.(call)) return [];
-  const recipe = (forced: string) =>
-    prepare(device, op, inputs, attrs, outputs, { forced, ...(forced === "matrix" && option && { option }) });
-  return [{ trial, inputs, outputs, trusted: recipe(trusted), tried: recipe("matrix") }];
+  const lowered = (forced: string) =>
+    lower(device, op, inputs, attrs, outputs, { forced, ...(forced === "matrix" && option && { option }) });
+  return [{ trial, inputs, outputs, trusted: lowered(trusted), tried: lowered("matrix") }];
 }
 
 /**
@@ -241,11 +241,11 @@ type TensorInput = MatrixTrial["inputs"][number];
 /** The largest difference between both variants, in units of the tolerance. */
 async function difference(device: WebGpuDevice, work: Prepared): Promise<number> {
   const { trial, inputs, outputs, trusted, tried } = work;
-  const run = async (recipe: Recipe) => {
+  const run = async (call: LoweredCall) => {
     // What an earlier kernel left must not pass for the result of this one.
     for (const { storage, size } of outputs)
       device.write(storage, new Float32Array(size).fill(Number.NaN), 0);
-    emit(device, recipe, trial.op, inputs, trial.attrs, outputs);
+    emit(device, call, trial.op, inputs, trial.attrs, outputs);
     return Promise.all(outputs.map((t) => t.data()));
   };
   const expected = await run(trusted);
