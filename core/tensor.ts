@@ -223,7 +223,7 @@ function updateInPlace(
   const recorded = gradEnabled() && mutated.find((i) => inputs[i].node);
   if (recorded !== false && recorded !== undefined) {
     throw new KilnError(
-      `${op.name}: ${inputs[recorded]} has a history that an update in place would leave; compute a new tensor, or update it under noGrad()`,
+      `${op.name}: ${inputs[recorded].label} has a history that an update in place would leave; compute a new tensor, or update it under noGrad()`,
     );
   }
   if (written.size < mutated.length) {
