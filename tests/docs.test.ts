@@ -7,7 +7,7 @@ const pages = [
   "README.md",
   "bench/README.md",
   ...readdirSync("docs").map((name) => join("docs", name)),
-].filter((path) => path.endsWith(".md") && path !== join("docs", "log.md"));
+].filter((path) => path.endsWith(".md") && !/^docs.(log|adding)/.test(path));
 /** Files and folders as documents name them, from the root of the repository. */
 const named =
   /(?<![\w./-])(?:core|kernels|nn|models|tokenizer|train|serve|bench|tests|bin|docs)\/[\w./-]*\w/g;
