@@ -1,5 +1,5 @@
 // The house rule (docs/architecture.md): imports point one way only.
-//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer imports nothing but core/errors
+//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer imports nothing but core/platform/files
 //   within serve: engine <- text <- http
 const below = {
   core: [],
@@ -17,7 +17,11 @@ const layers = Object.entries(below).map(([layer, allowed]) => {
     name: `${layer}-imports-only-what-is-below`,
     severity: "error",
     from: { path: `^${layer}/` },
-    to: { path: `^(${forbidden.join("|")})(/|\\.ts)` },
+    to: {
+      path: `^(${forbidden.join("|")})(/|\\.ts)`,
+      // Files are written whole by one function in the house.
+      ...(layer === "tokenizer" ? { pathNot: "^core/platform/files\\.ts$" } : {}),
+    },
   };
 });
 const serveLayers = ["engine", "text"].map((layer) => ({

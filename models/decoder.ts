@@ -30,13 +30,13 @@ export interface DecoderShape extends ModelShape {
 /** A block of a decoder: [..., hidden_size] to the same shape. */
 export interface DecoderBlock {
   forward(x: Tensor, context: SequenceContext): Tensor;
-  /** The same for the tokens of a mixed batch, each with the same bits in any batch. */
+  /** The same for single tokens [N, hidden_size]; a token's bits do not depend on the rest of the batch. */
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor;
 }
 
 /**
- * A decoder with a language-model head: embedding, blocks, a norm, a matrix to logits. An architecture says what these
- * are; the passes over whole rows (training) and over a paged cache (serving) are the same for all.
+ * A decoder with a language-model head: embedding, blocks, a norm, and a matrix to logits, which an architecture supplies.
+ * The passes over whole rows (training) and over a paged cache (serving) are the same for all.
  */
 export abstract class CausalLM extends Model {
   abstract override readonly config: { readonly model_type: string } & SpecialTokens;
@@ -57,7 +57,7 @@ export abstract class CausalLM extends Model {
 
   /** Hidden states [B, T, hidden_size] after the final norm; `each` sees the input of every block and the result. */
   hidden(tokens: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
-    const embedded = this.embed(tokens, context.positions);
+    const embedded = this.embed(tokens, context.positions); // [B, T, hidden]
     let x = context.dropout?.apply(embedded, "embedding") ?? embedded;
     for (const block of this.blocks) {
       each?.(x);
@@ -77,21 +77,21 @@ export abstract class CausalLM extends Model {
   loss(batch: TokenBatch, upstream?: Tensor): Tensor {
     const { dropoutKey } = batch;
     const dropout = dropoutKey && new PassDropout(dropoutKey, this.dropoutRates);
-    const hidden = this.hidden(batch.tokens, { ...batch, dropout });
-    const [rows, length, width] = hidden.shape as [number, number, number];
-    const flat = reshape(hidden, [rows * length, width]);
-    return linearCrossEntropy(flat, this.headWeight.compute, reshape(batch.targets, [rows * length]), {
+    const hidden = this.hidden(batch.tokens, { ...batch, dropout }); // [B, T, hidden]
+    const rows = batch.targets.size;
+    const flat = reshape(hidden, [rows, hidden.size / rows]); // [B * T, hidden]
+    return linearCrossEntropy(flat, this.headWeight.compute, reshape(batch.targets, [rows]), {
       ignoreIndex: -100,
       upstream,
     }).loss;
   }
 
   /**
-   * Logits [R, vocab_size] of the tokens numbered `rows` [R] in a mixed batch of N tokens, whose keys and values are
-   * added to the cache on the way.
+   * Logits [R, vocab_size] after the tokens with indices `rows` [R] in a mixed batch of N tokens; the keys and values of
+   * all N are written to the cache.
    */
   logitsPaged(tokens: Tensor, cache: readonly LayerCache[], context: PagedContext, rows: Tensor): Tensor {
-    let x = this.embed(tokens, context.positions);
+    let x = this.embed(tokens, context.positions); // [N, hidden]
     this.blocks.forEach((block, i) => {
       x = block.forwardPaged(x, cache[i], context);
     });
@@ -99,7 +99,7 @@ export abstract class CausalLM extends Model {
     const weight = this.headWeight.compute;
     if (suitsFusion(x.device.profile, x.shape[1]))
       return fusedLinear(x, [weight], { norm: finalNorm.norm, chosen: rows, outDtype: "f32" });
-    const chosen = finalNorm.forward(indexSelect(x, 0, rows));
+    const chosen = finalNorm.forward(indexSelect(x, 0, rows)); // [R, hidden]
     return linear(chosen, weight, null, { batchInvariant: true, outDtype: "f32" });
   }
 
@@ -107,11 +107,8 @@ export abstract class CausalLM extends Model {
   newCache(numBlocks: number, blockSize: number): LayerCache[] {
     const { num_hidden_layers, num_key_value_heads, head_dim } = this.shape;
     const shape = [numBlocks, blockSize, num_key_value_heads, head_dim];
-    return persist(
-      Array.from({ length: num_hidden_layers }, () => ({
-        key: zeros(shape, this.computeDtype),
-        value: zeros(shape, this.computeDtype),
-      })),
-    );
+    const dtype = this.computeDtype;
+    const layer = () => ({ key: zeros(shape, dtype), value: zeros(shape, dtype) });
+    return persist(Array.from({ length: num_hidden_layers }, layer));
   }
 }

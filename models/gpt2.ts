@@ -37,11 +37,11 @@ class Mlp extends Module {
     options: RunOptions & { dropout?: PassDropout | undefined } = {},
   ): Tensor {
     const { dropout: _, ...run } = options;
-    const inner = this.cFc.forward(x, { ...run, activation: "gelu_tanh" });
+    const inner = this.cFc.forward(x, { ...run, activation: "gelu_tanh" }); // [B, T, 4 * width]
     return ontoResidual(this.cProj, inner, residual, options);
   }
 
-  /** mlp(norm(x)) + x for single tokens x [N, width], each with the same bits in any batch. */
+  /** mlp(norm(x)) + x for single tokens x [N, width]; a token's bits do not depend on the rest of the batch. */
   forwardPaged(x: Tensor, norm: LayerNorm): Tensor {
     const { cFc, cProj } = this;
     if (!suitsFusion(x.device.profile, x.shape[1], { inOut: true }))
@@ -51,12 +51,12 @@ class Mlp extends Module {
       bias: cFc.bias,
       activation: "gelu_tanh",
       inOut: true,
-    });
+    }); // [N, 4 * width]
     return fusedLinear(inner, [cProj.weight.compute], { bias: cProj.bias, residual: x, inOut: true });
   }
 }
 
-/** One block: x + attention(norm(x)), then x + mlp(norm(x)). The norms are spelled as checkpoints spell them. */
+/** One block: x + attention(norm(x)), then x + mlp(norm(x)). The norms have the names that checkpoints give them. */
 class Block extends Module implements DecoderBlock {
   readonly ln_1: LayerNorm;
   readonly attn: FusedSelfAttention;
@@ -73,12 +73,12 @@ class Block extends Module implements DecoderBlock {
   }
 
   forward(x: Tensor, context: SequenceContext): Tensor {
-    const mixed = this.attn.forward(this.ln_1.forward(x), x, context);
+    const mixed = this.attn.forward(this.ln_1.forward(x), x, context); // [B, T, width]
     return this.mlp.forward(this.ln_2.forward(mixed), mixed, { dropout: context.dropout });
   }
 
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const mixed = this.attn.forwardPaged(x, this.ln_1, cache, context);
+    const mixed = this.attn.forwardPaged(x, this.ln_1, cache, context); // [N, width]
     return this.mlp.forwardPaged(mixed, this.ln_2);
   }
 }
@@ -140,7 +140,8 @@ export class GPT2LMHeadModel extends CausalLM {
   }
 
   protected embed(tokens: Tensor, positions: Tensor): Tensor {
-    return add(this.transformer.wte.forward(tokens), this.transformer.wpe.forward(positions));
+    const { wte, wpe } = this.transformer;
+    return add(wte.forward(tokens), wpe.forward(positions)); // [B, T] or [N] -> [..., width]
   }
 
   protected get finalNorm(): LayerNorm {
@@ -148,8 +149,8 @@ export class GPT2LMHeadModel extends CausalLM {
   }
 
   /**
-   * Without biases (config `bias: false`, as nanoGPT trains) they are zeros that stay zeros: the function is that of a
-   * model which has none, and the checkpoint one that every reader of GPT-2 loads.
+   * With `bias: false` in the config, as nanoGPT trains, biases start at zero and stay there: the model computes as if it
+   * had none, and every reader of GPT-2 can load its checkpoint.
    */
   override trainedParameters(): Map<string, Parameter> {
     const all = this.namedParameters();

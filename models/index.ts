@@ -1,16 +1,14 @@
 /** `kiln/models`: architectures, their configs, and the directories and files that hold them. */
 export * from "./architectures.ts";
 export { CausalLM, type DecoderShape } from "./decoder.ts";
-export { type LoadedModel, loadModel, loadWeights, readWeights, saveModel } from "./formats/hf_directory.ts";
+export { type LoadedModel, loadModel, loadWeights, readTensors, saveModel } from "./formats/hf_directory.ts";
 export {
   type HostDtype,
   type HostTensor,
   hostTensor,
-  openSafetensors,
   parseSafetensors,
   readModelWeights,
   readSafetensors,
-  type SafetensorsFile,
   serializeSafetensors,
   toFloat32,
   toInt32,

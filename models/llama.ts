@@ -33,12 +33,12 @@ class DecoderLayer extends Module implements DecoderBlock {
   }
 
   forward(x: Tensor, context: SequenceContext): Tensor {
-    const mixed = this.selfAttn.forward(this.inputLayernorm.forward(x), x, context);
+    const mixed = this.selfAttn.forward(this.inputLayernorm.forward(x), x, context); // [B, T, hidden]
     return this.mlp.forward(this.postAttentionLayernorm.forward(mixed), mixed, { dropout: context.dropout });
   }
 
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor {
-    const mixed = this.selfAttn.forwardPaged(x, this.inputLayernorm, cache, context);
+    const mixed = this.selfAttn.forwardPaged(x, this.inputLayernorm, cache, context); // [N, hidden]
     return this.mlp.forwardPaged(mixed, this.postAttentionLayernorm);
   }
 }
@@ -50,7 +50,7 @@ class LlamaModel extends Module {
 
   constructor(config: LlamaConfig) {
     super();
-    const inverseFrequencies = persist(tensor(ropeInverseFrequencies(config)));
+    const inverseFrequencies = persist(tensor(ropeInverseFrequencies(config))); // [head_dim / 2]
     this.embedTokens = new Embedding(config.vocab_size, config.hidden_size);
     this.layers = Array.from(
       { length: config.num_hidden_layers },
@@ -84,7 +84,7 @@ export class LlamaForCausalLM extends CausalLM {
       : new Linear(config.hidden_size, config.vocab_size, { bias: false });
   }
 
-  /** The config itself, whose words are the common ones. */
+  /** The config itself: its keys already have the common names. */
   get shape(): DecoderShape {
     return this.config;
   }
@@ -103,7 +103,7 @@ export class LlamaForCausalLM extends CausalLM {
   }
 
   protected embed(tokens: Tensor): Tensor {
-    return this.model.embedTokens.forward(tokens);
+    return this.model.embedTokens.forward(tokens); // [B, T] or [N] -> [..., hidden]
   }
 
   protected get finalNorm(): RmsNorm {

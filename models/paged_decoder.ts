@@ -7,14 +7,14 @@ import { greedyTokens, narrow, reshape } from "../kernels/index.ts";
 import type { LayerCache } from "../nn/index.ts";
 import type { CausalLM } from "./decoder.ts";
 
-/** Some consecutive tokens of one sequence to be computed: a prompt, a chunk of one, one new token, or a recompute. */
+/** Consecutive tokens of one sequence to compute: a prompt, a chunk of one, one new token, or a recomputation. */
 export interface PagedItem {
   /** The tokens at positions start … start + tokens.length - 1. */
   tokens: ArrayLike<number>;
   start: number;
   /** Blocks of the whole sequence so far, in order. */
   blockTable: ArrayLike<number>;
-  /** Which of these tokens (by index in `tokens`) logits are wanted after. */
+  /** The tokens, by index in `tokens`, after which logits are wanted. */
   rows: readonly number[];
 }
 
@@ -25,14 +25,14 @@ export interface PagedSizes {
   maxBlocksPerSequence: number;
 }
 
-/** Inputs begin at multiples of this in their common tensor: 256 bytes, where kernels can bind a view. */
-const grain = 64;
+/** Inputs start at multiples of this many elements in their common tensor: 256 bytes, where kernels can bind a view. */
+const alignment = 64;
 
-/** The step for so many tokens and rows. */
+/** A compiled step for a number of tokens and of rows. */
 interface Step {
-  /** Everything that a step is told, one after the other in one tensor: one upload. The block table comes last. */
+  /** All inputs of a step in one tensor, so that they take one upload. The block table comes last. */
   input: Tensor;
-  /** Where tokens, sequences, positions, slots, rows and the table begin. */
+  /** Where tokens, sequences, positions, slots, rows and the table start in it. */
   starts: number[];
   logits: () => Tensor;
   greedy: () => Tensor;
@@ -65,15 +65,15 @@ export class PagedDecoder {
   }
 
   /**
-   * For all wanted rows in order, the id of the highest logit, the lowest of equals; -1 where the logits are no
-   * distribution (see `greedyTokens`). The same step as `forward`, of which only the ids come back.
+   * For all wanted rows in order, the id of the highest logit (the lowest of equal ones); -1 where the logits are not
+   * finite (see `greedyTokens`). The same step as `forward`, but only ids are read back.
    */
   async greedy(items: readonly PagedItem[]): Promise<Int32Array> {
     return (await this.#read(items, "greedy")) as Int32Array;
   }
 
   async #read(items: readonly PagedItem[], wanted: "logits" | "greedy"): Promise<HostArray> {
-    const step = this.#arrange(items);
+    const step = this.#prepare(items);
     const result = scope(() => step[wanted]());
     try {
       return await result.data();
@@ -82,20 +82,13 @@ export class PagedDecoder {
     }
   }
 
-  /** Tells the step that fits the items what to compute, and returns it. */
-  #arrange(items: readonly PagedItem[]): Step {
+  /** Fills the inputs of the step that fits the items, and returns it. */
+  #prepare(items: readonly PagedItem[]): Step {
     const { blockSize, maxBlocksPerSequence } = this.sizes;
     const wanted = items.reduce((sum, item) => sum + item.rows.length, 0);
     const total = items.reduce((sum, item) => sum + item.tokens.length, 0);
     const step = this.#stepFor(powerOfTwo(total), powerOfTwo(wanted));
-    const [tokens, sequences, positions, slots, rows, table] = step.starts as [
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-    ];
+    const [tokens, sequences, positions, slots, rows, table] = step.starts;
     const values = new Int32Array(table + items.length * maxBlocksPerSequence);
     // Padding tokens write nowhere and read position 0 of the first sequence; their results are dropped.
     values.fill(-1, slots, rows);
@@ -117,7 +110,7 @@ export class PagedDecoder {
     return step;
   }
 
-  /** Sizes are powers of two, so that few are ever planned. */
+  /** The step for powers of two tokens (`room`) and rows, so that few are ever traced. */
   #stepFor(room: number, wanted: number): Step {
     const key = `${room} ${wanted}`;
     let step = this.#steps.get(key);
@@ -128,24 +121,17 @@ export class PagedDecoder {
       let end = 0;
       for (const length of lengths) {
         starts.push(end);
-        end += Math.ceil(length / grain) * grain;
+        end += Math.ceil(length / alignment) * alignment;
       }
       const input = persist(zeros([end], "i32"));
       const logits = () => {
         const parts = lengths.map((length, i) => narrow(input, 0, starts[i], length));
-        const [tokens, sequences, positions, slots, rows, table] = parts as [
-          Tensor,
-          Tensor,
-          Tensor,
-          Tensor,
-          Tensor,
-          Tensor,
-        ];
+        const [tokens, sequences, positions, slots, rows, table] = parts; // [room] each, rows [wanted]
         const blockTable = reshape(table, [maxSequences, maxBlocksPerSequence]);
         const span = starts[3] - starts[2];
-        const places = reshape(narrow(input, 0, starts[2], 2 * span), [2, span]);
+        const places = reshape(narrow(input, 0, starts[2], 2 * span), [2, span]); // positions, slots
         const context = { positions, sequences, slots, places, blockTable };
-        return noGrad(() => this.#model.logitsPaged(tokens, this.#cache, context, rows));
+        return noGrad(() => this.#model.logitsPaged(tokens, this.#cache, context, rows)); // [wanted, vocab]
       };
       step = { input, starts, logits: compile(logits), greedy: compile(() => greedyTokens(logits())) };
       this.#steps.set(key, step);

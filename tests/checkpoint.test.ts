@@ -5,8 +5,15 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
-import { createModel } from "../models/architectures.ts";
-import { loadModel, loadWeights, readWeights, saveModel } from "../models/formats/hf_directory.ts";
+import {
+  architectures,
+  createModel,
+  type ModelType,
+  modelTypeOf,
+  parseModelConfig,
+  shapeOf,
+} from "../models/architectures.ts";
+import { loadModel, loadWeights, readTensors, saveModel } from "../models/formats/hf_directory.ts";
 import { type HostTensor, hostTensor, writeSafetensors } from "../models/formats/safetensors.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { type LlamaConfig, tinyllmConfig } from "../models/llama_config.ts";
@@ -29,7 +36,7 @@ const norm = "model.layers.1.input_layernorm.weight";
 
 beforeAll(async () => {
   setDevice(new ReferenceDevice());
-  weights = await readWeights(new LlamaForCausalLM(tiny(2)).init(1));
+  weights = await readTensors(new LlamaForCausalLM(tiny(2)).init(1).namedParameters());
 });
 afterAll(() => {
   setDevice(null);
@@ -131,6 +138,47 @@ it("loadModel refuses the same of a folder", async () => {
   await writeSafetensors(join(path, "model.safetensors"), weights);
   writeFileSync(join(path, "config.json"), JSON.stringify(new LlamaForCausalLM(tiny(1)).toHfConfig()));
   await expect(loadModel(path)).rejects.toThrow(/"model\.layers\.1\..*no place/);
+});
+
+it("loadModel refuses a stop token outside the vocabulary", async () => {
+  const path = join(folder, "endless");
+  await saveModel(path, new LlamaForCausalLM(tiny(1)).init(1), fakeTokenizer());
+  const file = JSON.parse(readFileSync(join(path, "config.json"), "utf8"));
+  for (const eos_token_id of [300, [2, 99999]]) {
+    writeFileSync(join(path, "config.json"), JSON.stringify({ ...file, eos_token_id }));
+    await expect(loadModel(path)).rejects.toThrow(
+      /eos_token_id (300|99999), but the vocabulary has 300 tokens/,
+    );
+  }
+});
+
+describe("every architecture of the table", () => {
+  const small = {
+    llama: { vocab_size: 40, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 },
+    gpt2: { vocab_size: 40, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 32 },
+  } satisfies Record<ModelType, object>;
+  it.each(Object.keys(architectures) as ModelType[])(
+    "%s writes the config.json that it reads",
+    (model_type) => {
+      const config = parseModelConfig({
+        ...architectures[model_type].overrides({ intermediate_size: 48, max_position_embeddings: 32 }),
+        ...small[model_type],
+        model_type,
+      });
+      const model = createModel(config).init(1);
+      const written = model.toHfConfig();
+      expect(written.architectures).toEqual([architectures[model_type].className]);
+      expect(parseModelConfig(JSON.parse(JSON.stringify(written)))).toEqual(config);
+      expect(shapeOf(config)).toMatchObject({ hidden_size: 16, max_position_embeddings: 32 });
+      expect(modelTypeOf({ architectures: written.architectures })).toBe(model_type);
+      const residual = [...model.namedParameters()].filter(([, parameter]) => parameter.residual);
+      expect(residual).toHaveLength(2 * model.shape.num_hidden_layers);
+      for (const [name, original] of Object.entries(model.checkpointNames.tied)) {
+        expect(model.namedParameters().has(name)).toBe(written.tie_word_embeddings === false);
+        expect(model.namedParameters().has(original)).toBe(true);
+      }
+    },
+  );
 });
 
 it("training from a config.json takes another rope_theta than the file's, in whichever spelling", async () => {

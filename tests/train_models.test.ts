@@ -1,7 +1,7 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { loadModel, readWeights } from "../models/formats/hf_directory.ts";
+import { loadModel, readTensors } from "../models/formats/hf_directory.ts";
 import { loadPretrainConfig, parseOverrides } from "../train/config.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
@@ -93,7 +93,9 @@ describe("the gpt2 preset", () => {
     expect(model.toHfConfig()).not.toHaveProperty("bias");
     const { model: settings } = await loadPretrainConfig(null, parseOverrides(["model.preset=gpt2"]));
     expect(settings.preset).toBe("gpt2");
-    const biases = [...(await readWeights(made.model))].filter(([name]) => name.endsWith(".bias"));
+    const biases = [...(await readTensors(made.model.namedParameters()))].filter(([name]) =>
+      name.endsWith(".bias"),
+    );
     expect(biases.some(([, { bytes }]) => bytes.some((byte) => byte !== 0))).toBe(true);
     await expect(train("llama", "model.bias=false")).rejects.toThrow("a Llama has no bias; leave it out");
   });
@@ -102,7 +104,7 @@ describe("the gpt2 preset", () => {
     const made = await train("unbiased", ...gpt2, "model.bias=false");
     const whole = made.model.numParameters;
     const trained = Number(/model: ([\d,]+) parameters/.exec(made.text)![1].replaceAll(",", ""));
-    const weights = await readWeights((await loadModel(made.modelDir)).model);
+    const weights = await readTensors((await loadModel(made.modelDir)).model.namedParameters());
     const biases = [...weights].filter(([name]) => name.endsWith(".bias"));
     // ln_1, c_attn, c_proj, ln_2, c_fc, c_proj, ln_f.
     expect(biases).toHaveLength(7);

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Tokenizer as NativeTokenizer } from "tokenizers";
+import { atomicWriteText } from "../core/platform/files.ts";
 import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from "./decoders.ts";
 import { TokenizerError } from "./errors.ts";
 import { readJsonFile } from "./files.ts";
@@ -240,10 +241,9 @@ export class Tokenizer implements TokenSource {
       ...this.config,
       ...(this.chatTemplate === null ? {} : { chat_template: this.chatTemplate }),
     };
-    mkdirSync(dir, { recursive: true });
-    writeWhole(join(dir, "tokenizer.json"), JSON.stringify(this.json, null, 1));
-    writeWhole(join(dir, "tokenizer_config.json"), `${JSON.stringify(config, null, 2)}\n`);
-    if (this.chatTemplate !== null) writeWhole(join(dir, "chat_template.jinja"), this.chatTemplate);
+    atomicWriteText(join(dir, "tokenizer.json"), JSON.stringify(this.json, null, 1));
+    atomicWriteText(join(dir, "tokenizer_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+    if (this.chatTemplate !== null) atomicWriteText(join(dir, "chat_template.jinja"), this.chatTemplate);
   }
 
   #idOf(token: string | null): number | null {
@@ -322,11 +322,4 @@ function stringOrNull(value: unknown): string | null {
 
 function optional(key: keyof TokenizerConfigs, file: string): TokenizerConfigs {
   return existsSync(file) ? { [key]: readJsonFile(file) } : {};
-}
-
-/** Writes a file so that a reader sees the old content or the new one, never a part. */
-function writeWhole(file: string, text: string): void {
-  const temporary = `${file}.${process.pid}.tmp`;
-  writeFileSync(temporary, text);
-  renameSync(temporary, file);
 }

@@ -1,6 +1,7 @@
-import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
+import { atomicWriteText } from "../../core/platform/files.ts";
+import { makeFolder } from "../../core/platform/folders.ts";
 import { barsOf, type GpuRun } from "./bars.ts";
 import { renderTable } from "./render.ts";
 import { rowNames, runRows } from "./rows_process.ts";
@@ -43,7 +44,7 @@ export async function gpuTable(options: GpuTableOptions): Promise<GpuTable> {
   const start = performance.now();
   const at = (share: number) => start + 1000 * budget * share;
   rowNames(quick, filter);
-  mkdirSync(out, { recursive: true });
+  makeFolder(out);
   const table: GpuTable = { checked: null, unchecked: null, torch: [], left_out: [], seconds: 0 };
   const saved = () => {
     table.seconds = (performance.now() - start) / 1e3;
@@ -110,11 +111,11 @@ function save(table: GpuTable, out: string): string {
     checked: checked && barsOf(checked, torch),
     unchecked: unchecked && barsOf(unchecked, torch),
   };
-  writeFileSync(join(out, "gpu_table.md"), text);
-  writeFileSync(join(out, "gpu_table.json"), JSON.stringify({ ...table, bars }, null, 1));
+  atomicWriteText(join(out, "gpu_table.md"), text);
+  atomicWriteText(join(out, "gpu_table.json"), JSON.stringify({ ...table, bars }, null, 1));
   if (torch.length > 0) {
     const lines = torch.map((line) => `${JSON.stringify(line)}\n`);
-    writeFileSync(join(out, "torch.jsonl"), lines.join(""));
+    atomicWriteText(join(out, "torch.jsonl"), lines.join(""));
   }
   return text;
 }

@@ -1,7 +1,8 @@
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
+import { atomicWriteFile } from "../../core/platform/files.ts";
 import { packageRoot } from "../../core/platform/package_node.ts";
 import { historyFolder, historyKey } from "../history.ts";
 import type { BenchReport } from "../report.ts";
@@ -23,8 +24,7 @@ export interface Section {
 export async function writePage(path: string, folder: URL = historyFolder): Promise<string> {
   const runs = await readHistory(folder);
   if (runs.length === 0) throw new KilnError("no run was recorded yet: npm run bench -- --record");
-  await mkdir(dirname(path), { recursive: true });
-  await writeFile(path, await renderPage(sections(runs)));
+  await atomicWriteFile(path, await renderPage(sections(runs)));
   return path;
 }
 

@@ -1,8 +1,8 @@
-import { createHash, randomUUID } from "node:crypto";
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import path from "node:path";
 import { cacheDir } from "./adapter_node.ts";
-import { makeFolder } from "./folders.ts";
+import { atomicWriteText } from "./files.ts";
 
 /** A JSON value in the user's cache: losing it costs time, never a result. */
 export interface Remembered<T> {
@@ -29,13 +29,10 @@ export function remembered<T>(kind: string, subject: string): Remembered<T> {
       }
     },
     save: (value) => {
-      const draft = `${file}.${randomUUID()}`;
       try {
-        makeFolder(path.dirname(file));
-        writeFileSync(draft, `${JSON.stringify({ subject, value }, null, 1)}\n`);
-        renameSync(draft, file);
+        atomicWriteText(file, `${JSON.stringify({ subject, value }, null, 1)}\n`);
       } catch {
-        // A read-only cache: the next process finds out anew.
+        // A read-only cache: the next process finds the value out again.
       }
     },
   };

@@ -4,9 +4,15 @@ import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { atomicWriteDirectory, currentDirectory, writeJson } from "../../core/platform/files.ts";
 import type { Tensor } from "../../core/tensor.ts";
-import type { ComputeDtype, Module } from "../../nn/index.ts";
+import type { ComputeDtype } from "../../nn/index.ts";
 import { Tokenizer } from "../../tokenizer/index.ts";
-import { assertComputeDtype, createModel, readModelConfig, shapeOf } from "../architectures.ts";
+import {
+  assertComputeDtype,
+  createModel,
+  type ModelConfig,
+  readModelConfig,
+  shapeOf,
+} from "../architectures.ts";
 import type { CausalLM } from "../decoder.ts";
 import type { Model } from "../model.ts";
 import {
@@ -44,10 +50,22 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
       { code: "model_too_large" },
     );
   }
+  assertStopTokens(config, path);
   const tokenizer = Tokenizer.load(directory);
   const model = createModel(config, dtype);
   loadWeights(model, await readModelWeights(directory));
   return { model, tokenizer, directory };
+}
+
+/** A stop token outside the vocabulary is never written: answers would end at the context's end only. */
+function assertStopTokens({ eos_token_id, vocab_size }: ModelConfig, path: string): void {
+  const wrong = [eos_token_id].flat().find((id) => id !== null && id >= vocab_size);
+  if (wrong === undefined) return;
+  throw new KilnError(
+    `${path}: config.json has eos_token_id ${wrong}, but the vocabulary has ${vocab_size} tokens; ` +
+      "give the id of the token that ends a text, or null",
+    { code: "config_invalid" },
+  );
 }
 
 const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
@@ -100,10 +118,10 @@ function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32A
     throw misfit(`holds ${quoted(name)} as ${tensor.dtype}; save the model in float32, float16 or bfloat16`);
   }
   const values = toFloat32(tensor);
-  // What f16 rounds to infinity, and the largest number of f32.
+  // The largest number that f16 does not round to infinity, and that of f32.
   const limit = f16 ? 65519.996 : 3.4028234663852886e38;
   for (let i = 0; i < values.length; i++) {
-    // Turned around, so that NaN comes in.
+    // False for NaN, which must not pass.
     if (Math.abs(values[i]) <= limit) continue;
     if (f16 && Number.isFinite(values[i])) {
       throw misfit(`holds ${values[i]} in ${quoted(name)}, which f16 cannot; use --dtype f32`);
@@ -115,14 +133,9 @@ function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32A
   return values;
 }
 
-/** The parameters' values, as float32 in host memory. Throws as `readTensors` does. */
-export async function readWeights(model: Module): Promise<Map<string, HostTensor>> {
-  return readTensors(model.namedParameters());
-}
-
 /**
  * Tensors' values as float32 in host memory, to be saved. Throws a KilnError (`values_not_finite`) that names the first
- * which holds a NaN or an infinity: such a state is of no use to anybody.
+ * tensor with a NaN or an infinity: nobody could use such a state.
  */
 export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
   const out = new Map<string, HostTensor>();
@@ -150,7 +163,7 @@ export async function writeModelFiles(
   model: Model<never>,
   tokenizer: Tokenizer,
 ): Promise<void> {
-  await writeSafetensors(join(directory, "model.safetensors"), await readWeights(model));
+  await writeSafetensors(join(directory, "model.safetensors"), await readTensors(model.namedParameters()));
   await writeJson(join(directory, "config.json"), model.toHfConfig());
   for (const [name, value] of Object.entries(model.extraFiles()))
     await writeJson(join(directory, name), value);

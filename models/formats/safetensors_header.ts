@@ -1,19 +1,52 @@
+import { KilnError } from "../../core/errors.ts";
+
 /**
- * A reader for exactly the JSON that a safetensors header may hold. JSON.parse would silently keep the last of two equal
- * keys (two readers could then see two different files), round integers above 2^53, and accept any nesting.
+ * The header of a safetensors file (github.com/huggingface/safetensors, README "Format"): u64 little-endian header length,
+ * then JSON of {name: {dtype, shape, data_offsets}}. A file is untrusted input: everything that the header claims is
+ * checked against the file's size before a tensor is allocated.
  */
 
-export interface ScannedEntry {
-  name: string;
-  dtype: string;
+/** The arrays that hold a dtype's elements, in the reference writer's storage order (last to first, so data stays aligned). */
+export const arrays = {
+  BOOL: Uint8Array,
+  U8: Uint8Array,
+  I8: Int8Array,
+  I16: Int16Array,
+  U16: Uint16Array,
+  F16: Uint16Array,
+  BF16: Uint16Array,
+  I32: Int32Array,
+  U32: Uint32Array,
+  F32: Float32Array,
+  F64: Float64Array,
+  I64: BigInt64Array,
+} as const;
+
+export type HostDtype = keyof typeof arrays;
+export const DTYPES = Object.keys(arrays) as HostDtype[];
+
+/** Where a tensor is: `begin` and `end` are byte offsets from the start of the file. */
+export interface TensorEntry {
+  dtype: HostDtype;
   shape: number[];
   begin: number;
   end: number;
 }
 
-export interface ScannedHeader {
+export interface SafetensorsHeader {
   metadata: Record<string, string>;
-  entries: ScannedEntry[];
+  tensors: Map<string, TensorEntry>;
+}
+
+type Fail = (problem: string) => KilnError;
+const MAX_HEADER_BYTES = 100_000_000;
+/** The most axes a tensor may have; a longer shape is an attack or an accident, not a tensor. */
+const MAX_RANK = 64;
+
+export function corrupt(file: string, problem: string): KilnError {
+  return new KilnError(`${file} is not a valid safetensors file: ${problem}; fetch or save it again`, {
+    code: "safetensors_invalid",
+  });
 }
 
 /** A name fit for a one-line message: quoted, control characters escaped, cut at 80 characters. */
@@ -21,142 +54,133 @@ export function quoted(name: string): string {
   return JSON.stringify(name.length > 80 ? `${name.slice(0, 80)}…` : name);
 }
 
-/** The most axes a tensor may have; a longer shape is an attack or an accident, not a tensor. */
-const MAX_RANK = 64;
-
-/** Reads a header. `fail` turns a description of the problem into the error to throw. */
-export function scanHeader(text: string, fail: (problem: string) => Error): ScannedHeader {
-  if (text[0] !== "{") throw fail("the header does not start with {");
-  const scanner = new Scanner(text, fail);
-  const header: ScannedHeader = { metadata: {}, entries: [] };
-  scanner.object("the header", (name) => {
-    if (name === "__metadata__") {
-      const pairs: [string, string][] = [];
-      scanner.object("__metadata__", (key) =>
-        pairs.push([key, scanner.string(`__metadata__ ${quoted(key)}`)]),
-      );
-      header.metadata = Object.fromEntries(pairs);
-    } else {
-      header.entries.push(scanEntry(scanner, name, fail));
-    }
-  });
-  scanner.end();
-  return header;
+/** Bytes of a tensor, or null where a product passes 2^53. */
+export function byteLength(dtype: HostDtype, shape: readonly number[]): number | null {
+  let bytes: number = arrays[dtype].BYTES_PER_ELEMENT;
+  for (const extent of shape) {
+    bytes *= extent;
+    if (!Number.isSafeInteger(bytes)) return null;
+  }
+  return bytes;
 }
 
-function scanEntry(scanner: Scanner, name: string, fail: (problem: string) => Error): ScannedEntry {
-  const where = `tensor ${quoted(name)}`;
-  let dtype: string | undefined;
-  let shape: number[] | undefined;
-  let offsets: number[] | undefined;
-  scanner.object(where, (field) => {
-    if (field === "dtype") dtype = scanner.string(`${where} dtype`);
-    else if (field === "shape") shape = scanner.integers(`${where} shape`);
-    else if (field === "data_offsets") offsets = scanner.integers(`${where} data_offsets`);
-    else throw fail(`${where} has the unknown field ${quoted(field)}`);
-  });
-  if (dtype === undefined || shape === undefined || offsets === undefined) {
-    throw fail(`${where} lacks dtype, shape or data_offsets`);
+/** Checks the 8 length bytes against the file's size and returns the header's length in bytes. */
+export function headerLength(prefix: Uint8Array, fileBytes: number, file: string): number {
+  if (fileBytes < 8) throw corrupt(file, `it has ${fileBytes} bytes, fewer than the 8 of the header length`);
+  const length = new DataView(prefix.buffer, prefix.byteOffset, 8).getBigUint64(0, true);
+  if (length === 0n) throw corrupt(file, "the header length is 0");
+  if (length > BigInt(MAX_HEADER_BYTES)) {
+    throw corrupt(file, `the header length ${length} is over the limit of ${MAX_HEADER_BYTES} bytes`);
   }
-  if (offsets.length !== 2) throw fail(`${where} needs two data_offsets`);
-  return { name, dtype, shape, begin: offsets[0], end: offsets[1] };
+  if (Number(length) > fileBytes - 8) {
+    throw corrupt(file, `the header needs ${length} bytes but only ${fileBytes - 8} follow (truncated?)`);
+  }
+  return Number(length);
 }
 
-/** A JSON whole number without sign, fraction or exponent. */
-const WHOLE_NUMBER = /(?:0|[1-9]\d{0,19})(?![\d.eE])/y;
-
-class Scanner {
-  readonly #text: string;
-  readonly #fail: (problem: string) => Error;
-  #at = 0;
-
-  constructor(text: string, fail: (problem: string) => Error) {
-    this.#text = text;
-    this.#fail = fail;
-  }
-
-  /** Reads `{…}`; `member` is called after each key and colon and must read the value. Repeated keys are refused. */
-  object(where: string, member: (key: string) => void): void {
-    this.#expect("{", where);
-    const seen = new Set<string>();
-    if (this.#take("}")) return;
-    do {
-      const key = this.string(`a key in ${where}`);
-      if (seen.has(key)) throw this.#fail(`${where} has the key ${quoted(key)} twice`);
-      seen.add(key);
-      this.#expect(":", `${where}, ${quoted(key)}`);
-      member(key);
-    } while (this.#take(","));
-    this.#expect("}", where);
-  }
-
-  string(where: string): string {
-    this.#skipSpace();
-    const start = this.#at;
-    this.#expect('"', where);
-    for (;;) {
-      const close = this.#text.indexOf('"', this.#at);
-      if (close < 0) throw this.#fail(`${where} has no closing quote`);
-      this.#at = close + 1;
-      let backslashes = 0;
-      while (this.#text[close - 1 - backslashes] === "\\") backslashes++;
-      if (backslashes % 2 === 0) break;
-    }
-    try {
-      return JSON.parse(this.#text.slice(start, this.#at)) as string;
-    } catch {
-      throw this.#fail(`${where} is not a JSON string`);
-    }
-  }
-
-  /** Reads `[…]` of whole numbers from 0 to 2^53 - 1. */
-  integers(where: string): number[] {
-    this.#expect("[", where);
-    const values: number[] = [];
-    if (this.#take("]")) return values;
-    do {
-      values.push(this.#integer(where));
-      if (values.length > MAX_RANK) throw this.#fail(`${where} has more than ${MAX_RANK} numbers`);
-    } while (this.#take(","));
-    this.#expect("]", where);
-    return values;
-  }
-
-  end(): void {
-    this.#skipSpace();
-    if (this.#at < this.#text.length) throw this.#fail("the header goes on after its closing brace");
-  }
-
-  #integer(where: string): number {
-    this.#skipSpace();
-    WHOLE_NUMBER.lastIndex = this.#at;
-    const match = WHOLE_NUMBER.exec(this.#text);
-    const value = match === null ? NaN : Number(match[0]);
-    if (!Number.isSafeInteger(value)) {
-      throw this.#fail(
-        `${where} holds ${quoted(this.#text.slice(this.#at, this.#at + 24))}, not a whole number below 2^53`,
-      );
-    }
-    this.#at = WHOLE_NUMBER.lastIndex;
-    return value;
-  }
-
-  #skipSpace(): void {
-    while (" \n\r\t".includes(this.#text[this.#at] ?? "x")) this.#at++;
-  }
-
-  #take(character: string): boolean {
-    this.#skipSpace();
-    if (this.#text[this.#at] !== character) return false;
-    this.#at++;
-    return true;
-  }
-
-  #expect(character: string, where: string): void {
-    if (this.#take(character)) return;
-    const found = this.#at < this.#text.length ? quoted(this.#text[this.#at]) : "the end";
-    throw this.#fail(
-      `expected ${character} in ${where} but found ${found} at byte ${this.#at} of the header`,
+/** Decodes and checks a header; the returned offsets are all inside a file of `fileBytes` bytes. */
+export function parseHeader(header: Uint8Array, fileBytes: number, file: string): SafetensorsHeader {
+  const fail: Fail = (problem) => corrupt(file, problem);
+  const { __metadata__: metadata = {}, ...entries } = parseJson(header, fail);
+  if (!isObject(metadata) || Object.values(metadata).some((value) => typeof value !== "string"))
+    throw fail("__metadata__ holds something other than text");
+  const dataStart = 8 + header.length;
+  const tensors = new Map<string, TensorEntry>();
+  for (const [name, value] of Object.entries(entries)) {
+    const entry = parseEntry(value, fileBytes - dataStart, (problem) =>
+      fail(`tensor ${quoted(name)} ${problem}`),
     );
+    tensors.set(name, { ...entry, begin: dataStart + entry.begin, end: dataStart + entry.end });
   }
+  checkCoverage(tensors, fileBytes, dataStart, fail);
+  return { metadata: metadata as Record<string, string>, tensors };
+}
+
+function parseJson(header: Uint8Array, fail: Fail): Record<string, unknown> {
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(header);
+  } catch {
+    throw fail("the header is not UTF-8");
+  }
+  if (text[0] !== "{") throw fail("the header does not start with {");
+  try {
+    const value = JSON.parse(text) as Record<string, unknown>;
+    checkTokens(text, fail);
+    return value;
+  } catch (error) {
+    throw error instanceof KilnError ? error : fail("the header is not valid JSON");
+  }
+}
+
+/** The parts of valid JSON that `checkTokens` looks at: keys and other strings, braces, numbers. */
+const token = /"[^"\\]*(?:\\.[^"\\]*)*"\s*:?|[{}]|-?\d[^\s,\]}]*/g;
+
+/**
+ * Refuses what JSON.parse would accept silently: of two equal keys it keeps the last (two readers could then see two
+ * different files), and it rounds integers above 2^53.
+ */
+function checkTokens(text: string, fail: Fail): void {
+  const open: Set<string>[] = [];
+  for (const [part] of text.matchAll(token)) {
+    if (part === "{") open.push(new Set());
+    else if (part === "}") open.pop();
+    else if (part[0] !== '"') {
+      if (!/^\d+$/.test(part) || !Number.isSafeInteger(Number(part)))
+        throw fail(`it holds ${quoted(part)}, not a whole number below 2^53`);
+    } else if (part.endsWith(":")) {
+      const key = JSON.parse(part.slice(0, -1)) as string;
+      if (open.at(-1)?.has(key)) throw fail(`an object has the key ${quoted(key)} twice`);
+      open.at(-1)?.add(key);
+    }
+  }
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** One tensor's entry, with offsets as the file has them: from the start of the data, which has `dataBytes` bytes. */
+function parseEntry(value: unknown, dataBytes: number, fail: Fail): TensorEntry {
+  if (!isObject(value)) throw fail("is not an object");
+  const { dtype, shape, data_offsets: offsets, ...others } = value;
+  const [unknown] = Object.keys(others);
+  if (unknown !== undefined) throw fail(`has the unknown field ${quoted(unknown)}`);
+  if (typeof dtype !== "string" || !isNumbers(shape) || !isNumbers(offsets))
+    throw fail("lacks dtype, shape or data_offsets");
+  if (shape.length > MAX_RANK) throw fail(`has more than ${MAX_RANK} axes`);
+  if (offsets.length !== 2) throw fail("needs two data_offsets");
+  if (!Object.hasOwn(arrays, dtype)) {
+    throw fail(`has dtype ${quoted(dtype)}; kiln reads ${DTYPES.join(", ")}`);
+  }
+  const [begin, end] = offsets as [number, number];
+  const bytes = byteLength(dtype as HostDtype, shape);
+  const shown = `[${shape.slice(0, 8)}]`;
+  if (bytes === null) throw fail(`has a shape ${shown} whose size overflows`);
+  if (begin > end) throw fail(`has data_offsets [${begin}, ${end}] in the wrong order`);
+  if (end > dataBytes) {
+    throw fail(`ends at byte ${end} of the data, but the file holds only ${dataBytes} (truncated?)`);
+  }
+  if (end - begin !== bytes) throw fail(`has ${end - begin} bytes, but ${dtype} ${shown} needs ${bytes}`);
+  return { dtype: dtype as HostDtype, shape, begin, end };
+}
+
+function isNumbers(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((item) => typeof item === "number");
+}
+
+/** The tensors must tile the data exactly: an overlap or a hole could hide other content in the file. */
+function checkCoverage(
+  tensors: Map<string, TensorEntry>,
+  fileBytes: number,
+  start: number,
+  fail: Fail,
+): void {
+  const ordered = [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
+  let cursor = start;
+  for (const [name, { begin, end }] of ordered) {
+    if (begin < cursor) throw fail(`tensor ${quoted(name)} overlaps the tensor before it`);
+    if (begin > cursor) throw fail(`there is a gap of ${begin - cursor} bytes before tensor ${quoted(name)}`);
+    cursor = end;
+  }
+  if (cursor !== fileBytes) throw fail(`${fileBytes - cursor} bytes follow the last tensor`);
 }

@@ -1,7 +1,7 @@
 import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import type { CausalLM } from "../../models/causal_lm.ts";
+import type { CausalLM } from "../../models/decoder.ts";
 import { PagedDecoder } from "../../models/paged_decoder.ts";
 import { isGreedy, notFinite, sampleRow, scoreRow } from "./sampler.ts";
 import type { ItemResult, RunItem, Runner, TokenLogprob } from "./types.ts";

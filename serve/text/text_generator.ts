@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import type { CausalLM } from "../../models/causal_lm.ts";
+import type { CausalLM } from "../../models/decoder.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import { Engine } from "../engine/engine.ts";
 import { ModelRunner } from "../engine/runner.ts";

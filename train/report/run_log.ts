@@ -1,6 +1,7 @@
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { device } from "../../core/device.ts";
+import { atomicWriteText } from "../../core/platform/files.ts";
 import type { ValidationMetrics } from "../evaluate.ts";
 import { lossCurveSvg } from "./loss_curve.ts";
 import { MetricsLog, type MetricsRecord, readMetrics } from "./metrics_log.ts";
@@ -129,7 +130,7 @@ export class RunLog {
 function dropSamples(path: string, isAgain: (step: number) => boolean): void {
   if (!existsSync(path)) return;
   const old = readFileSync(path, "utf8").split(/^(?==== step \d+ ===$)/m);
-  writeFileSync(path, old.filter((text) => !isAgain(Number(/\d+/.exec(text)?.[0]))).join(""));
+  atomicWriteText(path, old.filter((text) => !isAgain(Number(/\d+/.exec(text)?.[0]))).join(""));
 }
 
 /** The losses at the end of a run in one line, with `digits` decimals. */
