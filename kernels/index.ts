@@ -10,7 +10,9 @@ export * from "./einsum/index.ts";
 export * from "./elementwise/glu.ts";
 export * from "./elementwise/index.ts";
 export * from "./embedding/op.ts";
-export * from "./fill/op.ts";
+
+import "./fill/op.ts";
+
 export * from "./fused_linear/op.ts";
 export * from "./gather/op.ts";
 export * from "./interpolate/index.ts";

@@ -10,7 +10,7 @@ import * as padOps from "./pad/index.ts";
 import { dropout } from "./random/op.ts";
 import * as rearranging from "./rearrange/index.ts";
 import * as reductions from "./reduce/index.ts";
-import * as searches from "./search/index.ts";
+import * as searching from "./search/index.ts";
 import { logSoftmax, softmax } from "./softmax/op.ts";
 import * as views from "./views/index.ts";
 
@@ -19,7 +19,6 @@ import * as views from "./views/index.ts";
 const { cat, stack, place, ...padding } = padOps;
 const { arange, linspace, eye, meshgrid, ...creating } = creation;
 const { einsum, ...products } = einsums;
-const { searchsortedOp, ...searching } = searches;
 const { swiglu, bceWithLogits, copy, ...pointwise } = elementwise;
 const { sumTo, ...reducing } = reductions;
 const { contiguous, ...viewing } = views;

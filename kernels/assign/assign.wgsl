@@ -1,5 +1,5 @@
-// target = source, or target += source. Four elements at a time only where they come out even: behind the end of a target
-// that is a view lie its neighbours.
+// target = source, or target += source. Four elements at a time only where their number is a multiple of four: the target may
+// be a view, and what follows it must stay as it is.
 #if VEC == 4
 alias F = vec4<f32>;
 alias T = vec4<T0>;

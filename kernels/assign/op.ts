@@ -7,19 +7,19 @@ import { foldGrid } from "../include/grid.ts";
 /** In-place write of one tensor into another: gradient accumulators, caches, and f16 copies of f32 weights. */
 const assign = defineOp<{ add: boolean }>({
   name: "assign",
-  doc: "target = source, or target += source with add: updates its first input in place, in its own float type; sums in f32.",
+  doc: "target = source, or target += source with add: updates its first input in place, in its own float type; adds in f32.",
   mutates: [0],
   notDifferentiable: "it overwrites its input",
   infer(inputs) {
-    const [target, source] = inputs as [(typeof inputs)[0], (typeof inputs)[0]];
+    const [target, source] = inputs;
     if (!sameShape(target.shape, source.shape) || !isFloat(target.dtype) || !isFloat(source.dtype)) {
       throw opError("assign", inputs, "expected two float tensors of one shape");
     }
     return [];
   },
   reference([target, source], { add }) {
-    source!.data.forEach((value, i) => {
-      target!.data[i] = (add ? target!.data[i] : 0) + value;
+    source.data.forEach((value, i) => {
+      target.data[i] = (add ? target.data[i] : 0) + value;
     });
   },
   variants: [

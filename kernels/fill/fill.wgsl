@@ -1,4 +1,4 @@
-// Every element becomes one value.
+// Sets every element to one value.
 struct Params { size: u32, float_value: f32, int_value: i32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<U0>;

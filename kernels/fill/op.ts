@@ -3,13 +3,13 @@ import { defineOp } from "../../core/op.ts";
 import { numel, type Shape } from "../../core/shape.ts";
 import { foldGrid } from "../include/grid.ts";
 
-/** `full(shape, value)` of core/tensor.ts. */
-export const fill = defineOp<{ shape: Shape; value: number; dtype: DType }>({
+/** What `full` of core/tensor.ts calls, by name. */
+defineOp<{ shape: Shape; value: number; dtype: DType }>({
   name: "fill",
   doc: "A tensor of the given shape and dtype with every element equal to value.",
   infer: (_inputs, { shape, dtype }) => [{ shape, dtype }],
   reference(_inputs, { value, dtype }, [out]) {
-    out!.data.fill(dtype === "bool" ? Number(value !== 0) : value);
+    out.data.fill(dtype === "bool" ? Number(value !== 0) : value);
   },
   variants: [
     {

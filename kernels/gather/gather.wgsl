@@ -1,4 +1,4 @@
-// y[row, j] = x[row, index[row, j]]; an index outside the row gives NaN, and zero in integers.
+// y[row, j] = x[row, index[row, j]]; an index out of range gives NaN, or 0 in integers.
 struct Params { size: u32, width: u32, picks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;

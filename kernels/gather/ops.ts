@@ -37,7 +37,7 @@ function extents({ inputs: [x, index] }: Call<None>) {
 
 export const gatherOp: Op<None> = defineOp<None>({
   name: "gather",
-  doc: "y[..., j] = x[..., index[..., j]] on the last axis; an index outside it is a mistake: it gives NaN (zero in integer tensors), and its row of the gradient is NaN.",
+  doc: "y[..., j] = x[..., index[..., j]] on the last axis; an index out of range is a mistake: it gives NaN (0 in integer tensors), and its row of the gradient is NaN.",
   infer(inputs) {
     const [x, index] = inputs;
     if (!isIndex(index) || !sameRows(x, index)) {
@@ -102,7 +102,7 @@ export const gatherOp: Op<None> = defineOp<None>({
   secondOrder: true,
 });
 
-/** Up to this many picks a row, every cell may as well look through them all. */
+/** Up to this many picks in a row, each cell can look through all of them. */
 const fewPicks = 32;
 
 /** How a value is combined with what its place holds: in WGSL over a and b, and on the host, for integers too. */
@@ -198,7 +198,7 @@ function scatterOp(by: Reduction): Op<None> {
   };
   return defineOp<None>({
     name,
-    doc: `y = x, then src[..., j] goes to y[..., index[..., j]] on the last axis, in the order of j: ${doc}. An index outside is a mistake: its row of y is NaN; in integer tensors it is skipped.`,
+    doc: `y = x, then src[..., j] goes to y[..., index[..., j]] on the last axis, in the order of j: ${doc}. An index out of range is a mistake: it makes its row of y NaN; in integer tensors it is skipped.`,
     infer(inputs) {
       const [x, index, src] = inputs;
       const fits = isIndex(index) && sameRows(x, index) && sameShape(index.shape, src?.shape ?? []);
@@ -252,7 +252,7 @@ const scatterOps: Record<Reduction, Op<None>> = {
   amin: scatterOp("amin"),
 };
 
-/** Few picks for a thread a cell, and many for a thread a row. */
+/** Few picks, for one thread per cell, and many, for one per row. */
 function scatterSamples(by: Reduction): Sample<None>[] {
   const of = (name: string, [rows, width, picks]: Shape, more: Partial<SampleInput> = {}) => ({
     name,

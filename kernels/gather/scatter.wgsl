@@ -1,5 +1,5 @@
-// y = x, then src[row, j] is combined into y[row, index[row, j]] in the order of j. CELLS: one thread a cell, which looks
-// through all picks of its row; otherwise one thread a row. In floats an index outside makes its row NaN.
+// y = x, then src[row, j] is combined into y[row, index[row, j]] in the order of j. CELLS: one thread per cell, which
+// looks through all picks of its row; otherwise one thread per row. In floats, an index out of range makes its row NaN.
 struct Params { size: u32, width: u32, picks: u32 } // size: of y, in cells or rows
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;

@@ -9,7 +9,7 @@ import { expand, reshape, unsqueeze } from "../views/index.ts";
 
 type None = Record<string, never>;
 
-export const integerMatmulOp: Op<None> = defineOp<None>({
+const integerMatmulOp: Op<None> = defineOp<None>({
   name: "integer_matmul",
   doc: "y [B, M, N] = a [B, M, K] b [B, K, N] for i32 or u32; products and sums wrap around at 2^32.",
   infer(inputs) {
@@ -65,7 +65,7 @@ export const integerMatmulOp: Op<None> = defineOp<None>({
       attrs: {},
     },
     {
-      name: "of nothing",
+      name: "empty",
       inputs: [
         { shape: [1, 2, 0], dtype: "i32" },
         { shape: [1, 0, 3], dtype: "i32" },

@@ -1,4 +1,4 @@
-// y = a b for integers, batch by batch: one thread an element. Products and sums wrap around at 2^32.
+// y = a b for integers, batch by batch, one thread per element. Products and sums wrap around at 2^32.
 struct Params { size: u32, m: u32, n: u32, k: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<T0>; // [batch, m, k]

@@ -6,10 +6,10 @@ import { promote } from "../elementwise/program.ts";
 import { foldGrid } from "../include/grid.ts";
 import { narrow, unsqueeze } from "../views/index.ts";
 
-/** Any number of inputs: each is laid into the result by a pass of its own. */
-export const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
+/** Takes any number of inputs: each is copied into the result by a pass of its own. */
+const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
   name: "cat",
-  doc: "Tensors one after the other along an axis; all other extents and the dtypes are equal.",
+  doc: "Tensors one after the other along an axis; all other extents and the dtypes must be equal.",
   infer(inputs, { dim }) {
     const first = inputs[0];
     const fits = (shape: readonly number[]) =>

@@ -1,4 +1,4 @@
-// Lays one input's rows into the rows of the result, at `start`. Lengths are in units of TYPE: one or four elements.
+// Copies the rows of one input into the rows of the result, from `start` on. Lengths are in units of TYPE: one or four elements.
 struct Params { size: u32, width: u32, row: u32, start: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<TYPE>;

@@ -13,21 +13,21 @@ import {
 import { apply, recordView, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../include/grid.ts";
 
-export interface PlaceAttrs {
+interface PlaceAttrs {
   /** Of the result. */
   readonly shape: Shape;
   /** Per axis, where the input's first element goes. */
   readonly starts: readonly number[];
   /** Per axis, the distance of its elements; may be negative. */
   readonly steps: readonly number[];
-  /** Everywhere else. */
+  /** What fills the rest. */
   readonly value: number;
 }
 
-/** The derivative of slicing, and with steps of 1 padding. */
-export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
+/** The derivative of slicing; with steps of 1 it is padding. */
+const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
   name: "place",
-  doc: "A tensor of one value into which the input is laid: element i of an axis goes to start + i * step.",
+  doc: "A tensor filled with one value into which the input is copied: element i of an axis goes to start + i * step.",
   infer(inputs, { shape, starts, steps, value }) {
     const x = inputs[0];
     if (!fitsDType(value, x.dtype))
@@ -102,7 +102,7 @@ export const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     },
     { name: "scalar", inputs: [{ shape: [] }], attrs: { shape: [], starts: [], steps: [], value: 0 } },
     {
-      name: "of nothing",
+      name: "empty",
       inputs: [{ shape: [0, 3] }],
       attrs: { shape: [2, 3], starts: [0, 0], steps: [1, 1], value: -1 },
     },
@@ -124,7 +124,7 @@ function takeBack(dy: Tensor, shape: Shape, attrs: PlaceAttrs): Tensor {
   );
 }
 
-/** x laid into a tensor of `shape` filled with `value`: element i of an axis goes to start + i * step. */
+/** x copied into a tensor of `shape` filled with `value`: element i of an axis goes to start + i * step. */
 export function place(
   x: Tensor,
   shape: Shape,

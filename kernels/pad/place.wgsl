@@ -1,4 +1,4 @@
-// out[c] = x[(c - start) / step] where that is a whole place inside x, else value. Axes come innermost first.
+// out[c] = x[(c - start) / step] where that is the index of an element of x, else value. Axes come innermost first.
 struct Params {
   size: u32,
   rank: u32,

@@ -3,16 +3,16 @@ import { checkWhole, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../include/grid.ts";
 
-export interface TriangleAttrs {
-  /** Keep what lies on this diagonal (0 is the main one, positive above it)… */
+interface TriangleAttrs {
+  /** The diagonal (0 is the main one, positive ones are above it), which is kept with… */
   readonly diagonal: number;
-  /** … and above it instead of below. */
+  /** … what is above it rather than what is below it. */
   readonly upper: boolean;
 }
 
-export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
+const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
   name: "triangle",
-  doc: "The last two axes as matrices of which one side of a diagonal, with it, is kept and the rest is 0.",
+  doc: "Matrices (the last two axes) in which a diagonal and one side of it are kept and the rest is 0.",
   infer(inputs, { diagonal }) {
     const x = inputs[0];
     checkWhole("triangle", "the diagonal", diagonal);
@@ -52,12 +52,12 @@ export const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
   ],
 });
 
-/** The lower triangle of the last two axes: what lies on `diagonal` or below it. */
+/** The lower triangle of the last two axes: the elements on `diagonal` and below it. */
 export function tril(x: Tensor, diagonal = 0): Tensor {
   return apply(triangleOp, [x], { diagonal, upper: false })[0];
 }
 
-/** The upper triangle of the last two axes: what lies on `diagonal` or above it. */
+/** The upper triangle of the last two axes: the elements on `diagonal` and above it. */
 export function triu(x: Tensor, diagonal = 0): Tensor {
   return apply(triangleOp, [x], { diagonal, upper: true })[0];
 }

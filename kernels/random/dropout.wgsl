@@ -1,4 +1,4 @@
-// y = x / (1 - p) where the element's uniform number is p or more, else 0; numbers as in random/fill.wgsl.
+// y = x / (1 - p) where the uniform number of the element is p or more, else 0. The numbers are those of random/fill.wgsl.
 #import "include/philox.wgsl"
 struct Params { size: u32, stream: u32, p: f32, scale: f32 }
 @group(0) @binding(0) var<uniform> params: Params;

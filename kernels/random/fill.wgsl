@@ -1,5 +1,5 @@
-// Random numbers, four a thread: element 4 n + j is word j of philox(key, (n, stream, step)).
-// NORMAL: standard normal by Box and Muller (1958), two numbers from two words.
+// Random numbers, four per thread: element 4 n + j is word j of philox(key, (n, stream, step)).
+// NORMAL: standard normal numbers by Box and Muller (1958), two from two words.
 #import "include/philox.wgsl"
 #if NORMAL
 #import "elementwise/functions.wgsl"

@@ -11,7 +11,7 @@ import { sort } from "../reduce/index.ts";
 interface RandomAttrs {
   shape: Shape;
   dtype: DType;
-  /** Tells calls apart that share a key: each gets numbers of its own. */
+  /** Calls that share a key get different numbers if their streams differ. */
   stream: number;
 }
 
@@ -20,7 +20,7 @@ interface DropoutAttrs {
   stream: number;
 }
 
-/** A key is u32 [4]: two words of seed, two that count steps. On the device, so that a replayed step can change it. */
+/** A key is u32 [4]: two words of seed and two that count steps. It is a tensor so that a replayed step can change it. */
 function isKey(t: TensorMeta | undefined): boolean {
   return t?.dtype === "u32" && t.shape.length === 1 && t.shape[0] === 4;
 }
@@ -71,7 +71,7 @@ function samples(atol: number) {
 
 const uniformOp = defineOp<RandomAttrs>({
   name: "random_uniform",
-  doc: "Uniform numbers in [0, 1) of 24 bits from a key u32 [4] and a stream number; the same on every device. Philox4x32-10, Salmon et al. 2011.",
+  doc: "Uniform numbers in [0, 1), of 24 bits, from a key u32 [4] and a stream number; the same on every device. Philox4x32-10, Salmon et al. 2011.",
   notDifferentiable: "it is random",
   infer: (inputs, attrs) => inferRandom("random_uniform", inputs, attrs),
   reference([key], { stream }, [y]) {
@@ -101,7 +101,7 @@ const normalOp = defineOp<RandomAttrs>({
 
 const dropoutOp = defineOp<DropoutAttrs>({
   name: "dropout",
-  doc: "y = x / (1 - p) where random_uniform of the element's number is p or more, else 0; the gradient draws the same mask again. Srivastava et al. 2014.",
+  doc: "y = x / (1 - p) where the uniform number of the element is p or more, else 0; the gradient draws the same mask again. Srivastava et al. 2014.",
   infer(inputs, { p, stream }) {
     const [x, key] = inputs;
     if (!isKey(key) || !isFloat(x.dtype))
@@ -150,7 +150,7 @@ export function randomNormal(shape: Shape, key: Tensor, stream = 0, dtype: DType
   return apply(normalOp, [key], { shape, dtype, stream })[0];
 }
 
-/** The seed of a draw: a number, or a key u32 [4] on the device, which a compiled step can be given anew each time. */
+/** The seed of a draw: a number, or a key u32 [4] on the device, which a compiled step can take as an argument. */
 export type Seed = number | Tensor;
 
 function keyOf(op: string, seed: Seed): Tensor {

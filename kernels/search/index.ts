@@ -17,7 +17,7 @@ interface SearchAttrs {
   readonly right: boolean;
 }
 
-export const searchsortedOp: Op<SearchAttrs> = defineOp<SearchAttrs>({
+const searchsortedOp: Op<SearchAttrs> = defineOp<SearchAttrs>({
   name: "searchsorted",
   doc: "How many elements of the sorted row [..., n] go before each value [..., m] of the same row (i32): those below it, with right also those equal to it. NaN counts as larger than +infinity, as in sort.",
   infer(inputs) {
