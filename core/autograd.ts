@@ -173,7 +173,7 @@ function assertRecorded(what: string, roots: readonly Tensor[]): void {
   );
 }
 
-/** The nodes that lie between the roots and what is wanted, latest first. What a severed node hides may be wanted. */
+/** The nodes between the roots and the wanted tensors, latest first; also severed nodes, which may hide a wanted one. */
 function leading(roots: readonly Tensor[], wanted: ReadonlySet<Tensor>): Node[] {
   const nodes = reachable(roots);
   const found = new Set<Node>();

@@ -8,7 +8,7 @@ import { Tensor } from "./tensor.ts";
 export interface Compiled<A extends Tensor[], R> {
   (...args: A): R;
   /**
-   * Traces and plans the step for arguments of this signature, measures what has a choice of kernels (see `Tuner`) and
+   * Traces and plans the step for arguments of this signature, measures open choices of kernels (see `Tuner`) and
    * compiles the kernels side by side, without running the step: the first call is then as quick as the others. Only
    * shapes, dtypes and `requiresGrad` of the arguments are used.
    *
@@ -19,7 +19,7 @@ export interface Compiled<A extends Tensor[], R> {
 
 let generation = 0;
 
-/** For what steps capture and plans cannot see (`computeIn`): every compiled step is traced anew at its next call. */
+/** For what steps capture and plans cannot see (`computeIn`): every compiled step is traced again at its next call. */
 export function retrace(): void {
   generation++;
 }
@@ -28,7 +28,7 @@ export function retrace(): void {
  * `step`, traced once and replayed: the first call with a new signature records the step's calls, fuses and plans them;
  * every call then replays a flat list of dispatches. The signature is the shapes, dtypes and `requiresGrad` of its
  * arguments, the device, and whether derivatives are recorded; where a captured tensor was freed or its `requiresGrad`
- * changed since, the step is traced anew.
+ * changed since, the step is traced again.
  *
  * The step takes tensors and returns tensors (or arrays or plain objects of them). What it captures (parameters,
  * optimizer state) is read and updated in place. Numbers that change from step to step must be arguments or captured
@@ -82,7 +82,9 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
 function deviceOf(args: readonly Tensor[]) {
   const number = args.findIndex((t) => !(t instanceof Tensor));
   if (number >= 0)
-    throw new KilnError(`compile: argument ${number} of the step is no tensor; what is not would be frozen`);
+    throw new KilnError(
+      `compile: argument ${number} of the step is not a tensor, so its value would be frozen; pass a one-element tensor`,
+    );
   return args[0]?.device ?? device();
 }
 

@@ -14,9 +14,9 @@ export interface Device {
   readonly profile: DeviceProfile;
   /** Bytes that live tensors hold. */
   readonly bytesInUse: number;
-  /** Uninitialised room for `length` elements. */
+  /** Uninitialised memory for `length` elements. */
   allocate(dtype: DType, length: number): Storage;
-  /** Room that holds `values`; allowed inside a compiled step, where it becomes a constant of the plan. */
+  /** Memory that holds `values`; allowed inside a compiled step, where it becomes a constant of the plan. */
   upload(values: ArrayLike<number>, dtype: DType): Storage;
   /** Overwrites elements from `offset` on, after everything that was recorded before. */
   write(storage: Storage, values: ArrayLike<number>, offset: number): void;
@@ -28,7 +28,7 @@ export interface Device {
   run(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): void;
   /** Absent where a compiled step is run like any other function. */
   readonly compiler?: StepCompiler;
-  /** Gives the room back; called by scopes and the garbage collector only. */
+  /** Frees the memory; called by scopes and the garbage collector only. */
   release(storage: Storage): void;
   /** Resolves when everything recorded so far has run. */
   sync(): Promise<void>;
@@ -61,13 +61,13 @@ export class Storage {
   /** What the device keeps here: a pool slot, a Float64Array, or null for a value that exists only in a trace. */
   handle: unknown;
   freed = false;
-  /** How often it was overwritten in place: a derivative that needs earlier values is refused by it. */
+  /** How often it was overwritten in place; derivatives that need earlier values check it. */
   version = 0;
   /** While a derivative is computed that needs values from before an overwrite: the error of reading it. */
   stale: string | null = null;
   /** The scope that frees this storage, or null: then it lives until the garbage collector finds it. */
   scope: Set<Storage> | null = null;
-  /** What gives the room back when JavaScript forgets this storage; only outside of scopes. */
+  /** Frees the memory when this storage becomes unreachable; only outside of scopes. */
   #net: Watch | null = null;
 
   constructor(device: Device, dtype: DType, length: number, handle: unknown) {

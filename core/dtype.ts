@@ -24,7 +24,7 @@ export const integerRange = {
 /** Finite numbers of at least this size round to infinity. */
 const overflow = { f32: 2 ** 128 - 2 ** 103, f16: 65520 } as const;
 
-/** Whether a number has a place in a dtype: whole and in range for integers, not too large for floats; anything is a truth value. */
+/** Whether a dtype can hold a number: whole and in range for integers, not too large for floats; bool takes anything. */
 export function fitsDType(value: number, dtype: DType): boolean {
   if (dtype === "bool") return true;
   if (dtype === "f32" || dtype === "f16")
@@ -33,13 +33,13 @@ export function fitsDType(value: number, dtype: DType): boolean {
   return Number.isInteger(value) && value >= low && value <= high;
 }
 
-/** Throws unless `dtype` is one. */
+/** Throws unless `dtype` is a dtype. */
 export function checkDType(op: string, dtype: DType): void {
   if (!["f32", "f16", "i32", "u32", "bool"].includes(dtype))
     throw new KilnError(`${op}: a dtype is f32, f16, i32, u32 or bool, not ${describe(dtype)}`);
 }
 
-/** Throws unless every value is a number that has a place in `dtype`. */
+/** Throws unless every value is a number that `dtype` can hold. */
 export function checkValues(op: string, values: ArrayLike<number>, dtype: DType): void {
   if (dtype === "f32" && values instanceof Float32Array) return;
   for (let i = 0; i < values.length; i++) {
@@ -68,7 +68,7 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array<Arra
   return bytesOf(Uint32Array.from(values, (v) => Number(v !== 0)));
 }
 
-/** The values that device bytes stand for. */
+/** The values that device bytes encode. */
 export function decode(bytes: ArrayBuffer, dtype: DType, length: number): HostArray {
   if (dtype === "f32") return new Float32Array(bytes, 0, length);
   if (dtype === "i32") return new Int32Array(bytes, 0, length);
@@ -102,7 +102,7 @@ function roundToEven(x: number): number {
   return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
 }
 
-/** The number that binary16 bits stand for. */
+/** The number that binary16 bits encode. */
 export function fromHalf(half: number): number {
   const sign = half & 0x8000 ? -1 : 1;
   const exponent = (half >>> 10) & 31;

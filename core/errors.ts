@@ -1,5 +1,5 @@
 /**
- * An error meant for the person at the keyboard: one line that says what is wrong and how to mend it.
+ * An error meant for the person at the keyboard: one line that says what is wrong and how to fix it.
  * The command line prints only `message` (the stack with `DEBUG=1`) and exits with `exitCode`.
  */
 export class KilnError extends Error {
@@ -16,7 +16,7 @@ export class KilnError extends Error {
   }
 }
 
-/** A value of the wrong kind, as messages name it. */
+/** How messages name a value of the wrong kind. */
 export function describe(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);
   if (typeof value !== "object" || value === null) return String(value);

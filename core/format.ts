@@ -11,7 +11,7 @@ const lineWidth = 80;
  * Nested lists of values in columns, as PyTorch prints them: whole numbers as they are, others with four decimals, or
  * with exponents where the largest is 1000 times the smallest and more, or nearly out of sight.
  *
- * @param indent columns that stand left of the first line
+ * @param indent columns to the left of the first line
  */
 export function formatValues(values: ArrayLike<number>, shape: Shape, dtype: DType, indent = 0): string {
   const short = numel(shape) > mostShown;

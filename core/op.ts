@@ -3,7 +3,7 @@ import { KilnError, nearestName } from "./errors.ts";
 import { type Shape, show } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** What an op may know of a tensor before it runs: never its values. */
+/** What an op knows of a tensor before it runs: never its values. */
 export interface TensorMeta {
   readonly shape: Shape;
   readonly dtype: DType;
@@ -33,19 +33,19 @@ export interface MatrixShape {
   readonly k: number;
 }
 
-/** How the matrix units may be used: what was seen to compile and to compute rightly on this adapter. */
+/** How the matrix units may be used: the forms that compile and give right results on this adapter. */
 export interface MatrixUnits {
   /** How their builtins are written; `emulated` spells them out in plain WGSL, for tests on adapters without any. */
   readonly dialect: "template" | "boolean" | "emulated";
-  /** For f16 operands and f32 results; most products an instruction first. */
+  /** For f16 operands and f32 results; the largest first. */
   readonly shapes: readonly MatrixShape[];
-  /** Arrays of vec4 may be loaded from: in how many components their offsets and strides count. Null where they may not. */
+  /** Units of offsets and strides when loading from arrays of vec4, in components; null where such loads fail. */
   readonly vectors: { readonly offset: 1 | 4; readonly stride: 1 | 4 } | null;
   /** Kernels that did not compile or came out wrong, and are not used: `matmul 64x64x32`, `attention 128`. */
   readonly refused: string[];
 }
 
-/** What kernels may be chosen by: read from the adapter, never guessed. */
+/** The properties that kernels are chosen by: read from the adapter, never guessed. */
 export interface DeviceProfile {
   /** `cpu` for software adapters (no barriers, the subgroup is the worker), `gpu` otherwise. */
   readonly class: "cpu" | "gpu";
@@ -133,7 +133,7 @@ export interface SampleInput {
   range?: readonly [number, number];
   /** How the tensor is laid out: `transposed` swaps the last two axes in memory, `strided` leaves gaps. */
   layout?: "contiguous" | "transposed" | "strided";
-  /** Why NaN and infinities mean nothing in this input; without a reason the suites feed them to every float input. */
+  /** Why this input has no meaning for NaN and infinities; without a reason the suites feed them to every float input. */
   finite?: string;
 }
 
@@ -146,7 +146,7 @@ export interface GradientContext<A> {
   readonly needs: readonly boolean[];
 }
 
-/** The contract of an op: everything that is to be known about it stands in its folder's `op.ts`. */
+/** The contract of an op: its folder's `op.ts` says everything there is to know about it. */
 export interface OpSpec<A> {
   name: string;
   /** One or more sentences: what it computes, shapes, source. */
@@ -201,7 +201,7 @@ export function findOp(name: string): AnyOp {
   throw new KilnError(`no op is called ${name}${near ? `; did you mean ${near}?` : ""}`);
 }
 
-/** The error of a call that does not fit: names the op, the shapes and dtypes given, and what was expected. */
+/** The error for arguments that an op cannot take: names the op, their dtypes and shapes, and what it expects. */
 export function opError(
   op: string,
   inputs: readonly Pick<TensorMeta, "shape" | "dtype">[],

@@ -11,7 +11,7 @@ export function numel(shape: Shape): number {
 /** Kernels count elements in 32 bits. */
 const mostElements = 2 ** 32 - 1;
 
-/** Throws unless `list` is one. */
+/** Throws unless `list` is an array. */
 export function checkList(op: string, what: string, list: readonly unknown[]): void {
   if (!Array.isArray(list)) throw new KilnError(`${op}: expected a list of ${what}, got ${describe(list)}`);
 }
@@ -20,7 +20,7 @@ export function checkList(op: string, what: string, list: readonly unknown[]): v
 export function checkShape(op: string, shape: Shape): void {
   checkList(op, "extents", shape);
   if (shape.some((extent) => !Number.isSafeInteger(extent) || extent < 0)) {
-    throw new KilnError(`${op}: the extents of a shape are whole numbers from 0 on, not ${show(shape)}`);
+    throw new KilnError(`${op}: extents must be whole numbers of 0 or more, not ${show(shape)}`);
   }
   if (numel(shape) > mostElements) {
     throw new KilnError(`${op}: ${show(shape)} has more elements than 32 bits can count; split it`);
@@ -64,7 +64,7 @@ export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((extent, i) => extent === b[i]);
 }
 
-/** `[2, 3]`, as it stands in messages. */
+/** `[2, 3]`, for messages. */
 export function show(shape: Shape): string {
   return `[${shape.join(", ")}]`;
 }

@@ -14,10 +14,10 @@ export interface Node {
   readonly inputs: readonly Tensor[];
   readonly outputs: readonly Tensor[];
   readonly backward: (cotangents: readonly (Tensor | null)[]) => (Tensor | null)[];
-  /** What `backward` may read of inputs, outputs and what else was kept for it, and how often each had been overwritten. */
+  /** The tensors that `backward` may read (inputs, outputs, others kept for it), and how often each had been overwritten. */
   readonly saved: readonly Tensor[];
   readonly versions: readonly number[];
-  /** Where the history ends: what came before is not known, and `backward` throws. */
+  /** Whether the history ends here: what came before is unknown, and `backward` throws. */
   readonly severed: boolean;
   /** Whether derivatives have been taken through it. */
   spent: boolean;
@@ -48,7 +48,7 @@ export function withRecording<T>(on: boolean, body: () => T): T {
 
 let inStep = false;
 
-/** Runs the body of a compiled step, in which nothing may be left behind that a replay would not leave. */
+/** Runs the body of a compiled step, which must have no effects that a replay would lack. */
 export function asCompiledStep<T>(body: () => T): T {
   const before = inStep;
   inStep = true;
@@ -83,7 +83,7 @@ export function record(
   }
 }
 
-/** Ends the history of a tensor: who differentiates through it is told why that cannot be. */
+/** Ends the history of a tensor: differentiating through it throws an error that says why. */
 export function sever(t: Tensor, why: string): void {
   const refuse = () => {
     throw new KilnError(`no derivative reaches what ${t.label} was made of: ${why}`);

@@ -144,7 +144,7 @@ export class Tensor {
     return this.toString();
   }
 
-  /** Dtype, shape and device, as they stand in messages. */
+  /** Dtype, shape and device, for messages. */
   get label(): string {
     return `Tensor(${summary(this)})`;
   }
@@ -211,7 +211,7 @@ function applyQuietly(op: AnyOp, inputs: readonly Tensor[], attrs: unknown): Ten
   return outputs;
 }
 
-/** Runs a call that updates inputs in place; an input that is only read and shares their memory is copied before. */
+/** Runs a call that updates inputs in place; an input that is only read but shares their memory is copied first. */
 function updateInPlace(
   op: AnyOp,
   inputs: readonly Tensor[],

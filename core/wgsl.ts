@@ -1,7 +1,7 @@
 import type { ParamValue } from "./op.ts";
 
 /**
- * The preprocessor of `.wgsl` files. Directives stand alone on a line:
+ * The preprocessor of `.wgsl` files. Each directive has a line of its own:
  *
  *     #import "include/reduce.wgsl"       the file's text, once
  *     #if NAME / #if !NAME / #if NAME == 4 / #else / #endif

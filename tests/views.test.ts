@@ -116,7 +116,7 @@ describe("views", () => {
     expect(() => x.slice(2)).toThrow("slice(f32[2, 3, 4]): axis 0 has 2 elements and none at 2");
     expect(() => x.slice(0, 0, 0, 0)).toThrow("has no 4 axes to slice");
     expect(() => x.slice("...", "...")).toThrow('takes "..." once');
-    expect(() => x.slice([0, 1, 0])).toThrow("a step of 0 leads nowhere");
+    expect(() => x.slice([0, 1, 0])).toThrow("a step must be a whole number other than 0, not 0");
   });
 
   it("give the derivatives of what they read", async () => {

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 
 /**
- * Makes a folder and those it lies in, where they are missing; throws the system's error. Node's own recursive `mkdir`
+ * Makes a folder and its missing parents; throws the system's error. Node's own recursive `mkdir`
  * never returns where the system says ENOENT for a folder whose parent exists, as Linux does in /proc.
  */
 export function makeFolder(path: string): void {

@@ -1,7 +1,7 @@
 import type { Storage } from "../device.ts";
 import { byteSize } from "../dtype.ts";
 
-/** What is kept of a storage outside of every scope, to give its room back once JavaScript has forgotten it. */
+/** The record of a storage outside of every scope: enough to free its memory once it is unreachable. */
 export interface Watch {
   readonly release: () => void;
   readonly bytes: number;

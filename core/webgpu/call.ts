@@ -28,12 +28,12 @@ export interface Work {
   readonly grid: readonly [number, number, number];
   /** `op/variant`. */
   readonly label: string;
-  /** The call that this is a dispatch of, and the tensors that the dispatch binds: what a profile is made from. */
+  /** The call that this dispatch belongs to, and the tensors it binds, for profiles. */
   readonly call: TracedCall;
   readonly bound: readonly Tensor[];
 }
 
-/** What lowering needs of a device. */
+/** The parts of a device that lowering needs. */
 export interface LowerEnv {
   readonly profile: DeviceProfile;
   readonly pipelines: Pipelines;
@@ -45,18 +45,18 @@ export interface LowerEnv {
   emit(work: Work): void;
 }
 
-/** What a dispatch does, in plain data: it keeps no tensor alive. */
+/** A dispatch described in plain data, which keeps no tensor alive. */
 export interface Dispatch {
   op: string;
   variant: string;
   /** The kernel's path under `kernels/`. */
   file: string;
   grid: readonly [number, number, number];
-  /** Of the whole call, of which this may be one dispatch among several. */
+  /** Of the whole call, which may have several dispatches. */
   inputs: readonly OutputMeta[];
   outputs: readonly OutputMeta[];
   attrs: unknown;
-  /** Of the tensors that are bound; those that the kernel updates in place count twice. */
+  /** Of the bound tensors; those that the kernel updates in place count twice. */
   bytes: number;
 }
 

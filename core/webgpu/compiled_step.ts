@@ -27,7 +27,7 @@ const collector = new FinalizationRegistry<{ device: WebGpuHost; slots: readonly
   },
 );
 
-/** The last replay may not be submitted yet: an upload into one of these slots must not overtake it. */
+/** The last replay may not be submitted yet, and an upload into one of these slots must not overtake it. */
 function giveBack(device: WebGpuHost, slots: readonly Slot[]): void {
   for (const slot of slots) {
     device.recorder.touch(slot);
@@ -45,7 +45,7 @@ export class CompiledStep<R> implements TracedStep<R> {
   readonly #offsets = new Uint32Array(1);
   /** Buffers of outside tensors that the steps use. */
   readonly #touched = new Set<Slot>();
-  /** Keeps captured tensors and constants alive as long as the plan; of each, whether it needed a gradient. */
+  /** Captured tensors and constants, kept alive with the step; and whether each needed a gradient. */
   readonly #captured = new Map<Tensor, boolean>();
   /** Captured storages that the steps update in place. */
   readonly #updated = new Set<Storage>();
@@ -62,7 +62,7 @@ export class CompiledStep<R> implements TracedStep<R> {
     this.#result = result;
     const works = this.#lowerAll(prune(calls, this.#live()));
     const slots = this.#planMemory(works);
-    // A plan that nobody can replay any more gives its buffers back.
+    // Returns the buffers when the step becomes unreachable.
     this.#slots = [...new Set(slots.values())];
     collector.register(this, { device, slots: this.#slots }, this);
     this.#build(works, slots);
@@ -231,7 +231,7 @@ export class CompiledStep<R> implements TracedStep<R> {
       recorder.touch(slotOf(t.storage));
       this.#copy(t.storage, t.offset, this.#args[i].storage, t.size);
     });
-    // What can fail comes before the encoder hears of any dispatch.
+    // Anything that can fail comes before the encoder is used.
     if (!this.#compiled) for (const { kernel } of this.#commands) void kernel.pipeline;
     this.#compiled = true;
     for (const slot of this.#touched) recorder.touch(slot);
@@ -271,7 +271,7 @@ export class CompiledStep<R> implements TracedStep<R> {
   }
 }
 
-/** Drops calls whose results nobody uses. */
+/** Drops calls whose results are unused. */
 function prune(calls: readonly TracedCall[], live: ReadonlySet<Storage>): TracedCall[] {
   const needed = new Set(live);
   const kept: TracedCall[] = [];

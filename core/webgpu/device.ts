@@ -16,7 +16,7 @@ import { Pool, type Slot, slotOf } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
 import { signatureOf } from "./signature.ts";
 import { openTuner, type Tuner } from "./tuner.ts";
-import { restfully } from "./waiting.ts";
+import { awaitIdle } from "./waiting.ts";
 
 /** Bytes of a read that a kept buffer serves. */
 const smallRead = 4096;
@@ -42,7 +42,7 @@ export class WebGpuDevice implements WebGpuHost {
   readonly forcedVariant = new Map<string, string>();
   /** Tests fill fresh memory with NaN, so that a kernel that forgets a cell is seen. */
   poison = false;
-  /** What the adapter says of its matrix units; whether they work is found out when the device is opened. */
+  /** The shapes that the adapter reports for its matrix units; whether they work is tested when the device is opened. */
   matrixShapes: readonly MatrixShape[] = [];
   /** The calls of the step that `compile` is tracing, or null. */
   trace: TracedCall[] | null = null;
@@ -161,7 +161,7 @@ export class WebGpuDevice implements WebGpuHost {
     return decode(copy, storage.dtype, length);
   }
 
-  /** A buffer to read `bytes` through. A server reads a few ids a step: making the buffer took longer than the copy. */
+  /** A buffer to read `bytes` through. Small ones are reused: a server reads a few ids per step, and creating a buffer took longer than the copy. */
   #takeStaging(bytes: number): GPUBuffer {
     const kept = bytes <= smallRead ? this.#staging.pop() : undefined;
     const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
@@ -176,7 +176,7 @@ export class WebGpuDevice implements WebGpuHost {
     }
   }
 
-  /** Marks what a dropped submit may have written, and what was made of it since: using these tensors throws. */
+  /** Marks the buffers that a dropped submit may have written, or that were derived from them: using them throws. */
   #lose(epoch: number, error: GPUError): KilnError {
     const cause = this.#failure ?? webgpuError(error);
     const lost = new KilnError(`work on this tensor did not run, its value is lost: ${cause.message}`, {
@@ -188,7 +188,7 @@ export class WebGpuDevice implements WebGpuHost {
     return lost;
   }
 
-  /** Throws what the device has reported since. */
+  /** Throws the error that the device has reported since the last check. */
   #check(): void {
     const failure = this.#failure;
     if (!failure) return;
@@ -196,7 +196,7 @@ export class WebGpuDevice implements WebGpuHost {
     throw failure;
   }
 
-  /** What has been thrown is not thrown again, unless the device is lost. */
+  /** An error is thrown once, unless the device is lost. */
   #forget(): void {
     if (this.#failure?.code !== "device_lost") this.#failure = null;
   }
@@ -206,7 +206,7 @@ export class WebGpuDevice implements WebGpuHost {
     else emit(this, this.#lower(op, inputs, attrs, outputs), op, inputs, attrs, outputs);
   }
 
-  /** How to run a call: found again for every later call of the same signature. */
+  /** The lowered form of a call, cached by its signature. */
   #lower(op: AnyOp, inputs: readonly Tensor[], attrs: unknown, outputs: readonly Tensor[]): LoweredCall {
     const signature = this.forcedVariant.size > 0 ? null : signatureOf(op.name, inputs, attrs, outputs);
     if (signature === null) return lower(this, op, inputs, attrs, outputs);
@@ -223,7 +223,7 @@ export class WebGpuDevice implements WebGpuHost {
     this.#lowered.clear();
   }
 
-  /** `DEBUG=3`: a line for a dispatch that is recorded, or planned by a compiled step. */
+  /** `DEBUG=3`: prints a line per dispatch that is recorded, or planned by a compiled step. */
   showDispatch(verb: "dispatch" | "plan", { kernel, params, grid, label }: Work): void {
     if (this.#debug >= 3) console.error(`${verb} ${label} [${grid}] ${showParams(kernel.params, params)}`);
   }
@@ -238,7 +238,7 @@ export class WebGpuDevice implements WebGpuHost {
       at = recorder.uniforms(kernel.params.words);
       recorder.staging.set(params, at);
     }
-    // What can fail comes before the encoder hears of it, so that nothing recorded is lost with it.
+    // Anything that can fail comes before the encoder is used, so that no recorded work is lost with it.
     const { pipeline } = kernel;
     const group = this.#bindGroup(work, recorder.ring);
     for (const storage of work.storages) recorder.touch(slotOf(storage));
@@ -296,7 +296,7 @@ export class WebGpuDevice implements WebGpuHost {
 
   /** Awaits a promise of the adapter's in the way that suits it. */
   settled<T>(promise: Promise<T>): Promise<T> {
-    return this.profile.class === "cpu" ? restfully(promise) : promise;
+    return this.profile.class === "cpu" ? awaitIdle(promise) : promise;
   }
 
   /** Destroys idle buffers once the device is quiet. */
@@ -321,7 +321,7 @@ export function lostError(reason: string, message: string): KilnError {
   return new KilnError(why, { code: "device_lost" });
 }
 
-/** The first line says what is wrong; the others, source text above all, stay in the cause. */
+/** The first line says what is wrong; the rest, mostly source text, is in the cause. */
 function webgpuError(error: GPUError): KilnError {
   const [line] = error.message.split("\n", 1);
   return new KilnError(`WebGPU: ${line}`, { code: "webgpu_error", cause: error });

@@ -8,7 +8,7 @@ export interface Slot {
   readonly bytes: number;
   /** The recorder's epoch in which a dispatch last used it: an upload in the same epoch must flush first. */
   lastEpoch: number;
-  /** Set when work on this slot was refused: what it holds is not what was computed, and using it throws this. */
+  /** Set when work on this slot was refused: its contents are wrong, and using it throws this error. */
   lost: KilnError | null;
 }
 

@@ -13,7 +13,7 @@ const flushEvery = 400;
  * enough has piled up, or on `flush`. Work runs in recorded order.
  */
 export class Recorder {
-  /** Counts submits; slots remember it so that uploads know what is still open. */
+  /** Counts submits; slots store it, so that uploads know which work is not yet submitted. */
   epoch = 0;
   submits = 0;
   dispatches = 0;

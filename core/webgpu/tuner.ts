@@ -27,13 +27,13 @@ interface Question {
   attrs: unknown;
 }
 
-/** A question is measured in rounds of about so long an option, and answered by the best round. */
+/** Each option runs for about this long per round; the best round counts. */
 const roundMilliseconds = 4;
 const rounds = 3;
 
 /**
- * Chooses between options of a variant that differ in speed and in no bit, by measuring them on this adapter. What has
- * not been measured takes the variant's own first choice; `measure` answers what was asked for since, between steps,
+ * Chooses between options of a variant that differ in speed but in no bit, by measuring them on this adapter. Until
+ * then a call takes the variant's own first choice; `measure` answers what was asked for since, between steps,
  * never inside one.
  */
 export class Tuner {
@@ -109,7 +109,7 @@ const layoutOf = ({ shape, dtype, strides, offset }: TensorMeta): TensorMeta => 
 });
 
 /**
- * Best microseconds of a call by option; options take turns, so that a busy moment hurts all of them alike. Null where
+ * Best microseconds of a call by option; options alternate, so that a busy moment slows all of them alike. Null where
  * an option does not compile.
  */
 async function timeOptions(device: WebGpuHost, question: Question): Promise<Record<string, number> | null> {
@@ -149,7 +149,7 @@ async function timeOptions(device: WebGpuHost, question: Question): Promise<Reco
   return best;
 }
 
-/** A tensor of this layout on a buffer large enough for it. Not zeros: chips draw less power on them, and run faster. */
+/** A tensor of this layout on a buffer large enough for it. Not zeros, on which chips draw less power and run faster. */
 function materialise(device: WebGpuHost, { shape, dtype, strides, offset }: TensorMeta): Tensor {
   const reach = shape.reduce(
     (most, extent, axis) => most + (extent - 1) * Math.max(strides[axis], 0),

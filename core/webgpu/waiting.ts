@@ -2,18 +2,18 @@ const cell = typeof SharedArrayBuffer === "undefined" ? null : new Int32Array(ne
 const shortest = 0.05;
 const longest = 1;
 let waits = 0;
-/** When the wait began that the naps are for; null while nothing naps. */
+/** Start of the current wait; null while the loop is not running. */
 let since: number | null = null;
 
 /**
- * Awaits what a software adapter is computing, with this thread asleep most of the time. While a promise of Dawn's is
- * open, its Node binding looks for the end of it at every turn of the event loop, without a pause; that takes a whole
- * core, and on a software adapter the cores are what the shaders run on. Here every turn ends with a nap: a sixteenth
- * of the time waited so far, between 50 us and 1 ms. Sockets and timers have their turns between naps.
+ * Awaits the work of a software adapter with this thread asleep most of the time. While a promise of Dawn's is pending,
+ * its Node binding polls at every turn of the event loop without a pause. That takes a whole core, and a software adapter
+ * runs its shaders on the cores. Here every turn ends with a nap: a sixteenth of the time waited so far, between 50 us
+ * and 1 ms. Sockets and timers are served between naps.
  *
- * Elsewhere than in Node it is a plain await. For GPUs it is not meant: nothing would be gained, and the end seen late.
+ * Outside Node this is a plain `await`. Don't use it on GPUs: it saves nothing and adds latency.
  */
-export async function restfully<T>(promise: Promise<T>): Promise<T> {
+export async function awaitIdle<T>(promise: Promise<T>): Promise<T> {
   if (!cell || typeof setImmediate !== "function") return promise;
   waits++;
   if (since === null) setImmediate(nap);
@@ -25,7 +25,7 @@ export async function restfully<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
-/** One loop, however many wait, and also where the next wait begins before the loop saw the end of the last. */
+/** A single loop serves all waiters, including one that starts before the previous wait has been noticed as done. */
 function nap(): void {
   if (waits === 0 || since === null) {
     since = null;

@@ -1,6 +1,6 @@
 // out[i] = formula(in0[i], in1[i], …), where every input is read in order or is one repeated element.
-// V is a vec4 of the type S that is computed in. lower.ts writes what stands before the loop (start0, the first place
-// of in0, and so on; the scalars) and in its middle (the loads at i, and the formula, which defines y).
+// V is a vec4 of the compute type S. lower.ts writes the statements before the loop (start0, the first index of in0, and
+// so on; the scalars) and in it (the loads at i, and the formula, which defines y).
 struct Params {
   chunks: u32,
   scalars: array<vec4<S>, 2>,

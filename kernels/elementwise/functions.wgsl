@@ -54,7 +54,7 @@ fn expm1(x: V) -> V {
 
 fn softplus(x: V) -> V { return max(x, V(0.0)) + log1p(exp(-abs(x))) + select(V(0.0), x, is_nan(x)); }
 
-// Where the angle x lies on the circle, 2^32 to a full turn; |x| >= 1. x is a whole number m times a power of two, so
+// The position of the angle x on the circle, 2^32 to a full turn; |x| >= 1. x is a whole number m times a power of two, so
 // only 64 bits of 2 / pi matter: those before give whole turns, those behind less than 2^-36 (Payne & Hanek 1983).
 fn circle(x: V) -> VU {
   let bits = bitcast<VU>(x);

@@ -11,7 +11,7 @@ export { type ComputeType, computeType, type Program, promote } from "./program.
 
 /**
  * `outer` with its input number `at` computed in place by `inner`: the inputs of the result are the outer ones with
- * the inner ones standing where number `at` was; the scalars are the outer ones, then the inner ones.
+ * the inner ones in place of number `at`; the scalars are the outer ones, then the inner ones.
  *
  * @param outerInputs number of outer's inputs
  * @returns null where the values would change (an intermediate result that rounds, another arithmetic) or too many

@@ -4,7 +4,7 @@ import { type Expr, isComparison, isOperator, print } from "./expr.ts";
 import { functions } from "./functions.ts";
 import type { ComputeType, Program } from "./program.ts";
 
-/** How the kernels walk a call: axes merged as far as all tensors allow, four elements a step where they can. */
+/** How the kernels walk a call: axes merged as far as all tensors allow, four elements per step where possible. */
 interface Walk {
   /** Extents of the loop, outermost first; the last one counts steps of `width` elements. */
   shape: number[];
@@ -32,7 +32,7 @@ export function walk({ inputs, outputs }: Pick<Call<unknown>, "inputs" | "output
   strides.shift();
   const last = shape.length - 1;
   const starts = inputs.map((t) => t.offset);
-  // A flat walk may run past the end: allocations are padded, and what lies there reaches no result.
+  // A flat walk may run past the end: allocations are padded, and values from there reach no result.
   const divides = last === 0 || shape[last] % 4 === 0;
   const aligned = strides.every((s, k) => isSplat(s) || (s[last] === 1 && isAligned(s, starts[k])));
   if (!divides || !aligned) return { shape, strides, starts, single: inputs.map(() => true), width: 1 };
@@ -128,8 +128,7 @@ const component = (array: string, k: number) => `params.${array}[${k >> 2}][${k 
 
 /**
  * Statements before the loop: software adapters read a uniform again on every turn unless told otherwise. Inputs of
- * one repeated element are read here too where the walk is flat. The loop's bound says again what is known of the
- * lengths: Tint then sees that i is inside and leaves its own check of each access out (a quarter of the time on
+ * one repeated element are read here too where the walk is flat. The loop's bound repeats the lengths of the arrays: Tint then sees that i is inside and leaves its own check of each access out (a quarter of the time on
  * SwiftShader).
  */
 function setup(program: Program, w: Walk, flat: boolean): string {
@@ -182,7 +181,7 @@ function loads(w: Walk, flat: boolean): string[] {
 /** Levels of an expression that a statement may hold: parsers of WGSL stop at 128 parentheses, a level is up to three. */
 const deepest = 24;
 
-/** WGSL statements that compute `y`: loads, then subexpressions that occur more than once or lie deep, then the result. */
+/** WGSL statements that compute `y`: loads, then subexpressions that occur more than once or are deeply nested, then the result. */
 function body(program: Program, loaded: readonly string[]): string {
   const counts = new Map<string, number>();
   const levels = new Map<Expr, number>();

@@ -26,7 +26,7 @@ export interface Row {
   readonly defaults: Readonly<Record<string, number>>;
 }
 
-/** What arithmetic is done in: f16 and mixed inputs in f32, integers in their own type. */
+/** The type of the arithmetic: f16 and mixed inputs in f32, integers in their own type. */
 export type ComputeType = "f32" | "i32" | "u32";
 
 /** One elementwise call in the form that kernels, references, gradients and fusion share. */

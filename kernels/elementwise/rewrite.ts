@@ -11,7 +11,7 @@ import { elementwiseProgram, fused } from "./op.ts";
 import type { Program } from "./program.ts";
 
 // What compile does to elementwise calls: a result that only elementwise calls read is computed where it is read, and
-// a copy of what lies in order already is read where it lies. Values are rounded as if they had been stored.
+// a copy of a contiguous tensor is not made. Values are rounded as if they had been stored.
 
 /** A call of the trace; `program` is null where it is not elementwise. */
 interface Entry {
@@ -20,13 +20,13 @@ interface Entry {
   program: Program | null;
 }
 
-/** What a call computes: the part of an entry that merging changes. */
+/** The part of an entry that merging changes: its formula and inputs. */
 interface Body {
   program: Program;
   inputs: readonly Tensor[];
 }
 
-/** Plain operations that cost about as much as a dispatch: that much may always be computed again. */
+/** Plain operations that cost about as much as a dispatch; up to this many may always be computed again. */
 const dispatchWork = 16_384;
 /** Plain operations an element that cost less than one more pass over memory. */
 const passWork = 4;
@@ -229,9 +229,9 @@ function sameView(a: Tensor, b: Tensor): boolean {
 }
 
 /**
- * `inputs` of the call that made `made` (row-major, at the start of its storage), as they must be read to compute the
- * elements that the view `t` of `made` shows, in t's order. Null where an axis of t runs over the end of an axis of
- * `made` whose elements the inputs do not hold in one line.
+ * The `inputs` of the call that computed `made` (row-major, at the start of its storage) as views that give the elements
+ * of `t`, a view of `made`, in t's order. Null if one axis of `t` crosses an axis boundary of `made` that the inputs do
+ * not store contiguously.
  */
 function readThrough(t: Tensor, made: Tensor, inputs: readonly Tensor[]): readonly Tensor[] | null {
   if (sameView(t, made)) return inputs;

@@ -1,6 +1,6 @@
 // out[i] = formula(inputs at the strided places that belong to i). Axes come innermost first; the innermost one
-// counts vec4s where V is wide (then an input of stride 0 there is a single element, repeated). lower.ts writes what
-// stands before the loop (starts, extents, strides, scalars) and in its middle: coordinates of i by division, the
+// counts vec4s where V is wide (then an input of stride 0 there is a single element, repeated). lower.ts writes
+// the statements before the loop (starts, extents, strides, scalars) and in it: coordinates of i by division, the
 // place of each input, the loads, and the formula, which defines y.
 struct Params {
   chunks: u32,

@@ -89,7 +89,7 @@ const prodOp: Op<ReduceAttrs> = reduction(
 );
 
 /**
- * The product of all others: of those before times of those behind. Quotients would lose derivatives of higher order
+ * The product of all other elements: of those before, times those behind. Quotients would lose derivatives of higher order
  * where an element is zero, and give NaN where the product is infinite.
  */
 function othersProduct(x: Tensor, _y: Tensor, dims: readonly number[]): Tensor {
@@ -98,7 +98,7 @@ function othersProduct(x: Tensor, _y: Tensor, dims: readonly number[]): Tensor {
   return reshape(mul(productBefore(list, n), flip(productBefore(flip(list, 1), n), 1)), x.shape);
 }
 
-/** [outer, n, inner] -> the product of the elements before each along the middle axis, doubling the reach of each in turn. */
+/** [outer, n, inner] -> the product of the elements before each along the middle axis, in steps of doubling reach. */
 function productBefore(x: Tensor, n: number): Tensor {
   const later = (t: Tensor, by: number) => pad(narrow(t, 1, 0, n - by), [0, 0, by, 0], 1);
   let product = later(x, Math.min(1, n));

@@ -17,7 +17,7 @@ export interface ReduceAttrs {
   readonly dims: readonly number[];
 }
 
-/** A commutative, associative way of making one value of many. */
+/** A commutative, associative operation that combines values. */
 export interface Reducer {
   /** WGSL over a and b. */
   readonly combine: string;
@@ -26,7 +26,7 @@ export interface Reducer {
   readonly f: (a: number, b: number) => number;
   /** f on integers, where float64 has too few digits; they wrap around at 2^32. */
   readonly whole?: (a: number, b: number) => number;
-  /** What leaves values alone, for a dtype. */
+  /** The neutral element of a dtype. */
   readonly identity: (dtype: DType) => number;
 }
 
@@ -172,8 +172,8 @@ interface PassOptions {
 }
 
 /**
- * A sum of n numbers one after the other may be off by n roundings, in runs of about sqrt(n) by 2 sqrt(n): a worker that
- * takes more steps than this combines them in runs.
+ * Adding n numbers one by one may be off by n roundings, in runs of about sqrt(n) by 2 sqrt(n). Workers with more steps
+ * than this add in runs.
  */
 const shortestRun = 64;
 

@@ -19,7 +19,7 @@ export interface SortAttrs {
   readonly descending: boolean;
 }
 
-/** Up to this length counting the elements that go before each one is quicker than sorting. */
+/** Up to this row length, counting the smaller elements of each one beats sorting. */
 const longestCounted = 1024;
 
 export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({

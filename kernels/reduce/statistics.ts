@@ -19,7 +19,7 @@ export function mean(x: Tensor, dim?: Dims, keepdim = false): Tensor {
   return keepdim ? kept : dropAxes(kept, dims);
 }
 
-/** x less its mean over `dims`, in two rounds: the first mean is rounded to the digits of x, the second finds what is left. */
+/** x minus its mean over `dims`, in two rounds: the second removes the rounding error of the first mean. */
 export function centre(x: Tensor, dims: readonly number[]): Tensor {
   const near = sub(x, mean(x, dims, true));
   return sub(near, mean(near, dims, true));

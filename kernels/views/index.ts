@@ -206,7 +206,7 @@ function sliceAxes(x: Tensor, slices: readonly Slice[]): Tensor {
 function resolveSlice([from, to, by]: Slice, extent: number): { start: number; step: number; count: number } {
   const step = by ?? 1;
   if (!Number.isInteger(step) || step === 0)
-    throw new KilnError(`slice: a step of ${step} leads nowhere; use a whole number other than 0`);
+    throw new KilnError(`slice: a step must be a whole number other than 0, not ${step}`);
   const low = step > 0 ? 0 : -1;
   const high = step > 0 ? extent : extent - 1;
   for (const [what, value] of [
@@ -234,7 +234,7 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
   );
 }
 
-/** Entry `index` of axis `dim`, which goes. */
+/** Entry `index` of axis `dim`, without that axis. */
 export function select(x: Tensor, dim: number, index: number): Tensor {
   const axis = normalizeDim("select", dim, x);
   checkWhole("select", "index", index);
