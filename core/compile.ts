@@ -4,6 +4,8 @@ import { show } from "./shape.ts";
 import { asCompiledStep, endHistory, gradEnabled } from "./tape.ts";
 import { Tensor } from "./tensor.ts";
 
+export { beforeEachRun } from "./host_work.ts";
+
 /** A compiled step; see `compile`. */
 export interface Compiled<A extends Tensor[], R> {
   (...args: A): R;

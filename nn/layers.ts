@@ -78,6 +78,7 @@ export class Embedding extends Module {
   constructor(numEmbeddings: number, embeddingDim: number) {
     super();
     this.weight = Parameter.make([numEmbeddings, embeddingDim], drawNormal(1));
+    this.weight.perToken = true;
   }
 
   forward(ids: Tensor): Tensor {

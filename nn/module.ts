@@ -51,6 +51,9 @@ export class Parameter extends Tensor {
     return parameter.requireGrad();
   }
 
+  /** Whether it has a row for each token, as embeddings and the head have: some optimizers treat these as no matrix. */
+  perToken = false;
+
   /** The rounded copy, or null where passes read this tensor itself. Who changes this tensor rewrites the copy. */
   get half(): Tensor | null {
     return this.#copied;

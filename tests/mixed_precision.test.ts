@@ -101,7 +101,7 @@ describe("optimizers that skip an update", () => {
     const scaler = scaled ? new LossScaler() : null;
     const seen: number[][][] = [];
     for (const update of updates) {
-      optimizer.prepare(0.01);
+      optimizer.lr = 0.01;
       const factor = scaler?.upstream(tensor([1])) ?? tensor([1]);
       const given = names.map((n, i) => mul(tensor(gradients[update ?? 0][i], shapes[n]), factor));
       if (update === null) given.push(tensor([Number.POSITIVE_INFINITY]));

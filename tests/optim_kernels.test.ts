@@ -58,13 +58,13 @@ for (const [name, build] of Object.entries(make)) {
       const whole = named(name);
       const straight = build(whole);
       for (let i = 0; i < 6; i++) {
-        straight.prepare(0.01 * (i + 1));
+        straight.lr = 0.01 * (i + 1);
         straight.step(gradientsOf(i, whole));
       }
       const half = named(name);
       const first = build(half);
       for (let i = 0; i < 3; i++) {
-        first.prepare(0.01 * (i + 1));
+        first.lr = 0.01 * (i + 1);
         first.step(gradientsOf(i, half));
       }
       const resumed = new Map(
@@ -74,7 +74,7 @@ for (const [name, build] of Object.entries(make)) {
       for (const [key, t] of second.state()) t.write(await first.state().get(key)!.data());
       second.steps = first.steps;
       for (let i = 3; i < 6; i++) {
-        second.prepare(0.01 * (i + 1));
+        second.lr = 0.01 * (i + 1);
         second.step(gradientsOf(i, resumed));
       }
       expect(await valuesOf(resumed)).toEqual(await valuesOf(whole));
@@ -89,9 +89,9 @@ for (const [name, build] of Object.entries(make)) {
         return [] as Tensor[];
       });
       for (let i = 0; i < 4; i++) {
-        a.prepare(0.02 / (i + 1));
+        a.lr = 0.02 / (i + 1);
         a.step(gradientsOf(i, eager));
-        b.prepare(0.02 / (i + 1));
+        b.lr = 0.02 / (i + 1);
         step(...gradientsOf(i, compiled));
       }
       expect(await valuesOf(compiled)).toEqual(await valuesOf(eager));
@@ -112,7 +112,7 @@ describe("AdamW on many parameters", () => {
     const alone = [...made().values()];
     const moments = alone.map(({ shape }) => [zeros(shape), zeros(shape)] as const);
     for (const [i, gradients] of steps.entries()) {
-      optimizer.prepare(0.01);
+      optimizer.lr = 0.01;
       const given = gradients.map((g, k) => tensor(g, sizes[k]));
       const { dispatches } = gpu.recorder;
       optimizer.step(given);
@@ -195,7 +195,7 @@ describe("global norm", () => {
     const broken = gradientsOf(0, given);
     broken[0].write([Number.POSITIVE_INFINITY, ...gradients[0][0].slice(1)]);
     const { norm, scale } = globalNorm(broken, { maxNorm: 1 });
-    optimizer.prepare(0.1);
+    optimizer.lr = 0.1;
     optimizer.step(broken, scale);
     expect(await norm.item()).toBe(Number.POSITIVE_INFINITY);
     expect(await valuesOf(given)).toEqual(before);

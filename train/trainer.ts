@@ -112,7 +112,7 @@ export class Trainer {
   step(batches: readonly Batch[], learningRate: number): StepResult {
     const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
     this.#inverseCount.write([1 / Math.max(supervised, 1)]);
-    this.optimizer.prepare(learningRate);
+    this.optimizer.lr = learningRate;
     return scope(() => {
       if (batches.length === 1)
         return { ...this.#whole(...this.#uploadForUpdate(batches[0], 0)), supervised };
@@ -164,7 +164,8 @@ export class Trainer {
   /** With a key for the masks where there are any: a tensor, since numbers are frozen in a compiled step. */
   #uploadForUpdate(batch: Batch, micro: number): Tensor[] {
     const args = this.#upload(batch);
-    if (this.#dropoutSeed) args.push(tensor([...this.#dropoutSeed, this.optimizer.steps, micro], [4], "u32"));
+    if (this.#dropoutSeed)
+      args.push(tensor([...this.#dropoutSeed, this.optimizer.steps + 1, micro], [4], "u32"));
     return args;
   }
 

@@ -204,7 +204,7 @@ export function adamRow([count, size]: [number, number]): GpuRow {
       return {
         run: async (times) => {
           for (let i = 0; i < times; i++) {
-            optimizer.prepare(1e-3);
+            optimizer.lr = 1e-3;
             step();
           }
           await device.sync();

@@ -128,7 +128,7 @@ async function runOptimizer(
   const optimizer = make(parameters, settings);
   const comparisons: Comparison[] = [];
   for (let step = 0; step < steps; step++) {
-    optimizer.prepare(settings.lr);
+    optimizer.lr = settings.lr;
     scope(() => optimizer.step(names.map((p) => file.upload(`grad.${step}.${p}`))));
     for (const [p, parameter] of parameters) {
       const want = file.floats(`${name}.${step}.${p}`);

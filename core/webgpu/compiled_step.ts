@@ -1,6 +1,7 @@
 import { forEachTensor, Storage, scope, type TracedStep } from "../device.ts";
 import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
+import { collectHostWork } from "../host_work.ts";
 import { mutatedInputs } from "../op.ts";
 import { copyOp } from "../primitives.ts";
 import { endHistory } from "../tape.ts";
@@ -49,6 +50,7 @@ export class CompiledStep<R> implements TracedStep<R> {
   readonly #captured = new Map<Tensor, boolean>();
   /** Captured storages that the steps update in place. */
   readonly #updated = new Set<Storage>();
+  readonly #hostWork: (() => void)[] = [];
   /** Whether every kernel is known to compile. */
   #compiled = false;
 
@@ -77,6 +79,7 @@ export class CompiledStep<R> implements TracedStep<R> {
   #traceStep(step: (...args: Tensor[]) => R, args: readonly Tensor[]) {
     const calls: TracedCall[] = [];
     this.#device.trace = calls;
+    collectHostWork(this.#hostWork);
     try {
       this.#args.forEach((t, i) => {
         t.requiresGrad = args[i].requiresGrad;
@@ -94,6 +97,7 @@ export class CompiledStep<R> implements TracedStep<R> {
       return { calls, result };
     } finally {
       this.#device.trace = null;
+      collectHostWork(null);
       // Tracing overwrote nothing.
       for (const { op, inputs } of calls) {
         for (const i of mutatedInputs(op, inputs.length)) inputs[i].storage.version--;
@@ -224,6 +228,7 @@ export class CompiledStep<R> implements TracedStep<R> {
 
   replay(args: readonly Tensor[]): R {
     const { recorder } = this.#device;
+    for (const work of this.#hostWork) work();
     args.forEach((given, i) => {
       // Buffers are copied by four bytes: an f16 view may start between them.
       const copies = given.contiguous && (given.offset * byteSize(given.dtype)) % 4 === 0;

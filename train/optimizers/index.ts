@@ -1,325 +1,154 @@
-import { persist } from "../../core/device.ts";
-import { KilnError } from "../../core/errors.ts";
-import { contiguousStrides } from "../../core/shape.ts";
-import { noGrad } from "../../core/tape.ts";
-import { ones, type Tensor, zeros } from "../../core/tensor.ts";
-import {
-  type AdamSlot,
-  add,
-  countApplied,
-  descend,
-  div,
-  globalNorm,
-  type Hyper,
-  hyperNames,
-  hyperValues,
-  matmul,
-  maximum,
-  mul,
-  multiAdamStep,
-  muonMomentum,
-  rmspropStep,
-  roundBfloat16,
-  sgdStep,
-  sqrt,
-  square,
-  sum,
-  transpose,
-} from "../../kernels/index.ts";
-import { Parameter } from "../../nn/index.ts";
+import { z } from "zod";
+import type { Tensor } from "../../core/tensor.ts";
+import { Adafactor } from "./adafactor.ts";
+import { Adagrad } from "./adagrad.ts";
+import { Adam, AdamW } from "./adam.ts";
+import { Lion } from "./lion.ts";
+import { MuonWithAdamW } from "./muon.ts";
+import type { Optimizer, OptimizerOptions, Parameters } from "./optimizer.ts";
+import { Rmsprop } from "./rmsprop.ts";
+import { Sgd } from "./sgd.ts";
 
-/** Updates parameters in place. A step is a write of a few numbers (`prepare`) and device work (`step`). */
-export interface Optimizer {
-  /** Updates prepared so far, skipped ones among them; a resumed run sets it. */
-  steps: number;
-  /** Counts a step and writes everything that changes from step to step to the device. Outside compiled steps. */
-  prepare(learningRate: number): void;
-  /**
-   * Records the update: gradients in the order of the parameters, each multiplied by `scale` (one element; a scale
-   * of 0 leaves everything as it is). May be part of a compiled step. Where steps may be skipped, the state of a loss
-   * scaler says how many were not: bias corrections go by those.
-   */
-  step(gradients: readonly Tensor[], scale?: Tensor, scaler?: Tensor): void;
-  /** The tensors that a checkpoint must keep besides `steps`, by name; loading writes into them. */
-  state(): ReadonlyMap<string, Tensor>;
+export { Adafactor, type AdafactorOptions } from "./adafactor.ts";
+export { Adagrad, type AdagradOptions } from "./adagrad.ts";
+export { Adam, type AdamOptions, AdamW } from "./adam.ts";
+export { clipGradNorm } from "./clip.ts";
+export { Lion, type LionOptions } from "./lion.ts";
+export { Muon, type MuonOptions, MuonWithAdamW, type MuonWithAdamWOptions } from "./muon.ts";
+export type { Optimizer, OptimizerOptions, Parameters } from "./optimizer.ts";
+export { Rmsprop, type RmspropOptions } from "./rmsprop.ts";
+export { Sgd, type SgdOptions } from "./sgd.ts";
+
+const share = z.number().min(0).lt(1);
+const decay = (value: number) =>
+  z.number().min(0).default(value).describe("decay of matrices; vectors have none");
+const epsilon = (value: number) => z.number().positive().default(value).describe("added to the divisor");
+const betas = (first: number, second: number) =>
+  z.tuple([share, share]).default([first, second]).describe("memory of the mean and of the square");
+const nesterov = (value: boolean) =>
+  z.boolean().default(value).describe("whether to look ahead by the momentum");
+
+/** An optimizer that `train.optimizer.name` chooses. How to add one: docs/adding-an-optimizer.md. */
+interface Row<S extends z.ZodRawShape> {
+  /** One line for `kiln settings`. */
+  doc: string;
+  /** Its keys under `train.optimizer`, with defaults for language models. */
+  settings: S;
+  create(parameters: Parameters, settings: z.output<z.ZodObject<S>>): Optimizer;
 }
 
-export interface OptimizerOptions {
-  weightDecay?: number;
-  /** Which parameters are decayed; all when absent. */
-  decays?: (name: string, parameter: Tensor) => boolean;
+const row = <S extends z.ZodRawShape>(of: Row<S>) => of;
+
+/** Every optimizer that can be chosen, by its name. */
+export const optimizers = {
+  adamw: row({
+    doc: "Adam with decoupled weight decay",
+    settings: { weight_decay: decay(0.1), betas: betas(0.9, 0.95), eps: epsilon(1e-8) },
+    create: (parameters, settings) => new AdamW(parameters, options(settings)),
+  }),
+  adam: row({
+    doc: "Adam, whose weight decay is part of the gradient",
+    settings: { weight_decay: decay(0), betas: betas(0.9, 0.95), eps: epsilon(1e-8) },
+    create: (parameters, settings) => new Adam(parameters, options(settings)),
+  }),
+  sgd: row({
+    doc: "stochastic gradient descent",
+    settings: {
+      weight_decay: decay(0),
+      momentum: share.default(0.9).describe("memory of the gradients"),
+      dampening: share.default(0).describe("share of a new gradient that the momentum leaves out"),
+      nesterov: nesterov(false),
+    },
+    create: (parameters, settings) => new Sgd(parameters, options(settings)),
+  }),
+  rmsprop: row({
+    doc: "gradients over the root of the mean of their squares",
+    settings: {
+      weight_decay: decay(0),
+      alpha: share.default(0.99).describe("memory of the square"),
+      eps: epsilon(1e-8),
+    },
+    create: (parameters, settings) => new Rmsprop(parameters, options(settings)),
+  }),
+  adagrad: row({
+    doc: "gradients over the root of the sum of their squares",
+    settings: {
+      weight_decay: decay(0),
+      lr_decay: z.number().min(0).default(0).describe("update t has the rate lr / (1 + t lr_decay)"),
+      eps: epsilon(1e-10),
+    },
+    create: (parameters, settings) => new Adagrad(parameters, options(settings)),
+  }),
+  muon: row({
+    doc: "orthogonal updates of matrices; AdamW for vectors, embeddings and the head",
+    settings: {
+      weight_decay: decay(0.1),
+      momentum: share.default(0.95).describe("memory of the gradients"),
+      nesterov: nesterov(true),
+      adjust_lr_fn: z
+        .enum(["match_rms_adamw", "original"])
+        .default("match_rms_adamw")
+        .describe(
+          "how large updates of matrices are: as AdamW's at the same rate, or as in Muon's first version",
+        ),
+      betas: betas(0.9, 0.95),
+      adamw_eps: epsilon(1e-8),
+    },
+    create: (parameters, settings) => new MuonWithAdamW(parameters, options(settings)),
+  }),
+  lion: row({
+    doc: "the sign of a momentum; wants a learning rate 3 to 10 times lower than adamw",
+    settings: { weight_decay: decay(0.1), betas: betas(0.9, 0.99) },
+    create: (parameters, settings) => new Lion(parameters, options(settings)),
+  }),
+  adafactor: row({
+    doc: "means of squares by row and column alone, which saves memory",
+    settings: {
+      weight_decay: decay(0),
+      beta2_decay: z.number().negative().default(-0.8).describe("the mean of squares moves by step^beta2_decay"),
+      eps: z
+        .tuple([z.number().positive(), z.number().positive()])
+        .default([2 ** -23, 1e-3])
+        .describe("lower bounds of the means of squares, and of a parameter's root mean square"),
+      d: z.number().positive().default(1).describe("the root mean square above which an update is scaled down"),
+    },
+    create: (parameters, settings) => new Adafactor(parameters, options(settings)),
+  }),
+};
+
+type Name = keyof typeof optimizers;
+
+/** `train.optimizer`: a name with the settings of that optimizer. */
+export type OptimizerSettings = {
+  [N in Name]: { name: N } & z.output<z.ZodObject<(typeof optimizers)[N]["settings"]>>;
+}[Name];
+
+const rows = Object.entries(optimizers as Record<string, Row<z.ZodRawShape>>);
+
+/** Checks `train.optimizer`; without a name it is AdamW. */
+export const optimizerSchema = z.preprocess(
+  (value) => (typeof value === "object" && value !== null ? { name: "adamw", ...value } : value),
+  z.discriminatedUnion(
+    "name",
+    rows.map(([name, { doc, settings }]) =>
+      z.strictObject({ name: z.literal(name), ...settings }).describe(doc),
+    ) as unknown as [z.ZodObject<{ name: z.ZodLiteral<string> }>],
+  ),
+) as unknown as z.ZodType<OptimizerSettings>;
+
+/** The optimizer that the settings of a run name, for these parameters; the loop sets its rate. */
+export function createOptimizer(parameters: Parameters, { name, ...settings }: OptimizerSettings): Optimizer {
+  return (optimizers[name] as Row<z.ZodRawShape>).create(parameters, settings);
 }
 
-/** A parameter with what its optimizer keeps of it. */
-interface Slot {
-  parameter: Tensor;
-  /** All states in one tensor, [states, ...parameter]. */
-  memory: Tensor;
-  /** Views of `memory`, one for each state. */
-  states: Tensor[];
-  hyper: Tensor;
-}
+type Camel<S extends string> = S extends `${infer A}_${infer B}` ? `${A}${Capitalize<Camel<B>>}` : S;
 
-/** A parameter that is to be updated by its gradient. */
-interface Update extends Slot {
-  gradient: Tensor;
-}
-
-/** What all optimizers share: f32 states of a parameter's shape, and one hyper tensor for each weight decay. */
-abstract class SlotOptimizer implements Optimizer {
-  steps = 0;
-  /** Whether `update` rewrites the f16 copies of parameters itself. */
-  protected readonly writesHalves: boolean = false;
-  readonly #slots: Slot[] = [];
-  readonly #named = new Map<string, Tensor>();
-  readonly #groups = new Map<number, Tensor>();
-  readonly #unit: Tensor;
-
-  constructor(
-    parameters: ReadonlyMap<string, Tensor>,
-    stateNames: readonly string[],
-    options: OptimizerOptions,
-  ) {
-    const first = parameters.values().next().value;
-    if (!first) throw new KilnError("an optimizer needs at least one parameter");
-    this.#unit = persist(ones([1], "f32", first.device));
-    for (const [name, parameter] of parameters) {
-      const decay = (options.decays?.(name, parameter) ?? true) ? (options.weightDecay ?? 0) : 0;
-      const { shape, size, device } = parameter;
-      const memory = persist(zeros([stateNames.length, ...shape], "f32", device));
-      const states = stateNames.map((state, i) => {
-        const view = memory.asStrided(shape, contiguousStrides(shape), i * size);
-        this.#named.set(`${state}.${name}`, view);
-        return view;
-      });
-      this.#slots.push({ parameter, memory, states, hyper: this.#group(decay, parameter) });
-    }
-  }
-
-  #group(decay: number, { device }: Tensor): Tensor {
-    const hyper = this.#groups.get(decay) ?? persist(zeros([hyperNames.length], "f32", device));
-    this.#groups.set(decay, hyper);
-    return hyper;
-  }
-
-  prepare(learningRate: number): void {
-    this.steps++;
-    for (const [decay, hyper] of this.#groups) {
-      hyper.write(hyperValues({ ...this.hyper(learningRate, this.steps), weight_decay: decay }));
-    }
-  }
-
-  step(gradients: readonly Tensor[], scale = this.#unit, scaler?: Tensor): void {
-    if (gradients.length !== this.#slots.length) {
-      throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.#slots.length} parameters`);
-    }
-    const updates = this.#slots.map((slot, i) => ({ ...slot, gradient: gradients[i] }));
-    noGrad(() => {
-      if (scaler) for (const hyper of this.#groups.values()) countApplied(hyper, scaler);
-      this.update(updates, scale);
-      if (this.writesHalves) return;
-      for (const { parameter } of updates) if (parameter instanceof Parameter) parameter.refresh();
-    });
-  }
-
-  state(): ReadonlyMap<string, Tensor> {
-    return this.#named;
-  }
-
-  protected abstract hyper(learningRate: number, step: number): Partial<Hyper>;
-  protected abstract update(updates: readonly Update[], scale: Tensor): void;
-}
-
-export interface AdamOptions extends OptimizerOptions {
-  betas?: readonly [number, number];
-  eps?: number;
-}
-
-/** Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. */
-export class AdamW extends SlotOptimizer {
-  protected override readonly writesHalves = true;
-  readonly #options: AdamOptions;
-  readonly #decoupled: boolean;
-
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamOptions = {}, decoupled = true) {
-    super(parameters, ["exp_avg", "exp_avg_sq"], options);
-    this.#options = options;
-    this.#decoupled = decoupled;
-  }
-
-  protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8 } = this.#options;
-    return {
-      lr,
-      beta1,
-      one_minus_beta1: 1 - beta1,
-      beta2,
-      one_minus_beta2: 1 - beta2,
-      eps,
-      bias1: 1 - beta1 ** step,
-      root_bias2: Math.sqrt(1 - beta2 ** step),
-    };
-  }
-
-  protected update(updates: readonly Update[], scale: Tensor): void {
-    const groups = new Map<Tensor, AdamSlot[]>();
-    for (const { parameter: param, gradient: grad, memory: moments, hyper } of updates) {
-      const group = groups.get(hyper) ?? [];
-      group.push({ param, grad, moments, half: param instanceof Parameter ? param.half : null });
-      groups.set(hyper, group);
-    }
-    for (const [hyper, group] of groups) multiAdamStep(group, hyper, scale, this.#decoupled);
-  }
-}
-
-/** Adam (Kingma & Ba 2015), as torch.optim.Adam: weight decay is added to the gradient. */
-export class Adam extends AdamW {
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdamOptions = {}) {
-    super(parameters, options, false);
-  }
-}
-
-export interface SgdOptions extends OptimizerOptions {
-  momentum?: number;
-  dampening?: number;
-  nesterov?: boolean;
-}
-
-/** Stochastic gradient descent with momentum, as torch.optim.SGD. */
-export class Sgd extends SlotOptimizer {
-  readonly #options: SgdOptions;
-
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: SgdOptions = {}) {
-    super(parameters, ["momentum_buffer"], options);
-    this.#options = options;
-  }
-
-  protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { momentum = 0, dampening = 0 } = this.#options;
-    const later = momentum === 0 ? 1 : 1 - dampening;
-    return { lr, momentum, fresh: step === 1 ? 1 : later, later_fresh: later };
-  }
-
-  protected update(updates: readonly Update[], scale: Tensor): void {
-    const { nesterov = false } = this.#options;
-    for (const { parameter, gradient, states, hyper } of updates)
-      sgdStep(parameter, gradient, states[0], hyper, scale, nesterov);
-  }
-}
-
-export interface RmspropOptions extends OptimizerOptions {
-  alpha?: number;
-  eps?: number;
-}
-
-/** RMSprop (Hinton 2012), as torch.optim.RMSprop without momentum. */
-export class Rmsprop extends SlotOptimizer {
-  readonly #options: RmspropOptions;
-
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: RmspropOptions = {}) {
-    super(parameters, ["square_avg"], options);
-    this.#options = options;
-  }
-
-  protected hyper(lr: number): Partial<Hyper> {
-    const { alpha = 0.99, eps = 1e-8 } = this.#options;
-    return { lr, beta2: alpha, one_minus_beta2: 1 - alpha, eps };
-  }
-
-  protected update(updates: readonly Update[], scale: Tensor): void {
-    for (const { parameter, gradient, states, hyper } of updates)
-      rmspropStep(parameter, gradient, states[0], hyper, scale);
-  }
-}
-
-export interface AdagradOptions extends OptimizerOptions {
-  lrDecay?: number;
-  eps?: number;
-}
-
-/** Adagrad (Duchi et al. 2011), as torch.optim.Adagrad. */
-export class Adagrad extends SlotOptimizer {
-  readonly #options: AdagradOptions;
-
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: AdagradOptions = {}) {
-    super(parameters, ["sum"], options);
-    this.#options = options;
-  }
-
-  protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { lrDecay = 0, eps = 1e-10 } = this.#options;
-    const decayed = { lr: lr / (1 + (step - 1) * lrDecay), base_lr: lr, lr_decay: lrDecay };
-    return { ...decayed, beta2: 1, one_minus_beta2: 1, eps };
-  }
-
-  protected update(updates: readonly Update[], scale: Tensor): void {
-    for (const { parameter, gradient, states, hyper } of updates)
-      rmspropStep(parameter, gradient, states[0], hyper, scale);
-  }
-}
-
-export interface MuonOptions extends OptimizerOptions {
-  momentum?: number;
-  nesterov?: boolean;
-  /** Coefficients of the Newton-Schulz polynomial. */
-  coefficients?: readonly [number, number, number];
-  iterations?: number;
-  eps?: number;
-}
-
-/**
- * Muon (Jordan et al. 2024), as torch.optim.Muon with its original learning rate adjustment: momentum, then the
- * update's nearest semi-orthogonal matrix, scaled by sqrt(max(1, rows / columns)). For matrices only.
- */
-export class Muon extends SlotOptimizer {
-  readonly #options: MuonOptions;
-
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: MuonOptions = {}) {
-    for (const [name, { rank }] of parameters) {
-      if (rank !== 2)
-        throw new KilnError(`Muon takes matrices only; ${name} has rank ${rank}: give it to AdamW`);
-    }
-    super(parameters, ["momentum_buffer"], { weightDecay: 0.1, ...options });
-    this.#options = options;
-  }
-
-  protected hyper(lr: number): Partial<Hyper> {
-    return { lr, momentum: this.#options.momentum ?? 0.95 };
-  }
-
-  protected update(updates: readonly Update[], scale: Tensor): void {
-    for (const { parameter, gradient, states, hyper } of updates) {
-      const moved = muonMomentum(states[0], gradient, hyper, scale, this.#options.nesterov ?? true);
-      const [rows, columns] = parameter.shape;
-      const factor = Math.sqrt(Math.max(1, rows / columns));
-      descend(parameter, orthogonalize(moved, this.#options), hyper, scale, factor);
-    }
-  }
-}
-
-/**
- * The nearest semi-orthogonal matrix, nearly, by Newton-Schulz iterations whose every result is rounded to bfloat16,
- * which is how the reference defines them.
- */
-function orthogonalize(update: Tensor, options: MuonOptions): Tensor {
-  const { coefficients: [a, b, c] = [3.4445, -4.775, 2.0315], iterations = 5, eps = 1e-7 } = options;
-  const tall = update.shape[0] > update.shape[1];
-  const start = roundBfloat16(tall ? transpose(update) : update);
-  const norm = maximum(roundBfloat16(sqrt(sum(square(start)))), eps);
-  let x = roundBfloat16(div(start, norm));
-  for (let i = 0; i < iterations; i++) {
-    const gram = roundBfloat16(matmul(x, transpose(x)));
-    const polynomial = roundBfloat16(add(mul(gram, b), matmul(gram, gram, { scale: c })));
-    x = roundBfloat16(add(mul(x, a), matmul(polynomial, x)));
-  }
-  return tall ? transpose(x) : x;
-}
-
-/** torch.nn.utils.clip_grad_norm_ without the in-place part: the norm before clipping, and the clipped gradients. */
-export function clipGradNorm(
-  gradients: readonly Tensor[],
-  maxNorm: number,
-): { norm: Tensor; clipped: Tensor[] } {
-  const { norm, scale } = globalNorm(gradients, { maxNorm });
-  return { norm, clipped: gradients.map((g) => mul(g, scale)) };
+/** Settings as the options of a class: weight_decay is weightDecay. Vectors (norms, biases) are not decayed, as in GPT-3. */
+function options<S extends object>(settings: S) {
+  const camel = (key: string) => key.replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+  const entries = Object.entries(settings).map(([key, value]) => [camel(key), value]);
+  const decays: OptimizerOptions["decays"] = (_name: string, { rank }: Tensor) => rank >= 2;
+  return { ...Object.fromEntries(entries), decays } as {
+    [K in keyof S as Camel<K & string>]: S[K];
+  } & Pick<OptimizerOptions, "decays">;
 }

@@ -1,0 +1,170 @@
+import { beforeEachRun } from "../../core/compile.ts";
+import { dispose, persist, scope } from "../../core/device.ts";
+import { KilnError } from "../../core/errors.ts";
+import { contiguousStrides, numel, type Shape } from "../../core/shape.ts";
+import { noGrad } from "../../core/tape.ts";
+import { ones, type Tensor, zeros } from "../../core/tensor.ts";
+import { countApplied, type Hyper, hyperNames, hyperValues, type UpdateSlot } from "../../kernels/index.ts";
+import { Parameter } from "../../nn/index.ts";
+
+/** Tensors to train: by name, as `model.namedParameters()` gives them, or a plain list, whose names are 0, 1, ... */
+export type Parameters = ReadonlyMap<string, Tensor> | Iterable<Tensor>;
+
+/**
+ * Updates parameters in place, as in PyTorch: `loss.backward(); optimizer.step(); optimizer.zeroGrad()`, eagerly or
+ * inside of a compiled step.
+ */
+export interface Optimizer {
+  /** The learning rate of the steps to come. */
+  lr: number;
+  /** Steps taken, skipped ones among them; a resumed run sets it. */
+  steps: number;
+  /**
+   * One update, by `gradients` in the order of the parameters (null leaves one as it is), or else by the `grad` of each parameter that has one.
+   * Gradients are multiplied by `scale` ([1]); a scale of 0 leaves everything as it is. Where steps may be skipped so,
+   * `scaler`, the state of a loss scaler, says how many were not: bias corrections count those alone.
+   */
+  step(gradients?: readonly (Tensor | null)[], scale?: Tensor, scaler?: Tensor): void;
+  /** Drops the `grad` of every parameter. */
+  zeroGrad(): void;
+  /** The tensors that a checkpoint must keep besides `steps`, by name; loading writes into them. */
+  state(): ReadonlyMap<string, Tensor>;
+}
+
+export interface OptimizerOptions {
+  /** The learning rate; `optimizer.lr` changes it. */
+  lr?: number;
+  weightDecay?: number;
+  /** Which parameters are decayed; all by default. */
+  decays?: (name: string, parameter: Tensor) => boolean;
+}
+
+/** A parameter with its optimizer states. */
+interface Slot extends Omit<UpdateSlot, "grad" | "half"> {
+  /** Views of the memory, one for each state. */
+  states: Tensor[];
+  /** The numbers of its group, in the order of `hyperNames`. */
+  hyper: Tensor;
+}
+
+/** A parameter with the gradient that updates it. */
+export type Update = Slot & UpdateSlot;
+
+export function named(parameters: Parameters): ReadonlyMap<string, Tensor> {
+  if (parameters instanceof Map) return parameters as ReadonlyMap<string, Tensor>;
+  return new Map([...(parameters as Iterable<Tensor>)].map((tensor, i) => [String(i), tensor]));
+}
+
+/** What all optimizers share: f32 states, one tensor of hyperparameters for each weight decay, and the counting of steps. */
+export abstract class BaseOptimizer implements Optimizer {
+  lr: number;
+  steps = 0;
+  /** Whether `update` rewrites the f16 copies of parameters itself, as multi-tensor kernels do. */
+  protected readonly writesHalves: boolean = true;
+  readonly #slots: Slot[] = [];
+  readonly #state = new Map<string, Tensor>();
+  readonly #groups = new Map<number, Tensor>();
+  readonly #unit: Tensor;
+
+  /** `states`: names of the states of a parameter; a function gives those of other shapes than the parameter's. */
+  constructor(
+    parameters: Parameters,
+    options: OptimizerOptions & { lr: number },
+    states: readonly string[] | ((shape: Shape) => Record<string, Shape>),
+  ) {
+    const { lr, weightDecay = 0, decays = () => true } = options;
+    this.lr = lr;
+    const all = named(parameters);
+    const first = all.values().next().value;
+    if (!first) throw new KilnError("an optimizer needs at least one parameter");
+    this.#unit = persist(ones([1], "f32", first.device));
+    for (const [name, param] of all) {
+      const { shape, device } = param;
+      const shapes = states instanceof Function ? states(shape) : sameShapes(states, shape);
+      const total = Object.values(shapes).reduce((sum, each) => sum + numel(each), 0);
+      const flat = persist(zeros([total], "f32", device));
+      let offset = 0;
+      const views = Object.entries(shapes).map(([state, each]) => {
+        const view = flat.view(each, contiguousStrides(each), offset);
+        offset += numel(each);
+        this.#state.set(`${state}.${name}`, view);
+        return view;
+      });
+      const stacked = [views.length, ...shape];
+      const memory = states instanceof Function ? flat : flat.view(stacked, contiguousStrides(stacked), 0);
+      const hyper = this.#group(decays(name, param) ? weightDecay : 0, param);
+      this.#slots.push({ param, memory, states: views, hyper });
+    }
+  }
+
+  #group(decay: number, { device }: Tensor): Tensor {
+    const hyper = this.#groups.get(decay) ?? persist(zeros([hyperNames.length], "f32", device));
+    this.#groups.set(decay, hyper);
+    return hyper;
+  }
+
+  step(gradients: readonly (Tensor | null)[] = this.#grads(), scale = this.#unit, scaler?: Tensor): void {
+    if (gradients.length !== this.#slots.length) {
+      throw new KilnError(`optimizer: ${gradients.length} gradients for ${this.#slots.length} parameters`);
+    }
+    beforeEachRun(() => this.#count());
+    const updates = this.#slots.flatMap((slot, i): Update[] => {
+      const grad = gradients[i];
+      const half = slot.param instanceof Parameter ? slot.param.half : null;
+      return grad ? [{ ...slot, grad, half }] : [];
+    });
+    const work = () => {
+      if (scaler) for (const hyper of this.#groups.values()) countApplied(hyper, scaler);
+      for (const hyper of this.#groups.values()) {
+        const group = updates.filter((update) => update.hyper === hyper);
+        if (group.length > 0) this.update(group, hyper, scale);
+      }
+      if (this.writesHalves) return;
+      for (const { param } of updates) if (param instanceof Parameter) param.refresh();
+    };
+    noGrad(() => scope(work));
+  }
+
+  /** Counts a step and writes what changes from step to step to the device. */
+  #count(): void {
+    this.steps++;
+    for (const [decay, hyper] of this.#groups) {
+      hyper.write(hyperValues({ ...this.hyper(this.lr, this.steps), weight_decay: decay }));
+    }
+  }
+
+  /** The gradients that `backward()` left; null where a loss did not depend on the parameter. */
+  #grads(): readonly (Tensor | null)[] {
+    const gradients = this.#slots.map(({ param }) => leafOf(param).grad);
+    if (gradients.some((gradient) => gradient)) return gradients;
+    throw new KilnError(
+      "optimizer: no parameter has a gradient; call loss.backward() first, or give step() gradients",
+    );
+  }
+
+  zeroGrad(): void {
+    for (const { param } of this.#slots) {
+      const leaf = leafOf(param);
+      dispose(leaf.grad);
+      leaf.grad = null;
+    }
+  }
+
+  state(): ReadonlyMap<string, Tensor> {
+    return this.#state;
+  }
+
+  /** The numbers of a step (from 1 on), in float64: what is not named is 0 or, for a correction, 1. */
+  protected abstract hyper(lr: number, step: number): Partial<Hyper>;
+  /** Updates parameters that share `hyper`. */
+  protected abstract update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void;
+}
+
+/** What derivatives are taken by: the parameter or, in mixed precision, its f16 copy. */
+function leafOf(param: Tensor): Tensor {
+  return param instanceof Parameter ? param.compute : param;
+}
+
+function sameShapes(names: readonly string[], shape: Shape): Record<string, Shape> {
+  return Object.fromEntries(names.map((name) => [name, shape]));
+}
