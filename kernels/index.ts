@@ -22,7 +22,6 @@ export * from "./matmul/index.ts";
 import "./methods.ts";
 
 export * from "./open.ts";
-export * from "./optim/norm.ts";
 export * from "./optim/op.ts";
 export * from "./pad/index.ts";
 export * from "./paged_attention/op.ts";

@@ -216,8 +216,8 @@ const without: Record<string, readonly string[]> = {
     ],
   ],
   "in-place updates by numbers that are tensors": [
-    ...["adamStep", "multiAdamStep", "sgdStep", "rmspropStep", "muonMomentum", "descend", "countApplied"],
-    ...["updateLossScale", "hyperValues"],
+    ...["adamStep", "sgdStep", "rmspropStep", "lionStep", "muonMomentum", "descend", "countApplied"],
+    ...["adafactorStep", "updateLossScale", "hyperValues"],
   ],
   "the sampler of the host, whose settings the server checks": [
     "sampleToken",

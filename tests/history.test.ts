@@ -24,7 +24,7 @@ describe("values overwritten since the forward pass", () => {
       "an optimizer",
       (w) => {
         const hyper = tensor(k.hyperValues({ lr: 1 }));
-        k.sgdStep(w, tensor([1]), zeros([1]), hyper, tensor([1]));
+        k.sgdStep([{ param: w, grad: tensor([1]), memory: zeros([1, 1]) }], hyper, tensor([1]));
       },
     ],
     ["a compiled step", (w) => compile(() => k.assignInto(w, tensor([10])))()],

@@ -38,7 +38,7 @@ describe("a tensor given twice to an op that updates in place", () => {
 
   it("is updated by an optimizer that is given the parameter as its gradient", async () => {
     const p = persist(tensor([1, 2]));
-    k.sgdStep(p, p, persist(zeros([2])), hyper(), one());
+    k.sgdStep([{ param: p, grad: p, memory: persist(zeros([1, 2])) }], hyper(), one());
     expect(await values(p)).toEqual([0.5, 1]);
   });
 
@@ -46,8 +46,8 @@ describe("a tensor given twice to an op that updates in place", () => {
     const w = persist(tensor([3]));
     k.addInto(w, tensor([1]));
     const [p, m] = [persist(tensor([1, 2])), persist(zeros([2, 2]))];
-    const slots = [p, p].map((param) => ({ param, grad: tensor([1, 1]), moments: m }));
-    expect(() => k.multiAdamStep(slots, hyper(), one())).toThrow(/multi_adam: two of the tensors/);
+    const slots = [p, p].map((param) => ({ param, grad: tensor([1, 1]), memory: m }));
+    expect(() => k.adamStep(slots, hyper(), one())).toThrow(/adam: two of the tensors/);
     const cache = persist(zeros([1, 1, 1, 4]));
     const row = tensor([1, 2, 3, 4], [1, 1, 4]);
     expect(() => k.pagedKvWrite(cache, cache, row, row, tensor([0], [1], "i32"))).toThrow(/share memory/);

@@ -3,17 +3,18 @@ import { compile } from "../core/compile.ts";
 import { setDevice } from "../core/device.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { adamStep, globalNorm, hyperValues, openDevice } from "../kernels/index.ts";
 import {
-  Adagrad,
-  Adam,
-  AdamW,
-  clipGradNorm,
-  Muon,
-  type Optimizer,
-  Rmsprop,
-  Sgd,
-} from "../train/optimizers/index.ts";
+  adafactorStep,
+  adamStep,
+  globalNorm,
+  hyperValues,
+  lionStep,
+  openDevice,
+  rmspropStep,
+  sgdStep,
+} from "../kernels/index.ts";
+import { Adagrad, Adam, AdamW, clipGradNorm, Muon, type Optimizer, Rmsprop, Sgd } from "../train/optimizers/index.ts";
+import adafactorRuns from "./fixtures/adafactor.json" with { type: "json" };
 import { generator } from "./support/ops_harness.ts";
 
 let gpu: WebGpuDevice;
@@ -99,49 +100,71 @@ for (const [name, build] of Object.entries(make)) {
   });
 }
 
-describe("AdamW on many parameters", () => {
-  it.each(["together", "single"])("gives the bits of adamStep on each (%s)", async (variant) => {
-    if (variant === "together" || gpu.profile.class === "cpu") gpu.forcedVariant.set("multi_adam", variant);
-    onTestFinished(() => void gpu.forcedVariant.delete("multi_adam"));
+describe.each([
+  ["adam", 2, adamStep],
+  ["sgd", 1, sgdStep],
+  ["rmsprop", 1, rmspropStep],
+  ["lion", 1, lionStep],
+] as const)("%s on many parameters", (op, states, step) => {
+  it.each(["together", "single"])("gives the same bits as on each alone (%s)", async (variant) => {
+    if (variant === "together" || gpu.profile.class === "cpu") gpu.forcedVariant.set(op, variant);
+    onTestFinished(() => void gpu.forcedVariant.delete(op));
     const sizes = [[3, 7], [1028], [2, 4], [5], [16], [1], [300, 4], [8], [64, 64], [12], [2, 2], [9]];
     const values = sizes.map((shape) => random(shape.reduce((a, b) => a * b, 1)));
-    const made = () => new Map(sizes.map((shape, i) => [`p${i}`, tensor(values[i], shape)]));
-    const steps = Array.from({ length: 3 }, () => values.map((v) => random(v.length)));
-    const together = made();
-    const optimizer = new AdamW(together, { weightDecay: 0.1 });
-    const alone = [...made().values()];
-    const moments = alone.map(({ shape }) => [zeros(shape), zeros(shape)] as const);
-    for (const [i, gradients] of steps.entries()) {
-      optimizer.lr = 0.01;
-      const given = gradients.map((g, k) => tensor(g, sizes[k]));
+    const slots = () =>
+      sizes.map((shape, i) => ({
+        param: tensor(values[i], shape),
+        grad: tensor(values[i].toReversed(), shape),
+        memory: zeros([states, ...shape]),
+      }));
+    const hyper = tensor(hyperValues({ lr: 0.01, eps: 1e-8, weight_decay: 0.1, ...factors }));
+    const [together, alone] = [slots(), slots()];
+    for (let i = 0; i < 2; i++) {
       const { dispatches } = gpu.recorder;
-      optimizer.step(given);
+      step(together, hyper, tensor([0.5]));
       const taken = gpu.recorder.dispatches - dispatches;
       if (variant === "together") expect(taken).toBeLessThan(sizes.length / 2);
-      const [beta1, beta2] = [0.9, 0.999];
-      const hyper = tensor(
-        hyperValues({
-          lr: 0.01,
-          beta1,
-          one_minus_beta1: 1 - beta1,
-          beta2,
-          one_minus_beta2: 1 - beta2,
-          eps: 1e-8,
-          weight_decay: 0.1,
-          bias1: 1 - beta1 ** (i + 1),
-          root_bias2: Math.sqrt(1 - beta2 ** (i + 1)),
-        }),
-      );
-      alone.forEach((p, k) => {
-        adamStep(p, given[k], moments[k][0], moments[k][1], hyper, tensor([1]));
-      });
+      for (const slot of alone) step([slot], hyper, tensor([0.5]));
     }
-    expect(await valuesOf(together)).toEqual(await valuesOf(new Map(alone.map((t, i) => [`p${i}`, t]))));
-    const names = sizes.map((_, i) => `p${i}`);
-    expect([...optimizer.state().keys()]).toEqual(names.flatMap((n) => [`exp_avg.${n}`, `exp_avg_sq.${n}`]));
-    expect(await valuesOf(optimizer.state())).toEqual(
-      await valuesOf(new Map(moments.flat().map((t, i) => [`${i}`, t]))),
-    );
+    const tensors = (list: typeof alone) =>
+      new Map(
+        list.flatMap(({ param, memory }, i) => [[`p${i}`, param] as const, [`m${i}`, memory] as const]),
+      );
+    expect(await valuesOf(tensors(together))).toEqual(await valuesOf(tensors(alone)));
+    expect(await valuesOf(tensors(together))).not.toEqual(await valuesOf(tensors(slots())));
+  });
+});
+
+const factors = {
+  ...{ beta1: 0.9, one_minus_beta1: 0.1, beta2: 0.98, one_minus_beta2: 0.02, momentum: 0.9 },
+  ...{ bias1: 0.1, root_bias2: 0.2 },
+};
+
+// torch.optim.Adafactor([p], lr=0.5, weight_decay=0.1, eps=(1e-7, 1e-3), d=1) in float64, a step for each gradient.
+describe.each(adafactorRuns)("adafactorStep on $shape", ({ shape, param, grads, expected }) => {
+  it("moves as torch.optim.Adafactor, and not at all by a scale of 0", async () => {
+    const target = tensor(param, shape);
+    const factors = shape.length > 1 ? [shape.with(-1, 1), shape.with(-2, 1)] : [shape];
+    const variances = factors.map((each) => zeros(each));
+    const settings = { beta2_decay: -0.8, eps: [1e-7, 1e-3], clip: 1 } as const;
+    const step = (i: number, gradient: number[], scale: number) => {
+      const hyper = tensor(hyperValues({ lr: 0.5, weight_decay: 0.1, step: i + 1 }));
+      const slot = { param: target, grad: tensor(gradient, shape), variances };
+      adafactorStep(slot, hyper, tensor([scale]), settings);
+    };
+    for (const [i, gradient] of grads.entries()) {
+      step(
+        i,
+        gradient.map((g) => g * Number.POSITIVE_INFINITY),
+        0,
+      );
+      step(
+        i,
+        gradient.map((g) => g * 4),
+        0.25,
+      );
+    }
+    for (const [i, value] of (await target.data()).entries()) expect(value).toBeCloseTo(expected[i], 5);
   });
 });
 

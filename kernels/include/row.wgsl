@@ -2,11 +2,9 @@
 // WG threads. LANES threads share a row and every function here must be reached by all of them.
 // VEC == 4: elements are handled four at a time as F.
 #import "include/special.wgsl"
+#import "include/vec.wgsl"
+alias F = V;
 #if VEC == 4
-alias F = vec4<f32>;
-alias V = vec4<f32>;
-alias VB = vec4<bool>;
-alias VU = vec4<u32>;
 fn total(v: F) -> f32 {
   return (v.x + v.y) + (v.z + v.w);
 }
@@ -14,10 +12,6 @@ fn peak(v: F) -> f32 {
   return max(max(v.x, v.y), max(v.z, v.w));
 }
 #else
-alias F = f32;
-alias V = f32;
-alias VB = bool;
-alias VU = u32;
 fn total(v: F) -> f32 {
   return v;
 }

@@ -1,22 +1,16 @@
-// One step of Adam on one tensor, in place.
-#import "optim/hyper.wgsl"
-#import "optim/single.wgsl"
-#import "optim/adam_step.wgsl"
-@group(0) @binding(1) var<storage, read_write> param: array<P>;
-@group(0) @binding(2) var<storage, read> grad: array<G>;
-@group(0) @binding(3) var<storage, read_write> first: array<P>;
-@group(0) @binding(4) var<storage, read_write> second: array<P>;
-@group(0) @binding(5) var<storage, read> hyper: array<f32>;
-@group(0) @binding(6) var<storage, read> scale: array<f32>;
+// Adam (Kingma & Ba 2015), all in f32; DECOUPLED: AdamW (Loshchilov & Hutter 2019). state0 is the mean of gradients,
+// state1 that of their squares.
+#import "optim/update.wgsl"
 
-@compute @workgroup_size(256)
-fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let i = at.x + at.y * groups.x * 256u;
-  if (i >= params.size || scale[0] == 0.0) {
-    return;
-  }
-  let next = adam(param[i], P(grad[i]), first[i], second[i]);
-  param[i] = next.param;
-  first[i] = next.first;
-  second[i] = next.second;
+fn update(old: Slot, grad: V) -> Slot {
+  var g = grad;
+  var p = old.param;
+#if DECOUPLED
+  p -= hyper[LR] * hyper[WEIGHT_DECAY] * p;
+#else
+  g += hyper[WEIGHT_DECAY] * p;
+#endif
+  let m = old.state0 + (g - old.state0) * hyper[ONE_MINUS_BETA1];
+  let v = old.state1 * hyper[BETA2] + hyper[ONE_MINUS_BETA2] * g * g;
+  return Slot(p - hyper[LR] / hyper[BIAS1] * m / (sqrt(v) / hyper[ROOT_BIAS2] + hyper[EPS]), m, v);
 }

@@ -1,5 +1,4 @@
-// What an optimizer's numbers owe to the number of its updates, from the updates that were applied instead of tried.
-#import "optim/hyper_names.wgsl"
+// Recomputes step-dependent hyperparameters from the number of applied (not skipped) updates.
 @group(0) @binding(1) var<storage, read_write> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read> state: array<f32>;
 
@@ -18,6 +17,7 @@ fn correction(one_minus_beta: f32, n: u32) -> f32 {
 @compute @workgroup_size(1)
 fn main() {
   let n = u32(state[2]) + 1u;
+  hyper[STEP] = f32(n);
   hyper[BIAS1] = correction(hyper[ONE_MINUS_BETA1], n);
   hyper[ROOT_BIAS2] = sqrt(correction(hyper[ONE_MINUS_BETA2], n));
   hyper[FRESH] = select(hyper[LATER_FRESH], 1.0, n == 1u);

@@ -1,8 +1,7 @@
 // p = p * (1 - lr * weight_decay) - lr * factor * update, unless the step is skipped. factor depends on the shape alone.
-#import "optim/hyper.wgsl"
 #import "optim/single.wgsl"
-@group(0) @binding(1) var<storage, read_write> param: array<P>;
-@group(0) @binding(2) var<storage, read> update: array<G>;
+@group(0) @binding(1) var<storage, read_write> param: array<V>;
+@group(0) @binding(2) var<storage, read> update: array<GRAD>;
 @group(0) @binding(3) var<storage, read> hyper: array<f32>;
 @group(0) @binding(4) var<storage, read> scale: array<f32>;
 
@@ -13,5 +12,5 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
     return;
   }
   let p = param[i];
-  param[i] = p - hyper[LR] * (hyper[WEIGHT_DECAY] * p + params.factor * P(update[i]));
+  param[i] = p - hyper[LR] * (hyper[WEIGHT_DECAY] * p + params.factor * V(update[i]));
 }

@@ -1,7 +1,7 @@
 import { defineOp, opError, type TensorMeta } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
-import { type Hyper, hyperNames, hyperValues, noGradient } from "./shared.ts";
+import { type Hyper, hyperIndices, hyperNames, hyperValues, noGradient } from "./shared.ts";
 
 /** What a loss scaler remembers, f32 in this order. */
 export const lossScalerNames = [
@@ -97,13 +97,21 @@ const appliedOp = defineOp<Record<string, never>>({
     const at = (name: keyof Hyper) => hyperNames.indexOf(name);
     const h = hyper!.data;
     const n = state!.data[2] + 1;
-    const correction = (rest: keyof Hyper) => -Math.expm1(n * Math.log1p(-h[at(rest)]));
+    // 1 - beta^n
+    const correction = (rest: keyof Hyper) => {
+      let c = 0;
+      for (let i = 0; i < n; i++) c += h[at(rest)] * (1 - c);
+      return c;
+    };
+    h[at("step")] = n;
     h[at("bias1")] = correction("one_minus_beta1");
     h[at("root_bias2")] = Math.sqrt(correction("one_minus_beta2"));
     h[at("fresh")] = n === 1 ? 1 : h[at("later_fresh")];
     h[at("lr")] = h[at("base_lr")] / (1 + (n - 1) * h[at("lr_decay")]);
   },
-  variants: [{ name: "plain", file: "optim/applied.wgsl", plan: () => ({ grid: [1] }) }],
+  variants: [
+    { name: "plain", file: "optim/applied.wgsl", plan: () => ({ defines: hyperIndices, grid: [1] }) },
+  ],
   samples: () => {
     const of = (name: string, values: Partial<Hyper>, applied: number) => ({
       name,

@@ -1,11 +1,6 @@
 // squares.wgsl on COUNT tensors in one dispatch: workgroups are dealt to the tensors one after the other, tensor I has
 // those below ends[I] and the cells from firsts[I] on. Sums have the order, and so the bits, of squares.wgsl.
 #import "include/row.wgsl"
-#if VEC == 4
-alias G = vec4<TYPE>;
-#else
-alias G = TYPE;
-#endif
 struct Params {
   cols: array<vec4<u32>, 3>,
   ends: array<vec4<u32>, 3>,
@@ -13,7 +8,7 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> params: Params;
 #unroll I COUNT
-@group(0) @binding(1$I) var<storage, read> grad$I: array<G>;
+@group(0) @binding(1$I) var<storage, read> grad$I: array<GRAD>;
 #end
 @group(0) @binding(20) var<storage, read_write> sums: array<f32>;
 

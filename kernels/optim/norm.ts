@@ -1,10 +1,11 @@
-import { isFloat, wgslType } from "../../core/dtype.ts";
+import { isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Lowering, opError, type Pass, type Variant } from "../../core/op.ts";
 import { numel, rankOf } from "../../core/shape.ts";
 import { apply, ones, type Tensor } from "../../core/tensor.ts";
 import { foldGrid } from "../include/grid.ts";
 import { type RowWorker, rowPass } from "../include/row.ts";
+import { vecType } from "../include/vec.ts";
 import { batchesOf } from "./shared.ts";
 
 interface NormAttrs {
@@ -38,7 +39,7 @@ function plan(call: Call<NormAttrs>, worker: RowWorker): Lowering {
       cols: size,
       file: "optim/squares.wgsl",
       params: { first: firsts[k + 1] },
-      defines: { TYPE: wgslType(grad.dtype), VEC: size % 4 === 0 ? 4 : 1 },
+      defines: { GRAD: vecType(grad.dtype, size % 4 === 0 ? 4 : 1) },
       bind: [`in${k + 1}`, "tmp0"],
     });
   });
@@ -61,7 +62,7 @@ function planTogether(call: Call<NormAttrs>): Lowering {
         WG: 256,
         LANES: 256,
         VEC: batch.vec,
-        TYPE: wgslType(inputs[grads[0]].dtype),
+        GRAD: vecType(inputs[grads[0]].dtype, batch.vec),
         COUNT: grads.length,
       },
       params: { cols: batch.sizes, ends, firsts: grads.map((i) => firsts[i]) },

@@ -1,7 +1,5 @@
-import { isFloat } from "../../core/dtype.ts";
-import { type Call, opError, type Sample, type TensorMeta, type Variant } from "../../core/op.ts";
-import { numel, sameShape } from "../../core/shape.ts";
-import { foldGrid } from "../include/grid.ts";
+import type { TensorMeta } from "../../core/op.ts";
+import { numel } from "../../core/shape.ts";
 
 /**
  * What optimizer kernels read from `hyper` (f32), in this order. The host writes it before each step, in float64
@@ -27,59 +25,25 @@ export const hyperNames = [
   /** Adagrad's lr is base_lr / (1 + (step - 1) lr_decay). */
   "base_lr",
   "lr_decay",
+  /** From 1 on; skipped steps do not count. */
+  "step",
 ] as const;
 
 export type Hyper = Record<(typeof hyperNames)[number], number>;
 
-/** A hyper tensor's values; what is not given is 0, bias corrections 1. */
+/** Defines of kernels that read `hyper`: hyper[LR], hyper[BETA1] and so on. */
+export const hyperIndices = Object.fromEntries(hyperNames.map((name, i) => [name.toUpperCase(), i]));
+
+/** A hyper tensor's values; absent ones are 0, bias corrections, SGD's `fresh` and `step` 1. */
 export function hyperValues(values: Partial<Hyper>): number[] {
-  const given: Partial<Hyper> = {
-    bias1: 1,
-    root_bias2: 1,
-    fresh: 1,
-    later_fresh: 1,
-    base_lr: values.lr ?? 0,
-    ...values,
-  };
-  return hyperNames.map((name) => given[name] ?? 0);
+  const ones = { bias1: 1, root_bias2: 1, fresh: 1, later_fresh: 1, step: 1 };
+  const all: Partial<Hyper> = { ...ones, base_lr: values.lr ?? 0, ...values };
+  return hyperNames.map((name) => all[name] ?? 0);
 }
 
-/** Checks the tensors of an update: `states` f32 tensors shaped as the parameter follow the gradient. */
-export function check(name: string, inputs: readonly TensorMeta[], states: number): void {
-  const [param, grad] = inputs;
-  const kept = [param, ...inputs.slice(2, 2 + states)];
-  const [hyper, scale] = inputs.slice(2 + states);
-  const fits =
-    inputs.length === states + 4 &&
-    isFloat(grad.dtype) &&
-    kept.every((t) => t.dtype === "f32") &&
-    [...kept, grad].every((t) => sameShape(t.shape, param.shape)) &&
-    numel(hyper.shape) === hyperNames.length &&
-    numel(scale.shape) === 1;
-  if (fits) return;
-  const all = `parameter, gradient, ${states} state${states === 1 ? "" : "s"}`;
-  throw opError(
-    name,
-    inputs,
-    `expected ${all} of one shape (f32 but for the gradient), hyper [${hyperNames.length}] and scale [1]`,
-  );
-}
-
-export function variants<A>(
-  file: string,
-  defines: (attrs: A) => Record<string, boolean>,
-  factor?: (attrs: A) => number,
-): Variant<A>[] {
-  const plan = ({ inputs, attrs, profile }: Call<A>) => {
-    const size = numel(inputs[0].shape);
-    const vec = size % 4 === 0 ? 4 : 1;
-    return {
-      defines: { VEC: vec, GRAD: "T1", ...defines(attrs) },
-      params: { size: size / vec, factor: factor?.(attrs) ?? 1 },
-      grid: foldGrid(Math.ceil(size / vec / 256), profile),
-    };
-  };
-  return [{ name: "plain", file, plan }];
+/** The values of a hyper tensor by name. */
+export function hyperOf(values: ArrayLike<number>): Hyper {
+  return Object.fromEntries(hyperNames.map((name, i) => [name, values[i]])) as Hyper;
 }
 
 /** Inputs that one dispatch of a multi-tensor kernel reads in the same way, VEC elements at a time. */
@@ -108,26 +72,6 @@ export function batchesOf(inputs: readonly TensorMeta[], which: readonly number[
     open.sizes.push(size / vec);
   }
   return [...sorted.values()].flat();
-}
-
-export function samples<A>(states: number, attrs: A[], hyper: Partial<Hyper>): Sample<A>[] {
-  const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...hyper });
-  const of = (name: string, shape: number[], a: A, scale: number): Sample<A> => ({
-    name,
-    inputs: [
-      { shape },
-      { shape },
-      ...Array.from({ length: states }, () => ({ shape, range: [0.1, 2] as const })),
-      { shape: [values.length], values },
-      { shape: [1], values: [scale] },
-    ],
-    attrs: a,
-  });
-  return attrs.flatMap((a, i) => [
-    of(`odd ${i}`, [3, 7], a, 1),
-    of(`vec4 ${i}`, [1028], a, 0.5),
-    of(`skipped ${i}`, [8], a, 0),
-  ]);
 }
 
 export const noGradient = { notDifferentiable: "it updates parameters in place", f16: false } as const;

@@ -1,3 +1,5 @@
-// The parameters of a kernel that updates one tensor: its size in units of P, and what depends on its shape alone.
-struct Params { size: u32, factor: f32 }
+// Shared by kernels on one tensor. Values that change from step to step are read from `hyper` and `scale`: a compiled
+// step freezes params.
+#import "include/vec.wgsl"
+struct Params { size: u32, factor: f32 } // size in units of V; factor depends on the shape alone
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,13 +1,8 @@
 // Sum of squares of one tensor, spread over `rows` cells from `first` on; each cell belongs to one worker.
 #import "include/row.wgsl"
-#if VEC == 4
-alias G = vec4<TYPE>;
-#else
-alias G = TYPE;
-#endif
 struct Params { rows: u32, cols: u32, first: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<G>;
+@group(0) @binding(1) var<storage, read> grad: array<GRAD>;
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>;
 
 @compute @workgroup_size(WG)
