@@ -17,8 +17,9 @@ import { loadModel, loadWeights, readTensors, saveModel } from "../models/format
 import { type HostTensor, hostTensor, writeSafetensors } from "../models/formats/safetensors.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { type LlamaConfig, tinyllmConfig } from "../models/llama_config.ts";
-import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { decoderSettings } from "../train/model_settings.ts";
+import { parsePretrainConfig } from "../train/recipes/pretrain.ts";
+import { parseOverrides } from "../train/settings/load.ts";
 import { fakeTokenizer } from "./serve_fake.ts";
 
 /** A checkpoint that does not fit its config, or is damaged, is refused and not answered with. */

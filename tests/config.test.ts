@@ -11,12 +11,8 @@ import {
   tinyllmConfig,
   toHfLlamaConfig,
 } from "../models/llama_config.ts";
-import {
-  describeSettings,
-  loadPretrainConfig,
-  parseOverrides,
-  parsePretrainConfig,
-} from "../train/config.ts";
+import { loadPretrainConfig, parsePretrainConfig, recipe } from "../train/recipes/pretrain.ts";
+import { describeSettings, parseOverrides } from "../train/settings/load.ts";
 
 const golden = new URL("./fixtures/golden/", import.meta.url).pathname;
 const stories = new URL("../../shared/data/models/stories260K-hf/", import.meta.url).pathname;
@@ -249,7 +245,7 @@ describe("pretrain config", () => {
       batch_size: 16,
       sequence_length: 256,
       schedule: "cosine",
-      betas: [0.9, 0.95],
+      optimizer: { name: "adamw", weight_decay: 0.1, betas: [0.9, 0.95], eps: 1e-8 },
     });
     expect(config).toMatchObject({
       out_dir: "runs/pretrain",
@@ -278,7 +274,7 @@ describe("pretrain config", () => {
     // null takes a value back, from the file as from the command line: the default holds again.
     const unset = ["train.steps=null", "train.epochs=2", "model.hidden_size=null", "train.betas=null"];
     const back = await loadPretrainConfig(path, parseOverrides(unset));
-    expect(back.train).toMatchObject({ epochs: 2, betas: [0.9, 0.95] });
+    expect(back.train).toMatchObject({ epochs: 2, optimizer: { betas: [0.9, 0.95] } });
     expect([back.train.steps, back.model.hidden_size]).toEqual([undefined, undefined]);
     expect(parsePretrainConfig("train:\n  steps:\neval: null\n", "c.yaml").eval.every).toBe(100);
     writeFileSync(
@@ -327,7 +323,7 @@ describe("pretrain config", () => {
       "a value out of range",
       "train:\n\n  betas: [0.9, 1]",
       [],
-      "c.yaml:3: train.betas.1 is 1; expected less than 1",
+      "c.yaml:3: train.optimizer.betas.1 is 1; expected less than 1",
     ],
     [
       "an unknown choice",
@@ -378,7 +374,7 @@ describe("pretrain config", () => {
   });
 
   it("describes every setting", () => {
-    const settings = describeSettings();
+    const settings = describeSettings(recipe.schema);
     expect(settings.length).toBeGreaterThan(50);
     for (const { name, description } of settings) expect(description, name).not.toBe("");
     expect(settings).toContainEqual({

@@ -3,9 +3,10 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test, vi } from "vitest";
-import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { countTokens, spreadSample, storyCorpus } from "../train/data/index.ts";
-import { type Dataset, prepareData } from "../train/data/text_data.ts";
+import { type Dataset, openTextData } from "../train/data/text_data.ts";
+import { parsePretrainConfig } from "../train/recipes/pretrain.ts";
+import { parseOverrides } from "../train/settings/load.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });
@@ -13,7 +14,7 @@ vi.setConfig({ testTimeout: 60_000 });
 const folder = mkdtempSync(join(tmpdir(), "kiln-prepare-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-describe("prepareData", () => {
+describe("openTextData", () => {
   const stories = [...storyCorpus({ seed: 3, stories: 60 })];
   const jsonl = (name: string, texts: string[]) => {
     const file = join(folder, name);
@@ -24,7 +25,7 @@ describe("prepareData", () => {
     const settings = { data, tokenizer: { vocab_size: 300 }, out_dir: join(folder, out), ...rest };
     const config = parsePretrainConfig(JSON.stringify(settings), "test", parseOverrides(set));
     const lines: string[] = [];
-    const prepared = await prepareData(config, 512, { say: (line) => lines.push(line) });
+    const prepared = await openTextData(config, 512, { say: (line) => lines.push(line) });
     const texts = ({ shard, documents }: Dataset) =>
       documents.map(({ start, length }) => {
         const ids = new Int32Array(length);
@@ -103,7 +104,7 @@ describe("prepareData", () => {
       "test",
     );
     const controller = new AbortController();
-    const prepared = prepareData(config, 512, { say: () => controller.abort(), signal: controller.signal });
+    const prepared = openTextData(config, 512, { say: () => controller.abort(), signal: controller.signal });
     await expect(prepared).rejects.toMatchObject({
       exitCode: 130,
       message: expect.stringContaining("stopped before the first step"),

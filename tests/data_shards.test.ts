@@ -13,7 +13,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus, storySource, type TextPart } from "../train/data/index.ts";
-import { openShard, prepareShard, type Span, type TokenShard, writeShard } from "../train/data/shards.ts";
+import { cachedShard, openShard, type Span, type TokenShard, writeShard } from "../train/data/shards.ts";
 
 // Generous, because other work may share the machine; nothing here waits.
 vi.setConfig({ testTimeout: 60_000 });
@@ -132,7 +132,7 @@ test("a second run uses the file of the first; another tokenizer or damage makes
   const cache = join(folder, "cache");
   const source = storySource({ seed: 1, stories: 20 });
   const prepare = async (encoder = tokenizer) => {
-    const { shard, file, isCached } = await prepareShard(source, encoder, cache);
+    const { shard, file, isCached } = await cachedShard(source, encoder, cache);
     const { documents } = shard.header;
     shard.close();
     return { file, isCached, documents };

@@ -28,11 +28,11 @@ import { PagedDecoder } from "../models/paged_decoder.ts";
 import { argmax } from "../serve/engine/sampler.ts";
 import { type GenerateOptions, TextGenerator } from "../serve/text/text_generator.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import { parseOverrides, parsePretrainConfig } from "../train/config.ts";
 import { storyCorpus } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { scheduleFactor } from "../train/optimizers/schedules.ts";
-import { pretrain } from "../train/recipes/pretrain.ts";
+import { parsePretrainConfig, pretrain } from "../train/recipes/pretrain.ts";
+import { parseOverrides } from "../train/settings/load.ts";
 import { Trainer } from "../train/trainer.ts";
 
 const golden = new URL("./fixtures/golden/", import.meta.url).pathname;
@@ -418,11 +418,11 @@ describe("GPT-2 in training and serving", () => {
     await expect(run(["model.num_key_value_heads=1"])).rejects.toThrow(/a GPT-2 has no num_key_value_heads/);
     const first = await run(["model.num_hidden_layers=1"]);
     expect(lines.join("\n")).toMatch(/1 layers of width 24\ndropout in training: attn_pdrop 0.1$/m);
-    expect(first.validationLoss).toBeLessThan(6);
+    expect(first.metrics!.validation_loss).toBeLessThan(6);
     const { model } = await loadModel(first.modelDir);
     expect(model.toHfConfig()).toMatchObject({ model_type: "gpt2", n_layer: 1, vocab_size: 300 });
     const again = await run(["model.num_hidden_layers=1", "resume=true"]);
-    expect(again.validationLoss).toBe(first.validationLoss);
+    expect(again.metrics!.validation_loss).toBe(first.metrics!.validation_loss);
     expect(await readTensors(again.model.namedParameters())).toEqual(
       await readTensors(model.namedParameters()),
     );

@@ -7,7 +7,7 @@ import { openDevice } from "../kernels/index.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import { PackedBatches, prepareShard, storySource } from "../train/data/index.ts";
+import { cachedShard, PackedBatches, storySource } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 
@@ -18,7 +18,7 @@ it("training holds as many bytes after step 100 as after step 10", async () => {
   const texts: string[] = [];
   for await (const { text } of source.documents()) texts.push(text);
   const tokenizer = new Tokenizer(trainBpe(texts, { vocab_size: 300, special_tokens: ["<|endoftext|>"] }));
-  const { shard } = await prepareShard(source, tokenizer, mkdtempSync(join(tmpdir(), "kiln-leak-")));
+  const { shard } = await cachedShard(source, tokenizer, mkdtempSync(join(tmpdir(), "kiln-leak-")));
   const sequenceLength = 24;
   const data = new PackedBatches(shard, shard.documents, { batchSize: 4, seqLen: sequenceLength, seed: 2 });
   const shape = { hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };

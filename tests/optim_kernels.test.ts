@@ -13,7 +13,16 @@ import {
   rmspropStep,
   sgdStep,
 } from "../kernels/index.ts";
-import { Adagrad, Adam, AdamW, clipGradNorm, Muon, type Optimizer, Rmsprop, Sgd } from "../train/optimizers/index.ts";
+import {
+  Adagrad,
+  Adam,
+  AdamW,
+  clipGradNorm,
+  Muon,
+  type Optimizer,
+  Rmsprop,
+  Sgd,
+} from "../train/optimizers/index.ts";
 import adafactorRuns from "./fixtures/adafactor.json" with { type: "json" };
 import { generator } from "./support/ops_harness.ts";
 

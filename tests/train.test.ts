@@ -8,13 +8,7 @@ import { openDevice, openReference } from "../kernels/index.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import {
-  type Batch,
-  PackedBatches,
-  prepareShard,
-  storySource,
-  type TokenShard,
-} from "../train/data/index.ts";
+import { type Batch, cachedShard, PackedBatches, storySource, type TokenShard } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
 
@@ -29,7 +23,7 @@ beforeAll(async () => {
   const texts: string[] = [];
   for await (const { text } of source.documents()) texts.push(text);
   tokenizer = new Tokenizer(trainBpe(texts, { vocab_size: 300, special_tokens: ["<|endoftext|>"] }));
-  ({ shard } = await prepareShard(source, tokenizer, mkdtempSync(join(tmpdir(), "kiln-train-"))));
+  ({ shard } = await cachedShard(source, tokenizer, mkdtempSync(join(tmpdir(), "kiln-train-"))));
 });
 afterEach(() => setDevice(gpu));
 

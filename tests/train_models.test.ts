@@ -2,7 +2,8 @@ import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { loadModel, readTensors } from "../models/formats/hf_directory.ts";
-import { loadPretrainConfig, parseOverrides } from "../train/config.ts";
+import { loadPretrainConfig } from "../train/recipes/pretrain.ts";
+import { parseOverrides } from "../train/settings/load.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
 /** What a run may train: presets, and models to start from. */

@@ -12,11 +12,12 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { KilnError } from "../core/errors.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
-import { loadPretrainConfig, type PretrainConfig, parseOverrides } from "../train/config.ts";
 import { demo } from "../train/demo.ts";
+import { loadPretrainConfig, type PretrainConfig } from "../train/recipes/pretrain.ts";
 import { lossText } from "../train/report/run_log.ts";
 import { saveCheckpoint, type TrainerState } from "../train/run_files.ts";
 import { lockFile } from "../train/run_lock.ts";
+import { parseOverrides } from "../train/settings/load.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
 /** What a run measures and keeps, inside one process; tests/pretrain.test.ts has whole processes. */
@@ -205,7 +206,7 @@ describe("a checkpoint", () => {
     expect(checkpoints("flipped")).toEqual(["set-aside-step-000004", "step-000002", "step-000004"]);
     const old = join(place("flipped"), "checkpoints/step-000002/trainer_state.json");
     for (const path of [old, old.replace("000002", "000004")]) writeFileSync(path, "{}");
-    await expect(resume("flipped")).rejects.toThrow(/no older checkpoint is whole: start anew/);
+    await expect(resume("flipped")).rejects.toThrow(/no older checkpoint is whole: start again/);
   });
 
   it("of an older version is not called damaged: the error says what can be done with it", async () => {
@@ -281,7 +282,7 @@ describe("best/", () => {
     const worse = ["train.steps=6", "train.learning_rate=2", "train.max_grad_norm=0"];
     const late = await resume("late", ...worse, "checkpoint.keep_best=true");
     expect(late.text).toMatch(
-      /lowest validation loss so far, .* at step 4, was not kept: best\/ begins anew/,
+      /lowest validation loss so far, .* at step 4, was not kept: best\/ starts over/,
     );
     expect((await said("late", late)).step).toBeGreaterThan(4);
 
@@ -302,7 +303,7 @@ describe("the run folder", () => {
     for (const out of [data, join(data, "runs/x"), join(place("link"), "x")]) {
       for (const key of ["data.path", "data.validation_path"]) {
         const attempt = pretrainWith([...toy, `${key}=${data}`, `out_dir=${out}`]);
-        await expect(attempt).rejects.toThrow(`the run's folder ${out} lies in the data folder ${data}`);
+        await expect(attempt).rejects.toThrow(`the run's folder ${out} is inside of the data folder ${data}`);
       }
     }
     expect(readdirSync(data)).toEqual(["a.txt"]);

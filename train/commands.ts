@@ -1,18 +1,22 @@
 import type { Command } from "commander";
 import { decimal, examples, say, whole } from "../core/platform/command_line.ts";
-import type { PretrainConfig } from "./config.ts";
-import type { MakeSampler, PretrainResult } from "./run.ts";
+import type { MakeSampler } from "./recipe.ts";
+import { recipes } from "./recipes/index.ts";
+import type { PretrainConfig } from "./recipes/pretrain.ts";
+import type { RunResult } from "./run.ts";
+import type { RunSettings } from "./settings/run.ts";
 
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
 /** `kiln train …` and `kiln settings`. Everything is imported when it is needed: `--help` is instant. */
 export function addTrainCommands(program: Command, makeSampler: () => Promise<MakeSampler>): void {
   const train = program.command("train").description("train a model");
-  addPretrain(train, makeSampler);
+  for (const [name, { description }] of Object.entries(recipes))
+    addRecipe(train, name, description, makeSampler);
   addSettings(program);
 }
 
-interface PretrainFlags {
+interface TrainFlags {
   data?: string[];
   validationData?: string[];
   out?: string;
@@ -30,13 +34,16 @@ interface PretrainFlags {
   json?: boolean;
 }
 
-function addPretrain(train: Command, makeSampler: () => Promise<MakeSampler>): void {
+function addRecipe(
+  train: Command,
+  name: string,
+  description: string,
+  makeSampler: () => Promise<MakeSampler>,
+): void {
   train
-    .command("pretrain")
+    .command(name)
     .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
-    .description(
-      "train a Llama (or a GPT-2) from scratch on text, JSONL, or gzip of either; without data on built-in stories",
-    )
+    .description(description)
     .option("--data <path...>", "text, JSONL, gzip of either, or folders")
     .option("--validation-data <path...>", "files for the validation loss, instead of a share of the data")
     .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
@@ -52,7 +59,7 @@ function addPretrain(train: Command, makeSampler: () => Promise<MakeSampler>): v
     .option("--compute-dtype <type>", "f32, or f16 for mixed precision (the adapter must have f16)")
     .option("--vocab-size <n>", "size of the tokenizer to train", whole(1))
     .option("--seed <n>", "decides weights, order of the data and samples", whole(0))
-    .option("--set <name=value...>", "any other setting, e.g. --set train.weight_decay=0.05", [])
+    .option("--set <name=value...>", "any other setting, e.g. --set train.optimizer.name=muon", [])
     .option(
       "--resume",
       "go on from the newest checkpoint of the run, with its settings and the flags given here",
@@ -62,27 +69,28 @@ function addPretrain(train: Command, makeSampler: () => Promise<MakeSampler>): v
     .addHelpText(
       "after",
       examples(
-        "kiln train pretrain --out runs/stories --steps 500",
-        "kiln train pretrain docs/configs/tinyllm.yaml --data stories.jsonl.gz",
-        "kiln train pretrain --out runs/stories --resume",
-        "kiln train pretrain --out runs/stories --resume --steps 1000 --learning-rate 5e-4",
+        `kiln train ${name} --out runs/stories --steps 500`,
+        `kiln train ${name} docs/configs/tinyllm.yaml --data stories.jsonl.gz`,
+        `kiln train ${name} --out runs/stories --resume`,
+        `kiln train ${name} --out runs/stories --resume --steps 1000 --learning-rate 5e-4`,
       ),
     )
     .addHelpText("after", () => `\nAll settings and their defaults: kiln settings\n`)
-    .action(async (config: string | undefined, flags: PretrainFlags) => {
-      const { loadPretrainConfig, parseOverrides } = await import("./config.ts");
+    .action(async (config: string | undefined, flags: TrainFlags) => {
+      const { loadSettings, parseOverrides } = await import("./settings/load.ts");
       const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
-      const settings = await loadPretrainConfig(config ?? null, overrides);
+      const recipe = await recipes[name].load();
+      const settings = await loadSettings(recipe, config ?? null, overrides);
       const { describe } = await import("../core/platform/adapter.ts");
       say(describe((await openOnce()).description));
-      const result = await runPretraining(settings, makeSampler);
+      const result = await runRecipe(name, settings, makeSampler);
       const { model: _m, tokenizer: _t, samples, ...summary } = result;
       if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
       else {
         const { lossText } = await import("./report/run_log.ts");
         const { modelDir, lossCurve } = summary;
         say(
-          `${lossText(summary, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`,
+          `${lossText(result, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`,
         );
       }
     });
@@ -91,21 +99,33 @@ function addPretrain(train: Command, makeSampler: () => Promise<MakeSampler>): v
 function addSettings(program: Command): void {
   program
     .command("settings")
-    .description("list every setting of kiln train pretrain with its default")
-    .action(async () => {
-      const { describeSettings } = await import("./config.ts");
-      for (const { name, default: value, description } of describeSettings()) {
-        process.stdout.write(`${name.padEnd(38)} ${value.padEnd(24)} ${description}\n`);
+    .argument("[recipe]", "one of kiln train", "pretrain")
+    .description("list every setting of kiln train pretrain, or of another recipe, with its default")
+    .action(async (name: string) => {
+      const { KilnError } = await import("../core/errors.ts");
+      if (!Object.hasOwn(recipes, name)) {
+        const names = Object.keys(recipes).join(", ");
+        throw new KilnError(`there is no recipe ${name}; there is ${names}`, { exitCode: 2 });
+      }
+      const { describeSettings } = await import("./settings/load.ts");
+      const { schema } = await recipes[name].load();
+      for (const { name: setting, default: value, description } of describeSettings(schema)) {
+        process.stdout.write(`${setting.padEnd(38)} ${value.padEnd(24)} ${description}\n`);
       }
     });
 }
 
+export const runPretraining = (config: PretrainConfig, makeSampler: () => Promise<MakeSampler>) =>
+  runRecipe("pretrain", config, makeSampler);
+
 /** Trains with samples drawn by the server's generator; the first Ctrl-C saves a checkpoint, the second ends at once. */
-export async function runPretraining(
-  config: PretrainConfig,
+async function runRecipe(
+  name: string,
+  config: RunSettings,
   makeSampler: () => Promise<MakeSampler>,
-): Promise<PretrainResult> {
-  const { pretrain } = await import("./recipes/pretrain.ts");
+): Promise<RunResult> {
+  const { run } = await import("./run.ts");
+  const recipe = await recipes[name].load();
   await openOnce();
   const controller = new AbortController();
   const stop = () => {
@@ -116,7 +136,7 @@ export async function runPretraining(
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
   try {
-    return await pretrain({
+    return await run(recipe, {
       config,
       say,
       signal: controller.signal,
@@ -129,8 +149,8 @@ export async function runPretraining(
 }
 
 /** Flags as settings: later than the file, named as the flag in messages. */
-function flagOverrides(flags: PretrainFlags) {
-  const paths: [keyof PretrainFlags, string, string[]][] = [
+function flagOverrides(flags: TrainFlags) {
+  const paths: [keyof TrainFlags, string, string[]][] = [
     ["data", "--data", ["data", "path"]],
     ["validationData", "--validation-data", ["data", "validation_path"]],
     ["out", "--out", ["out_dir"]],

@@ -5,12 +5,13 @@ import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
-import { leaves, loadPretrainConfig, type PretrainConfig } from "./config.ts";
 import { AdamW } from "./optimizers/index.ts";
+import { loadPretrainConfig, type PretrainConfig } from "./recipes/pretrain.ts";
 import { lossText } from "./report/run_log.ts";
-import type { PretrainResult } from "./run.ts";
+import type { RunResult } from "./run.ts";
 import { newestCheckpoint } from "./run_files.ts";
 import { lockFile, lockRun } from "./run_lock.ts";
+import { leaves } from "./settings/load.ts";
 import { Trainer } from "./trainer.ts";
 
 export interface DemoOptions {
@@ -20,7 +21,7 @@ export interface DemoOptions {
   fresh?: boolean;
   out: string;
   say: (line: string) => void;
-  pretrain: (config: PretrainConfig) => Promise<PretrainResult>;
+  pretrain: (config: PretrainConfig) => Promise<RunResult>;
 }
 
 /** Sizes that read like the corpus after a few minutes on two processor cores; `steps` comes from `affordableSteps`. */

@@ -1,22 +1,24 @@
 import { dispose } from "../core/device.ts";
-import { type Span, type TokenShard, validationBatches } from "./data/index.ts";
+import { type Batch, type Span, type TokenShard, validationBatches } from "./data/index.ts";
+import type { Evaluation } from "./recipe.ts";
 import type { Trainer } from "./trainer.ts";
 
 /** A validation loss and what it was measured on. */
-export interface ValidationMetrics {
+export type ValidationMetrics = {
   /** Mean nats per predicted token. */
   validation_loss: number;
   /** Null where the rows stand for no text. */
   bits_per_byte: number | null;
   /** Predicted tokens: what the loss is the mean of; null in the logs of older runs. */
   validation_tokens: number | null;
-}
+};
 
-/** Tokens of one pass. Not the batch of training: what a loss is must not depend on how it is trained. */
+/** Tokens of one pass. Not the batch size of training, on which a validation loss must not depend. */
 const passTokens = 4096;
 
 /** Measures the loss of held-out documents on rows of one length. */
-export class Validation {
+export class Validation implements Evaluation<Batch> {
+  readonly criterion = "validation_loss";
   readonly #shard: TokenShard;
   readonly #spans: readonly Span[];
   readonly #seqLen: number;
@@ -35,8 +37,8 @@ export class Validation {
   }
 
   /** Tokens of the whole set, rounded up to rows. */
-  get tokens(): number {
-    return this.#rows * this.#seqLen;
+  get size(): string {
+    return `${(this.#rows * this.#seqLen).toLocaleString("en")} held-out tokens`;
   }
 
   /** Whether `sample` reads the whole set. */

@@ -5,24 +5,39 @@ import { KilnError } from "../core/errors.ts";
 import { readJson } from "../core/platform/files.ts";
 import {
   architectures,
+  createModel,
   type ModelConfig,
   type ModelType,
   modelTypeOf,
   parseModelConfig,
   presets,
 } from "../models/architectures.ts";
+import type { CausalLM } from "../models/decoder.ts";
+import { loadWeights } from "../models/formats/hf_directory.ts";
+import { readModelWeights } from "../models/formats/safetensors.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import type { PretrainConfig } from "./config.ts";
+import type { RecipeContext } from "./recipe.ts";
 import { checksumFile, damageOf, newestCheckpoint } from "./run_files.ts";
+import type { ModelSettings } from "./settings/model.ts";
+import type { RunSettings } from "./settings/run.ts";
 
-/** What the `model.*` settings come to: a preset, a config file, or a model to start from. */
+/** From the `model` settings to a model: a preset, a config file, or a model to start from. */
+
+interface Settings {
+  model: ModelSettings;
+  train: Pick<RunSettings["train"], "sequence_length">;
+}
+
+/** Longest context that the settings allow, in tokens: infinite where a file decides. */
+export function positionsOf({ preset, config, init_from, max_position_embeddings }: ModelSettings): number {
+  if (config !== undefined || init_from !== undefined) return Number.POSITIVE_INFINITY;
+  return max_position_embeddings ?? presets[preset].max_position_embeddings;
+}
 
 /** Longest context of a preset, in tokens. */
-export function maxPositions({ model, train }: PretrainConfig): number {
-  return (
-    model.max_position_embeddings ??
-    Math.max(presets[model.preset].max_position_embeddings, train.sequence_length)
-  );
+export function maxPositions({ model, train }: Settings): number {
+  const preset = presets[model.preset].max_position_embeddings;
+  return model.max_position_embeddings ?? Math.max(preset, train.sequence_length);
 }
 
 /**
@@ -49,7 +64,7 @@ export async function originOf(path: string): Promise<string> {
 
 /** The decoder to train; `origin` is the directory of the model that it starts from. */
 export async function decoderSettings(
-  config: PretrainConfig,
+  config: Settings,
   tokenizer: Tokenizer,
   origin: string | null,
 ): Promise<ModelConfig> {
@@ -59,7 +74,7 @@ export async function decoderSettings(
     eos_token_id: tokenizer.eosId,
     vocab_size: tokenizer.vocabSize,
   };
-  if (origin) return originSettings(config, tokenizer, origin);
+  if (origin) return originSettings(model, tokenizer, origin);
   if (model.config) {
     const file = (await readJson(model.config)) as object;
     const overrides = shapeSettings(model, modelTypeOf(file, model.config));
@@ -71,18 +86,18 @@ export async function decoderSettings(
 }
 
 /** The settings that decide the shape, under the names that a config.json of this type has. */
-function shapeSettings(model: PretrainConfig["model"], type: ModelType): Record<string, unknown> {
+function shapeSettings(model: ModelSettings, type: ModelType): Record<string, unknown> {
   const { preset: _p, config: _c, init_from: _i, dropout, ...others } = model;
   const { attn_pdrop = dropout, resid_pdrop = dropout, embd_pdrop = dropout, ...sizes } = others;
   const settings = Object.entries({ ...sizes, attn_pdrop, resid_pdrop, embd_pdrop });
   return architectures[type].overrides(Object.fromEntries(settings.filter(([, v]) => v !== undefined)));
 }
 
-/** What may differ from the model that a run starts from: trained weights mean the same with it. */
+/** Settings that may differ from those of the model that a run starts from: its weights mean the same with them. */
 const free = /^(attention_dropout|\w+_pdrop|initializer_range|rope_\w+|max_position_embeddings)$/;
 
 async function originSettings(
-  { model }: PretrainConfig,
+  model: ModelSettings,
   tokenizer: Tokenizer,
   origin: string,
 ): Promise<ModelConfig> {
@@ -110,4 +125,32 @@ async function originSettings(
     );
   }
   return parseModelConfig({ ...file, ...asked }, path);
+}
+
+/** The model of a config: with the weights in `origin`, or fresh ones by the seed. Says what is trained. */
+export async function openModel(
+  config: ModelConfig,
+  train: RunSettings["train"],
+  origin: string | null,
+  { say, resumeFrom }: Pick<RecipeContext, "say" | "resumeFrom">,
+): Promise<CausalLM> {
+  const model = createModel(config).computeIn(train.compute_dtype);
+  const { num_hidden_layers, hidden_size, max_position_embeddings: longest } = model.shape;
+  if (train.sequence_length > longest) {
+    throw new KilnError(
+      `train.sequence_length ${train.sequence_length} is longer than the model's ${longest} positions; lower it`,
+      { code: "config_invalid" },
+    );
+  }
+  const parameters = [...model.trainedParameters().values()].reduce((sum, { size }) => sum + size, 0);
+  say(
+    `model: ${parameters.toLocaleString("en")} parameters, ${num_hidden_layers} layers of width ${hidden_size}`,
+  );
+  const rates = Object.entries(config).filter(([key, value]) => /(_pdrop|_dropout)$/.test(key) && value);
+  if (rates.length > 0) say(`dropout in training: ${rates.map((rate) => rate.join(" ")).join(", ")}`);
+  if (origin && !resumeFrom) {
+    loadWeights(model, await readModelWeights(origin));
+    say(`starting from ${origin}`);
+  } else model.init(train.seed);
+  return model;
 }

@@ -2,16 +2,16 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KilnError } from "../core/errors.ts";
-import type { DecoderConfig } from "../models/auto.ts";
-import { leaves, type PretrainConfig } from "./config.ts";
 import { checksumFile, damageOf, listCheckpoints, readTrainerState } from "./run_files.ts";
+import { currentName, leaves } from "./settings/load.ts";
+import type { RunSettings } from "./settings/run.ts";
 
-/** What a run goes on from, and what may be different then. */
+/** The checkpoint that a run goes on from, and the settings that may differ then. */
 
-/** The command line that trains with these arguments, as a shell takes it. */
-export function trainCommand(...args: string[]): string {
+/** The command line that trains by a recipe with these arguments, as a shell takes it. */
+export function trainCommand(recipe: string, ...args: string[]): string {
   const quoted = args.map((arg) => (/^[\w./:=+-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", "'\\''")}'`));
-  return ["npx kiln train pretrain", ...quoted].join(" ");
+  return [`npx kiln train ${recipe}`, ...quoted].join(" ");
 }
 
 /**
@@ -19,7 +19,10 @@ export function trainCommand(...args: string[]): string {
  * a run and `resume` is not set, where it holds none and `resume` is, and where the checkpoint is damaged: the error
  * then names the newest whole one and the command that takes it.
  */
-export async function resumePoint({ out_dir, resume }: PretrainConfig): Promise<string | null> {
+export async function resumePoint(
+  recipe: string,
+  { out_dir, resume }: Pick<RunSettings, "out_dir" | "resume">,
+): Promise<string | null> {
   const names = await listCheckpoints(out_dir);
   if (!resume) {
     if (names.length === 0) return null;
@@ -43,40 +46,41 @@ export async function resumePoint({ out_dir, resume }: PretrainConfig): Promise<
   for (const older of names.slice(0, names.indexOf(name)).reverse()) {
     if ((await damageOf(path(older))) !== null) continue;
     throw new KilnError(
-      `${damage}; the older checkpoint ${older} is whole: go on from it with ${trainCommand("--out", out_dir, "--resume-from", older)}`,
+      `${damage}; the older checkpoint ${older} is whole: go on from it with ${trainCommand(recipe, "--out", out_dir, "--resume-from", older)}`,
       { code: "checkpoint_corrupt" },
     );
   }
-  throw new KilnError(`${damage}; no older checkpoint is whole: start anew with another --out`, {
+  throw new KilnError(`${damage}; no older checkpoint is whole: start again with another --out`, {
     code: "checkpoint_corrupt",
   });
 }
 
-/** Everything that decides a run's numbers, by dotted name. Where data lies does not: its content does. */
+/** Everything that decides a run's numbers, by dotted name: the settings of `train`, and a recipe's own in `others`. */
 export function decisiveSettings(
-  config: PretrainConfig,
-  decided: { model: DecoderConfig; steps: number; tokenizer: string; data: string },
+  { steps: _s, epochs: _e, ...train }: RunSettings["train"],
+  steps: number,
+  others: Record<string, unknown>,
 ): Record<string, unknown> {
-  const { steps: _s, epochs: _e, ...train } = config.train;
-  const { path: _p, validation_path: _v, corpus: _c, ...data } = config.data;
-  const { model, steps, tokenizer, data: content } = decided;
-  const all = { train: { steps, ...train }, data: { content, ...data }, model, tokenizer };
+  const all = { train: { steps, ...train }, ...others };
   return Object.fromEntries(leaves(all).map(({ path, value }) => [path.join("."), value]));
 }
 
-/** Settings with which a checkpoint means the same: the rest decides what its weights, moments or place in the data are. */
+/** Settings that may change on resuming. All others decide what the weights, moments or data cursor of a checkpoint mean. */
 const changeable =
-  /^train\.(steps|batch_size|gradient_accumulation_steps|learning_rate|min_lr_ratio|warmup_steps|schedule|weight_decay|betas|eps|max_grad_norm|compute_dtype|loss_scale\..*)$|^model\.(attention_dropout|\w+_pdrop)$/;
+  /^train\.(steps|batch_size|gradient_accumulation_steps|learning_rate|min_lr_ratio|warmup_steps|schedule|optimizer\.(?!name$)\w+|max_grad_norm|compute_dtype|loss_scale\..*)$|^model\.(attention_dropout|\w+_pdrop)$/;
 
 /**
- * What differs from the settings that a checkpoint was saved with, one text a setting. Throws a KilnError that names
- * all differences which a resumed run cannot have.
+ * The differences from the settings that a checkpoint was saved with, one text per setting. Throws a KilnError that names
+ * all of those that a resumed run cannot have.
  */
 export function changesSince(
-  saved: Record<string, unknown>,
+  before: Record<string, unknown>,
   now: Record<string, unknown>,
   path: string,
 ): string[] {
+  // A checkpoint of an older version names no optimizer: it was AdamW.
+  const renamed = Object.entries(before).map(([name, value]) => [currentName(name), value]);
+  const saved: Record<string, unknown> = { "train.optimizer.name": "adamw", ...Object.fromEntries(renamed) };
   // Saved ones went through JSON.
   const current = JSON.parse(JSON.stringify(now)) as Record<string, unknown>;
   const names = [...new Set([...Object.keys(saved), ...Object.keys(current)])];

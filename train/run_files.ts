@@ -22,6 +22,10 @@ import {
 import type { Model } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
+import type { Trainer } from "./trainer.ts";
+
+/** The best model so far: the update it came from, and the number that decided, by its name. */
+export type Best = { step: number } & Record<string, number>;
 
 /** Everything about a run, besides weights and optimizer moments, that the next step depends on. */
 export interface TrainerState {
@@ -31,17 +35,16 @@ export interface TrainerState {
   step: number;
   data: DataCursor;
   tokens_seen: number;
-  /** The lowest validation loss so far, and after which update. */
-  best: { step: number; validation_loss: number } | null;
+  best: Best | null;
   /** The settings that decide the numbers, by dotted name, e.g. `train.learning_rate`. */
   settings: Record<string, unknown>;
 }
 
-/** What a checkpoint is made of: a model directory that others can load, plus what only training needs. */
-export interface RunState {
+/** The parts of a checkpoint: a model directory that others can load, and what only training needs. */
+export interface CheckpointParts {
   model: Model;
   tokenizer: Tokenizer;
-  /** What the optimizer and the trainer keep, by name. */
+  /** The trainer's state, by name. */
   tensors: ReadonlyMap<string, Tensor>;
 }
 
@@ -55,15 +58,15 @@ export const checksumFile = "checksums.json";
  */
 export async function saveCheckpoint(
   runDir: string,
-  run: RunState,
+  { model, tokenizer, tensors }: CheckpointParts,
   state: TrainerState,
   keep: number,
 ): Promise<string> {
   const folder = join(runDir, "checkpoints");
   const directory = join(folder, `step-${String(state.step).padStart(6, "0")}`);
   await atomicWriteDirectory(directory, async (temporary) => {
-    await writeModelFiles(temporary, run.model, run.tokenizer);
-    await writeSafetensors(join(temporary, "optimizer.safetensors"), await readTensors(run.tensors));
+    await writeModelFiles(temporary, model, tokenizer);
+    await writeSafetensors(join(temporary, "optimizer.safetensors"), await readTensors(tensors));
     await writeJson(join(temporary, "trainer_state.json"), state);
     const names = (await readdir(temporary)).sort();
     const hashes: Record<string, string> = {};
@@ -75,19 +78,24 @@ export async function saveCheckpoint(
   return directory;
 }
 
-/** Keeps the model with the lowest validation loss so far: `best/` of a run, with what was measured. */
-export async function saveBest(runDir: string, run: RunState, measured: object): Promise<void> {
+/** Writes the best model so far to `best/` of a run, with its measurement. */
+export async function saveBest(
+  runDir: string,
+  model: Model,
+  tokenizer: Tokenizer,
+  measured: object,
+): Promise<void> {
   await atomicWriteDirectory(join(runDir, "best"), async (temporary) => {
-    await writeModelFiles(temporary, run.model, run.tokenizer);
+    await writeModelFiles(temporary, model, tokenizer);
     await writeJson(join(temporary, "validation.json"), measured);
   });
 }
 
 /** Whether `best/` holds the model that a checkpoint calls the best; a later one may have taken its place since. */
-export async function keepsBest(runDir: string, best: NonNullable<TrainerState["best"]>): Promise<boolean> {
+export async function keepsBest(runDir: string, best: Best): Promise<boolean> {
   const path = join(runDir, "best", "validation.json");
-  const kept = (await readJson(path).catch(() => null)) as TrainerState["best"];
-  return kept?.step === best.step && kept.validation_loss === best.validation_loss;
+  const kept = (await readJson(path).catch(() => null)) as Best | null;
+  return Object.entries(best).every(([name, value]) => kept?.[name] === value);
 }
 
 /** Checkpoint folders of a run, oldest first. */
@@ -159,19 +167,18 @@ export async function readTrainerState(path: string): Promise<TrainerState> {
   );
 }
 
-/** Puts a checkpoint's weights and moments back. */
-export async function loadCheckpoint(path: string, run: RunState): Promise<void> {
+/** Puts a checkpoint's weights and the trainer's state after `steps` updates back. */
+export async function loadCheckpoint(
+  path: string,
+  model: Model,
+  trainer: Pick<Trainer, "restore">,
+  steps: number,
+): Promise<void> {
   const directory = await currentDirectory(path);
-  loadWeights(run.model, await readModelWeights(directory));
+  loadWeights(model, await readModelWeights(directory));
   const saved = await readSafetensors(join(directory, "optimizer.safetensors"));
-  for (const [name, tensor] of run.tensors) {
-    const found = saved.get(name);
-    // A run that turns to f16 starts with a fresh loss scale.
-    if (!found && name === "loss_scaler") continue;
-    if (!found)
-      throw new KilnError(
-        `${path}/optimizer.safetensors has no ${name}; the checkpoint does not fit this run`,
-      );
-    tensor.write(toFloat32(found));
-  }
+  trainer.restore(steps, (name) => {
+    const tensor = saved.get(name);
+    return tensor && toFloat32(tensor);
+  });
 }

@@ -1,25 +1,40 @@
 import { grads } from "../core/autograd.ts";
 import { type Compiled, compile } from "../core/compile.ts";
 import { dispose, persist, scope } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
 import { seedWords } from "../core/random.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import { addInto, assignInto, globalNorm, reshape } from "../kernels/index.ts";
-import type { Model } from "../models/model.ts";
+import type { Model, TokenBatch } from "../models/model.ts";
 import type { Batch } from "./data/index.ts";
 import type { Optimizer } from "./optimizers/index.ts";
 import { type LossScaleOptions, LossScaler } from "./optimizers/loss_scaler.ts";
 
-/** What an update leaves behind, still on the device: reading it waits. */
+/** The numbers of an update, still on the device: reading them waits for it. */
 export interface StepResult {
-  /** Sum of the token losses of the whole update, in nats. */
+  /** Sum of the losses of the whole update; of a language model in nats. */
   lossSum: Tensor;
   /** Norm of the gradient of the mean loss, before clipping. */
   gradNorm: Tensor;
-  /** Supervised tokens of the update: the mean loss is lossSum / supervised. */
+  /** Supervised places (tokens, examples) of the update: the mean loss is lossSum / supervised. */
   supervised: number;
   /** In mixed precision the loss scaler's state after the update, for `readLossScaler`. */
   scaler?: Tensor;
+}
+
+/** The tensors of a batch, by name. */
+export type Inputs = Readonly<Record<string, Tensor>>;
+
+/** How host batches become a loss. Without one, packed token rows (`Batch`) meet the model's own loss. */
+export interface Objective<B> {
+  /** A batch on the device: the same names, dtypes and shapes every time. */
+  upload(batch: B): Inputs;
+  /**
+   * The sum of the losses of a batch, f32 []. `upstream` ([1]) is the derivative that will come back to it, for
+   * `Model.loss`; in training, `inputs.dropoutKey` seeds the masks of dropout.
+   */
+  loss(inputs: Inputs, upstream?: Tensor): Tensor;
 }
 
 type UpdateResult = Omit<StepResult, "supervised">;
@@ -43,13 +58,15 @@ export interface TrainerOptions {
  * A model that computes in f16 is trained in mixed precision: derivatives are those of the mean loss times a dynamic loss
  * scale, so that they fit f16, and are added up, clipped and applied to f32 weights in f32.
  */
-export class Trainer {
+export class Trainer<B extends { supervised: number } = Batch> {
   readonly model: Model;
   readonly optimizer: Optimizer;
-  /** What derivatives are taken by: the parameters or, in mixed precision, their f16 copies. */
+  /** Tensors to differentiate with respect to: the parameters or, in mixed precision, their f16 copies. */
   readonly #leaves: Tensor[];
   readonly #scaler: LossScaler | null;
-  readonly #sequenceLength: number;
+  readonly #objective: Objective<B>;
+  /** Names of the inputs, in the order in which compiled steps take them. */
+  #names: readonly string[] = [];
   readonly #dropoutSeed: readonly [number, number] | null;
   /** [1]: 1 / supervised tokens of the update. */
   readonly #inverseCount = persist(tensor([1]));
@@ -61,13 +78,13 @@ export class Trainer {
   readonly #finish: Compiled<[], UpdateResult>;
   readonly #lossOf: (...args: Tensor[]) => Tensor;
 
-  constructor(model: Model, optimizer: Optimizer, options: TrainerOptions) {
+  constructor(model: Model, optimizer: Optimizer, options: TrainerOptions, objective?: Objective<B>) {
     this.model = model;
     this.optimizer = optimizer;
     this.#leaves = [...model.trainedParameters().values()].map((p) => p.compute);
     const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
     this.#scaler = scaler;
-    this.#sequenceLength = options.sequenceLength;
+    this.#objective = objective ?? (tokenRows(model, options.sequenceLength) as unknown as Objective<B>);
     const drops = Object.values(model.dropoutRates).some((rate) => rate > 0);
     this.#dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
     const update = (lossSum: Tensor, gradients: Tensor[]) => {
@@ -91,7 +108,7 @@ export class Trainer {
   }
 
   /** Compiles what an update from such micro-batches needs, side by side, so that the first is as quick as the others. */
-  async prepare(batches: readonly Batch[]): Promise<void> {
+  async prepare(batches: readonly B[]): Promise<void> {
     const args = scope(() => this.#uploadForUpdate(batches[0], 0));
     try {
       if (batches.length === 1) return await this.#whole.prepare(...args);
@@ -109,7 +126,7 @@ export class Trainer {
   }
 
   /** One update from one or more micro-batches of one shape. */
-  step(batches: readonly Batch[], learningRate: number): StepResult {
+  step(batches: readonly B[], learningRate: number): StepResult {
     const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
     this.#inverseCount.write([1 / Math.max(supervised, 1)]);
     this.optimizer.lr = learningRate;
@@ -124,26 +141,32 @@ export class Trainer {
     });
   }
 
-  /** What a checkpoint must keep besides weights and the optimizer's state, by name; loading writes into them. */
+  /** What a checkpoint must keep besides weights and `optimizer.steps`, by name. */
   state(): ReadonlyMap<string, Tensor> {
-    return new Map(this.#scaler ? [["loss_scaler", this.#scaler.state]] : []);
+    const own = this.#scaler ? ([[scalerName, this.#scaler.state]] as const) : [];
+    return new Map([...this.optimizer.state(), ...own]);
   }
 
-  /** Sum of the token losses of a batch, in nats, without training on it. */
-  evaluate(batch: Batch): Tensor {
+  /** Puts a saved state back. Throws a KilnError for a tensor that `values` does not have. */
+  restore(steps: number, values: (name: string) => ArrayLike<number> | undefined): void {
+    for (const [name, tensor] of this.state()) {
+      const saved = values(name);
+      // A run that turns to f16 starts with a fresh loss scale.
+      if (!saved && name === scalerName) continue;
+      if (!saved) throw new KilnError(`the checkpoint has no ${name}; it does not fit this run`);
+      tensor.write(saved);
+    }
+    this.optimizer.steps = steps;
+  }
+
+  /** The sum of the losses of a batch, without training on it. */
+  evaluate(batch: B): Tensor {
     return scope(() => this.#lossOf(...this.#upload(batch)));
   }
 
   #loss(args: readonly Tensor[], upstream?: Tensor): Tensor {
-    const [tokens, targets, positions, segments, dropoutKey] = args;
-    const batch = {
-      tokens: tokens!,
-      targets: targets!,
-      positions: positions!,
-      segments: segments!,
-      dropoutKey,
-    };
-    return this.model.loss(batch, upstream);
+    const inputs = Object.fromEntries(args.map((tensor, i) => [this.#names[i] ?? "dropoutKey", tensor]));
+    return this.#objective.loss(inputs, upstream);
   }
 
   #differentiate(batch: readonly Tensor[]): { lossSum: Tensor; gradients: Tensor[] } {
@@ -162,17 +185,35 @@ export class Trainer {
   }
 
   /** With a key for the masks where there are any: a tensor, since numbers are frozen in a compiled step. */
-  #uploadForUpdate(batch: Batch, micro: number): Tensor[] {
+  #uploadForUpdate(batch: B, micro: number): Tensor[] {
     const args = this.#upload(batch);
     if (this.#dropoutSeed)
       args.push(tensor([...this.#dropoutSeed, this.optimizer.steps + 1, micro], [4], "u32"));
     return args;
   }
 
-  #upload(batch: Batch): Tensor[] {
-    const shape = [batch.tokens.length / this.#sequenceLength, this.#sequenceLength];
-    return [batch.tokens, batch.targets, batch.positions, batch.segments].map((values) =>
-      tensor(values, shape, "i32"),
-    );
+  #upload(batch: B): Tensor[] {
+    const inputs = this.#objective.upload(batch);
+    this.#names = Object.keys(inputs);
+    return Object.values(inputs);
   }
+}
+
+const scalerName = "loss_scaler";
+
+/** The objective of packed rows of `length` tokens: the model's own loss. */
+export function tokenRows(model: Model, length: number): Objective<Batch> {
+  return {
+    upload(batch) {
+      const column = (values: Int32Array) => tensor(values, [values.length / length, length], "i32");
+      const { tokens, targets, positions, segments } = batch;
+      return {
+        tokens: column(tokens),
+        targets: column(targets),
+        positions: column(positions),
+        segments: column(segments),
+      };
+    },
+    loss: (inputs, upstream) => model.loss(inputs as unknown as TokenBatch, upstream),
+  };
 }

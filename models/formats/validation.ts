@@ -33,6 +33,7 @@ function expectation(issue: z.core.$ZodIssue): string {
     case "too_big":
       return `expected ${issue.inclusive === false ? "less than" : "at most"} ${issue.maximum}${unit(issue.origin)}`;
     case "invalid_union":
+      if ("options" in issue) return `expected ${(issue.options as unknown[]).join(" or ")}`;
       return `expected ${[...new Set(issue.errors.flat().map(expectation))].join(" or ").replaceAll("or expected ", "or ")}`;
     default:
       return issue.message;
@@ -54,14 +55,29 @@ function unit(origin: string): string {
 }
 
 /** The valid keys of the object at `path` in a schema, for "did you mean". */
-function keysAt(schema: z.ZodType, path: readonly PropertyKey[]): string[] {
-  let inner: z.ZodType = unwrap(schema);
-  for (const key of path) {
-    const shape = (inner as { shape?: Record<PropertyKey, z.ZodType> }).shape;
-    if (shape?.[key] === undefined) return [];
-    inner = unwrap(shape[key]);
-  }
-  return Object.keys((inner as { shape?: object }).shape ?? {});
+function keysAt(schema: z.ZodType, path: readonly PropertyKey[], value: unknown): string[] {
+  const shape = shapeOf(schema, value) ?? {};
+  const [key, ...rest] = path;
+  if (key === undefined) return Object.keys(shape);
+  const inner = shape[key as string];
+  return inner === undefined ? [] : keysAt(inner, rest, at(value, [key]));
+}
+
+/** A group of keys that is one of several, told apart by its `name`. */
+export type Option = z.ZodType & { shape: Record<string, z.ZodType> };
+
+/** The alternatives of a group whose `name` decides which other keys it has; null for another schema. */
+export function optionsOf(schema: z.ZodType): readonly Option[] | null {
+  const { options = [] } = unwrap(schema) as { options?: readonly Option[] };
+  return options.length > 0 && options.every(({ shape }) => shape?.name) ? options : null;
+}
+
+/** The keys of a group in a schema; where its `name` decides them, those for the name in `value`, or for the first. */
+export function shapeOf(schema: z.ZodType, value?: unknown): Record<string, z.ZodType> | undefined {
+  const options = optionsOf(schema);
+  const name = (value as { name?: unknown } | null | undefined)?.name;
+  const option = options?.find(({ shape }) => shape.name.safeParse(name).success) ?? options?.[0];
+  return option?.shape ?? (unwrap(schema) as { shape?: Record<string, z.ZodType> }).shape;
 }
 
 /** Peels defaults, optionals and preprocessing off a schema. */
@@ -81,7 +97,7 @@ export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin
   const issue = result.error.issues[0];
   if (issue.code === "unrecognized_keys") {
     const path = [...issue.path, issue.keys[0]];
-    const names = keysAt(schema, issue.path);
+    const names = keysAt(schema, issue.path, value);
     const near = nearestName(issue.keys[0], names);
     const hint =
       near === null

@@ -3,10 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll } from "vitest";
 import { openDevice } from "../../kernels/index.ts";
-import { loadPretrainConfig, parseOverrides } from "../../train/config.ts";
-import { pretrain } from "../../train/recipes/pretrain.ts";
+import { loadPretrainConfig, pretrain } from "../../train/recipes/pretrain.ts";
 import { readMetrics } from "../../train/report/metrics_log.ts";
-import type { PretrainOptions } from "../../train/run.ts";
+import type { RunOptions } from "../../train/run.ts";
+import { parseOverrides } from "../../train/settings/load.ts";
 
 /** Runs of a second or two inside the test's process, in a folder of the test file's own. */
 export function toyRuns() {
@@ -31,7 +31,7 @@ export function toyRuns() {
   /** Runs with exactly these settings. */
   async function pretrainWith(
     settings: string[],
-    options: Partial<Pick<PretrainOptions, "signal" | "say">> = {},
+    options: Partial<Pick<RunOptions<unknown>, "signal" | "say">> = {},
   ) {
     const lines: string[] = [];
     const config = await loadPretrainConfig(null, parseOverrides(settings));
@@ -39,7 +39,9 @@ export function toyRuns() {
     const result = await pretrain({ config, makeSampler: () => async () => "", say, ...options });
     const records = readMetrics(join(config.out_dir, "log.jsonl"));
     const weights = readFileSync(join(config.out_dir, "model/model.safetensors")).toString("base64");
-    return { ...result, text: lines.join("\n"), records, weights };
+    const { validation_loss = null, validation_tokens = null } = result.metrics ?? {};
+    const measured = { validationLoss: validation_loss, validationTokens: validation_tokens };
+    return { ...result, ...measured, text: lines.join("\n"), records, weights };
   }
 
   return {

@@ -16,8 +16,8 @@ export {
 } from "./readers.ts";
 export { spreadSample } from "./sample.ts";
 export {
+  cachedShard,
   openShard,
-  prepareShard,
   type ShardHeader,
   type Span,
   type TokenShard,

@@ -300,7 +300,7 @@ export function openShard(file: string): TokenShard {
  * new one. The name is a hash of all that decides its content, so a changed file or tokenizer never meets stale tokens;
  * a damaged file is made again.
  */
-export async function prepareShard(
+export async function cachedShard(
   source: DocumentSource,
   tokenizer: Tokenizer,
   cacheDir: string,

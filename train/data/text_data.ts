@@ -3,12 +3,12 @@ import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "nod
 import { KilnError } from "../../core/errors.ts";
 import { writeError } from "../../core/platform/files.ts";
 import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../../tokenizer/index.ts";
-import type { PretrainConfig } from "../config.ts";
+import type { TextSettings } from "../settings/text.ts";
 import {
+  cachedShard,
   countTokens,
   type DocumentSource,
   fileSource,
-  prepareShard,
   type ShardHeader,
   type Span,
   splitDocuments,
@@ -32,13 +32,16 @@ export interface TrainingData {
   close(): void;
 }
 
+/** The settings that this file reads. */
+type TextConfig = TextSettings & { out_dir: string; resume: boolean | string };
+
 /**
  * Reads the corpus (and validation files, where given), trains or loads the tokenizer, encodes everything into cached
  * token files and says how much there is. `longestText` goes into the tokenizer's files, in tokens. `signal` ends it
  * with a KilnError of exit code 130.
  */
-export async function prepareData(
-  config: PretrainConfig,
+export async function openTextData(
+  config: TextConfig,
   longestText: number,
   { say, signal }: { say: (line: string) => void; signal?: AbortSignal },
 ): Promise<TrainingData & { tokenizer: Tokenizer }> {
@@ -47,10 +50,10 @@ export async function prepareData(
   const files = (paths: readonly string[]) => fileSource(paths, { field, separator });
   const source = stoppable(data.path ? files(data.path) : storySource(data.corpus), signal);
   const other = data.validation_path ? stoppable(files(data.validation_path), signal) : null;
-  const tokenizer = await prepareTokenizer(config, longestText, source, say);
+  const tokenizer = await tokenizerFor(config, longestText, source, say);
   const cache = join(config.out_dir, "tokens");
   const encode = async (from: DocumentSource) =>
-    (await prepareShard(from, tokenizer, cache, { parseSpecialTokens })).shard;
+    (await cachedShard(from, tokenizer, cache, { parseSpecialTokens })).shard;
   const shard = await encode(source);
   const held = other && (await encode(other));
   const { validation_fraction: fraction, seed } = data;
@@ -76,19 +79,20 @@ export async function prepareData(
   };
 }
 
-/** Throws a KilnError where the run folder lies in a folder of the corpus: what a run writes would become text to learn. */
+/** Throws a KilnError where the run folder is inside of a folder of the corpus: what a run writes would become text to learn. */
 export function assertOutside(
   outDir: string,
-  { path = [], validation_path = [] }: PretrainConfig["data"],
+  path: readonly string[] = [],
+  validationPath: readonly string[] = [],
 ): void {
   const below = (folder: string) => {
     const way = relative(folder, real(outDir));
     return !isAbsolute(way) && way.split(sep)[0] !== "..";
   };
-  const around = [...path, ...validation_path].find((folder) => existsSync(folder) && below(real(folder)));
+  const around = [...path, ...validationPath].find((folder) => existsSync(folder) && below(real(folder)));
   if (around === undefined) return;
   throw new KilnError(
-    `the run's folder ${outDir} lies in the data folder ${around}, where its own files would be read as text: give another --out`,
+    `the run's folder ${outDir} is inside of the data folder ${around}, where its own files would be read as text: give another --out`,
     { code: "config_invalid" },
   );
 }
@@ -134,8 +138,8 @@ function sayLosses(header: ShardHeader, name: string, say: (line: string) => voi
 }
 
 /** The given tokenizer, the one that this run made before, or a new one for the corpus. */
-async function prepareTokenizer(
-  config: PretrainConfig,
+async function tokenizerFor(
+  config: TextConfig,
   longestText: number,
   source: DocumentSource,
   say: (line: string) => void,

@@ -37,7 +37,5 @@ export class Adafactor extends BaseOptimizer {
 }
 
 function statesOf(shape: Shape): Record<string, Shape> {
-  return shape.length > 1
-    ? { row_var: shape.with(-1, 1), col_var: shape.with(-2, 1) }
-    : { variance: shape };
+  return shape.length > 1 ? { row_var: shape.with(-1, 1), col_var: shape.with(-2, 1) } : { variance: shape };
 }

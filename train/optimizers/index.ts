@@ -105,12 +105,20 @@ export const optimizers = {
     doc: "means of squares by row and column alone, which saves memory",
     settings: {
       weight_decay: decay(0),
-      beta2_decay: z.number().negative().default(-0.8).describe("the mean of squares moves by step^beta2_decay"),
+      beta2_decay: z
+        .number()
+        .negative()
+        .default(-0.8)
+        .describe("the mean of squares moves by step^beta2_decay"),
       eps: z
         .tuple([z.number().positive(), z.number().positive()])
         .default([2 ** -23, 1e-3])
         .describe("lower bounds of the means of squares, and of a parameter's root mean square"),
-      d: z.number().positive().default(1).describe("the root mean square above which an update is scaled down"),
+      d: z
+        .number()
+        .positive()
+        .default(1)
+        .describe("the root mean square above which an update is scaled down"),
     },
     create: (parameters, settings) => new Adafactor(parameters, options(settings)),
   }),

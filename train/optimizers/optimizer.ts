@@ -1,7 +1,7 @@
 import { beforeEachRun } from "../../core/compile.ts";
 import { dispose, persist, scope } from "../../core/device.ts";
 import { KilnError } from "../../core/errors.ts";
-import { contiguousStrides, numel, type Shape } from "../../core/shape.ts";
+import { contiguousStrides, type Shape } from "../../core/shape.ts";
 import { noGrad } from "../../core/tape.ts";
 import { ones, type Tensor, zeros } from "../../core/tensor.ts";
 import { countApplied, type Hyper, hyperNames, hyperValues, type UpdateSlot } from "../../kernels/index.ts";
@@ -74,26 +74,22 @@ export abstract class BaseOptimizer implements Optimizer {
   ) {
     const { lr, weightDecay = 0, decays = () => true } = options;
     this.lr = lr;
+    const names = typeof states === "function" ? [] : states;
     const all = named(parameters);
     const first = all.values().next().value;
     if (!first) throw new KilnError("an optimizer needs at least one parameter");
     this.#unit = persist(ones([1], "f32", first.device));
     for (const [name, param] of all) {
-      const { shape, device } = param;
-      const shapes = states instanceof Function ? states(shape) : sameShapes(states, shape);
-      const total = Object.values(shapes).reduce((sum, each) => sum + numel(each), 0);
-      const flat = persist(zeros([total], "f32", device));
-      let offset = 0;
-      const views = Object.entries(shapes).map(([state, each]) => {
-        const view = flat.view(each, contiguousStrides(each), offset);
-        offset += numel(each);
-        this.#state.set(`${state}.${name}`, view);
-        return view;
-      });
-      const stacked = [views.length, ...shape];
-      const memory = states instanceof Function ? flat : flat.view(stacked, contiguousStrides(stacked), 0);
+      const { shape, size, device } = param;
+      const shapes = typeof states === "function" ? states(shape) : {};
+      const memory = persist(zeros([names.length, ...shape], "f32", device));
+      const kept = [
+        ...names.map((state, i) => [state, memory.view(shape, contiguousStrides(shape), i * size)] as const),
+        ...Object.entries(shapes).map(([state, own]) => [state, persist(zeros(own, "f32", device))] as const),
+      ];
+      for (const [state, tensor] of kept) this.#state.set(`${state}.${name}`, tensor);
       const hyper = this.#group(decays(name, param) ? weightDecay : 0, param);
-      this.#slots.push({ param, memory, states: views, hyper });
+      this.#slots.push({ param, memory, states: kept.map(([, tensor]) => tensor), hyper });
     }
   }
 
@@ -163,8 +159,4 @@ export abstract class BaseOptimizer implements Optimizer {
 /** What derivatives are taken by: the parameter or, in mixed precision, its f16 copy. */
 function leafOf(param: Tensor): Tensor {
   return param instanceof Parameter ? param.compute : param;
-}
-
-function sameShapes(names: readonly string[], shape: Shape): Record<string, Shape> {
-  return Object.fromEntries(names.map((name) => [name, shape]));
 }

@@ -2,7 +2,7 @@ import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { device } from "../../core/device.ts";
 import { atomicWriteText } from "../../core/platform/files.ts";
-import type { ValidationMetrics } from "../evaluate.ts";
+import type { Metrics } from "../recipe.ts";
 import { lossCurveSvg } from "./loss_curve.ts";
 import { MetricsLog, type MetricsRecord, readMetrics } from "./metrics_log.ts";
 import { Progress } from "./progress.ts";
@@ -10,7 +10,7 @@ import { EventWriter } from "./tensorboard.ts";
 
 /** Numbers of one update. */
 export interface StepMetrics {
-  /** Mean nats per supervised token. */
+  /** Mean loss per supervised place; of a language model in nats per token. */
   loss: number;
   grad_norm: number;
   learning_rate: number;
@@ -26,8 +26,9 @@ export interface StepMetrics {
  * and, at the end, the loss curve.
  */
 export class RunLog {
-  lastValidation: ValidationMetrics | null = null;
-  /** Of the last update, also one before a resumed run's start. */
+  /** The last measurement, also one before a resumed run's start. */
+  lastValidation: Metrics | null = null;
+  /** The loss of the last update, also of one before a resumed run's start. */
   lastLoss: number | null = null;
   readonly #folder: string;
   readonly #metrics: MetricsLog;
@@ -53,7 +54,7 @@ export class RunLog {
     for (const record of readMetrics(join(folder, "log.jsonl"))) this.#remember(record);
   }
 
-  step(step: number, metrics: StepMetrics): void {
+  update(step: number, metrics: StepMetrics): void {
     const now = performance.now();
     const seconds = (now - this.#clock) / 1000;
     // A moving average, since single steps differ; the first step compiles and is left out.
@@ -67,20 +68,21 @@ export class RunLog {
     this.lastLoss = metrics.loss;
     this.#metrics.write({ step, ...metrics });
     this.#events.scalars(step, { ...metrics });
+    const { validation_loss } = this.lastValidation ?? {};
     this.#progress.update({
       step,
       loss: metrics.loss,
       tokensPerSecond: this.#tokensPerSecond,
       memoryBytes: device().bytesInUse,
-      ...(this.lastValidation ? { validationLoss: this.lastValidation.validation_loss } : {}),
+      ...(validation_loss != null && { validationLoss: validation_loss }),
     });
   }
 
-  validation(step: number, metrics: ValidationMetrics): void {
+  validation(step: number, metrics: Metrics): void {
     this.lastValidation = metrics;
     this.#metrics.write({ step, ...metrics });
-    const { validation_loss, bits_per_byte } = metrics;
-    this.#events.scalars(step, { validation_loss, ...(bits_per_byte !== null && { bits_per_byte }) });
+    const numbers = Object.entries(metrics).filter((entry): entry is [string, number] => entry[1] !== null);
+    this.#events.scalars(step, Object.fromEntries(numbers));
     // The pause is not the training's: the next step's rate starts here.
     this.#clock = performance.now();
   }
@@ -115,15 +117,10 @@ export class RunLog {
     this.#events.close();
   }
 
-  #remember(record: MetricsRecord): void {
-    const { loss, validation_loss, bits_per_byte, validation_tokens } = record;
+  /** A record without a loss of training is a measurement. */
+  #remember({ step: _step, loss, ...others }: MetricsRecord): void {
     if (typeof loss === "number") this.lastLoss = loss;
-    if (typeof validation_loss !== "number") return;
-    this.lastValidation = {
-      validation_loss,
-      bits_per_byte: typeof bits_per_byte === "number" ? bits_per_byte : null,
-      validation_tokens: typeof validation_tokens === "number" ? validation_tokens : null,
-    };
+    if (loss === undefined) this.lastValidation = others as Metrics;
   }
 }
 
@@ -135,19 +132,17 @@ function dropSamples(path: string, isAgain: (step: number) => boolean): void {
 
 /** The losses at the end of a run in one line, with `digits` decimals. */
 export function lossText(
-  losses: {
-    trainLoss: number | null;
-    validationLoss: number | null;
-    bitsPerByte: number | null;
-    validationTokens: number | null;
-  },
+  { trainLoss, metrics }: { trainLoss: number | null; metrics: Metrics | null },
   digits: number,
 ): string {
-  const { trainLoss, validationLoss, bitsPerByte, validationTokens } = losses;
   const training = `training loss ${trainLoss === null ? "unknown" : trainLoss.toFixed(digits)}`;
-  if (validationLoss === null) return training;
-  const bits = bitsPerByte === null ? "" : ` (${bitsPerByte.toFixed(digits)} bits per byte)`;
+  const { validation_loss = null, bits_per_byte = null, validation_tokens = null, ...others } = metrics ?? {};
+  const named = Object.entries(others).map(
+    ([name, value]) => `, ${name.replaceAll("_", " ")} ${value === null ? "unknown" : value.toFixed(digits)}`,
+  );
+  if (validation_loss === null) return training + named.join("");
+  const bits = bits_per_byte === null ? "" : ` (${bits_per_byte.toFixed(digits)} bits per byte)`;
   const tokens =
-    validationTokens === null ? "" : ` on ${validationTokens.toLocaleString("en")} predicted tokens`;
-  return `${training}, validation loss ${validationLoss.toFixed(digits)}${bits}${tokens}`;
+    validation_tokens === null ? "" : ` on ${validation_tokens.toLocaleString("en")} predicted tokens`;
+  return `${training}, validation loss ${validation_loss.toFixed(digits)}${bits}${tokens}${named.join("")}`;
 }

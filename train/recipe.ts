@@ -1,0 +1,85 @@
+import type { CausalLM } from "../models/decoder.ts";
+import type { Model } from "../models/model.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+import type { DataCursor } from "./data/index.ts";
+import type { SettingsOf } from "./settings/load.ts";
+import type { RunSettings } from "./settings/run.ts";
+import type { Objective, Trainer } from "./trainer.ts";
+
+/** The seam between the loop (`run.ts`) and a kind of training; docs/adding-a-recipe.md shows how to add one. */
+
+/** A kind of training: its settings, and what they come to. */
+export interface Recipe<C extends RunSettings, B extends HostBatch> extends SettingsOf<C> {
+  /** Refuses settings that no run can have, before anything is written. Throws a KilnError. */
+  check?(config: C): void;
+  /** Reads the data and makes the model. Says what it found. */
+  open(config: C, context: RecipeContext): Promise<Task<B>>;
+}
+
+/** What `open` is told besides the settings. */
+export interface RecipeContext {
+  /** The checkpoint directory that the run goes on from; the loop loads its weights. Null for a new run. */
+  resumeFrom: string | null;
+  makeSampler: MakeSampler;
+  /** Prints a line for the person who watches. */
+  say: (line: string) => void;
+  signal?: AbortSignal | undefined;
+}
+
+/** Continues a prompt with the model in training; made by the caller, since generation is the server's. */
+export type Sampler = (
+  prompt: string,
+  options: { max_tokens: number; temperature: number; seed: number },
+) => Promise<string>;
+
+/** Called once the model exists; returns how to sample from it. */
+export type MakeSampler = (model: CausalLM, tokenizer: Tokenizer) => Sampler;
+
+/** What the loop trains, on what, and how it is measured. */
+export interface Task<B extends HostBatch> {
+  model: Model;
+  /** Saved beside the model. */
+  tokenizer: Tokenizer;
+  batches: BatchSource<B>;
+  /** How a batch becomes a loss; by default packed token rows meet the model's own loss. */
+  objective?: Objective<B>;
+  evaluation: Evaluation<B>;
+  /** Texts that show the progress; `seed` differs from step to step. */
+  sample?(seed: number): Promise<string[]>;
+  /** What decides the numbers of a run besides the settings of `train`: a checkpoint of another run is refused by it. */
+  decisive: Record<string, unknown>;
+  close(): void;
+}
+
+/** A batch on the host. */
+export interface HostBatch {
+  /** Places (tokens, examples) whose losses are summed: what the sum is divided by. */
+  supervised: number;
+  /** Tokens that the model reads, for the counts of the log; any array of that length. */
+  tokens: ArrayLike<number>;
+}
+
+/** Endless batches in an order that follows from a cursor alone. */
+export interface BatchSource<B> {
+  readonly rowsPerEpoch: number;
+  next(): B;
+  state(): DataCursor;
+  restore(cursor: DataCursor): void;
+}
+
+/** Numbers of a measurement by name; null where there is nothing to measure. They go to the log and to TensorBoard. */
+export type Metrics = Readonly<Record<string, number | null>>;
+
+/** Measures the model on held-out data. */
+export interface Evaluation<B> {
+  /** The number that decides which model is the best. A name ending in `_loss` is better lower, any other higher. */
+  readonly criterion: string;
+  /** Whether `sample` measures the whole set. */
+  readonly samplesAll: boolean;
+  /** Size of the whole set, for people: "14,000 held-out tokens". */
+  readonly size: string;
+  /** Within the budget, on the same data each time; null where nothing is held out. */
+  sample(trainer: Trainer<B & HostBatch>): Promise<Metrics | null>;
+  /** On the whole set; null also where `signal` ended it. */
+  all(trainer: Trainer<B & HostBatch>, signal?: AbortSignal): Promise<Metrics | null>;
+}
