@@ -124,6 +124,7 @@ export class GPT2LMHeadModel extends CausalLM {
     this.lmHead = config.tie_word_embeddings
       ? null
       : new Linear(config.n_embd, config.vocab_size, { bias: false });
+    if (this.lmHead) this.lmHead.weight.perToken = true;
   }
 
   get dropoutRates(): DropoutRates {

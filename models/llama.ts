@@ -82,6 +82,7 @@ export class LlamaForCausalLM extends CausalLM {
     this.lmHead = config.tie_word_embeddings
       ? null
       : new Linear(config.hidden_size, config.vocab_size, { bias: false });
+    if (this.lmHead) this.lmHead.weight.perToken = true;
   }
 
   /** The config itself: its keys already have the common names. */

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -290,6 +290,17 @@ describe("pretrain config", () => {
     expect(relative.tokenizer.path).toBe(resolve("u.json"));
     await expect(loadPretrainConfig(join(folder, "none.yaml"))).rejects.toThrow("none.yaml does not exist");
     expect((await loadPretrainConfig(null, parseOverrides(["train.seed=5"]))).train.seed).toBe(5);
+  });
+
+  it("says that a run folder has lost its settings, and takes those of a file instead", async () => {
+    const out = join(folder, "lost");
+    mkdirSync(join(out, "checkpoints"), { recursive: true });
+    const overrides = parseOverrides([`out_dir=${out}`, "resume=true"]);
+    await expect(loadPretrainConfig(null, overrides)).rejects.toThrow(
+      `${join(out, "config.json")} is missing, and with it the settings of the run; put it back`,
+    );
+    const path = new URL("../docs/configs/tinyllm.yaml", import.meta.url).pathname;
+    expect(await loadPretrainConfig(path, overrides)).toMatchObject({ out_dir: out, resume: true });
   });
 
   it("takes values of --set over those of the file", () => {

@@ -7,6 +7,8 @@ import { compile } from "../core/compile.ts";
 import { setDevice } from "../core/device.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import { add, matmul, mul, sub, sum } from "../kernels/index.ts";
+import { LlamaForCausalLM } from "../models/llama.ts";
+import { tinyllmConfig } from "../models/llama_config.ts";
 import {
   AdamW,
   createOptimizer,
@@ -160,6 +162,18 @@ describe("the settings of an optimizer", () => {
 });
 
 describe("an optimizer", () => {
+  it("of Muon's kind leaves vectors, embeddings and the head to AdamW", () => {
+    const sizes = { vocab_size: 20, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 };
+    const model = new LlamaForCausalLM(tinyllmConfig({ ...sizes, tie_word_embeddings: false }));
+    const kept = [...createOptimizer(model.namedParameters(), settingsOf("muon")).state().keys()];
+    const of = (state: string) => kept.filter((key) => key.startsWith(state));
+    expect(of("momentum_buffer.")).toHaveLength(7);
+    expect(of("exp_avg.")).toEqual(
+      expect.arrayContaining(["exp_avg.model.embed_tokens.weight", "exp_avg.lm_head.weight"]),
+    );
+    expect(of("exp_avg.")).toHaveLength(2 + 3);
+  });
+
   it("takes gradients as an argument, null for a parameter that the loss does not depend on", async () => {
     const { parameters, loss } = problem();
     const before = await valuesOf(parameters);
