@@ -49,7 +49,7 @@ export function adafactorStep(
   scale: Tensor,
   { beta2_decay, eps, clip }: AdafactorOptions,
 ): void {
-  const value = (name: keyof Hyper) => hyper.view([], [], hyper.offset + hyperNames.indexOf(name));
+  const value = (name: keyof Hyper) => hyper.asStrided([], [], hyper.offset + hyperNames.indexOf(name));
   const factor = scale.view([], [], scale.offset);
   const skipped = eq(factor, 0);
   const write = (target: Tensor, updated: Tensor) => assignInto(target, where(skipped, target, updated));

@@ -57,7 +57,7 @@ export class LossScaler {
   }
 
   get #scale(): Tensor {
-    return this.state.view([1], [1], lossScalerNames.indexOf("loss_scale"));
+    return this.state.asStrided([1], [1], lossScalerNames.indexOf("loss_scale"));
   }
 }
 

@@ -84,7 +84,9 @@ export abstract class BaseOptimizer implements Optimizer {
       const shapes = typeof states === "function" ? states(shape) : {};
       const memory = persist(zeros([names.length, ...shape], "f32", device));
       const kept = [
-        ...names.map((state, i) => [state, memory.view(shape, contiguousStrides(shape), i * size)] as const),
+        ...names.map(
+          (state, i) => [state, memory.asStrided(shape, contiguousStrides(shape), i * size)] as const,
+        ),
         ...Object.entries(shapes).map(([state, own]) => [state, persist(zeros(own, "f32", device))] as const),
       ];
       for (const [state, tensor] of kept) this.#state.set(`${state}.${name}`, tensor);
