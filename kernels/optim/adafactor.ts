@@ -50,7 +50,7 @@ export function adafactorStep(
   { beta2_decay, eps, clip }: AdafactorOptions,
 ): void {
   const value = (name: keyof Hyper) => hyper.asStrided([], [], hyper.offset + hyperNames.indexOf(name));
-  const factor = scale.view([], [], scale.offset);
+  const factor = scale.asStrided([], [], scale.offset);
   const skipped = eq(factor, 0);
   const write = (target: Tensor, updated: Tensor) => assignInto(target, where(skipped, target, updated));
   const rms = (x: Tensor) => sqrt(mean(square(x)));
