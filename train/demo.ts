@@ -70,7 +70,7 @@ export async function demo(options: DemoOptions): Promise<{ modelDir: string }> 
     say(`${modelDir} is trained already; npm start -- --fresh trains it again`);
     return { modelDir };
   }
-  // Another process in this folder is told at once, not after the measurement.
+  // A folder that another process writes is refused at once, not after the measurement.
   lockRun(out)();
   const config = (await newestCheckpoint(out))
     ? await demoSettings({ out_dir: out, resume: true })

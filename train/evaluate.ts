@@ -7,7 +7,7 @@ import type { Trainer } from "./trainer.ts";
 export type ValidationMetrics = {
   /** Mean nats per predicted token. */
   validation_loss: number;
-  /** Null where the rows stand for no text. */
+  /** Null where the rows represent no text. */
   bits_per_byte: number | null;
   /** Predicted tokens: what the loss is the mean of; null in the logs of older runs. */
   validation_tokens: number | null;

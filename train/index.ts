@@ -1,4 +1,4 @@
-/** `kiln/train`: optimizers, schedules, the training step, and the built-in recipes. */
+/** `kiln/train`: optimizers, schedules, data and the training step. */
 export * from "./data/index.ts";
 export * from "./optimizers/index.ts";
 export * from "./optimizers/loss_scaler.ts";

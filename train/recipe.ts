@@ -16,7 +16,7 @@ export interface Recipe<C extends RunSettings, B extends HostBatch> extends Sett
   open(config: C, context: RecipeContext): Promise<Task<B>>;
 }
 
-/** What `open` is told besides the settings. */
+/** What `open` gets besides the settings. */
 export interface RecipeContext {
   /** The checkpoint directory that the run goes on from; the loop loads its weights. Null for a new run. */
   resumeFrom: string | null;

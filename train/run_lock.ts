@@ -6,11 +6,11 @@ import { KilnError } from "../core/errors.ts";
 import { writeError } from "../core/platform/files.ts";
 import { makeFolder } from "../core/platform/folders.ts";
 
-/** Who writes a run folder. */
+/** The process that writes a run folder. */
 interface Owner {
   pid: number;
   host: string;
-  /** When that process began, in the system's own words, or null where it does not say: process ids come again. */
+  /** When that process began, in the system's own words, or null where it does not say: process ids are reused. */
   started: string | null;
 }
 

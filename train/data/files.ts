@@ -14,7 +14,7 @@ const READ_BYTES = 2 ** 18;
 
 /**
  * The files behind `paths`: those that are named, whatever they are called, and those with the name of a text file in
- * named folders, sorted by name. What else a folder holds is left out and told.
+ * named folders, sorted by name. Other files in a folder are left out and reported.
  * Errors: no path; a path that does not exist, may not be read, or is a pipe, socket or device; a folder without text.
  */
 export function sourceFiles(paths: readonly string[], leaveOut: LeaveOut = () => {}): string[] {

@@ -15,13 +15,13 @@ export interface Batch {
   positions: Int32Array;
   /** Number of the document within its row: attention stays within equal numbers. */
   segments: Int32Array;
-  /** UTF-8 bytes of text that the rows stand for; a document's bytes are spread evenly over its tokens. */
+  /** UTF-8 bytes of the text in the rows; a document's bytes are spread evenly over its tokens. */
   bytes: number;
   /** Targets that are not -100: what a sum of losses is divided by. */
   supervised: number;
 }
 
-/** Where training stands in the data: which pass, and how many of its rows are used. */
+/** The place of training in the data: which pass, and how many of its rows are used. */
 export interface DataCursor {
   epoch: number;
   index: number;
@@ -45,8 +45,8 @@ interface Layout {
 
 /**
  * Endless batches of packed rows for training. In each epoch the documents are shuffled, laid end to end as a ring and
- * cut into rows of T tokens, and the rows are shuffled in turn. A document that does not fit goes on in another row.
- * The first cut lies elsewhere in each of T epochs, so that even a single document is never seen in the same rows. Every
+ * cut into rows of T tokens, and the rows are shuffled as well. A document that does not fit continues in another row.
+ * The first cut is at a different place in each of T epochs, so that even a single document is never seen in the same rows. Every
  * token of the corpus appears every epoch; where T does not divide their number, the last row goes on at the start of the
  * ring, and its tokens there appear twice. A corpus shorter than T gives one padded row. A batch may span two epochs, so
  * no row is lost.

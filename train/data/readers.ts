@@ -11,8 +11,8 @@ export interface ReadOptions {
    */
   field?: string | undefined;
   /**
-   * What stands between the documents of a plain text file and belongs to none of them; default `<|endoftext|>`. A line
-   * end in it stands for `\r\n` as well; two or more alone stand for any number of blank lines; the line end right after
+   * The text between the documents of a plain text file, part of none of them; default `<|endoftext|>`. A line
+   * end in it stands for `\r\n` as well; two or more alone match any number of blank lines; the line end right after
    * any other separator goes with it. A JSON line is a document, whatever is in it.
    */
   separator?: string | undefined;
@@ -63,7 +63,7 @@ export function fileSource(paths: readonly string[], options: ReadOptions = {}):
 /**
  * Reads all documents of files and folders, one after the other, without holding more than a part in memory (a JSON line
  * is held whole). Texts are kept to the byte. Gzip is recognised by its content. JSON lines are recognised by name or by
- * a first line that is a JSON object; other files are text. Documents of white space only are left out and told.
+ * a first line that is a JSON object; other files are text. Documents of white space only are left out and reported.
  * Errors (KilnError): what `sourceFiles` and `decodeFile` refuse, a bad JSON line (with its number), a line without the
  * text field (with the fields that it has), no document at all.
  */
@@ -108,7 +108,7 @@ async function* readFile(file: string, options: ReadOptions): AsyncGenerator<Tex
 function isJsonLines(file: string, start: string): boolean {
   if (JSON_FILE.test(file)) {
     if (/^\s*\[/.test(start)) {
-      throw new KilnError(`${file} is one JSON array; write one JSON object a line (JSONL) instead`);
+      throw new KilnError(`${file} is one JSON array; write one JSON object per line (JSONL) instead`);
     }
     return true;
   }
@@ -128,7 +128,7 @@ async function* splitLines(file: string, chunks: AsyncIterable<string>): AsyncGe
     if (!chunk.includes("\n")) {
       if (open.length + chunk.length > 2 ** 28) {
         throw new KilnError(
-          `${file} has a line of more than ${2 ** 28} characters: JSONL has a record a line`,
+          `${file} has a line of more than ${2 ** 28} characters: JSONL has one record per line`,
         );
       }
       open += chunk;
@@ -179,7 +179,7 @@ async function* textDocuments(chunks: AsyncIterable<string>, separator: string):
   for (const text of rest) yield { text, ends: true };
 }
 
-/** How much of a text that holds no separator is certain to lie before the next one; never half of a character. */
+/** How much of a text without a separator certainly precedes the next one; never half of a character. */
 function settledLength(text: string, separator: string): number {
   let end = Math.max(0, text.length - 2 * separator.length - 2);
   // A run of white space may be the start of blank lines; the limit keeps endless ones out of memory.

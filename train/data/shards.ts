@@ -39,7 +39,7 @@ export interface ShardHeader {
   source_hash: string;
   /** What of the source is not in here, and how often: files of other kinds, empty documents, ... */
   left_out: Record<string, number>;
-  /** Tokens that stand for text the tokenizer does not know: that text is lost. */
+  /** Tokens in place of text that the tokenizer does not know: that text is lost. */
   unknown_tokens: number;
   /** Cuts of long texts that may have changed ids, since no place was found where they do not matter. */
   hard_cuts: number;
@@ -215,7 +215,7 @@ class ShardWriter {
 /** An open token file. Document boundaries are in memory, tokens are read from disk as they are asked for. */
 export class TokenShard {
   readonly header: ShardHeader;
-  /** One span a document, in the order of the source. */
+  /** One span per document, in the order of the source. */
   readonly documents: readonly Span[];
   readonly #descriptor: number;
   readonly #tokenBytes: 2 | 4;

@@ -53,7 +53,7 @@ function tailOf(span: Span, fraction: number): number {
   return length >= LEAST ? length : 0;
 }
 
-/** Where a side would have nothing: the end of the longest document stands for it. */
+/** For a corpus of which one side would get nothing: holds out the end of the longest document. */
 function holdOutLittle(documents: readonly Span[]): { train: Span[]; validation: Span[] } {
   const longest = documents.reduce((best, span) => (span.length > best.length ? span : best));
   if (longest.length < 2 * LEAST) {

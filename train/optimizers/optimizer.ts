@@ -158,7 +158,7 @@ export abstract class BaseOptimizer implements Optimizer {
   protected abstract update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void;
 }
 
-/** What derivatives are taken by: the parameter or, in mixed precision, its f16 copy. */
+/** The tensor to differentiate with respect to: the parameter or, in mixed precision, its f16 copy. */
 function leafOf(param: Tensor): Tensor {
   return param instanceof Parameter ? param.compute : param;
 }

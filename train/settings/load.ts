@@ -259,7 +259,7 @@ function knownIn(schema: z.ZodType, value: Given): Given {
   );
 }
 
-/** Every value inside groups of keys, with where it stands. */
+/** Every value inside groups of keys, with its path. */
 export function leaves(value: object, prefix: string[] = []): { path: string[]; value: unknown }[] {
   return Object.entries(value).flatMap(([key, inner]) => {
     const path = [...prefix, key];
