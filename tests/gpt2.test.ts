@@ -275,7 +275,8 @@ function statesOf(model: CausalLM, tokens: ReturnType<typeof tensor>, positions:
 }
 
 describe("GPT-2 in training and serving", () => {
-  const small = { ...tiny, vocab_size: 300, n_embd: 24, n_layer: 2, n_head: 2, n_inner: 40 };
+  const special = { bos_token_id: 0, eos_token_id: 0 };
+  const small = { ...tiny, ...special, vocab_size: 300, n_embd: 24, n_layer: 2, n_head: 2, n_inner: 40 };
   const fresh = (changes: object = {}) =>
     new GPT2LMHeadModel(parseGpt2Config({ ...small, ...changes })).init(5);
 
