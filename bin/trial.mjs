@@ -1,4 +1,4 @@
-// Print, as one line of JSON, how quickly a model decodes on the adapter of the environment. A child of serve/quickest.ts.
+// Print, as one line of JSON, how quickly a model decodes on the adapter of the environment. A child of serve/adapter_choice.ts.
 import { load } from "./load.mjs";
 
 const { timeDecoding } = await load("serve/trial");

@@ -25,11 +25,11 @@ const origins = listOf(
   "an origin as browsers send it, for example https://app.example, or *",
   /^(\*|null|[a-z][a-z\d+.-]*:\/\/[^\s/A-Z]+)$/,
 );
-/** What a model answers in. */
+/** The type in which a model computes its answers. */
 const dtypeOption = () =>
   new Option(
     "--dtype <type>",
-    "what weights and the cache are kept in; f16 takes half the memory, where the adapter has it",
+    "type of weights and cache; f16 takes half the memory, on adapters that have it",
   )
     .choices(["f32", "f16"])
     .default("f32");
@@ -79,7 +79,7 @@ function addSample(program: Command): void {
       ),
     )
     .action(async (path: string, flags: SampleFlags) => {
-      await (await import("./quickest.ts")).takeQuickest(path, flags.dtype, { measure: false });
+      await (await import("./adapter_choice.ts")).takeQuickest(path, flags.dtype, { measure: false });
       await openOnce();
       const { loadModel } = await import("../models/formats/hf_directory.ts");
       const { TextGenerator } = await import("./text/text_generator.ts");
@@ -87,7 +87,7 @@ function addSample(program: Command): void {
       const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
       const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;
       const options = { max_tokens, temperature, top_k: topK, top_p: topP, min_p: minP, seed };
-      // The prompt comes with the first piece: a refusal stands alone.
+      // The prompt is printed with the first piece, so that a refusal prints the error alone.
       let before = flags.prompt;
       for await (const text of generator.stream(flags.prompt, definedOnly(options))) {
         process.stdout.write(before + text);
@@ -122,7 +122,7 @@ function addServe(program: Command): void {
     .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
     .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
     .option("--cache-mib <n>", "room for keys and values (default 256)", whole(1))
-    .option("--strict", "refuse request fields that nobody knows")
+    .option("--strict", "refuse unknown request fields")
     .option(
       "--allowed-host <name>",
       "a name besides localhost to answer to without a key, or *; several are allowed",
@@ -138,7 +138,7 @@ function addServe(program: Command): void {
     .action(async (path: string, flags: import("./serve_model.ts").ServeFlags) => {
       const { checkServing, serveModel } = await import("./serve_model.ts");
       await checkServing(path, flags);
-      const { takeQuickest } = await import("./quickest.ts");
+      const { takeQuickest } = await import("./adapter_choice.ts");
       const taken = await takeQuickest(path, flags.dtype ?? "f32", { say });
       if (taken) say(taken);
       await openOnce();

@@ -7,7 +7,7 @@ export const LIMITS = {
   bodyBytes: 4 * 1024 * 1024,
   /** Nesting of a JSON body. */
   jsonDepth: 64,
-  /** Members of objects, objects and arrays in a JSON body: of each the parser makes something. */
+  /** Members of objects, objects and arrays in a JSON body, for each of which the parser allocates. */
   jsonMembers: 4096,
   /** Values in a JSON body, token ids above all. */
   jsonValues: 500_000,
@@ -23,7 +23,7 @@ export const LIMITS = {
   keepAliveMs: 5_000,
   /** Open connections. */
   connections: 1024,
-  /** Sequences waiting for their first step. One request for more is accepted when none waits. */
+  /** Sequences waiting for their first step. A request for more is accepted if none waits. */
   queuedRequests: 256,
   /** Prompt tokens of all waiting sequences. */
   queuedTokens: 1_000_000,
@@ -42,9 +42,9 @@ export const LIMITS = {
   logprobs: 5,
   /** A prompt string longer than this many characters per position of the context is refused before tokenising. */
   charsPerToken: 128,
-  /** Bytes that may wait in a stream for its client for any time. */
+  /** Bytes that may wait for a slow client without limit of time. */
   streamBacklogBytes: 1024 * 1024,
-  /** Time that more than these may wait; then the stream is cut. */
+  /** Time that more may wait before the stream is cut. */
   streamStallMs: 10_000,
   /** Bytes at which a stream is cut at once: more than a step of the most choices writes. */
   streamMostBytes: 64 * 1024 * 1024,

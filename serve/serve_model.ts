@@ -1,8 +1,9 @@
+import { basename, dirname } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
+import { say } from "../core/platform/command_line.ts";
 import { readModelConfig, shapeOf } from "../models/architectures.ts";
 import type { LoadedModel } from "../models/formats/hf_directory.ts";
-import { connectionHelp, modelNameOf } from "./banner.ts";
 import { contextLength, ModelRunner } from "./engine/runner.ts";
 import { assertCanListen, createServer } from "./server.ts";
 
@@ -23,7 +24,7 @@ export interface ServeFlags {
   allowedOrigin?: string[];
 }
 
-/** All that can be known to be wrong before anything is loaded. */
+/** Refuses what cannot be served, before anything is loaded. @throws KilnError. */
 export async function checkServing(path: string, flags: ServeFlags): Promise<void> {
   const { maxNumSeqs = 1, maxNumBatchedTokens = maxNumSeqs } = flags;
   if (maxNumSeqs > maxNumBatchedTokens) {
@@ -36,13 +37,20 @@ export async function checkServing(path: string, flags: ServeFlags): Promise<voi
   await assertCanListen(flags);
 }
 
-/** Serves until a signal; with `once`, answers one request of its own and stops. */
+/** Serves until a signal; with `once`, sends itself one request and stops. */
 export async function serveModel(loaded: LoadedModel, flags: ServeFlags, once = false): Promise<void> {
   const { maxModelLen, maxNumSeqs: maxSequences, cacheMib } = flags;
   const runner = new ModelRunner(
     loaded.model,
     definedOnly({ maxModelLen, maxSequences, cacheBytes: cacheMib && cacheMib * 2 ** 20 }),
   );
+  const unknown = loaded.tokenizer.eosIds.filter((id) => !(id >= 0 && id < runner.vocabSize));
+  if (unknown.length > 0) {
+    say(
+      `warning: no answer ends at eos_token_id ${unknown.join(", ")}, since the model has tokens 0 to ` +
+        `${runner.vocabSize - 1} only; correct generation_config.json or config.json`,
+    );
+  }
   const modelName = flags.servedModelName ?? modelNameOf(loaded.directory);
   const server = createServer({
     runner,
@@ -90,4 +98,26 @@ async function askOnce(url: string, model: string): Promise<void> {
   if (!answer.ok) throw new Error(`the server answered ${answer.status}: ${await answer.text()}`);
   const { choices } = (await answer.json()) as { choices: { text: string }[] };
   process.stdout.write(`\nThe server answers: Once upon a time${choices[0].text}\n`);
+}
+
+/** The name of a model folder for clients: its own, or its run's if it is just called `model`. */
+function modelNameOf(directory: string): string {
+  const own = basename(directory);
+  return own === "model" ? basename(dirname(directory)) || own : own;
+}
+
+/** Commands that talk to the server, ready to be pasted. */
+function connectionHelp(url: string, model: string): string {
+  const body = JSON.stringify({ model, prompt: "Once upon a time", max_tokens: 64 });
+  return `
+Serving ${model} at ${url}
+
+  curl ${url}/v1/completions -H 'content-type: application/json' -d '${body}'
+
+  import OpenAI from "openai";
+  const client = new OpenAI({ baseURL: "${url}/v1", apiKey: "none" });
+  const answer = await client.completions.create({ model: "${model}", prompt: "Once upon a time", max_tokens: 64 });
+
+Ctrl-C stops it.
+`;
 }

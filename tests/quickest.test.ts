@@ -7,8 +7,8 @@ import { openDevice } from "../kernels/index.ts";
 import { saveModel } from "../models/formats/hf_directory.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
-import { type QuickestOptions, takeQuickest } from "../serve/quickest.ts";
-import { timeDecoding } from "../serve/trial.ts";
+import { type QuickestOptions, takeQuickest } from "../serve/adapter_choice.ts";
+import { timeDecoding } from "../serve/adapter_trial.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiln-quickest-"));
@@ -51,6 +51,23 @@ describe.runIf(process.platform === "linux" && process.arch === "x64")(
       delete process.env.LP_NUM_THREADS;
       expect(await takeQuickest(model, "f32", { measure: false, timeOf })).toBe(line);
       expect(timeOf).toHaveBeenCalledTimes(6);
+    });
+
+    it("is the one that another server found first, when several measure at once", async () => {
+      let others: Promise<string | null> | null = null;
+      const slower = vi.fn<NonNullable<QuickestOptions["timeOf"]>>(({ name }) => ({
+        one: name === "SwiftShader" ? 9 : 1,
+        many: 9,
+      }));
+      const mine = await takeQuickest(model, "f32", {
+        timeOf: (candidate, ...rest) => {
+          others ??= takeQuickest(model, "f32", { timeOf });
+          vi.stubEnv("KILN_ADAPTER", "software");
+          return slower(candidate, ...rest);
+        },
+      });
+      expect(slower).toHaveBeenCalled();
+      expect(mine).toBe(await others);
     });
 
     it("is measured anew for another shape of model or another dtype", async () => {

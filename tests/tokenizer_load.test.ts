@@ -54,6 +54,10 @@ describe("load and save", () => {
       config: { eos_token_id: 1, pad_token_id: 2 },
     });
     expect([tokenizer.eosId, tokenizer.eosIds, tokenizer.padId]).toEqual([1, [1, 2], 2]);
+    for (const wrong of ["1", [1, null], 1.5, {}]) {
+      const generation_config = { eos_token_id: wrong };
+      expect(() => new Tokenizer(tokenizer.json, { generation_config })).toThrow(/eos_token_id should be/);
+    }
   });
 
   test("a chat template is read from either place and written to both", () => {

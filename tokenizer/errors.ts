@@ -1,7 +1,9 @@
-/** A tokenizer problem worded for the person at the keyboard: one line, what is wrong and how to mend it. */
-export class TokenizerError extends Error {
+import { KilnError } from "../core/errors.ts";
+
+/** A tokenizer that cannot be loaded, trained or used. */
+export class TokenizerError extends KilnError {
   constructor(message: string, cause?: unknown) {
-    super(message, cause === undefined ? undefined : { cause });
+    super(message, { code: "bad_tokenizer", cause });
     this.name = "TokenizerError";
   }
 }

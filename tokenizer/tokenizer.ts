@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Tokenizer as NativeTokenizer } from "tokenizers";
+import { describe } from "../core/errors.ts";
 import { atomicWriteText } from "../core/platform/files.ts";
 import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from "./decoders.ts";
 import { TokenizerError } from "./errors.ts";
@@ -19,28 +20,24 @@ export interface EncodeOptions {
   /** Whether the special tokens that the tokenizer's post-processor puts around a text are added; default true. */
   addSpecialTokens?: boolean;
   /**
-   * Whether the name of a special token in the text becomes that token; default true, as for a prompt. False for text
-   * that is only text: nobody who wrote it can then end a document or begin a turn.
+   * Whether the name of a special token in the text becomes that token; default true, as for a prompt. Use false for
+   * untrusted text, so that its author cannot end a document or begin a turn.
    */
   parseSpecialTokens?: boolean;
 }
 
-/** The files beside `tokenizer.json` that say which tokens begin and end a text; each may be absent. */
+/** Content of the files beside `tokenizer.json` that name the tokens of begin and end; each may be absent. */
 export interface TokenizerConfigs {
-  /** Content of `tokenizer_config.json`. */
   tokenizer_config?: Config;
-  /** Content of `generation_config.json`. */
   generation_config?: Config;
-  /** Content of `config.json`. */
   config?: Config;
-  /** Content of `chat_template.jinja`. */
+  /** The text of `chat_template.jinja`. */
   chat_template?: string;
 }
 
 /**
  * A tokenizer of any kind that Hugging Face's `tokenizer.json` describes (BPE, WordPiece, Unigram), encoding with
- * the `tokenizers` library. Truncation and padding that a file asks for are switched off: a text is never cut in
- * silence.
+ * the `tokenizers` library. Truncation and padding that a file asks for are switched off: no text is cut silently.
  */
 export class Tokenizer implements TokenSource {
   /** The content of `tokenizer.json` as loaded. */
@@ -61,7 +58,7 @@ export class Tokenizer implements TokenSource {
   readonly padId: number | null;
   /** The id that stands for text which the vocabulary lacks, or null where there is no such text. */
   readonly unknownId: number | null;
-  /** Whether `encode` puts `bosId` before a text by itself. */
+  /** Whether `encode` puts `bosId` before a text. */
   readonly addsBos: boolean;
 
   readonly stages: readonly DecoderStage[] | null;
@@ -94,8 +91,8 @@ export class Tokenizer implements TokenSource {
     this.bosId = this.#special("bos", configs) ?? this.#idOf(template) ?? null;
     const eos = [
       this.#special("eos", configs),
-      ...eosOf(configs.generation_config),
-      ...eosOf(configs.config),
+      ...eosOf(configs, "generation_config"),
+      ...eosOf(configs, "config"),
     ];
     this.eosIds = [...new Set([...eos, this.#guessEos(eos)].filter((id) => id !== null))];
     this.eosId = this.eosIds[0] ?? null;
@@ -106,9 +103,9 @@ export class Tokenizer implements TokenSource {
   }
 
   /**
-   * Loads a model folder (its `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, and `tokenizer_config.json`, `generation_config.json`,
-   * `config.json`, `chat_template.jinja` where present) or a `tokenizer.json` file with its neighbours.
-   * Errors: a missing or corrupt file, named in one line.
+   * Loads a model folder (its `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, with `tokenizer_config.json`,
+   * `generation_config.json`, `config.json` and `chat_template.jinja` if present) or a `tokenizer.json` with its neighbours.
+   * @throws TokenizerError for a missing or corrupt file, naming it.
    */
   static load(path: string): Tokenizer {
     const isFolder = existsSync(path) && statSync(path).isDirectory();
@@ -143,7 +140,7 @@ export class Tokenizer implements TokenSource {
     return ids!;
   }
 
-  /** How many ids `text` has, and the ids unless they are more than `most`: a list of millions is not made in vain. */
+  /** The number of ids of `text`, and the ids unless they are more than `most`, which spares a useless list of millions. */
   async encodeUpTo(
     most: number,
     text: string,
@@ -167,8 +164,8 @@ export class Tokenizer implements TokenSource {
 
   /**
    * Where to cut a text of more than `limit` characters, so that its two parts have the ids of the whole when they are
-   * encoded with the same options, without special tokens around them. The library needs about 160 bytes for each byte
-   * of a text that it encodes, so that long ones have to go through it in parts.
+   * encoded with the same options, without special tokens around them. The library needs about 160 bytes of memory per
+   * byte of text, so long texts have to be encoded in parts.
    */
   cut(text: string, limit: number, options: EncodeOptions = {}): Promise<Cut> {
     return findCut(text, limit, (texts) => this.encodeBatch(texts, { ...options, addSpecialTokens: false }));
@@ -271,7 +268,7 @@ export class Tokenizer implements TokenSource {
   }
 }
 
-/** A tokenizer.json that the library refuses; the file's name is added where it is known. */
+/** A tokenizer.json that the library refuses; `load` adds the file's name. */
 class InvalidTokenizer extends TokenizerError {}
 
 /** A tokenizer without tokens, to hold one step of a decoder. */
@@ -312,8 +309,14 @@ function firstTemplateToken(processor: ComponentJson | null): string | null {
   return first?.SpecialToken?.id ?? null;
 }
 
-function eosOf(config: Config | undefined): number[] {
-  return [config?.eos_token_id].flat().filter((id) => typeof id === "number");
+/** `eos_token_id` of a config. @throws TokenizerError for one that is not null, an id or a list of ids. */
+function eosOf(configs: TokenizerConfigs, name: "generation_config" | "config"): number[] {
+  const ids: unknown[] = [configs[name]?.eos_token_id ?? []].flat();
+  const wrong = ids.find((id) => !Number.isInteger(id));
+  if (wrong === undefined) return ids as number[];
+  throw new TokenizerError(
+    `${name}.json: eos_token_id should be a token id or a list of them, got ${describe(wrong)}`,
+  );
 }
 
 function stringOrNull(value: unknown): string | null {

@@ -1,11 +1,11 @@
 import type { FastifyReply } from "fastify";
 import type { TextJob } from "../text/job.ts";
 
-/** Runs a job until it is done, or the client has left and the job's own error says so. */
+/** Waits for a job to finish; cancels it, so that this rejects, when the client leaves. */
 export async function finished(starting: Promise<TextJob>, reply: FastifyReply): Promise<TextJob> {
   let job: TextJob | null = null;
   let gone = false;
-  // Only the response tells that a client left: a request's "close" comes as soon as its body is read.
+  // Only the response tells that a client left: the request's "close" comes as soon as its body is read.
   reply.raw.once("close", () => {
     gone = true;
     if (!reply.raw.writableFinished) job?.cancel();

@@ -29,7 +29,7 @@ export function badRequest(param: string, message: string, code: string | null =
   return new HttpError(400, message, { param, code });
 }
 
-/** Status and headers of what the engine and the front end refuse or fail at. */
+/** Status and headers of the errors of engine and front end. */
 const STATUS: Record<RequestErrorCode, readonly [status: number, headers?: Record<string, string>]> = {
   invalid_request: [400],
   context_length_exceeded: [400],
@@ -63,7 +63,7 @@ const LONGEST = 1000;
 /** The only place that makes an error body. */
 export function envelope(error: HttpError): ErrorEnvelope {
   const { status, code } = error;
-  // Both may hold what the client sent, whatever its length.
+  // Both may quote what the client sent, which may be long.
   const message = error.message.slice(0, LONGEST);
   const param = error.param?.slice(0, LONGEST) ?? null;
   return { error: { message, type: errorType(status), param, code } };
@@ -79,7 +79,7 @@ function errorType(status: number): string {
 
 type Refusal = readonly [status: number, message: string, code: string];
 
-/** Messages for what fastify itself refuses, by its code. */
+/** Fastify's own refusals, by its codes. */
 const REFUSALS: Record<string, Refusal> = {
   FST_ERR_CTP_BODY_TOO_LARGE: [413, "the request body is too large", "body_too_large"],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: [
@@ -97,7 +97,7 @@ export function asHttpError(error: unknown): HttpError {
   if (error instanceof RequestError) return ofRequest(error);
   const refusal = REFUSALS[(error as { code?: string } | null)?.code ?? ""];
   if (refusal !== undefined) return new HttpError(refusal[0], refusal[1], { code: refusal[2] });
-  // What fastify and node blame on the request, such as a body that breaks off.
+  // Fastify and node blame the request, say for a body that breaks off.
   const status = (error as { statusCode?: number } | null)?.statusCode ?? 500;
   if (status >= 400 && status < 500) {
     return new HttpError(status, "the request could not be read", { code: "bad_request" });
@@ -105,13 +105,13 @@ export function asHttpError(error: unknown): HttpError {
   return new HttpError(500, "the server failed on this request", { code: "internal_error" });
 }
 
-/** What node's HTTP parser says is wrong, with the bytes at which it found that. */
+/** An error of node's HTTP parser, with the bytes in which it found it. */
 export interface ParserFault {
   readonly code?: string;
   readonly rawPacket?: unknown;
 }
 
-/** What node's own HTTP parser refuses before there is a request. */
+/** The refusal of something that node could not parse as a request. */
 export function parserError({ code, rawPacket }: ParserFault): HttpError {
   const head = Buffer.isBuffer(rawPacket) ? rawPacket.toString("latin1", 0, 4096) : "";
   const otherVersion = / HTTP\/(?!1\.[01]\s)\d/.test(head);

@@ -1,12 +1,12 @@
 import { badRequest, type HttpError } from "./errors.ts";
 
-/** Fields of other completion servers that leave the text of an answer as it is, whatever they hold. */
+/** Fields of other completion servers that never change the text of an answer. */
 const WITHOUT_EFFECT = new Set([
-  // Who asks, what for, where it is kept.
+  // The sender, the purpose, caching.
   ...["user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "rid"],
   ...["prompt_cache_key", "prompt_cache_retention", "cache_prompt", "cache_salt", "id_slot", "keep_alive"],
   ...["timings_per_token", "return_progress", "spaces_between_special_tokens", "parallel_tool_calls"],
-  // Details of what is refused when it is asked for.
+  // Details of features whose main field is refused.
   ...["mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "smoothing_curve"],
   ...["dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "truncation_side"],
   ...["guided_decoding_backend", "guided_whitespace_pattern", "n_keep", "num_keep", "n_discard"],
@@ -16,7 +16,7 @@ const WITHOUT_EFFECT = new Set([
 /** Values besides null, "", false, [] and {} at which a field asks for nothing. */
 type Neutral = readonly (string | number | boolean)[];
 
-/** Fields of other completion servers that would change the answer, by what to do instead. */
+/** Fields of other completion servers that would change the answer, grouped by the advice to give. */
 const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral>>][] = [
   [
     "use max_tokens",
@@ -112,14 +112,14 @@ const ELSEWHERE = new Map(
 );
 
 /**
- * The refusal that a field calls for which this server does not implement, or null. What would change the answer is
- * refused unless it holds a value that asks for nothing; a field that nobody knows is refused when `strict`.
+ * The refusal of a field that this server does not implement, or null. Fields that would change the answer are refused
+ * unless their value asks for nothing; unknown fields are refused if `strict`.
  */
 export function refusal(name: string, value: unknown, strict: boolean): HttpError | null {
   const known = ELSEWHERE.get(name);
   if (known !== undefined) {
     if (known.neutral.includes(value as never)) return null;
-    // Where true asks for nothing, false does ask for something.
+    // If true asks for nothing, false asks for something.
     const asks =
       value === false ? known.neutral.includes(true) : ASKS_WHEN_EMPTY.has(name) && Object(value) === value;
     if (isEmpty(value) && !asks) return null;

@@ -25,13 +25,13 @@ export interface Caller {
   readonly mayPrioritize: boolean;
 }
 
-/** @throws KilnError for a key that no header can carry, or that one without a key would match. */
+/** @throws KilnError for a key that no header can carry, or that an empty header would match. */
 export function assertKeys(access: Access): void {
   if (keysOf(access).every((key) => /^[\x21-\x7e]+$/.test(key))) return;
   throw new KilnError("an API key must be of visible ASCII characters, at least one", { code: "bad_key" });
 }
 
-/** Refuses what is no sound HTTP/1 request, before anything else looks at it. @throws HttpError. */
+/** Refuses unsound HTTP/1 requests, before anything else looks at them. @throws HttpError. */
 export function checkFraming({ raw, headers }: FastifyRequest, limits: Limits): void {
   if (raw.httpVersionMajor !== 1) throw unsound(505, "this server speaks HTTP/1.1", "bad_http_version");
   if (raw.rawHeaders.length / 2 > limits.headerCount) {
@@ -53,7 +53,7 @@ export function checkFraming({ raw, headers }: FastifyRequest, limits: Limits): 
   }
 }
 
-/** What follows on the connection cannot be trusted, and no repetition makes it better. */
+/** Closes the connection, since its next bytes cannot be trusted, and tells clients not to retry. */
 function unsound(status: number, message: string, code = "bad_request"): HttpError {
   return new HttpError(status, message, {
     code,
@@ -61,7 +61,7 @@ function unsound(status: number, message: string, code = "bad_request"): HttpErr
   });
 }
 
-/** Refuses bodies of a kind that is not read, before one of their bytes is. @throws HttpError. */
+/** Refuses kinds of bodies that cannot be read, before reading them. @throws HttpError. */
 export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
   const encoding = headers["content-encoding"]?.toLowerCase() ?? "identity";
   if (encoding !== "identity") {
@@ -82,8 +82,8 @@ export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
 }
 
 /**
- * A page of a foreign site can point its own name at 127.0.0.1 and then counts as the same origin; the name in `Host`
- * gives it away. A server with a key needs no such guard, and one that listens to other machines is open already.
+ * Stops DNS rebinding: a foreign site can point its own name at 127.0.0.1 and then counts as the same origin, but the
+ * name in `Host` gives it away. A server with a key needs no such guard, and one that other machines reach is open anyway.
  * @throws HttpError 403.
  */
 export function checkHost(request: FastifyRequest, access: Access): void {
@@ -107,21 +107,21 @@ function listensOnLoopback({ server }: FastifyRequest): boolean {
   );
 }
 
-/** The name in `name`, `name:port` or `[v6]:port`, lower case; null when it is none of these. */
+/** The name in `name`, `name:port` or `[v6]:port`, in lower case; null for anything else. */
 function hostName(host: string): string | null {
   const match = /^(?:\[([\da-f:.]+)\]|([^\s:[\]/@?#]+))(?::\d*)?$/i.exec(host);
   const name = (match?.[1] ?? match?.[2])?.toLowerCase().replace(/\.$/, "");
   return name || (isIP(host) === 6 ? host : null);
 }
 
-/** IP addresses are safe: no site can make one its own name. */
+/** IP addresses are safe: no site can have one as its name. */
 function isOwnName(name: string): boolean {
   return name === "localhost" || name.endsWith(".localhost") || isIP(name) !== 0;
 }
 
 /**
- * Lets permitted pages read the answer. Without a key these are pages of this machine, since any other could use the
- * server through the browser of whoever visits it; a key says who may, whatever the page.
+ * Lets permitted pages read the answer. Without a key these are pages of this machine, since any other page could use the
+ * server through the browsers of its visitors. With a key every page may, as the key is what grants access.
  * @returns whether the request's origin, if it names one, is permitted.
  */
 export function allowOrigin(request: FastifyRequest, reply: FastifyReply, access: Access): boolean {
@@ -142,7 +142,7 @@ function isLocalOrigin(origin: string): boolean {
   return name !== null && (name === "localhost" || name.endsWith(".localhost") || /^(127\.|::1$)/.test(name));
 }
 
-/** Whether a browser asks before it sends the request itself. */
+/** Whether this is a browser's CORS preflight. */
 export function isPreflight({ method, headers }: FastifyRequest): boolean {
   const asks = headers["access-control-request-method"] !== undefined;
   return method === "OPTIONS" && headers.origin !== undefined && asks;
@@ -181,7 +181,7 @@ export function checkKey(request: FastifyRequest, access: Access): void {
   });
 }
 
-/** Who asks: told apart by keys where there are several, else by connections. */
+/** Tells callers apart by their keys if the server has several, else by their connections. */
 export function callerOf(request: FastifyRequest, access: Access): Caller {
   const key = givenKey(request, access);
   const several = keysOf(access).length > 1;
@@ -192,7 +192,7 @@ export function callerOf(request: FastifyRequest, access: Access): Caller {
   };
 }
 
-/** The priority that a caller asks for. @throws HttpError 403 for one that may not. */
+/** The priority asked for. @throws HttpError 403 for a caller that may not set it. */
 export function priorityOf({ mayPrioritize }: Caller, priority: number | null | undefined): number {
   if (priority == null || priority === 0 || mayPrioritize) return priority ?? 0;
   throw new HttpError(403, "priority is only for keys that the server was given as --priority-key", {
@@ -214,14 +214,14 @@ function keysOf({ apiKey = [], priorityKeys = [] }: Access): string[] {
   return [...new Set([apiKey, priorityKeys].flat())];
 }
 
-/** The key of the server's that the request has, or null. All are compared, so that the time tells nothing. */
+/** The server's key that the request carries, or null. All are compared, so that the time reveals nothing. */
 function givenKey({ headers }: FastifyRequest, access: Access): string | null {
   const given = /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1] ?? headers["x-api-key"];
   if (typeof given !== "string") return null;
   return keysOf(access).filter((key) => timingSafeEqual(digest(given), digest(key)))[0] ?? null;
 }
 
-/** Equal lengths for a comparison whose time tells nothing. */
+/** Gives keys equal lengths, for a comparison in constant time. */
 function digest(key: string): Buffer {
   return createHash("sha256").update(key).digest();
 }

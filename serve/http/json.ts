@@ -4,9 +4,9 @@ import { HttpError } from "./errors.ts";
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /**
- * The value of a JSON body in UTF-8, with or without a byte order mark. How deep and how large it is, is seen before
- * anything is made of it. Text must be well-formed: a lone surrogate is no character, and what a tokenizer, a stop
- * string and a client make of one differs, so it is refused wherever it stands.
+ * The value of a JSON body in UTF-8, with or without a byte order mark. Depth and size are checked before anything is
+ * allocated for it. Text must be well-formed: tokenizers, stop strings and clients treat a lone surrogate differently, so
+ * it is refused wherever it occurs.
  * @throws HttpError 400.
  */
 export function parseJson(body: Uint8Array, limits: Limits): unknown {
@@ -26,7 +26,7 @@ export function parseJson(body: Uint8Array, limits: Limits): unknown {
   }
 }
 
-/** JSON.parse rounds whole numbers past 2^53, and different seeds would give one answer: such a seed becomes a bigint. */
+/** Reads a seed past 2^53 as a bigint: JSON.parse rounds it, and different seeds would give the same answer. */
 function withExactSeed(body: unknown, text: string): unknown {
   const seed = (body as { seed?: unknown } | null)?.seed;
   if (!Number.isInteger(seed) || Number.isSafeInteger(seed)) return body;
@@ -40,13 +40,13 @@ function withExactSeed(body: unknown, text: string): unknown {
     const start = i;
     i = stringEnd(text, i);
     if (depth !== 1 || JSON.parse(text.slice(start, i + 1)) !== "seed") continue;
-    // Of equal keys the last counts, as in JSON.parse.
+    // The last of equal keys counts, as in JSON.parse.
     literal = /^\s*:\s*(-?\d+)\s*[,}]/.exec(text.slice(i + 1, i + 200))?.[1];
   }
   return literal === undefined ? body : { ...(body as object), seed: BigInt(literal) };
 }
 
-/** Counts what stands outside of strings. Text that is no JSON passes: the parser tells. */
+/** Counts depth, members and values outside of strings. Invalid JSON passes: the parser will refuse it. */
 function checkExtent(text: string, { jsonDepth, jsonMembers, jsonValues }: Limits): void {
   let depth = 0;
   let members = 0;
@@ -79,7 +79,7 @@ function stringEnd(text: string, start: number): number {
     if (char !== BACKSLASH) continue;
     i++;
     if (text.charCodeAt(i) !== SMALL_U) continue;
-    // UTF-8 holds no surrogates: they can only be spelled.
+    // Valid UTF-8 contains no surrogates, so they can only occur as escapes.
     if (!surrogate.test(text.slice(i, i + 5))) continue;
     if (!surrogatePair.test(text.slice(i, i + 11))) throw invalid(LONE_SURROGATE);
     i += 10;

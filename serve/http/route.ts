@@ -6,7 +6,7 @@ import { badRequest, HttpError } from "./errors.ts";
 import { refusal } from "./fields.ts";
 import type { Caller } from "./gate.ts";
 
-/** What all routes of a server share. */
+/** Shared by all routes of a server. */
 export interface Service {
   /** The front ends by the names that clients give as `model`. */
   readonly models: ReadonlyMap<string, Frontend>;
@@ -19,14 +19,14 @@ export interface Service {
 export interface Call<Body = unknown> {
   /** As the route's schema parsed it; undefined for a route without one. */
   readonly body: Body;
-  /** The part of the path that the route's `*` stands for. */
+  /** The part of the path that matches the `*` of the route's path. */
   readonly rest: string;
   readonly caller: Caller;
   readonly service: Service;
   readonly reply: FastifyReply;
 }
 
-/** One method of one path. What it returns is sent as JSON, a string as it is. */
+/** One method of one path. The result of `handle` is sent as JSON, a string unchanged. */
 export interface Route<Body = never> {
   readonly method: "GET" | "POST";
   /** May end in `*`. */

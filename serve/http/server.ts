@@ -24,13 +24,13 @@ export interface HttpOptions extends Access {
   /** The front ends by the names that clients give as `model`. */
   readonly models: ReadonlyMap<string, Frontend>;
   readonly limits: Limits;
-  /** Refuse fields that nobody knows instead of ignoring them. */
+  /** Refuse unknown fields instead of ignoring them. */
   readonly strict: boolean;
   /** Told of each failure whose details clients do not see. */
   readonly onError: (error: unknown) => void;
 }
 
-/** Builds the HTTP application. It listens when the caller says so. */
+/** Builds the HTTP application; the caller makes it listen. */
 export function buildApp(options: HttpOptions): FastifyInstance {
   const { limits, onError } = options;
   const app = fastify({
@@ -68,10 +68,10 @@ export function buildApp(options: HttpOptions): FastifyInstance {
   return app;
 }
 
-/** What node's server would answer by itself, without an envelope, goes the way of all requests or of all refusals. */
+/** Routes what node would answer without an envelope to the usual handling of requests and refusals. */
 function listenForMore({ server }: FastifyInstance, limits: Limits): void {
   server.headersTimeout = limits.headerWaitMs;
-  // Node drops what is over its limit in silence: one more than ours tells that there were too many.
+  // Node silently drops headers over its limit. One more than ours shows that there were too many.
   server.maxHeadersCount = limits.headerCount + 1;
   server.maxConnections = limits.connections;
   const handle = (request: IncomingMessage, response: ServerResponse) => {
@@ -100,7 +100,7 @@ function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyRepl
   return undefined;
 }
 
-/** A route with what its handler and the parser of its bodies need. */
+/** Adds a route, with the parser of its bodies. */
 function addRoute(app: FastifyInstance, route: Route, service: Service, options: HttpOptions): void {
   const { method, path, schema, handle } = route;
   const parse = schema && bodyParser(schema(options.limits), options.strict);
@@ -115,7 +115,7 @@ function addRoute(app: FastifyInstance, route: Route, service: Service, options:
   });
 }
 
-/** The client's own id when it is short and printable, else a fresh one. */
+/** The client's own id if it is short and printable, else a fresh one. */
 function requestId(request: { headers: Record<string, string | string[] | undefined> }): string {
   const given = request.headers["x-request-id"];
   return typeof given === "string" && /^[\x21-\x7e]{1,128}$/.test(given) ? given : `req-${randomUUID()}`;
@@ -134,7 +134,7 @@ function unrouted(request: FastifyRequest): HttpError {
   });
 }
 
-/** The methods of the request's path, as in `Allow`; empty where there is nothing. */
+/** The methods of the request's path, as in `Allow`; empty if there is no such path. */
 function allowedMethods(request: FastifyRequest): string {
   return routes
     .filter((route) => matches(route.path, pathOf(request)))
@@ -153,18 +153,18 @@ function matches(pattern: string, path: string): boolean {
 function sendError(reply: FastifyReply, error: HttpError): FastifyReply {
   const { request } = reply;
   reply.header("x-request-id", request.id);
-  // A client that waits for 100 may or may not send its body now: only a new connection is clear.
+  // A client that waits for 100 may or may not send its body now, so the connection is in doubt.
   const unsure = request.headers.expect !== undefined;
   if (error.code === "shutting_down" || error.status === 413 || unsure) reply.header("connection", "close");
   return reply.code(error.status).headers(error.headers).send(envelope(error));
 }
 
-/** Answers what node's HTTP parser refused, which never becomes a request. */
+/** Answers what node's HTTP parser refused. */
 function refuseSocket(cause: ParserFault, socket: Socket): void {
   refuse(socket, cause.code === "ECONNRESET" ? null : parserError(cause));
 }
 
-/** Ends a connection, with an envelope where no other answer is on its way through it. */
+/** Ends a connection, with an envelope unless another answer is being sent on it. */
 function refuse(socket: Socket, error: HttpError | null): void {
   const answering = (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true;
   if (error === null || answering || !socket.writable) {

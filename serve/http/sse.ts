@@ -6,9 +6,9 @@ type StreamLimits = Pick<Limits, "streamBacklogBytes" | "streamStallMs" | "strea
 
 /**
  * Server-sent events on one response. Nothing is sent before the first event, so that a failure up to then can still be
- * an ordinary HTTP error. A client that does not read is cut off when more than `streamBacklogBytes` have waited for it for
- * `streamStallMs`: a step of many choices, or the scores of a long prompt, may be more than that at once. At
- * `streamMostBytes` it is cut off at once, so that one client can hold only so much memory.
+ * an ordinary HTTP error. A client that does not read is cut off when more than `streamBacklogBytes` have waited for
+ * `streamStallMs`: a step of many choices, or the scores of a long prompt, may exceed that briefly. At `streamMostBytes` it
+ * is cut off immediately, which bounds the memory that one client can take.
  */
 export class SseStream {
   readonly #reply: FastifyReply;
@@ -44,7 +44,7 @@ export class SseStream {
     this.#close();
   }
 
-  /** An end by failure: an error event and no [DONE], which clients would take for success. */
+  /** Ends with an error event and without [DONE], which clients would take for success. */
   fail(error: HttpError): void {
     this.#write(`data: ${JSON.stringify(envelope(error))}\n\n`);
     this.#close();

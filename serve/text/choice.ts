@@ -14,7 +14,7 @@ export interface ShownToken extends SampledToken {
 /** A piece of one choice's answer. */
 export interface ChoiceDelta {
   readonly text: string;
-  /** The tokens whose text is complete by now; null where nobody asked. */
+  /** The tokens whose text has been sent since the last piece; null if log probabilities were not asked for. */
   readonly logprobs: readonly ShownToken[] | null;
   /** Generated ids since the last piece, stop tokens included. */
   readonly tokenIds: number[];
@@ -30,7 +30,7 @@ export interface ChoiceOptions {
   readonly logprobs: boolean;
   readonly stops: readonly string[];
   readonly includeStop: boolean;
-  /** Stop strings count in the text of later tokens than this many. */
+  /** Tokens in whose text stop strings do not count yet. */
   readonly minTokens: number;
 }
 
@@ -41,7 +41,7 @@ interface PlacedToken {
   readonly end: number;
 }
 
-/** Turns the tokens of one sequence into text, stop strings cut off, with log probabilities beside it. */
+/** Turns the tokens of one sequence into text with stop strings cut off, and log probabilities beside it. */
 export class Choice {
   readonly #tokenizer: ServeTokenizer;
   readonly #options: ChoiceOptions;
@@ -88,7 +88,7 @@ export class Choice {
     }
     const { matched } = this.#matcher;
     this.finished = ended || matched !== null;
-    // The scores of a long prompt come in parts; they wait for the first token.
+    // The scores of a long prompt come in parts, which wait for the first token.
     if (token === null && !this.finished) return null;
     const text = this.#text;
     this.#text = "";
@@ -116,7 +116,7 @@ export class Choice {
     this.#unsent.push({ token, start, end });
   }
 
-  /** @param isStop a stop token leaves no text, unless it is to be shown. */
+  /** @param isStop a stop token has no text, unless it is to be included. */
   #addToken(token: SampledToken, isStop: boolean): void {
     this.completionTokens++;
     this.#logprobSum += token.logprob ?? 0;
@@ -126,7 +126,7 @@ export class Choice {
     if (this.#options.logprobs) this.#unsent.push({ token, start, end: this.#decoded });
   }
 
-  /** Stop strings are looked for in the answer alone, not in the end of the prompt. */
+  /** Stop strings are searched in the answer only, not in the end of the prompt. */
   #show({ ofPrompt, own }: AnswerText): void {
     const echoed = this.#options.echo ? ofPrompt : "";
     this.#decoded += echoed.length + own.length;

@@ -95,7 +95,7 @@ export class Frontend {
     });
   }
 
-  /** Checks what the engine is told of the request; returns what makes the engine requests of one prompt. */
+  /** Checks the other fields; returns a function that makes the engine requests of one prompt. */
   #engineRequests(request: TextRequest, count: number) {
     const { vocabSize, maxModelLen } = this.engine.runner;
     const sampling = resolveSampling(request, vocabSize);

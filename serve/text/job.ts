@@ -34,7 +34,7 @@ export class TextJob {
     this.done = new Promise((resolve, reject) => {
       this.#end = { resolve, reject };
     });
-    // Nobody may be listening any more when a client has left.
+    // Without a listener (a client that left), a rejection must not end the process.
     this.done.catch(() => {});
   }
 
@@ -57,7 +57,7 @@ export class TextJob {
     for (const { request } of entries) this.#open.add(request.id);
   }
 
-  /** Ends all that still runs; `done` rejects. For clients that have left. */
+  /** Ends the choices that still run; `done` rejects. */
   cancel(error = new RequestError("client_closed", "the client closed the request")): void {
     const open = [...this.#open];
     this.#open.clear();

@@ -1,13 +1,13 @@
 import type { StreamDecoder, Tokenizer } from "../../tokenizer/index.ts";
 
-/** The text of a prompt, decoded once for all the answers that continue it. */
+/** The text of a prompt, decoded once for all answers that continue it. */
 export class PromptText {
   readonly tokens: readonly number[];
-  /** What no later token changes. */
+  /** The text that no later token can change. */
   readonly settled: string;
-  /** Where the text of each token begins in `settled`, and where that of the last ends. */
+  /** Where the text of each token begins in `settled`, and where the last one ends. */
   readonly offsets: readonly number[];
-  /** What follows `settled` if nothing comes after the prompt; an answer may turn it into something else. */
+  /** The text after `settled` if the prompt ended here; the tokens of an answer may change it. */
   readonly held: string;
   readonly #decoder: StreamDecoder;
 
@@ -29,25 +29,25 @@ export class PromptText {
     this.held = this.#decoder.flush();
   }
 
-  /** A decoder of one answer. It has read the prompt: how a token reads depends on what is before it. */
+  /** A decoder for one answer, which has read the prompt: the text of a token depends on those before it. */
   answer(): AnswerDecoder {
     return new AnswerDecoder(this.#decoder.copy(), this.held);
   }
 }
 
-/** Text that an answer's tokens settled: `ofPrompt` is the prompt's own, which its decoder held back, `own` the answer's. */
+/** Text that became certain: the prompt's own, which its decoder had held back, and the answer's. */
 export interface AnswerText {
   readonly ofPrompt: string;
   readonly own: string;
 }
 
 /**
- * Decodes the tokens after a prompt. All `ofPrompt` and `own` text after the prompt's `settled` is, joined, the decoded
- * whole of prompt and answer; `ofPrompt` goes as far as that agrees with the prompt decoded alone.
+ * Decodes the tokens after a prompt. The prompt's `settled` and then all `ofPrompt` and `own` text, joined, are the text of
+ * prompt and answer together; `ofPrompt` is the part of it that agrees with the prompt decoded alone.
  */
 export class AnswerDecoder {
   readonly #decoder: StreamDecoder;
-  /** What the prompt has still to give. */
+  /** Text of the prompt that has not come yet. */
   #held: string;
 
   constructor(decoder: StreamDecoder, held: string) {
@@ -59,7 +59,7 @@ export class AnswerDecoder {
     return this.#divide(this.#decoder.push(id));
   }
 
-  /** What is held back at the end; call once. */
+  /** The text held back at the end; call once. */
   flush(): AnswerText {
     return this.#divide(this.#decoder.flush());
   }
@@ -67,7 +67,7 @@ export class AnswerDecoder {
   #divide(text: string): AnswerText {
     let common = 0;
     while (common < text.length && text[common] === this.#held[common]) common++;
-    // Two characters may share their first half.
+    // Two different characters may have the same first surrogate.
     if (common > 0 && /^[\uDC00-\uDFFF]/.test(text.slice(common))) common--;
     this.#held = common === text.length ? this.#held.slice(common) : "";
     return { ofPrompt: text.slice(0, common), own: text.slice(common) };

@@ -1,9 +1,8 @@
 import { partialMatch } from "../../tokenizer/decoders.ts";
 
 /**
- * Finds stop strings in text that arrives in pieces, and lets nothing through that could still become part of one.
- * The first stop string to be complete wins (the longest of those that end together), so how the text was cut into
- * pieces makes no difference.
+ * Finds stop strings in text that arrives in pieces, and holds back text that could still become part of one. The first
+ * stop string to be complete wins (the longest of those that end together), however the text was cut into pieces.
  */
 export class StopMatcher {
   readonly #stops: readonly string[];
@@ -24,7 +23,7 @@ export class StopMatcher {
 
   /**
    * Adds text; returns what may be shown. After a match: "".
-   * @param counts whether a stop string that is complete within this text ends it.
+   * @param counts whether a stop string that ends within this text counts.
    */
   push(text: string, counts = true): string {
     if (this.#matched !== null) return "";
@@ -43,7 +42,7 @@ export class StopMatcher {
     return buffer.slice(0, buffer.length - keep);
   }
 
-  /** The text that was held back, once no more follows. */
+  /** The text that is still held back; call at the end. */
   flush(): string {
     const rest = this.#held;
     this.#held = "";

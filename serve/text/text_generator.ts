@@ -28,8 +28,8 @@ export class TextGenerator {
 
   /**
    * Continues a prompt (text, or token ids as they are), yielding text as it comes; special tokens are not shown.
-   * An empty text starts at the begin-of-text token, or where there is none at the end-of-text token.
-   * @throws KilnError for a prompt or option that cannot be used; whatever made the model fail.
+   * An empty text starts at the begin-of-text token, or at the end-of-text token if there is none.
+   * @throws KilnError for a prompt or option that cannot be used; if the model fails, its own error.
    */
   async *stream(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<string> {
     const request = {
@@ -76,7 +76,7 @@ export class TextGenerator {
   }
 }
 
-/** Continues prompts with a model, one at a time: what a training run draws its samples with. */
+/** Continues prompts one at a time, for the samples of a training run. */
 export function samplerOf(model: CausalLM, tokenizer: Tokenizer) {
   const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
   return (prompt: string, options: GenerateOptions) => generator.complete(prompt, options);

@@ -9,11 +9,11 @@ export interface DecodingTime {
 }
 
 const blockSize = 16;
-/** Milliseconds that each of the two is measured for, and steps at least. */
+/** Each of the two is measured for so many milliseconds, and for at least so many steps. */
 const span = 300;
 const least = 3;
 
-/** Times decoding with a model on this process's adapter: the best step of some, since the machine may have other work. */
+/** Times decoding on this process's adapter. The shortest of several steps counts, since the machine may be busy. */
 export async function timeDecoding(directory: string, dtype: "f32" | "f16"): Promise<DecodingTime> {
   await openDevice();
   const { model } = await loadModel(directory, dtype);

@@ -7,12 +7,12 @@ import { findsHardware } from "../core/platform/adapter.ts";
 import { softwareDrivers, webgpuVersion } from "../core/platform/adapter_node.ts";
 import { remembered } from "../core/platform/cache_node.ts";
 import { packageRoot } from "../core/platform/package_node.ts";
-import type { DecodingTime } from "./trial.ts";
+import type { DecodingTime } from "./adapter_trial.ts";
 
 /** A way to run shaders on the processor. */
 interface Candidate {
   name: string;
-  /** What makes a process take it. */
+  /** The environment that selects it. */
   env: { KILN_ADAPTER: string; LP_NUM_THREADS?: string };
 }
 
@@ -20,28 +20,28 @@ interface Candidate {
 type Times = Record<string, DecodingTime | null>;
 
 export interface QuickestOptions {
-  /** False takes only what is remembered. */
+  /** False: only use remembered times. */
   measure?: boolean;
   /** Told when a measurement begins. */
   say?: (line: string) => void;
   timeOf?: typeof timeInChild;
 }
 
-/** Raised when kernels change what is quickest: what is remembered then counts no more. */
+/** Raise it when kernels change so that remembered times are out of date. */
 const version = 1;
 
-/** A second round, in which a busy moment of the first is made good, where the first took less. */
+/** If the first round took less, a second one makes up for a busy moment in it. */
 const patienceMs = 15_000;
 
 /** A candidate that has not answered within this, compiling included, is too slow to be one. */
 const limitMs = 60_000;
 
 /**
- * Where there is no GPU and nothing names an adapter, takes the software adapter that decodes quickest with this model:
- * sets the environment for the device that is opened next, and returns a line that says what was taken and why. lavapipe
- * comes in two forms: waking its threads for a dispatch takes longer than a small model's dispatch. Each candidate is
- * measured in a process of its own, once: the times are kept in the user's cache by the model's shape and the drivers.
- * Null where there is nothing to choose, or nothing remembered and `measure` false.
+ * If there is no GPU and nothing names an adapter, takes the software adapter that decodes quickest with this model: sets
+ * the environment for the device that is opened next, and returns a line that says what was taken and why. lavapipe is
+ * tried with and without threads, since waking them takes longer than a dispatch of a small model. Each candidate is
+ * measured once, in a process of its own; the times are kept in the user's cache by the model's shape and the drivers.
+ * @returns null if there is nothing to choose, or nothing is remembered and `measure` is false.
  */
 export async function takeQuickest(
   directory: string,
@@ -61,12 +61,14 @@ export async function takeQuickest(
   const known = memory.load();
   if (!known && !measure) return null;
   if (!known) say("measuring once which software adapter is quickest for this model…");
-  const times = known ?? measureAll(candidates, (candidate) => timeOf(candidate, directory, dtype));
+  const measured = known ?? measureAll(candidates, (candidate) => timeOf(candidate, directory, dtype));
+  // Servers that start together must choose alike: the first to be done decides, the others drop their own times.
+  const times = known ?? memory.load() ?? measured;
   const [best, ...rest] = candidates
     .filter(({ name }) => times[name])
     .sort((a, b) => cost(times[a.name]!) - cost(times[b.name]!));
   if (!best) return null;
-  if (!known) memory.save(times);
+  if (times === measured && !known) memory.save(times);
   Object.assign(process.env, best.env);
   const text = ({ name }: Candidate) => {
     const { one, many } = times[name]!;
@@ -95,7 +97,7 @@ function candidatesOf(driver: "lavapipe" | "swiftshader"): Candidate[] {
   ];
 }
 
-/** Both kinds of load count alike, each by its ratio. */
+/** A product, so that equal ratios of either time count alike. */
 const cost = ({ one, many }: DecodingTime) => one * many;
 
 function timeInChild({ env }: Candidate, directory: string, dtype: string): DecodingTime | null {
