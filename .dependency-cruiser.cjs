@@ -1,5 +1,5 @@
 // The house rule (docs/architecture.md): imports point one way only.
-//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer imports nothing but core/platform/files
+//   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer only core/errors, core/platform/files
 //   within serve: engine <- text <- http
 const below = {
   core: [],

@@ -2,7 +2,7 @@
 import { load } from "../../bin/load.mjs";
 
 const { openDevice } = await load("kernels/index");
-const { takeQuickest } = await load("serve/quickest");
+const { takeQuickest } = await load("serve/adapter_choice");
 const { prepareStreams, streamsModel } = await load("bench/rows/streams");
 
 export async function open() {
