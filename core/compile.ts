@@ -26,6 +26,34 @@ export function retrace(): void {
   generation++;
 }
 
+type Guard = () => boolean;
+
+/** Conditions under which the step that is being traced may be replayed; null outside of tracing. */
+let guards: Guard[] | null = null;
+
+/** What `read` returns: host state, such as a module's mode. A compiled step keeps a trace for each value it had. */
+export function dependsOn<T>(read: () => T): T {
+  const value = read();
+  guards?.push(() => read() === value);
+  return value;
+}
+
+/** A traced step, and when it may be replayed. */
+interface Guarded<R> {
+  readonly step: TracedStep<R>;
+  readonly guards: readonly Guard[];
+}
+
+function trace<R>(compiler: StepCompiler, body: (...args: Tensor[]) => R, args: Tensor[]): Guarded<R> {
+  const conditions: Guard[] = [];
+  guards = conditions;
+  try {
+    return { step: asCompiledStep(() => compiler.trace(body, args)), guards: conditions };
+  } finally {
+    guards = null;
+  }
+}
+
 /**
  * `step`, traced once and replayed: the first call with a new signature records the step's calls, fuses and plans them;
  * every call then replays a flat list of dispatches. The signature is the shapes, dtypes and `requiresGrad` of its
@@ -38,25 +66,22 @@ export function retrace(): void {
  * differentiating a result outside of it.
  */
 export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compiled<A, R> {
-  const traced = new Map<string, TracedStep<R>>();
+  const traced = new Map<string, Guarded<R>[]>();
   let seen = generation;
   const discard = (signature: string) => {
-    traced.get(signature)?.discard();
+    for (const known of traced.get(signature) ?? []) known.step.discard();
     traced.delete(signature);
   };
   const tracedOn = (on: Device, compiler: StepCompiler, args: A) => {
     if (seen !== generation) for (const old of [...traced.keys()]) discard(old);
     seen = generation;
     const signature = signatureOf(on, args);
-    if (!traced.get(signature)?.current) {
-      discard(signature);
-      const body = step as (...args: Tensor[]) => R;
-      traced.set(
-        signature,
-        asCompiledStep(() => compiler.trace(body, args)),
-      );
-    }
-    return traced.get(signature)!;
+    const known = traced.get(signature)?.find((entry) => entry.guards.every((holds) => holds()));
+    if (known?.step.current) return known.step;
+    if (known) discard(signature);
+    const fresh = trace(compiler, step as (...args: Tensor[]) => R, args);
+    traced.set(signature, [...(traced.get(signature) ?? []), fresh]);
+    return fresh.step;
   };
   const run = (...args: A) => {
     const on = deviceOf(args);

@@ -1,7 +1,12 @@
-import type { Tensor } from "../core/tensor.ts";
+import { persist } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { noGrad } from "../core/tape.ts";
+import { type Tensor, tensor } from "../core/tensor.ts";
 import {
   add,
+  addInto,
   cast,
+  copy,
   dropout,
   eq,
   ge,
@@ -13,7 +18,36 @@ import {
   where,
 } from "../kernels/index.ts";
 import type { SequenceContext } from "./attention.ts";
+import { nextKey } from "./init.ts";
 import type { Conv1D, Linear, RunOptions } from "./layers.ts";
+import { Module } from "./module.ts";
+
+/**
+ * torch.nn.Dropout: in training each value is set to 0 with probability p, and the others are divided by 1 - p (Srivastava
+ * et al. 2014). Masks follow from `manualSeed`, the number of draws before this module was made, and the number of its calls,
+ * which is counted on the device: a compiled step draws another mask at each replay.
+ */
+export class Dropout extends Module {
+  readonly #p: number;
+  readonly #key: Tensor;
+  readonly #step: Tensor;
+
+  constructor(p = 0.5) {
+    super();
+    if (!(p >= 0 && p <= 1)) throw new KilnError(`Dropout: p is ${p}; expected a number from 0 to 1`);
+    this.#p = p;
+    this.#key = persist(nextKey());
+    this.#step = persist(tensor([0, 0, 0, 1], [4], "u32"));
+  }
+
+  forward(x: Tensor): Tensor {
+    if (!this.training || this.#p === 0) return x;
+    // The gradient draws the mask again, perhaps after further calls.
+    const key = noGrad(() => copy(this.#key));
+    addInto(this.#key, this.#step);
+    return dropout(x, this.#p, key);
+  }
+}
 
 /** Shares of values that training sets to zero: attention weights, outputs of a block's two parts, embeddings. */
 export interface DropoutRates {

@@ -8,15 +8,16 @@ let seedOfLayers = seedWords(0);
 let drawn = 0;
 
 /**
- * Seed of what constructors of layers draw, 0 at first: the values of a matrix depend on it, on how many draws came before
- * since it was set, and on nothing else. `CausalLM.init` has a seed of its own.
+ * Sets the seed from which constructors of layers draw, 0 at first: initial values depend on it, on the number of draws since
+ * it was set, and on nothing else. `CausalLM.init` has a seed of its own.
  */
 export function manualSeed(seed: number | bigint): void {
   seedOfLayers = seedWords(seed);
   drawn = 0;
 }
 
-const nextKey = () => tensor([...seedOfLayers, drawn++, 0], [4], "u32");
+/** A key u32 [4] of its own for each call; its last word is 0 and free for counting. */
+export const nextKey = () => tensor([...seedOfLayers, drawn++, 0], [4], "u32");
 
 /** Draws from [-bound, bound), for `Parameter.make`. */
 export const drawUniform = (bound: number) => (shape: Shape) =>
@@ -30,7 +31,7 @@ export const drawNormal =
 
 /**
  * Fills a parameter with normal values of mean 0 and the given standard deviation. The value at an index depends on
- * (seed, name, index) only, so a model starts the same on every adapter and whatever else it is made of.
+ * (seed, name, index) alone, so that a model starts the same on every adapter and whatever other layers it has.
  */
 export function normalInit(parameter: Parameter, std: number, seed: number, name: string): void {
   parameter.write(normalValues(parameter.size, seed, name).map((v) => v * std));

@@ -51,7 +51,10 @@ export class Linear extends Module {
   }
 }
 
-/** y = activation(x W + b) for x [..., in_features]; `weight` is [in_features, out_features], as GPT-2 stores it. It starts normal of standard deviation 0.02, b at 0. */
+/**
+ * y = activation(x W + b) for x [..., in_features]; `weight` is [in_features, out_features], as GPT-2 stores it, and named as
+ * there: no convolution (that is Conv1d). It starts normal of standard deviation 0.02, b at 0.
+ */
 export class Conv1D extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
@@ -66,7 +69,7 @@ export class Conv1D extends Module {
 
   /** `residual`, of the output's shape, is added to the result. */
   forward(x: Tensor, options: RunOptions & { activation?: Activation; residual?: Tensor } = {}): Tensor {
-    // `linear` turns the view back: the kernel reads the weight as it lies.
+    // `linear` transposes the view back, so the kernel reads the weight as it is stored.
     return linear(x, transpose(this.weight.compute, 0, 1), this.bias, options);
   }
 }

@@ -1,29 +1,245 @@
+import { custom } from "../core/autograd.ts";
+import { isFloat } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
+import { opError } from "../core/op.ts";
+import { checkWhole, rankOf, sameShape } from "../core/shape.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
+  abs,
   add,
   bceWithLogits,
+  cast,
   clamp,
+  crossEntropy,
   div,
   exp,
+  gather,
   gt,
+  indexSelect,
+  isIndex,
+  log,
+  logSoftmax,
+  lt,
+  mean,
   mul,
+  ne,
+  neg,
+  permute,
+  reshape,
   sqrt,
   square,
   sub,
+  sum,
   where,
-} from "../kernels/elementwise/index.ts";
-import { mean, sum } from "../kernels/reduce/index.ts";
-import { logSoftmax } from "../kernels/softmax/op.ts";
+} from "../kernels/index.ts";
 
-/** Mean of (input - target)^2 over all elements. */
-export function mseLoss(input: Tensor, target: Tensor): Tensor {
-  return mean(square(sub(input, target)));
+// The losses of torch.nn.functional, with its numbers.
+
+/** `none` keeps a value for each element (or row, where a loss is one of rows), `mean` is the default. */
+export type Reduction = "none" | "mean" | "sum";
+
+interface LossOptions {
+  reduction?: Reduction;
 }
 
-/** Mean binary cross-entropy of sigmoid(input) against targets in [0, 1], safe for logits of any size. */
-export function bceWithLogitsLoss(input: Tensor, target: Tensor): Tensor {
-  return mean(bceWithLogits(input, target));
+function reduce(name: string, terms: Tensor, reduction: Reduction = "mean"): Tensor {
+  if (reduction === "none") return terms;
+  if (reduction === "sum") return sum(terms);
+  if (reduction === "mean") return mean(terms);
+  throw new KilnError(`${name}: reduction is ${JSON.stringify(reduction)}; expected "none", "mean" or "sum"`);
+}
+
+function checkPositive(name: string, what: string, value: number): void {
+  if (!(value > 0)) throw new KilnError(`${name}: ${what} is ${value}; expected a number above 0`);
+}
+
+/** (input - target)^2. */
+export function mseLoss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
+  return reduce("mseLoss", square(sub(input, target)), reduction);
+}
+
+/** |input - target|. */
+export function l1Loss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
+  return reduce("l1Loss", abs(sub(input, target)), reduction);
+}
+
+/** d^2 / 2 for distances d below delta, delta (d - delta / 2) from there on (Huber 1964). */
+export function huberLoss(
+  input: Tensor,
+  target: Tensor,
+  { delta = 1, reduction }: LossOptions & { delta?: number } = {},
+): Tensor {
+  checkPositive("huberLoss", "delta", delta);
+  const distance = abs(sub(input, target));
+  const far = mul(sub(distance, delta / 2), delta);
+  return reduce("huberLoss", where(lt(distance, delta), mul(square(distance), 0.5), far), reduction);
+}
+
+/** huberLoss divided by beta: d^2 / (2 beta) for distances below beta, d - beta / 2 from there on. */
+export function smoothL1Loss(
+  input: Tensor,
+  target: Tensor,
+  { beta = 1, reduction }: LossOptions & { beta?: number } = {},
+): Tensor {
+  checkPositive("smoothL1Loss", "beta", beta);
+  return mul(huberLoss(input, target, { delta: beta, ...(reduction && { reduction }) }), 1 / beta);
+}
+
+/** Binary cross-entropy of sigmoid(input) against targets in [0, 1], safe for logits of any size. */
+export function bceWithLogitsLoss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
+  return reduce("bceWithLogitsLoss", bceWithLogits(input, target), reduction);
+}
+
+/** Binary cross-entropy of probabilities; logarithms are at least -100 and slopes at most 1e12, as in PyTorch. */
+export function bceLoss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
+  for (const t of [input, target]) rankOf("bceLoss", t);
+  if (!sameShape(input.shape, target.shape))
+    throw opError("bceLoss", [input, target], "expected targets of the input's shape");
+  const held = (p: Tensor) => clamp(log(p), -100);
+  const [terms] = custom(
+    "bce",
+    [input, target],
+    () => {
+      const missed = mul(sub(1, target), held(sub(1, input)));
+      return { outputs: [neg(add(mul(target, held(input)), missed))] };
+    },
+    ([dy]) => {
+      const slope = div(sub(input, target), clamp(mul(input, sub(1, input)), 1e-12));
+      return dy ? [mul(dy, slope), mul(dy, sub(log(sub(1, input)), log(input)))] : [null, null];
+    },
+  );
+  return reduce("bceLoss", terms, reduction);
+}
+
+export interface NllOptions extends LossOptions {
+  /** Target that has no loss and does not count in the mean; -100 by default. */
+  ignoreIndex?: number;
+  /** [C]: factor of each class; the mean divides by the sum of the targets' factors. */
+  weight?: Tensor;
+}
+
+export interface CrossEntropyLossOptions extends NllOptions {
+  /** Part of the target's weight that is spread evenly over all classes (Szegedy et al. 2015). */
+  labelSmoothing?: number;
+}
+
+/** [N, C, d...] as rows [N * d..., C], or a vector [C] as one row. */
+function classesLast(input: Tensor): Tensor {
+  const { shape, rank } = input;
+  const order = [0, ...shape.map((_, i) => i).slice(2), 1];
+  return reshape(rank > 2 ? permute(input, order) : input, [-1, shape[rank > 1 ? 1 : 0]]);
+}
+
+function checkClasses(
+  name: string,
+  input: Tensor,
+  target: Tensor,
+  { weight, ignoreIndex }: NllOptions,
+): void {
+  for (const t of [input, target, ...(weight ? [weight] : [])]) rankOf(name, t);
+  if (ignoreIndex !== undefined) checkWhole(name, "ignoreIndex", ignoreIndex);
+  const { shape } = input;
+  const rows = shape.length > 1 ? [shape[0], ...shape.slice(2)] : [];
+  const classes = shape[shape.length > 1 ? 1 : 0];
+  const fits = isFloat(input.dtype) && isIndex(target) && sameShape(target.shape, rows);
+  if (shape.length === 0 || !fits || (weight && !sameShape(weight.shape, [classes])))
+    throw opError(
+      name,
+      [input, target, ...(weight ? [weight] : [])],
+      "expected float input [N, C, d...] with i32 or u32 targets [N, d...] and, where given, weight [C]",
+    );
+}
+
+/** For each row its loss by the target's class, and the factor with which it counts in the mean. */
+function reduceRows(
+  name: string,
+  losses: Tensor,
+  target: Tensor,
+  reduction: Reduction | undefined,
+  factors: Tensor,
+): Tensor {
+  if (reduction === "none") return reshape(losses, target.shape);
+  if (reduction === "sum") return sum(losses);
+  return reduction === undefined || reduction === "mean"
+    ? div(sum(losses), sum(factors))
+    : reduce(name, losses, reduction);
+}
+
+/** Targets of rows with 0 for those to ignore, which are not counted, and the factor of each row. */
+function countedRows(target: Tensor, { weight, ignoreIndex = -100 }: NllOptions) {
+  const flat = reshape(target, [target.size]);
+  const counted = ne(flat, ignoreIndex);
+  const classes = where(counted, flat, 0);
+  const factors = weight ? mul(indexSelect(weight, 0, classes), counted) : cast(counted, "f32");
+  return { counted, classes, factors };
+}
+
+/**
+ * torch.nn.functional.nll_loss: minus the target's entry in log probabilities [N, C, d...] (or [C]), targets [N, d...]. A
+ * target that is no class gives NaN.
+ */
+export function nllLoss(input: Tensor, target: Tensor, options: NllOptions = {}): Tensor {
+  checkClasses("nllLoss", input, target, options);
+  const { counted, classes, factors } = countedRows(target, options);
+  const entries = gather(classesLast(input), 1, reshape(classes, [classes.size, 1]));
+  const losses = where(counted, mul(neg(reshape(entries, [classes.size])), factors), 0);
+  return reduceRows("nllLoss", losses, target, options.reduction, factors);
+}
+
+/**
+ * torch.nn.functional.cross_entropy: logits [N, C, d...] (or [C]) against class numbers [N, d...], or against
+ * probabilities of the logits' shape. A class number that is no class gives NaN.
+ */
+export function crossEntropyLoss(
+  input: Tensor,
+  target: Tensor,
+  options: CrossEntropyLossOptions = {},
+): Tensor {
+  const name = "crossEntropyLoss";
+  const { labelSmoothing = 0, weight, ignoreIndex = -100, reduction } = options;
+  for (const t of [input, target]) rankOf(name, t);
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
+    throw new KilnError(`${name}: labelSmoothing is ${labelSmoothing}; expected a number from 0 to 1`);
+  if (isFloat(target.dtype)) return softTargets(name, input, target, options);
+  checkClasses(name, input, target, options);
+  const { counted, factors } = countedRows(target, options);
+  const rows = classesLast(input);
+  const flat = reshape(target, [target.size]);
+  const plain = { ignoreIndex, reduction: "none" as const };
+  if (!weight)
+    return reduceRows(
+      name,
+      crossEntropy(rows, flat, { ...plain, labelSmoothing }),
+      target,
+      reduction,
+      factors,
+    );
+  const byTarget = mul(crossEntropy(rows, flat, plain), factors);
+  const losses = labelSmoothing > 0 ? smoothed(byTarget) : byTarget;
+  return reduceRows(name, losses, target, reduction, factors);
+
+  function smoothed(hard: Tensor): Tensor {
+    const even = neg(sum(mul(logSoftmax(rows), weight!), 1));
+    const share = labelSmoothing / rows.shape[1];
+    return add(mul(hard, 1 - labelSmoothing), mul(where(counted, even, 0), share));
+  }
+}
+
+function softTargets(name: string, input: Tensor, target: Tensor, options: CrossEntropyLossOptions): Tensor {
+  const { labelSmoothing = 0, weight, reduction } = options;
+  const classes = input.shape[input.rank > 1 ? 1 : 0];
+  if (!sameShape(input.shape, target.shape) || (weight && !sameShape(weight.shape, [classes])))
+    throw opError(
+      name,
+      [input, target],
+      "expected probabilities of the logits' shape and, where given, weight [C]",
+    );
+  const wanted = mul(classesLast(target), 1 - labelSmoothing);
+  const spread = labelSmoothing > 0 ? add(wanted, labelSmoothing / classes) : wanted;
+  const scores = logSoftmax(classesLast(input));
+  const losses = neg(sum(mul(weight ? mul(scores, weight) : scores, spread), 1));
+  const shape = input.rank > 1 ? [input.shape[0], ...input.shape.slice(2)] : [];
+  return reduce(name, reshape(losses, shape), reduction);
 }
 
 /**
@@ -32,8 +248,7 @@ export function bceWithLogitsLoss(input: Tensor, target: Tensor): Tensor {
  * Both are logits.
  */
 export function klDivLoss(input: Tensor, target: Tensor, temperature = 1): Tensor {
-  if (!(temperature > 0))
-    throw new KilnError(`klDivLoss: the temperature is ${temperature}; expected a number above 0`);
+  checkPositive("klDivLoss", "the temperature", temperature);
   const logInput = logSoftmax(mul(input, 1 / temperature));
   const logTarget = logSoftmax(mul(target, 1 / temperature));
   const terms = mul(exp(logTarget), sub(logTarget, logInput));
@@ -41,14 +256,41 @@ export function klDivLoss(input: Tensor, target: Tensor, temperature = 1): Tenso
 }
 
 /**
- * Mean over rows of 1 - cos(input, other) where `label` is 1 and max(0, cos - margin) where it is -1; without
- * labels every pair should agree. Vectors lie on the last axis.
+ * For vectors on the last axis 1 - cos(input, other) where `label` is 1 and max(0, cos - margin) where it is -1; without
+ * labels every pair should agree.
  */
-export function cosineEmbeddingLoss(input: Tensor, other: Tensor, label?: Tensor, margin = 0): Tensor {
+export function cosineEmbeddingLoss(
+  input: Tensor,
+  other: Tensor,
+  label?: Tensor,
+  { margin = 0, reduction }: LossOptions & { margin?: number } = {},
+): Tensor {
   const length = (t: Tensor) => add(sum(square(t), -1), 1e-12);
   const cosine = div(sum(mul(input, other), -1), sqrt(mul(length(input), length(other))));
   const alike = sub(1, cosine);
-  if (!label) return mean(alike);
-  const apart = clamp(sub(cosine, margin), 0, Number.POSITIVE_INFINITY);
-  return mean(where(gt(label, 0), alike, apart));
+  const apart = clamp(sub(cosine, margin), 0);
+  return reduce("cosineEmbeddingLoss", label ? where(gt(label, 0), alike, apart) : alike, reduction);
+}
+
+/** max(0, margin - label (first - second)): `label` 1 ranks the first higher, -1 the second. */
+export function marginRankingLoss(
+  first: Tensor,
+  second: Tensor,
+  label: Tensor,
+  { margin = 0, reduction }: LossOptions & { margin?: number } = {},
+): Tensor {
+  const short = sub(margin, mul(label, sub(first, second)));
+  return reduce("marginRankingLoss", clamp(short, 0), reduction);
+}
+
+/** max(0, |anchor - positive| - |anchor - negative| + margin) of Euclidean distances over the last axis (+ 1e-6 each). */
+export function tripletMarginLoss(
+  anchor: Tensor,
+  positive: Tensor,
+  negative: Tensor,
+  { margin = 1, reduction }: LossOptions & { margin?: number } = {},
+): Tensor {
+  const distance = (other: Tensor) => sqrt(sum(square(add(sub(anchor, other), 1e-6)), -1));
+  const short = add(sub(distance(positive), distance(negative)), margin);
+  return reduce("tripletMarginLoss", clamp(short, 0), reduction);
 }

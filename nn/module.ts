@@ -1,17 +1,22 @@
-import { retrace } from "../core/compile.ts";
-import { device, dispose, persist, scope } from "../core/device.ts";
+import { dependsOn, retrace } from "../core/compile.ts";
+import { device, dispose, persist, type Storage, scope } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { numel, type Shape, sameShape, show } from "../core/shape.ts";
-import { Tensor } from "../core/tensor.ts";
+import { type NestedNumbers, Tensor, tensor } from "../core/tensor.ts";
 import { assignInto } from "../kernels/index.ts";
 
-/** What a model computes in: its matrices and activations. Sums, norms' statistics, softmax and losses are f32 in both. */
+/**
+ * The dtype of a model's matrices and activations; sums, statistics of norms, softmax and losses are f32 in both. Three
+ * ways to choose it: by default everything is f32. `Parameter.computeIn("f16")` adds an f16 copy beside each f32 matrix:
+ * mixed precision, for training. `withMatrices("f16", ...)` makes modules that hold f16 matrices alone, for models that only
+ * answer. Vectors (norms, biases) and buffers are always f32.
+ */
 export type ComputeDtype = "f32" | "f16";
 
 let matrixDtype: ComputeDtype = "f32";
 let roomOnly = false;
 
-/** Modules made in `body` keep their matrices in `dtype` alone: half the memory for a model that is not to be trained. */
+/** Modules made in `body` hold their matrices in `dtype`; f16 halves the memory of a model that is not to be trained. */
 export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
   const before = matrixDtype;
   matrixDtype = dtype;
@@ -22,7 +27,7 @@ export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
   }
 }
 
-/** Modules made in `body` get room for their parameters and no values: for models that are loaded or `init`ed next. */
+/** Modules made in `body` leave their parameters uninitialised: for models that are loaded or `init`ed next. */
 export function withoutValues<T>(body: () => T): T {
   const before = roomOnly;
   roomOnly = true;
@@ -33,20 +38,35 @@ export function withoutValues<T>(body: () => T): T {
   }
 }
 
+/** Memory for a module's tensor, which outlives every scope. */
+function persistent(dtype: ComputeDtype, shape: Shape): Storage {
+  const storage = device().allocate(dtype, numel(shape));
+  storage.moveTo(null);
+  return storage;
+}
+
+/** A tensor that a forward pass reads or updates and no optimizer trains, as running statistics: part of the state. */
+export class Buffer extends Tensor {
+  /** A buffer of `shape` that holds what `values` returns; uninitialised inside `withoutValues`. */
+  static make(shape: Shape, values: (shape: Shape) => Tensor): Buffer {
+    const buffer = new Buffer(persistent("f32", shape), shape);
+    if (!roomOnly) scope(() => assignInto(buffer, values(shape)));
+    return buffer;
+  }
+}
+
 /**
- * A tensor that training changes: a leaf that outlives every scope. In mixed precision a matrix has an f16 copy beside
- * it, which forward and backward passes read; vectors (norms, biases) stay f32.
+ * A tensor that an optimizer trains: a leaf that outlives every scope. In mixed precision a matrix has an f16 copy, which
+ * forward and backward passes read; vectors (norms, biases) stay f32.
  */
 export class Parameter extends Tensor {
   #copied: Tensor | null = null;
   /** Whether it is the matrix of a projection into the residual stream: fresh models start these smaller. */
   residual = false;
 
-  /** A parameter that holds what `values` makes for its shape; only room for it inside of `withoutValues`. */
+  /** A parameter of `shape` that holds what `values` returns; uninitialised inside `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Parameter {
-    const storage = device().allocate(shape.length >= 2 ? matrixDtype : "f32", numel(shape));
-    storage.moveTo(null);
-    const parameter = new Parameter(storage, shape);
+    const parameter = new Parameter(persistent(shape.length >= 2 ? matrixDtype : "f32", shape), shape);
     if (!roomOnly) scope(() => assignInto(parameter, values(shape)));
     return parameter.requireGrad();
   }
@@ -54,17 +74,17 @@ export class Parameter extends Tensor {
   /** Whether it has a row for each token, as embeddings and the head have: some optimizers treat these as no matrix. */
   perToken = false;
 
-  /** The rounded copy, or null where passes read this tensor itself. Who changes this tensor rewrites the copy. */
+  /** The f16 copy, or null where passes read this tensor itself. Whoever updates this tensor must `refresh` the copy. */
   get half(): Tensor | null {
     return this.#copied;
   }
 
-  /** What passes read and take gradients of. */
+  /** The tensor that passes read and differentiate with respect to. */
   get compute(): Tensor {
     return this.#copied ?? this;
   }
 
-  /** Makes or drops the copy. */
+  /** Makes the f16 copy or drops it. */
   computeIn(dtype: ComputeDtype): void {
     retrace();
     dispose(this.#copied);
@@ -86,21 +106,39 @@ export class Parameter extends Tensor {
   }
 }
 
+/** Values for a tensor of a module: a tensor, or nested lists of numbers. */
+export type StateValues = Tensor | NestedNumbers;
+
 /**
- * A piece of a model: a plain class whose fields are parameters, other modules, or arrays of modules. Parameters are
- * found by walking the fields; their names are the fields' in snake case joined by dots, which is how Hugging Face
- * checkpoints name them (`selfAttn.qProj.weight` is `self_attn.q_proj.weight`).
+ * A piece of a model: a plain class whose fields are parameters, buffers, other modules, or arrays of modules. They are
+ * found by walking the public fields; their names are the fields' in snake case joined by dots, as in PyTorch's state dicts
+ * and Hugging Face checkpoints (`selfAttn.qProj.weight` is `self_attn.q_proj.weight`, `layers[0].bias` is `layers.0.bias`).
  */
 export class Module {
+  #training = true;
+
+  /** Whether dropout drops and batch norm takes the batch's statistics; a compiled step follows when it changes. */
+  get training(): boolean {
+    return dependsOn(() => this.#training);
+  }
+
+  /** Puts this module and all inside it into training mode (the mode of new modules), or out of it. */
+  train(mode = true): this {
+    for (const [, part] of partsOf(this)) if (part instanceof Module) part.#training = mode;
+    return this;
+  }
+
+  /** Puts this module and all inside it into evaluation mode. */
+  eval(): this {
+    return this.train(false);
+  }
+
   /** Every parameter with its name, in field order; one that is shared (tied) appears once, under its first name. */
   namedParameters(): Map<string, Parameter> {
-    const found = new Map<string, Parameter>();
-    const seen = new Set<unknown>();
-    walk(this, "", (name, parameter) => {
-      if (!seen.has(parameter)) found.set(name, parameter);
-      seen.add(parameter);
-    });
-    return found;
+    const found = new Map<Parameter, string>();
+    for (const [name, part] of partsOf(this))
+      if (part instanceof Parameter && !found.has(part)) found.set(part, name);
+    return new Map([...found].map(([parameter, name]) => [name, parameter]));
   }
 
   parameters(): Parameter[] {
@@ -110,6 +148,57 @@ export class Module {
   /** Number of trained values; tied ones count once. */
   get numParameters(): number {
     return this.parameters().reduce((sum, p) => sum + p.size, 0);
+  }
+
+  /** Frees the gradients that `backward()` left in the parameters. */
+  zeroGrad(): void {
+    for (const parameter of this.parameters()) {
+      dispose(parameter.grad);
+      parameter.grad = null;
+    }
+  }
+
+  /** Parameters and buffers by PyTorch's names, tied ones under each of theirs. The tensors themselves, not copies. */
+  stateDict(): Map<string, Parameter | Buffer> {
+    const state = new Map<string, Parameter | Buffer>();
+    for (const [name, part] of partsOf(this)) if (!(part instanceof Module)) state.set(name, part);
+    return state;
+  }
+
+  /**
+   * Overwrites parameters and buffers with the values of those names. With `strict: false` values may be missing or left
+   * over; their names are returned.
+   *
+   * @throws KilnError that lists what is missing, left over or of another shape; nothing is overwritten then
+   */
+  loadStateDict(
+    state: ReadonlyMap<string, StateValues> | Readonly<Record<string, StateValues>>,
+    { strict = true }: { strict?: boolean } = {},
+  ): { missing: string[]; unexpected: string[] } {
+    const given = state instanceof Map ? state : new Map(Object.entries(state));
+    const own = this.stateDict();
+    const missing = [...own.keys()].filter((name) => !given.has(name));
+    const unexpected = [...given.keys()].filter((name) => !own.has(name));
+    scope(() => {
+      const pairs = [...own].flatMap(([name, target]) => {
+        const values = given.get(name);
+        if (values === undefined) return [];
+        return { name, target, source: values instanceof Tensor ? values : tensor(values) };
+      });
+      const problems = pairs
+        .filter(({ target, source }) => !sameShape(target.shape, source.shape))
+        .map(
+          ({ name, target, source }) => `${name} is ${show(source.shape)} instead of ${show(target.shape)}`,
+        );
+      if (strict && missing.length > 0) problems.push(`missing: ${missing.join(", ")}`);
+      if (strict && unexpected.length > 0) problems.push(`not part of this module: ${unexpected.join(", ")}`);
+      if (problems.length > 0) throw new KilnError(`loadStateDict: ${problems.join("; ")}`);
+      for (const { target, source } of pairs) {
+        assignInto(target, source);
+        if (target instanceof Parameter) target.refresh();
+      }
+    });
+    return { missing, unexpected };
   }
 
   /** Overwrites every parameter; a missing name or another shape is an error that names the tensor. */
@@ -129,14 +218,14 @@ export class Module {
   }
 }
 
-function walk(value: unknown, path: string, visit: (name: string, parameter: Parameter) => void): void {
-  if (value instanceof Parameter) visit(path, value);
+/** What a module consists of, with names, in field order: itself, the modules inside it, parameters and buffers. */
+function* partsOf(value: unknown, path = ""): Generator<[name: string, part: Module | Parameter | Buffer]> {
+  if (value instanceof Parameter || value instanceof Buffer) yield [path, value];
   else if (Array.isArray(value)) {
-    value.forEach((item, i) => {
-      walk(item, join(path, String(i)), visit);
-    });
+    for (const [i, item] of value.entries()) yield* partsOf(item, join(path, String(i)));
   } else if (value instanceof Module) {
-    for (const [field, item] of Object.entries(value)) walk(item, join(path, snakeCase(field)), visit);
+    yield [path, value];
+    for (const [field, item] of Object.entries(value)) yield* partsOf(item, join(path, snakeCase(field)));
   }
 }
 

@@ -1,19 +1,23 @@
 import type { Tensor } from "../core/tensor.ts";
 import { Module } from "./module.ts";
 
-/** A module with a `forward` of one tensor, or a function such as `tanh`. */
-export type Layer = { forward(x: Tensor): Tensor } | ((x: Tensor) => Tensor);
+/** A layer of one input: a module, or a function such as `relu`. */
+export type Layer = (Module & { forward(x: Tensor): Tensor }) | ((x: Tensor) => Tensor);
 
-/** Applies layers one after the other: `new Sequential(new Linear(2, 8), tanh, new Linear(8, 1))`. */
+/**
+ * torch.nn.Sequential: layers one after the other, `new Sequential(new Linear(2, 8), tanh, new Linear(8, 1))`. Functions
+ * count, so that names of parameters are PyTorch's: here `0.weight`, `2.weight`.
+ */
 export class Sequential extends Module {
-  readonly layers: readonly Layer[];
+  readonly #layers: readonly Layer[];
 
   constructor(...layers: Layer[]) {
     super();
-    this.layers = layers;
+    this.#layers = layers;
+    Object.assign(this, layers);
   }
 
   forward(x: Tensor): Tensor {
-    return this.layers.reduce((y, layer) => (typeof layer === "function" ? layer(y) : layer.forward(y)), x);
+    return this.#layers.reduce((y, layer) => (layer instanceof Module ? layer.forward(y) : layer(y)), x);
   }
 }

@@ -1,11 +1,11 @@
 // target = source, or target += source. Four elements at a time only where their number is a multiple of four: the target may
 // be a view, and what follows it must stay as it is.
 #if VEC == 4
-alias F = vec4<f32>;
+alias F = vec4<SUM>;
 alias T = vec4<T0>;
 alias S = vec4<T1>;
 #else
-alias F = f32;
+alias F = SUM;
 alias T = T0;
 alias S = T1;
 #endif
