@@ -1,8 +1,6 @@
-import { custom } from "../core/autograd.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
   attention,
-  cat,
   fusedLinear,
   fusedQkv,
   pagedAttention,
@@ -10,12 +8,12 @@ import {
   permute,
   reshape,
   rope,
-  split,
   suitsFusion,
 } from "../kernels/index.ts";
 import { attentionWithDropout, ontoResidual, type PassDropout } from "./dropout.ts";
 import { Conv1D, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
+import { equalParts } from "./parts.ts";
 
 /** Sizes of an attention layer, in the words of config.json. */
 export interface AttentionSizes {
@@ -28,7 +26,7 @@ export interface AttentionSizes {
 
 /** Whole rows of tokens, as in training. */
 export interface SequenceContext {
-  /** [B, T] i32: place of each token in its document. */
+  /** [B, T] i32: position of each token in its document. */
   positions: Tensor;
   /** [B, T] i32: document of each token; attention stays inside a document. Absent: one document a row. */
   segments?: Tensor | undefined;
@@ -38,15 +36,15 @@ export interface SequenceContext {
   dropout?: PassDropout | undefined;
 }
 
-/** A mixed batch of single tokens, as in serving: each attends its own sequence through the block table. */
+/** A mixed batch of single tokens, as in serving: each attends to its own sequence through the block table. */
 export interface PagedContext {
-  /** [N] i32: place of each token in its sequence. */
+  /** [N] i32: position of each token in its sequence. */
   positions: Tensor;
   /** [N] i32: row of the block table of each token's sequence. */
   sequences: Tensor;
   /** [N] i32: cache slot of each token, block * block_size + offset; -1 writes nothing. */
   slots: Tensor;
-  /** [2, at least N] i32: positions and slots once more, in one tensor. */
+  /** [2, at least N] i32: positions and slots again, in one tensor. */
   places: Tensor;
   /** [max_sequences, max_blocks] i32. */
   blockTable: Tensor;
@@ -79,7 +77,7 @@ function attendCached(query: Tensor, cache: LayerCache, context: PagedContext): 
   return reshape(mixed, [rows, count * width]);
 }
 
-/** The same after writing the tokens' keys and values [N, kv_heads, head_dim]. */
+/** Writes the tokens' keys and values [N, kv_heads, head_dim] into the cache, then attends to what it holds. */
 function attendPaged([query, key, value]: Heads, cache: LayerCache, context: PagedContext): Tensor {
   pagedKvWrite(cache.key, cache.value, key, value, context.slots);
   return attendCached(query, cache, context);
@@ -169,7 +167,7 @@ export class FusedSelfAttention extends Module {
   forwardPaged(x: Tensor, norm: LayerNorm, cache: LayerCache, context: PagedContext): Tensor {
     const { cAttn, cProj } = this;
     const width = x.shape[1];
-    // The fused kernel takes heads in halves.
+    // The fused kernel processes each head in two halves.
     if ((width / this.#heads) % 2 === 1 || !suitsFusion(x.device.profile, width, { inOut: true })) {
       const options = { batchInvariant: true };
       const mixed = attendPaged(this.#split(cAttn.forward(norm.forward(x), options)), cache, context);
@@ -185,13 +183,7 @@ export class FusedSelfAttention extends Module {
   /** Query, key and value [..., heads, head_dim] as views of [..., 3 * width]. */
   #split(fused: Tensor): Heads {
     const width = fused.shape.at(-1)! / 3;
-    // Three slices of their own would each lay their gradient into zeros of the whole's size, and these be added up.
-    const parts = custom(
-      "split_heads",
-      [fused],
-      () => ({ outputs: split(fused, width, -1) }),
-      (gradients) => [cat(gradients as Heads, -1)],
-    );
+    const parts = equalParts(fused, 3, -1);
     const shape = [...fused.shape.slice(0, -1), this.#heads, width / this.#heads];
     return parts.map((part) => reshape(part, shape)) as Heads;
   }

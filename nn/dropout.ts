@@ -49,7 +49,7 @@ export class Dropout extends Module {
   }
 }
 
-/** Shares of values that training sets to zero: attention weights, outputs of a block's two parts, embeddings. */
+/** Probabilities with which training zeroes values: attention weights, outputs of a block's two parts, embeddings. */
 export interface DropoutRates {
   attention: number;
   residual: number;
@@ -57,8 +57,8 @@ export interface DropoutRates {
 }
 
 /**
- * The dropout of one pass (Srivastava et al. 2014). Masks are a function of the key and of the place of the call in the
- * pass, so that a replayed step with another key draws others, and the same key always draws the same.
+ * The dropout of one pass (Srivastava et al. 2014). Masks depend on the key and on the position of the call in the pass: a
+ * replayed step draws new masks with a new key, and the same masks with the same key.
  */
 export class PassDropout {
   readonly rates: DropoutRates;
@@ -76,7 +76,7 @@ export class PassDropout {
   }
 }
 
-/** layer(x) + residual; with dropout what is added is dropped out. */
+/** layer(x) + residual, with dropout on layer(x) where there is any. */
 export function ontoResidual(
   layer: Linear | Conv1D,
   x: Tensor,

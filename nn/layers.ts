@@ -15,10 +15,10 @@ import { ontoResidual, type PassDropout } from "./dropout.ts";
 import { drawNormal, drawUniform } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
 
-/** How a forward pass is to run. */
+/** Options of a forward pass. */
 export interface RunOptions {
   /**
-   * Serving: the bits of a row must not depend on which rows are beside it, so kernels are chosen by the model's
+   * For serving: the bits of a row must not depend on the other rows of the batch, so kernels are chosen by the model's
    * shape alone, never by the number of rows.
    */
   batchInvariant?: boolean;
@@ -104,7 +104,7 @@ export class RmsNorm extends Module {
     return rmsNorm(x, this.weight, this.#eps);
   }
 
-  /** For a product that applies it to what it reads. */
+  /** This norm, for a fused product that applies it to its input. */
   get norm(): Norm {
     return { kind: "rms", weight: this.weight, eps: this.#eps };
   }
@@ -127,7 +127,7 @@ export class LayerNorm extends Module {
     return layerNorm(x, this.weight, this.bias, this.#eps);
   }
 
-  /** For a product that applies it to what it reads. */
+  /** This norm, for a fused product that applies it to its input. */
   get norm(): Norm {
     return { kind: "layer", weight: this.weight, bias: this.bias, eps: this.#eps };
   }

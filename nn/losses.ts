@@ -35,7 +35,7 @@ import {
 
 // The losses of torch.nn.functional, with its numbers.
 
-/** `none` keeps a value for each element (or row, where a loss is one of rows), `mean` is the default. */
+/** `none` keeps the loss of each element, or of each row where a loss compares rows; `mean` is the default. */
 export type Reduction = "none" | "mean" | "sum";
 
 interface LossOptions {
@@ -150,7 +150,7 @@ function checkClasses(
     );
 }
 
-/** For each row its loss by the target's class, and the factor with which it counts in the mean. */
+/** Reduces the losses of rows; the mean divides by the sum of the rows' factors. */
 function reduceRows(
   name: string,
   losses: Tensor,
@@ -165,7 +165,7 @@ function reduceRows(
     : reduce(name, losses, reduction);
 }
 
-/** Targets of rows with 0 for those to ignore, which are not counted, and the factor of each row. */
+/** Of each row whether it counts, its class (0 where it does not), and its factor in the mean. */
 function countedRows(target: Tensor, { weight, ignoreIndex = -100 }: NllOptions) {
   const flat = reshape(target, [target.size]);
   const counted = ne(flat, ignoreIndex);
@@ -214,15 +214,11 @@ export function crossEntropyLoss(
       reduction,
       factors,
     );
-  const byTarget = mul(crossEntropy(rows, flat, plain), factors);
-  const losses = labelSmoothing > 0 ? smoothed(byTarget) : byTarget;
+  const hard = mul(crossEntropy(rows, flat, plain), factors);
+  if (labelSmoothing === 0) return reduceRows(name, hard, target, reduction, factors);
+  const even = where(counted, neg(sum(mul(logSoftmax(rows), weight), 1)), 0);
+  const losses = add(mul(hard, 1 - labelSmoothing), mul(even, labelSmoothing / rows.shape[1]));
   return reduceRows(name, losses, target, reduction, factors);
-
-  function smoothed(hard: Tensor): Tensor {
-    const even = neg(sum(mul(logSoftmax(rows), weight!), 1));
-    const share = labelSmoothing / rows.shape[1];
-    return add(mul(hard, 1 - labelSmoothing), mul(where(counted, even, 0), share));
-  }
 }
 
 function softTargets(name: string, input: Tensor, target: Tensor, options: CrossEntropyLossOptions): Tensor {

@@ -1,4 +1,3 @@
-import { custom } from "../core/autograd.ts";
 import { KilnError } from "../core/errors.ts";
 import { opError } from "../core/op.ts";
 import { sameShape, show } from "../core/shape.ts";
@@ -13,7 +12,6 @@ import {
   reshape,
   select,
   sigmoid,
-  split,
   stack,
   tanh,
   transpose,
@@ -21,6 +19,7 @@ import {
 import { Dropout } from "./dropout.ts";
 import { drawUniform } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
+import { equalParts } from "./parts.ts";
 
 export interface RecurrentOptions {
   /** Layers on top of each other; 1 by default. */
@@ -31,7 +30,7 @@ export interface RecurrentOptions {
   batchFirst?: boolean;
   /** Dropout of the outputs of every layer but the last, in training. */
   dropout?: number;
-  /** Whether a second network reads each sequence backwards; their outputs stand side by side. */
+  /** Whether a second network reads each sequence backwards; their outputs are concatenated. */
   bidirectional?: boolean;
 }
 
@@ -48,25 +47,6 @@ type State = readonly Tensor[];
 
 /** One step: `gates` [B, gates * H] is the input's share, the product with its weights. */
 type Cell = (gates: Tensor, state: State, weights: Weights) => State;
-
-/** Equal parts of an axis. Slices apart would each lay their gradient into zeros of the whole's size. */
-function parts(x: Tensor, count: number, dim: number): Tensor[] {
-  const pieces = () => split(x, x.shape.at(dim)! / count, dim);
-  return custom(
-    "split",
-    [x],
-    () => ({ outputs: pieces() }),
-    (gradients) => {
-      const shape = x.shape.with(dim, x.shape.at(dim)! / count);
-      return [
-        cat(
-          gradients.map((g) => g ?? zeros(shape, x.dtype, x.device)),
-          dim,
-        ),
-      ];
-    },
-  );
-}
 
 const product = (h: Tensor, { hidden, hiddenBias }: Weights, residual?: Tensor) =>
   linear(h, hidden.compute, hiddenBias, residual ? { residual } : {});
@@ -166,7 +146,7 @@ class Recurrent extends Module {
   #scan(x: Tensor, weights: Weights, start: State, backwards: boolean) {
     const length = x.shape[0];
     const gates = linear(x, weights.input.compute, weights.inputBias);
-    const shares = parts(gates, length, 0).map((t) => reshape(t, t.shape.slice(1)));
+    const shares = equalParts(gates, length, 0).map((t) => reshape(t, t.shape.slice(1)));
     const steps = new Array<Tensor>(length);
     let state = start;
     for (let i = 0; i < length; i++) {
@@ -202,7 +182,7 @@ export class RNN extends Recurrent {
 
 /** Gates in PyTorch's order: input, forget, candidate, output (Hochreiter & Schmidhuber 1997). */
 const lstmCell: Cell = (gates, [h, c], weights) => {
-  const [input, forget, candidate, output] = parts(product(h, weights, gates), 4, 1);
+  const [input, forget, candidate, output] = equalParts(product(h, weights, gates), 4, 1);
   const cell = add(mul(sigmoid(forget), c), mul(sigmoid(input), tanh(candidate)));
   return [mul(sigmoid(output), tanh(cell)), cell];
 };
@@ -224,8 +204,8 @@ export class LSTM extends Recurrent {
 
 /** Gates in PyTorch's order: reset, update, candidate; reset applies to the product with the state (Cho et al. 2014). */
 const gruCell: Cell = (gates, [h], weights) => {
-  const [resetX, updateX, candidateX] = parts(gates, 3, 1);
-  const [resetH, updateH, candidateH] = parts(product(h, weights), 3, 1);
+  const [resetX, updateX, candidateX] = equalParts(gates, 3, 1);
+  const [resetH, updateH, candidateH] = equalParts(product(h, weights), 3, 1);
   const reset = sigmoid(add(resetX, resetH));
   const update = sigmoid(add(updateX, updateH));
   return [lerp(tanh(add(candidateX, mul(reset, candidateH))), h, update)];

@@ -15,10 +15,10 @@ import { expand, reshape, squeeze, transpose } from "../views/index.ts";
 export interface MaxPoolOptions {
   /** Distance from one window to the next; the kernel size by default. */
   stride?: PerAxis;
-  /** Places at both ends of an axis that no maximum is found in; at most half the kernel. */
+  /** Elements added at both ends of an axis (-infinity or 0), at most half the kernel size; 0 by default. */
   padding?: PerAxis;
   dilation?: PerAxis;
-  /** Whether a window that begins inside and ends outside counts. */
+  /** Whether windows that begin inside and end outside count; false by default. */
   ceilMode?: boolean;
 }
 
@@ -126,7 +126,7 @@ function elementsOf({ size, stride, padding, extent }: Axis, w: number, countInc
   return Math.min(start + size, high) - Math.max(start, low);
 }
 
-/** Averages each of `out` even parts of axis `dim`; parts overlap by an element where the extent does not divide. */
+/** Averages each of `out` parts of axis `dim`; parts overlap by an element where the extent is not a multiple. */
 function adaptiveAxis(x: Tensor, dim: number, out: number): Tensor {
   const extent = x.shape[dim];
   if (extent % out === 0)
