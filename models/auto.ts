@@ -1,8 +1,0 @@
-// The former names, until every importer has followed.
-export {
-  assertComputeDtype,
-  createModel as createDecoder,
-  type ModelConfig as DecoderConfig,
-  parseModelConfig as parseDecoderConfig,
-  readModelConfig as readDecoderConfig,
-} from "./architectures.ts";
