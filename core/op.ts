@@ -96,7 +96,7 @@ export interface Lowering {
 /** One way of executing an op on WebGPU. Variants differ in speed only. */
 export interface Variant<A> {
   name: string;
-  /** Path under `kernels/`, e.g. `rms_norm/forward.wgsl`. */
+  /** Path under `kernels/`, e.g. `norm/forward.wgsl`. */
   file: string;
   /** Whether this variant can take the call; absent means always. */
   when?: (call: Call<A>) => boolean;

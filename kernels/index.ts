@@ -16,12 +16,13 @@ import "./fill/op.ts";
 export * from "./fused_linear/op.ts";
 export * from "./gather/op.ts";
 export * from "./interpolate/index.ts";
-export * from "./layer_norm/op.ts";
 export * from "./matmul/index.ts";
 
 import "./methods.ts";
 
+export * from "./norm/op.ts";
 export * from "./open.ts";
+export * from "./optim/norm.ts";
 export * from "./optim/op.ts";
 export * from "./pad/index.ts";
 export * from "./paged_attention/op.ts";
@@ -29,10 +30,8 @@ export * from "./pool/index.ts";
 export * from "./random/op.ts";
 export * from "./rearrange/index.ts";
 export * from "./reduce/index.ts";
-export * from "./rms_norm/op.ts";
 export * from "./rope/op.ts";
 export * from "./sampling/greedy.ts";
-export * from "./sampling/op.ts";
 export * from "./search/index.ts";
 export * from "./softmax/op.ts";
 export * from "./views/index.ts";

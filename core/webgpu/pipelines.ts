@@ -70,12 +70,17 @@ export class Pipelines {
   /** Header and preprocessed text: what the driver sees. */
   #source(file: string, defines: Defines, inputs: readonly DType[], outputs: readonly DType[]): string {
     const { f16, subgroupSize } = this.#profile;
-    const types = [
-      ...inputs.map((d, i) => `alias T${i} = ${wgslType(d)};`),
-      ...outputs.map((d, i) => `alias U${i} = ${wgslType(d)};`),
-    ];
+    // T0 is the element type of input 0, T0v of VEC of its elements; U0 and U0v are those of output 0.
+    const typesOf = (letter: string) => (dtype: DType, i: number) => {
+      const one = wgslType(dtype);
+      return [
+        `alias ${letter}${i} = ${one};`,
+        `alias ${letter}${i}v = ${defines.VEC === 4 ? `vec4<${one}>` : one};`,
+      ];
+    };
+    const types = [...inputs.flatMap(typesOf("T")), ...outputs.flatMap(typesOf("U"))];
     const body = preprocess(file, { SG: subgroupSize, ...defines }, this.#read);
-    const words = new Set(body.match(/\b[TU]\d+\b/g));
+    const words = new Set(body.match(/\b[TU]\d+v?\b/g));
     const header = [
       body.includes("subgroup_matrix_") ? matrixEnable : "",
       f16 ? "enable f16;" : "",

@@ -45,7 +45,7 @@ function variants(outputs: { LOSS: boolean; GRAD: boolean; SCALED: number }) {
     // Without a dloss there is one factor for all rows, if any.
     const SCALED = outputs.SCALED || (inputs.length > 2 ? 2 : 0);
     const params = { width: cols, ignored: attrs.ignoreIndex, smoothing: attrs.labelSmoothing };
-    const TGRAD = outputs.LOSS ? "U1" : "U0";
+    const TGRAD = outputs.LOSS ? "U1v" : "U0v";
     const defines = { ...outputs, SCALED, TGRAD, SMOOTH: attrs.labelSmoothing > 0 };
     return rowPass({ profile }, worker, { rows, cols, params, defines });
   };

@@ -1,21 +1,10 @@
 // Cross-entropy of each row of logits against its target, and its derivative; the row's maximum and sum of
 // exponentials come from one pass (see softmax/forward.wgsl).
 // LOSS: stores the loss. GRAD: stores dlogits. SCALED: dlogits are multiplied by the row's dloss (1) or by one for all (2).
-#import "include/row.wgsl"
+#import "include/row_main.wgsl"
 struct Params { rows: u32, cols: u32, width: u32, ignored: i32, smoothing: f32 }
-#if VEC == 4
-alias X = vec4<T0>;
-#if GRAD
-alias D = vec4<TGRAD>;
-#endif
-#else
-alias X = T0;
-#if GRAD
-alias D = TGRAD;
-#endif
-#endif
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> x: array<T0v>;
 @group(0) @binding(2) var<storage, read> labels: array<T1>;
 #if SCALED
 @group(0) @binding(3) var<storage, read> dloss: array<T2>;
@@ -24,13 +13,13 @@ alias D = TGRAD;
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
 #endif
 #if GRAD
-@group(0) @binding(5) var<storage, read_write> dx: array<D>;
+@group(0) @binding(5) var<storage, read_write> dx: array<TGRAD>;
 #endif
 
 /// One element of a row whose vectors start at `base`.
 fn element(base: u32, i: u32) -> f32 {
 #if VEC == 4
-  let four = F(x[base + i / 4u]);
+  let four = V(x[base + i / 4u]);
   return four[i % 4u];
 #else
   return f32(x[base + i]);
@@ -38,34 +27,27 @@ fn element(base: u32, i: u32) -> f32 {
 }
 
 /// 1 where the elements of vector `i` are the label.
-fn isLabel(i: u32, label: u32) -> F {
+fn isLabel(i: u32, label: u32) -> V {
 #if VEC == 4
   let first = i * 4u;
-  return select(F(0.0), F(1.0), vec4<u32>(first, first + 1u, first + 2u, first + 3u) == vec4<u32>(label));
+  return select(V(0.0), V(1.0), vec4<u32>(first, first + 1u, first + 2u, first + 3u) == vec4<u32>(label));
 #else
   return select(0.0, 1.0, i == label);
 #endif
 }
 
-@compute @workgroup_size(WG)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) index: u32,
-) {
-  let lane = index % LANES;
-  let row = rowOf(group, groups, index);
+fn work(row: u32, lane: u32) {
   let inside = min(row, params.rows - 1u);
   let base = inside * params.cols;
   let end = endOf(row, params.rows, params.cols, arrayLength(&x));
-  var most = F(LOWEST);
-  var sum = F(0.0);
+  var most = V(LOWEST);
+  var sum = V(0.0);
   var check = 0.0;
 #if SMOOTH
-  var plain = F(0.0);
+  var plain = V(0.0);
 #endif
   for (var i = base + lane; i < end; i += LANES) {
-    let v = F(x[i]);
+    let v = V(x[i]);
     let distance = abs(v - most);
     let e = exp(-distance);
     sum = select(sum + e, sum * e + 1.0, v > most);
@@ -109,7 +91,7 @@ fn main(
 #endif
   if (!supervised) {
     for (var i = base + lane; i < end; i += LANES) {
-      dx[i] = D();
+      dx[i] = TGRAD();
     }
     return;
   }
@@ -118,7 +100,7 @@ fn main(
   let miss = params.smoothing / f32(params.width);
   for (var i = base + lane; i < end; i += LANES) {
     // Upstream last: infinity times what is no label's 0 would be NaN.
-    dx[i] = D(upstream * (exp(F(x[i]) - top) * scale - hit * isLabel(i - base, label) - miss));
+    dx[i] = TGRAD(upstream * (exp(V(x[i]) - top) * scale - hit * isLabel(i - base, label) - miss));
   }
 #endif
 }

@@ -1,19 +1,11 @@
 // dweight[id] = sum of dy over the tokens with this id, in token order; all NaN where a token has an id outside the table.
-#if VEC == 4
-alias F = vec4<f32>;
-alias D = vec4<T0>;
-alias W = vec4<U0>;
-#else
-alias F = f32;
-alias D = T0;
-alias W = U0;
-#endif
+#import "include/vec.wgsl"
 struct Params { tokens: u32, vocabulary: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> dy: array<D>;
+@group(0) @binding(1) var<storage, read> dy: array<T0v>;
 @group(0) @binding(2) var<storage, read> order: array<u32>;
 @group(0) @binding(3) var<storage, read> starts: array<u32>;
-@group(0) @binding(4) var<storage, read_write> dweight: array<W>;
+@group(0) @binding(4) var<storage, read_write> dweight: array<U0v>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -24,13 +16,13 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   }
   let column = i % params.cols;
   let end = starts[id + 1u];
-  var sum = F(0.0);
+  var sum = V(0.0);
   var position = starts[id];
 #if TOGETHER
   // The order of the sum is fixed; what a GPU waits for are the loads, so they are on their way together.
   for (; position + TOGETHER <= end; position += TOGETHER) {
 #unroll K TOGETHER
-    let term$K = F(dy[order[position + K] * params.cols + column]);
+    let term$K = V(dy[order[position + K] * params.cols + column]);
 #end
 #unroll K TOGETHER
     sum += term$K;
@@ -38,8 +30,8 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   }
 #endif
   for (; position < end; position++) {
-    sum += F(dy[order[position] * params.cols + column]);
+    sum += V(dy[order[position] * params.cols + column]);
   }
   let outside = starts[params.vocabulary] < params.tokens;
-  dweight[i] = W(select(sum, F(bitcast<f32>(0x7fc00000u | id)), outside));
+  dweight[i] = U0v(select(sum, V(bitcast<f32>(0x7fc00000u | id)), outside));
 }

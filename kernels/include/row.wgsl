@@ -1,21 +1,20 @@
-// One worker a row. BY == 0: a thread; 1: a subgroup, no barrier (what software adapters want); 2: a workgroup of
-// WG threads. LANES threads share a row and every function here must be reached by all of them.
-// VEC == 4: elements are handled four at a time as F.
+// One worker per row. BY == 0: a thread; 1: a subgroup, which needs no barrier (best on software adapters); 2: a
+// workgroup of WG threads. LANES threads share a row, and all of them must reach every call of these functions.
+// VEC == 4: elements are handled four at a time as V.
 #import "include/special.wgsl"
 #import "include/vec.wgsl"
-alias F = V;
 #if VEC == 4
-fn total(v: F) -> f32 {
+fn total(v: V) -> f32 {
   return (v.x + v.y) + (v.z + v.w);
 }
-fn peak(v: F) -> f32 {
+fn peak(v: V) -> f32 {
   return max(max(v.x, v.y), max(v.z, v.w));
 }
 #else
-fn total(v: F) -> f32 {
+fn total(v: V) -> f32 {
   return v;
 }
-fn peak(v: F) -> f32 {
+fn peak(v: V) -> f32 {
   return v;
 }
 #endif
@@ -53,13 +52,13 @@ fn rowOf(group: vec3<u32>, groups: vec3<u32>, index: u32) -> u32 {
 #endif
 }
 
-/// The columns that a row's worker visits: none in rows past the end.
+/// The number of columns a row's worker visits: none in rows past the end.
 fn colsOf(row: u32, rows: u32, cols: u32) -> u32 {
   return select(0u, cols, row < rows);
 }
 
-/// Where a walk by places in the array ends, which begins at row * cols: at once in rows past the last one. `length` is of the
-/// shortest array that is walked: Tint then leaves out its own check of each access.
+/// End index of a row's loop, which starts at row * cols; equals the start for rows past the end. `length` is that of the
+/// shortest array the loop reads: Tint then leaves out its own check of each access.
 fn endOf(row: u32, rows: u32, cols: u32, length: u32) -> u32 {
   return min((row + 1u) * colsOf(row, rows, cols), length);
 }

@@ -27,14 +27,14 @@ fn main(
   }
   let cols = params.cols[which / 4u][which % 4u];
   let step = (params.ends[which / 4u][which % 4u] - start) * LANES;
-  var sum = F(0.0);
+  var sum = V(0.0);
 #unroll I COUNT
   if (which == I) {
     for (var i = (number - start) * LANES + lane; i < cols;) {
       let stop = min(i + 256u * step, cols);
-      var part = F(0.0);
+      var part = V(0.0);
       for (; i < stop; i += step) {
-        let g = F(grad$I[i]);
+        let g = V(grad$I[i]);
         part += g * g;
       }
       sum += part;

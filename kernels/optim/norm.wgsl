@@ -1,5 +1,5 @@
 // The square root of all cells' sum, and the factor that clips to `most`; one worker.
-#import "include/row.wgsl"
+#import "include/row_main.wgsl"
 struct Params { rows: u32, cols: u32, most: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> factor: array<f32>;
@@ -7,14 +7,7 @@ struct Params { rows: u32, cols: u32, most: f32 }
 @group(0) @binding(3) var<storage, read_write> norm: array<f32>;
 @group(0) @binding(4) var<storage, read_write> scale: array<f32>;
 
-@compute @workgroup_size(WG)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) index: u32,
-) {
-  let lane = index % LANES;
-  let row = rowOf(group, groups, index);
+fn work(row: u32, lane: u32) {
   var sum = 0.0;
   for (var i = lane; i < params.cols;) {
     let stop = min(i + 64u * LANES, params.cols);

@@ -1,9 +1,20 @@
 import { defineOp, type Op, opError } from "../../core/op.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { rowPass, rowsOf, rowVariants } from "../include/row.ts";
-import { argmax, isDistribution } from "./reference.ts";
 
 type None = Record<string, never>;
+
+/** The id of the highest logit, the lowest of equals. */
+function argmax(logits: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
+  return best;
+}
+
+/** Whether logits have a softmax: no NaN or +infinity, and something above -infinity. */
+function isDistribution(logits: Float64Array): boolean {
+  return !logits.some(Number.isNaN) && Number.isFinite(logits[argmax(logits)]);
+}
 
 const greedyTokensOp: Op<None> = defineOp<None>({
   name: "greedy_tokens",

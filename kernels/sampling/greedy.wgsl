@@ -1,6 +1,6 @@
 // The id of the highest logit of each row, the lowest id of equals; -1 for a row that is no distribution (NaN, +inf, or
 // nothing but -inf). Logits are compared as integers: drivers may take NaN for impossible and round tiny numbers to 0.
-#import "include/row.wgsl"
+#import "include/row_main.wgsl"
 struct Params { rows: u32, cols: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 /// The bits of f32 numbers.
@@ -54,14 +54,7 @@ fn rowMost(value: u32, lane: u32) -> u32 {
 }
 #endif
 
-@compute @workgroup_size(WG)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) index: u32,
-) {
-  let lane = index % LANES;
-  let row = rowOf(group, groups, index);
+fn work(row: u32, lane: u32) {
   let base = row * params.cols;
   let end = endOf(row, params.rows, params.cols, arrayLength(&x));
   var keys = vec4<u32>();

@@ -1,36 +1,20 @@
 // dx = y * (dy - sum(dy * y)) of softmax; with LOG, dx = dy - exp(y) * sum(dy) of log_softmax.
-#import "include/row.wgsl"
+#import "include/row_main.wgsl"
 struct Params { rows: u32, cols: u32 }
-#if VEC == 4
-alias D = vec4<T0>;
-alias Y = vec4<T1>;
-alias X = vec4<U0>;
-#else
-alias D = T0;
-alias Y = T1;
-alias X = U0;
-#endif
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> dy: array<D>;
-@group(0) @binding(2) var<storage, read> y: array<Y>;
-@group(0) @binding(3) var<storage, read_write> dx: array<X>;
+@group(0) @binding(1) var<storage, read> dy: array<T0v>;
+@group(0) @binding(2) var<storage, read> y: array<T1v>;
+@group(0) @binding(3) var<storage, read_write> dx: array<U0v>;
 
-@compute @workgroup_size(WG)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) index: u32,
-) {
-  let lane = index % LANES;
-  let row = rowOf(group, groups, index);
+fn work(row: u32, lane: u32) {
   let base = min(row, params.rows - 1u) * params.cols;
   let end = endOf(row, params.rows, params.cols, min(arrayLength(&dy), min(arrayLength(&y), arrayLength(&dx))));
-  var sum = F(0.0);
+  var sum = V(0.0);
   for (var i = base + lane; i < end; i += LANES) {
 #if LOG
-    sum += F(dy[i]);
+    sum += V(dy[i]);
 #else
-    sum += F(dy[i]) * F(y[i]);
+    sum += V(dy[i]) * V(y[i]);
 #endif
   }
   let all = rowSum(total(sum), lane);
@@ -39,9 +23,9 @@ fn main(
   }
   for (var i = base + lane; i < end; i += LANES) {
 #if LOG
-    dx[i] = X(F(dy[i]) - exp_kept(F(y[i])) * all);
+    dx[i] = U0v(V(dy[i]) - exp_kept(V(y[i])) * all);
 #else
-    dx[i] = X(F(y[i]) * (F(dy[i]) - all));
+    dx[i] = U0v(V(y[i]) * (V(dy[i]) - all));
 #endif
   }
 }

@@ -2,35 +2,21 @@
 // together (Milakov & Gimelshein 2018): a larger value rescales what was summed so far. That reads memory once less.
 // Otherwise the maximum has a pass of its own and an exponential is computed once, kept in y: for processors whose
 // exponentials are dearer than their memory.
-#import "include/row.wgsl"
+#import "include/row_main.wgsl"
 struct Params { rows: u32, cols: u32 }
-#if VEC == 4
-alias X = vec4<T0>;
-alias Y = vec4<U0>;
-#else
-alias X = T0;
-alias Y = U0;
-#endif
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<X>;
-@group(0) @binding(2) var<storage, read_write> y: array<Y>;
+@group(0) @binding(1) var<storage, read> x: array<T0v>;
+@group(0) @binding(2) var<storage, read_write> y: array<U0v>;
 
-@compute @workgroup_size(WG)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) index: u32,
-) {
-  let lane = index % LANES;
-  let row = rowOf(group, groups, index);
+fn work(row: u32, lane: u32) {
   let base = min(row, params.rows - 1u) * params.cols;
   let end = endOf(row, params.rows, params.cols, min(arrayLength(&x), arrayLength(&y)));
-  var most = F(LOWEST);
-  var sum = F(0.0);
+  var most = V(LOWEST);
+  var sum = V(0.0);
   var check = 0.0;
 #if ONLINE
   for (var i = base + lane; i < end; i += LANES) {
-    let v = F(x[i]);
+    let v = V(x[i]);
     let distance = abs(v - most);
     let e = exp(-distance);
     sum = select(sum + e, sum * e + 1.0, v > most);
@@ -41,16 +27,16 @@ fn main(
   let all = settledSum(rowSum(keepNaN(total(sum * exp(most - top)), check), lane), top);
 #else
   for (var i = base + lane; i < end; i += LANES) {
-    most = max(most, F(x[i]));
+    most = max(most, V(x[i]));
   }
   let top = rowMax(peak(most), lane);
   for (var i = base + lane; i < end; i += LANES) {
-    let below = F(x[i]) - top;
+    let below = V(x[i]) - top;
     let e = exp(below);
     sum += e;
     check += total(below);
 #if !LOG
-    y[i] = Y(e);
+    y[i] = U0v(e);
 #endif
   }
   let all = settledSum(rowSum(keepNaN(total(sum), check), lane), top);
@@ -61,15 +47,15 @@ fn main(
 #if LOG
   let shift = log_kept(V(all));
   for (var i = base + lane; i < end; i += LANES) {
-    y[i] = Y((F(x[i]) - top) - shift);
+    y[i] = U0v((V(x[i]) - top) - shift);
   }
 #else
   let scale = 1.0 / all;
   for (var i = base + lane; i < end; i += LANES) {
 #if ONLINE
-    y[i] = Y(exp(F(x[i]) - top) * scale);
+    y[i] = U0v(exp(V(x[i]) - top) * scale);
 #else
-    y[i] = Y(F(y[i]) * scale);
+    y[i] = U0v(V(y[i]) * scale);
 #endif
   }
 #endif

@@ -1,27 +1,15 @@
 // Second half of a norm's weight and bias gradients: the blocks' sums, added in order.
-#if VEC == 4
-alias F = vec4<f32>;
-alias W = vec4<U1>;
-#if BIAS
-alias B = vec4<U2>;
-#endif
-#else
-alias F = f32;
-alias W = U1;
-#if BIAS
-alias B = U2;
-#endif
-#endif
+#import "include/vec.wgsl"
 struct Params { cols: u32, blocks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> sums: array<F>;
-@group(0) @binding(2) var<storage, read_write> dweight: array<W>;
+@group(0) @binding(1) var<storage, read> sums: array<V>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<U1v>;
 #if BIAS
-@group(0) @binding(3) var<storage, read_write> dbias: array<B>;
+@group(0) @binding(3) var<storage, read_write> dbias: array<U2v>;
 #endif
 
-fn columnSum(first: u32, column: u32) -> F {
-  var sum = F(0.0);
+fn columnSum(first: u32, column: u32) -> V {
+  var sum = V(0.0);
   for (var i = 0u; i < params.blocks; i++) {
     sum += sums[(first + i) * params.cols + column];
   }
@@ -34,8 +22,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   if (column >= params.cols) {
     return;
   }
-  dweight[column] = W(columnSum(0u, column));
+  dweight[column] = U1v(columnSum(0u, column));
 #if BIAS
-  dbias[column] = B(columnSum(params.blocks, column));
+  dbias[column] = U2v(columnSum(params.blocks, column));
 #endif
 }

@@ -1,20 +1,12 @@
 // First half of a norm's weight (and, with BIAS, bias) gradient: each thread sums dy * (x - mean) * r of its column
 // over one block of rows. Blocks depend on the shape alone, so the order of summation is always the same.
-#if VEC == 4
-alias F = vec4<f32>;
-alias D = vec4<T0>;
-alias X = vec4<T1>;
-#else
-alias F = f32;
-alias D = T0;
-alias X = T1;
-#endif
+#import "include/vec.wgsl"
 struct Params { rows: u32, cols: u32, block: u32, blocks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> dy: array<D>;
-@group(0) @binding(2) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> dy: array<T0v>;
+@group(0) @binding(2) var<storage, read> x: array<T1v>;
 @group(0) @binding(3) var<storage, read> stats: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> sums: array<F>;
+@group(0) @binding(4) var<storage, read_write> sums: array<V>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -25,13 +17,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     return;
   }
   let end = min((number + 1u) * params.block, params.rows);
-  var weight = F(0.0);
-  var bias = F(0.0);
+  var weight = V(0.0);
+  var bias = V(0.0);
   for (var row = number * params.block; row < end; row++) {
     let here = row * params.cols + column;
-    let d = F(dy[here]);
+    let d = V(dy[here]);
     let s = stats[row];
-    weight += d * ((F(x[here]) - s.x - s.y) * s.z);
+    weight += d * ((V(x[here]) - s.x - s.y) * s.z);
 #if BIAS
     bias += d;
 #endif
