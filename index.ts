@@ -35,15 +35,14 @@ export * from "./kernels/elementwise/index.ts";
 export { embedding } from "./kernels/embedding/op.ts";
 export * from "./kernels/gather/op.ts";
 export * from "./kernels/interpolate/index.ts";
-export { layerNorm } from "./kernels/layer_norm/op.ts";
 export { type LinearOptions, linear, type MatmulOptions, matmul } from "./kernels/matmul/op.ts";
+export { layerNorm, rmsNorm } from "./kernels/norm/op.ts";
 export { openDevice, openReference } from "./kernels/open.ts";
 export * from "./kernels/pad/index.ts";
 export * from "./kernels/pool/index.ts";
 export * from "./kernels/random/op.ts";
 export * from "./kernels/rearrange/index.ts";
 export * from "./kernels/reduce/index.ts";
-export { rmsNorm } from "./kernels/rms_norm/op.ts";
 export { rope } from "./kernels/rope/op.ts";
 export {
   argsort,

@@ -22,7 +22,6 @@ import "./methods.ts";
 
 export * from "./norm/op.ts";
 export * from "./open.ts";
-export * from "./optim/norm.ts";
 export * from "./optim/op.ts";
 export * from "./pad/index.ts";
 export * from "./paged_attention/op.ts";
