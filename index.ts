@@ -31,6 +31,7 @@ export * from "./kernels/creation/index.ts";
 export { type LinearCrossEntropyOptions, linearCrossEntropy } from "./kernels/cross_entropy/linear.ts";
 export { type CrossEntropyOptions, crossEntropy } from "./kernels/cross_entropy/op.ts";
 export * from "./kernels/einsum/index.ts";
+export { glu } from "./kernels/elementwise/glu.ts";
 export * from "./kernels/elementwise/index.ts";
 export { embedding } from "./kernels/embedding/op.ts";
 export * from "./kernels/gather/op.ts";

@@ -54,7 +54,7 @@ const functions = {
   ...aliases,
 };
 
-type Method<F> = F extends (x: never, ...rest: infer Rest) => infer Result
+type Method<F> = F extends (x: Tensor, ...rest: infer Rest) => infer Result
   ? (...rest: Rest) => Result
   : never;
 /** Each function without its first argument, which the tensor is. */

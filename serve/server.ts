@@ -3,7 +3,8 @@ import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
 import { Engine } from "./engine/engine.ts";
 import type { Runner } from "./engine/types.ts";
-import { type Access, assertKeys } from "./http/gate.ts";
+import type { Access } from "./http/access.ts";
+import { assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import { Frontend, type ServeTokenizer } from "./text/frontend.ts";
@@ -24,9 +25,9 @@ export interface ServerOptions extends Access {
   readonly onError?: (error: unknown) => void;
 }
 
+// No type of Fastify here or in `Access`: its declarations want @types/node, which an installation does not bring.
 export interface Server {
   readonly engine: Engine;
-  readonly app: FastifyInstance;
   /**
    * Starts to listen; returns the base URL. Port 0 takes a free one.
    * @throws KilnError when the address cannot be had.
@@ -53,7 +54,6 @@ export function createServer(options: ServerOptions): Server {
   const app = buildApp({ ...options, models, limits, strict, onError });
   return {
     engine,
-    app,
     listen: ({ host = "127.0.0.1", port = 8000 } = {}) => listen(app, host, port),
     close: async (drainMs = limits.drainMs) => {
       await engine.drain(drainMs);

@@ -3,19 +3,8 @@ import { isIP, type Socket } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { KilnError } from "../../core/errors.ts";
 import type { Limits } from "../limits.ts";
+import type { Access } from "./access.ts";
 import { HttpError } from "./errors.ts";
-
-/** Who may ask. */
-export interface Access {
-  /** When there are any, every route but /health wants one as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. */
-  readonly apiKey?: string | readonly string[];
-  /** Keys whose requests may also set `priority`; nobody else may. */
-  readonly priorityKeys?: readonly string[];
-  /** Names by which clients may reach a server on a loopback address, besides `localhost` and IP addresses; `*`: any. */
-  readonly allowedHosts?: readonly string[];
-  /** Origins of web pages that may read answers, besides those of this machine; `*`: any. */
-  readonly allowedOrigins?: readonly string[];
-}
 
 /** Who asks. */
 export interface Caller {

@@ -4,10 +4,10 @@ import type { Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import type { Limits } from "../limits.ts";
 import type { Frontend } from "../text/frontend.ts";
+import type { Access } from "./access.ts";
 import { routes } from "./api/index.ts";
 import { asHttpError, envelope, HttpError, type ParserFault, parserError } from "./errors.ts";
 import {
-  type Access,
   allowOrigin,
   answerPreflight,
   callerOf,
