@@ -99,7 +99,7 @@ function kernelTasks(k, op, random) {
 
 /** TinyLLM as kiln has it, a Llama: SwiGLU and rotary positions where the others have GELU and learned ones. */
 async function trainTask({ V, D, L, H, T, B, lr, b1, b2, eps, wd }) {
-  const { tinyllmConfig } = await load("models/config");
+  const { tinyllmConfig } = await load("models/llama_config");
   const { LlamaForCausalLM } = await load("models/llama");
   const { AdamW } = await load("train/optimizers/index");
   const { Trainer } = await load("train/trainer");

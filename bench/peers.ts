@@ -6,7 +6,7 @@ import { packageRoot } from "../core/platform/package_node.ts";
 import type { Timing } from "./measure.ts";
 
 /** Module in bench/peers, the npm package that it drives, and the operations that it has. */
-export const peers = [
+const peers = [
   { module: "gpujs", name: "gpu.js", package: "gpu.js", ops: ["matmul", "add"] },
   {
     module: "jaxjs",

@@ -145,7 +145,7 @@ function shapesOf({ inputs, outputs }: TimedDispatch): string {
 }
 
 /** Sums of dispatches that run one kernel, and what lies between. */
-export function rowsOf(step: readonly TimedDispatch[], roof: Roofline, shapes: boolean): ProfileRow[] {
+function rowsOf(step: readonly TimedDispatch[], roof: Roofline, shapes: boolean): ProfileRow[] {
   const files = new Map<string, Set<string>>();
   const name = ({ op, variant }: TimedDispatch) => `${op}/${variant}`;
   for (const d of step) files.set(name(d), (files.get(name(d)) ?? new Set()).add(d.file));

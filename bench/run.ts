@@ -11,7 +11,7 @@ import type { Row } from "./rows/row.ts";
 import { renderRow, tableHead } from "./table.ts";
 import { resultOf, timeRow } from "./time_row.ts";
 
-export type { BenchReport, BenchResult } from "./report.ts";
+export type { BenchReport } from "./report.ts";
 
 export interface BenchOptions {
   /** Only rows whose name contains this. */

@@ -93,7 +93,7 @@ describe("openTextData", () => {
     const { stderr, status } = spawnSync("bash", ["-c", command, process.execPath, kiln, ...args], {
       encoding: "utf8",
     });
-    expect(stderr).toMatch(/full\/tokenizer cannot be written: EFBIG/);
+    expect(stderr).toMatch(/full\/tokenizer\/tokenizer.json cannot be written: EFBIG/);
     expect(status).toBe(1);
   });
 

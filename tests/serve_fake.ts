@@ -28,7 +28,7 @@ export interface FakeOptions {
  * the step wrote through the block tables. A slot that belongs to another sequence, is stale, or was never written
  * therefore changes the answer or throws.
  */
-export class FakeRunner implements Runner {
+class FakeRunner implements Runner {
   readonly vocabSize: number;
   readonly maxModelLen: number;
   readonly blockSize: number;

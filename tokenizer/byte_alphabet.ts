@@ -6,7 +6,7 @@
 export const byteToChar: readonly string[] = buildAlphabet();
 
 /** The inverse of `byteToChar`: character to byte. */
-export const charToByte: ReadonlyMap<string, number> = new Map(byteToChar.map((char, byte) => [char, byte]));
+const charToByte: ReadonlyMap<string, number> = new Map(byteToChar.map((char, byte) => [char, byte]));
 
 function buildAlphabet(): string[] {
   const isPrintable = (byte: number) =>

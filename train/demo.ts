@@ -157,7 +157,7 @@ async function affordableSteps(config: PretrainConfig): Promise<number> {
 }
 
 /** Two texts in columns under the headings "before training" and "after training". */
-export function sideBySide(before: string, after: string, width: number): string {
+function sideBySide(before: string, after: string, width: number): string {
   const column = Math.max(24, Math.floor((Math.min(width, 140) - 3) / 2));
   const left = wrap(before, column);
   const right = wrap(after, column);

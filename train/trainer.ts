@@ -202,7 +202,7 @@ export class Trainer<B extends { supervised: number } = Batch> {
 const scalerName = "loss_scaler";
 
 /** The objective of packed rows of `length` tokens: the model's own loss. */
-export function tokenRows(model: Model, length: number): Objective<Batch> {
+function tokenRows(model: Model, length: number): Objective<Batch> {
   return {
     upload(batch) {
       const column = (values: Int32Array) => tensor(values, [values.length / length, length], "i32");

@@ -44,7 +44,7 @@ function gpt2Cost({ n_embd: d, n_layer: layers, vocab_size }: ModelSize["config"
   return { weights, forward: (seen) => 2 * weights + 4 * layers * d * seen };
 }
 
-export function llamaCost(c: LlamaConfig): Cost {
+function llamaCost(c: LlamaConfig): Cost {
   const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers } = c;
   const heads = c.num_attention_heads + c.num_key_value_heads;
   const weights = layers * (2 * d * heads * c.head_dim + 3 * d * i) + d * c.vocab_size;

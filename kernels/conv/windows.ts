@@ -18,7 +18,7 @@ export interface OverlapAddAttrs {
   readonly dilation: number;
 }
 
-export const overlapAddOp: Op<OverlapAddAttrs> = defineOp<OverlapAddAttrs>({
+const overlapAddOp: Op<OverlapAddAttrs> = defineOp<OverlapAddAttrs>({
   name: "overlap_add",
   doc: "y[.., p, ..] = the sum of x[.., w, .., k] over all windows w on axis dim and taps k on the last axis with w * step + k * dilation = p, in the order of k, accumulated in f32.",
   infer(inputs, { dim, extent, step, dilation }) {

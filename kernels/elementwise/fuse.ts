@@ -5,9 +5,8 @@ import type { Program } from "./program.ts";
 // What a compiler needs to make one pass of a chain of elementwise calls.
 export { derivative } from "./derive.ts";
 export { call, cost, type Expr, name, names, number, parse, print, substitute } from "./expr.ts";
-export { maxInputs } from "./lower.ts";
-export { elementwiseProgram, type FusedAttrs, formula, fused } from "./op.ts";
-export { type ComputeType, computeType, type Program, promote } from "./program.ts";
+export { elementwiseProgram, type FusedAttrs, fused } from "./op.ts";
+export type { Program } from "./program.ts";
 
 /**
  * `outer` with its input number `at` computed in place by `inner`: the inputs of the result are the outer ones with

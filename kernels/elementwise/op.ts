@@ -150,12 +150,7 @@ function multiply(
 }
 
 /** A fused call of `expr` on those of the tensors and scalars that it reads. */
-export function formula(
-  expr: Expr,
-  tensors: readonly Tensor[],
-  scalars: readonly number[],
-  dtype?: DType,
-): Tensor {
+function formula(expr: Expr, tensors: readonly Tensor[], scalars: readonly number[], dtype?: DType): Tensor {
   const read = names(expr);
   const used = tensors.map((_, i) => `x${i}`).filter((n) => read.has(n));
   const usedScalars = scalars.map((_, i) => `s${i}`).filter((n) => read.has(n));
@@ -245,7 +240,7 @@ function castProgram(from: DType, to: DType): Program {
   return { expr, scalars: [], dtype: to, compute: computeType(from, expr) };
 }
 
-export const castOp: Op<{ dtype: DType }> = defineOp<{ dtype: DType }>({
+const castOp: Op<{ dtype: DType }> = defineOp<{ dtype: DType }>({
   name: "cast",
   doc: "The values in another dtype: floats are cut towards zero to become integers, anything non-zero becomes true.",
   infer(inputs, { dtype }) {

@@ -91,7 +91,7 @@ const sources = [
 ];
 
 /** Every tile of matmul with operands in rows, in columns and unaligned, and attention for every head dimension. */
-export function trialsOf(device: WebGpuDevice): MatrixTrial[] {
+function trialsOf(device: WebGpuDevice): MatrixTrial[] {
   const matmul = findOp("matmul");
   const half = (shape: Shape) => ({
     shape,

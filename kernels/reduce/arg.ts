@@ -11,7 +11,7 @@ export interface ArgAttrs {
   readonly largest: boolean;
 }
 
-export const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
+const argOp: Op<ArgAttrs> = defineOp<ArgAttrs>({
   name: "argextreme",
   doc: "Index (i32) of the largest or smallest element of an axis, which stays with extent 1; the first one at ties, and of the first NaN where there is one.",
   infer(inputs, { dim }) {

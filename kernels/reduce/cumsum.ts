@@ -7,7 +7,7 @@ import { flip, reshape } from "../views/index.ts";
 import { blocks, chunkSums, computeType, wrapping } from "./lower.ts";
 import { sumReducer } from "./sum.ts";
 
-export const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
+const cumsumOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
   name: "cumsum",
   doc: "Running sums along an axis: y[i] = x[0] + … + x[i]. Bool counts as i32; integers wrap around at 2^32.",
   infer(inputs, { dim }) {

@@ -22,7 +22,7 @@ export interface SortAttrs {
 /** Up to this row length, counting the smaller elements of each one beats sorting. */
 const longestCounted = 1024;
 
-export const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
+const sortOp: Op<SortAttrs> = defineOp<SortAttrs>({
   name: "sort",
   doc: "The first k elements of each row (last axis) in order, and their indices (i32). Stable; NaN counts as larger than +infinity.",
   infer(inputs, { k }) {

@@ -23,7 +23,7 @@ export interface SumAttrs extends ReduceAttrs {
 
 export const sumReducer: Reducer = { combine: "a + b", f: (a, b) => a + b, identity: () => 0 };
 
-export const sumOp: Op<SumAttrs> = defineOp<SumAttrs>({
+const sumOp: Op<SumAttrs> = defineOp<SumAttrs>({
   name: "sum",
   doc: "Sum over neighbouring axes, which stay with extent 1, times scale. Accumulates in f32 (floats) or i32 (bool, i32); integers wrap around at 2^32. Floats are added in runs of about sqrt(n): the error is at most 2^-24 (256 + 2 sqrt(n)) sum |x|.",
   infer(inputs, attrs) {

@@ -81,7 +81,7 @@ export function shapeOf(schema: z.ZodType, value?: unknown): Record<string, z.Zo
 }
 
 /** Peels defaults, optionals and preprocessing off a schema. */
-export function unwrap(schema: z.ZodType): z.ZodType {
+function unwrap(schema: z.ZodType): z.ZodType {
   const definition = schema.def as { innerType?: z.ZodType; out?: z.ZodType; type: string };
   if (definition.innerType !== undefined) return unwrap(definition.innerType);
   return definition.type === "pipe" && definition.out !== undefined ? unwrap(definition.out) : schema;

@@ -100,13 +100,13 @@ function warp(row: Float64Array, params: Sampling): Float64Array {
   return row;
 }
 
-export function applyRepetitionPenalty(row: Float64Array, history: readonly number[], penalty: number): void {
+function applyRepetitionPenalty(row: Float64Array, history: readonly number[], penalty: number): void {
   if (penalty === 1) return;
   for (const id of new Set(history)) row[id] = row[id] < 0 ? row[id] * penalty : row[id] / penalty;
 }
 
 /** OpenAI's penalties on generated tokens: `frequency` for each occurrence, `presence` once. */
-export function applyOutputPenalties(
+function applyOutputPenalties(
   row: Float64Array,
   history: readonly number[],
   promptLength: number,
@@ -122,7 +122,7 @@ export function applyOutputPenalties(
   }
 }
 
-export function applyTemperature(row: Float64Array, temperature: number): void {
+function applyTemperature(row: Float64Array, temperature: number): void {
   if (temperature === 1) return;
   for (let i = 0; i < row.length; i++) row[i] /= temperature;
 }
@@ -156,7 +156,7 @@ function kthLargest(row: Float64Array, k: number): number {
  * Removes the least likely tokens whose probabilities together do not exceed 1 - p; the likeliest always stays, and of
  * equal ones the lower id.
  */
-export function applyTopP(row: Float64Array, p: number): void {
+function applyTopP(row: Float64Array, p: number): void {
   if (p >= 1) return;
   const probs = softmax(row);
   // Tokens below this need no sorting: even all of them together are within 1 - p.
@@ -179,7 +179,7 @@ export function applyTopP(row: Float64Array, p: number): void {
 }
 
 /** Removes tokens less than `minP` times as likely as the likeliest (Nguyen et al. 2024). */
-export function applyMinP(row: Float64Array, minP: number): void {
+function applyMinP(row: Float64Array, minP: number): void {
   if (minP === 0) return;
   const threshold = row[argmax(row)] + Math.log(minP);
   for (let i = 0; i < row.length; i++) if (row[i] < threshold) row[i] = -Infinity;

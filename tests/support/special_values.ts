@@ -29,7 +29,7 @@ export interface Planting {
  * kinds in all of them. Few places, so that other rows and columns show what must not spread. An input that says why it is
  * `finite` keeps its values.
  */
-export function plantings(op: AnyOp, sample: Sample<unknown>, floatType: DType): Planting[] {
+function plantings(op: AnyOp, sample: Sample<unknown>, floatType: DType): Planting[] {
   const dtypes = sample.inputs.map((input) => input.dtype ?? floatType);
   const open = sample.inputs.flatMap((input, i) =>
     isFloat(dtypes[i]) && !input.finite && numel(input.shape) > 0 ? [i] : [],

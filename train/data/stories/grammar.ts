@@ -53,7 +53,7 @@ export function story(seed: number | string, index: number): string {
 }
 
 /** One telling of a plot: picks a sentence for each beat and fills in the scene. */
-export function tell(plot: Plot, scene: Scene, random: Random): string {
+function tell(plot: Plot, scene: Scene, random: Random): string {
   return plot.paragraphs
     .map((beats) => beats.map((beat) => fill(pick(beat, random), scene, random)).join(" "))
     .join("\n\n");
