@@ -11,8 +11,8 @@ import { Parameter } from "../../nn/index.ts";
 export type Parameters = ReadonlyMap<string, Tensor> | Iterable<Tensor>;
 
 /**
- * Updates parameters in place, as in PyTorch: `loss.backward(); optimizer.step(); optimizer.zeroGrad()`, eagerly or
- * inside of a compiled step.
+ * Updates parameters in place, as in PyTorch: `loss.backward(); optimizer.step(); optimizer.zeroGrad()`. A compiled step
+ * takes its derivatives itself: `optimizer.step(grads(loss, parameters))`.
  */
 export interface Optimizer {
   /** The learning rate of the steps to come. */
@@ -20,7 +20,8 @@ export interface Optimizer {
   /** Steps taken, skipped ones among them; a resumed run sets it. */
   steps: number;
   /**
-   * One update, by `gradients` in the order of the parameters (null leaves one as it is), or else by the `grad` of each parameter that has one.
+   * One update, by `gradients` in the order of the parameters (null leaves one as it is), or else by the `grad` of each
+   * parameter that has one.
    * Gradients are multiplied by `scale` ([1]); a scale of 0 leaves everything as it is. Where steps may be skipped so,
    * `scaler`, the state of a loss scaler, says how many were not: bias corrections count those alone.
    */
