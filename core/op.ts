@@ -7,9 +7,9 @@ import type { Tensor } from "./tensor.ts";
 export interface TensorMeta {
   readonly shape: Shape;
   readonly dtype: DType;
-  /** In elements; contiguous unless the variant says `strided: true`. */
+  /** In elements; contiguous unless the variant is `strided`. */
   readonly strides: readonly number[];
-  /** In elements from the start of the buffer; 0 unless the variant says `strided: true`. */
+  /** In elements from the start of the buffer; 0 unless the variant is `strided`. */
   readonly offset: number;
 }
 
@@ -100,8 +100,11 @@ export interface Variant<A> {
   file: string;
   /** Whether this variant can take the call; absent means always. */
   when?: (call: Call<A>) => boolean;
-  /** Takes views as they are (strides, offset); otherwise they are copied to contiguous buffers first. */
-  strided?: boolean;
+  /**
+   * Takes views as they are (strides, offset), always or where the call allows it; otherwise they are copied to contiguous
+   * buffers first. A function must hold for contiguous inputs of every call that `when` takes.
+   */
+  strided?: boolean | ((call: Call<A>) => boolean);
   /** `option` is one of those that `tune` names; absent, the variant chooses by rule. */
   plan: (call: Call<A>, option?: string) => Pass | Lowering;
   /**

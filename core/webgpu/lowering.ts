@@ -8,6 +8,7 @@ import {
   type Lowering,
   mutatedInputs,
   type Pass,
+  type TensorMeta,
   type Variant,
 } from "../op.ts";
 import { copyOp } from "../primitives.ts";
@@ -49,7 +50,7 @@ export function lower(
     return { copies: [], temps: [], passes: [] };
   let variant = chooseVariant(env, op, inputs, attrs, outputs, { raw: true, forced });
   let given = inputs;
-  if (!variant?.strided) {
+  if (!variant || !isStrided(variant, makeCall(env, inputs, attrs, outputs))) {
     // Contiguous-only variants are judged and planned on the copies that they will be given.
     given = inputs.map((t) => (isBindable(t) ? t : new Tensor(t.storage, t.shape)));
     variant = chooseVariant(env, op, given, attrs, outputs, { raw: false, forced });
@@ -69,7 +70,7 @@ export function lower(
   return {
     copies,
     temps,
-    passes: passes.flatMap((pass) => lowerPass(env, op, chosen, pass, given, outputs, temps) ?? []),
+    passes: passes.flatMap((pass) => lowerPass(env, op, chosen, pass, call, temps) ?? []),
   };
 }
 
@@ -140,12 +141,16 @@ function chooseVariant(
   const call = makeCall(env, inputs, attrs, outputs);
   return op.variants.find((variant) => {
     if (forced !== undefined && variant.name !== forced) return false;
-    if (raw && !variant.strided) {
+    if (raw && !isStrided(variant, call)) {
       const copies = inputs.map((t) => (isBindable(t) ? t : new Tensor(t.storage, t.shape)));
       return variant.when?.({ ...call, inputs: copies }) ?? true;
     }
     return variant.when?.(call) ?? true;
   });
+}
+
+function isStrided({ strided = false }: Variant<never>, call: Call<never>): boolean {
+  return typeof strided === "function" ? strided(call) : strided;
 }
 
 function isBindable(t: Tensor): boolean {
@@ -156,7 +161,7 @@ function contiguousCopy(env: LowerEnv, t: Tensor, borrowed: Storage[]): Tensor {
   const copy = new Tensor(env.allocate(t.dtype, t.size), t.shape);
   borrowed.push(copy.storage);
   // Not even a test may force a variant here: one that cannot read the view would ask for this copy again.
-  const free = copyOp().variants.find((v) => v.strided)?.name;
+  const free = copyOp().variants.find((v) => v.strided === true)?.name;
   lowerAndEmit(env, copyOp(), [t], {}, [copy], free);
   return copy;
 }
@@ -170,10 +175,10 @@ function lowerPass(
   op: AnyOp,
   variant: Variant<never>,
   pass: Pass,
-  inputs: readonly Tensor[],
-  outputs: readonly Tensor[],
+  call: Call<never>,
   temps: LoweredCall["temps"],
 ): LoweredPass | null {
+  const { inputs, outputs } = call;
   const [x, y = 1, z = 1] = pass.grid;
   if (x === 0 || y === 0 || z === 0) return null;
   const every = (from: "in" | "out" | "tmp", list: readonly unknown[]) =>
@@ -185,7 +190,7 @@ function lowerPass(
   const bind = named ?? [...every("in", inputs), ...every("out", outputs), ...every("tmp", temps)];
   checkLimits(env.profile, op, Math.max(x, y, z), bind.length);
   const file = pass.file ?? variant.file;
-  const dtypes = (list: readonly Tensor[]) => list.map((t) => t.dtype);
+  const dtypes = (list: readonly TensorMeta[]) => list.map((t) => t.dtype);
   const kernel = env.pipelines.get(file, pass.defines ?? {}, dtypes(inputs), dtypes(outputs));
   if (kernel.storage.length !== bind.length) {
     throw new Error(
@@ -194,10 +199,11 @@ function lowerPass(
   }
   const params = new Uint8Array(kernel.hasParams ? kernel.params.words * 4 : 0);
   if (kernel.hasParams) packParams(kernel.params, pass.params ?? {}, new DataView(params.buffer), 0);
-  const lists = { in: inputs, out: outputs, tmp: [] as Tensor[] };
+  const lists = { in: inputs, out: outputs, tmp: [] };
+  const strided = isStrided(variant, call);
   const offsetOf = ({ from, index }: { from: "in" | "out" | "tmp"; index: number }) => {
-    const t = lists[from][index];
-    return variant.strided || !t ? 0 : t.offset * byteSize(t.dtype);
+    const t: TensorMeta | undefined = lists[from][index];
+    return strided || !t ? 0 : t.offset * byteSize(t.dtype);
   };
   return {
     kernel,

@@ -12,13 +12,8 @@ struct Params {
   cells: u32,          // components of a row, or vectors of four
 }
 @group(0) @binding(0) var<uniform> params: Params;
-#if HEAD_DIM4
-@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> out: array<vec4<T4>>;
-#else
-@group(0) @binding(1) var<storage, read> grad: array<T0>;
-@group(0) @binding(2) var<storage, read> out: array<T4>;
-#endif
+@group(0) @binding(1) var<storage, read> grad: array<T0v>;
+@group(0) @binding(2) var<storage, read> out: array<T4v>;
 @group(0) @binding(3) var<storage, read> lse: array<f32>;
 #if LSE_GRAD
 @group(0) @binding(4) var<storage, read> lse_grad: array<f32>;
@@ -34,7 +29,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let a = params.offsets.x + at.x + at.y + at.z;
   let b = params.offsets.y + bt.x + bt.y + bt.z;
   var delta = 0.0;
-#if HEAD_DIM4
+#if VEC == 4
   for (var c = 0u; c < params.cells; c++) { delta += dot(vec4<f32>(grad[a / 4u + c]), vec4<f32>(out[b / 4u + c])); }
 #else
   for (var c = 0u; c < params.cells; c++) { delta += f32(grad[a + c * params.grad.w]) * f32(out[b + c * params.out.w]); }

@@ -3,18 +3,6 @@
 // broadcasts hand them round; no barrier. A load costs such adapters as much as thirty multiplications, a broadcast one.
 // Their compilers spell out every load and store lane by lane, so rows are loaded and stored in loops that move the
 // array along by one instead of naming each component.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<T2>>;
-#if MASKED
-@group(0) @binding(4) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(5) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<U0>>;
-@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
 #import "attention/layout.wgsl"
 
 @compute @workgroup_size(SG)
@@ -145,7 +133,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     for (var c = 0u; c < params.head_dim / 4u; c++) {
       let x = mean[R * HEAD_DIM4] * norm;
       trace[R] += across(x);
-      out[o + c] = vec4<U0>(x);
+      out[o + c] = U0v(x);
 #unroll C MOVED
       mean[R * HEAD_DIM4 + C] = mean[R * HEAD_DIM4 + C + 1];
 #end

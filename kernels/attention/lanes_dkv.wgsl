@@ -1,19 +1,5 @@
 // dK and dV with a lane for a key, which share SG query rows at a time: as lanes.wgsl does it.
 // The heads of a group follow each other, so that sums have one order.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> key: array<vec4<T2>>;
-@group(0) @binding(4) var<storage, read> value: array<vec4<T3>>;
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
-#if MASKED
-@group(0) @binding(6) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(7) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(8) var<storage, read_write> dk: array<vec4<U1>>;
-@group(0) @binding(9) var<storage, read_write> dv: array<vec4<U2>>;
 #import "attention/layout.wgsl"
 
 @compute @workgroup_size(SG)
@@ -112,13 +98,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let o = ((batch * params.keys + j) * (params.heads / params.group) + kv_head) * HEAD_DIM4;
     for (var c = 0u; c < params.head_dim / 4u; c++) {
       trace += across(key_sum[0]) + across(value_sum[0]);
-      dk[o + c] = vec4<U1>(params.scale * key_sum[0]);
-      dv[o + c] = vec4<U2>(value_sum[0]);
+      dk[o + c] = U0v(params.scale * key_sum[0]);
+      dv[o + c] = U0v(value_sum[0]);
 #unroll C MOVED
       key_sum[C] = key_sum[C + 1];
       value_sum[C] = value_sum[C + 1];
 #end
     }
-    if (!is_finite(trace)) { dk[o] = vec4<U1>(vec4<f32>(quiet_nan(trace))); }
+    if (!is_finite(trace)) { dk[o] = U0v(vec4<f32>(quiet_nan(trace))); }
   }
 }

@@ -1,17 +1,4 @@
 // dQ with a lane for a query, which share SG keys and values at a time: as lanes.wgsl does it.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> key: array<vec4<T2>>;
-@group(0) @binding(4) var<storage, read> value: array<vec4<T3>>;
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
-#if MASKED
-@group(0) @binding(6) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(7) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(8) var<storage, read_write> dq: array<vec4<U0>>;
 #import "attention/layout.wgsl"
 
 @compute @workgroup_size(SG)
@@ -102,11 +89,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM4;
     for (var c = 0u; c < params.head_dim / 4u; c++) {
       trace += across(sum[0]);
-      dq[o + c] = vec4<U0>(params.scale * sum[0]);
+      dq[o + c] = U0v(params.scale * sum[0]);
 #unroll C MOVED
       sum[C] = sum[C + 1];
 #end
     }
-    if (!is_finite(trace)) { dq[o] = vec4<U0>(vec4<f32>(quiet_nan(trace))); }
+    if (!is_finite(trace)) { dq[o] = U0v(vec4<f32>(quiet_nan(trace))); }
   }
 }

@@ -1,4 +1,5 @@
-// What every attention kernel shares: the call's extents, where things lie, and which keys a query sees.
+// What every attention kernel shares: bindings, the call's extents, the layout of tensors, and which keys a query sees.
+// BACKWARD kernels write dq or, with KEYS_STAY, dk and dv.
 // Strides and offsets are in elements; query, key, value and grad are indexed (batch, head, position, component).
 struct Params {
   query: vec4<u32>,
@@ -23,6 +24,33 @@ struct Params {
   mask_offset: u32,
   scale: f32,
 }
+@group(0) @binding(0) var<uniform> params: Params;
+#if BACKWARD
+@group(0) @binding(1) var<storage, read> grad: array<T0v>;
+#endif
+@group(0) @binding(2) var<storage, read> query: array<T0v>;
+@group(0) @binding(3) var<storage, read> key: array<T0v>;
+@group(0) @binding(4) var<storage, read> value: array<T0v>;
+#if BACKWARD
+@group(0) @binding(5) var<storage, read> stats: array<vec2f>; // of each query row: log-sum-exp and delta
+#endif
+#if MASKED
+@group(0) @binding(6) var<storage, read> mask: array<u32>;
+#endif
+#if SEGMENTED
+@group(0) @binding(7) var<storage, read> segments: array<i32>;
+#endif
+#if KEYS_STAY
+@group(0) @binding(8) var<storage, read_write> dk: array<U0v>;
+@group(0) @binding(9) var<storage, read_write> dv: array<U0v>;
+#else
+#if BACKWARD
+@group(0) @binding(8) var<storage, read_write> dq: array<U0v>;
+#else
+@group(0) @binding(8) var<storage, read_write> out: array<U0v>;
+@group(0) @binding(9) var<storage, read_write> lse: array<f32>;
+#endif
+#endif
 
 alias V = f32;
 alias VB = bool;

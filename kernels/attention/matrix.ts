@@ -115,7 +115,6 @@ export const matrix: Family = {
     const chunk = Math.min(tile.walk, dim);
     return {
       ...matrixDefines(call.profile.matrix!, shape),
-      KEYS_STAY: pass === "dkv",
       SUBGROUPS: tile.subgroups,
       BLOCKS: tile.blocks,
       WALK: tile.walk,

@@ -3,18 +3,6 @@
 // workgroup memory to the threads that own their rows, which turn them into weights for the second product. The sums stay
 // in matrices: weights are taken relative to a maximum that may lag behind by SLACK, and only when some row's maximum
 // rises by more are the sums fetched and scaled. Online softmax after Dao et al. 2022, FlashAttention.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<T2>>;
-#if MASKED
-@group(0) @binding(4) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(5) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<U0>>;
-@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
 #import "attention/layout.wgsl"
 #import "attention/matrix_layout.wgsl"
 
@@ -204,7 +192,7 @@ fn main(
         let o = ((batch * params.queries + first + r) * params.heads + head) * HEAD_DIM4 + H * CHUNK_LINE;
         let x = drained4(r * SCORE_LINE + v % CHUNK_LINE * 4) * factor[r];
         if (!is_finite(across(x))) { atomicStore(&doubtful[r], 1); }
-        out[o + v % CHUNK_LINE] = vec4<U0>(x);
+        out[o + v % CHUNK_LINE] = U0v(x);
       }
     }
   }

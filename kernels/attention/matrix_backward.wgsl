@@ -2,24 +2,6 @@
 // for dQ a workgroup keeps ROWS queries and walks the keys, for dK and dV (KEYS_STAY) it keeps ROWS keys and walks the
 // queries of every head that reads them, in order. Each recomputes the scores and the derivatives of the weights
 // (Dao et al. 2022, section 3.1), lets threads turn them into f16 weights and differences, and multiplies again.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> key: array<vec4<T2>>;
-@group(0) @binding(4) var<storage, read> value: array<vec4<T3>>;
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
-#if MASKED
-@group(0) @binding(6) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(7) var<storage, read> segments: array<i32>;
-#endif
-#if KEYS_STAY
-@group(0) @binding(8) var<storage, read_write> dk: array<vec4<U1>>;
-@group(0) @binding(9) var<storage, read_write> dv: array<vec4<U2>>;
-#else
-@group(0) @binding(8) var<storage, read_write> dq: array<vec4<U0>>;
-#endif
 #import "attention/layout.wgsl"
 #import "attention/matrix_layout.wgsl"
 
@@ -248,13 +230,13 @@ fn main(
       if (first + r < params.keys) {
         let kv_heads = params.heads / params.group;
         let o = ((batch * params.keys + first + r) * kv_heads + kv_head) * HEAD_DIM4 + H * CHUNK_LINE + c;
-        dk[o] = vec4<U1>(x);
-        dv[o] = vec4<U2>(y);
+        dk[o] = U0v(x);
+        dv[o] = U0v(y);
       }
 #else
       if (first + r < params.queries) {
         let o = ((batch * params.queries + first + r) * params.heads + head) * HEAD_DIM4 + H * CHUNK_LINE + c;
-        dq[o] = vec4<U0>(x);
+        dq[o] = U0v(x);
       }
 #endif
       if (!is_finite(check)) { atomicStore(&doubtful[r], 1); }
@@ -267,11 +249,11 @@ fn main(
     if (atomicLoad(&doubtful[r]) == 0) { continue; }
 #if KEYS_STAY
     if (first + r < params.keys) {
-      dk[((batch * params.keys + first + r) * (params.heads / params.group) + kv_head) * HEAD_DIM4] = vec4<U1>(vec4f(quiet_nan(trace)));
+      dk[((batch * params.keys + first + r) * (params.heads / params.group) + kv_head) * HEAD_DIM4] = U0v(vec4f(quiet_nan(trace)));
     }
 #else
     if (first + r < params.queries) {
-      dq[((batch * params.queries + first + r) * params.heads + head) * HEAD_DIM4] = vec4<U0>(vec4f(quiet_nan(trace)));
+      dq[((batch * params.queries + first + r) * params.heads + head) * HEAD_DIM4] = U0v(vec4f(quiet_nan(trace)));
     }
 #endif
   }

@@ -2,18 +2,6 @@
 // (running maximum, running sum, running weighted mean of values), so that no [T, S] tensor exists. Hidden keys are skipped
 // whole, and NaN is kept. MEND: only rows that a quicker kernel marked with a NaN in lse: it gave hidden keys a weight of 0,
 // but 0 * NaN is NaN, or exp and max may have dropped one.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> query: array<T0>;
-@group(0) @binding(2) var<storage, read> key: array<T1>;
-@group(0) @binding(3) var<storage, read> value: array<T2>;
-#if MASKED
-@group(0) @binding(4) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(5) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(6) var<storage, read_write> out: array<U0>;
-@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
 #import "attention/layout.wgsl"
 
 @compute @workgroup_size(32)

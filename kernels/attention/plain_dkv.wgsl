@@ -1,19 +1,5 @@
 // dK and dV: a thread owns a key and walks the queries that see it, head after head of its group: no atomics, one order.
 // MEND: as in plain.wgsl, keys whose dk begins with NaN.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<T0>;
-@group(0) @binding(2) var<storage, read> query: array<T1>;
-@group(0) @binding(3) var<storage, read> key: array<T2>;
-@group(0) @binding(4) var<storage, read> value: array<T3>;
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
-#if MASKED
-@group(0) @binding(6) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(7) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(8) var<storage, read_write> dk: array<U1>;
-@group(0) @binding(9) var<storage, read_write> dv: array<U2>;
 #import "attention/layout.wgsl"
 
 @compute @workgroup_size(32)
@@ -52,7 +38,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
   }
   for (var c = 0u; c < params.head_dim; c++) {
-    dk[o + c] = U1(key_sum[c]);
-    dv[o + c] = U2(value_sum[c]);
+    dk[o + c] = U0(key_sum[c]);
+    dv[o + c] = U0(value_sum[c]);
   }
 }

@@ -1,18 +1,5 @@
 // dQ: a thread owns a query, recomputes each weight from the saved log-sum-exp, and gathers
 // ds = weight * (grad . value - delta) times the key. MEND: as in plain.wgsl, rows whose first component is NaN.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<T0>;
-@group(0) @binding(2) var<storage, read> query: array<T1>;
-@group(0) @binding(3) var<storage, read> key: array<T2>;
-@group(0) @binding(4) var<storage, read> value: array<T3>;
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
-#if MASKED
-@group(0) @binding(6) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(7) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(8) var<storage, read_write> dq: array<U0>;
 #import "attention/layout.wgsl"
 
 @compute @workgroup_size(32)

@@ -48,11 +48,10 @@ function isVectorised(t: TensorMeta): boolean {
 }
 
 /** What every kernel of this folder gets: layouts and extents, and the switches of `layout.wgsl`. */
-function common(call: Call<AttentionAttrs>, backward: boolean, strided: boolean) {
+function common(call: Call<AttentionAttrs>, backward: boolean) {
   const { attrs } = call;
   const { query, key, value, grad, mask, segments } = roles(call.inputs, attrs, backward);
-  // Variants that are not strided find their tensors bound at the start.
-  const offset = (t: TensorMeta | undefined) => (strided && t ? t.offset : 0);
+  const offset = (t: TensorMeta | undefined) => t?.offset ?? 0;
   const [, heads, queries, dim] = query.shape as [number, number, number, number];
   const [, kvHeads, keys] = key.shape as [number, number, number];
   const params: Record<string, ParamValue> = {
@@ -97,8 +96,10 @@ export interface Family {
 
 /** What a family's source is specialised by, besides the call's own switches. */
 function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: AttentionPass) {
-  const vectors: Record<string, number> = family.vector ? { HEAD_DIM4: call.inputs[1].shape[3] / 4 } : {};
-  return { ...family.defines(call, pass), ...vectors };
+  const vectors: Record<string, number> = family.vector
+    ? { VEC: 4, HEAD_DIM4: call.inputs[1].shape[3] / 4 }
+    : { VEC: 1 };
+  return { KEYS_STAY: pass === "dkv", ...family.defines(call, pass), ...vectors };
 }
 
 /** The family's kernel and, unless it is the plain one, that on what it marked. */
@@ -106,8 +107,8 @@ function withMending(family: Family, of: (by: Family, MEND: boolean) => Pass): P
   return family === plain ? [of(plain, false)] : [of(family, false), of(plain, true)];
 }
 
-function forwardPasses(family: Family, call: Call<AttentionAttrs>, strided: boolean): Lowering {
-  const { params, defines, batches, heads, queries } = common(call, false, strided);
+function forwardPasses(family: Family, call: Call<AttentionAttrs>): Lowering {
+  const { params, defines, batches, heads, queries } = common(call, false);
   const passes = withMending(family, (by, MEND) => ({
     file: MEND ? by.files.forward.replace(".wgsl", "_mend.wgsl") : by.files.forward,
     defines: { ...defines, ...familyDefines(by, call, "forward"), MEND },
@@ -117,10 +118,9 @@ function forwardPasses(family: Family, call: Call<AttentionAttrs>, strided: bool
   return { passes };
 }
 
-function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: boolean): Lowering {
+function backwardPasses(family: Family, call: Call<BackwardAttrs>): Lowering {
   const { attrs } = call;
-  const { params, defines, batches, heads, kvHeads, queries, keys, dim } = common(call, true, strided);
-  const vector: Record<string, number> = family.vector ? { HEAD_DIM4: dim / 4 } : {};
+  const { params, defines, batches, heads, kvHeads, queries, keys, dim } = common(call, true);
   const [grad, , , , out, lse] = call.inputs as readonly [
     TensorMeta,
     unknown,
@@ -130,19 +130,18 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>, strided: bool
     TensorMeta,
   ];
   const lseGrad = attrs.lseGrad ? call.inputs[call.inputs.length - 1] : undefined;
-  const offset = (t?: TensorMeta) => (strided && t ? t.offset : 0);
   const swapped = (t: TensorMeta) => [0, 2, 1, 3].map((axis) => steps(t)[axis]);
   const extras = [...(attrs.masked ? [6] : []), ...(attrs.segmented ? [attrs.masked ? 7 : 6] : [])];
   const main = ["in0", "in1", "in2", "in3", "tmp0", ...extras.map((i) => `in${i}` as const)] as const;
   const delta: Pass = {
     file: "attention/delta.wgsl",
-    defines: { HEAD_DIM: dim, LSE_GRAD: attrs.lseGrad, ...vector },
+    defines: { LSE_GRAD: attrs.lseGrad, VEC: family.vector ? 4 : 1 },
     params: {
       grad: swapped(grad),
       out: swapped(out),
       lse: steps(lse),
       ...(lseGrad && { lse_grad: steps(lseGrad) }),
-      offsets: [grad, out, lse, lseGrad].map(offset),
+      offsets: [grad, out, lse, lseGrad].map((t) => t?.offset ?? 0),
       heads,
       queries,
       cells: family.vector ? dim / 4 : dim,
@@ -209,76 +208,63 @@ function lanesFit(call: Call<AttentionAttrs>): boolean {
   return subgroupSize > 0 && subgroupSize <= 16 && dim % 4 === 0 && subgroupSize * dim <= 512;
 }
 
-/** The same kernels on tensors as they lie, where four components can be read at once, else on copies. */
-function pair<A extends AttentionAttrs>(
-  name: string,
-  file: string,
-  fits: (call: Call<A>) => boolean,
-  lay: (call: Call<A>, strided: boolean, option?: string) => Pass | Lowering,
-  tune?: Variant<A>["tune"],
-): Variant<A>[] {
-  const aligned = (call: Call<A>) =>
-    call.inputs.every((t) => t.shape.length !== 4 || t.dtype === "bool" || isVectorised(t));
-  return [
-    {
-      name,
-      file,
-      strided: true,
-      when: (call) => fits(call) && aligned(call),
-      plan: (call, option) => lay(call, true, option),
-      ...(tune && { tune }),
-    },
-    {
-      name: `${name}_copied`,
-      file,
-      when: (call) => fits(call) && aligned(call),
-      plan: (call, option) => lay(call, false, option),
-      ...(tune && { tune }),
-    },
-  ];
-}
+/** Whether four components can be read at once from every tensor; others are read from copies. */
+const aligned = (call: Call<AttentionAttrs>) =>
+  call.inputs.every((t) => t.shape.length !== 4 || t.dtype === "bool" || isVectorised(t));
 
 export const forwardVariants: Variant<AttentionAttrs>[] = [
-  ...pair<AttentionAttrs>(
-    "matrix",
-    matrix.files.forward,
-    (call) => suitsMatrix(call, "forward"),
-    (call, strided) => forwardPasses(matrix, call, strided),
-  ),
-  ...pair<AttentionAttrs>("lanes", lanes.files.forward, lanesFit, (call, strided) =>
-    forwardPasses(lanes, call, strided),
-  ),
-  ...pair<AttentionAttrs>(
-    "tiles",
-    tileFiles.forward,
-    (call) => suitsTiles(call, "forward"),
-    (call, strided, option) => forwardPasses(tiles(option), call, strided),
-    (call) => tuneTiles(call, "forward"),
-  ),
+  {
+    name: "matrix",
+    file: matrix.files.forward,
+    strided: aligned,
+    when: (call) => suitsMatrix(call, "forward"),
+    plan: (call) => forwardPasses(matrix, call),
+  },
+  {
+    name: "lanes",
+    file: lanes.files.forward,
+    strided: aligned,
+    when: lanesFit,
+    plan: (call) => forwardPasses(lanes, call),
+  },
+  {
+    name: "tiles",
+    file: tileFiles.forward,
+    strided: aligned,
+    when: (call) => suitsTiles(call, "forward"),
+    plan: (call, option) => forwardPasses(tiles(option), call),
+    tune: (call) => tuneTiles(call, "forward"),
+  },
   {
     name: "plain",
     file: plain.files.forward,
     strided: true,
-    plan: (call) => forwardPasses(plain, call, true),
+    plan: (call) => forwardPasses(plain, call),
   },
 ];
 
 export const backwardVariants: Variant<BackwardAttrs>[] = [
-  ...pair<BackwardAttrs>(
-    "matrix",
-    matrix.files.dq,
-    (call) => suitsMatrix(call, "dq") && suitsMatrix(call, "dkv"),
-    (call, strided) => backwardPasses(matrix, call, strided),
-  ),
-  ...pair<BackwardAttrs>("lanes", lanes.files.dq, lanesFit, (call, strided) =>
-    backwardPasses(lanes, call, strided),
-  ),
-  ...pair<BackwardAttrs>(
-    "tiles",
-    tileFiles.dq,
-    (call) => suitsTiles(call, "dq") && suitsTiles(call, "dkv"),
-    (call, strided, option) => backwardPasses(tiles(option), call, strided),
-    (call) => tuneTiles(call, "dkv"),
-  ),
-  { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call, true) },
+  {
+    name: "matrix",
+    file: matrix.files.dq,
+    strided: aligned,
+    when: (call) => suitsMatrix(call, "dq") && suitsMatrix(call, "dkv"),
+    plan: (call) => backwardPasses(matrix, call),
+  },
+  {
+    name: "lanes",
+    file: lanes.files.dq,
+    strided: aligned,
+    when: lanesFit,
+    plan: (call) => backwardPasses(lanes, call),
+  },
+  {
+    name: "tiles",
+    file: tileFiles.dq,
+    strided: aligned,
+    when: (call) => suitsTiles(call, "dq") && suitsTiles(call, "dkv"),
+    plan: (call, option) => backwardPasses(tiles(option), call),
+    tune: (call) => tuneTiles(call, "dkv"),
+  },
+  { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call) },
 ];

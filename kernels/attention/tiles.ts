@@ -115,7 +115,6 @@ export function tiles(option?: string): Family {
     defines: (call, pass) => {
       const tile = tileOf(call, pass, option);
       return {
-        KEYS_STAY: pass === "dkv",
         EACH: tile.each,
         // Rows are reduced four at a time; the backward pass reduces none.
         ...(pass === "forward" && { EACH4: tile.each / 4 }),

@@ -8,18 +8,6 @@
 // columns of threads found as the highest score of each row. Rows are reduced through it as well: the barrier that lets
 // values replace keys is needed anyway, so this costs none and takes no subgroups. Sums of weights stay with the threads
 // until the end. Online softmax after Dao et al. 2022, FlashAttention.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> query: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<T2>>;
-#if MASKED
-@group(0) @binding(4) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(5) var<storage, read> segments: array<i32>;
-#endif
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<U0>>;
-@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
 #import "attention/layout.wgsl"
 #import "attention/tiles_layout.wgsl"
 
@@ -184,7 +172,7 @@ fn main(
     if (i < params.queries) {
       let o = ((batch * params.queries + i) * params.heads + head) * HEAD_DIM4 + column;
       #unroll S SHARE
-      if (column + S * COLUMNS < HEAD_DIM4) { out[o + S * COLUMNS] = vec4<U0>(sum[R * SHARE + S] * norm); }
+      if (column + S * COLUMNS < HEAD_DIM4) { out[o + S * COLUMNS] = U0v(sum[R * SHARE + S] * norm); }
       #end
       if (column == 0) {
         let logarithm = select(select(0.0, top[R / 4][R % 4] + log(all), all > 0), all, is_nan(all));

@@ -6,24 +6,6 @@
 // 128), and EACH rows x SHARE vectors of each result (with 4 rows of 64 components, of both dK and dV, 24 loads for 256).
 // In workgroup memory wait the rows that stay (queries and derivatives of results, or keys and values, the first of them
 // scaled), those that walk, and what the second product takes: weights and their derivatives.
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> grad: array<vec4<T0>>;
-@group(0) @binding(2) var<storage, read> query: array<vec4<T1>>;
-@group(0) @binding(3) var<storage, read> key: array<vec4<T2>>;
-@group(0) @binding(4) var<storage, read> value: array<vec4<T3>>;
-@group(0) @binding(5) var<storage, read> stats: array<vec2f>;
-#if MASKED
-@group(0) @binding(6) var<storage, read> mask: array<u32>;
-#endif
-#if SEGMENTED
-@group(0) @binding(7) var<storage, read> segments: array<i32>;
-#endif
-#if KEYS_STAY
-@group(0) @binding(8) var<storage, read_write> dk: array<vec4<U1>>;
-@group(0) @binding(9) var<storage, read_write> dv: array<vec4<U2>>;
-#else
-@group(0) @binding(8) var<storage, read_write> dq: array<vec4<U0>>;
-#endif
 #import "attention/layout.wgsl"
 #import "attention/tiles_layout.wgsl"
 
@@ -260,13 +242,13 @@ fn main(
 #if KEYS_STAY
     if (n < params.keys && column + S * COLUMNS < HEAD_DIM4) {
       let o = ((batch * params.keys + n) * (params.heads / params.group) + kv_head) * HEAD_DIM4 + column + S * COLUMNS;
-      dk[o] = vec4<U1>(select(params.scale * change[R * SHARE + S], vec4f(quiet_nan(check)), marked));
-      dv[o] = vec4<U2>(value_change[R * SHARE + S]);
+      dk[o] = U0v(select(params.scale * change[R * SHARE + S], vec4f(quiet_nan(check)), marked));
+      dv[o] = U0v(value_change[R * SHARE + S]);
     }
 #else
     if (n < params.queries && column + S * COLUMNS < HEAD_DIM4) {
       let o = ((batch * params.queries + n) * params.heads + head) * HEAD_DIM4 + column + S * COLUMNS;
-      dq[o] = vec4<U0>(select(params.scale * change[R * SHARE + S], vec4f(quiet_nan(check)), marked));
+      dq[o] = U0v(select(params.scale * change[R * SHARE + S], vec4f(quiet_nan(check)), marked));
     }
 #endif
     #end

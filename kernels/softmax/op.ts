@@ -1,5 +1,13 @@
 import { isFloat } from "../../core/dtype.ts";
-import { type Call, defineOp, opError, type RefTensor, type Sample, type TensorMeta } from "../../core/op.ts";
+import {
+  type Call,
+  defineOp,
+  type Op,
+  opError,
+  type RefTensor,
+  type Sample,
+  type TensorMeta,
+} from "../../core/op.ts";
 import { normalizeDim, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { exp, mul, neg, sub } from "../elementwise/index.ts";
@@ -65,25 +73,35 @@ function backwardSamples(outputs: readonly [number, number]): Sample<None>[] {
   return [of("odd", [3, 7]), of("vec4", [5, 2, 12]), { ...of("wide", [2, 4100]), gradcheck: false }];
 }
 
-/** `softmax(x)` over the last axis. */
-export const softmaxOp = defineOp<None>({
-  name: "softmax",
-  doc: "y = exp(x - max(x)) / sum(exp(x - max(x))) over the last axis; NaN throughout a row that holds NaN or +infinity, or nothing but -infinity, as torch.softmax.",
-  infer: (inputs) => inferForward("softmax", inputs),
-  reference([x], _attrs, [y]) {
-    forEachRow(x, (at, cols) => {
-      const row = x.data.subarray(at, at + cols);
-      const top = Math.max(...row);
-      let all = 0;
-      for (const v of row) all += Math.exp(v - top);
-      for (let i = 0; i < cols; i++) y.data[at + i] = Math.exp(row[i] - top) / all;
-    });
-  },
-  gradient: ({ outputs: [y] }, [dy]) => [dy && softmaxBackward(dy, y)],
-  variants: variants("softmax/forward.wgsl", false),
-  samples,
-  secondOrder: true,
-});
+/** The largest value; NaN where there is one. */
+function peakOf(row: Float64Array): number {
+  let top = Number.NEGATIVE_INFINITY;
+  for (const v of row) top = Math.max(top, v);
+  return top;
+}
+
+function defineForward(name: string, doc: string, log: boolean, backward: Op<None>): Op<None> {
+  return defineOp<None>({
+    name,
+    doc,
+    infer: (inputs) => inferForward(name, inputs),
+    reference([x], _attrs, [y]) {
+      forEachRow(x, (at, cols) => {
+        const row = x.data.subarray(at, at + cols);
+        const top = peakOf(row);
+        let all = 0;
+        for (const v of row) all += Math.exp(v - top);
+        row.forEach((v, i) => {
+          y.data[at + i] = log ? v - top - Math.log(all) : Math.exp(v - top) / all;
+        });
+      });
+    },
+    gradient: ({ outputs: [y] }, [dy]) => [dy && apply(backward, [dy, y], {})[0]],
+    variants: variants("softmax/forward.wgsl", log),
+    samples,
+    secondOrder: true,
+  });
+}
 
 const softmaxBackwardOp = defineOp<None>({
   name: "softmax_backward",
@@ -99,33 +117,13 @@ const softmaxBackwardOp = defineOp<None>({
   gradient({ inputs: [dy, y], needs }, [g]) {
     if (!g) return [null, null];
     const byOutput = () => {
-      const pulled = sub(mul(g, dy), mul(g, sum(mul(dy, y), -1, true)));
-      return sub(pulled, mul(dy, sum(mul(g, y), -1, true)));
+      const centred = sub(mul(g, dy), mul(g, sum(mul(dy, y), -1, true)));
+      return sub(centred, mul(dy, sum(mul(g, y), -1, true)));
     };
     return [needs[0] ? softmaxBackward(g, y) : null, needs[1] ? byOutput() : null];
   },
   variants: variants("softmax/backward.wgsl", false),
   samples: () => backwardSamples([0, 0.5]),
-  secondOrder: true,
-});
-
-/** `log_softmax(x)` over the last axis. */
-export const logSoftmaxOp = defineOp<None>({
-  name: "log_softmax",
-  doc: "y = x - log(sum(exp(x))) over the last axis, computed around the row's maximum; NaN throughout a row that holds NaN or +infinity, or nothing but -infinity.",
-  infer: (inputs) => inferForward("log_softmax", inputs),
-  reference([x], _attrs, [y]) {
-    forEachRow(x, (at, cols) => {
-      const row = x.data.subarray(at, at + cols);
-      const top = Math.max(...row);
-      let all = 0;
-      for (const v of row) all += Math.exp(v - top);
-      for (let i = 0; i < cols; i++) y.data[at + i] = row[i] - top - Math.log(all);
-    });
-  },
-  gradient: ({ outputs: [y] }, [dy]) => [dy && logSoftmaxBackward(dy, y)],
-  variants: variants("softmax/forward.wgsl", true),
-  samples,
   secondOrder: true,
 });
 
@@ -142,22 +140,31 @@ const logSoftmaxBackwardOp = defineOp<None>({
   },
   gradient({ inputs: [dy, y], needs }, [g]) {
     if (!g) return [null, null];
-    const pulled = mul(g, exp(y));
-    const byCotangent = () => sub(g, sum(pulled, -1, true));
-    return [needs[0] ? byCotangent() : null, needs[1] ? neg(mul(pulled, sum(dy, -1, true))) : null];
+    const weighted = mul(g, exp(y));
+    const byCotangent = () => sub(g, sum(weighted, -1, true));
+    return [needs[0] ? byCotangent() : null, needs[1] ? neg(mul(weighted, sum(dy, -1, true))) : null];
   },
   variants: variants("softmax/backward.wgsl", true),
   samples: () => backwardSamples([-5, -0.1]),
   secondOrder: true,
 });
 
+const softmaxOp = defineForward(
+  "softmax",
+  "y = exp(x - max(x)) / sum(exp(x - max(x))) over the last axis; NaN throughout a row that holds NaN or +infinity, or nothing but -infinity, as torch.softmax.",
+  false,
+  softmaxBackwardOp,
+);
+const logSoftmaxOp = defineForward(
+  "log_softmax",
+  "y = x - log(sum(exp(x))) over the last axis, computed around the row's maximum; NaN throughout a row that holds NaN or +infinity, or nothing but -infinity.",
+  true,
+  logSoftmaxBackwardOp,
+);
+
 /** dx of softmax over the last axis, from dy and the output y. */
 export function softmaxBackward(dy: Tensor, y: Tensor): Tensor {
   return apply(softmaxBackwardOp, [dy, y], {})[0];
-}
-
-function logSoftmaxBackward(dy: Tensor, y: Tensor): Tensor {
-  return apply(logSoftmaxBackwardOp, [dy, y], {})[0];
 }
 
 /** Softmax over `dim` (the last by default). */
@@ -170,7 +177,7 @@ export function logSoftmax(x: Tensor, dim = -1): Tensor {
   return overDim("log_softmax", x, dim, (t) => apply(logSoftmaxOp, [t], {})[0]);
 }
 
-/** Runs a kernel of the last axis over another one. */
+/** Applies an op on the last axis to another axis. */
 function overDim(name: string, x: Tensor, dim: number, body: (t: Tensor) => Tensor): Tensor {
   const axis = normalizeDim(name, dim, x);
   if (x.rank === 0) return reshape(body(reshape(x, [1])), []);
