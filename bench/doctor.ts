@@ -11,6 +11,7 @@ import { ReferenceDevice } from "../core/reference_device.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { matrixConfigs } from "../core/webgpu/matrix_units.ts";
 import { add, attention, copy, matmul, openDevice, rmsNorm, softmax } from "../kernels/index.ts";
 import { describeMatrixUnits } from "../kernels/matrix_units/trials.ts";
 
@@ -144,18 +145,8 @@ function limitsOf(adapter: GPUAdapter): Record<string, number> {
   return found;
 }
 
-/** Chromium's experimental list of what subgroup matrices may be. */
-interface MatrixConfig {
-  componentType: string;
-  resultComponentType: string;
-  M: number;
-  N: number;
-  K: number;
-}
-
-function matrixConfigurations(info: GPUAdapterInfo & { subgroupMatrixConfigs?: Iterable<MatrixConfig> }) {
-  return Array.from(
-    info.subgroupMatrixConfigs ?? [],
+function matrixConfigurations(info: GPUAdapterInfo): string[] {
+  return matrixConfigs(info).map(
     (c) => `${c.M}x${c.N}x${c.K} ${c.componentType} to ${c.resultComponentType}`,
   );
 }

@@ -4,6 +4,7 @@ import { preprocess, type SourceReader } from "../wgsl.ts";
 /** Experimental in Chromium, and not yet in @webgpu/types. */
 export const matrixFeature = "chromium-experimental-subgroup-matrix";
 
+/** An entry of Chromium's experimental list of products that matrix units compute. */
 interface MatrixConfig {
   componentType: string;
   resultComponentType: string;
@@ -12,14 +13,18 @@ interface MatrixConfig {
   K: number;
 }
 
+/** What an adapter's matrix units compute; empty where it says nothing. */
+export function matrixConfigs(info: object): MatrixConfig[] {
+  return Array.from((info as { subgroupMatrixConfigs?: Iterable<MatrixConfig> }).subgroupMatrixConfigs ?? []);
+}
+
 /** The shapes that an adapter offers for f16 operands and f32 results, most products an instruction first. */
 export function matrixShapes({
   features,
   info,
 }: Pick<GPUAdapter, "features"> & { info: object }): MatrixShape[] {
-  const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<MatrixConfig> };
   if (!features.has(matrixFeature) || !features.has("shader-f16")) return [];
-  return Array.from(subgroupMatrixConfigs)
+  return matrixConfigs(info)
     .filter((c) => c.componentType === "f16" && c.resultComponentType === "f32")
     .map((c) => ({ m: c.M, n: c.N, k: c.K }))
     .sort((a, b) => b.m * b.n * b.k - a.m * a.n * a.k);

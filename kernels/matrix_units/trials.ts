@@ -14,7 +14,7 @@ import { readKernel } from "../sources.ts";
 
 /** A small call on which a kernel for matrix units must agree with one that does without. */
 export interface MatrixTrial {
-  /** What is refused when it does not; see `MatrixUnits.refused`. */
+  /** Name added to `MatrixUnits.refused` on failure. */
   name: string;
   op: AnyOp;
   inputs: readonly { shape: Shape; transposed?: boolean; dtype?: DType }[];
@@ -45,7 +45,7 @@ export async function openMatrixUnits(device: WebGpuDevice): Promise<void> {
   if (debugLevel() >= 1) console.error(`matrix units: ${describeMatrixUnits(profile.matrix)}`);
 }
 
-/** With kernels tried; where some fail, and vectors may be the reason, without vectors if then fewer do. */
+/** Tries every kernel. If some fail with vector loads, retries with scalar loads and keeps whichever fails less. */
 async function tried(device: WebGpuDevice, units: MatrixUnits): Promise<MatrixUnits> {
   device.profile.matrix = units;
   await tryKernels(device, units, trialsOf(device));
@@ -69,7 +69,7 @@ async function verdictStore(device: WebGpuDevice): Promise<Remembered<{ units: M
   if (typeof process === "undefined" || !process.versions?.node) return null;
   const { remembered } = await import("../../core/platform/cache_node.ts");
   const { webgpuVersion } = await import("../../core/platform/adapter_node.ts");
-  // What the kernels are made from: who changes any of it gets a new verdict.
+  // What the kernels are made from: a change in any of it asks for a new verdict.
   const parts = [matrixEnable, ...sources.map(readKernel), productTiles, moreTiles, attentionTiles];
   const text = new TextEncoder().encode(JSON.stringify(parts));
   const digest = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", text))).join();
@@ -205,7 +205,7 @@ export async function tryKernels(
   device.forgetLowered();
 }
 
-/** Nothing where the kernels for matrix units do not take the call at all: then nobody will use them for it. */
+/** Empty where no kernel for matrix units takes the call: nobody will use one for it then. */
 function prepareTrial(device: WebGpuDevice, trial: MatrixTrial): Prepared[] {
   const { op, attrs, option, trusted } = trial;
   const inputs = trial.inputs.map((input, i) => filled(device, input, i));
