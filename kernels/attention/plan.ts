@@ -179,7 +179,7 @@ function laneRows(call: Call<AttentionAttrs>, pass: AttentionPass): number {
   return pass === "forward" && call.profile.subgroupSize * call.inputs[0].shape[3] <= 128 ? 2 : 1;
 }
 
-/** One subgroup a workgroup, rows handed round by broadcasts. */
+/** One subgroup per workgroup; rows are shared by broadcasts. */
 const lanes: Family = {
   vector: true,
   rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
@@ -201,7 +201,7 @@ const lanes: Family = {
   },
 };
 
-/** Software adapters with subgroups, and heads that their registers, and their compilers' patience, hold. */
+/** Software adapters with subgroups, and heads small enough for their registers and to compile quickly. */
 function lanesFit(call: Call<AttentionAttrs>): boolean {
   const dim = call.inputs[1].shape[3];
   const { subgroupSize } = call.profile;

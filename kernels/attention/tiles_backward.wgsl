@@ -72,7 +72,8 @@ fn main(
 #if KEYS_STAY
   var value_change: array<vec4f, EACH * SHARE>;
   let kv_head = group.y;
-  // Queries before the first key of the workgroup see none of its keys. Blocks lie the same whatever ROWS is: so do sums.
+  // Queries before the first key of the workgroup see none of its keys. Block boundaries do not depend on ROWS, so neither
+  // does the order of summation.
   let start = select(0u, first / WALK * WALK, params.causal != 0);
   let end = params.queries;
   for (var head = kv_head * params.group; head < (kv_head + 1) * params.group; head++) {

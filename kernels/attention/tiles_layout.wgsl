@@ -1,10 +1,10 @@
 // What the attention kernels in register tiles share. A workgroup owns ROWS rows (queries; for dK and dV keys) and walks
-// the other side WALK rows at a time. Its threads lie in a grid of STRIPS by COLUMNS: a thread has the rows strip,
+// the other side WALK rows at a time. Its threads form a grid of STRIPS by COLUMNS: a thread has the rows strip,
 // strip + STRIPS, … (EACH of them), the walkers column, column + COLUMNS, … (four, the components of a vec4), and of
 // results, which are HEAD_DIM4 vectors wide, the vectors column, column + COLUMNS, … (SHARE of them). EACH, STRIPS,
 // COLUMNS and SHARE come from tiles.ts.
 //
-// Every panel waits in workgroup memory as it lies in storage, a line of vec4 a row: the vectors run along the axis that
+// Panels in workgroup memory have the layout of storage, one line of vec4 per row: the vectors run along the axis that
 // is summed over for scores and along the axis of results for the second product, so nothing is ever transposed there.
 // Neighbouring threads read neighbouring rows, and lines of an odd number of vec4 put these into different banks.
 const ROWS = STRIPS * EACH;

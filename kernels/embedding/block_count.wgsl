@@ -1,4 +1,4 @@
-// How often each digit occurs in each block, a workgroup a block of 256 positions, a thread a digit.
+// How often each digit occurs in each block: one workgroup per block of 256 positions, one thread per digit.
 #import "embedding/digit.wgsl"
 @group(0) @binding(3) var<storage, read_write> counts: array<u32>; // [blocks, 256 digits]
 

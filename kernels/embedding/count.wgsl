@@ -1,4 +1,4 @@
-// How often each digit occurs in each block, a thread a block: the least work in all, for few threads.
+// How often each digit occurs in each block, one thread per block: the least total work, for few threads.
 #import "embedding/digit.wgsl"
 @group(0) @binding(3) var<storage, read_write> counts: array<u32>; // [256 digits, blocks]
 

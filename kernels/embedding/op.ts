@@ -78,8 +78,8 @@ export const embeddingOp = defineOp<Record<string, never>>({
 });
 
 /**
- * Passes that leave tmp1 or tmp2 sorted by id; `last` is the one that holds the order. Parallel: a thread a token, a
- * workgroup a block. Otherwise a thread a block, and a step between counting and placing that adds up the counts.
+ * Passes that leave tmp1 or tmp2 sorted by id; `last` holds the final order. Parallel: one thread per token, one
+ * workgroup per block. Otherwise one thread per block, and a pass between counting and placing that adds up the counts.
  */
 function sortPasses(profile: DeviceProfile, parallel: boolean, tokens: number, vocabulary: number) {
   const block = parallel ? 256 : Math.max(64, Math.ceil(Math.sqrt(tokens)));

@@ -19,7 +19,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>, @builtin(num_workgroups) g
   var sum = V(0.0);
   var position = starts[id];
 #if TOGETHER
-  // The order of the sum is fixed; what a GPU waits for are the loads, so they are on their way together.
+  // The order of the sum is fixed; but a GPU waits for the loads, so several are issued together.
   for (; position + TOGETHER <= end; position += TOGETHER) {
 #unroll K TOGETHER
     let term$K = V(dy[order[position + K] * params.cols + column]);

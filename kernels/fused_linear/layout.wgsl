@@ -16,7 +16,7 @@ struct Params {
   span: u32,        // PAIRED: from the position of a token to its slot
   width: f32,       // elements in a row of x
   eps: f32,
-  parts: vec4<u32>, // units of each of the weights that lie side by side
+  parts: vec4<u32>, // units of each of the adjacent weights
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<CX>;

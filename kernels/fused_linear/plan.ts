@@ -22,7 +22,7 @@ interface Body {
 const norms = { none: 0, rms: 1, layer: 2 };
 const activations = { none: 0, gelu: 1, gelu_tanh: 2, swiglu: 0 };
 
-/** Sizes of a call. `parts`: elements of each of the weights that lie side by side, in units of two cells. */
+/** Sizes of a call. `parts`: elements of each of the adjacent weights, in units of two cells. */
 function extents(call: Call<Attrs>, W: number) {
   const { attrs, outputs } = call;
   const given = byName(call.inputs, attrs);
@@ -97,7 +97,7 @@ function definesOf(
 
 /**
  * Whether x goes through the norm in a pass of its own. On a processor every workgroup that applies it to what it reads
- * loads the norm's vectors too, and finds the statistics anew: for wide or many rows that is more than a dispatch costs.
+ * loads the norm's vectors too, and recomputes the statistics: for wide or many rows that is more than a dispatch costs.
  */
 function normsFirst({ attrs, outputs, inputs, profile }: Call<Attrs>): boolean {
   if (!attrs.norm || profile.class === "gpu" || profile.subgroupSize < 4) return false;
@@ -163,7 +163,7 @@ const product = "fused_linear/product.wgsl";
 function rowsFor({ outputs, profile }: Call<Attrs>): number {
   const rows = outputs[0].shape[0];
   if (rows === 1) return 1;
-  // Sixteen need their rows of x handed round, else these are most of what is loaded.
+  // Sixteen share their rows of x by broadcast; otherwise these would be most of the loads.
   return rows > 8 && handsRound(profile) ? 16 : 4;
 }
 

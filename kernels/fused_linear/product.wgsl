@@ -92,7 +92,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   b[I] = subgroupAdd(b[I]);
   #end
   #endif
-  // Row by row from the top, the others moving up: compilers take twice as long where the epilogue stands once for each.
+  // Row by row from the top, the others moving up: compilers take twice as long if the epilogue is repeated for each.
   for (var r = 0u; r < min(TM, params.rows - unit.row); r++) {
     #if ALONG_K
     let mine = thread % SG == r % SG;

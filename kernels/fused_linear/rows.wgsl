@@ -1,4 +1,4 @@
-// Rows of x through the norm, a subgroup a row, for a product of many rows: its workgroups would each do it anew. The same
+// Normalises the rows of x, one subgroup per row, for a product of many rows: its workgroups would each repeat it. The same
 // functions on the same lanes give the same bits here and there.
 struct Params {
   rows: u32,

@@ -43,8 +43,8 @@ export function rowPass(call: Pick<Call<never>, "profile">, worker: RowWorker, w
 const wideRow = 4096;
 
 /**
- * The three variants of a row kernel. A subgroup a row is best nearly everywhere; software adapters without
- * subgroups do better with a thread a row than with barriers.
+ * The three variants of a row kernel. One subgroup per row is best nearly everywhere; software adapters
+ * without subgroups do better with one thread per row than with barriers.
  */
 export function rowVariants<A>(
   file: string,

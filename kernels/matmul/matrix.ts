@@ -19,7 +19,7 @@ export interface MatrixTile {
   vectors?: boolean;
 }
 
-/** Added to the rows of a panel, in elements, so that the rows of a matrix lie in different banks. */
+/** Added to the rows of a panel, in elements, so that the rows of a matrix are in different banks. */
 const padding = 8;
 
 /** Rows of tiles that are walked together, so that what they share stays in the cache. */
@@ -67,7 +67,7 @@ const extentsOf = ({ down, across, rows, columns }: MatrixTile) => ({
 /** How many matrices of a row a subgroup hands to its threads at a time: as many as fit beside the panels, 0 if not one. */
 function drainedOf(tile: MatrixTile, { m, n }: MatrixShape, { profile }: Call<MatmulAttrs>): number {
   const { rows, columns } = extentsOf(tile);
-  // Panels lie either way; the longer of the two.
+  // Panels may be stored either way; this is the longer of the two.
   const panel = (extent: number) => Math.max(extent * (tile.step + padding), tile.step * (extent + padding));
   const staged = tile.stages * (panel(rows) + panel(columns)) * 2;
   const across = tile.columns / n;
@@ -94,7 +94,7 @@ interface Choices {
   shape: MatrixShape;
   /** For the rule. */
   tiles: MatrixTile[];
-  /** For whoever measures; those of the rule among them. */
+  /** For measuring; includes those of the rule. */
   all: MatrixTile[];
 }
 
@@ -145,7 +145,7 @@ export function tuneMatrix(call: Call<MatmulAttrs>): { shapeClass: string; optio
   return { shapeClass: shapeClassOf(call, geometry), options };
 }
 
-/** A workgroup a tile: the rule's, or the one that was measured to be quickest. */
+/** One workgroup per tile: the rule's, or the one that was measured to be quickest. */
 export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
   const geometry = geometryOf(call);
   const choices = choicesOf(call)!;

@@ -1,6 +1,6 @@
 // The kernel for matrix units, f16 with sums in f32. A workgroup of DOWN by ACROSS subgroups computes BM by BN elements
 // of C, a subgroup RM by RN matrices of them. Panels of BK columns of A and BK rows of B wait in workgroup memory in the
-// order in which they lie outside, since loading a matrix turns it for nothing; rows are padded by PAD against bank
+// order of storage, since loading a matrix transposes it at no cost; rows are padded by PAD against bank
 // conflicts. While a panel is multiplied, the next is on its way into registers. With STAGES 2 panels alternate between
 // two places and one barrier a panel is saved. Rows and columns outside C repeat the last ones and are not stored.
 #import "matmul/operands.wgsl"

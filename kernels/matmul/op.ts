@@ -66,7 +66,7 @@ function gradient({ inputs, attrs, needs }: GradientContext<MatmulAttrs>, [dy]: 
   return out;
 }
 
-/** The cotangent of what the activation received, which is computed anew: the fused kernel did not keep it. */
+/** The cotangent of the activation's input, which is recomputed: the fused kernel did not keep it. */
 function throughActivation(inputs: readonly Tensor[], attrs: MatmulAttrs, dy: Tensor): Tensor {
   const { activation, residual, ...linear } = attrs;
   const x = apply(matmulOp, residual ? inputs.slice(0, -1) : inputs, linear)[0];

@@ -98,7 +98,7 @@ fn readable(k: u32, w: Walk) -> u32 {
 #endif
 }
 
-/// Four values along k, zero from the end on. What lies there may be NaN, so it is replaced, not multiplied by zero.
+/// Four values along k, zero from the end on. Memory there may hold NaN, so it is replaced, not multiplied by zero.
 fn keepBelow(value: vec4f, k: u32, w: Walk) -> vec4f {
 #if EDGE_K
   return select(vec4f(), value, vec4u(k, k + 1, k + 2, k + 3) < vec4u(w.kEnd));

@@ -141,7 +141,7 @@ function operandParams({ M, N, K, a, b, batchShape, batches }: Geometry): NonNul
   };
 }
 
-/** One subgroup a tile, after a copy of B to rows where that pays. */
+/** One subgroup per tile, after a copy of B to rows where that pays. */
 export function planSubgroup(call: MatmulCall): Lowering {
   const geometry = geometryOf(call);
   return paysInRows(call, geometry) ? planSubgroupInRows(call) : planSubgroupTiles(call, geometry);
@@ -153,7 +153,7 @@ export function planSubgroupInRows(call: MatmulCall): Lowering {
   return copyFirst(call, geometry, planSubgroupTiles(call, inRows(geometry)));
 }
 
-/** Few rows take short tiles, so that a server's small batches do not compute rows in vain. */
+/** Few rows take short tiles, so that a server's small batches compute no unused rows. */
 function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
   const { M, N, K } = geometry;
   const SG = call.profile.subgroupSize;

@@ -118,7 +118,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   biases[J] = biasOf(column + J * SG * 4);
   #end
   // Row by row from the top, the others moving up: compilers of software adapters spell out a store lane by lane,
-  // and take twice as long where it stands once for every row.
+  // and take twice as long if it is repeated for every row.
   for (var r = row; r < min(row + TM, params.M); r++) {
     #unroll J TN
     store(sum[J], column + J * SG * 4, biases[J], tile.cBase + r * params.N);

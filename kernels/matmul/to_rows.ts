@@ -12,7 +12,7 @@ export function paysInRows({ profile, attrs }: Call<MatmulAttrs>, { M, b }: Geom
   return profile.subgroupSize >= 4 && M >= 128 && !attrs.batchInvariant && modeOf(b) !== Mode.columns;
 }
 
-/** The product once B lies in rows: each of its matrices once, however many batches share it. */
+/** The product once B is stored by rows: each of its matrices once, however many batches share it. */
 export function inRows(geometry: Geometry): Geometry {
   const { N, K, b, batchShape } = geometry;
   const row = Math.ceil(N / 4) * 4;

@@ -8,7 +8,7 @@ struct Params { rows: u32, cols: u32, first: u32 }
 fn work(row: u32, lane: u32) {
   let step = params.rows * LANES;
   var sum = V(0.0);
-  // In runs that are summed by themselves first: a long sum keeps more digits.
+  // Runs are summed separately first: a long sum keeps more digits.
   for (var i = row * LANES + lane; i < params.cols;) {
     let stop = min(i + 256u * step, params.cols);
     var part = V(0.0);

@@ -3,7 +3,7 @@ import type { PagedAttrs } from "./op.ts";
 
 const ints = (shape: number[], values: number[]): SampleInput => ({ shape, dtype: "i32", values });
 
-/** Sequences whose blocks lie scattered in the cache, and tokens (sequence, position) that look at them. */
+/** Sequences whose blocks are scattered in the cache, and tokens (sequence, position) that attend to them. */
 function sample(
   name: string,
   [heads, kvHeads, dim, blockSize, maxBlocks]: readonly [number, number, number, number, number],
