@@ -101,6 +101,11 @@ export class Tensor {
     return nested(await this.data(), this.shape);
   }
 
+  /** The values as nested lists: PyTorch's name, but a promise. */
+  tolist(): Promise<NestedNumbers> {
+    return this.toArray();
+  }
+
   /** The value of a one-element tensor. */
   async item(): Promise<number> {
     if (this.size !== 1)

@@ -30,6 +30,7 @@ const aliases = {
   min: reductions.amin,
   to: elementwise.cast,
   t: (x: Tensor): Tensor => views.transpose(x),
+  view: views.reshape,
   /** x where condition (bool) holds, else other. */
   where: (x: Tensor, condition: Tensor, other: elementwise.Operand): Tensor =>
     elementwise.where(condition, x, other),

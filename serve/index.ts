@@ -12,4 +12,4 @@ export { ModelRunner, type RunnerOptions } from "./engine/runner.ts";
 export { LIMITS, type Limits } from "./limits.ts";
 export { createServer, type Server, type ServerOptions } from "./server.ts";
 export type { SamplingParams } from "./text/request.ts";
-export { type GenerateOptions, TextGenerator } from "./text/text_generator.ts";
+export { type GenerateOptions, samplerOf, TextGenerator } from "./text/text_generator.ts";

@@ -45,6 +45,11 @@ describe("methods of a tensor", () => {
     expect(await list(x.where(x.gt(0), 0).max(1))).toEqual([3, 5]);
     expect(await x.sub(x.mean(1, true)).square().sum().item()).toBeCloseTo(12.666667 + 74, 5);
     expect(await x.reshape([3, -1]).permute([1, 0]).flatten().toArray()).toEqual([1, 3, 5, -2, 4, -6]);
+    expect(await x.view([3, -1]).tolist()).toEqual([
+      [1, -2],
+      [3, 4],
+      [5, -6],
+    ]);
     expect(x.unsqueeze(0).squeeze().shape).toEqual([2, 3]);
     expect([x.dim(), x.numel(), x.to("i32").dtype]).toEqual([2, 6, "i32"]);
     expect(await x.sum().toArray()).toBe(5);
