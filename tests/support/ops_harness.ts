@@ -20,11 +20,12 @@ export function generator(seedText: string): () => number {
 /** Row-major values of a sample input, representable in its dtype. */
 export function sampleValues(input: SampleInput, dtype: DType, seed: string): number[] {
   const count = numel(input.shape);
-  const round = dtype === "f16" ? (v: number) => fromHalf(toHalf(v)) : Math.fround;
+  const float = isFloat(dtype);
+  const half = (v: number) => fromHalf(toHalf(v));
+  const round = dtype === "f16" ? half : float ? Math.fround : (v: number) => v;
   if (input.values)
     return Array.from({ length: count }, (_, i) => round(input.values![i % input.values!.length]));
   const next = generator(seed);
-  const float = isFloat(dtype);
   const [low, high] = input.range ?? (float ? [-2, 2] : [0, 1]);
   return Array.from({ length: count }, () =>
     float ? round(low + next() * (high - low)) : Math.floor(low + next() * (high - low + 1)),
