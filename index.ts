@@ -4,11 +4,12 @@ import "./kernels/index.ts"; // registers every op and the methods of Tensor
 
 export { backward, custom, type GradOptions, grads } from "./core/autograd.ts";
 export { type Compiled, compile } from "./core/compile.ts";
-export { type Device, device, dispose, persist, scope, setDevice, withDevice } from "./core/device.ts";
+export { type Device, device, setDevice, withDevice } from "./core/device.ts";
 export type { DType, HostArray } from "./core/dtype.ts";
 export { KilnError } from "./core/errors.ts";
 export { type AdapterDescription, type AdapterOptions, describe } from "./core/platform/adapter.ts";
 export type { ReferenceDevice } from "./core/reference_device.ts";
+export { dispose, persist, scope } from "./core/scope.ts";
 export type { Shape } from "./core/shape.ts";
 export { noGrad } from "./core/tape.ts";
 export { full, type NestedNumbers, ones, Tensor, tensor, zeros } from "./core/tensor.ts";

@@ -1,5 +1,5 @@
 import { grads } from "../core/autograd.ts";
-import { type Device, dispose, scope, setDevice, withDevice } from "../core/device.ts";
+import { type Device, setDevice, withDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import {
   type AdapterDescription,
@@ -8,6 +8,7 @@ import {
   openAdapter,
 } from "../core/platform/adapter.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
+import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";

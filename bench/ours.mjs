@@ -17,7 +17,7 @@ export async function open(_mode, { TINY, cap }) {
   const { version } = (await import("../package.json", { with: { type: "json" } })).default;
   const k = await load("kernels/index");
   const { compile } = await load("core/compile");
-  const { scope } = await load("core/device");
+  const { scope } = await load("core/scope");
   const { noGrad } = await load("core/tape");
   const { tensor } = await load("core/tensor");
   const { values } = await load("bench/data");

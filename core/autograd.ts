@@ -1,6 +1,7 @@
-import { persist, type Storage, scope } from "./device.ts";
+import type { Storage } from "./device.ts";
 import { KilnError } from "./errors.ts";
 import { addOp } from "./primitives.ts";
+import { persist, scope } from "./scope.ts";
 import { sameShape, show } from "./shape.ts";
 import {
   gradEnabled,

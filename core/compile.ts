@@ -1,5 +1,6 @@
-import { type Device, device, forEachTensor, type StepCompiler, scope, type TracedStep } from "./device.ts";
+import { type Device, device, type StepCompiler, type TracedStep } from "./device.ts";
 import { KilnError } from "./errors.ts";
+import { forEachTensor, scope } from "./scope.ts";
 import { show } from "./shape.ts";
 import { asCompiledStep, endHistory, gradEnabled } from "./tape.ts";
 import { Tensor } from "./tensor.ts";

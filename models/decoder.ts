@@ -1,4 +1,4 @@
-import { persist } from "../core/device.ts";
+import { persist } from "../core/scope.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
 import {
   fusedLinear,

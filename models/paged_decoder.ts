@@ -1,6 +1,6 @@
 import { compile } from "../core/compile.ts";
-import { dispose, persist, scope } from "../core/device.ts";
 import type { HostArray } from "../core/dtype.ts";
+import { dispose, persist, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
 import { greedyTokens, narrow, reshape } from "../kernels/index.ts";

@@ -1,5 +1,5 @@
-import { persist } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { persist } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import {

@@ -1,6 +1,7 @@
 import { dependsOn, retrace } from "../core/compile.ts";
-import { device, dispose, persist, type Storage, scope } from "../core/device.ts";
+import { device, type Storage } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { dispose, persist, scope } from "../core/scope.ts";
 import { numel, type Shape, sameShape, show } from "../core/shape.ts";
 import { type NestedNumbers, Tensor, tensor } from "../core/tensor.ts";
 import { assignInto } from "../kernels/index.ts";

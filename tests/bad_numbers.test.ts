@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type Device, forEachTensor, setDevice } from "../core/device.ts";
+import { type Device, setDevice } from "../core/device.ts";
 import type { DType } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
+import { forEachTensor } from "../core/scope.ts";
 import { numel, type Shape } from "../core/shape.ts";
 import { full, ones, Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";

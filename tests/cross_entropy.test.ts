@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
-import { scope, setDevice } from "../core/device.ts";
+import { setDevice } from "../core/device.ts";
+import { scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";

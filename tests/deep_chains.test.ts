@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
 import { compile } from "../core/compile.ts";
-import { scope, setDevice } from "../core/device.ts";
+import { setDevice } from "../core/device.ts";
+import { scope } from "../core/scope.ts";
 import { apply, type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { fused } from "../kernels/elementwise/fuse.ts";

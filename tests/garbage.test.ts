@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
-import { dispose, setDevice } from "../core/device.ts";
+import { setDevice } from "../core/device.ts";
+import { dispose } from "../core/scope.ts";
 import { full, type Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import * as k from "../kernels/index.ts";

@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { backward, custom, grads } from "../core/autograd.ts";
 import { compile } from "../core/compile.ts";
-import { persist, scope, setDevice, withDevice } from "../core/device.ts";
+import { setDevice, withDevice } from "../core/device.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
+import { persist, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import * as k from "../kernels/index.ts";

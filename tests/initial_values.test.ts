@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { dispose, setDevice } from "../core/device.ts";
+import { setDevice } from "../core/device.ts";
 import { philox4x32, toUnit } from "../core/random.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
+import { dispose } from "../core/scope.ts";
 import { full, type Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";

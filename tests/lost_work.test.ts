@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { compile } from "../core/compile.ts";
-import { persist, setDevice } from "../core/device.ts";
+import { setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
+import { persist } from "../core/scope.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import * as k from "../kernels/index.ts";

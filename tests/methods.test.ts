@@ -1,8 +1,9 @@
 import { inspect } from "node:util";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { compile } from "../core/compile.ts";
-import { type Device, scope, setDevice } from "../core/device.ts";
+import { type Device, setDevice } from "../core/device.ts";
 import { findOp } from "../core/op.ts";
+import { scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { Tensor, tensor } from "../core/tensor.ts";
 import * as table from "../kernels/elementwise/table.ts";

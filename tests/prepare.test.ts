@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { compile } from "../core/compile.ts";
-import { scope, setDevice } from "../core/device.ts";
+import { setDevice } from "../core/device.ts";
+import { scope } from "../core/scope.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import { CompiledStep } from "../core/webgpu/compiled_step.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkpoint, grads } from "../core/autograd.ts";
 import { compile } from "../core/compile.ts";
-import { type Device, scope, setDevice } from "../core/device.ts";
+import { type Device, setDevice } from "../core/device.ts";
+import { scope } from "../core/scope.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import * as k from "../kernels/index.ts";
 

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
-import { scope } from "../core/device.ts";
+import { scope } from "../core/scope.ts";
 import { tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { greedyTokens, openDevice } from "../kernels/index.ts";

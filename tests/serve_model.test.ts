@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { dispose, scope } from "../core/device.ts";
+import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";

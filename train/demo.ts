@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { dispose } from "../core/scope.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
 import { AdamW } from "./optimizers/index.ts";

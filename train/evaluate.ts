@@ -1,4 +1,4 @@
-import { dispose } from "../core/device.ts";
+import { dispose } from "../core/scope.ts";
 import { type Batch, type Span, type TokenShard, validationBatches } from "./data/index.ts";
 import type { Evaluation } from "./recipe.ts";
 import type { Trainer } from "./trainer.ts";

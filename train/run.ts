@@ -1,8 +1,8 @@
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { dispose } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { atomicWriteFile, writeJson } from "../core/platform/files.ts";
+import { dispose } from "../core/scope.ts";
 import { assertComputeDtype } from "../models/architectures.ts";
 import { saveModel } from "../models/formats/hf_directory.ts";
 import type { Model } from "../models/model.ts";

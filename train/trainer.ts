@@ -1,8 +1,8 @@
 import { grads } from "../core/autograd.ts";
 import { type Compiled, compile } from "../core/compile.ts";
-import { dispose, persist, scope } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { seedWords } from "../core/random.ts";
+import { dispose, persist, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor, zeros } from "../core/tensor.ts";
 import { addInto, assignInto, globalNorm, reshape } from "../kernels/index.ts";

@@ -1,6 +1,6 @@
 import { grads } from "../../core/autograd.ts";
 import { compile } from "../../core/compile.ts";
-import { dispose, persist, scope } from "../../core/device.ts";
+import { dispose, persist, scope } from "../../core/scope.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import * as k from "../../kernels/index.ts";

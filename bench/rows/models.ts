@@ -1,4 +1,4 @@
-import { dispose, scope } from "../../core/device.ts";
+import { dispose, scope } from "../../core/scope.ts";
 import { noGrad } from "../../core/tape.ts";
 import type { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { assignInto, mul } from "../../kernels/index.ts";

@@ -1,4 +1,4 @@
-import { dispose } from "../../core/device.ts";
+import { dispose } from "../../core/scope.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
 import { scheduleFactor, scheduleName } from "../../train/optimizers/schedules.ts";
 import { Trainer } from "../../train/trainer.ts";

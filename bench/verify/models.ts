@@ -1,6 +1,6 @@
 import { grads } from "../../core/autograd.ts";
-import { dispose, scope } from "../../core/device.ts";
 import { KilnError } from "../../core/errors.ts";
+import { dispose, scope } from "../../core/scope.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import { mul } from "../../kernels/index.ts";

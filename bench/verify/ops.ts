@@ -1,7 +1,7 @@
 import { grads } from "../../core/autograd.ts";
-import { dispose, scope } from "../../core/device.ts";
 import { isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
+import { dispose, scope } from "../../core/scope.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import { maskedFill, mul } from "../../kernels/index.ts";
 import { type Folder, TensorFile } from "./fixture.ts";

@@ -1,5 +1,5 @@
-import { dispose, persist, scope } from "../../core/device.ts";
 import { KilnError } from "../../core/errors.ts";
+import { dispose, persist, scope } from "../../core/scope.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import {
   Adagrad,

@@ -1,9 +1,10 @@
-import { forEachTensor, Storage, scope, type TracedStep } from "../device.ts";
+import { Storage, type TracedStep } from "../device.ts";
 import { byteSize } from "../dtype.ts";
 import { KilnError } from "../errors.ts";
 import { collectHostWork } from "../host_work.ts";
 import { mutatedInputs } from "../op.ts";
 import { copyOp } from "../primitives.ts";
+import { forEachTensor, scope } from "../scope.ts";
 import { endHistory } from "../tape.ts";
 import { apply, Tensor } from "../tensor.ts";
 import { type Dispatch, describeDispatch, type TracedCall, type Work } from "./call.ts";

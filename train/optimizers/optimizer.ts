@@ -1,6 +1,6 @@
 import { beforeEachRun } from "../../core/compile.ts";
-import { dispose, persist, scope } from "../../core/device.ts";
 import { KilnError } from "../../core/errors.ts";
+import { dispose, persist, scope } from "../../core/scope.ts";
 import { contiguousStrides, type Shape } from "../../core/shape.ts";
 import { noGrad } from "../../core/tape.ts";
 import { ones, type Tensor, zeros } from "../../core/tensor.ts";
