@@ -25,7 +25,7 @@ export interface AttentionOptions {
  * FlashAttention). query [B, H, T, D], key and value [B, KV, S, D], KV dividing H: head h reads key head h * KV / H
  * (Ainslie et al. 2023). f32 or f16, sums in f32. Returns [B, H, T, D]. A hidden key contributes nothing, whatever it holds.
  * A row that sees no key, or none with a score above -1e29, is zero, and so is its gradient; one that sees a score of NaN or
- * +infinity is NaN. Memory laid out as [B, T, H, D] is read without a copy, and so is the result's memory laid out.
+ * +infinity is NaN. Memory laid out as [B, T, H, D] is read without a copy, and the result is laid out the same way.
  */
 export function attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions = {}): Tensor {
   for (const t of [query, key, value]) rankOf("attention", t);
