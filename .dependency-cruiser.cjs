@@ -49,6 +49,12 @@ module.exports = {
     ...layers,
     ...serveLayers,
     {
+      name: "docs-import-the-doors-only",
+      severity: "error",
+      from: { path: "^docs/" },
+      to: { path: "^(core|kernels|nn|models|tokenizer|train|serve|bench)/", pathNot: "/index\\.ts$" },
+    },
+    {
       name: "tests-only-for-tests",
       severity: "error",
       from: { pathNot: "^tests/" },
