@@ -96,5 +96,5 @@ it("a step is not traced again while nothing changed, and its arguments' layout 
 
 it("an argument that is no tensor is refused", () => {
   const step = compile((x: Tensor) => k.mul(x, 2));
-  expect(() => step(2 as unknown as Tensor)).toThrow(/argument 0 of the step is no tensor/);
+  expect(() => step(2 as unknown as Tensor)).toThrow(/argument 0 of the step is not a tensor/);
 });

@@ -20,7 +20,7 @@ import { lockFile } from "../train/run_lock.ts";
 import { parseOverrides } from "../train/settings/load.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
-/** What a run measures and keeps, inside one process; tests/pretrain.test.ts has whole processes. */
+/** What a run measures and keeps, inside one process; tests/pretrain.slow.test.ts has whole processes. */
 const { place, toy, pretrainWith, train, resume } = toyRuns();
 
 describe("the validation loss", () => {
