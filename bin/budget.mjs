@@ -6,8 +6,9 @@ import { readFileSync } from "node:fs";
 const parts = [
   {
     name: "engine, trainer and server",
-    // The design wants 27,000 here and 35,000 once encoders, adapters and the whole server are in; docs/log.md says why not.
-    bound: 37_000,
+    // The design wants 27,000 here, and 8,000 more for encoders, adapters, formats, recipes, metrics and the whole server.
+    // docs/log.md ("27,000 lines") says why it was 37,000 before those; they may add what the design gave them, and no more.
+    bound: 45_000,
     folders: ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "index.ts", "cli.ts"],
   },
   {
