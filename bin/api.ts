@@ -136,9 +136,9 @@ function item(code: string, doc: string, depth = 0): string {
 function docOf(checker: ts.TypeChecker, symbol: ts.Symbol, declaration: ts.Declaration): string {
   const doc = ts.displayPartsToString(symbol.getDocumentationComment(checker));
   if (doc) return doc + tagsOf(symbol);
-  // Elementwise ops are rows of a table: the fifth argument says what they compute.
+  // Elementwise ops are rows of a table: the third argument says what they compute.
   const call = ts.isVariableDeclaration(declaration) ? declaration.initializer : undefined;
-  const text = call && ts.isCallExpression(call) ? call.arguments[4] : undefined;
+  const text = call && ts.isCallExpression(call) ? call.arguments[2] : undefined;
   return text && ts.isStringLiteralLike(text) ? text.text : "";
 }
 
