@@ -13,7 +13,9 @@ await run(["--project", project, ...args], adapters);
 // What the quick tests show on one software adapter, the long ones show on the other; it compiles for minutes.
 if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) {
   console.log(`The op suite once more, on ${adapters.KILN_F16_ADAPTER}.`);
-  await run(["--project", "quick", "tests/ops.test.ts"], { KILN_ADAPTER: adapters.KILN_F16_ADAPTER });
+  await run(["--project", "quick", "tests/ops.test.ts", "tests/ops_attention.test.ts"], {
+    KILN_ADAPTER: adapters.KILN_F16_ADAPTER,
+  });
 }
 const { passed, failed, skipped } = total;
 console.log(`${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`);
