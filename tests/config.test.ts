@@ -359,6 +359,12 @@ describe("pretrain config", () => {
       "--set train.stepz=5: unknown key train.stepz; did you mean train.steps?",
     ],
     [
+      "a --set into an unknown group",
+      "train: {steps: 500}",
+      ["tokeniser.kind=char"],
+      "--set tokeniser.kind=char: unknown key tokeniser; did you mean tokenizer?",
+    ],
+    [
       "a bad --set value",
       "train: {steps: 500}",
       ["train.steps=x"],

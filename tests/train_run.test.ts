@@ -54,7 +54,7 @@ describe("the validation loss", () => {
     const controller = new AbortController();
     const cut = [...toy, `out_dir=${place("stopped")}`, "eval.tokens=300", "sample.every=0"];
     // The signal comes when the run says that it begins with the whole set.
-    const say = (line: string) => void (/measuring the loss on all/.test(line) && controller.abort());
+    const say = (line: string) => void (/measuring on all/.test(line) && controller.abort());
     await expect(pretrainWith(cut, { signal: controller.signal, say })).rejects.toMatchObject({
       message: expect.stringMatching(/stopped at step 1 of 1; the checkpoint is saved/),
       exitCode: 130,

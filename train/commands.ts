@@ -44,8 +44,8 @@ function addRecipe(
     .command(name)
     .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
     .description(description)
-    .option("--data <path...>", "text, JSONL, gzip of either, or folders")
-    .option("--validation-data <path...>", "files for the validation loss, instead of a share of the data")
+    .option("--data <path...>", "files or folders to train on")
+    .option("--validation-data <path...>", "files to measure on, instead of a share of the data")
     .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
     .option("--init-from <folder>", "start from the weights, shape and tokenizer of this model or run")
     .option("--steps <n>", "optimizer updates", whole(1))
@@ -69,13 +69,12 @@ function addRecipe(
     .addHelpText(
       "after",
       examples(
-        `kiln train ${name} --out runs/stories --steps 500`,
-        `kiln train ${name} docs/configs/tinyllm.yaml --data stories.jsonl.gz`,
-        `kiln train ${name} --out runs/stories --resume`,
-        `kiln train ${name} --out runs/stories --resume --steps 1000 --learning-rate 5e-4`,
+        `kiln train ${name} settings.yaml --data FILE --out runs/first --steps 500`,
+        `kiln train ${name} --out runs/first --resume`,
+        `kiln train ${name} --out runs/first --resume --steps 1000 --learning-rate 5e-4`,
       ),
     )
-    .addHelpText("after", () => `\nAll settings and their defaults: kiln settings\n`)
+    .addHelpText("after", () => `\nAll settings and their defaults: kiln settings ${name}\n`)
     .action(async (config: string | undefined, flags: TrainFlags) => {
       const { loadSettings, parseOverrides } = await import("./settings/load.ts");
       const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
@@ -84,14 +83,14 @@ function addRecipe(
       const { describe } = await import("../core/platform/adapter.ts");
       say(describe((await openOnce()).description));
       const result = await runRecipe(name, settings, makeSampler);
-      const { model: _m, tokenizer: _t, samples, ...summary } = result;
+      const { model, tokenizer: _t, samples, ...summary } = result;
       if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
       else {
         const { lossText } = await import("./report/run_log.ts");
+        const { CausalLM } = await import("../models/decoder.ts");
         const { modelDir, lossCurve } = summary;
-        say(
-          `${lossText(result, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}\ntry: kiln sample ${modelDir}`,
-        );
+        say(`${lossText(result, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}`);
+        if (model instanceof CausalLM) say(`try: kiln sample ${modelDir}`);
       }
     });
 }

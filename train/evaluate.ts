@@ -1,7 +1,6 @@
 import { dispose } from "../core/scope.ts";
 import { type Batch, type Span, type TokenShard, validationBatches } from "./data/index.ts";
-import type { Evaluation } from "./recipe.ts";
-import type { Trainer } from "./trainer.ts";
+import type { Evaluation, Evaluator } from "./recipe.ts";
 
 /** A validation loss and what it was measured on. */
 export type ValidationMetrics = {
@@ -47,12 +46,12 @@ export class Validation implements Evaluation<Batch> {
   }
 
   /** The loss on rows spread evenly over the set, the same ones every time; null where nothing can be predicted. */
-  sample(trainer: Trainer): Promise<ValidationMetrics | null> {
+  sample(trainer: Evaluator<Batch>): Promise<ValidationMetrics | null> {
     return this.#measure(trainer, this.#budgetRows);
   }
 
   /** The loss on the whole set, which may take long: null also where `signal` ended it. */
-  all(trainer: Trainer, signal?: AbortSignal): Promise<ValidationMetrics | null> {
+  all(trainer: Evaluator<Batch>, signal?: AbortSignal): Promise<ValidationMetrics | null> {
     return this.#measure(trainer, this.#rows, signal);
   }
 
@@ -60,7 +59,11 @@ export class Validation implements Evaluation<Batch> {
    * Both measurements use one shape of batch, found from the budget alone: rows of equal weights then give equal bits
    * whatever the batch size of training is, and the pass is compiled once.
    */
-  async #measure(trainer: Trainer, rows: number, signal?: AbortSignal): Promise<ValidationMetrics | null> {
+  async #measure(
+    trainer: Evaluator<Batch>,
+    rows: number,
+    signal?: AbortSignal,
+  ): Promise<ValidationMetrics | null> {
     if (rows === 0) return null;
     const most = Math.max(1, Math.floor(passTokens / this.#seqLen));
     const batchSize = Math.ceil(this.#budgetRows / Math.ceil(this.#budgetRows / most));

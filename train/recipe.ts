@@ -1,5 +1,5 @@
 import type { CausalLM } from "../models/decoder.ts";
-import type { Model } from "../models/model.ts";
+import type { Model, TokenBatch } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
 import type { SettingsOf } from "./settings/load.ts";
@@ -8,12 +8,13 @@ import type { Objective, Trainer } from "./trainer.ts";
 
 /** The seam between the loop (`run.ts`) and a kind of training; docs/adding-a-recipe.md shows how to add one. */
 
-/** A kind of training: its settings, and what they come to. */
-export interface Recipe<C extends RunSettings, B extends HostBatch> extends SettingsOf<C> {
+/** A kind of training: its settings `C`, and what they come to; `B` and `I` are those of its objective. */
+export interface Recipe<C extends RunSettings, B extends HostBatch, I extends object = TokenBatch>
+  extends SettingsOf<C> {
   /** Refuses settings that no run can have, before anything is written. Throws a KilnError. */
   check?(config: C): void;
   /** Reads the data and makes the model. Says what it found. */
-  open(config: C, context: RecipeContext): Promise<Task<B>>;
+  open(config: C, context: RecipeContext): Promise<Task<B, I>>;
 }
 
 /** What `open` gets besides the settings. */
@@ -36,13 +37,13 @@ export type Sampler = (
 export type MakeSampler = (model: CausalLM, tokenizer: Tokenizer) => Sampler;
 
 /** What the loop trains, on what, and how it is measured. */
-export interface Task<B extends HostBatch> {
-  model: Model;
+export interface Task<B extends HostBatch, I extends object = TokenBatch> {
+  model: Model<never>;
   /** Saved beside the model. */
   tokenizer: Tokenizer;
   batches: BatchSource<B>;
   /** How a batch becomes a loss; by default packed token rows meet the model's own loss. */
-  objective?: Objective<B>;
+  objective?: Objective<B, I>;
   evaluation: Evaluation<B>;
   /** Texts that show the progress; `seed` differs from step to step. */
   sample?(seed: number): Promise<string[]>;
@@ -70,6 +71,9 @@ export interface BatchSource<B> {
 /** Numbers of a measurement by name; null where there is nothing to measure. They go to the log and to TensorBoard. */
 export type Metrics = Readonly<Record<string, number | null>>;
 
+/** What a measurement needs of the trainer: the sum of the losses of a batch, compiled once for all batches of a shape. */
+export type Evaluator<B> = Pick<Trainer<B & HostBatch>, "evaluate">;
+
 /** Measures the model on held-out data. */
 export interface Evaluation<B> {
   /** The number that decides which model is the best. A name ending in `_loss` is better lower, any other higher. */
@@ -79,7 +83,7 @@ export interface Evaluation<B> {
   /** Size of the whole set, for people: "14,000 held-out tokens". */
   readonly size: string;
   /** Within the budget, on the same data each time; null where nothing is held out. */
-  sample(trainer: Trainer<B & HostBatch>): Promise<Metrics | null>;
+  sample(trainer: Evaluator<B>): Promise<Metrics | null>;
   /** On the whole set; null also where `signal` ended it. */
-  all(trainer: Trainer<B & HostBatch>, signal?: AbortSignal): Promise<Metrics | null>;
+  all(trainer: Evaluator<B>, signal?: AbortSignal): Promise<Metrics | null>;
 }

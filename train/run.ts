@@ -47,13 +47,16 @@ export interface RunResult {
   metrics: Metrics | null;
   /** Samples before and after training, prompt first. */
   samples: { before: string[]; after: string[] };
-  model: Model;
+  model: Model<never>;
   tokenizer: Tokenizer;
 }
 
+/** The settings that the loop reads. */
+type LoopSettings = RunSettings & { sample?: { every: number } };
+
 /** Trains by a recipe in a run folder of its own, which no other process may write meanwhile. */
-export async function run<C extends RunSettings & { sample?: { every: number } }, B extends HostBatch>(
-  recipe: Recipe<C, B>,
+export async function run<C extends LoopSettings, B extends HostBatch, I extends object>(
+  recipe: Recipe<C, B, I>,
   options: RunOptions<C>,
 ): Promise<RunResult> {
   const { config } = options;
@@ -77,19 +80,19 @@ export async function run<C extends RunSettings & { sample?: { every: number } }
 const smallestLossScale = 2 ** -24;
 
 /** The loop: updates, measurements, samples and checkpoints, from any step to the last. */
-class Run<C extends RunSettings & { sample?: { every: number } }, B extends HostBatch> {
+class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   readonly #recipe: string;
-  readonly #task: Task<B>;
+  readonly #task: Task<B, I>;
   readonly #config: C;
   readonly #options: RunOptions<C>;
-  readonly #trainer: Trainer<B>;
+  readonly #trainer: Trainer<B, I>;
   readonly #totalSteps: number;
   readonly #schedule: ScheduleConfig;
   readonly #settings: Record<string, unknown>;
   #tokensSeen = 0;
   #best: Best | null = null;
 
-  constructor(recipe: string, task: Task<B>, options: RunOptions<C>) {
+  constructor(recipe: string, task: Task<B, I>, options: RunOptions<C>) {
     const { config } = options;
     const { train } = config;
     this.#recipe = recipe;
@@ -314,7 +317,7 @@ class Run<C extends RunSettings & { sample?: { every: number } }, B extends Host
     const { evaluation, model, tokenizer } = this.#task;
     const total = this.#totalSteps;
     if (!evaluation.samplesAll) {
-      say(`measuring the loss on all ${evaluation.size}`);
+      say(`measuring on all ${evaluation.size}`);
       const whole = await evaluation.all(this.#trainer, signal);
       if (signal?.aborted) throw this.#interrupted(total);
       // A run that was finished before has it in its log.

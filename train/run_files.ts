@@ -42,7 +42,7 @@ export interface TrainerState {
 
 /** The parts of a checkpoint: a model directory that others can load, and what only training needs. */
 export interface CheckpointParts {
-  model: Model;
+  model: Model<never>;
   tokenizer: Tokenizer;
   /** The trainer's state, by name. */
   tensors: ReadonlyMap<string, Tensor>;
@@ -81,7 +81,7 @@ export async function saveCheckpoint(
 /** Writes the best model so far to `best/` of a run, with its measurement. */
 export async function saveBest(
   runDir: string,
-  model: Model,
+  model: Model<never>,
   tokenizer: Tokenizer,
   measured: object,
 ): Promise<void> {
@@ -170,7 +170,7 @@ export async function readTrainerState(path: string): Promise<TrainerState> {
 /** Puts a checkpoint's weights and the trainer's state after `steps` updates back. */
 export async function loadCheckpoint(
   path: string,
-  model: Model,
+  model: Model<never>,
   trainer: Pick<Trainer, "restore">,
   steps: number,
 ): Promise<void> {

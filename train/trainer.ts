@@ -23,18 +23,15 @@ export interface StepResult {
   scaler?: Tensor;
 }
 
-/** The tensors of a batch, by name. */
-export type Inputs = Readonly<Record<string, Tensor>>;
-
 /** How host batches become a loss. Without one, packed token rows (`Batch`) meet the model's own loss. */
-export interface Objective<B> {
-  /** A batch on the device: the same names, dtypes and shapes every time. */
-  upload(batch: B): Inputs;
+export interface Objective<B, I extends object = TokenBatch> {
+  /** A batch on the device: tensors by name, with the same names, dtypes and shapes every time. */
+  upload(batch: B): I;
   /**
    * The sum of the losses of a batch, f32 []. `upstream` ([1]) is the derivative that will come back to it, for
    * `Model.loss`; in training, `inputs.dropoutKey` seeds the masks of dropout.
    */
-  loss(inputs: Inputs, upstream?: Tensor): Tensor;
+  loss(inputs: I, upstream?: Tensor): Tensor;
 }
 
 type UpdateResult = Omit<StepResult, "supervised">;
@@ -58,13 +55,13 @@ export interface TrainerOptions {
  * A model that computes in f16 is trained in mixed precision: derivatives are those of the mean loss times a dynamic loss
  * scale, so that they fit f16, and are added up, clipped and applied to f32 weights in f32.
  */
-export class Trainer<B extends { supervised: number } = Batch> {
-  readonly model: Model;
+export class Trainer<B extends { supervised: number } = Batch, I extends object = TokenBatch> {
+  readonly model: Model<never>;
   readonly optimizer: Optimizer;
   /** Tensors to differentiate with respect to: the parameters or, in mixed precision, their f16 copies. */
   readonly #leaves: Tensor[];
   readonly #scaler: LossScaler | null;
-  readonly #objective: Objective<B>;
+  readonly #objective: Objective<B, I>;
   /** Names of the inputs, in the order in which compiled steps take them. */
   #names: readonly string[] = [];
   readonly #dropoutSeed: readonly [number, number] | null;
@@ -78,13 +75,18 @@ export class Trainer<B extends { supervised: number } = Batch> {
   readonly #finish: Compiled<[], UpdateResult>;
   readonly #lossOf: (...args: Tensor[]) => Tensor;
 
-  constructor(model: Model, optimizer: Optimizer, options: TrainerOptions, objective?: Objective<B>) {
+  constructor(
+    model: Model<never>,
+    optimizer: Optimizer,
+    options: TrainerOptions,
+    objective?: Objective<B, I>,
+  ) {
     this.model = model;
     this.optimizer = optimizer;
     this.#leaves = [...model.trainedParameters().values()].map((p) => p.compute);
     const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
     this.#scaler = scaler;
-    this.#objective = objective ?? (tokenRows(model, options.sequenceLength) as unknown as Objective<B>);
+    this.#objective = objective ?? (tokenRows(model, options.sequenceLength) as unknown as Objective<B, I>);
     const drops = Object.values(model.dropoutRates).some((rate) => rate > 0);
     this.#dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
     const update = (lossSum: Tensor, gradients: Tensor[]) => {
@@ -166,7 +168,7 @@ export class Trainer<B extends { supervised: number } = Batch> {
 
   #loss(args: readonly Tensor[], upstream?: Tensor): Tensor {
     const inputs = Object.fromEntries(args.map((tensor, i) => [this.#names[i] ?? "dropoutKey", tensor]));
-    return this.#objective.loss(inputs, upstream);
+    return this.#objective.loss(inputs as I, upstream);
   }
 
   #differentiate(batch: readonly Tensor[]): { lossSum: Tensor; gradients: Tensor[] } {
@@ -202,7 +204,7 @@ export class Trainer<B extends { supervised: number } = Batch> {
 const scalerName = "loss_scaler";
 
 /** The objective of packed rows of `length` tokens: the model's own loss. */
-function tokenRows(model: Model, length: number): Objective<Batch> {
+function tokenRows(model: Model<TokenBatch>, length: number): Objective<Batch> {
   return {
     upload(batch) {
       const column = (values: Int32Array) => tensor(values, [values.length / length, length], "i32");
@@ -214,6 +216,6 @@ function tokenRows(model: Model, length: number): Objective<Batch> {
         segments: column(segments),
       };
     },
-    loss: (inputs, upstream) => model.loss(inputs as unknown as TokenBatch, upstream),
+    loss: (inputs, upstream) => model.loss(inputs, upstream),
   };
 }

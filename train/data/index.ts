@@ -1,6 +1,5 @@
 export {
   type Batch,
-  type DataCursor,
   IGNORE,
   PackedBatches,
   type PackingOptions,
@@ -14,6 +13,7 @@ export {
   storySource,
   type TextPart,
 } from "./readers.ts";
+export { type DataCursor, ShuffledBatches } from "./row_order.ts";
 export { spreadSample } from "./sample.ts";
 export {
   cachedShard,

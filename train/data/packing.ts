@@ -1,5 +1,6 @@
 import { KilnError } from "../../core/errors.ts";
 import { permutation } from "./permutation.ts";
+import { ShuffledRows } from "./row_order.ts";
 import type { Span, TokenShard } from "./shards.ts";
 import { countTokens } from "./split.ts";
 
@@ -19,12 +20,6 @@ export interface Batch {
   bytes: number;
   /** Targets that are not -100: what a sum of losses is divided by. */
   supervised: number;
-}
-
-/** The place of training in the data: which pass, and how many of its rows are used. */
-export interface DataCursor {
-  epoch: number;
-  index: number;
 }
 
 export interface PackingOptions {
@@ -48,71 +43,40 @@ interface Layout {
  * cut into rows of T tokens, and the rows are shuffled as well. A document that does not fit continues in another row.
  * The first cut is at a different place in each of T epochs, so that even a single document is never seen in the same rows. Every
  * token of the corpus appears every epoch; where T does not divide their number, the last row goes on at the start of the
- * ring, and its tokens there appear twice. A corpus shorter than T gives one padded row. A batch may span two epochs, so
- * no row is lost.
- *
- * Everything depends on (seed, epoch, index) alone: `state` is two numbers, and `restore` goes on exactly from there.
+ * ring, and its tokens there appear twice. A corpus shorter than T gives one padded row.
  */
-export class PackedBatches {
-  readonly rowsPerEpoch: number;
+export class PackedBatches extends ShuffledRows<Batch> {
   readonly #shard: TokenShard;
   readonly #spans: readonly Span[];
   readonly #options: PackingOptions & { seed: number };
-  #cursor: DataCursor = { epoch: 0, index: 0 };
-  #current: { epoch: number; layout: Layout; rows: Uint32Array; phase: number } | null = null;
+  #current: { epoch: number; layout: Layout; phase: number } | null = null;
 
   constructor(shard: TokenShard, spans: readonly Span[], options: PackingOptions & { seed: number }) {
     checkOptions(spans, options);
+    super(Math.ceil(countTokens(spans) / options.seqLen), options.seed);
     this.#shard = shard;
     this.#spans = spans;
     this.#options = options;
-    this.rowsPerEpoch = Math.ceil(countTokens(spans) / options.seqLen);
   }
 
-  /** Passes over the data so far, as a fraction: 1.5 is half-way through the second. */
-  get epochs(): number {
-    return this.#cursor.epoch + this.#cursor.index / this.rowsPerEpoch;
-  }
-
-  /** The next batch. */
   next(): Batch {
     const { batchSize, seqLen } = this.#options;
     const batch = emptyBatch(batchSize, seqLen);
     for (let i = 0; i < batchSize; i++) {
-      const { layout, rows, phase } = this.#epochLayout();
-      fillRow(batch, i, seqLen, this.#shard, layout, phase + rows[this.#cursor.index] * seqLen);
-      this.#cursor.index++;
-      if (this.#cursor.index === this.rowsPerEpoch)
-        this.#cursor = { epoch: this.#cursor.epoch + 1, index: 0 };
+      const { epoch, row } = this.nextRow();
+      const { layout, phase } = this.#epochLayout(epoch);
+      fillRow(batch, i, seqLen, this.#shard, layout, phase + row * seqLen);
     }
     return batch;
   }
 
-  /** What to save in a checkpoint. */
-  state(): DataCursor {
-    return { ...this.#cursor };
-  }
-
-  /** Goes on from a saved state. Errors: a state that this corpus and row length cannot have. */
-  restore(state: DataCursor): void {
-    const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
-    if (!isCount(state.epoch) || !isCount(state.index) || state.index >= this.rowsPerEpoch) {
-      throw new KilnError(
-        `cannot resume at epoch ${state.epoch}, row ${state.index}: an epoch of this corpus has ${this.rowsPerEpoch} rows; resume with the same data and sequence length`,
-      );
-    }
-    this.#cursor = { epoch: state.epoch, index: state.index };
-  }
-
-  #epochLayout(): { layout: Layout; rows: Uint32Array; phase: number } {
-    const { epoch } = this.#cursor;
+  #epochLayout(epoch: number): { layout: Layout; phase: number } {
     if (this.#current?.epoch !== epoch) {
       const { seed, seqLen } = this.#options;
       const isRing = countTokens(this.#spans) >= seqLen;
       const layout = layOut(this.#spans, permutation(this.#spans.length, seed, epoch, 0), isRing);
-      const rows = permutation(this.rowsPerEpoch, seed, epoch, 1);
       const phases = permutation(seqLen, seed, Math.floor(epoch / seqLen), 2);
-      this.#current = { epoch, layout, rows, phase: isRing ? phases[epoch % seqLen] : 0 };
+      this.#current = { epoch, layout, phase: isRing ? phases[epoch % seqLen] : 0 };
     }
     return this.#current!;
   }

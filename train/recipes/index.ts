@@ -7,9 +7,9 @@ interface Row {
   load(): Promise<Recipe<RunSettings, HostBatch>>;
 }
 
-const row = <C extends RunSettings, B extends HostBatch>(
+const row = <C extends RunSettings, B extends HostBatch, I extends object>(
   description: string,
-  load: () => Promise<{ recipe: Recipe<C, B> }>,
+  load: () => Promise<{ recipe: Recipe<C, B, I> }>,
 ): Row => ({
   description,
   load: async () => (await load()).recipe as unknown as Recipe<RunSettings, HostBatch>,

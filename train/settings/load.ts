@@ -119,7 +119,7 @@ function define(group: Record<string, unknown>, key: string, value: unknown): vo
   Object.defineProperty(group, key, { value, enumerable: true, writable: true, configurable: true });
 }
 
-function startsWith(path: readonly PropertyKey[], prefix: readonly string[]): boolean {
+function startsWith(path: readonly PropertyKey[], prefix: readonly PropertyKey[]): boolean {
   return prefix.every((key, i) => path[i] === key);
 }
 
@@ -143,10 +143,10 @@ export function parseSettings<C>(
   const merged = merge(below, override(source, overrides));
   const overrideOf = (path: readonly PropertyKey[]) => overrides.findLast((o) => startsWith(path, o.path));
   const config = parseWith(schema, merged, (path) => {
-    const override = overrideOf(path);
-    if (override !== undefined) return override.from;
     const line = source.line(path);
-    return line === null ? name : `${name}:${line}`;
+    const inside = path.length > 0 && line === null ? overrides.find((o) => startsWith(o.path, path)) : null;
+    const override = overrideOf(path) ?? inside;
+    return override?.from ?? (line === null ? name : `${name}:${line}`);
   });
   for (const input of inputs) {
     const path = input.split(".");
