@@ -18,7 +18,7 @@ import {
   type SequenceContext,
 } from "../nn/index.ts";
 import type { SpecialTokens } from "./config.ts";
-import { Model, type ModelShape, type TokenBatch } from "./model.ts";
+import { type Block, Model, type ModelShape, type TokenBatch } from "./model.ts";
 
 /** The sizes that a paged cache needs besides those of any model. */
 export interface DecoderShape extends ModelShape {
@@ -27,10 +27,8 @@ export interface DecoderShape extends ModelShape {
   head_dim: number;
 }
 
-/** A block of a decoder: [..., hidden_size] to the same shape. */
-export interface DecoderBlock {
-  forward(x: Tensor, context: SequenceContext): Tensor;
-  /** The same for single tokens [N, hidden_size]; a token's bits do not depend on the rest of the batch. */
+export interface DecoderBlock extends Block {
+  /** `forward` for single tokens [N, hidden_size]; a token's bits do not depend on the rest of the batch. */
   forwardPaged(x: Tensor, cache: LayerCache, context: PagedContext): Tensor;
 }
 
@@ -61,7 +59,7 @@ export abstract class CausalLM extends Model {
     let x = context.dropout?.apply(embedded, "embedding") ?? embedded;
     for (const block of this.blocks) {
       each?.(x);
-      x = block.forward(x, context);
+      x = this.throughBlock(block, x, context);
     }
     const out = this.finalNorm.forward(x);
     each?.(out);

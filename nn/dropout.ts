@@ -63,7 +63,8 @@ export interface DropoutRates {
 export class PassDropout {
   readonly rates: DropoutRates;
   readonly #key: Tensor;
-  #calls = 0;
+  /** Calls so far. Computing a part of the pass again starts from the number that it started from. */
+  calls = 0;
 
   /** `key` is u32 [4], see `dropout` of the kernels. */
   constructor(key: Tensor, rates: DropoutRates) {
@@ -72,7 +73,7 @@ export class PassDropout {
   }
 
   apply(x: Tensor, kind: keyof DropoutRates): Tensor {
-    return dropout(x, this.rates[kind], this.#key, this.#calls++);
+    return dropout(x, this.rates[kind], this.#key, this.calls++);
   }
 }
 

@@ -67,7 +67,7 @@ export function decisiveSettings(
 
 /** Settings that may change on resuming. All others decide what the weights, moments or data cursor of a checkpoint mean. */
 const changeable =
-  /^train\.(steps|batch_size|gradient_accumulation_steps|learning_rate|min_lr_ratio|warmup_steps|schedule|optimizer\.(?!name$)\w+|max_grad_norm|compute_dtype|loss_scale\..*)$|^model\.(attention_dropout|\w+_pdrop)$/;
+  /^train\.(steps|batch_size|gradient_accumulation_steps|learning_rate|min_lr_ratio|warmup_steps|schedule|optimizer\.(?!name$)\w+|max_grad_norm|gradient_checkpointing|ema_decay|compute_dtype|loss_scale\..*)$|^model\.(attention_dropout|\w+_pdrop)$/;
 
 /**
  * The differences from the settings that a checkpoint was saved with, one text per setting. Throws a KilnError that names

@@ -17,6 +17,7 @@ import {
   type Best,
   keepsBest,
   listCheckpoints,
+  loadBest,
   loadCheckpoint,
   readTrainerState,
   saveBest,
@@ -89,6 +90,8 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   readonly #totalSteps: number;
   readonly #schedule: ScheduleConfig;
   readonly #settings: Record<string, unknown>;
+  /** Updates done. */
+  #done = 0;
   #tokensSeen = 0;
   #best: Best | null = null;
 
@@ -105,7 +108,9 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
       sequenceLength: train.sequence_length,
       dropoutSeed: train.seed,
       lossScale: train.loss_scale,
+      averageDecay: train.ema_decay,
     };
+    task.model.recompute = train.gradient_checkpointing;
     this.#trainer = new Trainer(task.model, optimizer, trainerOptions, task.objective);
     const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
     this.#totalSteps = train.epochs
@@ -140,7 +145,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   /** Puts a checkpoint back and says what is different from now on; returns the updates done. */
   async #restore(path: string): Promise<number> {
     const { say } = this.#options;
-    const { out_dir, checkpoint } = this.#config;
+    const { out_dir } = this.#config;
     const total = this.#totalSteps;
     const saved = await readTrainerState(path);
     const { step, best } = saved;
@@ -153,9 +158,10 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     await loadCheckpoint(path, this.#task.model, this.#trainer, step);
     for (const aside of await setAsideNewer(path)) say(`set aside, delete it when you like: ${aside}`);
     this.#task.batches.restore(saved.data);
+    this.#done = step;
     this.#tokensSeen = saved.tokens_seen;
     this.#best = best;
-    if (checkpoint.keep_best && best && !(await keepsBest(out_dir, best))) {
+    if (this.#keepsBest && best && !(await keepsBest(out_dir, best))) {
       const { criterion } = this.#task.evaluation;
       say(
         `the model of the ${bestOf(criterion)} so far, ${best[criterion].toFixed(4)} at step ${best.step}, was not kept: best/ starts over`,
@@ -176,7 +182,8 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     const total = this.#totalSteps;
     let pending: Promise<number> | null = null;
     let loss = log.lastLoss;
-    for (let step = start + 1; step <= total; step++) {
+    for (let step = start + 1; step <= total && !this.#isStale(step - 1); step++) {
+      this.#done = step;
       const { batches } = this.#task;
       const micro = Array.from({ length: train.gradient_accumulation_steps }, () => batches.next());
       const learningRate = train.learning_rate * scheduleFactor(this.#schedule, step - 1);
@@ -193,11 +200,25 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
       loss = await pending;
       pending = null;
       if (due(evaluation.every)) await this.#evaluate(log, step);
-      if (sampling && step < total) log.samples(step, await this.#sample(step));
-      if (due(checkpoint.every) || stopping) await this.#save(log, step);
+      if (sampling && step < total) {
+        const texts = await this.#trainer.averaged(() => this.#sample(step));
+        log.samples(step, texts);
+      }
+      if (due(checkpoint.every) || stopping || this.#isStale(step)) await this.#save(log, step);
       if (stopping) throw this.#interrupted(step);
     }
-    return pending ? await pending : loss;
+    if (pending) loss = await pending;
+    if (this.#done < total)
+      this.#options.say(
+        `ended at step ${this.#done}: ${this.#config.eval.patience} measurements without a better one`,
+      );
+    return loss;
+  }
+
+  /** Whether `eval.patience` measurements up to `step` have brought nothing better. */
+  #isStale(step: number): boolean {
+    const { patience, every } = this.#config.eval;
+    return patience > 0 && this.#best !== null && step - this.#best.step >= patience * every;
   }
 
   /**
@@ -259,18 +280,25 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   /** Measures within the budget, and keeps the best model where that is asked for. */
   async #evaluate(log: RunLog, step: number): Promise<void> {
     const { evaluation, model, tokenizer } = this.#task;
-    const metrics = await evaluation.sample(this.#trainer);
+    const metrics = await this.#trainer.averaged(() => evaluation.sample(this.#trainer));
     if (!metrics) return;
     const { criterion } = evaluation;
     const value = metrics[criterion]!;
     if (!Number.isFinite(value))
-      throw await this.#diverged(step, `the ${criterion.replaceAll("_", " ")} is ${value}`, step - 1);
+      throw await this.#diverged(step, `the ${inWords(criterion)} is ${value}`, step - 1);
     log.validation(step, metrics);
-    if (this.#best && !isBetter(criterion, value, this.#best[criterion])) return;
+    const { min_delta } = this.#config.eval;
+    if (this.#best && !isBetter(criterion, value, this.#best[criterion], min_delta)) return;
     this.#best = { step, [criterion]: value };
-    const { out_dir, checkpoint } = this.#config;
-    if (!checkpoint.keep_best) return;
-    await this.#saved(step, () => saveBest(out_dir, model, tokenizer, { step, ...metrics }));
+    if (!this.#keepsBest) return;
+    const { out_dir } = this.#config;
+    const best = () => saveBest(out_dir, model, tokenizer, { step, ...metrics });
+    await this.#saved(step, () => this.#trainer.averaged(best));
+  }
+
+  /** A run that may end early needs the best model, to end with it. */
+  get #keepsBest(): boolean {
+    return this.#config.checkpoint.keep_best || this.#config.eval.patience > 0;
   }
 
   async #sample(step: number): Promise<string[]> {
@@ -311,51 +339,58 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     );
   }
 
+  /** Ends the run with the averaged weights where there are any, or with the best model where it may end early. */
   async #finish(log: RunLog, before: string[], trainLoss: number | null): Promise<RunResult> {
-    const { signal, say } = this.#options;
-    const { out_dir, checkpoint } = this.#config;
-    const { evaluation, model, tokenizer } = this.#task;
-    const total = this.#totalSteps;
-    if (!evaluation.samplesAll) {
-      say(`measuring on all ${evaluation.size}`);
-      const whole = await evaluation.all(this.#trainer, signal);
-      if (signal?.aborted) throw this.#interrupted(total);
-      // A run that was finished before has it in its log.
-      if (whole && !isDeepStrictEqual(whole, log.lastValidation)) log.validation(total, whole);
-    }
-    const after = await this.#sample(total);
-    log.samples(total, after);
-    const modelDir = join(out_dir, "model");
-    await saveModel(modelDir, model, tokenizer);
-    const lossCurve = join(out_dir, "loss.svg");
-    await atomicWriteFile(lossCurve, log.picture(`${out_dir}: loss`));
-    if (checkpoint.keep_best && this.#best) {
-      const { criterion } = evaluation;
-      const { step, [criterion]: value } = this.#best;
-      say(
-        `best ${criterion.replaceAll("_", " ")} ${value.toFixed(4)}, at step ${step}: ${join(out_dir, "best")}`,
+    const { out_dir, eval: settings } = this.#config;
+    const best = this.#keepsBest ? this.#best : null;
+    if (best) {
+      const { criterion } = this.#task.evaluation;
+      const { step, [criterion]: value } = best;
+      this.#options.say(
+        `best ${inWords(criterion)} ${value.toFixed(4)}, at step ${step}: ${join(out_dir, "best")}`,
       );
     }
-    const metrics = log.lastValidation;
-    return {
-      modelDir,
-      lossCurve,
-      steps: total,
-      trainLoss,
-      metrics,
-      samples: { before, after },
-      model,
-      tokenizer,
-    };
+    const restored = best !== null && settings.patience > 0 && best.step < this.#done;
+    if (restored) await loadBest(out_dir, this.#task.model);
+    const conclude = () => this.#conclude(log, restored);
+    const after = await (restored ? conclude() : this.#trainer.averaged(conclude));
+    const modelDir = join(out_dir, "model");
+    const lossCurve = join(out_dir, "loss.svg");
+    await atomicWriteFile(lossCurve, log.picture(`${out_dir}: loss`));
+    const { model, tokenizer } = this.#task;
+    const samples = { before, after };
+    const { lastValidation: metrics } = log;
+    return { modelDir, lossCurve, steps: this.#done, trainLoss, metrics, samples, model, tokenizer };
+  }
+
+  /** Measures the model as it is on everything, saves it, and returns what it writes. */
+  async #conclude(log: RunLog, isOther: boolean): Promise<string[]> {
+    const { signal, say } = this.#options;
+    const { evaluation, model, tokenizer } = this.#task;
+    if (!evaluation.samplesAll || isOther) {
+      say(`measuring on all ${evaluation.size}`);
+      const whole = await evaluation.all(this.#trainer, signal);
+      if (signal?.aborted) throw this.#interrupted(this.#done);
+      // A run that was finished before has it in its log.
+      if (whole && !isDeepStrictEqual(whole, log.lastValidation)) log.validation(this.#done, whole);
+    }
+    const texts = await this.#sample(this.#done);
+    log.samples(this.#done, texts);
+    await saveModel(join(this.#config.out_dir, "model"), model, tokenizer);
+    return texts;
   }
 }
 
 const isLoss = (criterion: string) => criterion.endsWith("_loss");
 
-function isBetter(criterion: string, value: number, before: number): boolean {
-  return isLoss(criterion) ? value < before : value > before;
+function isBetter(criterion: string, value: number, before: number, margin: number): boolean {
+  return isLoss(criterion) ? value < before - margin : value > before + margin;
+}
+
+function inWords(criterion: string): string {
+  return criterion.replaceAll("_", " ");
 }
 
 function bestOf(criterion: string): string {
-  return `${isLoss(criterion) ? "lowest" : "highest"} ${criterion.replaceAll("_", " ")}`;
+  return `${isLoss(criterion) ? "lowest" : "highest"} ${inWords(criterion)}`;
 }

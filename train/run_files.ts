@@ -91,6 +91,11 @@ export async function saveBest(
   });
 }
 
+/** Puts the weights of `best/` of a run into the model. */
+export async function loadBest(runDir: string, model: Model): Promise<void> {
+  loadWeights(model, await readModelWeights(await currentDirectory(join(runDir, "best"))));
+}
+
 /** Whether `best/` holds the model that a checkpoint calls the best; a later one may have taken its place since. */
 export async function keepsBest(runDir: string, best: Best): Promise<boolean> {
   const path = join(runDir, "best", "validation.json");

@@ -10,6 +10,7 @@ import type { Model, TokenBatch } from "../models/model.ts";
 import type { Batch } from "./data/index.ts";
 import type { Optimizer } from "./optimizers/index.ts";
 import { type LossScaleOptions, LossScaler } from "./optimizers/loss_scaler.ts";
+import { WeightAverage } from "./optimizers/weight_average.ts";
 
 /** The numbers of an update, still on the device: reading them waits for it. */
 export interface StepResult {
@@ -45,6 +46,8 @@ export interface TrainerOptions {
   dropoutSeed?: number | undefined;
   /** For models that compute in f16. */
   lossScale?: LossScaleOptions | undefined;
+  /** Of an average of the weights, see `WeightAverage`; 0 or absent: none is kept. */
+  averageDecay?: number | undefined;
 }
 
 /**
@@ -61,6 +64,7 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
   /** Tensors to differentiate with respect to: the parameters or, in mixed precision, their f16 copies. */
   readonly #leaves: Tensor[];
   readonly #scaler: LossScaler | null;
+  readonly #average: WeightAverage | null;
   readonly #objective: Objective<B, I>;
   /** Names of the inputs, in the order in which compiled steps take them. */
   #names: readonly string[] = [];
@@ -86,6 +90,9 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
     this.#leaves = [...model.trainedParameters().values()].map((p) => p.compute);
     const scaler = model.computeDtype === "f16" ? new LossScaler(options.lossScale) : null;
     this.#scaler = scaler;
+    const { averageDecay: decay = 0 } = options;
+    const average = decay > 0 ? new WeightAverage(model.trainedParameters(), decay) : null;
+    this.#average = average;
     this.#objective = objective ?? (tokenRows(model, options.sequenceLength) as unknown as Objective<B, I>);
     const drops = Object.values(model.dropoutRates).some((rate) => rate > 0);
     this.#dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
@@ -95,6 +102,7 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
         maxNorm: options.maxGradNorm,
       });
       optimizer.step(gradients, scale, scaler?.state);
+      average?.update();
       if (!scaler) return { lossSum, gradNorm: norm };
       scaler.update(scale);
       return { lossSum, gradNorm: norm, scaler: scaler.snapshot() };
@@ -132,6 +140,7 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
     const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
     this.#inverseCount.write([1 / Math.max(supervised, 1)]);
     this.optimizer.lr = learningRate;
+    this.#average?.count(this.optimizer.steps);
     return scope(() => {
       if (batches.length === 1)
         return { ...this.#whole(...this.#uploadForUpdate(batches[0], 0)), supervised };
@@ -146,19 +155,25 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
   /** What a checkpoint must keep besides weights and `optimizer.steps`, by name. */
   state(): ReadonlyMap<string, Tensor> {
     const own = this.#scaler ? ([[scalerName, this.#scaler.state]] as const) : [];
-    return new Map([...this.optimizer.state(), ...own]);
+    return new Map([...this.optimizer.state(), ...own, ...(this.#average?.state() ?? [])]);
   }
 
   /** Puts a saved state back. Throws a KilnError for a tensor that `values` does not have. */
   restore(steps: number, values: (name: string) => ArrayLike<number> | undefined): void {
+    this.#average?.restart();
     for (const [name, tensor] of this.state()) {
       const saved = values(name);
-      // A run that turns to f16 starts with a fresh loss scale.
-      if (!saved && name === scalerName) continue;
+      // A run that turns to f16 starts with a fresh loss scale, and one that starts to average with its weights.
+      if (!saved && (name === scalerName || this.#average?.state().has(name))) continue;
       if (!saved) throw new KilnError(`the checkpoint has no ${name}; it does not fit this run`);
       tensor.write(saved);
     }
     this.optimizer.steps = steps;
+  }
+
+  /** Runs `body` with the averaged weights in the model, where there are any. */
+  averaged<T>(body: () => Promise<T>): Promise<T> {
+    return this.#average ? this.#average.during(body) : body();
   }
 
   /** The sum of the losses of a batch, without training on it. */

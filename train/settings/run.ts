@@ -46,6 +46,18 @@ const train = z
       .default("f32")
       .describe("f16: mixed precision, weights kept in f32; the adapter must have shader-f16"),
     loss_scale: lossScale,
+    gradient_checkpointing: z
+      .boolean()
+      .default(false)
+      .describe(
+        "keep only the input of each layer and compute the rest again: less memory, a third more time",
+      ),
+    ema_decay: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0)
+      .describe("average the weights with this decay, e.g. 0.999, and measure and save the average; 0 never"),
   })
   .prefault({})
   .describe("how to train");
@@ -56,6 +68,10 @@ const evaluation = z
     tokens: count
       .default(32768)
       .describe("tokens of one measurement, spread evenly over the held-out text; at the end all of it"),
+    patience: natural
+      .default(0)
+      .describe("measurements without a better one after which the run ends, with the best model; 0 never"),
+    min_delta: z.number().min(0).default(0).describe("what counts as better must be so by more than this"),
   })
   .prefault({})
   .describe("the validation loss");
@@ -107,12 +123,17 @@ export const runSettings = (recipe: string) => ({
 export type RunSettings = z.output<z.ZodObject<ReturnType<typeof runSettings>>>;
 
 /** Adds an issue where two settings of the loop contradict each other. */
-export function checkTrain({ train: settings }: RunSettings, context: z.RefinementCtx): void {
+export function checkTrain(
+  { train: settings, eval: evaluation }: RunSettings,
+  context: z.RefinementCtx,
+): void {
   const { steps, epochs, warmup_steps, schedule } = settings;
-  const complain = (key: string, message: string) =>
-    context.addIssue({ code: "custom", path: ["train", key], message });
+  const complain = (key: string, message: string, section = "train") =>
+    context.addIssue({ code: "custom", path: [section, key], message });
   if (steps !== undefined && epochs !== undefined) complain("epochs", "give steps or epochs, not both");
   const total = epochs === undefined ? (steps ?? 1000) : Infinity;
   if (warmup_steps > total && schedule !== "constant")
     complain("warmup_steps", `${warmup_steps} is more than the ${total} steps of the run`);
+  if (evaluation.patience > 0 && evaluation.every === 0)
+    complain("patience", "counts measurements, and eval.every 0 makes none on the way", "eval");
 }
