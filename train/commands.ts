@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { decimal, examples, say, whole } from "../core/platform/command_line.ts";
 import type { MakeSampler } from "./recipe.ts";
 import { recipes } from "./recipes/index.ts";
@@ -16,23 +16,45 @@ export function addTrainCommands(program: Command, makeSampler: () => Promise<Ma
   addSettings(program);
 }
 
-interface TrainFlags {
-  data?: string[];
-  validationData?: string[];
-  out?: string;
-  initFrom?: string;
-  steps?: number;
-  batchSize?: number;
-  sequenceLength?: number;
-  learningRate?: number;
-  computeDtype?: string;
-  vocabSize?: number;
-  seed?: number;
-  set: string[];
-  resume?: boolean;
-  resumeFrom?: string;
-  json?: boolean;
-}
+type Flag = readonly [flag: string, setting: string, description: string, parse?: (text: string) => unknown];
+
+/** Flags that are a setting of the recipe, by its dotted name. */
+const settingFlags: readonly Flag[] = [
+  ["--data <path...>", "data.path", "files or folders to train on"],
+  [
+    "--validation-data <path...>",
+    "data.validation_path",
+    "files to measure on, instead of a share of the data",
+  ],
+  ["--out <folder>", "out_dir", "folder of the run: checkpoints, logs, loss curve, model"],
+  [
+    "--init-from <folder>",
+    "model.init_from",
+    "start from the weights, shape and tokenizer of this model or run",
+  ],
+  ["--steps <n>", "train.steps", "optimizer updates", whole(1)],
+  ["--batch-size <n>", "train.batch_size", "sequences of one forward pass", whole(1)],
+  ["--sequence-length <n>", "train.sequence_length", "tokens of one sequence", whole(2)],
+  [
+    "--learning-rate <x>",
+    "train.learning_rate",
+    "highest learning rate",
+    decimal("a number above 0", (x) => x > 0),
+  ],
+  [
+    "--compute-dtype <type>",
+    "train.compute_dtype",
+    "f32, or f16 for mixed precision (the adapter must have f16)",
+  ],
+  ["--vocab-size <n>", "tokenizer.vocab_size", "size of the tokenizer to train", whole(1)],
+  ["--seed <n>", "train.seed", "decides weights, order of the data and samples", whole(0)],
+  [
+    "--resume",
+    "resume",
+    "go on from the newest checkpoint of the run, with its settings and the flags given here",
+  ],
+  ["--resume-from <checkpoint>", "resume", "go on from an older one, e.g. step-000250"],
+];
 
 function addRecipe(
   train: Command,
@@ -40,31 +62,17 @@ function addRecipe(
   description: string,
   makeSampler: () => Promise<MakeSampler>,
 ): void {
-  train
+  const command = train
     .command(name)
     .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
-    .description(description)
-    .option("--data <path...>", "files or folders to train on")
-    .option("--validation-data <path...>", "files to measure on, instead of a share of the data")
-    .option("--out <folder>", "folder of the run: checkpoints, logs, loss curve, model")
-    .option("--init-from <folder>", "start from the weights, shape and tokenizer of this model or run")
-    .option("--steps <n>", "optimizer updates", whole(1))
-    .option("--batch-size <n>", "sequences of one forward pass", whole(1))
-    .option("--sequence-length <n>", "tokens of one sequence", whole(2))
-    .option(
-      "--learning-rate <x>",
-      "highest learning rate",
-      decimal("a number above 0", (x) => x > 0),
-    )
-    .option("--compute-dtype <type>", "f32, or f16 for mixed precision (the adapter must have f16)")
-    .option("--vocab-size <n>", "size of the tokenizer to train", whole(1))
-    .option("--seed <n>", "decides weights, order of the data and samples", whole(0))
+    .description(description);
+  const options = settingFlags.map(([flag, setting, text, parse]) => {
+    const option = new Option(flag, text);
+    command.addOption(parse ? option.argParser(parse) : option);
+    return { setting, from: option.long!, key: option.attributeName() };
+  });
+  command
     .option("--set <name=value...>", "any other setting, e.g. --set train.optimizer.name=muon", [])
-    .option(
-      "--resume",
-      "go on from the newest checkpoint of the run, with its settings and the flags given here",
-    )
-    .option("--resume-from <checkpoint>", "go on from an older one, e.g. step-000250")
     .option("--json", "print the result as one JSON object")
     .addHelpText(
       "after",
@@ -75,9 +83,13 @@ function addRecipe(
       ),
     )
     .addHelpText("after", () => `\nAll settings and their defaults: kiln settings ${name}\n`)
-    .action(async (config: string | undefined, flags: TrainFlags) => {
+    .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const { loadSettings, parseOverrides } = await import("./settings/load.ts");
-      const overrides = [...parseOverrides(flags.set), ...flagOverrides(flags)];
+      const given = options.filter(({ key }) => flags[key] !== undefined);
+      const overrides = [
+        ...parseOverrides(flags.set as string[]),
+        ...given.map(({ setting, from, key }) => ({ path: setting.split("."), value: flags[key], from })),
+      ];
       const recipe = await recipes[name].load();
       const settings = await loadSettings(recipe, config ?? null, overrides);
       const { describe } = await import("../core/platform/adapter.ts");
@@ -145,26 +157,4 @@ async function runRecipe(
     process.off("SIGINT", stop);
     process.off("SIGTERM", stop);
   }
-}
-
-/** Flags as settings: later than the file, named as the flag in messages. */
-function flagOverrides(flags: TrainFlags) {
-  const paths: [keyof TrainFlags, string, string[]][] = [
-    ["data", "--data", ["data", "path"]],
-    ["validationData", "--validation-data", ["data", "validation_path"]],
-    ["out", "--out", ["out_dir"]],
-    ["initFrom", "--init-from", ["model", "init_from"]],
-    ["steps", "--steps", ["train", "steps"]],
-    ["batchSize", "--batch-size", ["train", "batch_size"]],
-    ["sequenceLength", "--sequence-length", ["train", "sequence_length"]],
-    ["learningRate", "--learning-rate", ["train", "learning_rate"]],
-    ["computeDtype", "--compute-dtype", ["train", "compute_dtype"]],
-    ["vocabSize", "--vocab-size", ["tokenizer", "vocab_size"]],
-    ["seed", "--seed", ["train", "seed"]],
-    ["resume", "--resume", ["resume"]],
-    ["resumeFrom", "--resume-from", ["resume"]],
-  ];
-  return paths.flatMap(([key, flag, path]) =>
-    flags[key] === undefined ? [] : [{ path, value: flags[key], from: flag }],
-  );
 }
