@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { isObject } from "../core/platform/files.ts";
 import { TokenizerError } from "./errors.ts";
 
 /** The text of a UTF-8 file. Errors: bytes that are none, since they would change tokens without a word. */
@@ -16,9 +17,7 @@ export function readJsonFile(file: string): Record<string, unknown> {
   const text = readTextFile(file);
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-      return value as Record<string, unknown>;
-    }
+    if (isObject(value)) return value;
   } catch (error) {
     throw new TokenizerError(`${file} is not valid JSON; it may be cut off or damaged`, error);
   }

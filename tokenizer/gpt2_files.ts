@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { isObject } from "../core/platform/files.ts";
 import { TokenizerError } from "./errors.ts";
 import { readJsonFile, readTextFile } from "./files.ts";
-import type { AddedTokenJson, TokenizerJson } from "./tokenizer_json.ts";
+import { type AddedTokenJson, contentOf, type TokenizerJson } from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
 type Role = "bos_token" | "eos_token" | "unk_token" | "pad_token";
@@ -98,14 +99,9 @@ function addedTokens(named: Config, ids: Record<string, number>): AddedTokenJson
   const others = Array.isArray(named.additional_special_tokens) ? named.additional_special_tokens : [];
   for (const token of [...roles.map((role) => named[role]), ...others, END_OF_TEXT]) {
     const content = contentOf(token);
-    if (content !== null) add(content, ids[content], typeof token === "object" ? (token as Config) : {});
+    if (content !== null) add(content, ids[content], isObject(token) ? token : {});
   }
   return [...tokens.values()].sort((a, b) => a.id - b.id);
-}
-
-function contentOf(token: unknown): string | null {
-  const content = typeof token === "object" && token !== null ? (token as Config).content : token;
-  return typeof content === "string" ? content : null;
 }
 
 function beginningWith(token: string, ids: Record<string, number>) {

@@ -11,7 +11,7 @@ import { readGpt2Files } from "./gpt2_files.ts";
 import { type Cut, findCut } from "./long_text.ts";
 import { withoutSpecialTokens } from "./plain_text.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
-import { type ComponentJson, componentList, type TokenizerJson } from "./tokenizer_json.ts";
+import { type ComponentJson, componentList, contentOf, type TokenizerJson } from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
 
@@ -248,9 +248,7 @@ export class Tokenizer implements TokenSource {
   }
 
   #special(role: "bos" | "eos" | "pad", configs: TokenizerConfigs): number | null {
-    const named = configs.tokenizer_config?.[`${role}_token`];
-    const content = typeof named === "object" && named !== null ? (named as Config).content : named;
-    const byName = this.#idOf(stringOrNull(content));
+    const byName = this.#idOf(contentOf(configs.tokenizer_config?.[`${role}_token`]));
     if (byName !== null) return byName;
     for (const config of [configs.generation_config, configs.config]) {
       const id = config?.[`${role}_token_id`];

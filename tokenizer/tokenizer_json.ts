@@ -1,3 +1,5 @@
+import { isObject } from "../core/platform/files.ts";
+
 /** A token outside the model's own vocabulary, as `tokenizer.json` lists it. */
 export interface AddedTokenJson {
   id: number;
@@ -26,6 +28,12 @@ export interface TokenizerJson {
   post_processor: ComponentJson | null;
   decoder: ComponentJson | null;
   model: { type: string; vocab: Record<string, number> | [string, number][]; [setting: string]: unknown };
+}
+
+/** The text of a token that a config gives as itself or in an object; null for neither. */
+export function contentOf(token: unknown): string | null {
+  const content = isObject(token) ? token.content : token;
+  return typeof content === "string" ? content : null;
 }
 
 /** The parts of a component: its members for a `Sequence`, else itself; empty for null. */

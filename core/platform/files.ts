@@ -258,6 +258,11 @@ export async function readJson(path: string): Promise<unknown> {
   }
 }
 
+/** Whether a value of JSON is an object: neither null nor a list. */
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 /** Writes JSON with two-space indentation and a final newline, atomically. */
 export async function writeJson(path: string, value: unknown): Promise<void> {
   await atomicWriteFile(path, `${JSON.stringify(value, null, 2)}\n`);

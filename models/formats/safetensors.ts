@@ -1,7 +1,13 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
-import { atomicWriteFile, currentDirectory, readError, readJson } from "../../core/platform/files.ts";
+import {
+  atomicWriteFile,
+  currentDirectory,
+  isObject,
+  readError,
+  readJson,
+} from "../../core/platform/files.ts";
 import {
   arrays,
   byteLength,
@@ -90,7 +96,7 @@ async function readExactly(
 async function readShards(indexPath: string): Promise<Map<string, HostTensor>> {
   const index = (await readJson(indexPath)) as { weight_map?: unknown } | null;
   const map = index?.weight_map;
-  if (typeof map !== "object" || map === null || Array.isArray(map)) {
+  if (!isObject(map)) {
     throw new KilnError(`${indexPath} has no "weight_map" object that says which file holds which tensor`);
   }
   const namesOf = new Map<string, string[]>();

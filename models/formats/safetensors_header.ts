@@ -1,4 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
+import { isObject } from "../../core/platform/files.ts";
 
 /**
  * The header of a safetensors file (github.com/huggingface/safetensors, README "Format"): u64 little-endian header length,
@@ -135,9 +136,6 @@ function checkTokens(text: string, fail: Fail): void {
     }
   }
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** One tensor's entry, with offsets as the file has them: from the start of the data, which has `dataBytes` bytes. */
 function parseEntry(value: unknown, dataBytes: number, fail: Fail): TensorEntry {

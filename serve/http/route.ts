@@ -1,5 +1,6 @@
 import type { FastifyReply } from "fastify";
 import type { z } from "zod";
+import { isObject } from "../../core/platform/files.ts";
 import type { Limits } from "../limits.ts";
 import type { Frontend } from "../text/frontend.ts";
 import { badRequest, HttpError } from "./errors.ts";
@@ -51,7 +52,7 @@ export function route<Schema extends z.ZodObject>(
  */
 export function bodyParser(schema: z.ZodObject, strict: boolean): (body: unknown) => Record<string, unknown> {
   return (body) => {
-    if (typeof body !== "object" || body === null || Array.isArray(body)) {
+    if (!isObject(body)) {
       throw new HttpError(400, "the request body must be a JSON object", { code: "invalid_json" });
     }
     const parsed = schema.safeParse(body);

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { KilnError } from "../../core/errors.ts";
+import { isObject } from "../../core/platform/files.ts";
 import { decodeFile, type LeaveOut, rawBytes, sourceFiles } from "./files.ts";
 import { CORPUS_VERSION, storyCorpus } from "./stories/grammar.ts";
 
@@ -205,7 +206,7 @@ async function* jsonDocuments(
     } catch (error) {
       throw new KilnError(`${where} is not valid JSON (${(error as Error).message})`, { cause: error });
     }
-    if (!isRecord(value)) {
+    if (!isObject(value)) {
       throw new KilnError(`${where} should be a JSON object such as {"text": "..."}`);
     }
     const text = textOf(value, field, where);
@@ -216,10 +217,6 @@ async function* jsonDocuments(
     }
     yield { text, ends: true };
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function textOf(record: Record<string, unknown>, field: string | undefined, where: string): string {
@@ -240,14 +237,14 @@ function lookUp(record: Record<string, unknown>, name: string): unknown {
   if (Object.hasOwn(record, name)) return record[name];
   let value: unknown = record;
   for (const key of name.split("."))
-    value = isRecord(value) && Object.hasOwn(value, key) ? value[key] : undefined;
+    value = isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined;
   return value;
 }
 
 /** The names as `lookUp` takes them, those inside objects too. */
 function fieldNames(record: Record<string, unknown>): string[] {
   return Object.entries(record).flatMap(([key, value]) =>
-    isRecord(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key],
+    isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key],
   );
 }
 

@@ -3,7 +3,7 @@ import { dirname, join, resolve } from "node:path";
 import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import type { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
-import { readText } from "../../core/platform/files.ts";
+import { isObject, readText } from "../../core/platform/files.ts";
 import { type Option, optionsOf, parseWith, shapeOf } from "../../models/formats/validation.ts";
 import type { RunSettings } from "./run.ts";
 
@@ -89,13 +89,13 @@ function parseSource(text: string, name: string): Source {
 
 /** The settings of a file under the names of today. */
 function withCurrentNames(value: unknown): unknown {
-  if (!isGroup(value) || !isGroup(value.train)) return value;
+  if (!isObject(value) || !isObject(value.train)) return value;
   const isMoved = (key: string) => moved.test(`train.${key}`);
   const entries = Object.entries(value.train);
   const old = entries.filter(([key]) => isMoved(key));
   if (old.length === 0) return value;
   const rest = Object.fromEntries(entries.filter(([key]) => !isMoved(key)));
-  const optimizer = isGroup(rest.optimizer) ? rest.optimizer : {};
+  const optimizer = isObject(rest.optimizer) ? rest.optimizer : {};
   return { ...value, train: { ...rest, optimizer: { ...Object.fromEntries(old), ...optimizer } } };
 }
 
@@ -104,7 +104,7 @@ function assign(target: Record<string, unknown>, { path, value, from }: Override
   let group = target;
   for (const key of path.slice(0, -1)) {
     const inner = Object.hasOwn(group, key) ? group[key] : undefined;
-    if (inner !== undefined && (typeof inner !== "object" || inner === null || Array.isArray(inner))) {
+    if (inner !== undefined && !isObject(inner)) {
       throw new KilnError(`${from}: ${key} is not a group of keys`, { code: "config_invalid" });
     }
     const next = { ...inner };
@@ -161,18 +161,14 @@ export function parseSettings<C>(
 
 /** What a file says, with the overrides in it. */
 function override(source: Source, overrides: readonly Override[]): Given {
-  if (typeof source.value !== "object" || source.value === null || Array.isArray(source.value)) {
+  if (!isObject(source.value)) {
     throw new KilnError(`${source.name}: expected keys like "train:" with values under them`, {
       code: "config_invalid",
     });
   }
-  const given = structuredClone(source.value) as Given;
+  const given = structuredClone(source.value);
   for (const override of overrides) assign(given, override);
   return given;
-}
-
-function isGroup(value: unknown): value is Given {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /**
@@ -184,12 +180,8 @@ function merge(below: Given, above: Given): Given {
   for (const [key, value] of Object.entries(above)) {
     const under = Object.hasOwn(out, key) ? out[key] : undefined;
     if (value === null) delete out[key];
-    else
-      define(
-        out,
-        key,
-        isGroup(value) ? merge(isGroup(under) && isSame(under, value) ? under : {}, value) : value,
-      );
+    else if (!isObject(value)) define(out, key, value);
+    else define(out, key, merge(isObject(under) && isSame(under, value) ? under : {}, value));
   }
   return out;
 }
@@ -255,7 +247,7 @@ function knownIn(schema: z.ZodType, value: Given): Given {
   if (shape === undefined) return value;
   const entries = Object.entries(value).filter(([key]) => Object.hasOwn(shape, key));
   return Object.fromEntries(
-    entries.map(([key, inner]) => [key, isGroup(inner) ? knownIn(shape[key], inner) : inner]),
+    entries.map(([key, inner]) => [key, isObject(inner) ? knownIn(shape[key], inner) : inner]),
   );
 }
 
@@ -263,7 +255,7 @@ function knownIn(schema: z.ZodType, value: Given): Given {
 export function leaves(value: object, prefix: string[] = []): { path: string[]; value: unknown }[] {
   return Object.entries(value).flatMap(([key, inner]) => {
     const path = [...prefix, key];
-    if (isGroup(inner)) return leaves(inner, path);
+    if (isObject(inner)) return leaves(inner, path);
     return inner === undefined ? [] : [{ path, value: inner }];
   });
 }
@@ -285,8 +277,8 @@ export function describeSettings(schema: z.ZodType, prefix = ""): Setting[] {
   });
 }
 
-function describe(name: string, field: z.ZodType, isGroup: boolean): Setting {
-  const value = isGroup ? undefined : field.safeParse(undefined).data;
+function describe(name: string, field: z.ZodType, hasKeys: boolean): Setting {
+  const value = hasKeys ? undefined : field.safeParse(undefined).data;
   return { name, default: JSON.stringify(value) ?? "", description: field.description ?? "" };
 }
 
