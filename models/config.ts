@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { KilnError } from "../core/errors.ts";
+import { configError } from "./formats/validation.ts";
 
 /** What the config.json files of all architectures have in common. */
 
@@ -32,8 +32,7 @@ export interface SpecialTokens {
 }
 
 /** For `refuse`: a one-line error about a config. */
-export const refusal = (source: string) => (problem: string) =>
-  new KilnError(`${source}: ${problem}`, { code: "config_invalid" });
+export const refusal = (source: string) => (problem: string) => configError(`${source}: ${problem}`);
 
 /** Refuses a config whose weights are quantized. */
 export function refuseQuantized(quantization: unknown, source: string): void {

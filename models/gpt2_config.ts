@@ -1,5 +1,4 @@
 import { z } from "zod";
-import { KilnError } from "../core/errors.ts";
 import {
   count,
   hfCommon,
@@ -10,7 +9,7 @@ import {
   specialTokens,
 } from "./config.ts";
 import type { DecoderShape } from "./decoder.ts";
-import { parseWith } from "./formats/validation.ts";
+import { configError, parseWith } from "./formats/validation.ts";
 
 /** A GPT-2's shape: the keys of a Hugging Face config.json with every default filled in. */
 export interface GPT2Config extends SpecialTokens {
@@ -155,7 +154,7 @@ export function gpt2Overrides(settings: Record<string, unknown>): Record<string,
   const named = Object.entries(settings).map(([key, value]) => {
     if (key in ownNames) return [ownNames[key as keyof typeof ownNames], value];
     if (common.includes(key)) return [key, value];
-    throw new KilnError(`a GPT-2 has no ${key}; leave it out`, { code: "config_invalid" });
+    throw configError(`a GPT-2 has no ${key}; leave it out`);
   });
   return Object.fromEntries(named);
 }

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { KilnError } from "../core/errors.ts";
+import type { KilnError } from "../core/errors.ts";
 import {
   count,
   hfCommon,
@@ -9,7 +9,7 @@ import {
   type SpecialTokens,
   specialTokens,
 } from "./config.ts";
-import { parseWith } from "./formats/validation.ts";
+import { configError, parseWith } from "./formats/validation.ts";
 
 /** Rotary position settings, with the names and meaning of transformers' `rope_parameters`. */
 export interface RopeParameters {
@@ -262,8 +262,7 @@ export function ropeInverseFrequencies(
 /** Settings in common words as keys of a Llama's config.json. Throws a KilnError for a setting that Llama does not have. */
 export function llamaOverrides(settings: Record<string, unknown>): Record<string, unknown> {
   const { attn_pdrop, rope_theta, bias, ...others } = settings;
-  if (bias !== undefined)
-    throw new KilnError("a Llama has no bias; leave it out", { code: "config_invalid" });
+  if (bias !== undefined) throw configError("a Llama has no bias; leave it out");
   return {
     ...others,
     ...(attn_pdrop === undefined ? {} : { attention_dropout: attn_pdrop }),

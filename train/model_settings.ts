@@ -15,6 +15,7 @@ import {
 import type { CausalLM } from "../models/decoder.ts";
 import { loadWeights } from "../models/formats/hf_directory.ts";
 import { readModelWeights } from "../models/formats/safetensors.ts";
+import { configError } from "../models/formats/validation.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import type { RecipeContext } from "./recipe.ts";
 import { checksumFile, damageOf, newestCheckpoint } from "./run_files.ts";
@@ -108,20 +109,16 @@ async function originSettings(
   for (const [key, value] of Object.entries(asked)) {
     const own = has[key] ?? (key === "bias" ? true : undefined);
     if (free.test(key) || isDeepStrictEqual(own, value)) continue;
-    throw new KilnError(
+    throw configError(
       `the model settings say ${key} ${value}, but ${origin} has ${own}: weights fit their own shape only; leave it out`,
-      { code: "config_invalid" },
     );
   }
   if (Tokenizer.load(origin).hash() !== tokenizer.hash()) {
-    throw new KilnError(`tokenizer.path is not the tokenizer that ${origin} was trained with; leave it out`, {
-      code: "config_invalid",
-    });
+    throw configError(`tokenizer.path is not the tokenizer that ${origin} was trained with; leave it out`);
   }
   if (tokenizer.vocabSize > has.vocab_size) {
-    throw new KilnError(
+    throw configError(
       `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config.json says vocab_size ${has.vocab_size}; they belong to different models`,
-      { code: "config_invalid" },
     );
   }
   return parseModelConfig({ ...file, ...asked }, path);
@@ -137,9 +134,8 @@ export async function openModel(
   const model = createModel(config).computeIn(train.compute_dtype);
   const { num_hidden_layers, hidden_size, max_position_embeddings: longest } = model.shape;
   if (train.sequence_length > longest) {
-    throw new KilnError(
+    throw configError(
       `train.sequence_length ${train.sequence_length} is longer than the model's ${longest} positions; lower it`,
-      { code: "config_invalid" },
     );
   }
   const parameters = [...model.trainedParameters().values()].reduce((sum, { size }) => sum + size, 0);

@@ -23,6 +23,7 @@ import {
   writeSafetensors,
 } from "./safetensors.ts";
 import { quoted } from "./safetensors_header.ts";
+import { configError } from "./validation.ts";
 
 /** A model as a Hugging Face directory holds it. */
 export interface LoadedModel {
@@ -61,10 +62,9 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
 function assertStopTokens({ eos_token_id, vocab_size }: ModelConfig, path: string): void {
   const wrong = [eos_token_id].flat().find((id) => id !== null && id >= vocab_size);
   if (wrong === undefined) return;
-  throw new KilnError(
+  throw configError(
     `${path}: config.json has eos_token_id ${wrong}, but the vocabulary has ${vocab_size} tokens; ` +
       "give the id of the token that ends a text, or null",
-    { code: "config_invalid" },
   );
 }
 

@@ -4,6 +4,9 @@ import { KilnError, nearestName } from "../../core/errors.ts";
 /** Where a value came from, for messages: `file.yaml:12`, `--set train.steps`, `config.json`. */
 export type Origin = (path: readonly PropertyKey[]) => string;
 
+/** The error of settings, or of a config.json, that cannot be used. */
+export const configError = (message: string) => new KilnError(message, { code: "config_invalid" });
+
 /** A value as a message shows it: JSON, cut at 60 characters. */
 function shown(value: unknown): string {
   const text = value === undefined ? "nothing" : (JSON.stringify(value) ?? String(value));
@@ -103,7 +106,7 @@ export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin
       near === null
         ? `valid names are ${names.join(", ")}`
         : `did you mean ${dotted([...issue.path, near])}?`;
-    throw new KilnError(`${origin(path)}: unknown key ${dotted(path)}; ${hint}`, { code: "config_invalid" });
+    throw configError(`${origin(path)}: unknown key ${dotted(path)}; ${hint}`);
   }
   const found = at(value, issue.path);
   const what = issue.path.length === 0 ? "the whole" : dotted(issue.path);
@@ -112,5 +115,5 @@ export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin
     issue.code === "custom"
       ? `${what}: ${issue.message}`
       : `${what} is ${shown(found)}; ${expectation(issue)}`;
-  throw new KilnError(`${origin(issue.path)}: ${text}`, { code: "config_invalid" });
+  throw configError(`${origin(issue.path)}: ${text}`);
 }

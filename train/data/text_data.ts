@@ -2,6 +2,7 @@ import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { KilnError } from "../../core/errors.ts";
 import { writeError } from "../../core/platform/files.ts";
+import { configError } from "../../models/formats/validation.ts";
 import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe, UNKNOWN } from "../../tokenizer/index.ts";
 import type { TextSettings } from "../settings/text.ts";
 import {
@@ -91,9 +92,8 @@ export function assertOutside(
   };
   const around = [...path, ...validationPath].find((folder) => existsSync(folder) && below(real(folder)));
   if (around === undefined) return;
-  throw new KilnError(
+  throw configError(
     `the run's folder ${outDir} is inside of the data folder ${around}, where its own files would be read as text: give another --out`,
-    { code: "config_invalid" },
   );
 }
 

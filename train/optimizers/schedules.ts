@@ -1,4 +1,5 @@
-import { KilnError, nearestName } from "../../core/errors.ts";
+import { nearestName } from "../../core/errors.ts";
+import { configError } from "../../models/formats/validation.ts";
 
 /** The learning-rate schedules, named as in transformers' optimization.py. */
 export const SCHEDULE_NAMES = [
@@ -37,7 +38,7 @@ export function scheduleName(name: string): ScheduleName {
   if (known !== undefined) return known;
   const near = nearestName(name, SCHEDULE_NAMES);
   const hint = near === null ? `choose one of ${SCHEDULE_NAMES.join(", ")}` : `did you mean "${near}"?`;
-  throw new KilnError(`unknown schedule ${JSON.stringify(name)}; ${hint}`, { code: "config_invalid" });
+  throw configError(`unknown schedule ${JSON.stringify(name)}; ${hint}`);
 }
 
 /**

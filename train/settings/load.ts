@@ -4,7 +4,7 @@ import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import type { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { isObject, readText } from "../../core/platform/files.ts";
-import { type Option, optionsOf, parseWith, shapeOf } from "../../models/formats/validation.ts";
+import { configError, type Option, optionsOf, parseWith, shapeOf } from "../../models/formats/validation.ts";
 import type { RunSettings } from "./run.ts";
 
 /** How settings are read: from a file, `--set`, flags and a run that is resumed, checked by a recipe's schema. */
@@ -65,9 +65,7 @@ function parseSource(text: string, name: string): Source {
   const problem = document.errors[0];
   if (problem !== undefined) {
     const reason = problem.message.split("\n")[0];
-    throw new KilnError(`${name}:${lines.linePos(problem.pos[0]).line}: ${reason}`, {
-      code: "config_invalid",
-    });
+    throw configError(`${name}:${lines.linePos(problem.pos[0]).line}: ${reason}`);
   }
   const line = (today: readonly PropertyKey[]): number | null => {
     const old = ["train", ...today.slice(2)];
@@ -105,7 +103,7 @@ function assign(target: Record<string, unknown>, { path, value, from }: Override
   for (const key of path.slice(0, -1)) {
     const inner = Object.hasOwn(group, key) ? group[key] : undefined;
     if (inner !== undefined && !isObject(inner)) {
-      throw new KilnError(`${from}: ${key} is not a group of keys`, { code: "config_invalid" });
+      throw configError(`${from}: ${key} is not a group of keys`);
     }
     const next = { ...inner };
     define(group, key, next);
@@ -162,9 +160,7 @@ export function parseSettings<C>(
 /** What a file says, with the overrides in it. */
 function override(source: Source, overrides: readonly Override[]): Given {
   if (!isObject(source.value)) {
-    throw new KilnError(`${source.name}: expected keys like "train:" with values under them`, {
-      code: "config_invalid",
-    });
+    throw configError(`${source.name}: expected keys like "train:" with values under them`);
   }
   const given = structuredClone(source.value);
   for (const override of overrides) assign(given, override);
