@@ -252,11 +252,9 @@ export class TokenShard {
       const header = JSON.parse(text) as ShardHeader;
       if (header.format === "kiln-tokens" && header.version === 2) return header;
     } catch (error) {
-      throw new KilnError(`${file} is not a whole kiln token file; delete it and it is made again`, {
-        cause: error,
-      });
+      throw unusable(`${file} is not a whole kiln token file`, error);
     }
-    throw new KilnError(`${file} is not a kiln token file of version 2; delete it and it is made again`);
+    throw unusable(`${file} is not a kiln token file of version 2`);
   }
 
   #readDocuments(file: string): Span[] {
@@ -266,9 +264,7 @@ export class TokenShard {
     const expected = tables + 8 * documents;
     const actual = fstatSync(this.#descriptor).size;
     if (actual !== expected) {
-      throw new KilnError(
-        `${file} is damaged: ${actual} bytes instead of ${expected}; delete it and it is made again`,
-      );
+      throw unusable(`${file} is damaged: ${actual} bytes instead of ${expected}`);
     }
     const lengths = new Uint32Array(this.#readBytes(tables, 4 * documents));
     const bytes = new Uint32Array(this.#readBytes(tables + 4 * documents, 4 * documents));
@@ -284,12 +280,15 @@ export class TokenShard {
     const bytes = new Uint8Array(length);
     for (let done = 0; done < length; ) {
       const count = readSync(this.#descriptor, bytes, done, length - done, position + done);
-      if (count === 0) throw new KilnError("a token file ends too early; delete it and it is made again");
+      if (count === 0) throw unusable("a token file ends too early");
       done += count;
     }
     return bytes.buffer;
   }
 }
+
+const unusable = (problem: string, cause?: unknown) =>
+  new KilnError(`${problem}; delete it and it is made again`, { cause });
 
 export function openShard(file: string): TokenShard {
   return new TokenShard(file);

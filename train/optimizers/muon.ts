@@ -112,24 +112,21 @@ export class MuonWithAdamW implements Optimizer {
   constructor(parameters: Parameters, options: MuonWithAdamWOptions = {}) {
     const { betas = [0.9, 0.95], adamwEps: eps = 1e-8, ...muon } = options;
     const all = [...named(parameters)].map(([name, param], place) => ({ name, param, place }));
-    const isInner = ({ param }: { param: Tensor }) =>
+    const isInner = ({ param }: (typeof all)[number]) =>
       param.rank === 2 && !(param instanceof Parameter && param.perToken);
-    const part = (members: typeof all, make: (parameters: Parameters) => Optimizer) =>
-      members.length === 0
-        ? []
-        : [
-            {
-              optimizer: make(new Map(members.map(({ name, param }) => [name, param]))),
-              places: members.map(({ place }) => place),
-            },
-          ];
-    this.#parts = [
-      ...part(all.filter(isInner), (inner) => new Muon(inner, muon)),
-      ...part(
-        all.filter((each) => !isInner(each)),
-        (rest) => new AdamW(rest, { ...muon, betas, eps }),
-      ),
+    const groups = [
+      { members: all.filter(isInner), make: (own: Parameters) => new Muon(own, muon) },
+      {
+        members: all.filter((each) => !isInner(each)),
+        make: (own: Parameters) => new AdamW(own, { ...muon, betas, eps }),
+      },
     ];
+    this.#parts = groups
+      .filter(({ members }) => members.length > 0)
+      .map(({ members, make }) => ({
+        optimizer: make(new Map(members.map(({ name, param }) => [name, param]))),
+        places: members.map(({ place }) => place),
+      }));
     if (all.length === 0) throw new KilnError("an optimizer needs at least one parameter");
   }
 
