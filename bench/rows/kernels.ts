@@ -39,6 +39,16 @@ function opRow(
   };
 }
 
+/** What a row of one kernel has besides its name, which is the ruler's task and a precision. */
+type KernelRow = Pick<GpuRow, "task" | "role" | "flops" | "bytes" | "unit" | "prepare"> & Partial<GpuRow>;
+
+const kernelRow = ({ precision = "f32", ...row }: KernelRow): GpuRow => ({
+  name: `${row.task} ${precision}`,
+  precision,
+  kernel: true,
+  ...row,
+});
+
 type Extents = readonly [m: number, k: number, n: number];
 
 /** A product [m, k] x [k, n], or one operand of which is transposed in memory: b as in a Linear's forward pass. */
@@ -49,14 +59,11 @@ export function productRow(
   transposed?: "a" | "b",
 ): GpuRow {
   const suffix = transposed ? ` ${transposed === "a" ? "A^T B" : "A B^T"}` : "";
-  const task = `matmul_${m}x${inner}x${n}`;
-  return {
-    name: `${task}${suffix} ${precision}`,
+  return kernelRow({
     // The ruler has no lines with transposed operands.
-    task: task + suffix,
+    task: `matmul_${m}x${inner}x${n}${suffix}`,
     role: `${role} ${precision}`,
     precision,
-    kernel: true,
     flops: 2 * m * inner * n,
     bytes: bytesOf[precision] * (m * inner + inner * n + m * n),
     unit: "GFLOP/s",
@@ -66,7 +73,7 @@ export function productRow(
       precision,
       (a, b) => k.matmul(transposed === "a" ? k.transpose(a) : a, transposed === "b" ? k.transpose(b) : b),
     ),
-  };
+  });
 }
 
 /** What a Linear of a transformer computes: forward, gradient of its weight, gradient of its input. */
@@ -107,18 +114,15 @@ export function memoryRow(
 ): GpuRow {
   const [op, further, call, count] = passes[name];
   const shapes = [[rows, width], ...Array(call.length - 1).fill(further === "all" ? [rows, width] : [width])];
-  return {
-    name: `rows_${name}_${rows}x${width} f32`,
+  return kernelRow({
     task: `rows_${name}_${rows}x${width}`,
     role: `rows ${name} ${size}`,
-    precision: "f32",
-    kernel: true,
     flops: rows * width,
     bytes: 4 * count * rows * width,
     unit: "GB/s",
     ...(op !== null && { peer: { op, sizes: [rows, width] } }),
     prepare: opRow(shapes, "f32", call),
-  };
+  });
 }
 
 /** Causal attention, forward and with its gradient; the half of the scores that the mask hides is not counted. */
@@ -132,39 +136,33 @@ export function attentionRows(shape: GpuSizes["attention"], precision: Precision
     const y = call(q, key, value);
     return grads(y, [q, key, value], { cotangents: [y.detach()] });
   };
-  const common = { precision, kernel: true, unit: "GFLOP/s" } as const;
+  const common = { precision, unit: "GFLOP/s" } as const;
   return [
-    {
+    kernelRow({
       ...common,
-      name: `attention_fwd_${size} ${precision}`,
       task: `attention_fwd_${size}`,
       role: `attention forward ${precision}`,
       flops,
       bytes: 4 * bytes,
       ...(precision === "f32" && { peer: { op: "attention", sizes: [...shape] } }),
       prepare: opRow([shape, shape, shape], precision, call),
-    },
-    {
+    }),
+    kernelRow({
       ...common,
-      name: `attention_fwdbwd_${size} ${precision}`,
       task: `attention_fwdbwd_${size}`,
       role: `attention both ${precision}`,
       // Backward: five products of the size of the forward's two.
       flops: 3.5 * flops,
       bytes: 12 * bytes,
       prepare: opRow([shape, shape, shape], precision, both, true),
-    },
+    }),
   ];
 }
 
 export function crossEntropyRow({ tokens, vocabulary }: GpuSizes): GpuRow {
-  const task = `cross_entropy_fwdbwd_${tokens}x${vocabulary}`;
-  return {
-    name: `${task} f32`,
-    task,
+  return kernelRow({
+    task: `cross_entropy_fwdbwd_${tokens}x${vocabulary}`,
     role: "cross entropy",
-    precision: "f32",
-    kernel: true,
     flops: 8 * tokens * vocabulary,
     bytes: 12 * tokens * vocabulary,
     unit: "GB/s",
@@ -180,19 +178,14 @@ export function crossEntropyRow({ tokens, vocabulary }: GpuSizes): GpuRow {
         dispose: () => dispose([logits, target]),
       };
     },
-  };
+  });
 }
 
 /** The ruler's parameters: so many of a million numbers. Seven passes: three states read and written, gradients read. */
 export function adamRow([count, size]: [number, number]): GpuRow {
-  const millions = Math.round((count * size) / 1e6);
-  const task = `adamw_${millions}M`;
-  return {
-    name: `${task} f32`,
-    task,
+  return kernelRow({
+    task: `adamw_${Math.round((count * size) / 1e6)}M`,
     role: "adamw",
-    precision: "f32",
-    kernel: true,
     flops: 12 * count * size,
     bytes: 28 * count * size,
     unit: "GB/s",
@@ -212,5 +205,5 @@ export function adamRow([count, size]: [number, number]): GpuRow {
         dispose: () => dispose([parameters, gradients, optimizer.state()]),
       };
     },
-  };
+  });
 }

@@ -16,19 +16,7 @@ import { type Comparison, compare, type Report, worst } from "./report.ts";
 import type { ScheduleFile } from "./schedules.ts";
 
 /** Settings of a torch.optim optimizer, by its own names. */
-interface Settings {
-  lr: number;
-  betas?: [number, number];
-  eps?: number;
-  weight_decay?: number;
-  momentum?: number;
-  dampening?: number;
-  nesterov?: boolean;
-  alpha?: number;
-  lr_decay?: number;
-  ns_coefficients?: [number, number, number];
-  ns_steps?: number;
-}
+type Settings = { lr: number } & Readonly<Record<string, unknown>>;
 
 export interface OptimFile {
   steps: number;
@@ -42,42 +30,28 @@ export function isOptimFile(json: unknown): json is OptimFile {
   return Array.isArray((json as Partial<OptimFile> | null)?.runs);
 }
 
-type Parameters = ReadonlyMap<string, Tensor>;
+type OptimizerClass = new (parameters: ReadonlyMap<string, Tensor>, options: object) => Optimizer;
 
-/** The optimizer of a run with the run's settings; absent settings keep kiln's defaults, which are torch's. */
-const makers: Record<string, (parameters: Parameters, s: Settings) => Optimizer> = {
-  sgd: (parameters, s) =>
-    new Sgd(parameters, { ...decay(s), ...given(s, "momentum", "dampening", "nesterov") }),
-  adam: (parameters, s) => new Adam(parameters, { ...decay(s), ...given(s, "betas", "eps") }),
-  adamw: (parameters, s) => new AdamW(parameters, { ...decay(s), ...given(s, "betas", "eps") }),
-  rmsprop: (parameters, s) => new Rmsprop(parameters, { ...decay(s), ...given(s, "alpha", "eps") }),
-  adagrad: (parameters, s) =>
-    new Adagrad(parameters, {
-      ...decay(s),
-      ...given(s, "eps"),
-      ...(s.lr_decay !== undefined && { lrDecay: s.lr_decay }),
-    }),
-  muon: (parameters, s) =>
-    new Muon(parameters, {
-      ...decay(s),
-      ...given(s, "momentum", "nesterov", "eps"),
-      ...(s.ns_coefficients && { coefficients: s.ns_coefficients }),
-      ...(s.ns_steps !== undefined && { iterations: s.ns_steps }),
-    }),
+/** kiln's optimizers by the names that files give them. */
+const classes: Record<string, OptimizerClass> = {
+  sgd: Sgd,
+  adam: Adam,
+  adamw: AdamW,
+  rmsprop: Rmsprop,
+  adagrad: Adagrad,
+  muon: Muon,
 };
 
-function decay(s: Settings): { weightDecay?: number } {
-  return s.weight_decay === undefined ? {} : { weightDecay: s.weight_decay };
-}
+/** kiln's names of settings, where they are not torch's. */
+const ownNames: Record<string, string> = {
+  ...{ weight_decay: "weightDecay", lr_decay: "lrDecay" },
+  ...{ ns_coefficients: "coefficients", ns_steps: "iterations" },
+};
 
-/** The settings of these names that the run has. */
-function given<K extends keyof Settings>(
-  s: Settings,
-  ...names: K[]
-): { [P in K]?: NonNullable<Settings[P]> } {
-  return Object.fromEntries(names.filter((name) => s[name] != null).map((name) => [name, s[name]])) as {
-    [P in K]?: NonNullable<Settings[P]>;
-  };
+/** A run's settings as options of kiln's class; absent ones and nulls keep kiln's defaults, which are torch's. */
+function optionsOf(settings: Settings): object {
+  const given = Object.entries(settings).filter(([, value]) => value !== null);
+  return Object.fromEntries(given.map(([name, value]) => [ownNames[name] ?? name, value]));
 }
 
 const near = { atol: 1e-5, rtol: 1e-4 };
@@ -121,11 +95,10 @@ async function runOptimizer(
   settings: Settings,
   steps: number,
 ): Promise<Comparison> {
-  const make = Object.hasOwn(makers, name) ? makers[name] : undefined;
-  if (!make) throw new KilnError(`kiln has no optimizer ${name}`);
+  if (!Object.hasOwn(classes, name)) throw new KilnError(`kiln has no optimizer ${name}`);
   const names = parameterNames(file).filter((p) => file.has(`${name}.0.${p}`));
   const parameters = new Map(names.map((p) => [p, persist(file.upload(`init.${p}`))]));
-  const optimizer = make(parameters, settings);
+  const optimizer = new classes[name](parameters, optionsOf(settings));
   const comparisons: Comparison[] = [];
   for (let step = 0; step < steps; step++) {
     optimizer.lr = settings.lr;
