@@ -3,7 +3,7 @@ import { constants, copyFileSync, linkSync, readFileSync, renameSync, rmSync, wr
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
-import { writeError } from "../core/platform/files.ts";
+import { textIfPresent, writeError } from "../core/platform/files.ts";
 import { makeFolder } from "../core/platform/folders.ts";
 
 /** The process that writes a run folder. */
@@ -38,7 +38,7 @@ export function lockRun(folder: string): () => void {
   }
   const release = () => {
     process.off("exit", release);
-    if (textOf(path) === own) rmSync(path, { force: true });
+    if (textIfPresent(path) === own) rmSync(path, { force: true });
   };
   process.on("exit", release);
   return release;
@@ -60,7 +60,7 @@ function linked(from: string, to: string): boolean {
 
 /** Removes the lock of an owner that is gone; throws where it is not. */
 function takeAway(path: string, aside: string): void {
-  const text = textOf(path);
+  const text = textIfPresent(path);
   if (text === null) return;
   const owner = ownerOf(text);
   if (owner && isHeld(owner)) {
@@ -79,17 +79,8 @@ function takeAway(path: string, aside: string): void {
     throw error;
   }
   // Another process may have been quicker, and this be its new lock: it goes back.
-  if (textOf(aside) !== text) linked(aside, path);
+  if (textIfPresent(aside) !== text) linked(aside, path);
   rmSync(aside, { force: true });
-}
-
-function textOf(path: string): string | null {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
-  }
 }
 
 /** Null for what no lock of this program says, such as a file cut off by a power cut. */

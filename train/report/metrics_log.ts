@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { textIfPresent } from "../../core/platform/files.ts";
 import { AppendFile } from "./append_file.ts";
 
 /** One line of the metrics log: the update it belongs to and any numbers or texts, e.g. loss, learning_rate, tokens. */
@@ -61,10 +62,5 @@ function lines(text: string): MetricsRecord[] {
 
 /** The records of a metrics log, oldest first; none where the file does not exist. */
 export function readMetrics(path: string): MetricsRecord[] {
-  try {
-    return lines(readFileSync(path, "utf8"));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
+  return lines(textIfPresent(path) ?? "");
 }

@@ -1,7 +1,7 @@
-import { appendFileSync, existsSync, readFileSync } from "node:fs";
+import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { device } from "../../core/device.ts";
-import { atomicWriteText } from "../../core/platform/files.ts";
+import { atomicWriteText, textIfPresent } from "../../core/platform/files.ts";
 import type { Metrics } from "../recipe.ts";
 import { lossCurveSvg } from "./loss_curve.ts";
 import { MetricsLog, type MetricsRecord, readMetrics } from "./metrics_log.ts";
@@ -125,9 +125,8 @@ export class RunLog {
 }
 
 function dropSamples(path: string, isAgain: (step: number) => boolean): void {
-  if (!existsSync(path)) return;
-  const old = readFileSync(path, "utf8").split(/^(?==== step \d+ ===$)/m);
-  atomicWriteText(path, old.filter((text) => !isAgain(Number(/\d+/.exec(text)?.[0]))).join(""));
+  const old = textIfPresent(path)?.split(/^(?==== step \d+ ===$)/m);
+  if (old) atomicWriteText(path, old.filter((text) => !isAgain(Number(/\d+/.exec(text)?.[0]))).join(""));
 }
 
 /** The losses at the end of a run in one line, with `digits` decimals. */

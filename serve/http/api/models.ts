@@ -1,5 +1,4 @@
-import { HttpError } from "../errors.ts";
-import type { Route, Service } from "../route.ts";
+import { modelNamed, type Route, type Service } from "../route.ts";
 
 /** GET /v1/models. */
 export const models: Route = {
@@ -15,16 +14,11 @@ export const models: Route = {
 export const model: Route = {
   method: "GET",
   path: "/v1/models/*",
-  handle: ({ service, rest: name }) => {
-    if (service.models.has(name)) return modelBody(service, name);
-    throw new HttpError(404, `the model \`${name.slice(0, 100)}\` does not exist`, {
-      param: "model",
-      code: "model_not_found",
-    });
-  },
+  handle: ({ service, rest: name }) => modelBody(service, name),
 };
 
-function modelBody({ models, created }: Service, id: string) {
-  const max_model_len = models.get(id)!.engine.runner.maxModelLen;
+function modelBody(service: Service, id: string) {
+  const { created } = service;
+  const max_model_len = modelNamed(service, id).engine.runner.maxModelLen;
   return { id, object: "model", created, owned_by: "kiln", root: id, parent: null, max_model_len };
 }
