@@ -13,8 +13,9 @@ import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { matrixConfigs } from "../core/webgpu/matrix_units.ts";
-import { add, attention, copy, matmul, openDevice, rmsNorm, softmax } from "../kernels/index.ts";
+import { add, attention, matmul, openDevice, rmsNorm, softmax } from "../kernels/index.ts";
 import { describeMatrixUnits } from "../kernels/matrix_units/trials.ts";
+import { copyBandwidth } from "./roofline.ts";
 
 /** One op on the adapter against the float64 reference. */
 export interface DoctorCheck {
@@ -227,11 +228,8 @@ async function measure(device: WebGpuDevice): Promise<DoctorSpeed> {
   const size = software ? 512 : 2048;
   const square = () => tensor(waves([size, size], 1), [size, size]);
   const [a, b] = [square(), square()];
-  const length = software ? 2 ** 22 : 2 ** 26;
-  const large = tensor(new Float32Array(length));
   const small = tensor([1, 2, 3, 4]);
   const product = await best(device, 4, () => matmul(a, b));
-  const copied = await best(device, 4, () => copy(large));
   const links = 200;
   const chain = await best(device, 3, () => {
     let x = small;
@@ -245,11 +243,11 @@ async function measure(device: WebGpuDevice): Promise<DoctorSpeed> {
     readback = Math.min(readback, performance.now() - start);
     dispose(y);
   }
-  dispose([a, b, large, small]);
+  dispose([a, b, small]);
   return {
     matmul_gflops: (2 * size ** 3) / product / 1e6,
     matmul_size: size,
-    copy_gb_per_s: (8 * length) / copied / 1e6,
+    copy_gb_per_s: await copyBandwidth(device, 300),
     dispatch_us: (chain / links) * 1e3,
     readback_us: readback * 1e3,
     compile_ms: await compileTime(device.gpu),

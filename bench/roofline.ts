@@ -66,7 +66,7 @@ async function peakFma(device: WebGpuDevice, ms: number): Promise<number> {
 }
 
 /** Large buffers, larger than a cache. A processor wants few long workgroups, a GPU many: the fastest shape counts. */
-async function copyBandwidth(device: WebGpuDevice, ms: number): Promise<number> {
+export async function copyBandwidth(device: WebGpuDevice, ms: number): Promise<number> {
   const { software } = device.description;
   const bytes = Math.min(software ? 2 ** 25 : 2 ** 28, device.profile.maxBindingBytes);
   const shapes = [

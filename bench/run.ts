@@ -1,5 +1,6 @@
 import { setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
+import { firstLine } from "../core/platform/files.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { record } from "./history.ts";
@@ -98,19 +99,14 @@ async function timeInTurn(
     if (known && (result.ms ?? Infinity) >= (known.ms ?? Infinity)) return;
     best.set(result.by, { ...result, ...(known?.first_ms && { first_ms: known.first_ms }) });
   };
+  const kiln = { name: row.name, by: "kiln", unit: row.unit };
   const end = performance.now() + patience * 1000;
   const again = () => !row.once && performance.now() < end;
   for (let round = 0; round === 0 || (round < rounds && again()); round++) {
-    const failed = ({ message }: Error) => ({
-      name: row.name,
-      by: "kiln",
-      unit: row.unit,
-      error: message.split("\n")[0],
-    });
-    keep(await timeRow(row, device, roofline, ms).catch(failed));
+    keep(await timeRow(row, device, roofline, ms).catch((error) => ({ ...kiln, error: firstLine(error) })));
     for (const { by, timing, error } of (row.peer && (await peers?.time(row.peer, ms))) || []) {
       if (timing) keep(resultOf(row, by, timing, roofline));
-      else keep({ name: row.name, by, unit: row.unit, ...(error && { error }) });
+      else keep({ ...kiln, by, ...(error && { error }) });
     }
   }
   const own = best.get("kiln")!;

@@ -25,6 +25,8 @@ const origins = listOf(
   "an origin as browsers send it, for example https://app.example, or *",
   /^(\*|null|[a-z][a-z\d+.-]*:\/\/[^\s/A-Z]+)$/,
 );
+const between = (low: number, high: number) =>
+  decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
 /** The type in which a model computes its answers. */
 const dtypeOption = () =>
   new Option(
@@ -52,23 +54,14 @@ function addSample(program: Command): void {
     .description("continue a prompt, streaming the text")
     .option("--prompt <text>", "what to continue", "Once upon a time")
     .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
-    .option(
-      "--temperature <x>",
-      "0 takes the likeliest token each time",
-      decimal("a number from 0 to 2", (x) => x >= 0 && x <= 2),
-      0.8,
-    )
+    .option("--temperature <x>", "0 takes the likeliest token each time", between(0, 2), 0.8)
     .option("--top-k <n>", "keep the k likeliest tokens", whole(0))
     .option(
       "--top-p <x>",
       "keep the likeliest tokens up to this probability together",
       decimal("a number above 0, up to 1", (x) => x > 0 && x <= 1),
     )
-    .option(
-      "--min-p <x>",
-      "keep tokens at least this share as likely as the likeliest",
-      decimal("a number from 0 to 1", (x) => x >= 0 && x <= 1),
-    )
+    .option("--min-p <x>", "keep tokens at least this share as likely as the likeliest", between(0, 1))
     .option("--seed <n>", "the same seed gives the same text", seedNumber)
     .addOption(dtypeOption())
     .addHelpText(

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Tokenizer as NativeTokenizer } from "tokenizers";
 import { describe } from "../core/errors.ts";
-import { atomicWriteText } from "../core/platform/files.ts";
+import { atomicWriteText, firstLine } from "../core/platform/files.ts";
 import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from "./decoders.ts";
 import { TokenizerError } from "./errors.ts";
 import { readJsonFile } from "./files.ts";
@@ -289,8 +289,7 @@ function createNative(json: TokenizerJson): NativeTokenizer {
     native.disablePadding();
     return native;
   } catch (error) {
-    const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
-    throw new InvalidTokenizer(`not a valid tokenizer (${reason})`, error);
+    throw new InvalidTokenizer(`not a valid tokenizer (${firstLine(error)})`, error);
   }
 }
 

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { KilnError } from "../../core/errors.ts";
+import { firstLine } from "../../core/platform/files.ts";
 import type { WebGpuDevice } from "../../core/webgpu/device.ts";
 import type { Roofline } from "../roofline.ts";
 import type { GpuRow } from "../rows/row.ts";
@@ -40,8 +41,4 @@ async function throwIfLost({ gpu }: WebGpuDevice, error: unknown): Promise<void>
   if (error instanceof KilnError && error.code === "device_lost") throw error;
   const lost = await Promise.race([gpu.lost, delay(lossIsKnownMs, null)]);
   if (lost) throw new KilnError(`the GPU device was lost: ${lost.message}`, { code: "device_lost" });
-}
-
-function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n")[0];
 }

@@ -68,7 +68,8 @@ export function writeError(path: string, error: unknown): KilnError {
   return new KilnError(`${path} cannot be written: ${firstLine(error)}; ${kept}`, { cause: error });
 }
 
-function firstLine(error: unknown): string {
+/** The first line of an error's message. */
+export function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split("\n")[0];
 }
 
