@@ -18,7 +18,7 @@ export function addTrainCommands(program: Command, makeSampler: () => Promise<Ma
 
 type Flag = readonly [flag: string, setting: string, description: string, parse?: (text: string) => unknown];
 
-/** Flags that are a setting of the recipe, by its dotted name. */
+/** Flags that are a setting of the recipe, by its dotted name. They come after the file; messages name the flag. */
 const settingFlags: readonly Flag[] = [
   ["--data <path...>", "data.path", "files or folders to train on"],
   [
