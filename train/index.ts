@@ -1,5 +1,6 @@
 /** `kiln/train`: optimizers, schedules, data, the training step, and whole runs. */
 export * from "./data/index.ts";
+export * from "./metrics/index.ts";
 export * from "./optimizers/index.ts";
 export * from "./optimizers/loss_scaler.ts";
 export * from "./optimizers/schedules.ts";

@@ -6,6 +6,7 @@ import { openDevice } from "../../kernels/index.ts";
 import { architectures, isModelType } from "../../models/architectures.ts";
 import { type CurveExpectation, verifyCurve } from "./curves.ts";
 import { type Folder, readJsonFile, walk } from "./fixture.ts";
+import { isMetricsFile, isRougeFile, verifyMetrics, verifyRouge } from "./metrics.ts";
 import { type ModelExpectation, verifyDecoder } from "./models.ts";
 import { isOpCases, verifyOps } from "./ops.ts";
 import { isOptimFile, verifyOptimizers } from "./optim.ts";
@@ -18,8 +19,8 @@ export type VerifyOptions = ReportOptions;
 const later = "not loaded by this version";
 
 /**
- * Compares kiln on this machine's adapter with a folder of reference numbers (ops, optimizers, schedules, sampling, models,
- * loss curves), whatever its files are called and however many there are. Writes the adapter, a line for each case with
+ * Compares kiln on this machine's adapter with a folder of reference numbers (ops, optimizers, schedules, sampling, metrics,
+ * models, loss curves), whatever its files are called and however many there are. Writes the adapter, a line for each case with
  * its largest error and what is allowed there, and `N passed, N failed, N skipped`. What belongs to other model types is
  * skipped; an op that kiln does not have fails. Runs on the open WebGPU device, or opens one for the time.
  *
@@ -68,7 +69,9 @@ async function verifyFile(report: Report, folder: Folder, stem: string, prefix: 
   else if (isOptimFile(json)) {
     await verifyOptimizers(report, folder, stem, prefix, json);
     if (json.schedules) await verifySchedules(report, `${prefix}/schedule`, json.schedules);
-  } else report.skip(prefix, later);
+  } else if (isMetricsFile(json)) await verifyMetrics(report, prefix, json);
+  else if (isRougeFile(json)) await verifyRouge(report, prefix, json);
+  else report.skip(prefix, later);
 }
 
 /** A folder with a model: numbers of one pass, or the losses of a training run. */

@@ -1,0 +1,63 @@
+import { Bleu, type BleuOptions } from "./text.ts";
+import { countNgrams, splitWords } from "./words.ts";
+
+export interface DiversityScore {
+  /** Different n-grams by all n-grams of all texts, from single words up (Li et al. 2016). */
+  distinct: number[];
+  /** What part of a text's n-grams it has had before, the mean over texts (seq-rep-n of Welleck et al. 2020). */
+  repetition: number[];
+}
+
+/**
+ * How varied generated texts are, for n-grams of words up to `maxOrder`. Memory grows with the number of different
+ * n-grams, as distinct-n asks.
+ */
+export class Diversity {
+  readonly #seen: Set<string>[];
+  readonly #totals: number[];
+  readonly #repeated: number[];
+  readonly #texts: number[];
+
+  constructor(maxOrder = 4) {
+    this.#seen = Array.from({ length: maxOrder }, () => new Set());
+    this.#totals = new Array(maxOrder).fill(0);
+    this.#repeated = new Array(maxOrder).fill(0);
+    this.#texts = new Array(maxOrder).fill(0);
+  }
+
+  /** Adds a text. A text too short for an order does not count there. */
+  add(text: string): void {
+    const words = splitWords(text);
+    for (const [i, seen] of this.#seen.entries()) {
+      const ngrams = countNgrams(words, i + 1);
+      const total = words.length - i;
+      if (total <= 0) continue;
+      for (const ngram of ngrams.keys()) seen.add(ngram);
+      this.#totals[i] += total;
+      this.#repeated[i] += 1 - ngrams.size / total;
+      this.#texts[i]++;
+    }
+  }
+
+  /** Both from n = 1 up, 0 to 1; NaN where no text is long enough. */
+  value(): DiversityScore {
+    return {
+      distinct: this.#seen.map((seen, i) => seen.size / this.#totals[i]),
+      repetition: this.#repeated.map((sum, i) => sum / this.#texts[i]),
+    };
+  }
+}
+
+/**
+ * Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others, 0 to 100; high where a generator says one
+ * thing over and over. The cost is quadratic in the number of texts: give a sample. NaN for fewer than two.
+ */
+export function selfBleu(texts: readonly string[], options: BleuOptions = {}): number {
+  if (texts.length < 2) return Number.NaN;
+  const scores = texts.map((text, i) => {
+    const bleu = new Bleu({ effectiveOrder: true, ...options });
+    bleu.add(text, texts.toSpliced(i, 1));
+    return bleu.value().score;
+  });
+  return scores.reduce((sum, score) => sum + score, 0) / texts.length;
+}

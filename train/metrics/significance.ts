@@ -1,0 +1,177 @@
+import { KilnError } from "../../core/errors.ts";
+import { philox4x32, seedWords } from "../../core/random.ts";
+import { binomialTwoSided, normalQuantile, normalTwoSided, studentTwoSided } from "./distributions.ts";
+
+export interface BootstrapOptions {
+  /** The score of the sums of `count` rows; default: the mean of the first column. */
+  score?: (sums: readonly number[], count: number) => number;
+  /** Resamples; default 1000. */
+  samples?: number;
+  /** Default 0. The same seed gives the same numbers on every machine. */
+  seed?: number;
+  /** Of the interval; default 0.95. */
+  confidence?: number;
+}
+
+export interface BootstrapResult {
+  /** Score of all rows of A and of B. */
+  a: number;
+  b: number;
+  /** b - a. */
+  difference: number;
+  /** Percentile interval of the difference. */
+  interval: [low: number, high: number];
+  /** Two-sided: how often resamples lie as far from the difference as it lies from zero. */
+  pValue: number;
+}
+
+/**
+ * Paired bootstrap of two systems on the same items (Koehn 2004): a resample draws items with replacement and scores both
+ * systems on them. A row holds what one item adds to the sums of a score: a single number for a mean, `Bleu.statistics`
+ * for BLEU. The p-value shifts the resampled differences to the null hypothesis (Efron and Tibshirani 1993, 16.4).
+ * sacrebleu subtracts the mean of their absolute values instead, and then finds too many differences significant.
+ * @throws KilnError where the systems have different numbers of rows, or none.
+ */
+export function pairedBootstrap(
+  a: readonly (readonly number[])[],
+  b: readonly (readonly number[])[],
+  options: BootstrapOptions = {},
+): BootstrapResult {
+  const { score = (sums, count) => sums[0] / count, samples = 1000, seed = 0, confidence = 0.95 } = options;
+  if (a.length !== b.length || a.length === 0) {
+    throw new KilnError(
+      `a paired test needs the same items for both systems, and at least one; got ${a.length} and ${b.length}`,
+    );
+  }
+  const key = seedWords(seed);
+  const sumOf = (rows: readonly (readonly number[])[], weights: Uint32Array) => {
+    const sums: number[] = new Array(rows[0].length).fill(0);
+    for (const [i, row] of rows.entries())
+      if (weights[i] > 0) for (let j = 0; j < row.length; j++) sums[j] += weights[i] * row[j];
+    return score(sums, rows.length);
+  };
+  const weights = new Uint32Array(a.length);
+  const differences = Float64Array.from({ length: samples }, (_, sample) => {
+    weights.fill(0);
+    for (let i = 0; i < a.length; i += 4)
+      for (const word of philox4x32(key, [sample, i, 0, 0]).subarray(0, Math.min(4, a.length - i)))
+        weights[Math.floor((word / 2 ** 32) * a.length)]++;
+    return sumOf(b, weights) - sumOf(a, weights);
+  });
+  weights.fill(1);
+  const whole = { a: sumOf(a, weights), b: sumOf(b, weights) };
+  const difference = whole.b - whole.a;
+  return { ...whole, difference, ...judge(differences, difference, confidence) };
+}
+
+/** The interval and the probability from the differences of resamples. */
+function judge(differences: Float64Array, difference: number, confidence: number) {
+  const samples = differences.length;
+  const size = Math.abs(difference);
+  const beyond = differences.filter((value) => Math.abs(value - difference) >= size).length;
+  const sorted = differences.toSorted();
+  const cut = Math.floor((samples * (1 - confidence)) / 2);
+  const interval: [number, number] = [sorted[cut], sorted[samples - 1 - cut]];
+  return { interval, pValue: (beyond + 1) / (samples + 1) };
+}
+
+/** Counts on which of the same items two systems are right, and tests whether one is right more often (McNemar 1947). */
+export class McNemar {
+  #bothRight = 0;
+  #onlyA = 0;
+  #onlyB = 0;
+  #bothWrong = 0;
+
+  /** Adds an item. */
+  add(aIsRight: boolean, bIsRight: boolean): void {
+    if (aIsRight && bIsRight) this.#bothRight++;
+    else if (aIsRight) this.#onlyA++;
+    else if (bIsRight) this.#onlyB++;
+    else this.#bothWrong++;
+  }
+
+  /**
+   * The counts and two-sided p-values: `exact` by the binomial distribution, `corrected` by chi-squared with Edwards'
+   * continuity correction, which is for 25 or more items on which the systems differ.
+   */
+  value() {
+    const [onlyA, onlyB] = [this.#onlyA, this.#onlyB];
+    const differ = onlyA + onlyB;
+    const chiSquared = differ === 0 ? 0 : Math.max(0, Math.abs(onlyA - onlyB) - 1) ** 2 / differ;
+    return {
+      bothRight: this.#bothRight,
+      onlyA,
+      onlyB,
+      bothWrong: this.#bothWrong,
+      exact: binomialTwoSided(Math.min(onlyA, onlyB), differ),
+      chiSquared,
+      corrected: normalTwoSided(Math.sqrt(chiSquared)),
+    };
+  }
+}
+
+/** Wilson's score interval for a rate of `successes` among `count` (Wilson 1927); [0, 1] where nothing was counted. */
+export function wilsonInterval(successes: number, count: number, confidence = 0.95): [number, number] {
+  if (count === 0) return [0, 1];
+  const z = normalQuantile(confidence);
+  const rate = successes / count;
+  const centre = rate + (z * z) / (2 * count);
+  const half = z * Math.sqrt((rate * (1 - rate)) / count + (z * z) / (4 * count * count));
+  const scale = 1 + (z * z) / count;
+  return [Math.max(0, (centre - half) / scale), Math.min(1, (centre + half) / scale)];
+}
+
+/**
+ * Two-sided z-test of two independent rates with pooled variance: `b` has its own items. `z` is positive where b's rate is
+ * higher.
+ */
+export function proportionsTest(
+  a: { successes: number; count: number },
+  b: { successes: number; count: number },
+): { difference: number; z: number; pValue: number } {
+  const difference = b.successes / b.count - a.successes / a.count;
+  const pooled = (a.successes + b.successes) / (a.count + b.count);
+  const error = Math.sqrt(pooled * (1 - pooled) * (1 / a.count + 1 / b.count));
+  const z = error === 0 ? 0 : difference / error;
+  return { difference, z, pValue: normalTwoSided(z) };
+}
+
+/** Mean and variance of numbers that come one by one (Welford 1962). */
+export class Moments {
+  count = 0;
+  mean = 0;
+  #squares = 0;
+
+  add(value: number): void {
+    this.count++;
+    const before = value - this.mean;
+    this.mean += before / this.count;
+    this.#squares += before * (value - this.mean);
+  }
+
+  /** Of the sample, with count - 1; NaN for fewer than two numbers. */
+  get variance(): number {
+    return this.count < 2 ? Number.NaN : this.#squares / (this.count - 1);
+  }
+}
+
+/**
+ * Welch's two-sided t-test of two independent samples of unequal variance (Welch 1947). `t` is positive where b's mean is
+ * higher. All but the difference is NaN for samples of fewer than two numbers.
+ */
+export function welchTest(
+  a: Moments,
+  b: Moments,
+): { difference: number; t: number; df: number; pValue: number } {
+  const difference = b.mean - a.mean;
+  const errors = [a, b].map(({ variance, count }) => variance / count);
+  const error = errors[0] + errors[1];
+  // Two constant samples: equal ones do not differ, others differ for certain.
+  if (error === 0) {
+    const t = difference === 0 ? 0 : Math.sign(difference) * Number.POSITIVE_INFINITY;
+    return { difference, t, df: a.count + b.count - 2, pValue: difference === 0 ? 1 : 0 };
+  }
+  const t = difference / Math.sqrt(error);
+  const df = error ** 2 / (errors[0] ** 2 / (a.count - 1) + errors[1] ** 2 / (b.count - 1));
+  return { difference, t, df, pValue: studentTwoSided(t, df) };
+}

@@ -1,0 +1,244 @@
+import { KilnError } from "../../core/errors.ts";
+import { countNgrams, overlap, referenceList, splitWords, trimEnd } from "./words.ts";
+
+/** How a line becomes tokens, by sacrebleu's names. */
+const tokenizers = {
+  /** mteval-v13a, the default of WMT: punctuation apart, numbers whole. */
+  "13a": (line: string) => {
+    const joined = line.replaceAll("<skipped>", "").replaceAll("-\n", "").replaceAll("\n", " ");
+    const unescaped = joined
+      .replaceAll("&quot;", '"')
+      .replaceAll("&amp;", "&")
+      .replaceAll("&lt;", "<")
+      .replaceAll("&gt;", ">");
+    return ` ${unescaped} `
+      .replace(/([{-~[-` -&(-+:-@/])/g, " $1 ")
+      .replace(/([^0-9])([.,])/gu, "$1 $2 ")
+      .replace(/([.,])([^0-9])/gu, " $1 $2")
+      .replace(/([0-9])(-)/g, "$1 $2 ");
+  },
+  /** No tokens but the words between white space. */
+  none: (line: string) => line,
+  /** mteval-v14: Unicode punctuation apart unless a digit stands on either side, symbols apart. */
+  intl: (line: string) =>
+    line
+      .replace(/(\P{N})(\p{P})/gu, "$1 $2 ")
+      .replace(/(\p{P})(\P{N})/gu, " $1 $2")
+      .replace(/(\p{S})/gu, " $1 "),
+  /** Every character a token. */
+  char: (line: string) => [...line].join(" "),
+};
+
+/** What an n-gram order without a match counts, by sacrebleu's names (Chen and Cherry 2014), and the default value. */
+const smoothings = { none: 0, floor: 0.1, "add-k": 1, exp: 0 };
+
+export interface BleuOptions {
+  /** Default "13a". */
+  tokenize?: keyof typeof tokenizers;
+  /** Default "exp". */
+  smooth?: keyof typeof smoothings;
+  /** The value of `floor` (default 0.1) and of `add-k` (default 1). */
+  smoothValue?: number;
+  /** The longest n-grams; default 4. */
+  maxOrder?: number;
+  /** Leaves orders out for which the text is too short; meant for single sentences. Default false. */
+  effectiveOrder?: boolean;
+  /** Compares without case; default false. */
+  lowercase?: boolean;
+}
+
+export interface BleuScore {
+  /** 0 to 100. */
+  score: number;
+  /** Percent of matching n-grams, from single tokens up. */
+  precisions: number[];
+  brevityPenalty: number;
+  hypothesisLength: number;
+  referenceLength: number;
+}
+
+/**
+ * Corpus BLEU (Papineni et al. 2002) as sacrebleu 2.6 computes it (Post 2018): clipped counts of n-grams summed over all
+ * segments, against the closest of several reference lengths. Keeps the sums alone, whatever the number of segments.
+ */
+export class Bleu {
+  readonly #options: Required<BleuOptions>;
+  readonly #sums: number[];
+
+  constructor(options: BleuOptions = {}) {
+    const smooth = options.smooth ?? "exp";
+    this.#options = {
+      tokenize: "13a",
+      smooth,
+      smoothValue: smoothings[smooth],
+      maxOrder: 4,
+      effectiveOrder: false,
+      lowercase: false,
+      ...options,
+    };
+    const { maxOrder, tokenize } = this.#options;
+    if (
+      !(tokenize in tokenizers) ||
+      !(smooth in smoothings) ||
+      !(Number.isInteger(maxOrder) && maxOrder > 0)
+    ) {
+      throw new KilnError(
+        `BLEU has no tokenizer ${tokenize}, smoothing ${smooth} or order ${maxOrder}; tokenizers: ${Object.keys(tokenizers).join(", ")}; smoothings: ${Object.keys(smoothings).join(", ")}`,
+      );
+    }
+    this.#sums = new Array(2 + 2 * maxOrder).fill(0);
+  }
+
+  /** Adds a segment with its reference or references. Throws KilnError where there is none. */
+  add(hypothesis: string, references: string | readonly string[]): void {
+    const row = this.statistics(hypothesis, references);
+    for (const [i, value] of row.entries()) this.#sums[i] += value;
+  }
+
+  /** The score of what was added. */
+  value(): BleuScore {
+    return this.score(this.#sums);
+  }
+
+  /**
+   * What a segment adds to the sums: its length, its closest reference length, matches and n-grams of every order. Rows of
+   * these are what a bootstrap samples from.
+   */
+  statistics(hypothesis: string, references: string | readonly string[]): number[] {
+    const tokens = this.#tokens(hypothesis);
+    const others = referenceList(references).map((reference) => this.#tokens(reference));
+    const distance = (length: number) => Math.abs(length - tokens.length);
+    const [closest] = others.map(({ length }) => length).sort((a, b) => distance(a) - distance(b) || a - b);
+    const correct: number[] = [];
+    const total: number[] = [];
+    for (let n = 1; n <= this.#options.maxOrder; n++) {
+      const most = new Map<string, number>();
+      for (const other of others)
+        for (const [ngram, count] of countNgrams(other, n))
+          most.set(ngram, Math.max(count, most.get(ngram) ?? 0));
+      correct.push(overlap(countNgrams(tokens, n), most));
+      total.push(Math.max(0, tokens.length - n + 1));
+    }
+    return [tokens.length, closest, ...correct, ...total];
+  }
+
+  /** The score of summed statistics. */
+  score(sums: readonly number[]): BleuScore {
+    const { maxOrder, smooth, smoothValue, effectiveOrder } = this.#options;
+    const [hypothesisLength, referenceLength] = sums;
+    const isShort = hypothesisLength < referenceLength;
+    const penalty = hypothesisLength > 0 ? Math.exp(1 - referenceLength / hypothesisLength) : 0;
+    const brevityPenalty = isShort ? penalty : 1;
+    const precisions: number[] = new Array(maxOrder).fill(0);
+    const result = { score: 0, precisions, brevityPenalty, hypothesisLength, referenceLength };
+    const correct = sums.slice(2, 2 + maxOrder);
+    if (!correct.some((count) => count > 0)) return result;
+    let order = maxOrder;
+    let missing = 1;
+    for (let n = 0; n < maxOrder; n++) {
+      const extra = smooth === "add-k" && n > 0 ? smoothValue : 0;
+      const matches = correct[n] + extra;
+      const total = sums[2 + maxOrder + n] + extra;
+      if (total === 0) break;
+      if (effectiveOrder) order = n + 1;
+      if (matches > 0) precisions[n] = (100 * matches) / total;
+      else if (smooth === "floor") precisions[n] = (100 * smoothValue) / total;
+      else if (smooth === "exp") {
+        missing *= 2;
+        precisions[n] = 100 / (missing * total);
+      }
+    }
+    const logs = precisions.slice(0, order).reduce((sum, precision) => sum + Math.log(precision), 0);
+    return { ...result, score: brevityPenalty * Math.exp(logs / order) };
+  }
+
+  #tokens(text: string): string[] {
+    const line = this.#options.lowercase ? text.toLowerCase() : text;
+    return splitWords(tokenizers[this.#options.tokenize](trimEnd(line)));
+  }
+}
+
+export interface ChrfOptions {
+  /** The longest character n-grams; default 6. */
+  charOrder?: number;
+  /** The longest word n-grams: 0 (default) is chrF, 2 is chrF++. */
+  wordOrder?: number;
+  /** How much more recall counts than precision; default 2. */
+  beta?: number;
+  /** Compares without case; default false. */
+  lowercase?: boolean;
+}
+
+/**
+ * chrF and chrF++ (Popović 2015, 2017) as sacrebleu 2.6 computes them: the F-score, 0 to 100, of precision and recall
+ * averaged over n-gram orders, against the best of several references. Keeps the sums alone.
+ */
+export class Chrf {
+  readonly #options: Required<ChrfOptions>;
+  readonly #sums: number[];
+
+  constructor(options: ChrfOptions = {}) {
+    this.#options = { charOrder: 6, wordOrder: 0, beta: 2, lowercase: false, ...options };
+    this.#sums = new Array(3 * (this.#options.charOrder + this.#options.wordOrder)).fill(0);
+  }
+
+  /** Adds a segment with its reference or references. Throws KilnError where there is none. */
+  add(hypothesis: string, references: string | readonly string[]): void {
+    for (const [i, value] of this.statistics(hypothesis, references).entries()) this.#sums[i] += value;
+  }
+
+  /** The score of what was added. */
+  value(): number {
+    return this.score(this.#sums);
+  }
+
+  /** What a segment adds to the sums: for each order its n-grams, those of the best reference, and the matches. */
+  statistics(hypothesis: string, references: string | readonly string[]): number[] {
+    const own = this.#ngrams(hypothesis);
+    const rows = referenceList(references).map((reference) =>
+      this.#ngrams(reference).flatMap((theirs, i) => {
+        const count = (ngrams: ReadonlyMap<string, number>) =>
+          [...ngrams.values()].reduce((a, b) => a + b, 0);
+        // An order that the reference is too short for does not count.
+        return [theirs.size > 0 ? count(own[i]) : 0, count(theirs), overlap(own[i], theirs)];
+      }),
+    );
+    const scores = rows.map((row) => this.score(row));
+    return rows[scores.indexOf(Math.max(...scores))];
+  }
+
+  /** The score of summed statistics. */
+  score(sums: readonly number[]): number {
+    const factor = this.#options.beta ** 2;
+    let orders = 0;
+    let precision = 0;
+    let recall = 0;
+    for (let i = 0; i < sums.length; i += 3) {
+      const [hypothesis, reference, matches] = sums.slice(i, i + 3);
+      if (hypothesis === 0 || reference === 0) continue;
+      orders++;
+      precision += matches / hypothesis;
+      recall += matches / reference;
+    }
+    if (precision + recall === 0) return 0;
+    return (100 * ((1 + factor) * precision * recall)) / orders / (factor * precision + recall);
+  }
+
+  #ngrams(text: string): Map<string, number>[] {
+    const { charOrder, wordOrder, lowercase } = this.#options;
+    const words = splitWords(lowercase ? text.toLowerCase() : text);
+    const chars = [...words.join("")];
+    return [
+      ...Array.from({ length: charOrder }, (_, n) => countNgrams(chars, n + 1, "")),
+      ...Array.from({ length: wordOrder }, (_, n) => countNgrams(words.flatMap(apart), n + 1)),
+    ];
+  }
+}
+
+/** One mark of punctuation, at the end or else at the start, stands apart from its word. */
+function apart(word: string): string[] {
+  const mark = /[!-/:-@[-`{-~]/;
+  if ([...word].length === 1) return [word];
+  if (mark.test(word.at(-1)!)) return [word.slice(0, -1), word.at(-1)!];
+  return mark.test(word[0]) ? [word[0], word.slice(1)] : [word];
+}

@@ -1,0 +1,48 @@
+import { KilnError } from "../../core/errors.ts";
+
+/** White space as Python's `str.split` and `re` know it; JavaScript's `\s` differs in a few control characters and U+FEFF. */
+const space = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+export const whiteSpace = new RegExp(`[${space}]+`);
+
+/** The words of a text between white space. */
+export function splitWords(text: string): string[] {
+  return text.split(whiteSpace).filter((word) => word !== "");
+}
+
+/** The text without white space at its end. */
+export function trimEnd(text: string): string {
+  let end = text.length;
+  while (end > 0 && whiteSpace.test(text[end - 1])) end--;
+  return text.slice(0, end);
+}
+
+const encoder = new TextEncoder();
+
+/** UTF-8 bytes of a text. */
+export function byteLength(text: string): number {
+  return encoder.encode(text).length;
+}
+
+/** How often each run of `n` items occurs, joined by `separator`. */
+export function countNgrams(items: readonly string[], n: number, separator = " "): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (let i = 0; i + n <= items.length; i++) {
+    const ngram = items.slice(i, i + n).join(separator);
+    counts.set(ngram, (counts.get(ngram) ?? 0) + 1);
+  }
+  return counts;
+}
+
+/** How many n-grams two texts share, each counted at most as often as in the other. */
+export function overlap(a: ReadonlyMap<string, number>, b: ReadonlyMap<string, number>): number {
+  let shared = 0;
+  for (const [ngram, count] of a) shared += Math.min(count, b.get(ngram) ?? 0);
+  return shared;
+}
+
+/** One reference or several, as a list. Throws KilnError for none. */
+export function referenceList(references: string | readonly string[]): readonly string[] {
+  const list = typeof references === "string" ? [references] : references;
+  if (list.length > 0) return list;
+  throw new KilnError("a text has no reference to be compared with; give at least one");
+}
