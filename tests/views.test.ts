@@ -1,7 +1,8 @@
 import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
-import { setDevice } from "../core/device.ts";
+import { compile } from "../core/compile.ts";
+import { device, setDevice } from "../core/device.ts";
 import { numel } from "../core/shape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import * as k from "../kernels/index.ts";
@@ -228,5 +229,71 @@ describe("reductions", () => {
     const order = long.map((v, i) => [v, i] as const).sort((a, b) => b[0] - a[0] || a[1] - b[1]);
     expect(await list(top.indices)).toEqual(order.slice(0, 60).map(([, i]) => i));
     expect(() => k.topk(tensor([1, 2]), 3)).toThrow("k = 3 is not within 0 to 2");
+  });
+});
+
+describe("an update in place of a view", () => {
+  const ranges = (extent: number) =>
+    fc.oneof(
+      fc.integer({ min: -extent, max: extent - 1 }),
+      fc.constantFrom([null, null, 2], [null, null, -1], [1, null], [0, 1]) as fc.Arbitrary<k.Slice>,
+    );
+
+  it("changes what NumPy's indexing names and nothing else", async () => {
+    const gpu = device();
+    await fc.assert(
+      fc.asyncProperty(ranges(3), ranges(4), ranges(5), fc.boolean(), async (a, b, c, add) => {
+        const program = () => {
+          const whole = iota(3, 4, 5);
+          const view = k.slice(whole, a, b, c);
+          (add ? k.addInto : k.assignInto)(view, k.add(k.mul(view, 0), 100));
+          return whole;
+        };
+        const got = await list(program());
+        k.openReference();
+        const expected = await list(program());
+        setDevice(gpu);
+        expect(got).toEqual(expected);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("takes a number, a smaller shape and another dtype", async () => {
+    const x = k.reshape(k.arange(6), [2, 3]);
+    k.assignInto(k.slice(x, ":", 1), 9);
+    k.addInto(k.slice(x, 1), tensor([1, 0, 1], [3], "bool"));
+    expect(await x.tolist()).toEqual([
+      [0, 9, 2],
+      [4, 9, 6],
+    ]);
+    k.assignInto(x, tensor([1.7, -1.7, 0]));
+    expect(await x.tolist()).toEqual([
+      [1, -1, 0],
+      [1, -1, 0],
+    ]);
+    const y = tensor([1, 2, 3, 4]);
+    k.addInto(k.slice(y, [1]), k.slice(y, [null, -1])); // reads all before it writes
+    expect(await y.tolist()).toEqual([1, 3, 5, 7]);
+  });
+
+  it("is replayed by a compiled step", async () => {
+    const x = iota(3, 3);
+    const step = compile((value: Tensor) => k.addInto(k.slice(x, ":", 2), value));
+    for (const value of [10, 20]) step(tensor([value]));
+    expect(await x.tolist()).toEqual([
+      [0, 1, 32],
+      [3, 4, 35],
+      [6, 7, 38],
+    ]);
+  });
+
+  it("is refused where elements share memory, the shape is larger, or floats meet integers", () => {
+    const x = iota(2, 3);
+    expect(() => k.assignInto(k.expand(tensor([1]), [3]), 1)).toThrow("share their memory; update a copy");
+    expect(() => k.assignInto(x, iota(4, 2, 3))).toThrow(
+      "assignInto(f32[2, 3], f32[4, 2, 3]): the second does not fit",
+    );
+    expect(() => k.addInto(k.arange(3), tensor([0.5]))).toThrow("floats do not fit into integers; cast()");
   });
 });

@@ -52,17 +52,16 @@ export function lower(
   let given = inputs;
   if (!variant || !isStrided(variant, makeCall(env, inputs, attrs, outputs))) {
     // Contiguous-only variants are judged and planned on the copies that they will be given.
-    given = inputs.map((t) => (isBindable(t) ? t : new Tensor(t.storage, t.shape)));
+    given = copied(op, inputs);
     variant = chooseVariant(env, op, given, attrs, outputs, { raw: false, forced });
   }
-  if (!variant) throw new KilnError(`${op.name}: no kernel variant can run this call on ${env.profile.name}`);
-  const copies = inputs.flatMap((t, i) => (given[i] === t ? [] : [i]));
-  const mutated = copies.find((i) => mutatedInputs(op, inputs.length).includes(i));
-  if (mutated !== undefined) {
-    throw new KilnError(
-      `${op.name}: input ${mutated} is updated in place and must be contiguous and start on 256 bytes`,
-    );
+  if (!variant) {
+    const views = hasMutatedView(op, inputs)
+      ? "; a view that it updates in place must be contiguous and start on 256 bytes: update a copy"
+      : "";
+    throw new KilnError(`${op.name}: no kernel variant can run this call on ${env.profile.name}${views}`);
   }
+  const copies = inputs.flatMap((t, i) => (given[i] === t ? [] : [i]));
   const chosen = variant;
   const call = makeCall(env, given, attrs, outputs);
   const planned = chosen.plan(call, option ?? env.tuner.optionOf(op, chosen, call));
@@ -141,12 +140,21 @@ function chooseVariant(
   const call = makeCall(env, inputs, attrs, outputs);
   return op.variants.find((variant) => {
     if (forced !== undefined && variant.name !== forced) return false;
-    if (raw && !isStrided(variant, call)) {
-      const copies = inputs.map((t) => (isBindable(t) ? t : new Tensor(t.storage, t.shape)));
-      return variant.when?.({ ...call, inputs: copies }) ?? true;
-    }
-    return variant.when?.(call) ?? true;
+    const takesViews = isStrided(variant, call);
+    // An update of a copy would be lost.
+    if (!takesViews && hasMutatedView(op, inputs)) return false;
+    return variant.when?.(raw && !takesViews ? { ...call, inputs: copied(op, inputs) } : call) ?? true;
   });
+}
+
+/** The inputs with contiguous copies in place of views, but for those that are updated in place. */
+function copied(op: AnyOp, inputs: readonly Tensor[]): readonly Tensor[] {
+  const mutated = mutatedInputs(op, inputs.length);
+  return inputs.map((t, i) => (isBindable(t) || mutated.includes(i) ? t : new Tensor(t.storage, t.shape)));
+}
+
+function hasMutatedView(op: AnyOp, inputs: readonly Tensor[]): boolean {
+  return mutatedInputs(op, inputs.length).some((i) => !isBindable(inputs[i]));
 }
 
 function isStrided({ strided = false }: Variant<never>, call: Call<never>): boolean {
