@@ -14,6 +14,7 @@ export function addTrainCommands(program: Command, makeSampler: () => Promise<Ma
   for (const [name, { description }] of Object.entries(recipes))
     addRecipe(train, name, description, makeSampler);
   addSettings(program);
+  addSweep(program);
 }
 
 type Flag = readonly [flag: string, setting: string, description: string, parse?: (text: string) => unknown];
@@ -107,6 +108,47 @@ function addRecipe(
     });
 }
 
+function addSweep(program: Command): void {
+  program
+    .command("sweep")
+    .argument("<config>", "YAML or JSON file: recipe, settings, the space to search, the metric")
+    .description(
+      "search settings of a recipe: trials drawn at random, the best of them trained longest (ASHA)",
+    )
+    .option("--trials <n>", "trials to draw; more than before go on with a finished sweep", whole(1))
+    .option("--out <folder>", "folder of the sweep")
+    .option("--parallel <n>", "trials that train at the same time", whole(1), 1)
+    .option("--json", "print the result as one JSON object")
+    .addHelpText("after", examples("kiln sweep sweep.yaml --trials 20", "kiln sweep sweep.yaml --json"))
+    .addHelpText(
+      "after",
+      `
+A sweep file:
+  recipe: pretrain
+  config: docs/configs/tinyllm.yaml          # optional; relative to this file
+  settings: { train.steps: 900 }
+  space:
+    train.learning_rate: { min: 1e-4, max: 1e-2, scale: log }
+    train.optimizer.name: { values: [adamw, muon] }
+  metric: validation_loss                    # lower is better for _loss, higher for any other
+  asha: { min_steps: 100, eta: 3 }           # optional: without it every trial is trained to the end
+`,
+    )
+    .action(
+      async (path: string, flags: { trials?: number; out?: string; parallel: number; json?: boolean }) => {
+        const { runSweep, sweepTable } = await import("./sweep/sweep.ts");
+        const { config, ...result } = await interruptible((signal) =>
+          runSweep(path, { ...flags, say, signal }),
+        );
+        if (flags.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+        else {
+          process.stdout.write(`${sweepTable(config, result.trials)}\n`);
+          say(`picture: ${result.picture}\nbest: ${result.folder}/${result.trials[0].name}/model`);
+        }
+      },
+    );
+}
+
 function addSettings(program: Command): void {
   program
     .command("settings")
@@ -129,7 +171,7 @@ function addSettings(program: Command): void {
 export const runPretraining = (config: PretrainConfig, makeSampler: () => Promise<MakeSampler>) =>
   runRecipe("pretrain", config, makeSampler);
 
-/** Trains with samples drawn by the server's generator; the first Ctrl-C saves a checkpoint, the second ends at once. */
+/** Trains with samples drawn by the server's generator. */
 async function runRecipe(
   name: string,
   config: RunSettings,
@@ -138,6 +180,13 @@ async function runRecipe(
   const { run } = await import("./run.ts");
   const recipe = await recipes[name].load();
   await openOnce();
+  return interruptible(async (signal) =>
+    run(recipe, { config, say, signal, makeSampler: await makeSampler() }),
+  );
+}
+
+/** Runs `body`; the first Ctrl-C asks it to end with its work saved, the second ends the process at once. */
+async function interruptible<T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
   const stop = () => {
     if (controller.signal.aborted) process.exit(130);
@@ -147,12 +196,7 @@ async function runRecipe(
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
   try {
-    return await run(recipe, {
-      config,
-      say,
-      signal: controller.signal,
-      makeSampler: await makeSampler(),
-    });
+    return await body(controller.signal);
   } finally {
     process.off("SIGINT", stop);
     process.off("SIGTERM", stop);

@@ -383,7 +383,8 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
 
 const isLoss = (criterion: string) => criterion.endsWith("_loss");
 
-function isBetter(criterion: string, value: number, before: number, margin: number): boolean {
+/** Whether a measurement is better than another by more than `margin`: lower for a loss, else higher. */
+export function isBetter(criterion: string, value: number, before: number, margin: number): boolean {
   return isLoss(criterion) ? value < before - margin : value > before + margin;
 }
 

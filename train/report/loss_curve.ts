@@ -1,3 +1,5 @@
+import { escapeXml, ticks } from "./svg.ts";
+
 /** A point of a curve: the update and the loss after it, in nats per token. */
 export interface LossPoint {
   step: number;
@@ -32,17 +34,6 @@ const STYLE = `
       .dot { fill: #fb923c; } .train-text { fill: #60a5fa; } .validation-text { fill: #fb923c; }
     }`;
 
-/** Round numbers that cover [low, high], about `wanted` of them. */
-function ticks(low: number, high: number, wanted: number): number[] {
-  const rough = (high - low) / wanted;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5].find((unit) => unit * power >= rough) ?? 10);
-  const first = Math.ceil(low / step - 1e-9);
-  const last = Math.floor(high / step + 1e-9);
-  // Multiplying integers keeps 0.3 from becoming 0.30000000000000004 in the labels.
-  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
-}
-
 /** Averages neighbours until at most MAX_POINTS are left. */
 function thin(points: readonly LossPoint[]): LossPoint[] {
   const size = Math.ceil(points.length / MAX_POINTS);
@@ -64,10 +55,6 @@ function smooth(points: readonly LossPoint[]): LossPoint[] {
     const group = points.slice(i - reach, i + reach + 1);
     return { step, loss: group.reduce((sum, { loss }) => sum + loss, 0) / group.length };
   });
-}
-
-function escapeXml(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
 /**

@@ -59,7 +59,7 @@ interface Source {
 }
 
 /** Parses YAML or JSON (a subset of it). Throws a one-line KilnError with the line of a syntax error. */
-function parseSource(text: string, name: string): Source {
+export function parseSource(text: string, name: string): Source {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const problem = document.errors[0];
