@@ -2,13 +2,13 @@ import { byteToChar } from "./byte_alphabet.ts";
 import { TokenizerError } from "./errors.ts";
 import type { TokenizerJson } from "./tokenizer_json.ts";
 
-/** What `trainBpe` needs to know; the names are those of Hugging Face's BpeTrainer. */
+/** Options of `trainBpe`, named as in Hugging Face's BpeTrainer. */
 export interface BpeTrainerOptions {
-  /** Size of the finished vocabulary: special tokens + 256 bytes + merges. A small corpus may end below it. */
+  /** Size of the finished vocabulary: special tokens + 256 bytes + merges. A small corpus may give fewer. */
   vocab_size: number;
   /** Tokens that get the first ids, in this order, and never take part in merges. Default: `<|endoftext|>`. */
   special_tokens?: readonly string[];
-  /** A pair seen less often than this is not merged. Default 2. */
+  /** Pairs that occur less often are not merged. Default 2. */
   min_frequency?: number;
   /**
    * The special token that `encode` puts before a text, so that a model can start from an empty prompt.
@@ -18,9 +18,9 @@ export interface BpeTrainerOptions {
 }
 
 /**
- * The split that runs before the merges: contractions, words, numbers, punctuation (each with one space before),
- * and runs of white space. It is the pattern of GPT-2, which `ByteLevel` with `use_regex` applies; Unicode white
- * space is spelled out because JavaScript's `\s` differs from it in U+0085 and U+FEFF.
+ * How text is split before the merges: contractions, words, numbers, punctuation (each with one space before), and runs of
+ * white space. It is the pattern of GPT-2, which `ByteLevel` with `use_regex` applies; Unicode white space is spelled out
+ * because JavaScript's `\s` differs from it in U+0085 and U+FEFF.
  */
 export const GPT2_PATTERN =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
@@ -29,13 +29,12 @@ export const GPT2_PATTERN =
 const PAIR = 2 ** 21;
 
 /**
- * Trains a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) and returns the content of a
- * `tokenizer.json`. Repeatedly the most frequent pair of neighbours becomes a token; between equally frequent
- * pairs the one with the smaller (left id, right id) wins, the order of Hugging Face's trainer, so that the
- * merges are the same and do not depend on the machine.
+ * Trains a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) and returns the content of a `tokenizer.json`. The
+ * most frequent pair of neighbours becomes a token, again and again. Of equally frequent pairs the smallest (left id, right
+ * id) wins, as in Hugging Face's trainer, so the merges equal that trainer's on every machine.
  *
- * Cost: one pass over the texts to count distinct words, then each merge touches only the words that hold the pair.
- * Errors: a vocabulary too small for the bytes and the special tokens; repeated special tokens; no text at all.
+ * Cost: one pass over the texts to count distinct words, then each merge touches only the words that hold the pair. Errors:
+ * a vocabulary too small for the bytes and the special tokens; repeated special tokens; no text at all.
  */
 export function trainBpe(texts: Iterable<string>, options: BpeTrainerOptions): TokenizerJson {
   const special = options.special_tokens ?? ["<|endoftext|>"];
@@ -86,7 +85,7 @@ function checkOptions(options: BpeTrainerOptions, special: readonly string[]): v
   }
 }
 
-/** Counts the words of all texts in order of first sight; special tokens in a text are cut out, not learned. */
+/** Counts the words of all texts, in order of first occurrence. Special tokens are cut out, not learned. */
 function countWords(texts: Iterable<string>, special: readonly string[]): Map<string, number> {
   const counts = new Map<string, number>();
   const escaped = special.map((token) => token.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
@@ -127,7 +126,7 @@ class MergeState {
       const top = this.#heap.pop();
       if (top === null || top.count < minFrequency) return null;
       const count = this.#pairCounts.get(top.pair) ?? 0;
-      // Counts that fell since the push are mended here, when they matter, not at every change.
+      // Counts that fell since the push are corrected here, when they matter, not at every change.
       if (count === top.count) return top.pair;
       if (count > 0 && count < top.count) this.#heap.push(count, top.pair);
     }

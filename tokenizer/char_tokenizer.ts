@@ -2,14 +2,14 @@ import { tokenizerJson } from "./bpe_trainer.ts";
 import { TokenizerError } from "./errors.ts";
 import type { TokenizerJson } from "./tokenizer_json.ts";
 
-/** What stands for a character that the vocabulary lacks. */
+/** The token for every character that the vocabulary lacks. */
 export const UNKNOWN = "<unk>";
 
 /**
  * A `tokenizer.json` in which every character (Unicode code point) of an alphabet is a token: a BPE without merges. The
- * special tokens get the first ids, `<unk>` the next one, then the characters in the order of their code points. A
- * character outside the alphabet becomes `<unk>`, which decodes to nothing. `bos_token` is put before a text.
- * Errors: no character at all.
+ * special tokens get the first ids, `<unk>` the next one, then the characters in the order of their code points. A character
+ * outside the alphabet becomes `<unk>`, which decodes to nothing. `bos_token` is put before a text. Throws a TokenizerError
+ * for an empty alphabet.
  */
 export function charTokenizer(
   alphabet: Iterable<string>,

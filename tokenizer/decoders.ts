@@ -2,9 +2,9 @@ import { fromByteAlphabet } from "./byte_alphabet.ts";
 import { type ComponentJson, componentList } from "./tokenizer_json.ts";
 
 /**
- * One step of a decoder, fed piece by piece: pieces come one per token, until a step that fuses them. `push` returns the
- * pieces that are now certain, `flush` those that would follow if the text ended here. States are values that no call
- * changes, so that a decoder in the middle of a text can be copied.
+ * One step of a decoder that is fed piece by piece: one piece per token, until a step fuses them. `push` returns the pieces
+ * that are now certain, `flush` those that would follow if the text ended here. States are never changed in place, so a
+ * decoder can be copied in the middle of a text.
  */
 export interface DecoderStage<State = unknown> {
   readonly initial: State;
@@ -16,11 +16,11 @@ export interface DecoderStage<State = unknown> {
 export type WholeDecoder = (pieces: string[]) => string;
 
 /**
- * The steps of a `tokenizer.json` decoder in a form that needs no look at earlier text, so that a token costs the
- * same at the end of a long answer as at its start. Returns null for a decoder that cannot be fed token by token, which
- * is one that looks at fused text as a token (a regular expression over it, byte tokens after `Fuse`): the caller then
- * decodes everything at once. Every step gives, joined, what Hugging Face's decoder of the same type gives for the whole
- * list, but for one thing: a complete character of byte tokens stays when an invalid byte follows it.
+ * The steps of a `tokenizer.json` decoder in a form that never looks back at earlier text, so a token costs the same at the
+ * end of a long answer as at its start. Returns null for a decoder that treats fused text as one token (a regular expression
+ * over it, byte tokens after `Fuse`): it cannot be fed token by token, and the caller decodes everything at once. The joined
+ * output of every step equals that of Hugging Face's decoder of the same type for the whole list, with one exception: a
+ * complete character of byte tokens is kept when an invalid byte follows it.
  * @param library makes the library's decoder of one step.
  */
 export function decoderStages(
@@ -32,7 +32,7 @@ export function decoderStages(
   let fused = false;
   const parts = componentList(decoder);
   for (const [i, part] of parts.entries()) {
-    // Where the next step sees whole tokens, one token must not arrive in two pieces.
+    // If the next step works on whole tokens, a token must not arrive in two pieces.
     const mayCut = parts[i + 1] === undefined || parts[i + 1].type === "Fuse";
     const found = fused ? fusedStages(part) : tokenStages(part, mayCut, library);
     if (found === null) return null;
@@ -42,7 +42,7 @@ export function decoderStages(
   return stages;
 }
 
-/** A step over pieces that are still one per token. */
+/** A step before anything is fused: each piece is one token. */
 function tokenStages(
   part: ComponentJson,
   mayCut: boolean,
@@ -78,7 +78,7 @@ function tokenStages(
   }
 }
 
-/** A step over text that a step before it fused into one piece. */
+/** A step on text that an earlier step fused into one piece. */
 function fusedStages(part: ComponentJson): DecoderStage[] | null {
   if (part.type === "Fuse") return [];
   if (part.type === "Strip") {
@@ -89,7 +89,7 @@ function fusedStages(part: ComponentJson): DecoderStage[] | null {
   return pattern ? [replaceFused(pattern, String(part.content))] : null;
 }
 
-/** The bytes of text that a token stands for in any place: the steps that look at one token alone. */
+/** The bytes that a token stands for wherever it occurs: only steps that look at a single token apply. */
 export function tokenBytes(decoder: ComponentJson | null, token: string): Uint8Array {
   let text = token;
   for (const part of componentList(decoder)) {
@@ -120,7 +120,7 @@ function joinWithSpaces(): DecoderStage<number> {
   return perToken((piece, index) => (index === 0 ? piece : ` ${piece}`));
 }
 
-/** Bytes to UTF-8; an unfinished character waits for its rest, an invalid one becomes U+FFFD. */
+/** Bytes to text: an unfinished character waits for its rest, an invalid one becomes U+FFFD. */
 function byteLevel(): DecoderStage<Uint8Array> {
   const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
   return {
@@ -165,9 +165,9 @@ function byteFallbackByte(token: string): number | null {
 }
 
 /**
- * SentencePiece byte tokens: each character is there with its last byte, and a byte that is no part of a character becomes
- * U+FFFD. The library looks at a run of byte tokens as a whole and gives all of it up for one invalid byte; that would
- * hold back a run until it ends, which it need not.
+ * SentencePiece byte tokens: a character is shown as soon as its last byte arrives, and a byte that is not part of a
+ * character becomes U+FFFD. The library decodes a run of byte tokens as a whole and replaces all of it for one invalid byte;
+ * to do the same here, a run would have to be held back until it ends.
  */
 function byteFallback(): DecoderStage<Uint8Array> {
   const strict = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
@@ -182,7 +182,7 @@ function byteFallback(): DecoderStage<Uint8Array> {
       try {
         return [new Uint8Array(0), [strict.decode(bytes)]];
       } catch {
-        // What came before is lost; the new byte may be a character or begin one.
+        // The earlier bytes are lost; the new one may be a character or begin one.
         if (held.length === 0) return [held, ["\uFFFD"]];
         const [state, pieces] = this.push(new Uint8Array(0), piece);
         return [state, [...lost(held), ...pieces]];
@@ -233,7 +233,7 @@ function stripFused(content: string, most: number): DecoderStage<number> {
   };
 }
 
-/** Strips up to `most` copies of one character from the very end: those at the end of what has come wait. */
+/** Strips up to `most` copies of one character from the very end of the text; those at the end so far are held back. */
 function stripFusedEnd(content: string, most: number): DecoderStage<string> {
   return {
     initial: "",
@@ -245,7 +245,7 @@ function stripFusedEnd(content: string, most: number): DecoderStage<string> {
   };
 }
 
-/** Replaces a text that may span tokens; what could still become one waits. */
+/** Replaces a pattern that may span tokens; text that could still become a match is held back. */
 function replaceFused(pattern: string, content: string): DecoderStage<string> {
   return {
     initial: "",
@@ -260,7 +260,7 @@ function replaceFused(pattern: string, content: string): DecoderStage<string> {
   };
 }
 
-/** Length of the longest end of `text` that `wanted` begins with, short of the whole. */
+/** Length of the longest end of `text` with which `wanted` begins, without being all of it. */
 export function partialMatch(text: string, wanted: string): number {
   let size = Math.min(wanted.length - 1, text.length);
   while (size > 0 && !text.endsWith(wanted.slice(0, size))) size--;
@@ -285,7 +285,7 @@ function cleanUp(text: string): string {
   return rules.reduce((out, rule) => out.replaceAll(rule, rule === " do not" ? " don't" : rule.trim()), text);
 }
 
-/** Connectionist temporal classification: a token that repeats the one before it is the same sound, a pad is none. */
+/** Connectionist temporal classification: a token that repeats the one before it counts once, and padding is dropped. */
 function ctc(part: ComponentJson): DecoderStage<string | null> {
   return {
     initial: null,

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { isObject } from "../core/platform/files.ts";
 import { TokenizerError } from "./errors.ts";
 
-/** The text of a UTF-8 file. Errors: bytes that are none, since they would change tokens without a word. */
+/** The text of a UTF-8 file. Throws for invalid UTF-8, which would silently change tokens. */
 export function readTextFile(file: string): string {
   const bytes = readFileSync(file);
   try {
@@ -12,7 +12,7 @@ export function readTextFile(file: string): string {
   }
 }
 
-/** The JSON object in a file. Errors: one line with the file's name. */
+/** The JSON object in a file. Throws a one-line error that names the file. */
 export function readJsonFile(file: string): Record<string, unknown> {
   const text = readTextFile(file);
   try {

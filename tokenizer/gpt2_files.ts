@@ -8,13 +8,13 @@ import { type AddedTokenJson, contentOf, type TokenizerJson } from "./tokenizer_
 type Config = Record<string, unknown>;
 type Role = "bos_token" | "eos_token" | "unk_token" | "pad_token";
 
-/** The token that GPT-2 has in every role that no file names. */
+/** The token that GPT-2 uses in every role that the files leave open. */
 const END_OF_TEXT = "<|endoftext|>";
 
 /**
- * The tokenizer of a folder in GPT-2's own form, `vocab.json` and `merges.txt` (with `tokenizer_config.json`,
- * `special_tokens_map.json` and `added_tokens.json` where present), as a `tokenizer.json` would hold it; null where
- * the folder has no such pair. Errors: a file that is corrupt, or a tokenizer that splits text in another way.
+ * Reads a tokenizer in GPT-2's original form, `vocab.json` and `merges.txt` (with `tokenizer_config.json`,
+ * `special_tokens_map.json` and `added_tokens.json` if present), and returns it as the content of a `tokenizer.json`; null
+ * if the folder does not have the two files. Throws for a corrupt file and for a tokenizer that splits text differently.
  */
 export function readGpt2Files(folder: string): TokenizerJson | null {
   const [vocabFile, mergesFile] = [join(folder, "vocab.json"), join(folder, "merges.txt")];
@@ -54,7 +54,7 @@ export function readGpt2Files(folder: string): TokenizerJson | null {
   };
 }
 
-/** Other tokenizers have files of the same names and other rules: their ids would be wrong without a word. */
+/** Other tokenizers have files of these names but other rules: their ids would be silently wrong. */
 function assertGpt2(folder: string, { tokenizer_class: given }: Config): void {
   if (given === undefined || given === "GPT2Tokenizer" || given === "GPT2TokenizerFast") return;
   throw new TokenizerError(
@@ -63,7 +63,7 @@ function assertGpt2(folder: string, { tokenizer_class: given }: Config): void {
   );
 }
 
-/** Pairs of tokens that become one, first come first merged. */
+/** Pairs of tokens to merge, in order of priority. */
 function readMerges(file: string): string[] {
   const lines = readTextFile(file).split(/\r?\n/);
   if (lines[0].startsWith("#version")) lines.shift();
@@ -75,7 +75,7 @@ function readMerges(file: string): string[] {
   );
 }
 
-/** Tokens that are taken whole out of a text: those that the files list, and those with a role. */
+/** Tokens that are matched whole in a text: those that the files list, and those with a role. */
 function addedTokens(named: Config, ids: Record<string, number>): AddedTokenJson[] {
   const tokens = new Map<string, AddedTokenJson>();
   const add = (content: string, id: number | undefined, settings: Config = {}) => {

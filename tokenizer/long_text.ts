@@ -1,26 +1,26 @@
-/** A place to cut a long text: what comes before `end` and what comes from `next` on are encoded one after the other. */
+/** A place to cut a long text: the parts before `end` and from `next` on are encoded separately. */
 export interface Cut {
   end: number;
-  /** `end`, or one past a space that the tokenizer puts before every text by itself. */
+  /** `end`, or `end + 1` to skip a space that the tokenizer adds to every text anyway. */
   next: number;
-  /** Whether the ids around the place were found to be those of the whole text. */
+  /** Whether a test showed that both parts have the ids of the whole text. */
   isExact: boolean;
 }
 
 /** Ids of several texts, without special tokens around them. */
 type EncodeBatch = (texts: string[]) => Promise<number[][]>;
 
-/** Characters on each side of a place that are encoded to try it. */
+/** Characters on each side of a place that are encoded to test it. */
 const CONTEXT = 256;
-/** Places tried at white space, then anywhere. */
+/** How many places are tried at white space, and then anywhere. */
 const TRIES = 64;
 
 /**
- * Where to cut a text of more than `limit` characters so that its ids stay those of the whole. Places are tried from the
- * limit backwards, first single white space inside text, then any: a place is taken where the characters around it have
- * the same ids cut and uncut. Every usual pre-tokenizer starts afresh after white space, so that what holds for the
- * characters around holds for the whole; inside a word it is only likely. A tokenizer that puts a space before every text
- * (the Prepend of Llama 2) is given the right part without its own. Where no place does, the text is cut at the limit.
+ * Finds where to cut a text of more than `limit` characters so that its ids stay those of the whole. Tries places backwards
+ * from the limit, first single white-space characters inside text, then any place, and takes the first whose surroundings
+ * have the same ids cut and uncut. Every common pre-tokenizer starts afresh after white space, so there the test is
+ * conclusive; inside a word it only makes equal ids likely. If the tokenizer puts a space before every text (the Prepend of
+ * Llama 2), the right part is encoded without its own space. If no place passes, the text is cut at the limit.
  */
 export async function findCut(text: string, limit: number, encode: EncodeBatch): Promise<Cut> {
   const tries = [...placesBefore(text, limit, isAtSpace), ...placesBefore(text, limit, isWhole)];
@@ -37,7 +37,7 @@ export async function findCut(text: string, limit: number, encode: EncodeBatch):
   return { end, next: end, isExact: false };
 }
 
-/** The last `TRIES` places in the second half of the part before `limit` that a test accepts. */
+/** The last `TRIES` places between `limit / 2` and `limit` that a test accepts, nearest to the limit first. */
 function placesBefore(text: string, limit: number, accepts: (text: string, at: number) => boolean): number[] {
   const places: number[] = [];
   for (let at = limit; at > limit / 2 && places.length < TRIES; at--) if (accepts(text, at)) places.push(at);
@@ -50,7 +50,7 @@ function isAtSpace(text: string, at: number): boolean {
   return isSpace(text[at]) && !isSpace(text[at - 1]) && !isSpace(text[at + 1]);
 }
 
-/** Whether `at` does not lie inside a surrogate pair. */
+/** Whether `at` is not inside a surrogate pair. */
 function isWhole(text: string, at: number): boolean {
   const code = text.charCodeAt(at);
   return !(code >= 0xdc00 && code < 0xe000);

@@ -1,9 +1,9 @@
 import type { TokenizerJson } from "./tokenizer_json.ts";
 
 /**
- * The same tokenizer for text in which nothing is a special token: `</s>` is four characters there. Special tokens are
- * taken from the list that is searched for in texts, and their entries in the vocabulary are given names that no text can
- * have, since some models look whole words or pieces up; ids stay. Added tokens that are not special are text and remain.
+ * The same tokenizer for text without special tokens, in which `</s>` is just four characters. Special tokens are removed
+ * from the list of added tokens, and their vocabulary entries get names that no text can contain, because some models look
+ * up whole words or pieces. Ids do not change. Added tokens that are not special are kept.
  */
 export function withoutSpecialTokens(json: TokenizerJson): TokenizerJson {
   const special = new Set(json.added_tokens?.filter((token) => token.special).map(({ content }) => content));

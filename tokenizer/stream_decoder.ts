@@ -12,16 +12,16 @@ export interface TokenSource {
 }
 
 /**
- * Turns token ids into text as they arrive. The joined results of all `push` calls and the final `flush` equal
- * the whole `decode` of the ids. Text is held back only while more tokens could still change it: an unfinished
- * character, a space that the end of the text would drop, everything where a decoder has no steps. The cost of a token
- * does not depend on how many came before it.
+ * Turns token ids into text as they arrive. The joined results of all `push` calls and the final `flush` equal the whole
+ * `decode` of the ids. Text is held back only while more tokens could still change it: an unfinished character, a space that
+ * the end of the text would drop, or everything, for a decoder without steps. The cost of a token does not depend on how
+ * many came before it.
  */
 export class StreamDecoder {
   readonly #source: TokenSource;
   readonly #skipSpecialTokens: boolean;
   #states: unknown[];
-  /** All tokens so far, where the decoder has no steps. */
+  /** All tokens so far, if the decoder has no steps. */
   #tokens: string[] = [];
 
   /** `skipSpecialTokens` (default true) leaves out tokens such as end of text. */
@@ -31,7 +31,7 @@ export class StreamDecoder {
     this.#states = (source.stages ?? []).map(({ initial }) => initial);
   }
 
-  /** Adds one token and returns the text that it settles, often the token's own, sometimes "". */
+  /** Adds one token and returns the text that is now final: often the token's own, sometimes "". */
   push(id: number): string {
     const { stages } = this.#source;
     const token = this.#source.idToToken(id);
@@ -47,7 +47,10 @@ export class StreamDecoder {
     return pieces.join("");
   }
 
-  /** The text still held back, if nothing more comes: an unfinished character is U+FFFD. More may come all the same. */
+  /**
+   * The text still held back, as it is if nothing follows: an unfinished character becomes U+FFFD. More tokens may still be
+   * pushed.
+   */
   flush(): string {
     const { stages } = this.#source;
     if (stages === null) return this.#source.decodeWhole(this.#tokens);
@@ -60,7 +63,7 @@ export class StreamDecoder {
     return pieces.join("");
   }
 
-  /** A decoder that has read the same tokens. */
+  /** An independent decoder that has read the same tokens. */
   copy(): StreamDecoder {
     const twin = new StreamDecoder(this.#source, { skipSpecialTokens: this.#skipSpecialTokens });
     twin.#states = [...this.#states];

@@ -17,7 +17,7 @@ export interface ComponentJson {
   [setting: string]: unknown;
 }
 
-/** The content of a Hugging Face `tokenizer.json`, format version 1.0, as far as kiln looks into it. */
+/** The content of a Hugging Face `tokenizer.json`, format version 1.0, as far as kiln reads it. */
 export interface TokenizerJson {
   version: string;
   truncation: unknown;
