@@ -6,16 +6,16 @@ import { createGunzip } from "node:zlib";
 import { KilnError } from "../../core/errors.ts";
 import { readError } from "../../core/platform/files.ts";
 
-/** Told what is left out of the corpus, once for each thing: the words that a count is printed beside. */
+/** Called once for each thing that is left out of the corpus, with the words that its count is printed beside. */
 export type LeaveOut = (what: string) => void;
 
 const TEXT_FILE = /\.(txt|text|md|jsonl|ndjson|json)(\.gz)?$/i;
 const READ_BYTES = 2 ** 18;
 
 /**
- * The files behind `paths`: those that are named, whatever they are called, and those with the name of a text file in
- * named folders, sorted by name. Other files in a folder are left out and reported.
- * Errors: no path; a path that does not exist, may not be read, or is a pipe, socket or device; a folder without text.
+ * The files that `paths` stand for: those named themselves, whatever their extension, and the text files (by extension) in
+ * named folders, sorted by name. Other files in a folder are left out and reported. Errors: no path; a path that does not
+ * exist, may not be read, or is a pipe, socket or device; a folder without text.
  */
 export function sourceFiles(paths: readonly string[], leaveOut: LeaveOut = () => {}): string[] {
   if (paths.length === 0) throw new KilnError("no corpus given: name a text file, a .jsonl file or a folder");
@@ -43,7 +43,7 @@ export function sourceFiles(paths: readonly string[], leaveOut: LeaveOut = () =>
   });
 }
 
-/** `above` are the folders that hold this one, itself included: a link back to one of them would never end. */
+/** `above` are the folders that hold this one, itself included: following a link back to one of them would never end. */
 function filesBelow(folder: string, above: readonly string[], leaveOut: LeaveOut): string[] {
   const out = (what: string) => {
     leaveOut(what);
@@ -74,7 +74,7 @@ function listFolder(folder: string): string[] {
   }
 }
 
-/** What a path leads to; null where there is nothing. */
+/** What a path leads to; null if there is nothing. */
 function tryStat(path: string): Stats | null {
   try {
     return statSync(path);
@@ -97,9 +97,9 @@ export async function* rawBytes(file: string): AsyncGenerator<Uint8Array> {
 }
 
 /**
- * The characters of a file, unpacked where its content is gzip; a byte order mark at the start is dropped.
- * Errors (KilnError, with the file's name): one that cannot be read, damaged gzip or one that unpacks without end, UTF-16,
- * a zero byte (binary), and anything that is not UTF-8, at whatever offset.
+ * The text of a file, unpacked if its content is gzip; a byte order mark at the start is dropped. Errors (a KilnError with
+ * the file's name): a file that cannot be read, gzip that is damaged or unpacks without end, UTF-16, a zero byte (binary),
+ * and invalid UTF-8 anywhere, with its offset.
  */
 export async function* decodeFile(file: string): AsyncGenerator<string> {
   const decoder = new StrictDecoder(file);
@@ -122,7 +122,7 @@ async function openBytes(file: string): Promise<AsyncIterable<Uint8Array>> {
   return unpack(file, raw, size);
 }
 
-/** Gzip packs text to a fifth or a tenth; what grows this much is made to fill a disk. */
+/** Gzip packs text to a fifth or a tenth; a file that grows this much was made to fill a disk. */
 const mostGrowth = 200;
 
 async function* unpack(file: string, raw: Readable, size: number): AsyncGenerator<Uint8Array> {
@@ -140,7 +140,7 @@ async function* unpack(file: string, raw: Readable, size: number): AsyncGenerato
   }
 }
 
-/** Bytes to text without a change: whatever is not UTF-8 is an error that says where. */
+/** Strict UTF-8 decoding: invalid bytes are an error that says where they are. */
 class StrictDecoder {
   readonly #file: string;
   readonly #utf8 = new TextDecoder("utf-8", { fatal: true });
@@ -188,7 +188,9 @@ class StrictDecoder {
   }
 }
 
-/** Where the first sequence begins that is not UTF-8; a character may be cut off before the first of the `before` bytes. */
+/**
+ * Index of the first invalid UTF-8 sequence. The first `before` bytes precede the chunk and may begin inside a character.
+ */
 function firstInvalid(bytes: Uint8Array, before: number): number {
   const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let start = 0;

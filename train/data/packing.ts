@@ -12,7 +12,7 @@ export interface Batch {
   tokens: Int32Array;
   /** The next token of the same document, or -100. */
   targets: Int32Array;
-  /** Position in the document, counted from the row's start where a document goes on from an earlier row. */
+  /** Position in the document; if that continues from an earlier row, counted from the start of this row. */
   positions: Int32Array;
   /** Number of the document within its row: attention stays within equal numbers. */
   segments: Int32Array;
@@ -39,11 +39,11 @@ interface Layout {
 }
 
 /**
- * Endless batches of packed rows for training. In each epoch the documents are shuffled, laid end to end as a ring and
- * cut into rows of T tokens, and the rows are shuffled as well. A document that does not fit continues in another row.
- * The first cut is at a different place in each of T epochs, so that even a single document is never seen in the same rows. Every
- * token of the corpus appears every epoch; where T does not divide their number, the last row goes on at the start of the
- * ring, and its tokens there appear twice. A corpus shorter than T gives one padded row.
+ * Endless batches of packed rows for training. In each epoch the documents are shuffled, laid end to end as a ring and cut
+ * into rows of T tokens, and the rows are shuffled as well. A document that does not fit continues in another row. The first
+ * cut is at a different place in each of T epochs, so that even a single document is never seen in the same rows. Every
+ * token of the corpus appears every epoch; if T does not divide their number, the last row continues at the start of the
+ * ring, and the tokens there appear twice. A corpus shorter than T gives one padded row.
  */
 export class PackedBatches extends ShuffledRows<Batch> {
   readonly #shard: TokenShard;
@@ -133,8 +133,8 @@ function layOut(spans: readonly Span[], order: Uint32Array, isRing: boolean): La
 }
 
 /**
- * Writes the T tokens of a layout from place `from` on into row `into` of a batch. What reaches past the end of the
- * layout goes on at its start where that is a ring, and else is padding.
+ * Writes the T tokens of a layout from place `from` on into row `into` of a batch. Past the end, a ring continues at its
+ * start; another layout is followed by padding.
  */
 function fillRow(
   batch: Batch,
@@ -160,7 +160,7 @@ function fillRow(
     i++;
     if (isRing && i === order.length) [i, place] = [0, 0];
   }
-  // Padding looks like one more document, so that attention never meets a row without anything to look at.
+  // Padding looks like one more document, so that every position has something to attend to.
   for (let position = 0; at < seqLen; position++, at++) {
     batch.positions[base + at] = position;
     batch.segments[base + at] = segment;

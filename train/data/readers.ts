@@ -7,19 +7,19 @@ import { CORPUS_VERSION, storyCorpus } from "./stories/grammar.ts";
 /** How files are cut into documents. */
 export interface ReadOptions {
   /**
-   * The field of a JSON line that holds the text; `a.b` is the field b of the object in a, unless a field has that
-   * name. Default: `text`, else `story`.
+   * The field of a JSON line that holds the text; `a.b` is the field b of the object in a, unless a field is called `a.b`.
+   * Default: `text`, else `story`.
    */
   field?: string | undefined;
   /**
-   * The text between the documents of a plain text file, part of none of them; default `<|endoftext|>`. A line
-   * end in it stands for `\r\n` as well; two or more alone match any number of blank lines; the line end right after
-   * any other separator goes with it. A JSON line is a document, whatever is in it.
+   * The text between the documents of a plain text file, which belongs to none of them; default `<|endoftext|>`. A line end
+   * in it also matches `\r\n`. A separator of line ends alone (two or more) matches any number of blank lines; a line end
+   * right after any other separator is part of it. JSON lines are not split by it.
    */
   separator?: string | undefined;
 }
 
-/** A document, or a part of one too long to be held: the document ends with the part whose `ends` is true. */
+/** A document, or a part of one that is too long to hold in memory: the document ends with the part whose `ends` is true. */
 export interface TextPart {
   text: string;
   ends: boolean;
@@ -27,7 +27,7 @@ export interface TextPart {
 
 /** Where training text comes from. */
 export interface DocumentSource {
-  /** For people: what is read. */
+  /** What is read, in words for people. */
   readonly name: string;
   /** The documents, in a fixed order; may be called several times. */
   documents(leaveOut?: LeaveOut): AsyncIterable<TextPart>;
@@ -36,7 +36,7 @@ export interface DocumentSource {
 }
 
 const END_OF_TEXT = "<|endoftext|>";
-/** A plain text longer than this (characters) is handed on in parts, so that memory stays small. */
+/** Plain text longer than this, in characters, is passed on in parts, so that memory stays small. */
 const PART = 2 ** 20;
 const JSON_FILE = /\.(jsonl|ndjson|json)(\.gz)?$/i;
 
@@ -62,11 +62,11 @@ export function fileSource(paths: readonly string[], options: ReadOptions = {}):
 }
 
 /**
- * Reads all documents of files and folders, one after the other, without holding more than a part in memory (a JSON line
- * is held whole). Texts are kept to the byte. Gzip is recognised by its content. JSON lines are recognised by name or by
- * a first line that is a JSON object; other files are text. Documents of white space only are left out and reported.
- * Errors (KilnError): what `sourceFiles` and `decodeFile` refuse, a bad JSON line (with its number), a line without the
- * text field (with the fields that it has), no document at all.
+ * Reads all documents of files and folders, one after the other, with no more than a part in memory (JSON lines are held
+ * whole). Texts stay as they are, byte for byte. Gzip is recognised by its content. JSON lines are recognised by name or by
+ * a first line that is a JSON object; other files are text. Documents of white space only are left out and reported. Errors
+ * (KilnError): what `sourceFiles` and `decodeFile` refuse, a bad JSON line (with its number), a line without the text field
+ * (with the fields that it has), no document at all.
  */
 export async function* readDocuments(
   paths: readonly string[],
@@ -121,11 +121,11 @@ function isJsonLines(file: string, start: string): boolean {
   }
 }
 
-/** Lines without their line feed; a carriage return before it is white space to JSON. */
+/** Lines without their line feed; to JSON, a carriage return before it is white space. */
 async function* splitLines(file: string, chunks: AsyncIterable<string>): AsyncGenerator<string> {
   let open = "";
   for await (const chunk of chunks) {
-    // Without a line end, text is only collected: splitting again and again would cost the square of its length.
+    // Text without a line end is only collected: splitting it again and again would take quadratic time.
     if (!chunk.includes("\n")) {
       if (open.length + chunk.length > 2 ** 28) {
         throw new KilnError(
@@ -142,7 +142,7 @@ async function* splitLines(file: string, chunks: AsyncIterable<string>): AsyncGe
   if (open !== "") yield open;
 }
 
-/** What the separator matches; never the empty text. */
+/** The pattern of a separator; it never matches the empty text. */
 function separatorPattern(separator: string): RegExp {
   if (/^\n{2,}$/.test(separator)) return /\r?\n(?:[ \t]*\r?\n)+/g;
   const escaped = separator.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&").replaceAll("\n", "\\r?\\n");
@@ -159,7 +159,7 @@ async function* textDocuments(chunks: AsyncIterable<string>, separator: string):
     let start = 0;
     pattern.lastIndex = searched;
     for (let match = pattern.exec(open); match !== null; match = pattern.exec(open)) {
-      // A separator that touches the end may go on in the next chunk.
+      // A separator that reaches the end may continue in the next chunk.
       if (pattern.lastIndex === open.length) break;
       yield { text: open.slice(start, match.index), ends: true };
       start = pattern.lastIndex;
@@ -175,12 +175,12 @@ async function* textDocuments(chunks: AsyncIterable<string>, separator: string):
     }
   }
   const rest = open.split(pattern);
-  // A file that ends with a separator has no further document, so no empty one either.
+  // A separator at the end of a file is not followed by another document, not even an empty one.
   if (rest.at(-1) === "" && (rest.length > 1 || !inside)) rest.pop();
   for (const text of rest) yield { text, ends: true };
 }
 
-/** How much of a text without a separator certainly precedes the next one; never half of a character. */
+/** How much of a text without a whole separator cannot be part of the next one; never half of a character. */
 function settledLength(text: string, separator: string): number {
   let end = Math.max(0, text.length - 2 * separator.length - 2);
   // A run of white space may be the start of blank lines; the limit keeps endless ones out of memory.
@@ -241,7 +241,7 @@ function lookUp(record: Record<string, unknown>, name: string): unknown {
   return value;
 }
 
-/** The names as `lookUp` takes them, those inside objects too. */
+/** The names of fields as `lookUp` takes them, including those inside objects. */
 function fieldNames(record: Record<string, unknown>): string[] {
   return Object.entries(record).flatMap(([key, value]) =>
     isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key],

@@ -1,13 +1,13 @@
 import { hash32 } from "./permutation.ts";
 import type { TextPart } from "./readers.ts";
 
-/** Characters that are in the sample together or not at all. */
+/** Length of a block, in characters: a block is in the sample as a whole or not at all. */
 const BLOCK = 2 ** 14;
 
 /**
- * A sample of at most `budget` characters spread evenly over a corpus; all of it where it is no longer. Blocks of text are
- * in it whose number has a small hash, so that it depends on the corpus alone and no part of it counts more than another.
- * Memory: the sample.
+ * A sample of at most `budget` characters spread evenly over a corpus, or the whole of a shorter corpus. It consists of the
+ * blocks whose numbers have the smallest hashes, so it depends on the corpus alone and favours no part of it. Memory: the
+ * sample.
  */
 export async function spreadSample(documents: AsyncIterable<TextPart>, budget: number): Promise<string[]> {
   let kept: { key: number; text: string }[] = [];
@@ -31,7 +31,7 @@ export async function spreadSample(documents: AsyncIterable<TextPart>, budget: n
   return kept.map(({ text }) => text);
 }
 
-/** A text in blocks, cut before the first space past their length or, in a text without any, soon after. */
+/** Cuts a text into blocks, each before the first space after `BLOCK` characters, or right there if no space is near. */
 function* blocksOf(text: string): Generator<string> {
   let start = 0;
   while (text.length - start > 2 * BLOCK) {

@@ -18,8 +18,8 @@ import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { DocumentSource, TextPart } from "./readers.ts";
 
 /**
- * The header of a token file. The file is little-endian: 4096 bytes of this JSON padded with spaces, the tokens, and
- * then two uint32 arrays with one entry a document: its tokens and its bytes of UTF-8 text.
+ * The header of a token file. The file is little-endian: 4096 bytes of this JSON padded with spaces, the tokens, and then
+ * two uint32 arrays with one entry per document: its tokens and its bytes of UTF-8 text.
  */
 export interface ShardHeader {
   format: "kiln-tokens";
@@ -37,15 +37,15 @@ export interface ShardHeader {
   eos_id: number | null;
   tokenizer_hash: string;
   source_hash: string;
-  /** What of the source is not in here, and how often: files of other kinds, empty documents, ... */
+  /** What was left out of the source, and how often: files of other kinds, empty documents, ... */
   left_out: Record<string, number>;
-  /** Tokens in place of text that the tokenizer does not know: that text is lost. */
+  /** Tokens that stand for text unknown to the tokenizer: that text is lost. */
   unknown_tokens: number;
-  /** Cuts of long texts that may have changed ids, since no place was found where they do not matter. */
+  /** Cuts in long texts that may have changed ids, because no harmless place was found. */
   hard_cuts: number;
 }
 
-/** A part of a token file: `length` tokens from `start` that belong to one document, standing for `bytes` of text. */
+/** A part of a token file: `length` tokens of one document, from `start` on, which encode `bytes` of text. */
 export interface Span {
   start: number;
   length: number;
@@ -53,22 +53,22 @@ export interface Span {
 }
 
 const HEADER_BYTES = 4096;
-/** Texts of this length together, and single ones half as long, go through the tokenizer at once. */
+/** Characters that go through the tokenizer at once; a single text is cut at half of that. */
 const BATCH_CHARACTERS = 2 ** 19;
 const LONGEST_TEXT = 2 ** 18;
 
 /** How a source becomes tokens. */
 export interface EncodeOptions {
-  /** Whether names of special tokens in a text (`</s>`) become these tokens; by default they are text like all other. */
+  /** Whether names of special tokens in a text (`</s>`) become these tokens; by default they are plain text. */
   parseSpecialTokens?: boolean;
 }
 
 /**
- * Encodes documents into a token file. Each becomes [bos] + tokens + [eos], as far as the tokenizer has these
- * (bos only when it would put one before a prompt as well, so that training and use look alike). Memory: half a
- * million characters of text on its way through the tokenizer, which long texts pass in pieces (`Tokenizer.cut`), plus eight bytes
- * a document. The file appears whole or not at all (temporary file, fsync, rename). `origin` goes into the header.
- * Errors: no document; a full disk or one that cannot be written.
+ * Encodes documents into a token file. Each becomes [bos] + tokens + [eos], if the tokenizer has these (bos only if the
+ * tokenizer puts one before prompts too, so that training and use look alike). Memory: half a million characters of text at
+ * a time (long texts are cut into pieces, see `Tokenizer.cut`), plus eight bytes for each document. The file appears whole
+ * or not at all (temporary file, fsync, rename). `origin` goes into the header. Errors: no document; a full disk or one that
+ * cannot be written.
  */
 export async function writeShard(
   file: string,
@@ -295,9 +295,9 @@ export function openShard(file: string): TokenShard {
 }
 
 /**
- * The token file of a source: the one in `cacheDir` if this text was encoded with this tokenizer before, else a
- * new one. The name is a hash of all that decides its content, so a changed file or tokenizer never meets stale tokens;
- * a damaged file is made again.
+ * The token file of a source: the one in `cacheDir` if this text was encoded with this tokenizer before, else a new one. The
+ * name is a hash of everything that decides its content, so a changed file or tokenizer never gets stale tokens; a damaged
+ * file is made again.
  */
 export async function cachedShard(
   source: DocumentSource,
@@ -318,7 +318,7 @@ export async function cachedShard(
   }
   const left_out: Record<string, number> = {};
   const documents = source.documents((what) => {
-    // The header has little room: kinds past a number are counted together.
+    // The header has little room: beyond 40 kinds, the others are counted together.
     const kind = what in left_out || Object.keys(left_out).length < 40 ? what : "other files";
     left_out[kind] = (left_out[kind] ?? 0) + 1;
   });

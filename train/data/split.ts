@@ -2,14 +2,14 @@ import { KilnError } from "../../core/errors.ts";
 import { hash32 } from "./permutation.ts";
 import type { Span } from "./shards.ts";
 
-/** Fewer tokens than this hold no pair of token and next token: nothing to learn, nothing to measure. */
+/** A document needs a token and a next one: with fewer there is nothing to learn or to measure. */
 const LEAST = 2;
 
 /**
- * Holds out a share of the tokens for validation. A document longer than the whole held-out part is cut: its last
- * `fraction` of tokens is held out. Of the shorter ones whole documents are held out, in the order of a hash of
- * (seed, number of the document), until the share is met to within half a document. Both sides get at least two tokens in a row.
- * Errors: a fraction outside [0, 1), a corpus too small to be split.
+ * Holds out a share of the tokens for validation. A document longer than the whole held-out part is cut: its last `fraction`
+ * of tokens is held out. Of the shorter ones, whole documents are held out, in the order of a hash of (seed, number of the
+ * document), until the share is met to within half a document. Both sides get at least two tokens in a row. Errors: a
+ * fraction outside [0, 1), a corpus too small to be split.
  */
 export function splitDocuments(
   documents: readonly Span[],
@@ -42,7 +42,7 @@ export function splitDocuments(
   return isUsable(train) && isUsable(validation) ? { train, validation } : holdOutLittle(documents);
 }
 
-/** All tokens of some documents. */
+/** The number of tokens in some documents. */
 export function countTokens(spans: readonly Span[]): number {
   return spans.reduce((sum, span) => sum + span.length, 0);
 }
@@ -53,7 +53,7 @@ function tailOf(span: Span, fraction: number): number {
   return length >= LEAST ? length : 0;
 }
 
-/** For a corpus of which one side would get nothing: holds out the end of the longest document. */
+/** For a corpus so small that one side would get nothing: holds out the end of the longest document. */
 function holdOutLittle(documents: readonly Span[]): { train: Span[]; validation: Span[] } {
   const longest = documents.reduce((best, span) => (span.length > best.length ? span : best));
   if (longest.length < 2 * LEAST) {
@@ -68,7 +68,7 @@ function holdOutLittle(documents: readonly Span[]): { train: Span[]; validation:
   };
 }
 
-/** A document as what is before its last `tail` tokens, and these; null for none. */
+/** Cuts a document before its last `tail` tokens; the second part is null if there are none. */
 function cut(span: Span, tail: number): [Span | null, Span | null] {
   if (tail === 0) return [span, null];
   const length = span.length - tail;

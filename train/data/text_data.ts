@@ -24,11 +24,11 @@ export interface Dataset {
   documents: readonly Span[];
 }
 
-/** What a run learns from and is measured on; `validation` is empty where nothing is held out. */
+/** What a run learns from and is measured on; `validation` is empty if nothing is held out. */
 export interface TrainingData {
   train: Dataset;
   validation: Dataset;
-  /** Changes with the texts; settings decide the rest. */
+  /** Changes when the texts do; settings decide the rest. */
   hash: string;
   close(): void;
 }
@@ -37,9 +37,9 @@ export interface TrainingData {
 type TextConfig = TextSettings & { out_dir: string; resume: boolean | string };
 
 /**
- * Reads the corpus (and validation files, where given), trains or loads the tokenizer, encodes everything into cached
- * token files and says how much there is. `longestText` goes into the tokenizer's files, in tokens. `signal` ends it
- * with a KilnError of exit code 130.
+ * Reads the corpus (and validation files, if given), trains or loads the tokenizer, encodes everything into cached token
+ * files and says how much there is. `longestText` goes into the tokenizer's files, in tokens. `signal` ends it with a
+ * KilnError of exit code 130.
  */
 export async function openTextData(
   config: TextConfig,
@@ -104,7 +104,7 @@ function real(path: string): string {
   return join(real(dirname(full)), basename(full));
 }
 
-/** A source that ends with an error once the signal is given: large corpora are read for hours. */
+/** A source that throws once the signal is given: reading a large corpus takes hours. */
 function stoppable(source: DocumentSource, signal?: AbortSignal): DocumentSource {
   const documents: DocumentSource["documents"] = async function* (leaveOut) {
     for await (const part of source.documents(leaveOut)) {
@@ -124,7 +124,7 @@ function size({ documents }: Dataset): string {
   return `${count(countTokens(documents))} tokens in ${count(documents.length)} document${s}`;
 }
 
-/** Says what of the texts is not in a token file, or not as it was. */
+/** Says which parts of the texts are missing from a token file, or were changed. */
 function sayLosses(header: ShardHeader, name: string, say: (line: string) => void): void {
   const { left_out, unknown_tokens, hard_cuts } = header;
   const counts = Object.entries(left_out).map(([what, count]) => `${what} ${count}`);
@@ -147,7 +147,7 @@ async function tokenizerFor(
   const { path } = config.tokenizer;
   if (path) {
     const tokenizer = await Tokenizer.load(path);
-    // Also in answer to a tokenizer.kind or vocab_size, which then decide nothing.
+    // Said because a tokenizer.kind or vocab_size has no effect then.
     say(`tokenizer: ${tokenizer.vocabSize.toLocaleString("en")} tokens, from ${path}`);
     return tokenizer;
   }
@@ -176,7 +176,7 @@ async function tokenizerFor(
 
 const endOfText = "<|endoftext|>";
 
-/** Characters that decide the merges: more changes little. */
+/** How many characters the merges are learned from: more would change little. */
 const sampleCharacters = 8e6;
 
 async function trainTokenizer(source: DocumentSource, vocab_size: number): Promise<TokenizerJson> {

@@ -19,7 +19,7 @@ const MARGIN = { left: 56, right: 96, top: 48, bottom: 48 };
 /** More points than pixels only make the file large. */
 const MAX_POINTS = 600;
 
-// Both themes are in the file: a picture in a README or an editor takes the reader's own.
+// The file has both themes: a picture in a README or an editor takes the reader's own.
 const STYLE = `
     svg { background: #ffffff; font: 12px system-ui, sans-serif; }
     text { fill: #52525b; } .title { fill: #18181b; font-size: 15px; font-weight: 600; }
@@ -46,7 +46,7 @@ function thin(points: readonly LossPoint[]): LossPoint[] {
 
 /**
  * A centred moving average over a thirtieth of the curve. The window is narrow at the steep start, where a wide one would
- * lag, and one-sided at the end, so that the last value is no single noisy step.
+ * lag, and one-sided at the end, so that the last value is more than a single noisy step.
  */
 function smooth(points: readonly LossPoint[]): LossPoint[] {
   const half = Math.floor(points.length / 60);
@@ -128,7 +128,7 @@ function axisMarks(
   ];
 }
 
-/** The name and last value of each curve at its right end, moved apart where they would touch. */
+/** The name and last value of each curve at its right end, moved apart if they would touch. */
 function labels(
   train: LossPoint | undefined,
   validation: LossPoint | undefined,

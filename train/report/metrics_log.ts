@@ -10,7 +10,7 @@ export interface MetricsRecord {
 
 /**
  * A JSON Lines log of a run. Each record is handed to the system when written, so a killed process loses none; `flush` makes
- * them survive a power cut. NaN and infinities, which JSON lacks, are written as texts.
+ * them survive a power cut. NaN and infinities, which JSON lacks, are written as strings.
  */
 export class MetricsLog {
   readonly #file: AppendFile;

@@ -1,4 +1,4 @@
-/** Where progress is shown: the part of process.stderr or process.stdout that is needed. */
+/** Where progress is shown: the part of process.stderr or process.stdout that this file uses. */
 export interface ProgressStream {
   write(text: string): unknown;
   isTTY?: boolean;
@@ -11,7 +11,7 @@ export interface ProgressState {
   step: number;
   loss: number;
   validationLoss?: number;
-  /** NaN where it is not known yet. */
+  /** NaN while it is not known. */
   tokensPerSecond: number;
   /** Bytes in use on the device. */
   memoryBytes?: number;
@@ -23,7 +23,7 @@ export interface ProgressOptions {
   env?: Record<string, string | undefined>;
   /** Milliseconds; for tests. */
   now?: () => number;
-  /** Milliseconds between lines where the stream is no terminal; default 5000. */
+  /** Milliseconds between lines if the stream is not a terminal; default 5000. */
   interval?: number;
 }
 
@@ -38,7 +38,9 @@ export class Progress {
   readonly #options: Required<ProgressOptions>;
   readonly #terminal: boolean;
   readonly #colour: boolean;
-  /** When this process finished its first update, which compiled: what comes after says how long updates take. */
+  /**
+   * When this process finished its first update: that one included compiling, so only later ones tell how long updates take.
+   */
   #first: { step: number; time: number } | null = null;
   #lastTime = Number.NEGATIVE_INFINITY;
   #lastLine: string | null = null;
@@ -57,7 +59,7 @@ export class Progress {
     this.#colour = this.#terminal && !env.NO_COLOR;
   }
 
-  /** Shows the state, at most ten times a second on a terminal and once per interval elsewhere; the last step always. */
+  /** Shows the state, at most ten times a second on a terminal and once per interval elsewhere; always for the last step. */
   update(state: ProgressState): void {
     const now = this.#options.now();
     this.#first ??= { step: state.step, time: now };
@@ -100,7 +102,7 @@ export class Progress {
     const done = Math.min(1, state.step / total);
     const { step: from, time } = this.#first!;
     const left = total - state.step;
-    // Nothing is known of the rate before a second update: 0 / 0 is shown as a dash.
+    // The rate is not known before a second update: 0 / 0 is shown as a dash.
     const seconds = left <= 0 ? 0 : (left * (now - time)) / (state.step - from) / 1000;
     const facts = [`loss ${state.loss.toFixed(4)}`];
     if (state.validationLoss !== undefined) facts.push(`val ${state.validationLoss.toFixed(4)}`);
@@ -119,7 +121,7 @@ export class Progress {
 
   #paint(text: string, colour: number): string {
     if (this.#colour) return `\x1b[${colour}m${text}\x1b[0m`;
-    // Without colours, the part still ahead needs another sign.
+    // Without colours, the part still ahead needs another character.
     return colour === 90 ? text.replaceAll("━", "·") : text;
   }
 }

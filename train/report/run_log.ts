@@ -22,13 +22,13 @@ export interface StepMetrics {
 }
 
 /**
- * Everything a run writes about itself while it goes: `log.jsonl`, TensorBoard events, `samples.txt`, the progress line
- * and, at the end, the loss curve.
+ * Everything a run writes about itself on the way: `log.jsonl`, TensorBoard events, `samples.txt`, the progress line and, at
+ * the end, the loss curve.
  */
 export class RunLog {
-  /** The last measurement, also one before a resumed run's start. */
+  /** The last measurement, even if it was made before this run was resumed. */
   lastValidation: Metrics | null = null;
-  /** The loss of the last update, also of one before a resumed run's start. */
+  /** The loss of the last update, even if that was made before this run was resumed. */
   lastLoss: number | null = null;
   readonly #folder: string;
   readonly #metrics: MetricsLog;
@@ -46,7 +46,7 @@ export class RunLog {
     // Standard error may be piped through a filter while a person still watches standard output.
     const stream = !process.stderr.isTTY && process.stdout.isTTY ? process.stdout : process.stderr;
     this.#progress = new Progress({ total: totalSteps, stream });
-    // What a resumed run writes again goes, as in the metrics log; so do samples of a start that came to nothing.
+    // Drops the samples that a resumed run writes again, as the metrics log does, and those of a start that came to nothing.
     dropSamples(
       join(folder, "samples.txt"),
       (step) => startStep === 0 || step > startStep || step === totalSteps,
@@ -83,11 +83,11 @@ export class RunLog {
     this.#metrics.write({ step, ...metrics });
     const numbers = Object.entries(metrics).filter((entry): entry is [string, number] => entry[1] !== null);
     this.#events.scalars(step, Object.fromEntries(numbers));
-    // The pause is not the training's: the next step's rate starts here.
+    // Measuring is not training: the next step's rate is counted from here.
     this.#clock = performance.now();
   }
 
-  /** Keeps the samples of a step in `samples.txt` and shows the first one's start. */
+  /** Keeps the samples of a step in `samples.txt` and shows the beginning of the first. */
   samples(step: number, texts: readonly string[]): void {
     for (const text of texts)
       appendFileSync(join(this.#folder, "samples.txt"), `=== step ${step} ===\n${text}\n\n`);
@@ -105,7 +105,7 @@ export class RunLog {
     return lossCurveSvg({ title, train: points("loss"), validation: points("validation_loss") });
   }
 
-  /** Puts what was written on the disk. */
+  /** Flushes to the disk what was written. */
   flush(): void {
     this.#metrics.flush();
     this.#events.flush();
@@ -117,7 +117,7 @@ export class RunLog {
     this.#events.close();
   }
 
-  /** A record without a loss of training is a measurement. */
+  /** A record without a training loss is a measurement. */
   #remember({ step: _step, loss, ...others }: MetricsRecord): void {
     if (typeof loss === "number") this.lastLoss = loss;
     if (loss === undefined) this.lastValidation = others as Metrics;
