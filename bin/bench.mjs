@@ -1,11 +1,11 @@
-// `npm run bench`: the benchmarks, with the peers of bench/package.json where they install.
+// `npm run bench`: the benchmarks, with the peers of bench/package.json if they can be installed.
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { dependenciesMatch, kiln, npm, prepare, root, runNode } from "./prepare.mjs";
 
 prepare();
 const bench = path.join(root, "bench");
-// The GPU table has a ruler of its own, and may run where no network is; the page measures nothing.
+// The GPU table compares with PyTorch instead and may run without a network; the page measures nothing.
 const alone = ["--gpu-table", "--page", "--no-peers", "--quick"].some((flag) => process.argv.includes(flag));
 if (!alone && existsSync(path.join(bench, "package.json")) && !dependenciesMatch(bench)) {
   console.log("Installing the peers to compare with…");

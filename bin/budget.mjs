@@ -1,5 +1,5 @@
-// Lines of each part against its bound: a house that one person reads in a day stays one only if somebody counts. Part of
-// the lint step, which fails above a bound. Tests, documents, data and lock files do not count.
+// Counts the lines of each part against its bound, so that the whole stays something that one person can read in a day. Part
+// of the lint step, which fails above a bound. Tests, documents, data and lock files do not count.
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
@@ -30,7 +30,7 @@ const files = execFileSync("git", ["ls-files"], { encoding: "utf8" })
 
 let over = false;
 for (const { name, bound, folders } of parts) {
-  // A folder belongs to the part that names it most exactly.
+  // A folder belongs to the part that names it most specifically.
   const inner = parts
     .flatMap((part) => (part.name === name ? [] : part.folders))
     .filter((path) => within(path, folders));

@@ -5,7 +5,7 @@ import type { Plugin } from "esbuild";
 
 const kernels = fileURLToPath(new URL("../kernels/", import.meta.url));
 
-/** An esbuild plugin that puts the text of the WGSL files into the bundle, in place of reading them. */
+/** An esbuild plugin that puts the text of the WGSL files into the bundle, so that nothing is read at run time. */
 export function kernelsInside(): Plugin {
   return {
     name: "kiln-kernels",
@@ -26,7 +26,7 @@ export function withoutNode(): Plugin {
     name: "kiln-without-node",
     setup(build) {
       const namespace = "kiln-without-node";
-      // Behind import()s that a page never reaches.
+      // These are behind import()s that a page never reaches.
       build.onResolve({ filter: /[\\/]\w+_node\.ts$/ }, () => ({ path: "empty", namespace }));
       build.onResolve({ filter: /^(node:.*|tokenizers|fastify)$/ }, ({ path: name }) => ({
         path: name,

@@ -1,6 +1,6 @@
 import { writeFileSync } from "node:fs";
 
-/** A vitest reporter that leaves `{passed, failed, skipped}` in the file that KILN_TEST_COUNTS names. */
+/** A vitest reporter that writes `{passed, failed, skipped}` to the file that KILN_TEST_COUNTS names. */
 export default class CountReporter {
   onTestRunEnd(modules, unhandledErrors) {
     const counts = { passed: 0, failed: unhandledErrors.length, skipped: 0 };

@@ -1,12 +1,12 @@
-// Load a module of kiln by its path without an ending: compiled, where `npm run build` left a dist/ that is not older
-// than the sources (an installed package has no sources), else from source through tsx.
+// Load a module of kiln by its path without extension: compiled, if `npm run build` left a dist/ that is not older than the
+// sources (an installed package has none), else from source through tsx.
 import { existsSync, readdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { root, stop } from "./prepare.mjs";
 
 const rooms = ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "bench"];
-/** Written by bin/build.mjs; its time is that of the build's start. */
+/** Written by bin/build.ts; its time is when the build started. */
 const stamp = path.join(root, "dist/built");
 
 export async function load(module) {
@@ -14,7 +14,7 @@ export async function load(module) {
   const { register } = await import("tsx/esm/api").catch(() =>
     stop(`kiln's dependencies are missing: run \`npm ci --ignore-scripts\` in ${root}.`),
   );
-  // Its own settings, whatever tsconfig.json the current folder has.
+  // Kiln's own settings, whatever tsconfig.json the current folder has.
   const tsconfig = fileURLToPath(new URL("../tsconfig.json", import.meta.url));
   register({ tsconfig: existsSync(tsconfig) ? tsconfig : false });
   return import(`../${module}.ts`);
@@ -27,7 +27,7 @@ function isBuilt() {
   return !["index.ts", "cli.ts", ...rooms].some((name) => changedSince(path.join(root, name), built));
 }
 
-/** A folder's own time tells of files that were added, renamed or deleted. */
+/** A folder's own time changes when files are added, renamed or deleted. */
 function changedSince(file, time) {
   if (statSync(file).mtimeMs > time) return true;
   if (path.extname(file)) return false;

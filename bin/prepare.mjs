@@ -10,7 +10,7 @@ import { cache, fetchLavapipe, hasLavapipe } from "./setup_gpu.mjs";
 export const root = path.resolve(fileURLToPath(new URL("..", import.meta.url)));
 const oldestNode = [20, 19];
 
-/** One line for the user, then out. */
+/** Prints one line for the user and exits. */
 export function stop(line, code = 1) {
   console.error(line);
   process.exit(code);
@@ -25,8 +25,8 @@ export function checkNode() {
 }
 
 /**
- * Node, dependencies, adapter: all that a command of the README needs. Ends the process with one line when it cannot.
- * Returns the adapter's description, and prints it unless the command does.
+ * Node, dependencies, adapter: all that a command of the README needs. Ends the process with one line if something is
+ * missing. Returns the adapter's description, and prints it unless the command does so itself.
  */
 export function prepare({ announce = true } = {}) {
   checkNode();
@@ -66,7 +66,7 @@ export function npm(args, folder) {
   return lines.find((line) => line && !line.startsWith("code ")) ?? done.error?.message ?? "npm failed";
 }
 
-/** Whether node_modules holds what package-lock.json asks for, as far as npm's own record of it tells. */
+/** Whether node_modules holds what package-lock.json asks for, according to npm's own record of it. */
 export function dependenciesMatch(folder) {
   const lock = path.join(folder, "package-lock.json");
   if (!existsSync(lock)) return true; // installed from a package: npm has seen to it
@@ -75,14 +75,14 @@ export function dependenciesMatch(folder) {
   const present = JSON.parse(readFileSync(record, "utf8")).packages;
   return Object.entries(JSON.parse(readFileSync(lock, "utf8")).packages).every(([name, wanted]) => {
     if (name === "") return true;
-    // Packages for other platforms are listed, and rightly absent.
+    // Packages for other platforms are listed, but rightly absent.
     return present[name]
       ? present[name].version === wanted.version
       : Boolean(wanted.optional || wanted.devOptional || wanted.peer);
   });
 }
 
-/** Open an adapter in a child process, so that nothing of a failed try stays in this one. */
+/** Open an adapter in a child process, so that a failed try leaves nothing behind in this one. */
 function probe() {
   const done = spawnSync(process.execPath, [path.join(root, "bin/probe.mjs")], {
     encoding: "utf8",
@@ -98,7 +98,7 @@ function probe() {
   }
 }
 
-/** Find the adapter that runs. Where no GPU answers, first fetch the better software driver, in seconds and without root. */
+/** Find the adapter to run on. If no GPU answers, first fetch the better software driver, in seconds and without root. */
 export function prepareAdapter() {
   let found = probe();
   if ((found.error || found.driver === "swiftshader") && shouldFetch()) {
@@ -113,7 +113,7 @@ export function prepareAdapter() {
 
 const failure = path.join(cache, "lavapipe.failed");
 
-/** Not again within a day of a failure: a machine without apt or network should not wait each time. */
+/** A failure counts for a day: a machine without apt or network should not wait each time. */
 function shouldFetch() {
   if (process.platform !== "linux" || hasLavapipe()) return false;
   if (!["", "auto", "software", "lavapipe"].includes(process.env.KILN_ADAPTER ?? "")) return false;
@@ -128,7 +128,7 @@ function rememberFailure(problem) {
   } catch {} // a read-only cache only costs another try
 }
 
-/** Dawn tells about limits of lavapipe that mean nothing to a user, on the process's own stderr. */
+/** Dawn writes warnings about lavapipe's limits to the process's own stderr; they mean nothing to a user. */
 const noise = /^Warning: \w+ artificially reduced from .*\n/gm;
 
 /** Run a Node script of ours with Dawn's noise removed from its stderr. Resolves to its exit status. */
@@ -139,7 +139,7 @@ export function runNode(script, args, options = {}) {
   });
   child.stderr.setEncoding("utf8");
   child.stderr.on("data", (text) => process.stderr.write(text.replace(noise, "")));
-  // Ctrl-C reaches the child as well: it saves what it has, and its status is ours.
+  // Ctrl-C reaches the child as well: it saves what it has, and we exit with its status.
   for (const signal of ["SIGINT", "SIGTERM"])
     process.on(signal, () => signal === "SIGTERM" && child.kill(signal));
   return new Promise((resolve, reject) => {

@@ -24,7 +24,7 @@ export const cache = path.resolve(process.env.KILN_CACHE || ownCache);
 const destination = path.join(cache, "lavapipe");
 export const hasLavapipe = () => existsSync(path.join(destination, "lvp_icd.json"));
 
-/** Never brought along: a process must have one C and C++ runtime, its own. The rest holds no library. */
+/** Never included: a process must have only one C and C++ runtime, its own. The others hold no library. */
 const unwanted = /^(libc6|libgcc-s1|libstdc\+\+6|gcc-\d+-base|.*-common|.*-data)$/;
 
 /** Fetch the driver within `seconds`. Returns null when it is in place, else a line that says why it is not. */

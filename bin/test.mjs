@@ -10,7 +10,7 @@ const found = prepare();
 const adapters = testAdapters(found);
 const total = { passed: 0, failed: 0, skipped: 0 };
 await run(["--project", project, ...args], adapters);
-// What the quick tests show on one software adapter, the long ones show on the other; it compiles for minutes.
+// The quick tests run the op suite on one software adapter, the long ones on the other, which compiles for minutes.
 if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) {
   console.log(`The op suite once more, on ${adapters.KILN_F16_ADAPTER}.`);
   await run(["--project", "quick", "tests/ops.test.ts", "tests/ops_attention.test.ts"], {
@@ -35,15 +35,15 @@ async function run(vitestArguments, variables) {
     ? JSON.parse(readFileSync(file, "utf8"))
     : { passed: 0, failed: 0, skipped: 0 };
   rmSync(folder, { recursive: true, force: true });
-  // A run that ends badly with all tests passed (a crash) has not passed.
+  // A run that crashes has not passed, even if all of its tests did.
   if (counts.failed === 0 && status !== 0) counts.failed = 1;
   for (const name in total) total[name] += counts[name];
   process.exitCode ||= status;
 }
 
 /**
- * lavapipe runs kernels faster but takes seconds to compile some, and the tests compile hundreds: on a machine without a
- * GPU they run on SwiftShader, and on lavapipe those of f16 and of what each op does there by default.
+ * lavapipe runs kernels faster but takes seconds to compile some, and the tests compile hundreds: on a machine without a GPU
+ * they run on SwiftShader, except those of f16 and of each op's default there, which run on lavapipe.
  */
 function testAdapters({ driver }) {
   const hasSwiftshader = process.platform === "linux" && process.arch === "x64";

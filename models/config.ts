@@ -31,7 +31,7 @@ export interface SpecialTokens {
   pad_token_id: number | null;
 }
 
-/** For `refuse`: a one-line error about a config. */
+/** Makes a `refuse`, which makes a one-line error about the config in `source`. */
 export const refusal = (source: string) => (problem: string) => configError(`${source}: ${problem}`);
 
 /** Refuses a config whose weights are quantized. */
@@ -42,5 +42,8 @@ export function refuseQuantized(quantization: unknown, source: string): void {
   );
 }
 
-/** The keys of a written config.json that no config holds; `dtype` is read by transformers 5, `torch_dtype` by older versions. */
+/**
+ * Keys of a written config.json that are not part of any config; `dtype` is read by transformers 5, `torch_dtype` by older
+ * versions.
+ */
 export const hfCommon = { dtype: "float32", torch_dtype: "float32", use_cache: true };

@@ -34,7 +34,7 @@ export interface GPT2Config extends SpecialTokens {
   bias?: boolean | undefined;
 }
 
-/** The keys that decide what a GPT-2 computes; others in the file are ignored. Defaults: transformers. */
+/** The keys that decide what a GPT-2 computes; others in the file are ignored. Defaults: those of transformers. */
 const fileSchema = z.object({
   model_type: z.literal("gpt2"),
   vocab_size: count.default(50257),
@@ -102,7 +102,7 @@ export function toHfGpt2Config(config: GPT2Config): Record<string, unknown> {
 }
 
 /**
- * GPT-2 small (124M parameters) with overrides in GPT-2's own names; unlike the published one without dropout, which
+ * GPT-2 small (124M parameters) with overrides under GPT-2's own names. Unlike the published model it has no dropout, which
  * text that is read once or twice does not need.
  */
 export function gpt2PresetConfig(overrides: Record<string, unknown>): GPT2Config {
@@ -110,7 +110,7 @@ export function gpt2PresetConfig(overrides: Record<string, unknown>): GPT2Config
   return parseGpt2Config({ ...preset, ...overrides }, "the model settings");
 }
 
-/** A GPT-2's sizes in common words. */
+/** A GPT-2's sizes under common names. */
 export function gpt2Shape(config: GPT2Config): DecoderShape {
   const { vocab_size, initializer_range, n_embd, n_layer, n_head, n_positions } = config;
   return {
@@ -124,7 +124,7 @@ export function gpt2Shape(config: GPT2Config): DecoderShape {
   };
 }
 
-/** GPT-2's names of sizes that other decoders' configs call otherwise (`attribute_map` in transformers). */
+/** GPT-2's names of sizes that other decoders' configs name differently (`attribute_map` in transformers). */
 const ownNames = {
   hidden_size: "n_embd",
   intermediate_size: "n_inner",
@@ -147,8 +147,8 @@ const common = [
 ];
 
 /**
- * Settings in the common words (hidden_size, …) under GPT-2's own names.
- * Throws a KilnError for a setting that GPT-2 does not have, such as rope_theta.
+ * Turns settings under common names (hidden_size, …) into keys of a GPT-2's config.json. Throws a KilnError for a setting
+ * that GPT-2 does not have, such as rope_theta.
  */
 export function gpt2Overrides(settings: Record<string, unknown>): Record<string, unknown> {
   const named = Object.entries(settings).map(([key, value]) => {

@@ -19,7 +19,7 @@ export interface RopeParameters {
   factor?: number;
   /** llama3 only: wavelengths above original / low_freq_factor are stretched by `factor`. */
   low_freq_factor?: number;
-  /** llama3 only: wavelengths below original / high_freq_factor stay. */
+  /** llama3 only: wavelengths below original / high_freq_factor are kept. */
   high_freq_factor?: number;
   /** llama3 only: the context length before stretching, in tokens. */
   original_max_position_embeddings?: number;
@@ -33,7 +33,7 @@ export interface LlamaConfig extends SpecialTokens {
   intermediate_size: number;
   num_hidden_layers: number;
   num_attention_heads: number;
-  /** Equal to num_attention_heads where each query head has its own keys and values. */
+  /** Equal to num_attention_heads if each query head has its own keys and values. */
   num_key_value_heads: number;
   head_dim: number;
   max_position_embeddings: number;
@@ -43,7 +43,7 @@ export interface LlamaConfig extends SpecialTokens {
   mlp_bias: boolean;
   /** Dropout of attention weights in training. */
   attention_dropout: number;
-  /** Dropout of block outputs and embeddings in training, in GPT-2's words; transformers has neither for Llama. */
+  /** Dropout of block outputs and embeddings in training, under GPT-2's names; transformers has neither for Llama. */
   resid_pdrop?: number | undefined;
   embd_pdrop?: number | undefined;
   tie_word_embeddings: boolean;
@@ -64,7 +64,9 @@ const ropeSchema = z.object({
   partial_rotary_factor: z.number().optional(),
 });
 
-/** The keys that decide what a Llama computes; config.json carries many others, which are ignored. Defaults: transformers. */
+/**
+ * The keys that decide what a Llama computes; config.json has others, which are ignored. Defaults: those of transformers.
+ */
 const fileSchema = z.object({
   model_type: z.literal("llama").default("llama"),
   vocab_size: count,
@@ -143,7 +145,7 @@ export function parseLlamaConfig(value: unknown, source = "config.json"): LlamaC
   };
 }
 
-/** One form of the rotary settings from either spelling: `rope_parameters`, or `rope_theta` and `rope_scaling`. */
+/** The rotary settings in one form, from either spelling: `rope_parameters`, or `rope_theta` and `rope_scaling`. */
 function resolveRope(file: FileConfig, refuse: (problem: string) => KilnError): RopeParameters {
   const legacy = () => resolveRopeForm(file.rope_scaling ?? {}, "rope_scaling", file, refuse);
   if (!file.rope_parameters) return legacy();
@@ -208,7 +210,7 @@ export function toHfLlamaConfig(config: LlamaConfig): Record<string, unknown> {
   };
 }
 
-/** Keys of a LlamaConfig that a preset's user may change. */
+/** Keys of a LlamaConfig that a preset lets its user change. */
 export type LlamaOverrides = Partial<Omit<LlamaConfig, "model_type">>;
 
 /**
@@ -232,9 +234,9 @@ export function tinyllmConfig(overrides: LlamaOverrides & { vocab_size: number }
 }
 
 /**
- * The rotation speed of each pair of a head's elements, radians per position: float64 [head_dim / 2].
- * default: theta^(-2i/head_dim); linear: divided by factor; llama3: long wavelengths divided by factor, short ones kept, those
- * between blended (`_compute_llama3_parameters` in transformers' modeling_rope_utils).
+ * The rotation speed of each pair of a head's elements, radians per position: float64 [head_dim / 2]. default:
+ * theta^(-2i/head_dim); linear: that divided by factor; llama3: divided for long wavelengths, kept for short ones and
+ * blended in between (`_compute_llama3_parameters` in transformers' modeling_rope_utils).
  */
 export function ropeInverseFrequencies(
   config: Pick<LlamaConfig, "head_dim" | "rope_parameters">,
@@ -259,7 +261,7 @@ export function ropeInverseFrequencies(
   });
 }
 
-/** Settings in common words as keys of a Llama's config.json. Throws a KilnError for a setting that Llama does not have. */
+/** Turns settings under common names into keys of a Llama's config.json. Throws a KilnError for one that Llama lacks. */
 export function llamaOverrides(settings: Record<string, unknown>): Record<string, unknown> {
   const { attn_pdrop, rope_theta, bias, ...others } = settings;
   if (bias !== undefined) throw configError("a Llama has no bias; leave it out");

@@ -1,7 +1,7 @@
 import { KilnError } from "../errors.ts";
 import type { Driver } from "./adapter_node.ts";
 
-/** What runs the shaders. A browser does not say more than `browser` for a hardware driver. */
+/** Which driver runs the shaders. Browsers do not name hardware drivers: all of them are `browser`. */
 export type DriverKind = "hardware" | "lavapipe" | "swiftshader" | "warp" | "browser";
 
 /** Which adapter runs, in plain data: safe to print, to store beside a benchmark and to send as JSON. */
@@ -103,7 +103,7 @@ async function systemDriverAnswers(): Promise<boolean> {
   return native.systemDriverAnswers();
 }
 
-/** What Dawn makes of the installed driver, with all that it says about it on stderr; null for nothing. Node only. */
+/** The adapter that Dawn finds with the installed driver, or null. Dawn may write about it to stderr. Node only. */
 export async function systemAdapter(): Promise<GPUAdapter | null> {
   const { prepareDriver, createGpu } = await import("./adapter_node.ts");
   if (!prepareDriver("system")) return null;

@@ -43,12 +43,12 @@ export function webgpuVersion(): string {
   return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }
 
-/** `system` is whatever the machine has installed, a GPU's driver as a rule. */
+/** `system` is whatever the machine has installed, usually a GPU's driver. */
 export type Driver = "system" | "warp" | "lavapipe" | "swiftshader";
 
 /**
- * Make a driver the one that the next `create()` finds. False where this machine cannot have it: then the
- * environment is untouched. Windows brings WARP itself.
+ * Makes the next `create()` find a driver. Returns false, with the environment unchanged, if this machine cannot have it.
+ * Windows includes WARP.
  */
 export function prepareDriver(driver: Driver): boolean {
   if (driver === "warp") return process.platform === "win32";
@@ -83,9 +83,9 @@ export function softwareDrivers(): { driver: "lavapipe" | "swiftshader"; version
 }
 
 /**
- * Undo an earlier `useDriver`, and see to it that there is a Vulkan loader: machines with a GPU driver but no loader
- * (containers, mostly) are served by the one that comes with SwiftShader. False where no driver is installed; asking
- * Dawn all the same would only print its warnings.
+ * Undoes an earlier `useDriver` and makes sure that there is a Vulkan loader: machines with a GPU driver but no loader
+ * (containers, mostly) use the one that comes with SwiftShader. False if no driver is installed: asking Dawn anyway would
+ * only print its warnings.
  */
 function useSystemDrivers(): boolean {
   if (process.platform !== "linux") return true;
@@ -221,7 +221,7 @@ function preload(library: string): boolean {
     process.dlopen({ exports: {} }, library, mode);
     return true;
   } catch (error) {
-    // Node finds no addon in it, yet the library itself stays loaded: what is wanted.
+    // Node finds no addon in it, but the library itself stays loaded, as it should.
     return /self-register/.test(String(error));
   }
 }

@@ -5,13 +5,13 @@ import { systemManifests, webgpuVersion } from "./adapter_node.ts";
 import { remembered } from "./cache_node.ts";
 import { packageRoot } from "./package_node.ts";
 
-/** How long a refusal counts: a driver may be mended where no file that we look at tells. */
+/** How long a refusal counts: a driver may be repaired without a change to any file that we look at. */
 const refusalMs = 24 * 3600 * 1000;
 
 /**
- * Whether Dawn takes what the machine has installed, found out in a process whose stderr nobody sees: about a driver
- * that it refuses (Debian 12's Mesa) it writes raw lines to that of the process that asks. Remembered for the same
- * drivers, device files and Dawn.
+ * Whether Dawn accepts the installed driver. Asked in a child process whose stderr is dropped, because Dawn writes raw lines
+ * there about a driver that it refuses (Debian 12's Mesa). The answer is remembered for the same drivers, device files and
+ * Dawn.
  */
 export function systemDriverAnswers(): boolean {
   if (process.platform !== "linux") return true;
@@ -27,7 +27,7 @@ export function systemDriverAnswers(): boolean {
   return answers ?? true;
 }
 
-/** Null where the question could not be put. A driver that ends the process, or keeps it, is refused. */
+/** Null if the child could not be run. A driver that crashes the process, or hangs in it, is refused. */
 function ask(): boolean | null {
   const script = path.join(packageRoot, "bin/probe.mjs");
   const { stdout, signal } = spawnSync(process.execPath, [script, "system"], {

@@ -6,15 +6,15 @@ import { atomicWriteText } from "./files.ts";
 
 /** A JSON value in the user's cache: losing it costs time, never a result. */
 export interface Remembered<T> {
-  /** Null where there is none, or none that can be read. */
+  /** Null if there is none, or none that can be read. */
   load(): T | null;
   /** Replaces it as a whole; a cache that cannot be written is no error. */
   save(value: T): void;
 }
 
 /**
- * What is known of a kind (`tuning`, say) for one subject: everything that the value depends on (adapter, driver,
- * toggles, sources), of which another gets another file.
+ * The remembered value of a kind (`tuning`, say) for one subject. A subject names everything that the value depends on
+ * (adapter, driver, toggles, sources); each has a file of its own.
  */
 export function remembered<T>(kind: string, subject: string): Remembered<T> {
   const name = createHash("sha256").update(subject).digest("hex").slice(0, 24);

@@ -11,23 +11,24 @@ export interface Watch {
 const watched = new Set<Watch>();
 const registry = new FinalizationRegistry<Watch>(giveBack);
 
-/** Bytes that storages outside of scopes may hold before the first look for forgotten ones inside of a turn. */
+/** Bytes that storages outside of scopes may hold before the first collection within a turn of the event loop. */
 const least = 2 ** 28;
-/** What a buffer takes at least. */
+/** The least that a buffer takes, in bytes. */
 const smallest = 512;
 let limit = least;
 let held = 0;
 let collectNow: (() => void) | null = null;
 
 /**
- * Names what makes JavaScript forget unreachable objects at once. The registry above has its turn only when the program
- * awaits; with this, a loop that never does gives its memory back too, whenever twice as much is held as last time.
+ * Sets a function that runs JavaScript's garbage collector at once. The registry above gets a turn only when the program
+ * awaits; with this function, a loop that never awaits gives its memory back too, whenever twice as much is held as after
+ * the last collection.
  */
 export function collectWith(collect: () => void): void {
   collectNow = collect;
 }
 
-/** The net under code that uses no scope: the storage's room returns to its device when nobody holds it any more. */
+/** The safety net of code that uses no scope: memory returns to its device when nothing refers to the storage any more. */
 export function watch(storage: Storage): Watch {
   const { device, dtype, length, handle } = storage;
   const bytes = Math.max(length * byteSize(dtype), smallest);
@@ -40,7 +41,7 @@ export function watch(storage: Storage): Watch {
   return entry;
 }
 
-/** Takes the net away: the storage was freed, or a scope frees it. */
+/** Removes the safety net: the storage was freed, or a scope frees it. */
 export function unwatch(storage: Storage, entry: Watch): void {
   registry.unregister(storage);
   if (watched.delete(entry)) held -= entry.bytes;

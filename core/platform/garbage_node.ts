@@ -11,7 +11,7 @@ export function nodeCollector(): () => void {
       gc = runInNewContext("gc") as () => void;
       turn = createContext({}, { microtaskMode: "afterEvaluate" });
     }
-    // What a WeakRef was made of stays alive until a queue of microtasks has run: here one that holds nothing else.
+    // The target of a new WeakRef stays alive until a queue of microtasks has run: here one that holds nothing else.
     runInContext("Promise.resolve().then(() => {})", turn);
     gc();
   };

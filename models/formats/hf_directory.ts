@@ -33,9 +33,9 @@ export interface LoadedModel {
 }
 
 /**
- * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory.
- * With dtype f16 matrices are rounded to it, and the model computes in it; it is then for answering only.
- * Errors name the file or the tensor that is missing, corrupt or does not fit.
+ * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory. With dtype f16,
+ * matrices are rounded to f16 and the model computes in it: it can then answer, but not be trained. Errors name the file or
+ * the tensor that is missing, corrupt or does not fit.
  */
 export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
   assertComputeDtype(dtype, "use --dtype f32");
@@ -58,7 +58,7 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
   return { model, tokenizer, directory };
 }
 
-/** A stop token outside the vocabulary is never written: answers would end at the context's end only. */
+/** A stop token outside the vocabulary is never generated: answers would end only at the end of the context. */
 function assertStopTokens({ eos_token_id, vocab_size }: ModelConfig, path: string): void {
   const wrong = [eos_token_id].flat().find((id) => id !== null && id >= vocab_size);
   if (wrong === undefined) return;
@@ -73,8 +73,8 @@ const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
 /**
  * Copies tensors of a checkpoint into a model's parameters. Names may lack the model's prefix, as in checkpoints of the
  * model without its head. Nothing is guessed: throws a one-line KilnError for a tensor that is missing, has another shape,
- * holds no floating-point numbers or one that is not finite (f16: too large for it), and for one that the model has no
- * place for, since a config that describes fewer layers or no biases would then answer with half a model.
+ * holds no floating-point numbers or one that is not finite (f16: too large for it), and for one that the model has no place
+ * for: a config with fewer layers or without biases would otherwise load half a model.
  */
 export function loadWeights(model: Model<never>, weights: ReadonlyMap<string, HostTensor>): void {
   const parameters = model.namedParameters();
@@ -135,7 +135,7 @@ function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32A
 
 /**
  * Tensors' values as float32 in host memory, to be saved. Throws a KilnError (`values_not_finite`) that names the first
- * tensor with a NaN or an infinity: nobody could use such a state.
+ * tensor with a NaN or an infinity, since such a state is of no use.
  */
 export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
   const out = new Map<string, HostTensor>();
@@ -157,7 +157,7 @@ export async function saveModel(directory: string, model: Model<never>, tokenize
   await atomicWriteDirectory(directory, (temporary) => writeModelFiles(temporary, model, tokenizer));
 }
 
-/** The files of a model directory, into a directory that exists. */
+/** Writes the files of a model directory into a directory that exists. */
 export async function writeModelFiles(
   directory: string,
   model: Model<never>,

@@ -116,7 +116,7 @@ async function readShards(indexPath: string): Promise<Map<string, HostTensor>> {
   return tensors;
 }
 
-/** The weights of a Hugging Face model directory: `model.safetensors`, or its sharded form where only that exists. */
+/** The weights of a Hugging Face model directory: `model.safetensors`, or its sharded form if only that exists. */
 export async function readModelWeights(directory: string): Promise<Map<string, HostTensor>> {
   const current = await currentDirectory(directory);
   for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
@@ -195,7 +195,7 @@ export function hostTensor(dtype: HostDtype, shape: readonly number[], data: Arr
   return { dtype, shape: [...shape], bytes };
 }
 
-/** The elements as stored: a view where the bytes are aligned, else a copy. */
+/** The elements as stored: a view if the bytes are aligned, else a copy. */
 function stored({ dtype, bytes }: HostTensor): InstanceType<(typeof arrays)[HostDtype]> {
   if (dtype === "BOOL") return bytes.map((byte) => Number(byte !== 0));
   const size = arrays[dtype].BYTES_PER_ELEMENT;

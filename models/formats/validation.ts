@@ -75,7 +75,10 @@ export function optionsOf(schema: z.ZodType): readonly Option[] | null {
   return options.length > 0 && options.every(({ shape }) => shape?.name) ? options : null;
 }
 
-/** The keys of a group in a schema; where its `name` decides them, those for the name in `value`, or for the first. */
+/**
+ * The keys of a group in a schema; where its `name` decides them, those for the name in `value`, else those of the first
+ * alternative.
+ */
 export function shapeOf(schema: z.ZodType, value?: unknown): Record<string, z.ZodType> | undefined {
   const options = optionsOf(schema);
   const name = (value as { name?: unknown } | null | undefined)?.name;
@@ -110,7 +113,7 @@ export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin
   }
   const found = at(value, issue.path);
   const what = issue.path.length === 0 ? "the whole" : dotted(issue.path);
-  // A check across keys speaks for itself; its path is only where it is reported.
+  // A check across keys has its own message; the path only says where it is reported.
   const text =
     issue.code === "custom"
       ? `${what}: ${issue.message}`
