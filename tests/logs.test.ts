@@ -3,9 +3,10 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { KilnError } from "../core/errors.ts";
+import { bytes, count, duration } from "../core/platform/progress_line.ts";
 import { lossCurveSvg } from "../train/report/loss_curve.ts";
 import { MetricsLog, readMetrics } from "../train/report/metrics_log.ts";
-import { bytes, count, duration, Progress, type ProgressOptions } from "../train/report/progress.ts";
+import { Progress, type ProgressOptions } from "../train/report/progress.ts";
 import { crc32c, EventWriter } from "../train/report/tensorboard.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiln-logs-"));
