@@ -1,6 +1,7 @@
 import { Command } from "commander";
 import { addBenchCommands } from "./bench/commands.ts";
 import { port, runCommand, say } from "./core/platform/command_line.ts";
+import { addModelCommands } from "./models/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
 import { addTrainCommands, runPretraining } from "./train/commands.ts";
 
@@ -18,6 +19,7 @@ const makeSampler = async () => (await import("./serve/text/text_generator.ts"))
 
 addTrainCommands(program, makeSampler);
 addServeCommands(program);
+addModelCommands(program);
 addBenchCommands(program);
 
 program

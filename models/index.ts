@@ -16,6 +16,8 @@ export {
 } from "./formats/safetensors.ts";
 export { GPT2LMHeadModel } from "./gpt2.ts";
 export { type GPT2Config, gpt2PresetConfig, parseGpt2Config } from "./gpt2_config.ts";
+export { type PullOptions, type PullResult, pullModel } from "./hub/pull.ts";
+export { resolveModel } from "./hub/resolve.ts";
 export { LlamaForCausalLM } from "./llama.ts";
 export { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
 export { Model, type ModelShape, type TokenBatch } from "./model.ts";

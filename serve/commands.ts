@@ -11,6 +11,7 @@ import {
   whole,
 } from "../core/platform/command_line.ts";
 
+const resolveModel = async (given: string) => (await import("../models/hub/resolve.ts")).resolveModel(given);
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
 /** `kiln sample` and `kiln serve`. Everything is imported when it is needed: `--help` is instant. */
@@ -27,6 +28,9 @@ const origins = listOf(
 );
 const between = (low: number, high: number) =>
   decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
+const modelArgument =
+  "model folder in Hugging Face layout, e.g. runs/demo/model, or org/name after kiln pull";
+
 /** The type in which a model computes its answers. */
 const dtypeOption = () =>
   new Option(
@@ -50,7 +54,7 @@ interface SampleFlags {
 function addSample(program: Command): void {
   program
     .command("sample")
-    .argument("<model>", "model folder in Hugging Face layout, e.g. runs/demo/model")
+    .argument("<model>", modelArgument)
     .description("continue a prompt, streaming the text")
     .option("--prompt <text>", "what to continue", "Once upon a time")
     .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
@@ -71,7 +75,8 @@ function addSample(program: Command): void {
         'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
       ),
     )
-    .action(async (path: string, flags: SampleFlags) => {
+    .action(async (given: string, flags: SampleFlags) => {
+      const path = await resolveModel(given);
       await (await import("./adapter_choice.ts")).takeQuickest(path, flags.dtype, { measure: false });
       await openOnce();
       const { loadModel } = await import("../models/formats/hf_directory.ts");
@@ -93,7 +98,7 @@ function addSample(program: Command): void {
 function addServe(program: Command): void {
   program
     .command("serve")
-    .argument("<model>", "model folder in Hugging Face layout")
+    .argument("<model>", modelArgument)
     .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
     .option("--port <n>", "0 takes a free one", port, 8000)
     .option("--host <address>", "address to listen on", nonEmpty, "127.0.0.1")
@@ -128,7 +133,10 @@ function addServe(program: Command): void {
     )
     .addOption(dtypeOption())
     .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
-    .action(async (path: string, flags: import("./serve_model.ts").ServeFlags) => {
+    .action(async (given: string, flags: import("./serve_model.ts").ServeFlags) => {
+      const path = await resolveModel(given);
+      // A pulled model's folder is called by its commit.
+      if (path !== given) flags.servedModelName ??= given;
       const { checkServing, serveModel } = await import("./serve_model.ts");
       await checkServing(path, flags);
       const { takeQuickest } = await import("./adapter_choice.ts");

@@ -26,7 +26,7 @@ function kiln(args: string[]): Promise<{ code: number; stderr: string }> {
 }
 
 it("every flag that messages and documents name exists", () => {
-  const commands = ["cli.ts", ...["train", "serve", "bench"].map((room) => `${room}/commands.ts`)]
+  const commands = ["cli.ts", ...["train", "serve", "models", "bench"].map((room) => `${room}/commands.ts`)]
     .map((file) => readFileSync(file, "utf8"))
     .join("\n");
   const declared = new Set(commands.match(/"--[a-z][a-z-]+/g)!.map((m) => m.slice(1)));

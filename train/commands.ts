@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
-import { decimal, examples, say, whole } from "../core/platform/command_line.ts";
+import { decimal, examples, say, untilInterrupted, whole } from "../core/platform/command_line.ts";
+
 import type { MakeSampler } from "./recipe.ts";
 import { recipes } from "./recipes/index.ts";
 import type { PretrainConfig } from "./recipes/pretrain.ts";
@@ -186,19 +187,5 @@ async function runRecipe(
 }
 
 /** Runs `body`; the first Ctrl-C asks it to end with its work saved, the second ends the process at once. */
-async function interruptible<T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> {
-  const controller = new AbortController();
-  const stop = () => {
-    if (controller.signal.aborted) process.exit(130);
-    say("\nstopping after this step; once more to stop at once without saving");
-    controller.abort();
-  };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
-  try {
-    return await body(controller.signal);
-  } finally {
-    process.off("SIGINT", stop);
-    process.off("SIGTERM", stop);
-  }
-}
+const interruptible = <T>(body: (signal: AbortSignal) => Promise<T>) =>
+  untilInterrupted("\nstopping after this step; once more to stop at once without saving", body);

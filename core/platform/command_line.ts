@@ -42,6 +42,30 @@ export const examples = (...lines: string[]) =>
 export const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 /**
+ * Does work that the first Ctrl-C (or SIGTERM) ends in order, by its signal, after saying `line`; the second ends the
+ * process at once.
+ */
+export async function untilInterrupted<T>(
+  line: string,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const controller = new AbortController();
+  const stop = () => {
+    if (controller.signal.aborted) process.exit(130);
+    say(line);
+    controller.abort();
+  };
+  process.on("SIGINT", stop);
+  process.on("SIGTERM", stop);
+  try {
+    return await work(controller.signal);
+  } finally {
+    process.off("SIGINT", stop);
+    process.off("SIGTERM", stop);
+  }
+}
+
+/**
  * Parses the command line and runs one command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C with
  * the work saved.
  */
