@@ -4,6 +4,8 @@ import { KilnError } from "../core/errors.ts";
 import { currentDirectory, readJson } from "../core/platform/files.ts";
 import { type ComputeDtype, withMatrices, withoutValues } from "../nn/index.ts";
 import type { CausalLM, DecoderShape } from "./decoder.ts";
+import { isGguf, readGguf } from "./formats/gguf.ts";
+import { ggufConfig } from "./formats/gguf_names.ts";
 import { GPT2LMHeadModel } from "./gpt2.ts";
 import { gpt2Overrides, gpt2PresetConfig, gpt2Shape, parseGpt2Config } from "./gpt2_config.ts";
 import { LlamaForCausalLM } from "./llama.ts";
@@ -88,8 +90,9 @@ export function parseModelConfig(value: unknown, source = "config.json"): ModelC
   return architectures[modelTypeOf(value, source)].parse(value, source);
 }
 
-/** Reads `config.json` of a model directory. Throws a one-line KilnError when it is missing or not loadable. */
+/** Reads the config of a model directory or a GGUF file. Throws a one-line KilnError when it is missing or not loadable. */
 export async function readModelConfig(directory: string): Promise<ModelConfig> {
+  if (isGguf(directory)) return parseModelConfig(ggufConfig(readGguf(directory), directory), directory);
   const path = join(await currentDirectory(directory), "config.json");
   return parseModelConfig(await readJson(path), path);
 }

@@ -4,11 +4,11 @@ import path from "node:path";
 import { withDevice } from "../../core/device.ts";
 import { packageRoot } from "../../core/platform/package_node.ts";
 import { ReferenceDevice } from "../../core/reference_device.ts";
-import { loadModel, saveModel } from "../../models/formats/hf_directory.ts";
+import { writeGgufModel } from "../../models/formats/gguf_model.ts";
+import { loadModel, readTensors, saveModel } from "../../models/formats/hf_directory.ts";
 import { LlamaForCausalLM } from "../../models/llama.ts";
 import { tinyllmConfig } from "../../models/llama_config.ts";
 import { Tokenizer, trainBpe } from "../../tokenizer/index.ts";
-import { ggufPath, writeGguf } from "../gguf.ts";
 import { prepareGeneration } from "./models.ts";
 import type { Row } from "./row.ts";
 
@@ -25,6 +25,8 @@ const sizes = {
 };
 /** Tokens of an answer. */
 const length = 200;
+/** The same model for llama.cpp. */
+const ggufPath = path.join(tmpdir(), "kiln-bench", "model.gguf");
 
 /** The folder of stories260K where it lies beside the project, else of a model of its size with random weights. */
 export async function streamsModel(): Promise<string> {
@@ -41,8 +43,8 @@ export async function streamsModel(): Promise<string> {
 
 /** `count` greedy answers at once by the server's engine, on the device that is open. */
 export async function prepareStreams(count: number, tokens: number) {
-  const { model } = await loadModel(await streamsModel());
-  return { model, ...prepareGeneration(model, count, 1, tokens) };
+  const { model, tokenizer } = await loadModel(await streamsModel());
+  return { model, tokenizer, ...prepareGeneration(model, count, 1, tokens) };
 }
 
 /** What a small model's server does: answers of 200 tokens for `count` clients at once, beside llama.cpp on one thread. */
@@ -57,9 +59,10 @@ export function streamsRow(count: number): Row {
     tokens: count * length,
     peer: { op: "streams", sizes: [count, length], file: ggufPath },
     prepare: async () => {
-      const { model, ...prepared } = await prepareStreams(count, length);
+      const { model, tokenizer, ...prepared } = await prepareStreams(count, length);
       // kiln goes before its peers: they find the file.
-      await writeGguf(model as LlamaForCausalLM);
+      const tensors = await readTensors(model.namedParameters());
+      await writeGgufModel(ggufPath, model, tensors, tokenizer, { dtype: "f32", name: "kiln bench" });
       return prepared;
     },
   };

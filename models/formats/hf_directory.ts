@@ -15,6 +15,8 @@ import {
 } from "../architectures.ts";
 import type { CausalLM } from "../decoder.ts";
 import type { Model } from "../model.ts";
+import { isGguf, readGguf } from "./gguf.ts";
+import { ggufContent } from "./gguf_model.ts";
 import {
   type HostDtype,
   type HostTensor,
@@ -25,21 +27,22 @@ import {
 import { quoted } from "./safetensors_header.ts";
 import { configError } from "./validation.ts";
 
-/** A model as a Hugging Face directory holds it. */
+/** A model as a Hugging Face directory or a GGUF file holds it. */
 export interface LoadedModel {
   model: CausalLM;
   tokenizer: Tokenizer;
+  /** The directory or file. */
   directory: string;
 }
 
 /**
- * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory. With dtype f16,
- * matrices are rounded to f16 and the model computes in it: it can then answer, but not be trained. Errors name the file or
- * the tensor that is missing, corrupt or does not fit.
+ * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory, or a GGUF file.
+ * With dtype f16, matrices are rounded to f16 and the model computes in it: it can then answer, but not be trained. Errors
+ * name the file or the tensor that is missing, corrupt or does not fit.
  */
 export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
   assertComputeDtype(dtype, "use --dtype f32");
-  const directory = await currentDirectory(path);
+  const directory = isGguf(path) ? path : await currentDirectory(path);
   const config = await readModelConfig(directory);
   const { vocab_size, hidden_size } = shapeOf(config);
   const largest = vocab_size * hidden_size * byteSize(dtype);
@@ -52,10 +55,20 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
     );
   }
   assertStopTokens(config, path);
-  const tokenizer = Tokenizer.load(directory);
+  const { tokenizer, weights } = await readContent(directory, config);
   const model = createModel(config, dtype);
-  loadWeights(model, await readModelWeights(directory));
+  try {
+    loadWeights(model, weights);
+  } catch (error) {
+    const { message, code } = error as KilnError;
+    throw error instanceof KilnError ? new KilnError(`${path}: ${message}`, { code, cause: error }) : error;
+  }
   return { model, tokenizer, directory };
+}
+
+async function readContent(path: string, config: ModelConfig) {
+  if (isGguf(path)) return ggufContent(readGguf(path), config, path);
+  return { tokenizer: Tokenizer.load(path), weights: await readModelWeights(path) };
 }
 
 /** A stop token outside the vocabulary is never generated: answers would end only at the end of the context. */
@@ -63,7 +76,7 @@ function assertStopTokens({ eos_token_id, vocab_size }: ModelConfig, path: strin
   const wrong = [eos_token_id].flat().find((id) => id !== null && id >= vocab_size);
   if (wrong === undefined) return;
   throw configError(
-    `${path}: config.json has eos_token_id ${wrong}, but the vocabulary has ${vocab_size} tokens; ` +
+    `${path}: its config has eos_token_id ${wrong}, but the vocabulary has ${vocab_size} tokens; ` +
       "give the id of the token that ends a text, or null",
   );
 }
