@@ -77,7 +77,7 @@ describe("operations are counted in every variant of", () => {
                 (pass) => pass.file ?? variant.file,
               );
               const counted = files.map((file) =>
-                flopsOf({ op: name, file, inputs, outputs, attrs } as never),
+                flopsOf({ op: name, variant: variant.name, file, inputs, outputs, attrs } as never),
               );
               const sum = counted.reduce<number>((total, flops) => total + (flops ?? 0), 0);
               expect(sum, `${variant.name}: ${files}`).toBe(count(shapes, attrs.causal));

@@ -104,11 +104,7 @@ export const matrix: Family = {
     const { shape, tile } = layoutOf(call, pass)!;
     return tile.subgroups * tile.blocks * shape.m;
   },
-  files: {
-    forward: "attention/matrix.wgsl",
-    dq: "attention/matrix_backward.wgsl",
-    dkv: "attention/matrix_backward.wgsl",
-  },
+  files: { forward: "attention/matrix.wgsl", backward: "attention/matrix_backward.wgsl" },
   defines: (call, pass) => {
     const { shape, tile, dim } = layoutOf(call, pass)!;
     const parts = call.profile.subgroupSize / (tile.blocks * shape.m);

@@ -86,41 +86,45 @@ function common(call: Call<AttentionAttrs>, backward: boolean) {
 /** The kernels of a call: the forward one, or the two of the backward one that follow its statistics. */
 export type AttentionPass = "forward" | "dq" | "dkv";
 
-/** How a family of kernels is laid out: one source, its rows a workgroup, and what it is specialised by. */
+/** How a family of kernels is laid out: its sources, the rows of a workgroup, and what specialises them. */
 export interface Family {
   vector: boolean;
   rows: (call: Call<AttentionAttrs>, pass: AttentionPass) => number;
-  files: { forward: string; dq: string; dkv: string };
+  files: { forward: string; backward: string };
   defines: (call: Call<AttentionAttrs>, pass: AttentionPass) => Record<string, number | boolean | string>;
 }
 
-/** What a family's source is specialised by, besides the call's own switches. */
-function familyDefines(family: Family, call: Call<AttentionAttrs>, pass: AttentionPass) {
-  const vectors: Record<string, number> = family.vector
-    ? { VEC: 4, HEAD_DIM4: call.inputs[1].shape[3] / 4 }
-    : { VEC: 1 };
-  return { KEYS_STAY: pass === "dkv", ...family.defines(call, pass), ...vectors };
-}
+/** The extents of a call and what its kernels share, as `common` gives them. */
+type Common = ReturnType<typeof common>;
 
-/** The family's kernel and, unless it is the plain one, that on what it marked. */
-function withMending(family: Family, of: (by: Family, MEND: boolean) => Pass): Pass[] {
-  return family === plain ? [of(plain, false)] : [of(family, false), of(plain, true)];
+/** The family's kernel and, unless it is the plain one, the plain one on the rows that it marked. */
+function withMending(family: Family, call: Call<AttentionAttrs>, pass: AttentionPass, all: Common): Pass[] {
+  const [rows, heads] = pass === "dkv" ? [all.keys, all.kvHeads] : [all.queries, all.heads];
+  const vectors: Record<string, number> = family.vector ? { VEC: 4, HEAD_DIM4: all.dim / 4 } : { VEC: 1 };
+  const own: Pass = {
+    file: family.files[pass === "forward" ? "forward" : "backward"],
+    defines: {
+      ...all.defines,
+      KEYS_STAY: pass === "dkv",
+      ...family.defines(call, pass),
+      ...vectors,
+    },
+    params: all.params,
+    grid: [Math.ceil(rows / family.rows(call, pass)), heads, all.batches],
+  };
+  if (family === plain) return [own];
+  const [mending] = withMending(plain, call, pass, all) as [Pass];
+  return [own, { ...mending, defines: { ...mending.defines, MEND: true } }];
 }
 
 function forwardPasses(family: Family, call: Call<AttentionAttrs>): Lowering {
-  const { params, defines, batches, heads, queries } = common(call, false);
-  const passes = withMending(family, (by, MEND) => ({
-    file: MEND ? by.files.forward.replace(".wgsl", "_mend.wgsl") : by.files.forward,
-    defines: { ...defines, ...familyDefines(by, call, "forward"), MEND },
-    params,
-    grid: [Math.ceil(queries / by.rows(call, "forward")), heads, batches],
-  }));
-  return { passes };
+  return { passes: withMending(family, call, "forward", common(call, false)) };
 }
 
 function backwardPasses(family: Family, call: Call<BackwardAttrs>): Lowering {
   const { attrs } = call;
-  const { params, defines, batches, heads, kvHeads, queries, keys, dim } = common(call, true);
+  const all = common(call, true);
+  const { batches, heads, queries, dim } = all;
   const [grad, , , , out, lse] = call.inputs as readonly [
     TensorMeta,
     unknown,
@@ -149,27 +153,18 @@ function backwardPasses(family: Family, call: Call<BackwardAttrs>): Lowering {
     grid: [Math.ceil(queries / 32), heads, batches],
     bind: ["in0", "in4", "in5", ...(lseGrad ? [`in${call.inputs.length - 1}` as const] : []), "tmp0"],
   };
-  const dq = withMending(family, (by, MEND) => ({
-    file: MEND ? by.files.dq.replace(".wgsl", "_mend.wgsl") : by.files.dq,
-    defines: { ...defines, ...familyDefines(by, call, "dq"), MEND },
-    params,
-    grid: [Math.ceil(queries / by.rows(call, "dq")), heads, batches],
-    bind: [...main, "out0"],
-  }));
-  const dkv = withMending(family, (by, MEND) => ({
-    file: MEND ? by.files.dkv.replace(".wgsl", "_mend.wgsl") : by.files.dkv,
-    defines: { ...defines, ...familyDefines(by, call, "dkv"), MEND },
-    params,
-    grid: [Math.ceil(keys / by.rows(call, "dkv")), kvHeads, batches],
-    bind: [...main, "out1", "out2"],
-  }));
-  return { passes: [delta, ...dq, ...dkv], temps: [{ dtype: "f32", length: 2 * batches * heads * queries }] };
+  const products = (pass: "dq" | "dkv", outputs: NonNullable<Pass["bind"]>): Pass[] =>
+    withMending(family, call, pass, all).map((by) => ({ ...by, bind: [...main, ...outputs] }));
+  return {
+    passes: [delta, ...products("dq", ["out0"]), ...products("dkv", ["out1", "out2"])],
+    temps: [{ dtype: "f32", length: 2 * batches * heads * queries }],
+  };
 }
 
 const plain: Family = {
   vector: false,
   rows: () => 32,
-  files: { forward: "attention/plain.wgsl", dq: "attention/plain_dq.wgsl", dkv: "attention/plain_dkv.wgsl" },
+  files: { forward: "attention/plain.wgsl", backward: "attention/plain_backward.wgsl" },
   defines: () => ({}),
 };
 
@@ -183,11 +178,7 @@ function laneRows(call: Call<AttentionAttrs>, pass: AttentionPass): number {
 const lanes: Family = {
   vector: true,
   rows: (call, pass) => call.profile.subgroupSize * laneRows(call, pass),
-  files: {
-    forward: "attention/lanes.wgsl",
-    dq: "attention/lanes_dq.wgsl",
-    dkv: "attention/lanes_dkv.wgsl",
-  },
+  files: { forward: "attention/lanes.wgsl", backward: "attention/lanes_backward.wgsl" },
   defines: (call, pass) => {
     const { masked, segmented } = call.attrs;
     const mask = call.inputs[pass === "forward" ? 3 : 6];
@@ -246,25 +237,25 @@ export const forwardVariants: Variant<AttentionAttrs>[] = [
 export const backwardVariants: Variant<BackwardAttrs>[] = [
   {
     name: "matrix",
-    file: matrix.files.dq,
+    file: matrix.files.backward,
     strided: aligned,
     when: (call) => suitsMatrix(call, "dq") && suitsMatrix(call, "dkv"),
     plan: (call) => backwardPasses(matrix, call),
   },
   {
     name: "lanes",
-    file: lanes.files.dq,
+    file: lanes.files.backward,
     strided: aligned,
     when: lanesFit,
     plan: (call) => backwardPasses(lanes, call),
   },
   {
     name: "tiles",
-    file: tileFiles.dq,
+    file: tileFiles.backward,
     strided: aligned,
     when: (call) => suitsTiles(call, "dq") && suitsTiles(call, "dkv"),
     plan: (call, option) => backwardPasses(tiles(option), call),
     tune: (call) => tuneTiles(call, "dkv"),
   },
-  { name: "plain", file: plain.files.dq, strided: true, plan: (call) => backwardPasses(plain, call) },
+  { name: "plain", file: plain.files.backward, strided: true, plan: (call) => backwardPasses(plain, call) },
 ];

@@ -126,8 +126,4 @@ export function tiles(option?: string): Family {
   };
 }
 
-export const tileFiles = {
-  forward: "attention/tiles.wgsl",
-  dq: "attention/tiles_backward.wgsl",
-  dkv: "attention/tiles_backward.wgsl",
-};
+export const tileFiles = { forward: "attention/tiles.wgsl", backward: "attention/tiles_backward.wgsl" };

@@ -1,2 +1,0 @@
-// plain_dkv.wgsl on the rows that a quicker kernel marked, a file of its own so that profiles do not count all rows again.
-#import "attention/plain_dkv.wgsl"
