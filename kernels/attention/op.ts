@@ -1,6 +1,6 @@
 import { isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import { defineOp, type OutputMeta, opError, type TensorMeta } from "../../core/op.ts";
+import { defineOp, opError, type TensorMeta } from "../../core/op.ts";
 import { rankOf } from "../../core/shape.ts";
 import { apply, recordView, type Tensor, zeros } from "../../core/tensor.ts";
 import { cat } from "../pad/index.ts";
@@ -69,7 +69,7 @@ function inferAttention(
   attrs: AttentionAttrs,
 ) {
   const [query, key, value] = main as [TensorMeta, TensorMeta, TensorMeta];
-  const wrong = (expected: string) => opError(name, inputs as unknown as OutputMeta[], expected);
+  const wrong = (expected: string) => opError(name, inputs, expected);
   if (main.some((t) => t.shape.length !== 4))
     throw wrong("expected query [B, H, T, D] and key and value [B, KV, S, D]");
   const [b, h, t, d] = query.shape as [number, number, number, number];

@@ -1,7 +1,7 @@
-// For processors. A subgroup (one thread where there are none) takes GROUPED query heads that share a key head, of one token.
-// Every lane walks its own keys (of position lane, lane + LANES, ...) with a softmax of its own, and the lanes join at the
-// end: no lane waits for another in the loop, and a key is loaded once for all the heads. In which order what is summed
-// depends on the token's position only: never on the batch, nor on whether the token came by prefill or decode.
+// For processors. A subgroup (one thread where there are none) takes one token and GROUPED of its query heads, which share a
+// key head. Every lane walks its own keys (positions lane, lane + LANES, ...) with a softmax of its own, and the lanes join
+// at the end: no lane waits for another in the loop, and a key is loaded once for all the heads. The order of summation
+// depends on the token's position alone: not on the batch, nor on whether the token came by prefill or decode.
 struct Params {
   kv_heads: u32,
   splits: u32,      // workgroups for each key head

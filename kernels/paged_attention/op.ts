@@ -72,11 +72,11 @@ export function pagedKvWrite(
 
 /**
  * Bytes that the sums of chunks may take. They grow with the longest context that the block table allows for, so a long
- * prompt is taken in slices of tokens. Half a binding: buffers of a pool are up to a quarter larger than was asked for.
+ * prompt is taken in slices of tokens. Half of a binding, since buffers of a pool are up to a quarter larger than asked for.
  */
 const sliceBytes = (profile: DeviceProfile) => Math.min(2 ** 28, profile.maxBindingBytes / 2);
 
-/** Beyond which rows of the block table and blocks of the cache do not exist. */
+/** The numbers of rows of the block table and of blocks of the cache: an index from there on is a mistake. */
 const boundsOf = (table: TensorMeta, cache: TensorMeta) => ({
   table_rows: table.shape[0],
   cache_blocks: cache.shape[0],
@@ -121,10 +121,10 @@ function plan(call: Call<PagedAttrs>): Lowering {
   return { passes, temps: single ? [] : [words(slice * sums * dim), words(slice * sums * 2)] };
 }
 
-/** Vectors of a head dimension that a thread of `keys` may hold, twice, for all the heads that it takes: more are spilt. */
+/** Vectors that a thread of `keys` may hold of its heads' queries, and as many of their results: more would be spilt. */
 const heldVectors = 8;
 
-/** Slices of tokens, each with all of its keys: one dispatch unless there are very many. */
+/** Each dispatch takes a slice of the tokens, with all their keys; more than one is needed only for very many tokens. */
 function planKeys({ inputs, profile, attrs }: Call<PagedAttrs>): Lowering {
   const [query, cache, , table] = inputs as [TensorMeta, TensorMeta, TensorMeta, TensorMeta];
   const [tokens, heads, dim] = query.shape as [number, number, number];
@@ -188,19 +188,12 @@ function kernelDefines({ inputs, profile }: Call<PagedAttrs>, single: boolean) {
   };
 }
 
-const wrong = (name: string, inputs: readonly TensorMeta[], expected: string) =>
-  opError(
-    name,
-    inputs.map(({ shape, dtype }) => ({ shape, dtype })),
-    expected,
-  );
-
 export const pagedAttentionOp = defineOp<PagedAttrs>({
   name: "paged_attention",
   doc: "Attention of single tokens over block tables, split by chunks of 256 positions, the same bits in any batch. NaN where a sequence, position or block does not exist. Kwon et al. 2023.",
   infer(inputs) {
     const [query, keys, values, table, sequences, positions] = inputs as TensorMeta[] & { length: 6 };
-    const fail = (expected: string) => wrong("paged_attention", inputs, expected);
+    const fail = (expected: string) => opError("paged_attention", inputs, expected);
     if (query!.shape.length !== 3 || keys!.shape.length !== 4 || !sameShape(keys!.shape, values!.shape)) {
       throw fail("expected query [N, H, D] and two caches [num_blocks, block_size, KV, D]");
     }
@@ -239,7 +232,7 @@ export const pagedKvWriteOp = defineOp<Record<never, never>>({
   doc: "Copies the keys and values of tokens into their slots of a paged cache. Kwon et al. 2023.",
   infer(inputs) {
     const [keyCache, valueCache, key, value, slots] = inputs as TensorMeta[] & { length: 5 };
-    const fail = (expected: string) => wrong("paged_kv_write", inputs, expected);
+    const fail = (expected: string) => opError("paged_kv_write", inputs, expected);
     const row = keyCache!.shape.slice(2);
     const tokens = key!.shape[0] ?? 0;
     if (keyCache!.shape.length !== 4 || !sameShape(keyCache!.shape, valueCache!.shape)) {

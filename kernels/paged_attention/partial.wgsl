@@ -1,6 +1,6 @@
 // One subgroup (one thread where there are none) takes one query head of one token and one chunk of CHUNK positions of its
-// sequence. Which keys are summed in which order depends on the token's position only: never on the batch, nor on whether
-// the token came by prefill or decode.
+// sequence. The order of summation depends on the token's position alone: not on the batch, nor on whether the token came by
+// prefill or decode.
 struct Params {
   heads: u32,
   kv_heads: u32,
@@ -10,7 +10,7 @@ struct Params {
   chunks: u32,      // chunks that a whole row would have
   table_rows: u32,
   cache_blocks: u32,
-  cells: u32,       // CELLS; as a number of the run the loop over it stays a loop, and compiles ten times as fast
+  cells: u32,       // CELLS; as a parameter it keeps the loop over it a loop, which compiles ten times as fast
   scale: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -67,7 +67,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
   // A row, a position or a block that does not exist is a mistake: the result is NaN.
   var lost = u32(sequence) >= params.table_rows || u32(positions[token]) >= params.blocks * BLOCK_SIZE;
   for (var first = chunk * CHUNK; first < min(end, chunk * CHUNK + CHUNK); first += LANES) {
-    // Scores: a lane takes a key.
+    // Scores: one key for each lane.
     let j = min(first + lane, end - 1u);
     let block = u32(block_table[table + j / BLOCK_SIZE]);
     lost = lost || block >= params.cache_blocks;
@@ -88,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(LANE_ID) lane: u32) {
     let weight = exp_kept(score - higher);
     top = higher;
     total = fma(total, keep, weight);
-    // Values: a lane takes components, of every key in turn.
+    // Values: each lane sums its components of every key in turn.
 #unroll S SHARE
     sum[S] *= keep;
 #end

@@ -40,19 +40,19 @@ export function rope(
   })[0];
 }
 
-/** Strides of batch and the other axes; x without a batch axis has a batch of one. */
+/** Extents or strides with one for the batch axis in front; where x has none, that is `absent`. */
 function withBatch(values: readonly number[], rank: number, absent: number): number[] {
   return values.length === rank ? [...values] : [absent, ...values];
 }
 
-function plan(call: Call<RopeAttrs>): Pass {
+function plan(call: Call<RopeAttrs>, vec: 1 | 4): Pass {
   const [x, frequencies, positions] = call.inputs as [TensorMeta, TensorMeta, TensorMeta];
   const [, tokens, heads, dim] = withBatch(x.shape, 4, 1) as [number, number, number, number];
   const pairs = dim / 2;
   const groups = Math.ceil(pairs / 4);
   const total = heads === 0 ? 0 : numel(positions.shape) * groups;
   return {
-    defines: { INTERLEAVED: call.attrs.interleaved },
+    defines: { VEC: vec, INTERLEAVED: call.attrs.interleaved },
     params: {
       x: withBatch(x.strides, 4, 0),
       positions: [...withBatch(positions.strides, 2, 0), positions.offset],
@@ -78,7 +78,7 @@ function fitsFour({ inputs, attrs }: Call<RopeAttrs>): boolean {
   );
 }
 
-/** dy/d(angle) is y turned by another quarter; the angle grows with position. */
+/** dy/d(angle) is y turned by another quarter, and the angle is position * frequency. */
 function frequencyGradient(
   y: Tensor,
   dy: Tensor,
@@ -105,12 +105,7 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
   doc: "Turns the pairs of each head by position * inverse frequency. Su et al. 2021, RoFormer.",
   infer(inputs) {
     const [x, frequencies, positions] = inputs as [TensorMeta, TensorMeta, TensorMeta];
-    const wrong = (expected: string) =>
-      opError(
-        "rope",
-        [x, frequencies, positions].map((t) => ({ shape: [...t.shape], dtype: t.dtype })),
-        expected,
-      );
+    const wrong = (expected: string) => opError("rope", inputs, expected);
     const rank = x.shape.length;
     if (!isFloat(x.dtype) || (rank !== 3 && rank !== 4))
       throw wrong("expected f32 or f16 x [B, T, H, D] or [N, H, D]");
@@ -129,7 +124,7 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
       positions.shape.length !== rank - 2 ||
       tokens.some((n, i) => n !== positions.shape[i])
     ) {
-      throw wrong(`expected i32 positions [${tokens.join(", ")}], one a token`);
+      throw wrong(`expected i32 positions [${tokens.join(", ")}], one for each token`);
     }
     return [{ shape: x.shape, dtype: x.dtype }];
   },
@@ -155,8 +150,8 @@ export const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
   },
   secondOrder: true,
   variants: [
-    { name: "four", file: "rope/rope4.wgsl", strided: true, when: fitsFour, plan },
-    { name: "plain", file: "rope/rope.wgsl", strided: true, plan },
+    { name: "four", file: "rope/rope.wgsl", strided: true, when: fitsFour, plan: (call) => plan(call, 4) },
+    { name: "plain", file: "rope/rope.wgsl", strided: true, plan: (call) => plan(call, 1) },
   ],
   samples() {
     const positions = (shape: number[], values: number[]) => ({ shape, dtype: "i32" as const, values });
