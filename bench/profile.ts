@@ -74,7 +74,7 @@ export async function profile(
   // Nobody wants to hear at the end that the file cannot be written.
   if (options.trace) await writeTrace(options.trace, []);
   const model = options.model ? (await loadModel(options.model)).model : tinyllm();
-  const { work, prepared } = await prepare(device, what, model);
+  const { work, prepared } = await prepareWork(device, what, model);
   await prepared.run(1);
   const free = await timeSteps(prepared, steps);
   const timed: TimedDispatch[][] = [];
@@ -102,7 +102,7 @@ export async function profile(
   return report;
 }
 
-async function prepare(
+async function prepareWork(
   device: WebGpuDevice,
   what: "train" | "decode",
   model: CausalLM,

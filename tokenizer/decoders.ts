@@ -2,7 +2,7 @@ import { fromByteAlphabet } from "./byte_alphabet.ts";
 import { type ComponentJson, componentList } from "./tokenizer_json.ts";
 
 /**
- * One step of a decoder that is fed piece by piece: one piece per token, until a step fuses them. `push` returns the pieces
+ * One stage of a decoder that is fed piece by piece: one piece per token, until a stage fuses them. `push` returns the pieces
  * that are now certain, `flush` those that would follow if the text ended here. States are never changed in place, so a
  * decoder can be copied in the middle of a text.
  */
@@ -16,12 +16,12 @@ export interface DecoderStage<State = unknown> {
 export type WholeDecoder = (pieces: string[]) => string;
 
 /**
- * The steps of a `tokenizer.json` decoder in a form that never looks back at earlier text, so a token costs the same at the
+ * The stages of a `tokenizer.json` decoder in a form that never looks back at earlier text, so a token costs the same at the
  * end of a long answer as at its start. Returns null for a decoder that treats fused text as one token (a regular expression
  * over it, byte tokens after `Fuse`): it cannot be fed token by token, and the caller decodes everything at once. The joined
- * output of every step equals that of Hugging Face's decoder of the same type for the whole list, with one exception: a
+ * output of every stage equals that of Hugging Face's decoder of the same type for the whole list, with one exception: a
  * complete character of byte tokens is kept when an invalid byte follows it.
- * @param library makes the library's decoder of one step.
+ * @param library makes the library's decoder of one stage.
  */
 export function decoderStages(
   decoder: ComponentJson | null,
@@ -32,7 +32,7 @@ export function decoderStages(
   let fused = false;
   const parts = componentList(decoder);
   for (const [i, part] of parts.entries()) {
-    // If the next step works on whole tokens, a token must not arrive in two pieces.
+    // If the next stage works on whole tokens, a token must not arrive in two pieces.
     const mayCut = parts[i + 1] === undefined || parts[i + 1].type === "Fuse";
     const found = fused ? fusedStages(part) : tokenStages(part, mayCut, library);
     if (found === null) return null;
@@ -42,7 +42,7 @@ export function decoderStages(
   return stages;
 }
 
-/** A step before anything is fused: each piece is one token. */
+/** A stage before anything is fused: each piece is one token. */
 function tokenStages(
   part: ComponentJson,
   mayCut: boolean,
@@ -78,7 +78,7 @@ function tokenStages(
   }
 }
 
-/** A step on text that an earlier step fused into one piece. */
+/** A stage on text that an earlier stage fused into one piece. */
 function fusedStages(part: ComponentJson): DecoderStage[] | null {
   if (part.type === "Fuse") return [];
   if (part.type === "Strip") {
@@ -89,7 +89,7 @@ function fusedStages(part: ComponentJson): DecoderStage[] | null {
   return pattern ? [replaceFused(pattern, String(part.content))] : null;
 }
 
-/** The bytes that a token stands for wherever it occurs: only steps that look at a single token apply. */
+/** The bytes that a token stands for wherever it occurs: only stages that look at a single token apply. */
 export function tokenBytes(decoder: ComponentJson | null, token: string): Uint8Array {
   let text = token;
   for (const part of componentList(decoder)) {

@@ -2,9 +2,9 @@ import type { DecoderStage, WholeDecoder } from "./decoders.ts";
 
 /** What a stream decoder needs of a tokenizer. */
 export interface TokenSource {
-  /** The decoder's steps; null for one that cannot be fed token by token. */
+  /** The decoder's stages; null for one that cannot be fed token by token. */
   readonly stages: readonly DecoderStage[] | null;
-  /** The text of a whole list of tokens, for a decoder without steps. */
+  /** The text of a whole list of tokens, for a decoder without stages. */
   readonly decodeWhole: WholeDecoder;
   /** The token of an id; null for an unknown id. */
   idToToken(id: number): string | null;
@@ -14,14 +14,14 @@ export interface TokenSource {
 /**
  * Turns token ids into text as they arrive. The joined results of all `push` calls and the final `flush` equal the whole
  * `decode` of the ids. Text is held back only while more tokens could still change it: an unfinished character, a space that
- * the end of the text would drop, or everything, for a decoder without steps. The cost of a token does not depend on how
+ * the end of the text would drop, or everything, for a decoder without stages. The cost of a token does not depend on how
  * many came before it.
  */
 export class StreamDecoder {
   readonly #source: TokenSource;
   readonly #skipSpecialTokens: boolean;
   #states: unknown[];
-  /** All tokens so far, if the decoder has no steps. */
+  /** All tokens so far, if the decoder has no stages. */
   #tokens: string[] = [];
 
   /** `skipSpecialTokens` (default true) leaves out tokens such as end of text. */

@@ -269,7 +269,7 @@ export class Tokenizer implements TokenSource {
 /** A tokenizer.json that the library refuses; `load` adds the file's name. */
 class InvalidTokenizer extends TokenizerError {}
 
-/** A tokenizer without tokens, to hold one step of a decoder. */
+/** A tokenizer without tokens, to hold one stage of a decoder. */
 const EMPTY: TokenizerJson = {
   version: "1.0",
   truncation: null,

@@ -79,7 +79,7 @@ function compute(one: OpCase, file: TensorFile): Results {
       return [argument, isFloat(leaf.dtype) && one.cotangents.length > 0 ? leaf.requireGrad() : leaf];
     }),
   );
-  const made = call(prepare(leaves, one.attrs), one.attrs);
+  const made = call(altered(leaves, one.attrs), one.attrs);
   const outputs = Array.isArray(made) ? made : [made];
   if (one.cotangents.length === 0) return { outputs, gradients: [] };
   const floating = outputs.filter((t) => isFloat(t.dtype));
@@ -92,7 +92,7 @@ function compute(one: OpCase, file: TensorFile): Results {
 }
 
 /** What a case does to its `input` before the op: a factor, and -inf from some position of the last axis on. */
-function prepare(leaves: Inputs, { scale_input: factor, masked_from: from }: Attributes): Inputs {
+function altered(leaves: Inputs, { scale_input: factor, masked_from: from }: Attributes): Inputs {
   let input = leaves.input;
   if (input && typeof factor === "number") input = mul(input, factor);
   if (input && typeof from === "number") {
