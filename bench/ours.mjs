@@ -26,14 +26,7 @@ export async function open(_mode, { TINY, cap }) {
   cap.device = device.gpu;
 
   let seed = 1;
-  const random = (...shape) =>
-    tensor(
-      values(
-        shape.reduce((a, b) => a * b, 1),
-        seed++,
-      ),
-      shape,
-    );
+  const random = (...shape) => tensor(values(shape, seed++), shape);
   const op = (call) => async () => {
     scope(() => void noGrad(call));
     await device.sync();
@@ -115,19 +108,11 @@ async function trainTask({ V, D, L, H, T, B, lr, b1, b2, eps, wd }) {
     maxGradNorm: 0,
     sequenceLength: T,
   });
-  const count = B * T;
-  const tokens = Int32Array.from({ length: count }, (_, i) => (i * 7919) % V);
-  const batch = {
-    tokens,
-    targets: tokens.map((id) => (id * 31 + 7) % V),
-    positions: tokens.map((_, i) => i % T),
-    segments: new Int32Array(count),
-    bytes: count,
-    supervised: count,
-  };
+  const { batchOf, madeUpTokens } = await load("bench/data");
+  const batch = batchOf(madeUpTokens(B * T, V), T);
   const run = async () => {
     const { lossSum, gradNorm } = trainer.step([batch], lr);
-    run.losses.push((await lossSum.item()) / count);
+    run.losses.push((await lossSum.item()) / batch.supervised);
     for (const t of [lossSum, gradNorm]) t.storage.free();
   };
   run.losses = [];

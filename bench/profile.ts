@@ -6,7 +6,7 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { bytesOf, flopsOf } from "./costs.ts";
-import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
+import { measureRoofline, type Roofline } from "./roofline.ts";
 import { prepareDecoding, prepareTraining, tinyllm } from "./rows/models.ts";
 import type { Prepared } from "./rows/row.ts";
 import { checkTimestamps, type TimedDispatch, timeDispatches } from "./timestamps.ts";
@@ -81,11 +81,8 @@ export async function profile(
   for (let i = 0; i < steps; i++) timed.push(await timeDispatches(device, () => prepared.run(1)));
   prepared.dispose();
   const step = medianBy(timed, (dispatches) => dispatches.at(-1)!.end);
-  const { software, device: chip, description } = device.description;
-  const roofline = {
-    ...(await measureRoofline(device, 500)),
-    ...f16Roof(`${chip} ${description}`),
-  };
+  const { software } = device.description;
+  const roofline = await measureRoofline(device, 500);
   const report: ProfileReport = {
     work: `${work}, ${options.model ?? "TinyLLM"}`,
     adapter: describe(device.description),

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type AdapterDescription, describe } from "../core/platform/adapter.ts";
 import { packageRoot } from "../core/platform/package_node.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
-import { f16Roof, measureRoofline, type Roofline } from "./roofline.ts";
+import { measureRoofline, type Roofline } from "./roofline.ts";
 import type { Row } from "./rows/row.ts";
 
 /** One line of the table. */
@@ -67,10 +67,7 @@ export async function beginRun(device: WebGpuDevice, quick: boolean, ms: number)
     node: process.version,
     load: loadavg()[0],
     quick,
-    roofline: {
-      ...(await measureRoofline(device, ms)),
-      ...f16Roof(`${description.device} ${description.description}`),
-    },
+    roofline: await measureRoofline(device, ms),
   };
 }
 

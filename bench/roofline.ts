@@ -17,14 +17,19 @@ const makersF16: [RegExp, number][] = [
 ];
 
 /** The f16 roof of an adapter by its name. */
-export function f16Roof(name: string): Pick<Roofline, "f16_gflops"> {
+function f16Roof(name: string): Pick<Roofline, "f16_gflops"> {
   const found = makersF16.find(([pattern]) => pattern.test(name));
   return found ? { f16_gflops: found[1] } : {};
 }
 
-/** Measures both roofs in about `ms` milliseconds each. */
+/** Measures both roofs of an adapter, in about `ms` milliseconds each. */
 export async function measureRoofline(device: WebGpuDevice, ms: number): Promise<Roofline> {
-  return { gflops: await peakFma(device, ms), gb_per_s: await copyBandwidth(device, ms) };
+  const { device: chip, description } = device.description;
+  return {
+    gflops: await peakFma(device, ms),
+    gb_per_s: await copyBandwidth(device, ms),
+    ...f16Roof(`${chip} ${description}`),
+  };
 }
 
 /** Work that can be repeated inside one submission. */

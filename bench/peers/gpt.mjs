@@ -14,12 +14,9 @@ export const adam = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, de
 export function parameters({ vocabulary, width, layers, length }, values) {
   const made = [];
   const add = (shape, fill) => {
-    const count = shape.reduce((a, b) => a * b, 1);
+    const some = values(shape, made.length + 1);
     // Uniform numbers of standard deviation 0.02.
-    const data =
-      fill === "random"
-        ? values(count, made.length + 1).map((x) => x * 0.02 * Math.sqrt(3))
-        : new Float32Array(count).fill(fill);
+    const data = fill === "random" ? some.map((x) => x * 0.02 * Math.sqrt(3)) : some.fill(fill);
     made.push({ shape, data });
   };
   const norm = () => {

@@ -13,7 +13,7 @@ export async function open({ values, wait }) {
     const copy = kernel(function (a) {
       return a[this.thread.y][this.thread.x];
     }, size);
-    return copy(input(values(rows * columns, seed), size));
+    return copy(input(values([rows, columns], seed), size));
   };
 
   const repeat = (call) => async (times) => {

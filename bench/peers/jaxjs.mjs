@@ -30,15 +30,7 @@ export async function open({ values, wait }) {
   const { blockUntilReady, defaultDevice, init, jit, nn, numpy } = jax;
   await init("webgpu");
   defaultDevice("webgpu");
-  const random = (seed, ...shape) =>
-    numpy
-      .array(
-        values(
-          shape.reduce((a, b) => a * b, 1),
-          seed,
-        ),
-      )
-      .reshape(shape);
+  const random = (seed, ...shape) => numpy.array(values(shape, seed)).reshape(shape);
 
   /** jax-js arrays are consumed by use; `.ref` keeps them. */
   const repeat = (body, ...args) => {

@@ -22,10 +22,7 @@ export async function open({ values, wait }) {
     const device = await ort.env.webgpu.device;
     const feed = {};
     shapes.forEach((dims, i) => {
-      const data = values(
-        dims.reduce((a, b) => a * b, 1),
-        i + 1,
-      );
+      const data = values(dims, i + 1);
       const { STORAGE, COPY_DST, COPY_SRC } = GPUBufferUsage;
       const usage = STORAGE | COPY_DST | COPY_SRC;
       const buffer = device.createBuffer({ size: Math.ceil(data.byteLength / 16) * 16, usage });

@@ -22,8 +22,7 @@ async function load() {
 
 export async function open({ values, wait }) {
   const tf = await load();
-  const count = (shape) => shape.reduce((a, b) => a * b, 1);
-  const random = (seed, ...shape) => tf.tensor(values(count(shape), seed), shape);
+  const random = (seed, ...shape) => tf.tensor(values(shape, seed), shape);
 
   const finish = async () => {
     const backend = tf.backend();

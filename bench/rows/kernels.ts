@@ -5,6 +5,7 @@ import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import * as k from "../../kernels/index.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
+import { madeUpTokens } from "../data.ts";
 import { bytesOf, type GpuRow, type Precision, precisions, type Row } from "./row.ts";
 import type { GpuSizes } from "./sizes.ts";
 
@@ -168,8 +169,7 @@ export function crossEntropyRow({ tokens, vocabulary }: GpuSizes): GpuRow {
     unit: "GB/s",
     prepare(device) {
       const logits = deviceRandom([tokens, vocabulary], 1).requireGrad();
-      const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocabulary);
-      const target = persist(tensor(ids, [tokens], "i32"));
+      const target = persist(tensor(madeUpTokens(tokens, vocabulary).tokens, [tokens], "i32"));
       return {
         run: async (times) => {
           for (let i = 0; i < times; i++) scope(() => void grads(k.crossEntropy(logits, target), [logits]));

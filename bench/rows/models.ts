@@ -13,6 +13,7 @@ import { ModelRunner } from "../../serve/engine/runner.ts";
 import { resolveSampling } from "../../serve/text/sampling.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
 import { Trainer } from "../../train/trainer.ts";
+import { batchOf, madeUpTokens } from "../data.ts";
 import { deviceRandom } from "./kernels.ts";
 import { bytesOf, type GpuRow, type Precision, type Prepared, type Row } from "./row.ts";
 import type { GpuSizes, ModelSize } from "./sizes.ts";
@@ -164,17 +165,7 @@ export async function prepareTraining(
     decays: (_name, parameter) => parameter.rank >= 2,
   });
   const trainer = new Trainer(model, optimizer, { maxGradNorm, sequenceLength: length });
-  const { vocab_size: vocabulary } = model.shape;
-  const tokens = rows * length;
-  const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocabulary);
-  const batch = {
-    tokens: ids,
-    targets: ids.map((id) => (id * 31 + 7) % vocabulary),
-    positions: ids.map((_, i) => i % length),
-    segments: new Int32Array(tokens),
-    bytes: tokens,
-    supervised: tokens,
-  };
+  const batch = batchOf(madeUpTokens(rows * length, model.shape.vocab_size), length);
   await trainer.prepare([batch]);
   return {
     run: async (times) => {

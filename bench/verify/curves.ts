@@ -2,6 +2,7 @@ import { dispose } from "../../core/scope.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
 import { scheduleFactor, scheduleName } from "../../train/optimizers/schedules.ts";
 import { Trainer } from "../../train/trainer.ts";
+import { batchOf } from "../data.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
 import { loadDecoder, nextTokens } from "./models.ts";
 import { compare, type Report, worst } from "./report.ts";
@@ -76,12 +77,5 @@ function batchAt(file: TensorFile, step: number) {
   const [rows, length] = file.get(`input_ids.${step}`).shape as [number, number];
   const tokens = file.integers(`input_ids.${step}`);
   const targets = nextTokens(file.integers(`labels.${step}`), rows);
-  return {
-    tokens,
-    targets,
-    positions: tokens.map((_, i) => i % length),
-    segments: new Int32Array(tokens.length),
-    bytes: tokens.length,
-    supervised: targets.filter((t) => t !== -100).length,
-  };
+  return batchOf({ tokens, targets }, length);
 }
