@@ -133,19 +133,6 @@ const ownNames = {
   max_position_embeddings: "n_positions",
 } as const;
 
-/** Keys that mean the same in every decoder's config. */
-const common = [
-  "vocab_size",
-  "initializer_range",
-  "tie_word_embeddings",
-  "bias",
-  "resid_pdrop",
-  "embd_pdrop",
-  "attn_pdrop",
-  "bos_token_id",
-  "eos_token_id",
-];
-
 /**
  * Turns settings under common names (hidden_size, …) into keys of a GPT-2's config.json. Throws a KilnError for a setting
  * that GPT-2 does not have, such as rope_theta.
@@ -153,7 +140,7 @@ const common = [
 export function gpt2Overrides(settings: Record<string, unknown>): Record<string, unknown> {
   const named = Object.entries(settings).map(([key, value]) => {
     if (key in ownNames) return [ownNames[key as keyof typeof ownNames], value];
-    if (common.includes(key)) return [key, value];
+    if (Object.hasOwn(fileSchema.shape, key)) return [key, value];
     throw configError(`a GPT-2 has no ${key}; leave it out`);
   });
   return Object.fromEntries(named);

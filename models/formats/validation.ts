@@ -24,37 +24,33 @@ function dotted(path: readonly PropertyKey[]): string {
   return path.map(String).join(".");
 }
 
+/** Types of values in words; another is `a` with its name. */
+const typeNames: Record<string, string> = {
+  int: "a whole number",
+  object: "a group of keys",
+  array: "a list",
+  null: "null",
+};
+/** What a size counts. */
+const units: Record<string, string> = { array: " entries", string: " characters" };
+
 /** What a zod issue expected, in words. */
 function expectation(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case "invalid_type":
-      return `expected ${issue.expected === "int" ? "a whole number" : article(issue.expected)}`;
+      return `expected ${typeNames[issue.expected] ?? `a ${issue.expected}`}`;
     case "invalid_value":
       return `expected ${issue.values.map((value) => shown(value)).join(" or ")}`;
     case "too_small":
-      return `expected ${issue.inclusive === false ? "more than" : "at least"} ${issue.minimum}${unit(issue.origin)}`;
+      return `expected ${issue.inclusive === false ? "more than" : "at least"} ${issue.minimum}${units[issue.origin] ?? ""}`;
     case "too_big":
-      return `expected ${issue.inclusive === false ? "less than" : "at most"} ${issue.maximum}${unit(issue.origin)}`;
+      return `expected ${issue.inclusive === false ? "less than" : "at most"} ${issue.maximum}${units[issue.origin] ?? ""}`;
     case "invalid_union":
       if ("options" in issue) return `expected ${(issue.options as unknown[]).join(" or ")}`;
       return `expected ${[...new Set(issue.errors.flat().map(expectation))].join(" or ").replaceAll("or expected ", "or ")}`;
     default:
       return issue.message;
   }
-}
-
-function article(type: string): string {
-  return type === "object"
-    ? "a group of keys"
-    : type === "array"
-      ? "a list"
-      : type === "null"
-        ? "null"
-        : `a ${type}`;
-}
-
-function unit(origin: string): string {
-  return origin === "array" ? " entries" : origin === "string" ? " characters" : "";
 }
 
 /** The valid keys of the object at `path` in a schema, for "did you mean". */
