@@ -55,11 +55,12 @@ export function parallelCoordinatesSvg({ title, metric, trials, space }: Picture
   };
   const axisMarks = axes.flatMap(({ name, marks }, i) => [
     `<line class="axis" x1="${x(i)}" x2="${x(i)}" y1="${top}" y2="${bottom}"/>`,
-    `<text class="name" x="${x(i)}" y="${top - 14}" text-anchor="middle">${escapeXml(name.split(".").at(-1)!)}</text>`,
-    ...marks.map(
-      ({ text, at }) =>
-        `<text x="${x(i) - 6}" y="${(y(at) + 4).toFixed(1)}" text-anchor="end">${escapeXml(text)}</text>`,
-    ),
+    `<text class="name" x="${x(i)}" y="${top - 14}" text-anchor="middle">${escapeXml(name.replace(/^train\./, ""))}</text>`,
+    // The last axis has its numbers on the outside, where no line crosses them.
+    ...marks.map(({ text, at }) => {
+      const side = i === axes.length - 1 ? `x="${x(i) + 6}"` : `x="${x(i) - 6}" text-anchor="end"`;
+      return `<text ${side} y="${(y(at) + 4).toFixed(1)}">${escapeXml(text)}</text>`;
+    }),
   ]);
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img">
   <title>${escapeXml(title)}</title>
