@@ -1,7 +1,6 @@
 import { type Command, Option } from "commander";
 import { decimal, examples, say, untilInterrupted, whole } from "../core/platform/command_line.ts";
-
-import type { MakeSampler } from "./recipe.ts";
+import type { HostBatch, MakeSampler, Recipe } from "./recipe.ts";
 import { recipes } from "./recipes/index.ts";
 import type { PretrainConfig } from "./recipes/pretrain.ts";
 import type { RunResult } from "./run.ts";
@@ -75,6 +74,10 @@ function addRecipe(
   });
   command
     .option("--set <name=value...>", "any other setting, e.g. --set train.optimizer.name=muon", [])
+    .option(
+      "--lr-range-test",
+      "train nothing: find the rates at which a fresh model's loss falls (Smith 2017)",
+    )
     .option("--json", "print the result as one JSON object")
     .addHelpText(
       "after",
@@ -96,6 +99,7 @@ function addRecipe(
       const settings = await loadSettings(recipe, config ?? null, overrides);
       const { describe } = await import("../core/platform/adapter.ts");
       say(describe((await openOnce()).description));
+      if (flags.lrRangeTest) return await findRate(recipe, settings, makeSampler, flags.json === true);
       const result = await runRecipe(name, settings, makeSampler);
       const { model, tokenizer: _t, samples, ...summary } = result;
       if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
@@ -184,6 +188,27 @@ async function runRecipe(
   return interruptible(async (signal) =>
     run(recipe, { config, say, signal, makeSampler: await makeSampler() }),
   );
+}
+
+/** `--lr-range-test`. */
+async function findRate(
+  recipe: Recipe<RunSettings, HostBatch>,
+  config: RunSettings,
+  makeSampler: () => Promise<MakeSampler>,
+  json: boolean,
+): Promise<void> {
+  const { lrRangeTest } = await import("./lr_range_test.ts");
+  const sampler = await makeSampler();
+  const { trials, steepest, suggestion, picture } = await interruptible((signal) =>
+    lrRangeTest(recipe, { config, say, signal, makeSampler: sampler }),
+  );
+  if (json)
+    return void process.stdout.write(`${JSON.stringify({ trials, steepest, suggestion, picture })}\n`);
+  const found =
+    suggestion === null
+      ? "the loss fell at no rate: look at the data, or at the model's size"
+      : `the loss falls fastest at ${steepest}; try --learning-rate ${suggestion}`;
+  say(`${found}\npicture: ${picture}`);
 }
 
 /** Runs `body`; the first Ctrl-C asks it to end with its work saved, the second ends the process at once. */

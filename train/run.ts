@@ -77,6 +77,22 @@ export async function run<C extends LoopSettings, B extends HostBatch, I extends
   }
 }
 
+/** What trains a task as the settings say. */
+export function trainerOf<B extends HostBatch, I extends object>(
+  { model, objective }: Task<B, I>,
+  train: RunSettings["train"],
+): Trainer<B, I> {
+  const options = {
+    maxGradNorm: train.max_grad_norm,
+    sequenceLength: train.sequence_length,
+    dropoutSeed: train.seed,
+    lossScale: train.loss_scale,
+    averageDecay: train.ema_decay,
+  };
+  model.recompute = train.gradient_checkpointing;
+  return new Trainer(model, createOptimizer(model.trainedParameters(), train.optimizer), options, objective);
+}
+
 /** Gradients that overflow f16 even with this scale are not a matter of scale. */
 const smallestLossScale = 2 ** -24;
 
@@ -102,16 +118,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     this.#task = task;
     this.#config = config;
     this.#options = options;
-    const optimizer = createOptimizer(task.model.trainedParameters(), train.optimizer);
-    const trainerOptions = {
-      maxGradNorm: train.max_grad_norm,
-      sequenceLength: train.sequence_length,
-      dropoutSeed: train.seed,
-      lossScale: train.loss_scale,
-      averageDecay: train.ema_decay,
-    };
-    task.model.recompute = train.gradient_checkpointing;
-    this.#trainer = new Trainer(task.model, optimizer, trainerOptions, task.objective);
+    this.#trainer = trainerOf(task, train);
     const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
     this.#totalSteps = train.epochs
       ? Math.max(1, Math.ceil((train.epochs * task.batches.rowsPerEpoch) / rowsPerStep))
