@@ -11,7 +11,7 @@ import {
   suitsFusion,
 } from "../kernels/index.ts";
 import { attentionWithDropout, ontoResidual, type PassDropout } from "./dropout.ts";
-import { Conv1D, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
+import { Conv1D, fusable, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 import { equalParts } from "./parts.ts";
 
@@ -106,7 +106,7 @@ export class CausalSelfAttention extends Module {
 
   /** attention(x) + residual for x [B, T, hidden_size]. */
   forward(x: Tensor, residual: Tensor, context: SequenceContext): Tensor {
-    const heads = this.#heads(x, context.positions);
+    const heads = this.#heads(x, context.positions, { dropout: context.dropout });
     return ontoResidual(this.oProj, attendRows(heads, context), residual, { dropout: context.dropout });
   }
 
@@ -117,15 +117,16 @@ export class CausalSelfAttention extends Module {
   forwardPaged(x: Tensor, norm: RmsNorm, cache: LayerCache, context: PagedContext): Tensor {
     const { positions, places } = context;
     const { num_attention_heads: heads, hidden_size, attention_bias } = this.#sizes;
-    if (attention_bias || !suitsFusion(x.device.profile, hidden_size)) {
+    const weights = fusable(this.qProj, this.kProj, this.vProj, this.oProj);
+    if (!weights || attention_bias || !suitsFusion(x.device.profile, hidden_size)) {
       const options = { batchInvariant: true };
       const mixed = attendPaged(this.#heads(norm.forward(x), positions, options), cache, context);
       return this.oProj.forward(mixed, { ...options, residual: x });
     }
-    const weights = [this.qProj, this.kProj, this.vProj].map(({ weight }) => weight.compute);
     const inverseFrequencies = this.#inverseFrequencies;
+    const output = weights.pop()!;
     const query = fusedQkv(x, weights, { heads, norm: norm.norm, inverseFrequencies, places, cache });
-    return fusedLinear(attendCached(query, cache, context), [this.oProj.weight.compute], { residual: x });
+    return fusedLinear(attendCached(query, cache, context), [output], { residual: x });
   }
 
   /** Query, key and value [..., heads, head_dim], rotated. */
@@ -156,8 +157,9 @@ export class FusedSelfAttention extends Module {
 
   /** attention(x) + residual for x [B, T, width]. */
   forward(x: Tensor, residual: Tensor, context: SequenceContext): Tensor {
-    const mixed = attendRows(this.#split(this.cAttn.forward(x)), context);
-    return ontoResidual(this.cProj, mixed, residual, { dropout: context.dropout });
+    const { dropout } = context;
+    const mixed = attendRows(this.#split(this.cAttn.forward(x, { dropout })), context);
+    return ontoResidual(this.cProj, mixed, residual, { dropout });
   }
 
   /**
@@ -167,17 +169,22 @@ export class FusedSelfAttention extends Module {
   forwardPaged(x: Tensor, norm: LayerNorm, cache: LayerCache, context: PagedContext): Tensor {
     const { cAttn, cProj } = this;
     const width = x.shape[1];
+    const weights = fusable(cAttn, cProj);
     // The fused kernel processes each head in two halves.
-    if ((width / this.#heads) % 2 === 1 || !suitsFusion(x.device.profile, width, { inOut: true })) {
+    if (
+      !weights ||
+      (width / this.#heads) % 2 === 1 ||
+      !suitsFusion(x.device.profile, width, { inOut: true })
+    ) {
       const options = { batchInvariant: true };
       const mixed = attendPaged(this.#split(cAttn.forward(norm.forward(x), options)), cache, context);
       return cProj.forward(mixed, { ...options, residual: x });
     }
     const { places } = context;
     const attrs = { heads: this.#heads, norm: norm.norm, bias: cAttn.bias, places, cache, inOut: true };
-    const query = fusedQkv(x, [cAttn.weight.compute], attrs);
+    const query = fusedQkv(x, [weights[0]], attrs);
     const mixed = attendCached(query, cache, context);
-    return fusedLinear(mixed, [cProj.weight.compute], { bias: cProj.bias, residual: x, inOut: true });
+    return fusedLinear(mixed, [weights[1]], { bias: cProj.bias, residual: x, inOut: true });
   }
 
   /** Query, key and value [..., heads, head_dim] as views of [..., 3 * width]. */

@@ -73,7 +73,12 @@ export class PassDropout {
   }
 
   apply(x: Tensor, kind: keyof DropoutRates): Tensor {
-    return dropout(x, this.rates[kind], this.#key, this.calls++);
+    return this.draw(x, this.rates[kind]);
+  }
+
+  /** x with this share of its values dropped out; x itself where the share is 0. */
+  draw(x: Tensor, rate: number): Tensor {
+    return dropout(x, rate, this.#key, this.calls++);
   }
 }
 
@@ -82,11 +87,11 @@ export function ontoResidual(
   layer: Linear | Conv1D,
   x: Tensor,
   residual: Tensor,
-  options: RunOptions & { dropout?: PassDropout | undefined },
+  options: RunOptions,
 ): Tensor {
-  const { dropout: drop, ...rest } = options;
-  if (!drop?.rates.residual) return layer.forward(x, { ...rest, residual });
-  return add(drop.apply(layer.forward(x, rest), "residual"), residual);
+  const { dropout: drop } = options;
+  if (!drop?.rates.residual) return layer.forward(x, { ...options, residual });
+  return add(drop.apply(layer.forward(x, options), "residual"), residual);
 }
 
 /**

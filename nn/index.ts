@@ -3,6 +3,7 @@ export * from "./conv.ts";
 export * from "./dropout.ts";
 export * from "./init.ts";
 export * from "./layers.ts";
+export * from "./lora.ts";
 export * from "./losses.ts";
 export * from "./module.ts";
 export * from "./norm.ts";

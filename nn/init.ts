@@ -41,12 +41,18 @@ export function constantInit(parameter: Parameter, value: number): void {
   parameter.write(new Float32Array(parameter.size).fill(value));
 }
 
+/** Fills a parameter with values uniform in [-bound, bound), which depend on what those of `normalInit` do. */
+export function uniformInit(parameter: Parameter, bound: number, seed: number, name: string): void {
+  const values = new Float32Array(parameter.size);
+  for (const [i, bits] of randomWords(values.length, seed, name))
+    values.set(Array.from(bits, (word) => bound * (word / 2147483648 - 1)).slice(0, values.length - i), i);
+  parameter.write(values);
+}
+
 /** Standard normal values by Box and Muller from counter-based uniforms. */
 export function normalValues(count: number, seed: number, name: string): Float32Array {
   const out = new Float32Array(count);
-  const stream = hash(name);
-  for (let i = 0; i < count; i += 4) {
-    const bits = philox4x32([seed >>> 0, stream], [i >>> 2, 0, 0, 0]);
+  for (const [i, bits] of randomWords(count, seed, name)) {
     for (let k = 0; k < 4 && i + k < count; k += 2) {
       const radius = Math.sqrt(-2 * Math.log((bits[k] + 1) / 4294967297));
       const angle = 2 * Math.PI * (bits[k + 1] / 4294967296);
@@ -55,6 +61,12 @@ export function normalValues(count: number, seed: number, name: string): Float32
     }
   }
   return out;
+}
+
+/** Four random words for every four values, with the index of the first. */
+function* randomWords(count: number, seed: number, name: string) {
+  const stream = hash(name);
+  for (let i = 0; i < count; i += 4) yield [i, philox4x32([seed >>> 0, stream], [i >>> 2, 0, 0, 0])] as const;
 }
 
 /** FNV-1a of a name. */

@@ -1,8 +1,8 @@
 import { ones, type Tensor, zeros } from "../core/tensor.ts";
 import {
-  type Activation,
   embedding,
   fusedLinear,
+  type LinearOptions,
   layerNorm,
   linear,
   type Norm,
@@ -13,6 +13,7 @@ import {
 } from "../kernels/index.ts";
 import { ontoResidual, type PassDropout } from "./dropout.ts";
 import { drawNormal, drawUniform } from "./init.ts";
+import { Adaptable, type ProductOptions, type Projection, project } from "./lora.ts";
 import { Module, Parameter } from "./module.ts";
 
 /** Options of a forward pass. */
@@ -22,13 +23,15 @@ export interface RunOptions {
    * shape alone, never by the number of rows.
    */
   batchInvariant?: boolean;
+  /** In training of a model that has it. */
+  dropout?: PassDropout | undefined;
 }
 
 /**
  * y = x W^T + b for x [..., in_features]; `weight` is [out_features, in_features] and `bias` on by default, as in
  * PyTorch. Both start uniform in +-1 / sqrt(in_features).
  */
-export class Linear extends Module {
+export class Linear extends Adaptable implements Projection {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
 
@@ -45,9 +48,22 @@ export class Linear extends Module {
     this.bias = bias ? Parameter.make([outFeatures], draw) : null;
   }
 
+  get features(): readonly [number, number] {
+    return this.weight.shape as [number, number];
+  }
+
+  matrix(): Tensor {
+    return this.weight.compute;
+  }
+
+  /** See `Projection`. */
+  product(x: Tensor, bias: Tensor | null, options: LinearOptions): Tensor {
+    return linear(x, this.weight.compute, bias, options);
+  }
+
   /** `residual`, of the output's shape, is added to the result. */
-  forward(x: Tensor, options: RunOptions & { residual?: Tensor } = {}): Tensor {
-    return linear(x, this.weight.compute, this.bias, options);
+  forward(x: Tensor, options: ProductOptions = {}): Tensor {
+    return project(this, x, options);
   }
 }
 
@@ -55,7 +71,7 @@ export class Linear extends Module {
  * y = activation(x W + b) for x [..., in_features]; `weight` is [in_features, out_features], as GPT-2 stores it, and named as
  * there: no convolution (that is Conv1d). It starts normal of standard deviation 0.02, b at 0.
  */
-export class Conv1D extends Module {
+export class Conv1D extends Adaptable implements Projection {
   readonly weight: Parameter;
   readonly bias: Parameter;
 
@@ -67,15 +83,35 @@ export class Conv1D extends Module {
     this.bias = Parameter.make([outFeatures], zeros);
   }
 
+  get features(): readonly [number, number] {
+    const [inFeatures, outFeatures] = this.weight.shape as [number, number];
+    return [outFeatures, inFeatures];
+  }
+
+  /** A view: `linear` transposes it back, so that kernels read the weight as it is stored. */
+  matrix(): Tensor {
+    return transpose(this.weight.compute, 0, 1);
+  }
+
+  /** See `Projection`. */
+  product(x: Tensor, bias: Tensor | null, options: LinearOptions): Tensor {
+    return linear(x, this.matrix(), bias, options);
+  }
+
   /** `residual`, of the output's shape, is added to the result. */
-  forward(x: Tensor, options: RunOptions & { activation?: Activation; residual?: Tensor } = {}): Tensor {
-    // `linear` transposes the view back, so the kernel reads the weight as it is stored.
-    return linear(x, transpose(this.weight.compute, 0, 1), this.bias, options);
+  forward(x: Tensor, options: ProductOptions = {}): Tensor {
+    return project(this, x, options);
   }
 }
 
+/** The matrices that passes read, for fused products; null where a layer has an adapter, which those do not know. */
+export function fusable<L extends (Linear | Conv1D)[]>(...layers: L): { [K in keyof L]: Tensor } | null {
+  if (layers.some(({ adapter }) => adapter)) return null;
+  return layers.map(({ weight }) => weight.compute) as { [K in keyof L]: Tensor };
+}
+
 /** Rows of `weight` [num_embeddings, embedding_dim] by id; they start standard normal. */
-export class Embedding extends Module {
+export class Embedding extends Adaptable {
   readonly weight: Parameter;
 
   constructor(numEmbeddings: number, embeddingDim: number) {
@@ -84,8 +120,19 @@ export class Embedding extends Module {
     this.weight.perToken = true;
   }
 
+  get features(): readonly [number, number] {
+    const [rows, width] = this.weight.shape as [number, number];
+    return [width, rows];
+  }
+
+  /** A view [embedding_dim, num_embeddings]. */
+  matrix(): Tensor {
+    return transpose(this.weight.compute, 0, 1);
+  }
+
   forward(ids: Tensor): Tensor {
-    return embedding(ids, this.weight.compute);
+    const rows = embedding(ids, this.weight.compute);
+    return this.adapter?.embed(this, ids, rows) ?? rows;
   }
 }
 
@@ -147,23 +194,19 @@ export class GatedMlp extends Module {
   }
 
   /** mlp(x) + residual. */
-  forward(
-    x: Tensor,
-    residual: Tensor,
-    options: RunOptions & { dropout?: PassDropout | undefined } = {},
-  ): Tensor {
-    const { dropout: _, ...run } = options;
-    const gated = swiglu(this.gateProj.forward(x, run), this.upProj.forward(x, run));
+  forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
+    const gated = swiglu(this.gateProj.forward(x, options), this.upProj.forward(x, options));
     return ontoResidual(this.downProj, gated, residual, options);
   }
 
   /** mlp(norm(x)) + x for single tokens x [N, hidden_size], each with the same bits in any batch. */
   forwardPaged(x: Tensor, norm: RmsNorm): Tensor {
     const { gateProj, upProj, downProj } = this;
-    if (gateProj.bias || !suitsFusion(x.device.profile, x.shape[1]))
+    const weights = fusable(gateProj, upProj, downProj);
+    if (!weights || gateProj.bias || !suitsFusion(x.device.profile, x.shape[1]))
       return this.forward(norm.forward(x), x, { batchInvariant: true });
-    const weights = [gateProj.weight.compute, upProj.weight.compute] as const;
-    const gated = fusedLinear(x, weights, { norm: norm.norm, activation: "swiglu" });
-    return fusedLinear(gated, [downProj.weight.compute], { residual: x });
+    const [gate, up, down] = weights;
+    const gated = fusedLinear(x, [gate, up], { norm: norm.norm, activation: "swiglu" });
+    return fusedLinear(gated, [down], { residual: x });
   }
 }

@@ -92,8 +92,15 @@ export class Parameter extends Tensor {
     this.#copied = null;
     if (this.rank < 2 || dtype === this.dtype) return;
     if (dtype === "f32") throw new KilnError("this model's matrices were made in f16; load it in f32");
-    this.#copied = persist(new Tensor(this.device.allocate(dtype, this.size), this.shape).requireGrad());
+    this.#copied = persist(new Tensor(this.device.allocate(dtype, this.size), this.shape));
+    this.#copied.requiresGrad = this.requiresGrad;
     this.refresh();
+  }
+
+  /** Leaves it out of derivatives, and its copy, or takes it in again. */
+  freeze(frozen = true): void {
+    this.requiresGrad = !frozen;
+    if (this.#copied) this.#copied.requiresGrad = !frozen;
   }
 
   /** Rounds the values into the copy, on the device: the same bits as an optimizer's pass writes. */
@@ -140,6 +147,13 @@ export class Module {
     for (const [name, part] of partsOf(this))
       if (part instanceof Parameter && !found.has(part)) found.set(part, name);
     return new Map([...found].map(([parameter, name]) => [name, parameter]));
+  }
+
+  /** This module, under the empty name, and every module inside it. */
+  namedModules(): Map<string, Module> {
+    const modules = new Map<string, Module>();
+    for (const [name, part] of partsOf(this)) if (part instanceof Module) modules.set(name, part);
+    return modules;
   }
 
   parameters(): Parameter[] {

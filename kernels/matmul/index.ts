@@ -1,2 +1,2 @@
 export type { Activation, MatmulAttrs } from "./geometry.ts";
-export { type LinearOptions, linear, type MatmulOptions, matmul } from "./op.ts";
+export { activate, type LinearOptions, linear, type MatmulOptions, matmul } from "./op.ts";

@@ -164,30 +164,36 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
 
 const activations: Record<Activation, (x: Tensor) => Tensor> = { gelu, gelu_tanh: geluTanh, silu };
 
+/** An activation by its name in `linear`. */
+export const activate = (x: Tensor, name: Activation): Tensor => activations[name](x);
+
 export interface LinearOptions {
-  activation?: Activation;
+  activation?: Activation | undefined;
   /** Added to the result, of its shape. */
-  residual?: Tensor;
+  residual?: Tensor | undefined;
+  /** Of x W^T; 1 by default. */
+  scale?: number;
   /** See MatmulAttrs. */
-  batchInvariant?: boolean;
+  batchInvariant?: boolean | undefined;
   /** See MatmulAttrs. */
-  outDtype?: "f32";
+  outDtype?: "f32" | undefined;
 }
 
 /**
- * y = activation(x W^T + bias) + residual for x [..., K], weight [N, K], bias [N]; as PyTorch's `linear`, in one pass.
+ * y = activation(scale x W^T + bias) + residual for x [..., K], weight [N, K], bias [N]; as PyTorch's `linear`, in one pass.
  * While derivatives are recorded the activation is an op of its own, which keeps its input for the gradient.
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
-  const { activation, residual, batchInvariant, outDtype } = options;
+  const { activation, residual, scale = 1, batchInvariant, outDtype } = options;
   const given = [x, weight, ...(bias ? [bias] : [])];
   for (const t of given) rankOf("linear", t);
   const records = gradEnabled() && [...given, ...(residual ? [residual] : [])].some((t) => t.requiresGrad);
   if (activation && records) {
-    const y = activations[activation](linear(x, weight, bias, { batchInvariant, outDtype }));
+    const y = activate(linear(x, weight, bias, { scale, batchInvariant, outDtype }), activation);
     return residual ? add(y, residual) : y;
   }
   const attrs: MatmulAttrs = {
+    ...(scale !== 1 && { scale }),
     ...(bias && { bias: true }),
     ...(activation && { activation }),
     ...(residual && { residual: true }),
