@@ -1,6 +1,8 @@
 import { persist } from "../core/scope.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
 import {
+  cast,
+  crossEntropy,
   fusedLinear,
   indexSelect,
   linear,
@@ -11,10 +13,12 @@ import {
 import {
   type LayerCache,
   type LayerNorm,
+  type Linear,
   type PagedContext,
   type Parameter,
   PassDropout,
   type RmsNorm,
+  type RunOptions,
   type SequenceContext,
 } from "../nn/index.ts";
 import type { SpecialTokens } from "./config.ts";
@@ -41,6 +45,8 @@ export abstract class CausalLM extends Model {
   abstract override readonly shape: DecoderShape;
   /** [vocab_size, hidden_size]: the matrix that turns hidden states into logits. */
   abstract readonly headWeight: Parameter;
+  /** Null where the head shares the embedding. */
+  abstract readonly lmHead: Linear | null;
   protected abstract readonly blocks: readonly DecoderBlock[];
   protected abstract readonly finalNorm: RmsNorm | LayerNorm;
   /** The input of the first block, [..., hidden_size], from ids and positions [...]. */
@@ -67,8 +73,10 @@ export abstract class CausalLM extends Model {
   }
 
   /** Logits [B, T, vocab_size]: for tests and small batches; training uses `loss`, which never holds them all. */
-  logits(hidden: Tensor): Tensor {
-    return linear(hidden, this.headWeight.compute, null, { outDtype: "f32" });
+  logits(hidden: Tensor, options: RunOptions = {}): Tensor {
+    if (this.lmHead?.adapter) return cast(this.lmHead.forward(hidden, options), "f32");
+    const { batchInvariant } = options;
+    return linear(hidden, this.headWeight.compute, null, { batchInvariant, outDtype: "f32" });
   }
 
   /** Sum of -log p(target) over the supervised places. */
@@ -78,10 +86,11 @@ export abstract class CausalLM extends Model {
     const hidden = this.hidden(batch.tokens, { ...batch, dropout }); // [B, T, hidden]
     const rows = batch.targets.size;
     const flat = reshape(hidden, [rows, hidden.size / rows]); // [B * T, hidden]
-    return linearCrossEntropy(flat, this.headWeight.compute, reshape(batch.targets, [rows]), {
-      ignoreIndex: -100,
-      upstream,
-    }).loss;
+    const targets = reshape(batch.targets, [rows]);
+    // Only the plain product has a loss that needs no room for all logits.
+    if (this.lmHead?.adapter)
+      return crossEntropy(this.logits(flat, { dropout }), targets, { reduction: "sum" });
+    return linearCrossEntropy(flat, this.headWeight.compute, targets, { ignoreIndex: -100, upstream }).loss;
   }
 
   /**
@@ -94,11 +103,13 @@ export abstract class CausalLM extends Model {
       x = block.forwardPaged(x, cache[i], context);
     });
     const { finalNorm } = this;
-    const weight = this.headWeight.compute;
-    if (suitsFusion(x.device.profile, x.shape[1]))
-      return fusedLinear(x, [weight], { norm: finalNorm.norm, chosen: rows, outDtype: "f32" });
-    const chosen = finalNorm.forward(indexSelect(x, 0, rows)); // [R, hidden]
-    return linear(chosen, weight, null, { batchInvariant: true, outDtype: "f32" });
+    if (!this.lmHead?.adapter && suitsFusion(x.device.profile, x.shape[1]))
+      return fusedLinear(x, [this.headWeight.compute], {
+        norm: finalNorm.norm,
+        chosen: rows,
+        outDtype: "f32",
+      });
+    return this.logits(finalNorm.forward(indexSelect(x, 0, rows)), { batchInvariant: true });
   }
 
   /** Empty keys and values for `numBlocks` blocks of `blockSize` tokens. */

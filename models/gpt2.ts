@@ -5,6 +5,7 @@ import {
   type DropoutRates,
   Embedding,
   FusedSelfAttention,
+  fusable,
   type LayerCache,
   LayerNorm,
   Linear,
@@ -12,7 +13,6 @@ import {
   ontoResidual,
   type PagedContext,
   type Parameter,
-  type PassDropout,
   type RunOptions,
   type SequenceContext,
 } from "../nn/index.ts";
@@ -31,28 +31,24 @@ class Mlp extends Module {
   }
 
   /** mlp(x) + residual. */
-  forward(
-    x: Tensor,
-    residual: Tensor,
-    options: RunOptions & { dropout?: PassDropout | undefined } = {},
-  ): Tensor {
-    const { dropout: _, ...run } = options;
-    const inner = this.cFc.forward(x, { ...run, activation: "gelu_tanh" }); // [B, T, 4 * width]
+  forward(x: Tensor, residual: Tensor, options: RunOptions = {}): Tensor {
+    const inner = this.cFc.forward(x, { ...options, activation: "gelu_tanh" }); // [B, T, 4 * width]
     return ontoResidual(this.cProj, inner, residual, options);
   }
 
   /** mlp(norm(x)) + x for single tokens x [N, width]; a token's bits do not depend on the rest of the batch. */
   forwardPaged(x: Tensor, norm: LayerNorm): Tensor {
     const { cFc, cProj } = this;
-    if (!suitsFusion(x.device.profile, x.shape[1], { inOut: true }))
+    const weights = fusable(cFc, cProj);
+    if (!weights || !suitsFusion(x.device.profile, x.shape[1], { inOut: true }))
       return this.forward(norm.forward(x), x, { batchInvariant: true });
-    const inner = fusedLinear(x, [cFc.weight.compute], {
+    const inner = fusedLinear(x, [weights[0]], {
       norm: norm.norm,
       bias: cFc.bias,
       activation: "gelu_tanh",
       inOut: true,
     }); // [N, 4 * width]
-    return fusedLinear(inner, [cProj.weight.compute], { bias: cProj.bias, residual: x, inOut: true });
+    return fusedLinear(inner, [weights[1]], { bias: cProj.bias, residual: x, inOut: true });
   }
 }
 
@@ -154,7 +150,7 @@ export class GPT2LMHeadModel extends CausalLM {
    * had none, and every reader of GPT-2 can load its checkpoint.
    */
   override trainedParameters(): Map<string, Parameter> {
-    const all = this.namedParameters();
+    const all = super.trainedParameters();
     if (this.config.bias !== false) return all;
     return new Map([...all].filter(([name]) => !name.endsWith(".bias")));
   }

@@ -1,7 +1,18 @@
 /** `kiln/models`: architectures, their configs, and the directories and files that hold them. */
+export { type AdapterConfig, parseAdapterConfig } from "./adapter_config.ts";
+export {
+  type Adapter,
+  type AddAdapterOptions,
+  addAdapter,
+  mergeAdapter,
+  removeAdapter,
+  unmergeAdapter,
+  useAdapter,
+} from "./adapters.ts";
 export * from "./architectures.ts";
 export { CausalLM, type DecoderShape } from "./decoder.ts";
 export { type LoadedModel, loadModel, loadWeights, readTensors, saveModel } from "./formats/hf_directory.ts";
+export { loadAdapter, saveAdapter } from "./formats/peft_directory.ts";
 export {
   type HostDtype,
   type HostTensor,

@@ -9,6 +9,7 @@ import {
   type Parameter,
   type SequenceContext,
 } from "../nn/index.ts";
+import type { Adapter } from "./adapters.ts";
 
 /** The sizes of any model, in the words of most config.json files. */
 export interface ModelShape {
@@ -58,6 +59,10 @@ export abstract class Model<Batch = TokenBatch> extends Module {
   /** The shares that training drops out. */
   abstract readonly dropoutRates: DropoutRates;
   abstract readonly checkpointNames: CheckpointNames;
+  /** The model's adapters by name, the active one, and one that is merged into the matrices: see `addAdapter`. */
+  readonly adapters = new Map<string, Adapter>();
+  adapter: Adapter | null = null;
+  merged: Adapter | null = null;
 
   /**
    * The sum of the losses of a batch's supervised places, in nats, as an f32 scalar; the caller divides by their number.
@@ -96,9 +101,15 @@ export abstract class Model<Batch = TokenBatch> extends Module {
     return (matrix?.compute.dtype ?? "f32") as ComputeDtype;
   }
 
-  /** The parameters that training changes, by name: all, unless an architecture holds some fixed. */
+  /** The parameters that training changes, by name: all, unless an architecture holds some fixed, or the active adapter's. */
   trainedParameters(): Map<string, Parameter> {
-    return this.namedParameters();
+    return this.adapter?.parameters() ?? this.namedParameters();
+  }
+
+  /** Whether training drops anything out. */
+  get dropsOut(): boolean {
+    const rates = [...Object.values(this.dropoutRates), this.adapter?.config.lora_dropout ?? 0];
+    return rates.some((rate) => rate > 0);
   }
 
   /**
@@ -107,6 +118,8 @@ export abstract class Model<Batch = TokenBatch> extends Module {
    */
   computeIn(dtype: ComputeDtype): this {
     for (const parameter of this.parameters()) parameter.computeIn(dtype);
+    for (const adapter of this.adapters.values())
+      for (const parameter of adapter.parameters().values()) parameter.computeIn(dtype);
     return this;
   }
 

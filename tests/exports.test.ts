@@ -16,6 +16,7 @@ const internal: Record<string, readonly string[]> = {
   "parts of conv, pool, fold and unfold": [
     ...["batched", "overlapAdd", "padSpatial", "perAxis", "spatialWindows", "windows"],
   ],
+  "a layer with an adapter applies it": ["activate"],
   "derivatives and checks of public functions": ["countSupervised", "isIndex", "softmaxBackward"],
   "openDevice is it for users": ["openOnce"],
 };

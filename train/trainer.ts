@@ -94,8 +94,8 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
     const average = decay > 0 ? new WeightAverage(model.trainedParameters(), decay) : null;
     this.#average = average;
     this.#objective = objective ?? (tokenRows(model, options.sequenceLength) as unknown as Objective<B, I>);
-    const drops = Object.values(model.dropoutRates).some((rate) => rate > 0);
-    this.#dropoutSeed = drops && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
+    this.#dropoutSeed =
+      model.dropsOut && options.dropoutSeed !== undefined ? seedWords(options.dropoutSeed) : null;
     const update = (lossSum: Tensor, gradients: Tensor[]) => {
       const { norm, scale } = globalNorm(gradients, {
         factor: scaler?.unscale() ?? this.#inverseCount,

@@ -126,7 +126,11 @@ function assertTied(name: string, tensor: HostTensor, twin: string, original: Ho
   );
 }
 
-function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32Array {
+/**
+ * The values of a tensor of a checkpoint. Throws a KilnError that names it where it holds no floating-point numbers or one
+ * that is not finite, or too large for f16.
+ */
+export function checkedValues(name: string, tensor: HostTensor, f16: boolean): Float32Array {
   if (!FLOATS.includes(tensor.dtype)) {
     throw misfit(`holds ${quoted(name)} as ${tensor.dtype}; save the model in float32, float16 or bfloat16`);
   }

@@ -1,0 +1,90 @@
+import { join } from "node:path";
+import { KilnError } from "../../core/errors.ts";
+import { atomicWriteDirectory, currentDirectory, readJson, writeJson } from "../../core/platform/files.ts";
+import { type Shape, sameShape, show } from "../../core/shape.ts";
+import { Conv1D } from "../../nn/index.ts";
+import { parseAdapterConfig } from "../adapter_config.ts";
+import { type AnyModel, defaultsFor, planOf, tensorShapes } from "../adapter_plan.ts";
+import { type Adapter, adapterOf, createAdapter } from "../adapters.ts";
+import { checkedValues, readTensors } from "./hf_directory.ts";
+import { type HostTensor, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { quoted } from "./safetensors_header.ts";
+
+/**
+ * Adds the adapter of a PEFT directory to a model; `useAdapter` makes it the active one. Throws a one-line KilnError for
+ * another kind of adapter, one for another base (which names the tensor that does not fit), a tensor that is missing or that
+ * the model has no place for, and values that are not finite.
+ */
+export async function loadAdapter(model: AnyModel, path: string, name?: string): Promise<Adapter> {
+  const directory = await currentDirectory(path);
+  const source = join(directory, "adapter_config.json");
+  const config = defaultsFor(model, parseAdapterConfig(await readJson(source), source));
+  const plan = planOf(model, config, false);
+  const file = join(directory, "adapter_model.safetensors");
+  const weights = new Map<string, HostTensor>();
+  for (const [key, tensor] of await readSafetensors(file))
+    weights.set(key.replace(/\.lora_magnitude_vector\.weight$/, ".lora_magnitude_vector"), tensor);
+  const shapes = tensorShapes(plan, config.use_dora);
+  assertFits(file, weights, shapes);
+  await assertBase(file, model, weights, shapes);
+  return createAdapter(model, name, config, plan, (adapter) => {
+    for (const [key, tensor] of adapter.tensors(false))
+      tensor.write(checkedValues(key, weights.get(key)!, tensor.dtype === "f16"));
+  });
+}
+
+function assertFits(
+  file: string,
+  weights: ReadonlyMap<string, HostTensor>,
+  shapes: ReadonlyMap<string, Shape>,
+) {
+  for (const [name, shape] of shapes) {
+    const found = weights.get(name);
+    if (!found) throw misfit(file, `lacks ${name}, which adapter_config.json asks for`);
+    if (!sameShape(found.shape, shape))
+      throw misfit(
+        file,
+        `is for another base: ${name} is ${show(found.shape)}, this model and adapter_config.json need ${show(shape)}`,
+      );
+  }
+}
+
+/** PEFT may save embeddings of the base along with an adapter: they must be this model's. */
+async function assertBase(
+  file: string,
+  model: AnyModel,
+  weights: ReadonlyMap<string, HostTensor>,
+  shapes: ReadonlyMap<string, Shape>,
+): Promise<void> {
+  const parameters = model.namedParameters();
+  for (const [name, tensor] of weights) {
+    if (shapes.has(name)) continue;
+    const own = parameters.get(name.replace(/^base_model\.model\./, "").replace(".base_layer.", "."));
+    if (!own)
+      throw misfit(file, `holds ${quoted(name)}, for which this model and adapter_config.json have no place`);
+    const [values, wanted] = [checkedValues(name, tensor, false), await own.data()];
+    if (values.length !== wanted.length || values.some((value, i) => value !== wanted[i]))
+      throw misfit(file, `is for another base: its ${quoted(name)} is not this model's`);
+  }
+}
+
+const misfit = (file: string, problem: string) =>
+  new KilnError(`${file} ${problem}`, { code: "checkpoint_misfit" });
+
+/** Writes a model's adapter as a directory that PEFT loads, all or nothing. */
+export async function saveAdapter(directory: string, model: AnyModel, name = "default"): Promise<void> {
+  const adapter = adapterOf(model, name);
+  const shown = model.adapter === adapter || model.merged === adapter;
+  const tensors = await readTensors(adapter.tensors(shown));
+  const config = {
+    peft_type: "LORA",
+    ...adapter.config,
+    bias: "none",
+    fan_in_fan_out: adapter.targets.some((layer) => layer instanceof Conv1D),
+    inference_mode: true,
+  };
+  await atomicWriteDirectory(directory, async (temporary) => {
+    await writeSafetensors(join(temporary, "adapter_model.safetensors"), tensors);
+    await writeJson(join(temporary, "adapter_config.json"), config);
+  });
+}
