@@ -4,6 +4,7 @@ import { describe } from "../../core/platform/adapter.ts";
 import { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { openDevice } from "../../kernels/index.ts";
 import { architectures, isModelType } from "../../models/architectures.ts";
+import { type AdapterExpectation, verifyAdapter } from "./adapters.ts";
 import { type CurveExpectation, verifyCurve } from "./curves.ts";
 import { type Folder, readJsonFile, walk } from "./fixture.ts";
 import { isMetricsFile, isRougeFile, verifyMetrics, verifyRouge } from "./metrics.ts";
@@ -74,14 +75,16 @@ async function verifyFile(report: Report, folder: Folder, stem: string, prefix: 
   else report.skip(prefix, later);
 }
 
-/** A folder with a model: numbers of one pass, or the losses of a training run. */
+/** A folder with an adapter or a model: numbers of one pass, or the losses of a training run. */
 async function verifyExpected(report: Report, folder: Folder): Promise<void> {
+  if (folder.files.includes("adapter_config.json"))
+    return verifyAdapter(report, folder, readJsonFile(folder, "expected.json") as AdapterExpectation);
   const config = folder.files.includes("config.json") ? readJsonFile(folder, "config.json") : null;
   const type = (config as { model_type?: unknown } | null)?.model_type;
   const expected = readJsonFile(folder, "expected.json") as ModelExpectation | CurveExpectation;
   const known = isModelType(type) ? architectures[type].className : undefined;
   if (known === undefined || (expected.class ?? known) !== known) {
-    report.skip(folder.name || "model", `${typeof type === "string" ? type : "an adapter"}: ${later}`);
+    report.skip(folder.name || "model", `${type}: ${later}`);
   } else if ("losses" in expected) await verifyCurve(report, folder, expected);
   else await verifyDecoder(report, folder, expected);
 }

@@ -10,6 +10,7 @@ import { loadWeights } from "../../models/formats/hf_directory.ts";
 import { readModelWeights } from "../../models/formats/safetensors.ts";
 import type { TokenBatch } from "../../models/model.ts";
 import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
+import type { Parameter } from "../../nn/index.ts";
 import { argmax } from "../../serve/engine/sampler.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
 import { type Comparison, compare, type Report, worst } from "./report.ts";
@@ -29,7 +30,7 @@ export interface ModelExpectation {
  * Tolerances: hidden states, logits and the loss to 1e-4; each gradient to 1e-3 of its tensor's largest value, the norm
  * of all to 1e-3 of itself. They leave room for float32 sums in any order, and none for another formula.
  */
-const near = { atol: 1e-4 };
+export const near = { atol: 1e-4 };
 const share = 1e-3;
 
 /** Loads a decoder's directory: shape and weights, no tokenizer. */
@@ -85,14 +86,16 @@ function rowsOf(file: TensorFile): number {
   return file.get("input_ids").shape[0];
 }
 
+/** Logits of the reference's input; `each` sees the hidden states. */
+export function logitsOf(model: CausalLM, file: TensorFile, each?: (x: Tensor) => void): Tensor {
+  const batch = batchOf(file.integers("input_ids"), rowsOf(file));
+  return model.logits(model.hidden(batch.tokens, batch, each));
+}
+
 async function forward(model: CausalLM, file: TensorFile) {
   const states: Tensor[] = [];
   const logits = scope(() =>
-    noGrad(() => {
-      const batch = batchOf(file.integers("input_ids"), rowsOf(file));
-      const last = model.hidden(batch.tokens, batch, (x) => states.push(x));
-      return { logits: model.logits(last), states };
-    }),
+    noGrad(() => ({ logits: logitsOf(model, file, (x) => states.push(x)), states })),
   );
   try {
     const hidden = [];
@@ -117,24 +120,7 @@ async function verifyLoss(
   file: TensorFile,
   expected: ModelExpectation,
 ): Promise<void> {
-  const rows = rowsOf(file);
-  const targets = nextTokens(file.integers("labels"), rows);
-  const supervised = targets.filter((t) => t !== -100).length;
-  const named = [...model.namedParameters()];
-  const made = scope(() => {
-    const batch = batchOf(file.integers("input_ids"), rows);
-    const labels = tensor(targets, batch.tokens.shape, "i32");
-    const loss = mul(model.loss({ ...batch, targets: labels }), 1 / supervised);
-    const parameters = named.map(([, parameter]) => parameter);
-    return { loss, gradients: grads(loss, parameters) };
-  });
-  const gradients = new Map<string, ArrayLike<number>>();
-  for (const [i, [name, parameter]] of named.entries()) {
-    const gradient = made.gradients[i];
-    gradients.set(name, gradient ? await gradient.data() : new Float32Array(parameter.size));
-  }
-  const loss = await made.loss.item();
-  dispose(made);
+  const { loss, gradients } = await differentiate(model, file, model.namedParameters());
   await check("loss", () => compare([loss], [expected.loss], near));
   await check("gradients", () => compareGradients(gradients, file));
   await check("grad_norm", () => {
@@ -144,12 +130,45 @@ async function verifyLoss(
   });
 }
 
-function compareGradients(gradients: ReadonlyMap<string, ArrayLike<number>>, file: TensorFile): Comparison {
+/** The mean loss of the reference's labels, and its derivatives by name. */
+export async function differentiate(
+  model: CausalLM,
+  file: TensorFile,
+  parameters: ReadonlyMap<string, Parameter>,
+) {
+  const rows = rowsOf(file);
+  const targets = nextTokens(file.integers("labels"), rows);
+  const supervised = targets.filter((t) => t !== -100).length;
+  const named = [...parameters];
+  const made = scope(() => {
+    const batch = batchOf(file.integers("input_ids"), rows);
+    const labels = tensor(targets, batch.tokens.shape, "i32");
+    const loss = mul(model.loss({ ...batch, targets: labels }), 1 / supervised);
+    const leaves = named.map(([, parameter]) => parameter);
+    return { loss, gradients: grads(loss, leaves) };
+  });
+  const gradients = new Map<string, ArrayLike<number>>();
+  for (const [i, [name, parameter]] of named.entries()) {
+    const gradient = made.gradients[i];
+    gradients.set(name, gradient ? await gradient.data() : new Float32Array(parameter.size));
+  }
+  const loss = await made.loss.item();
+  dispose(made);
+  return { loss, gradients };
+}
+
+/** Each gradient of the file; `nameOf` is what a parameter is called that the file gives another name. */
+export function compareGradients(
+  gradients: ReadonlyMap<string, ArrayLike<number>>,
+  file: TensorFile,
+  nameOf = (name: string) => name,
+): Comparison {
   const names = file.names().filter((name) => name.startsWith("grad."));
   return worst(
     names.map((name) => {
-      const got = gradients.get(name.slice("grad.".length));
-      if (!got) throw new KilnError(`the model has no parameter ${name.slice("grad.".length)}`);
+      const parameter = nameOf(name.slice("grad.".length));
+      const got = gradients.get(parameter);
+      if (!got) throw new KilnError(`the model has no parameter ${parameter}`);
       const want = file.floats(name);
       const largest = want.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
       return compare(got, want, { atol: share * largest }, name);
