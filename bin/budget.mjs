@@ -19,7 +19,8 @@ const parts = [
       ...["train/data/conversations", "models/registry"],
     ],
   },
-  { name: "bench", bound: 5_500, folders: ["bench"] },
+  // The design's 5,500, and 300 for what verify checks of encoders, adapters, quantization and metrics.
+  { name: "bench", bound: 5_800, folders: ["bench"] },
 ];
 
 const counted = /\.(ts|tsx|mjs|wgsl|css|html)$/;
