@@ -63,7 +63,7 @@ export function l1Loss(input: Tensor, target: Tensor, { reduction }: LossOptions
   return reduce("l1Loss", abs(sub(input, target)), reduction);
 }
 
-/** d^2 / 2 for distances d below delta, delta (d - delta / 2) from there on (Huber 1964). */
+/** For distances d = |input - target|: d^2 / 2 below delta, and delta (d - delta / 2) from there on (Huber 1964). */
 export function huberLoss(
   input: Tensor,
   target: Tensor,
@@ -112,9 +112,9 @@ export function bceLoss(input: Tensor, target: Tensor, { reduction }: LossOption
 }
 
 export interface NllOptions extends LossOptions {
-  /** Target that has no loss and does not count in the mean; -100 by default. */
+  /** Rows with this target have no loss and do not count in the mean; -100 by default. */
   ignoreIndex?: number;
-  /** [C]: factor of each class; the mean divides by the sum of the targets' factors. */
+  /** The factor of each class, [C]; the mean divides by the sum of the targets' factors. */
   weight?: Tensor;
 }
 
@@ -165,7 +165,7 @@ function reduceRows(
     : reduce(name, losses, reduction);
 }
 
-/** Of each row whether it counts, its class (0 where it does not), and its factor in the mean. */
+/** For each row: whether it counts, its class (0 where it does not), and its factor in the mean. */
 function countedRows(target: Tensor, { weight, ignoreIndex = -100 }: NllOptions) {
   const flat = reshape(target, [target.size]);
   const counted = ne(flat, ignoreIndex);
@@ -176,7 +176,7 @@ function countedRows(target: Tensor, { weight, ignoreIndex = -100 }: NllOptions)
 
 /**
  * torch.nn.functional.nll_loss: minus the target's entry in log probabilities [N, C, d...] (or [C]), targets [N, d...]. A
- * target that is no class gives NaN.
+ * target that is neither a class nor `ignoreIndex` gives NaN.
  */
 export function nllLoss(input: Tensor, target: Tensor, options: NllOptions = {}): Tensor {
   checkClasses("nllLoss", input, target, options);
@@ -188,7 +188,7 @@ export function nllLoss(input: Tensor, target: Tensor, options: NllOptions = {})
 
 /**
  * torch.nn.functional.cross_entropy: logits [N, C, d...] (or [C]) against class numbers [N, d...], or against
- * probabilities of the logits' shape. A class number that is no class gives NaN.
+ * probabilities of the logits' shape. A number that is neither a class nor `ignoreIndex` gives NaN.
  */
 export function crossEntropyLoss(
   input: Tensor,
@@ -240,7 +240,7 @@ function softTargets(name: string, input: Tensor, target: Tensor, options: Cross
 
 /**
  * KL divergence of softmax(input / T) from softmax(target / T) over the last axis, summed, divided by the first
- * extent and multiplied by T^2, which keeps gradients of the size they have at T = 1 (Hinton et al. 2015).
+ * extent and multiplied by T^2, which keeps gradients as large as at T = 1 (Hinton et al. 2015).
  * Both are logits.
  */
 export function klDivLoss(input: Tensor, target: Tensor, temperature = 1): Tensor {
@@ -252,8 +252,8 @@ export function klDivLoss(input: Tensor, target: Tensor, temperature = 1): Tenso
 }
 
 /**
- * For vectors on the last axis 1 - cos(input, other) where `label` is 1 and max(0, cos - margin) where it is -1; without
- * labels every pair should agree.
+ * For vectors on the last axis: 1 - cos(input, other) where `label` is 1, and max(0, cos(input, other) - margin) where it
+ * is -1. Without labels every pair counts as 1.
  */
 export function cosineEmbeddingLoss(
   input: Tensor,
@@ -268,7 +268,7 @@ export function cosineEmbeddingLoss(
   return reduce("cosineEmbeddingLoss", label ? where(gt(label, 0), alike, apart) : alike, reduction);
 }
 
-/** max(0, margin - label (first - second)): `label` 1 ranks the first higher, -1 the second. */
+/** max(0, margin - label (first - second)): a `label` of 1 means that the first should rank higher, -1 the second. */
 export function marginRankingLoss(
   first: Tensor,
   second: Tensor,
@@ -279,7 +279,10 @@ export function marginRankingLoss(
   return reduce("marginRankingLoss", clamp(short, 0), reduction);
 }
 
-/** max(0, |anchor - positive| - |anchor - negative| + margin) of Euclidean distances over the last axis (+ 1e-6 each). */
+/**
+ * max(0, |anchor - positive| - |anchor - negative| + margin) with Euclidean distances over the last axis. As in PyTorch,
+ * 1e-6 is added to each difference.
+ */
 export function tripletMarginLoss(
   anchor: Tensor,
   positive: Tensor,

@@ -7,8 +7,8 @@ import { type NestedNumbers, Tensor, tensor } from "../core/tensor.ts";
 import { assignInto } from "../kernels/index.ts";
 
 /**
- * The dtype of a model's matrices and activations; sums, statistics of norms, softmax and losses are f32 in both. Three
- * ways to choose it: by default everything is f32. `Parameter.computeIn("f16")` adds an f16 copy beside each f32 matrix:
+ * The dtype of a model's matrices and activations; sums, statistics of norms, softmax and losses are f32 in both. There are
+ * three ways to choose it. By default everything is f32. `Parameter.computeIn("f16")` adds an f16 copy beside each f32 matrix:
  * mixed precision, for training. `withMatrices("f16", ...)` makes modules that hold f16 matrices alone, for models that only
  * answer. Vectors (norms, biases) and buffers are always f32.
  */
@@ -28,7 +28,7 @@ export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
   }
 }
 
-/** Modules made in `body` leave their parameters uninitialised: for models that are loaded or `init`ed next. */
+/** Modules made in `body` leave their parameters uninitialised: for models that are loaded or initialised next. */
 export function withoutValues<T>(body: () => T): T {
   const before = roomOnly;
   roomOnly = true;
@@ -46,7 +46,7 @@ function persistent(dtype: ComputeDtype, shape: Shape): Storage {
   return storage;
 }
 
-/** A tensor that a forward pass reads or updates and no optimizer trains, as running statistics: part of the state. */
+/** A tensor that forward passes read or update but no optimizer trains, such as running statistics; part of the state. */
 export class Buffer extends Tensor {
   /** A buffer of `shape` that holds what `values` returns; uninitialised inside `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Buffer {
@@ -72,7 +72,7 @@ export class Parameter extends Tensor {
     return parameter.requireGrad();
   }
 
-  /** Whether it has a row for each token, as embeddings and the head have: some optimizers treat these as no matrix. */
+  /** Whether it has a row for each token, as embeddings and the head have: some optimizers do not treat these as matrices. */
   perToken = false;
 
   /** The f16 copy, or null where passes read this tensor itself. Whoever updates this tensor must `refresh` the copy. */
@@ -125,23 +125,23 @@ export type StateValues = Tensor | NestedNumbers;
 export class Module {
   #training = true;
 
-  /** Whether dropout drops and batch norm takes the batch's statistics; a compiled step follows when it changes. */
+  /** Whether dropout drops and batch norm uses the batch's statistics; a compiled step is traced again when it changes. */
   get training(): boolean {
     return dependsOn(() => this.#training);
   }
 
-  /** Puts this module and all inside it into training mode (the mode of new modules), or out of it. */
+  /** Puts this module and all modules inside it into training mode, which new modules are in, or takes them out of it. */
   train(mode = true): this {
     for (const [, part] of partsOf(this)) if (part instanceof Module) part.#training = mode;
     return this;
   }
 
-  /** Puts this module and all inside it into evaluation mode. */
+  /** Puts this module and all modules inside it into evaluation mode. */
   eval(): this {
     return this.train(false);
   }
 
-  /** Every parameter with its name, in field order; one that is shared (tied) appears once, under its first name. */
+  /** Every parameter with its name, in field order; a tied (shared) one appears once, under its first name. */
   namedParameters(): Map<string, Parameter> {
     const found = new Map<Parameter, string>();
     for (const [name, part] of partsOf(this))
@@ -160,7 +160,7 @@ export class Module {
     return [...this.namedParameters().values()];
   }
 
-  /** Number of trained values; tied ones count once. */
+  /** The number of trained values; tied ones count once. */
   get numParameters(): number {
     return this.parameters().reduce((sum, p) => sum + p.size, 0);
   }
@@ -173,7 +173,7 @@ export class Module {
     }
   }
 
-  /** Parameters and buffers by PyTorch's names, tied ones under each of theirs. The tensors themselves, not copies. */
+  /** Parameters and buffers by PyTorch's names, a tied one under each of its names. The tensors themselves, not copies. */
   stateDict(): Map<string, Parameter | Buffer> {
     const state = new Map<string, Parameter | Buffer>();
     for (const [name, part] of partsOf(this)) if (!(part instanceof Module)) state.set(name, part);

@@ -21,15 +21,15 @@ import { Buffer, Module, Parameter } from "./module.ts";
 export interface BatchNormOptions {
   /** Added to the variance; 1e-5 by default. */
   eps?: number;
-  /** Share of the batch in the running statistics, 0.1 by default; null takes the mean of all batches. */
+  /** The weight of a new batch in the running statistics, 0.1 by default; null makes them the mean of all batches. */
   momentum?: number | null;
   /** Whether there are a weight and a bias; true by default. */
   affine?: boolean;
-  /** Whether there are running statistics; without them batches are always normalised by their own. */
+  /** Whether there are running statistics; without them every batch is normalised by its own. */
   trackRunningStats?: boolean;
 }
 
-/** x over `dims` with mean 0 and variance 1, in f32, and the statistics, which keep those axes with extent 1. */
+/** x scaled to mean 0 and variance 1 over `dims`, in f32, and its statistics, in which those axes have extent 1. */
 function standardise(x: Tensor, dims: readonly number[], eps: number) {
   const average = mean(x, dims, true);
   const centred = sub(x, average);
@@ -37,7 +37,7 @@ function standardise(x: Tensor, dims: readonly number[], eps: number) {
   return { y: mul(centred, rsqrt(add(variance, eps))), average, variance };
 }
 
-/** y * weight + bias, one of each for every channel of y [N, C, ...], where there are any. */
+/** y * weight + bias with one of each per channel of y [N, C, ...], or y itself without them. */
 function affine(y: Tensor, weight: Tensor | null, bias: Tensor | null): Tensor {
   if (!weight || !bias) return y;
   const shape = [weight.size, ...y.shape.slice(2).fill(1)];
@@ -45,9 +45,9 @@ function affine(y: Tensor, weight: Tensor | null, bias: Tensor | null): Tensor {
 }
 
 /**
- * Normalises each channel over the batch (Ioffe & Szegedy 2015): by the batch's own statistics in training, which the
- * running ones follow, and by the running ones after `eval()`. The running statistics are tensors that are updated in
- * place, so that compiled steps update them too.
+ * Normalises each channel over the batch (Ioffe & Szegedy 2015). Training uses the batch's own statistics and moves the
+ * running ones towards them; after `eval()` the running ones are used. They are tensors that are updated in place, so that
+ * compiled steps update them too.
  */
 class BatchNorm extends Module {
   readonly weight: Parameter | null;
@@ -127,7 +127,7 @@ export class BatchNorm2d extends BatchNorm {
   }
 }
 
-/** torch.nn.GroupNorm: each of `numGroups` groups of channels of x [N, C, ...] normalised by itself (Wu & He 2018). */
+/** torch.nn.GroupNorm: normalises each of `numGroups` groups of channels of x [N, C, ...] by itself (Wu & He 2018). */
 export class GroupNorm extends Module {
   readonly weight: Parameter | null;
   readonly bias: Parameter | null;

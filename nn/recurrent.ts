@@ -24,17 +24,17 @@ import { equalParts } from "./parts.ts";
 export interface RecurrentOptions {
   /** Layers on top of each other; 1 by default. */
   numLayers?: number;
-  /** Whether products have a bias; true by default. */
+  /** Whether the products with input and state have biases; true by default. */
   bias?: boolean;
   /** Whether sequences are [B, T, features] instead of [T, B, features]. */
   batchFirst?: boolean;
-  /** Dropout of the outputs of every layer but the last, in training. */
+  /** The probability of dropout on the outputs of every layer but the last, in training. */
   dropout?: number;
   /** Whether a second network reads each sequence backwards; their outputs are concatenated. */
   bidirectional?: boolean;
 }
 
-/** Products of one layer in one direction: of the input, [gates * H, I], and of the state, [gates * H, H]. */
+/** The weights of one layer in one direction: [gates * H, I] for the input and [gates * H, H] for the state. */
 interface Weights {
   input: Parameter;
   hidden: Parameter;
@@ -45,19 +45,19 @@ interface Weights {
 /** Tensors [B, H] that pass from step to step; the first one is a step's output. */
 type State = readonly Tensor[];
 
-/** One step: `gates` [B, gates * H] is the input's share, the product with its weights. */
+/** One step; `gates` [B, gates * H] is the product of the input and its weights. */
 type Cell = (gates: Tensor, state: State, weights: Weights) => State;
 
 const product = (h: Tensor, { hidden, hiddenBias }: Weights, residual?: Tensor) =>
   linear(h, hidden.compute, hiddenBias, residual ? { residual } : {});
 
-/** Layers of a cell, as torch.nn.RNN, LSTM and GRU, with their names of parameters. Those start in +-1 / sqrt(hidden size). */
+/** Layers of a cell with the parameter names of torch.nn.RNN, LSTM and GRU; values start within +-1 / sqrt(hidden size). */
 class Recurrent extends Module {
-  /** Between layers. */
+  /** Applied between layers. */
   readonly dropout: Dropout;
   readonly #layers: Weights[][] = [];
   readonly #cell: Cell;
-  /** Tensors of a state: 2 for LSTM. */
+  /** The number of tensors in a state: 2 for LSTM. */
   readonly #states: number;
   readonly #hiddenSize: number;
   readonly #batchFirst: boolean;
@@ -88,7 +88,7 @@ class Recurrent extends Module {
             inputBias: bias ? make(rows) : null,
             hiddenBias: bias ? make(rows) : null,
           };
-          // Fields of PyTorch's names, where the parameters are found.
+          // Parameters are found by their fields, so these have PyTorch's names.
           const { input, hidden, inputBias, hiddenBias } = weights;
           const name = (what: string) => `${what}_l${layer}${suffix}`;
           Object.assign(this, { [name("weight_ih")]: input, [name("weight_hh")]: hidden });
@@ -99,7 +99,7 @@ class Recurrent extends Module {
     }
   }
 
-  /** Outputs of all steps of the last layer, and the final states, each [layers * directions, B, H]. */
+  /** The outputs of the last layer at all steps, and the final states, each [layers * directions, B, H]. */
   protected run(x: Tensor, initial: readonly Tensor[] | undefined): [Tensor, Tensor[]] {
     const unbatched = x.rank === 2;
     if (!unbatched && x.rank !== 3)
@@ -128,7 +128,7 @@ class Recurrent extends Module {
     return [reshape(output, [x.shape[0], -1]), last.map((t) => reshape(t, [t.shape[0], t.shape[2]]))];
   }
 
-  /** Initial states [layers * directions, B, H]: those given, checked, or zeros. */
+  /** Initial states [layers * directions, B, H]: the given ones, which are checked, or zeros. */
   #starts(x: Tensor, given: readonly Tensor[] | undefined, unbatched: boolean): readonly Tensor[] {
     const count = this.#layers.length * this.#layers[0].length;
     const shape = [count, x.shape[1], this.#hiddenSize];
@@ -187,7 +187,7 @@ const lstmCell: Cell = (gates, [h, c], weights) => {
   return [mul(sigmoid(output), tanh(cell)), cell];
 };
 
-/** torch.nn.LSTM: outputs and the last [hidden, cell] states; shapes as RNN's. */
+/** torch.nn.LSTM: outputs and the last [hidden, cell] states, in the shapes of RNN. */
 export class LSTM extends Recurrent {
   constructor(inputSize: number, hiddenSize: number, options: RecurrentOptions = {}) {
     super({ cell: lstmCell, gates: 4, states: 2 }, inputSize, hiddenSize, options);
@@ -202,7 +202,7 @@ export class LSTM extends Recurrent {
   }
 }
 
-/** Gates in PyTorch's order: reset, update, candidate; reset applies to the product with the state (Cho et al. 2014). */
+/** Gates in PyTorch's order: reset, update, candidate; the reset gate scales the product with the state (Cho et al. 2014). */
 const gruCell: Cell = (gates, [h], weights) => {
   const [resetX, updateX, candidateX] = equalParts(gates, 3, 1);
   const [resetH, updateH, candidateH] = equalParts(product(h, weights), 3, 1);
@@ -211,7 +211,7 @@ const gruCell: Cell = (gates, [h], weights) => {
   return [lerp(tanh(add(candidateX, mul(reset, candidateH))), h, update)];
 };
 
-/** torch.nn.GRU; shapes as RNN's. */
+/** torch.nn.GRU, with the shapes of RNN. */
 export class GRU extends Recurrent {
   constructor(inputSize: number, hiddenSize: number, options: RecurrentOptions = {}) {
     super({ cell: gruCell, gates: 3 }, inputSize, hiddenSize, options);

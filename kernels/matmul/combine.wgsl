@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 #if C_VEC
     sum += partial[(s * size + at) / 4];
 #else
-    // The last cells of a row read on into the next, at the very end into padding; store() drops them.
+    // The last vector of a row may reach into the next row, or into padding at the very end; store() drops those columns.
     let first = s * size + at;
     sum += vec4f(partial[first], partial[first + 1], partial[first + 2], partial[first + 3]);
 #endif

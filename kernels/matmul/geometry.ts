@@ -9,7 +9,7 @@ import {
 
 export type Activation = "gelu" | "gelu_tanh" | "silu";
 
-/** y = activation(scale * A B + bias) + residual; the inputs are A, B and, where the attributes say so, bias and residual. */
+/** y = activation(scale * A B + bias) + residual; the inputs are A, B and, if the attributes have them, bias and residual. */
 export interface MatmulAttrs {
   /** Input 2 is a bias of shape [N]. */
   bias?: boolean;
@@ -23,7 +23,7 @@ export interface MatmulAttrs {
    * N and K alone. A server needs this, so that a request's answer does not depend on who else is served.
    */
   batchInvariant?: boolean;
-  /** Stores the sums of an f16 product as they are: for logits, and for gradients that are added up. */
+  /** The sums of an f16 product are stored in f32: for logits, and for gradients that are added up. */
   outDtype?: "f32";
 }
 
@@ -59,7 +59,7 @@ export function productShape(a: Shape, b: Shape): Shape | string {
   return [...batch, ...(a.length > 1 ? [a.at(-2)!] : []), ...(b.length > 1 ? [b.at(-1)!] : [])];
 }
 
-/** Folds batch axes that the second operand does not have into rows, and merges what is left as far as strides allow. */
+/** Folds batch axes that the second operand lacks into rows, and merges the others as far as strides allow. */
 export function geometryOf({ inputs }: Pick<Call<MatmulAttrs>, "inputs">): Geometry {
   const [a, b] = inputs as [TensorMeta, TensorMeta];
   const K = a.shape.at(-1)!;
@@ -78,7 +78,7 @@ export function geometryOf({ inputs }: Pick<Call<MatmulAttrs>, "inputs">): Geome
   const M = folds ? shape.at(-1)! : 1;
   const bRow = b.shape.length > 1 ? b.strides.at(-2)! : b.strides[0];
   const bCol = b.shape.length > 1 ? b.strides.at(-1)! : 0;
-  // An axis of extent 1 is never walked: stride 0 there keeps it from spoiling alignment.
+  // Nobody steps along an axis of extent 1: stride 0 keeps it from spoiling the alignment.
   const walked = (extent: number, stride: number) => (extent > 1 ? stride : 0);
   return {
     M,
@@ -96,7 +96,7 @@ export function geometryOf({ inputs }: Pick<Call<MatmulAttrs>, "inputs">): Geome
   };
 }
 
-/** How a kernel may load an operand: vectors need their axis packed and everything else in steps of four. */
+/** How a kernel may load an operand: vectors need stride 1 along their axis and multiples of four elsewhere. */
 export function modeOf({ offset, row, col, batch }: Matrix): number {
   const aligned = [offset, ...batch].every((x) => x % 4 === 0);
   if (aligned && col === 1 && row % 4 === 0) return Mode.columns;

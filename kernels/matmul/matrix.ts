@@ -15,7 +15,7 @@ export interface MatrixTile {
   step: number;
   /** Panels in workgroup memory: 2 saves a barrier for each. */
   stages: 1 | 2;
-  /** Panels are arrays of vec4: threads write them at once, where the adapter can load matrices from such. */
+  /** Panels are arrays of vec4: threads write four elements at once, where the adapter can load matrices from such arrays. */
   vectors?: boolean;
 }
 
@@ -32,7 +32,7 @@ export const tiles: readonly MatrixTile[] = [
   { down: 1, across: 2, rows: 32, columns: 32, step: 32, stages: 1 },
 ];
 
-/** Further ones, which measuring may prefer. */
+/** Further tiles, which a measurement may prefer. */
 export const moreTiles: readonly MatrixTile[] = [
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 1, vectors: true },
   { down: 2, across: 2, rows: 64, columns: 64, step: 32, stages: 2, vectors: true },
@@ -64,7 +64,7 @@ const extentsOf = ({ down, across, rows, columns }: MatrixTile) => ({
   columns: across * columns,
 });
 
-/** How many matrices of a row a subgroup hands to its threads at a time: as many as fit beside the panels, 0 if not one. */
+/** How many matrices of a row a subgroup hands to its threads at a time: as many as fit beside the panels; 0 if none does. */
 function drainedOf(tile: MatrixTile, { m, n }: MatrixShape, { profile }: Call<MatmulAttrs>): number {
   const { rows, columns } = extentsOf(tile);
   // Panels may be stored either way; this is the longer of the two.
@@ -92,9 +92,9 @@ function fits(tile: MatrixTile, shape: MatrixShape, call: Call<MatmulAttrs>): bo
 
 interface Choices {
   shape: MatrixShape;
-  /** For the rule. */
+  /** Those that the rule chooses from. */
   tiles: MatrixTile[];
-  /** For measuring; includes those of the rule. */
+  /** Those that are measured, which include the rule's. */
   all: MatrixTile[];
 }
 
@@ -112,7 +112,7 @@ function choicesOf(call: Call<MatmulAttrs>): Choices | undefined {
   return undefined;
 }
 
-/** f16 products that are large enough to fill a matrix; a server's products by N and K alone. */
+/** f16 products that are large enough to fill a matrix; products of a server are judged by N and K alone. */
 export function suitsMatrix(call: Call<MatmulAttrs>): boolean {
   const { matrix, subgroupSize } = call.profile;
   if (!matrix || subgroupSize === 0) return false;
@@ -123,10 +123,10 @@ export function suitsMatrix(call: Call<MatmulAttrs>): boolean {
   return N >= least && K >= least && (call.attrs.batchInvariant || M >= least);
 }
 
-/** The largest tile that still fills the device, and into how many parts K is cut where even the smallest does not. */
+/** The largest tile that still fills the device, and the number of parts of K, more than one if no tile fills it. */
 function ruleOf(call: Call<MatmulAttrs>, geometry: Geometry, { tiles }: Choices) {
   const { N, K } = geometry;
-  // Under batchInvariant as if there were few rows, whatever there are.
+  // batchInvariant: the choice must not depend on the rows, so it is made as for a single one.
   const [M, batches] = call.attrs.batchInvariant ? [1, 1] : [geometry.M, geometry.batches];
   const count = (tile: MatrixTile) => {
     const { rows, columns } = extentsOf(tile);
@@ -177,7 +177,7 @@ export function planMatrix(call: Call<MatmulAttrs>, option?: string): Lowering {
       // Software adapters unroll loops of known length, which costs them seconds of compiling.
       PANEL: dialect === "emulated" ? "min(BK, w.kEnd + BK - k)" : "BK",
     },
-    // An instruction adds products of 8 or 16 steps along K at once, so that chains may be as much longer.
+    // An instruction adds products of 8 or 16 steps along K at once, so chains may be that much longer.
     splits: Math.max(rule.splits, Math.ceil(geometry.K / 65_536)),
     longestChain: Number.POSITIVE_INFINITY,
   });

@@ -2,7 +2,7 @@
 // of C, a subgroup RM by RN matrices of them. Panels of BK columns of A and BK rows of B wait in workgroup memory in the
 // order of storage, since loading a matrix transposes it at no cost; rows are padded by PAD against bank
 // conflicts. While a panel is multiplied, the next is on its way into registers. With STAGES 2 panels alternate between
-// two places and one barrier a panel is saved. Rows and columns outside C repeat the last ones and are not stored.
+// two places, which saves one barrier per panel. Rows and columns outside C repeat the last ones and are not stored.
 #import "matmul/operands.wgsl"
 #import "matmul/epilogue.wgsl"
 #import "matrix_units/units.wgsl"
@@ -91,7 +91,7 @@ fn fetchB(v: u32, tile: Tile, k: u32, w: Walk) -> vec4<T1> {
 #endif
 }
 
-/// Tiles that run at the same time should share rows and columns: GROUP rows of tiles are walked column by column.
+/// Tiles that run at the same time should share rows and columns, so GROUP rows of tiles are walked column by column.
 fn regroup(tile: Tile) -> Tile {
   var grouped = tile;
   let number = tile.row * params.tilesN + tile.column;

@@ -48,7 +48,7 @@ function infer(inputs: readonly TensorMeta[], attrs: MatmulAttrs) {
   return [{ shape, dtype: attrs.outDtype ?? a.dtype }];
 }
 
-/** Whether a GPU should read the second operand once for few rows; those rows are then summed in an order of their own. */
+/** Whether a GPU should take the kernel for few rows, which reads the second operand once; its order of summation differs. */
 function suitsGemv(call: Call<MatmulAttrs>): boolean {
   const { subgroupSize, maxWorkgroupSize } = call.profile;
   if (subgroupSize === 0 || 4 * subgroupSize > maxWorkgroupSize) return false;
@@ -66,7 +66,7 @@ function gradient({ inputs, attrs, needs }: GradientContext<MatmulAttrs>, [dy]: 
   return out;
 }
 
-/** The cotangent of the activation's input, which is recomputed: the fused kernel did not keep it. */
+/** The cotangent of the activation's input. The input is recomputed, since the fused kernel did not keep it. */
 function throughActivation(inputs: readonly Tensor[], attrs: MatmulAttrs, dy: Tensor): Tensor {
   const { activation, residual, ...linear } = attrs;
   const x = apply(matmulOp, residual ? inputs.slice(0, -1) : inputs, linear)[0];
@@ -98,7 +98,7 @@ function operandGradients(
   const flip = (x: Tensor) => transpose(x, -2, -1);
   const dA = () => reshape(sumTo(product(dC, flip(right)), left.shape), a.shape);
   const dB = () => {
-    // A gradient is laid out as its operand is: the weight of a Linear arrives transposed.
+    // The gradient gets its operand's layout: the weight of a Linear arrives transposed.
     const columnMajor = right.strides.at(-2) === 1 && right.strides.at(-1) !== 1;
     const d = columnMajor ? flip(product(flip(dC), left)) : product(flip(left), dC);
     return reshape(sumTo(d, right.shape), b.shape);
@@ -153,8 +153,8 @@ export const matmulOp = defineOp<MatmulAttrs>({
 export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant" | "outDtype">;
 
 /**
- * Matrix product with PyTorch's rules: [..., M, K] times [..., K, N] with broadcast batch axes; a vector on the left
- * is a row, on the right a column, and its axis is absent from the result. Transposed views are read in place. Integers
+ * Matrix product with PyTorch's rules: [..., M, K] times [..., K, N] with broadcast batch axes; a vector is a row on
+ * the left and a column on the right, and its axis is absent from the result. Transposed views are read in place. Integers
  * (both i32 or both u32) are exact, wrap around at 2^32 and take no options.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
@@ -169,9 +169,9 @@ export const activate = (x: Tensor, name: Activation): Tensor => activations[nam
 
 export interface LinearOptions {
   activation?: Activation | undefined;
-  /** Added to the result, of its shape. */
+  /** Added to the result, whose shape it has. */
   residual?: Tensor | undefined;
-  /** Of x W^T; 1 by default. */
+  /** The factor of x W^T; 1 by default. */
   scale?: number;
   /** See MatmulAttrs. */
   batchInvariant?: boolean | undefined;
@@ -180,7 +180,7 @@ export interface LinearOptions {
 }
 
 /**
- * y = activation(scale x W^T + bias) + residual for x [..., K], weight [N, K], bias [N]; as PyTorch's `linear`, in one pass.
+ * y = activation(scale x W^T + bias) + residual for x [..., K], weight [N, K], bias [N], in one pass; PyTorch's `linear`.
  * While derivatives are recorded the activation is an op of its own, which keeps its input for the gradient.
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {

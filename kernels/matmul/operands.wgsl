@@ -13,7 +13,7 @@ struct Params {
   splits: u32,
   kPerSplit: u32,
   run: u32,    // RUNS: steps along K that are summed by themselves, so that a long sum keeps more digits
-  origin: u32, // 0; an array that is indexed from here stays out of registers
+  origin: u32, // 0; an array that is indexed from this parameter stays out of registers
   aOffset: u32,
   aRow: u32,
   aCol: u32,
@@ -98,7 +98,7 @@ fn readable(k: u32, w: Walk) -> u32 {
 #endif
 }
 
-/// Four values along k, zero from the end on. Memory there may hold NaN, so it is replaced, not multiplied by zero.
+/// Four values along k, with zeros from the end of K on. Memory there may hold NaN, so it is replaced, not multiplied by zero.
 fn keepBelow(value: vec4f, k: u32, w: Walk) -> vec4f {
 #if EDGE_K
   return select(vec4f(), value, vec4u(k, k + 1, k + 2, k + 3) < vec4u(w.kEnd));
@@ -107,7 +107,7 @@ fn keepBelow(value: vec4f, k: u32, w: Walk) -> vec4f {
 #endif
 }
 
-/// Zero from the end of K on.
+/// The value, or zero from the end of K on.
 fn keepIf(value: vec4f, k: u32, w: Walk) -> vec4f {
 #if EDGE_K
   return select(vec4f(), value, k < w.kEnd);

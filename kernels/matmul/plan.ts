@@ -14,18 +14,18 @@ export interface Tiling {
   defines: Record<string, number | boolean | string>;
   /** Loads single elements whatever the strides. */
   single?: boolean;
-  /** Into how many parts K is cut, each summed by itself. */
+  /** The number of parts into which K is cut; each is summed by itself. */
   splits?: number;
-  /** Steps along K from which on sums are made in runs, where it is not the usual number. */
+  /** The longest part of K that is summed in one run, where it differs from the constant below. */
   longestChain?: number;
 }
 
 const activations: Record<Activation, number> = { gelu: 1, gelu_tanh: 2, silu: 3 };
 
-/** K is cut at multiples of this, which every tile's step divides: where it is cut does not depend on the tile. */
+/** K is cut at multiples of this, which every tile's step divides, so that the cuts do not depend on the tile. */
 const splitGrain = 64;
 
-/** Vectors of four in which the batch axes' extents and strides travel. */
+/** The number of vectors of four that hold the extents, or strides, of the batch axes. */
 const quadsOf = ({ batchShape }: Geometry) => `${Math.max(2, Math.ceil(batchShape.length / 4))}`;
 
 /** A longer part of K is summed in runs of about the square root of its length. */
@@ -90,7 +90,7 @@ function storesVectors({ inputs, attrs }: MatmulCall, N: number): boolean {
   return N % 4 === 0 && (!attrs.residual || inputs.at(-1)!.offset % 4 === 0);
 }
 
-/** `bare` sums are parts: the pass that adds them does the rest. */
+/** Nothing for `bare` sums, which are parts: the pass that adds them takes bias and residual. */
 function epilogueInputs({ inputs }: MatmulCall, bare: boolean): NonNullable<Pass["bind"]> {
   return bare ? [] : inputs.slice(2).map((_, i) => `in${i + 2}` as const);
 }
@@ -100,7 +100,7 @@ function epilogueDefines(
   bare: boolean,
 ): Record<string, number | boolean | string> {
   return {
-    // In f32 a part is stored as a whole product is, by the same kernel.
+    // In f32 a part is stored like a whole product, by the same kernel.
     PARTIAL: bare && outputs[0].dtype !== "f32",
     BIAS: Boolean(attrs.bias) && !bare,
     RESIDUAL: Boolean(attrs.residual) && !bare,
@@ -153,14 +153,14 @@ export function planSubgroupInRows(call: MatmulCall): Lowering {
   return copyFirst(call, geometry, planSubgroupTiles(call, inRows(geometry)));
 }
 
-/** Few rows take short tiles, so that a server's small batches compute no unused rows. */
+/** Few rows get short tiles, so that a server's small batches compute no unused rows. */
 function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
   const { M, N, K } = geometry;
   const SG = call.profile.subgroupSize;
-  // Large products gain a tenth to a third from twice the rows; elsewhere that only compiles longer.
+  // Twice the rows make large products a tenth to a third faster; for others they only take longer to compile.
   const large = Math.min(M, N) >= 512 && K >= 256;
   const TM = M === 1 ? 1 : M <= 8 ? 4 : large ? 32 : 16;
-  // Subgroups of four lanes hold two groups of columns a lane, for the same 32 columns as subgroups of eight.
+  // Subgroups of four lanes hold two groups of columns in each lane, which gives the 32 columns that subgroups of eight have.
   const TN = SG <= 4 ? 2 : 1;
   const columns = 4 * SG * TN;
   const tiles = Math.ceil(M / TM) * Math.ceil(N / columns) * geometry.batches;
@@ -173,7 +173,7 @@ function planSubgroupTiles(call: MatmulCall, geometry: Geometry): Lowering {
   });
 }
 
-/** Cuts K so that about `enough` workgroups have work, none with less than `least` of K. */
+/** The number of parts of K that gives about `enough` workgroups work, each with at least `least` of K. */
 export function splitsFor(tiles: number, K: number, enough: number, least: number): number {
   return Math.max(1, Math.min(Math.ceil(enough / Math.max(tiles, 1)), Math.floor(K / least)));
 }
@@ -181,7 +181,7 @@ export function splitsFor(tiles: number, K: number, enough: number, least: numbe
 /** Workgroups that fill a large GPU: two on each of 132 multiprocessors. */
 export const fullDevice = 264;
 
-/** A tile of a workgroup: rows, columns, step along K, vectors a thread holds down and across. */
+/** A tile of a workgroup: rows, columns, step along K, and the vectors that a thread holds down and across. */
 interface Tile {
   rows: number;
   columns: number;
@@ -197,7 +197,7 @@ const tiles: readonly Tile[] = [
   { rows: 16, columns: 64, step: 16, down: 1, across: 1 },
 ];
 
-/** Further ones that were close to the first on one GPU, and may be before it on another. */
+/** Further tiles, which were nearly as fast as the first on one GPU and may be faster on another. */
 const moreTiles: readonly Tile[] = [
   { rows: 128, columns: 128, step: 8, down: 2, across: 2 },
   { rows: 128, columns: 256, step: 8, down: 2, across: 4 },
@@ -219,7 +219,7 @@ function tileFits({ profile }: MatmulCall, { M, N }: Geometry, tile: Tile): bool
   );
 }
 
-/** The largest tile that still fills the device, and into how many parts K is cut where even the smallest does not. */
+/** The largest tile that still fills the device, and the number of parts of K, more than one if no tile fills it. */
 function tiledRule(call: MatmulCall, geometry: Geometry): { tile: Tile; splits: number } {
   const { M, N, K, batches } = geometry;
   const count = (t: Tile) => Math.ceil(M / t.rows) * Math.ceil(N / t.columns) * batches;
@@ -239,14 +239,14 @@ export function tuneTiled(call: MatmulCall): { shapeClass: string; options: stri
   return { shapeClass: shapeClassOf(call, geometry), options: [...new Set([rule, ...others])] };
 }
 
-/** Products of nearly one size and the same layouts; a server's by what its model fixes. */
+/** A class of products of nearly one size and the same layouts; a server's is named by what its model fixes. */
 export function shapeClassOf({ attrs }: MatmulCall, { M, N, K, a, b, batches }: Geometry): string {
   const near = (n: number) => 2 ** Math.round(Math.log2(Math.max(n, 1)));
   const rows = attrs.batchInvariant ? "any" : near(M);
   return `${rows}x${near(N)}x${near(K)} ${modeOf(a)}${modeOf(b)} ${attrs.batchInvariant ? 1 : near(batches)}`;
 }
 
-/** A workgroup a tile: the rule's, or the one that was measured to be quickest. */
+/** One workgroup per tile: the rule's, or the one that was measured to be quickest. */
 export function planTiled(call: MatmulCall, option?: string): Lowering {
   const geometry = geometryOf(call);
   const rule = tiledRule(call, geometry);
@@ -256,7 +256,7 @@ export function planTiled(call: MatmulCall, option?: string): Lowering {
     rows: tile.rows,
     columns: tile.columns,
     step: tile.step,
-    // Registers are short here: products of usual lengths do without a second set of sums.
+    // Registers are scarce here, so products of usual lengths do without a second set of sums.
     longestChain: 4096,
     defines: {
       BM: tile.rows,
@@ -273,14 +273,14 @@ export function planTiled(call: MatmulCall, option?: string): Lowering {
   });
 }
 
-/** Four subgroups a workgroup, each for four columns of C. */
+/** Four subgroups per workgroup, each for four columns of C. */
 export function planGemv(call: MatmulCall): Lowering {
   const geometry = geometryOf(call);
   const ROWS = geometry.M === 1 ? 1 : geometry.M === 2 ? 2 : 4;
   return planTiles(call, geometry, { rows: ROWS, columns: 16, step: 4, defines: { ROWS } });
 }
 
-/** One thread an element. */
+/** One thread per element. */
 export function planPlain(call: MatmulCall): Lowering {
   return planTiles(call, geometryOf(call), { rows: 1, columns: 64, step: 1, defines: {}, single: true });
 }

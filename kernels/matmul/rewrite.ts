@@ -6,15 +6,15 @@ import type { TracedCall } from "../../core/webgpu/call.ts";
 import type { MatmulAttrs } from "./geometry.ts";
 import { matmulOp } from "./op.ts";
 
-/** A product that nothing is added to yet, and when it is computed. */
+/** A product to which nothing is added yet, and when it is computed. */
 interface Product {
   at: number;
   call: TracedCall;
 }
 
 /**
- * What compile does to sums with a product: where nobody else reads the product, it is computed where the sum was, and
- * the other term is added as it is stored. Cotangents that several layers add up pass through memory once less for each.
+ * Fuses sums with a product into it: where nobody else reads the product, it is computed in place of the sum, and the other
+ * term is added as it is stored. This saves a pass through memory for each cotangent that several layers add up.
  *
  * @param live storages that must exist after the step
  */
@@ -57,7 +57,7 @@ export function addWhereStored(calls: TracedCall[], live: ReadonlySet<Storage>):
   return out.filter((call) => call !== null);
 }
 
-/** Whether `t` shows all of `made`, in order. */
+/** Whether `t` is a view of all of `made`, in order. */
 function isWhole(t: Tensor, made: Tensor): boolean {
   return t.contiguous && t.offset === 0 && t.size === made.size;
 }

@@ -5,7 +5,7 @@ import type { MatmulAttrs } from "./geometry.ts";
 type MatmulSample = Sample<MatmulAttrs>;
 
 function of(name: string, a: Shape, b: Shape, rest: Partial<MatmulSample> = {}): MatmulSample {
-  // Sums that nearly cancel lose digits of their terms, not of themselves.
+  // A sum that nearly cancels is off by digits of its terms, not of its own.
   return { name, inputs: [{ shape: a }, { shape: b }], attrs: {}, atol: 5e-5, ...rest };
 }
 

@@ -66,7 +66,7 @@ fn blockOfB(block: u32, tile: Tile, k: u32, w: Walk) -> mat4x4f {
 #endif
 }
 
-/// The blocks of both panels are numbered on; threads beyond the last read it again, and do not keep it.
+/// The blocks of B's panel are numbered after those of A's. Threads beyond the last block read it again and drop it.
 fn fetch(number: u32, tile: Tile, k: u32, w: Walk) -> mat4x4f {
   let block = min(number, BLOCKS - 1);
   if (block < A_BLOCKS) {

@@ -4,15 +4,15 @@ import { type Geometry, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
 
 /**
  * Whether a software adapter saves more by reading B in rows than it spends on copying it there. Measured: with
- * subgroups of 8 the copy takes 1 to 7 % of a product of 1024 rows, and copy and product together a third less time
- * than the product from columns; at 128 rows a tenth less. With subgroups of 4 it is as quick either way, and a training
- * step has two kernels fewer to compile. Servers, who ask for `batchInvariant`, have few rows.
+ * subgroups of 8 the copy takes 1 to 7 % of a product of 1024 rows, and both together take a third less time than
+ * the product from columns, and at 128 rows a tenth less. With subgroups of 4 neither way is quicker, and without copies a
+ * training step has two kernels fewer to compile. Servers, which ask for `batchInvariant`, have few rows.
  */
 export function paysInRows({ profile, attrs }: Call<MatmulAttrs>, { M, b }: Geometry): boolean {
   return profile.subgroupSize >= 4 && M >= 128 && !attrs.batchInvariant && modeOf(b) !== Mode.columns;
 }
 
-/** The product once B is stored by rows: each of its matrices once, however many batches share it. */
+/** The product once B is stored by rows. Each matrix of B is stored once, however many batches share it. */
 export function inRows(geometry: Geometry): Geometry {
   const { N, K, b, batchShape } = geometry;
   const row = Math.ceil(N / 4) * 4;
