@@ -120,6 +120,17 @@ const kinds: Record<string, TokenizerJson> = {
 };
 const plain = { addSpecialTokens: false, parseSpecialTokens: false };
 
+test("added tokens that are not special keep their ids in text without special tokens", async () => {
+  const json = structuredClone(byteLevel);
+  const first = new Tokenizer(json).vocabSize;
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+  json.added_tokens.push({ id: first, content: "<|turn|>", special: true, ...flags });
+  json.added_tokens.push({ id: first + 1, content: "<tool>", special: false, ...flags });
+  const ids = await new Tokenizer(json).encode("<tool><|turn|>", plain);
+  expect(ids[0]).toBe(first + 1);
+  expect(ids).not.toContain(first);
+});
+
 /** The ids of a text that goes through the tokenizer in pieces, and how many cuts were not found to be exact. */
 async function inPieces(tokenizer: Tokenizer, text: string, limit: number) {
   const ids: number[] = [];

@@ -9,7 +9,7 @@ import { TokenizerError } from "./errors.ts";
 import { readJsonFile } from "./files.ts";
 import { readGpt2Files } from "./gpt2_files.ts";
 import { type Cut, findCut } from "./long_text.ts";
-import { withoutSpecialTokens } from "./plain_text.ts";
+import { renameSpecialTokens } from "./plain_text.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
 import { type ComponentJson, componentList, contentOf, type TokenizerJson } from "./tokenizer_json.ts";
 
@@ -64,8 +64,8 @@ export class Tokenizer implements TokenSource {
   readonly stages: readonly DecoderStage[] | null;
   readonly decodeWhole: WholeDecoder;
   readonly #native: NativeTokenizer;
-  /** The tokenizer for text without special tokens, made when it is first needed. */
-  #plain: NativeTokenizer | null = null;
+  /** Tokenizers for text in which nothing is a special token, by the mark in the names that these have instead. */
+  readonly #marked = new Map<string, NativeTokenizer>();
   readonly #specialIds: ReadonlySet<number>;
   readonly #tokenIds = new Map<string, number>();
   readonly #tokens: (string | undefined)[] = [];
@@ -78,7 +78,7 @@ export class Tokenizer implements TokenSource {
     this.stages = decoderStages(json.decoder ?? null, (part) =>
       libraryDecoder(createNative({ ...EMPTY, decoder: part })),
     );
-    this.chatTemplate = configs.chat_template ?? stringOrNull(this.config.chat_template);
+    this.chatTemplate = configs.chat_template ?? templateOf(this.config.chat_template);
     for (const [token, id] of Object.entries(this.#native.getVocab(true))) {
       this.#tokenIds.set(token, id);
       this.#tokens[id] = token;
@@ -156,10 +156,38 @@ export class Tokenizer implements TokenSource {
   /** The ids of several texts, encoded on all cores. */
   async encodeBatch(texts: string[], options: EncodeOptions = {}): Promise<number[][]> {
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;
-    if (!parseSpecialTokens) this.#plain ??= createNative(withoutSpecialTokens(this.json));
-    const native = parseSpecialTokens ? this.#native : this.#plain!;
+    const native = parseSpecialTokens ? this.#native : this.#markedFor(texts).native;
     const encodings = await native.encodeBatch(texts, { addSpecialTokens });
     return encodings.map((encoding) => encoding.getIds());
+  }
+
+  /**
+   * The ids of a text of pieces: strings, in which nothing is a special token whatever they spell, and the ids of special
+   * tokens. The strings around a special token are encoded as they would be in one text; no other tokens are added.
+   * @returns for each id also the range of characters that it stands for, in code points of the text in which special
+   * tokens have their names: tokens that share a character share its range.
+   */
+  async encodePieces(
+    pieces: readonly (string | number)[],
+  ): Promise<{ ids: number[]; ranges: [start: number, end: number][] }> {
+    const { native, nameOf } = this.#markedFor(pieces.filter((piece) => typeof piece === "string"));
+    // Where each position of the text with marked names is in the text with real ones.
+    const places = [0];
+    for (const piece of pieces) {
+      const last = places.at(-1)!;
+      const isText = typeof piece === "string";
+      if (!isText && !this.#specialIds.has(piece)) throw new TokenizerError(`${piece} is no special token`);
+      const [shown, real] = isText ? [piece, piece] : [nameOf(piece), this.#tokens[piece]!];
+      const size = [...shown].length;
+      const end = last + [...real].length;
+      for (let i = 1; i <= size; i++) places.push(i === size ? end : isText ? last + i : last);
+    }
+    const text = pieces.map((piece) => (typeof piece === "string" ? piece : nameOf(piece))).join("");
+    const encoding = await native.encode(text, null, { addSpecialTokens: false });
+    const ranges = encoding
+      .getOffsets()
+      .map(([start, end]): [number, number] => [places[start], places[end]]);
+    return { ids: encoding.getIds(), ranges };
   }
 
   /**
@@ -243,6 +271,20 @@ export class Tokenizer implements TokenSource {
     if (this.chatTemplate !== null) atomicWriteText(join(dir, "chat_template.jinja"), this.chatTemplate);
   }
 
+  /** A tokenizer whose special tokens have names that these texts do not have. */
+  #markedFor(texts: readonly string[]): { native: NativeTokenizer; nameOf: (id: number) => string } {
+    // Unicode reserves these characters for use inside programs; a text that has one all the same gets another mark.
+    const mark = Array.from({ length: 32 }, (_, i) => String.fromCharCode(0xfdd0 + i)).find(
+      (char) => !texts.some((text) => text.includes(char)),
+    );
+    if (mark === undefined) throw new TokenizerError("the text has all 32 characters from U+FDD0 to U+FDEF");
+    const nameOf = (id: number) => `${mark}${id}${mark}`;
+    const native =
+      this.#marked.get(mark) ?? createNative(renameSpecialTokens(this.json, ({ id }) => nameOf(id)));
+    this.#marked.set(mark, native);
+    return { native, nameOf };
+  }
+
   #idOf(token: string | null): number | null {
     return token === null ? null : this.tokenToId(token);
   }
@@ -314,6 +356,12 @@ function eosOf(configs: TokenizerConfigs, name: "generation_config" | "config"):
   throw new TokenizerError(
     `${name}.json: eos_token_id should be a token id or a list of them, got ${describe(wrong)}`,
   );
+}
+
+/** A chat template, or the one called "default" in a list of several. */
+function templateOf(value: unknown): string | null {
+  if (!Array.isArray(value)) return stringOrNull(value);
+  return stringOrNull((value as Config[]).find((template) => template?.name === "default")?.template);
 }
 
 function stringOrNull(value: unknown): string | null {
