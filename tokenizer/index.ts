@@ -1,5 +1,24 @@
 export { type BpeTrainerOptions, GPT2_PATTERN, trainBpe } from "./bpe_trainer.ts";
 export { charTokenizer, UNKNOWN } from "./char_tokenizer.ts";
+export {
+  type ChatMessage,
+  type ChatRole,
+  type ChatTool,
+  type Conversation,
+  ConversationError,
+  chatRoles,
+  checkConversation,
+  type ToolCall,
+} from "./chat/conversation.ts";
+export {
+  type ChatFormatName,
+  chatFormatNames,
+  detectChatFormat,
+  type Row,
+  readConversation,
+  readConversations,
+  writeConversation,
+} from "./chat/formats.ts";
 export { TokenizerError } from "./errors.ts";
 export { tokenizerFromGguf } from "./from_gguf.ts";
 export { StreamDecoder } from "./stream_decoder.ts";

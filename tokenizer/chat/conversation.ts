@@ -1,0 +1,103 @@
+import { describe, KilnError } from "../../core/errors.ts";
+import { isObject } from "../../core/platform/files.ts";
+
+export const chatRoles = ["system", "user", "assistant", "tool"] as const;
+export type ChatRole = (typeof chatRoles)[number];
+
+/** A function that the assistant calls. */
+export interface ToolCall {
+  id?: string;
+  type: "function";
+  /** Arguments as a JSON object, not as its text: chat templates write them themselves. */
+  function: { name: string; arguments: Record<string, unknown> };
+}
+
+/**
+ * What one side says at a time. The names are OpenAI's, which chat templates use too; a message may have more fields, for
+ * templates that know them.
+ */
+export interface ChatMessage {
+  role: ChatRole;
+  /** Empty where an assistant only calls tools. */
+  content: string;
+  /** Of the speaker, or of the tool that answers. */
+  name?: string;
+  tool_calls?: ToolCall[];
+  /** The call that a tool answers. */
+  tool_call_id?: string;
+  /** 0: an assistant's turn that is context and not to be learned. */
+  weight?: number;
+}
+
+/** A function that the assistant may call, with a JSON schema of its parameters. */
+export interface ChatTool {
+  type: "function";
+  function: { name: string; description?: string; parameters?: unknown };
+}
+
+/** The one form of a conversation: logs, cleaned data, training rows and requests of the server are all of these. */
+export interface Conversation {
+  messages: ChatMessage[];
+  tools?: ChatTool[];
+  /** Whatever else is known of it, such as an id, a source or a rating; never shown to a model. */
+  metadata?: Record<string, unknown>;
+}
+
+/** A conversation that is none, or that a format or template has no place for. */
+export class ConversationError extends KilnError {
+  constructor(message: string, cause?: unknown) {
+    super(message, { code: "bad_conversation", cause });
+    this.name = "ConversationError";
+  }
+}
+
+function refuse(where: string, wanted: string, got: unknown): never {
+  throw new ConversationError(`${where} should be ${wanted}, got ${describe(got)}`);
+}
+
+function checkOptionalText(message: Record<string, unknown>, where: string): void {
+  for (const key of ["name", "tool_call_id"])
+    if (message[key] !== undefined && typeof message[key] !== "string")
+      refuse(`${where}.${key}`, "text", message[key]);
+}
+
+function checkFunction(value: unknown, where: string, isCall: boolean): void {
+  const named = isObject(value) && value.type === "function" ? value.function : undefined;
+  if (!isObject(named) || typeof named.name !== "string" || named.name === "")
+    refuse(where, 'an object {type: "function", function: {name, …}}', value);
+  if (isCall && !isObject(named.arguments))
+    refuse(`${where}.function.arguments`, "a JSON object", named.arguments);
+}
+
+function checkList(value: unknown, where: string, check: (item: unknown, where: string) => void): void {
+  if (!Array.isArray(value)) refuse(where, "a list", value);
+  for (const [i, item] of value.entries()) check(item, `${where}[${i}]`);
+}
+
+function checkMessage(message: unknown, where: string): void {
+  if (!isObject(message)) refuse(where, "an object with role and content", message);
+  const { role, content, tool_calls: calls, weight } = message;
+  if (!chatRoles.includes(role as ChatRole)) refuse(`${where}.role`, `one of ${chatRoles.join(", ")}`, role);
+  if (typeof content !== "string") refuse(`${where}.content`, "text", content);
+  checkOptionalText(message, where);
+  if (calls !== undefined) {
+    if (role !== "assistant") refuse(where, "the assistant's, since it calls tools", role);
+    checkList(calls, `${where}.tool_calls`, (call, place) => checkFunction(call, place, true));
+  }
+  if (weight !== undefined && weight !== 0 && weight !== 1) refuse(`${where}.weight`, "0 or 1", weight);
+}
+
+/**
+ * The value as a conversation, after looking at all of it. It is not copied.
+ * @throws ConversationError that names the place, such as `messages[2].content should be text, got 3`.
+ */
+export function checkConversation(value: unknown): Conversation {
+  if (!isObject(value)) refuse("a conversation", "an object with messages", value);
+  checkList(value.messages, "messages", checkMessage);
+  if ((value.messages as unknown[]).length === 0) refuse("messages", "at least one message", "none");
+  if (value.tools !== undefined)
+    checkList(value.tools, "tools", (tool, where) => checkFunction(tool, where, false));
+  if (value.metadata !== undefined && !isObject(value.metadata))
+    refuse("metadata", "an object", value.metadata);
+  return value as unknown as Conversation;
+}
