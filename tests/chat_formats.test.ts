@@ -174,7 +174,7 @@ describe("formats of chat data", () => {
     for (const format of ["alpaca", "dolly", "prompt", "text"] as const)
       expect(() => writeConversation(tools, format)).toThrow(/as openai/);
     expect(() => writeConversation({ messages: [ask("a"), answer("x\nUser: y")] }, "text")).toThrow(
-      /be read again/,
+      /when read back/,
     );
     expect(() =>
       writeConversation({ messages: [ask("a"), { ...answer("b"), tool_calls: [call] }] }, "sharegpt"),

@@ -1,9 +1,9 @@
 import type { AddedTokenJson, TokenizerJson } from "./tokenizer_json.ts";
 
 /**
- * The same tokenizer with other names of its special tokens: a text has a special token where it has the new name, and
- * nothing but text where it spells the old one. Entries in the vocabulary are renamed as well, since some models look whole
- * words or pieces up; ids stay. Added tokens that are not special are text and remain.
+ * The same tokenizer with its special tokens renamed: only the new names are recognised in a text, and the old ones are
+ * plain text. Vocabulary entries are renamed too, because some models look up whole words or pieces. Ids do not change, and
+ * added tokens that are not special are kept.
  */
 export function renameSpecialTokens(
   json: TokenizerJson,
@@ -21,7 +21,7 @@ export function renameSpecialTokens(
     !special.has(typeof merge === "string" ? merge.replace(" ", "") : merge.join(""));
   return {
     ...json,
-    // A normalizer might drop what no text has.
+    // A normalizer might drop the unusual characters of the new names.
     added_tokens: json.added_tokens?.map((token) =>
       token.special ? { ...token, content: renamed(token.content), normalized: false } : token,
     ),

@@ -64,7 +64,7 @@ export class Tokenizer implements TokenSource {
   readonly stages: readonly DecoderStage[] | null;
   readonly decodeWhole: WholeDecoder;
   readonly #native: NativeTokenizer;
-  /** Tokenizers for text in which nothing is a special token, by the mark in the names that these have instead. */
+  /** Tokenizers that recognise no special token by its usual name, by the mark used in the names that replace them. */
   readonly #marked = new Map<string, NativeTokenizer>();
   readonly #specialIds: ReadonlySet<number>;
   readonly #tokenIds = new Map<string, number>();
@@ -162,16 +162,17 @@ export class Tokenizer implements TokenSource {
   }
 
   /**
-   * The ids of a text of pieces: strings, in which nothing is a special token whatever they spell, and the ids of special
-   * tokens. The strings around a special token are encoded as they would be in one text; no other tokens are added.
-   * @returns for each id also the range of characters that it stands for, in code points of the text in which special
-   * tokens have their names: tokens that share a character share its range.
+   * Encodes a text given in pieces: strings, which are always plain text even if they spell a special token, and ids of
+   * special tokens. The pieces are encoded together as one text, and no other tokens are added.
+   * @returns the ids, and for each of them the range of characters it covers, in code points of the text with special tokens
+   * written by name. Tokens that are parts of one character all cover that character.
+   * @throws TokenizerError for a number that is not the id of a special token.
    */
   async encodePieces(
     pieces: readonly (string | number)[],
   ): Promise<{ ids: number[]; ranges: [start: number, end: number][] }> {
     const { native, nameOf } = this.#markedFor(pieces.filter((piece) => typeof piece === "string"));
-    // Where each position of the text with marked names is in the text with real ones.
+    // Maps each position in the text with marked names to its position in the text with real names.
     const places = [0];
     for (const piece of pieces) {
       const last = places.at(-1)!;
@@ -271,9 +272,9 @@ export class Tokenizer implements TokenSource {
     if (this.chatTemplate !== null) atomicWriteText(join(dir, "chat_template.jinja"), this.chatTemplate);
   }
 
-  /** A tokenizer whose special tokens have names that these texts do not have. */
+  /** A tokenizer whose special tokens have names that do not occur in these texts. */
   #markedFor(texts: readonly string[]): { native: NativeTokenizer; nameOf: (id: number) => string } {
-    // Unicode reserves these characters for use inside programs; a text that has one all the same gets another mark.
+    // Unicode reserves these characters for internal use. If a text contains one anyway, another is taken.
     const mark = Array.from({ length: 32 }, (_, i) => String.fromCharCode(0xfdd0 + i)).find(
       (char) => !texts.some((text) => text.includes(char)),
     );

@@ -4,28 +4,28 @@ import { isObject } from "../../core/platform/files.ts";
 export const chatRoles = ["system", "user", "assistant", "tool"] as const;
 export type ChatRole = (typeof chatRoles)[number];
 
-/** A function that the assistant calls. */
+/** A call of a function by the assistant. */
 export interface ToolCall {
   id?: string;
   type: "function";
-  /** Arguments as a JSON object, not as its text: chat templates write them themselves. */
+  /** The arguments as an object, not as JSON text: chat templates serialise them. */
   function: { name: string; arguments: Record<string, unknown> };
 }
 
 /**
- * What one side says at a time. The names are OpenAI's, which chat templates use too; a message may have more fields, for
- * templates that know them.
+ * One turn of a conversation. Fields are named as in OpenAI's API, which is also what chat templates expect. A message may
+ * have further fields that only some templates use.
  */
 export interface ChatMessage {
   role: ChatRole;
-  /** Empty where an assistant only calls tools. */
+  /** Empty if the assistant only calls tools. */
   content: string;
-  /** Of the speaker, or of the tool that answers. */
+  /** The name of the speaker or of the tool. */
   name?: string;
   tool_calls?: ToolCall[];
-  /** The call that a tool answers. */
+  /** The id of the call that a tool message answers. */
   tool_call_id?: string;
-  /** 0: an assistant's turn that is context and not to be learned. */
+  /** 0 excludes an assistant turn from the training loss. */
   weight?: number;
 }
 
@@ -35,15 +35,15 @@ export interface ChatTool {
   function: { name: string; description?: string; parameters?: unknown };
 }
 
-/** The one form of a conversation: logs, cleaned data, training rows and requests of the server are all of these. */
+/** A conversation, in the one schema that chat logs, data cleaning, fine-tuning and the server share. */
 export interface Conversation {
   messages: ChatMessage[];
   tools?: ChatTool[];
-  /** Whatever else is known of it, such as an id, a source or a rating; never shown to a model. */
+  /** Anything else known about it, such as an id, a source or a rating. Never shown to a model. */
   metadata?: Record<string, unknown>;
 }
 
-/** A conversation that is none, or that a format or template has no place for. */
+/** An invalid conversation, or one that a format or template cannot represent. */
 export class ConversationError extends KilnError {
   constructor(message: string, cause?: unknown) {
     super(message, { code: "bad_conversation", cause });
@@ -88,8 +88,8 @@ function checkMessage(message: unknown, where: string): void {
 }
 
 /**
- * The value as a conversation, after looking at all of it. It is not copied.
- * @throws ConversationError that names the place, such as `messages[2].content should be text, got 3`.
+ * Validates a value as a conversation and returns it without copying.
+ * @throws ConversationError that names the invalid field, such as `messages[2].content should be text, got 3`.
  */
 export function checkConversation(value: unknown): Conversation {
   if (!isObject(value)) refuse("a conversation", "an object with messages", value);

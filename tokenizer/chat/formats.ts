@@ -10,18 +10,18 @@ import {
 } from "./conversation.ts";
 import { hasTurns, parseTranscript, transcript } from "./transcript.ts";
 
-/** A row of a data file: a JSON object, or a line of a table by its column names. */
+/** A row of a data file: a JSON object, or a table row keyed by column name. */
 export type Row = Record<string, unknown>;
 
-/** One of the shapes that chat data comes in. */
+/** A common layout of chat data. */
 interface ChatFormat {
-  /** Fields that belong to the format; all others are metadata. */
+  /** Fields that the format defines. All others are metadata. */
   fields: readonly string[];
-  /** Whether a row looks like it. */
+  /** Whether a row has the fields of this format. */
   fits(row: Row): boolean;
   /** Throws ConversationError. */
   read(row: Row): { messages: unknown[]; tools?: unknown };
-  /** Throws ConversationError where the format has no place for something. */
+  /** Throws ConversationError if the format cannot represent the conversation. */
   write(conversation: Conversation): Row;
 }
 
@@ -31,7 +31,7 @@ function isPresent(row: Row, ...keys: string[]): boolean {
   return keys.every((key) => row[key] !== undefined && row[key] !== null);
 }
 
-/** The text of a field; "" for one that is absent or null, unless it must be there. */
+/** The text of a field. A missing or null field is "", or an error if it is required. */
 function textOf(row: Row, key: string, isRequired = false): string {
   const value = row[key] ?? "";
   if (typeof value !== "string") throw new ConversationError(`${key} should be text, got ${describe(value)}`);
@@ -51,7 +51,7 @@ function parsed(text: string, what: string): unknown {
   }
 }
 
-/** A call as {type, function: {name, arguments}}, whether the arguments are an object or its JSON text. */
+/** A call as {type, function: {name, arguments}}. The arguments may be given as an object or as JSON text. */
 function toolCall(value: unknown): unknown {
   if (!isObject(value)) return value;
   const named = isObject(value.function) ? value.function : value;
@@ -61,7 +61,7 @@ function toolCall(value: unknown): unknown {
   return { ...id, type: "function", function: { name: named.name, arguments: args } };
 }
 
-/** Tools as a list of {type, function}, from JSON text too. */
+/** Tools as a list of {type, function}. They may be given as JSON text. */
 function toolList(row: Row): { tools?: unknown } {
   const { tools } = row;
   if (tools === undefined || tools === null || tools === "") return {};
@@ -75,7 +75,7 @@ function toolList(row: Row): { tools?: unknown } {
   };
 }
 
-/** Content as text: null is none, a list of text parts is joined. */
+/** Content as text: null becomes "", and text parts are joined. */
 function contentOf(content: unknown, where: string): unknown {
   if (content === null || content === undefined) return "";
   if (!Array.isArray(content)) return content;
@@ -88,7 +88,7 @@ function contentOf(content: unknown, where: string): unknown {
     .join("");
 }
 
-/** Roles by all names that they go by. */
+/** The role for each name in use. */
 const roleNames: Record<string, ChatRole> = {
   ...{ system: "system", developer: "system" },
   ...{ user: "user", human: "user", prompter: "user" },
@@ -101,7 +101,7 @@ function roleOf(name: unknown): unknown {
   return typeof name === "string" && Object.hasOwn(roleNames, name) ? roleNames[name] : name;
 }
 
-/** A message in OpenAI's fields, or in those of ShareGPT (from, value). */
+/** A message with OpenAI's fields (role, content) or ShareGPT's (from, value). */
 function message(value: unknown, where: string): unknown {
   if (!isObject(value)) return value;
   const from = value.role ?? value.from;
@@ -113,7 +113,7 @@ function message(value: unknown, where: string): unknown {
       tool_calls: [parsed(content, `${where}.value`)].flat().map(toolCall),
     };
   const calls = value.tool_calls ?? (value.function_call == null ? [] : [value.function_call]);
-  // Fields that only some templates know, such as reasoning_content, stay.
+  // Fields that only some templates use, such as reasoning_content, are kept.
   const own = ["role", "from", "content", "value", "tool_calls", "function_call"];
   const others = Object.entries(value).filter(([key, given]) => !own.includes(key) && given != null);
   return {
@@ -132,7 +132,7 @@ function messageList(row: Row, key: string): unknown[] {
   return list.map((value, i) => message(value, `${key}[${i}]`));
 }
 
-/** A first system message, then (user, assistant) turns: all that simple formats can hold. */
+/** An optional system message and (user, assistant) turns, which is all that the simple formats can represent. */
 function plainTurns(conversation: Conversation, name: string): { system: string; turns: [string, string][] } {
   const { messages, tools } = conversation;
   const [first, ...later] = messages;
@@ -151,7 +151,7 @@ function plainTurns(conversation: Conversation, name: string): { system: string;
   return { system: first.role === "system" ? first.content : "", turns };
 }
 
-/** The single question and answer that `prompt` and `dolly` hold. */
+/** The one question and answer that the `prompt` and `dolly` formats consist of. */
 function onlyTurn(conversation: Conversation, name: string): [question: string, answer: string] {
   const { system, turns } = plainTurns(conversation, name);
   if (system === "" && turns.length === 1) return turns[0];
@@ -171,7 +171,7 @@ function systemFirst(system: string): ChatMessage[] {
   return system === "" ? [] : [{ role: "system", content: system }];
 }
 
-/** An instruction and what it is about, as one question. */
+/** An instruction and its context as one question. */
 function question(row: Row, context: string): string {
   const about = textOf(row, context);
   return textOf(row, "instruction", true) + (about === "" ? "" : `\n\n${about}`);
@@ -181,7 +181,7 @@ function withJsonArguments(call: ToolCall): unknown {
   return { ...call, function: { ...call.function, arguments: JSON.stringify(call.function.arguments) } };
 }
 
-/** Pairs of earlier questions and answers of an Alpaca row. */
+/** The earlier turns of an Alpaca row. */
 function history(row: Row): ChatMessage[] {
   const pairs = row.history ?? [];
   const isPair = (pair: unknown) =>
@@ -205,7 +205,7 @@ function shareGptTurn({ role, content, tool_calls: calls, ...others }: ChatMessa
   return { from: names[role], value: content, ...others };
 }
 
-/** Detection goes from the most telling fields to the least. */
+/** In order of detection, the most specific fields first. */
 const formats: Record<ChatFormatName, ChatFormat> = {
   openai: {
     fields: ["messages", "tools"],
@@ -285,7 +285,7 @@ export const chatFormatNames = Object.keys(formats) as ChatFormatName[];
 const wanted =
   "messages; conversations; instruction and output; instruction and response; prompt and completion; or text with lines User: and Assistant:";
 
-/** The format that a row looks like. Throws ConversationError for one that looks like none. */
+/** The format of a row, by its fields. Throws ConversationError if it matches none. */
 export function detectChatFormat(row: unknown): ChatFormatName {
   const found = isObject(row) ? chatFormatNames.find((name) => formats[name].fits(row)) : undefined;
   if (found !== undefined) return found;
@@ -294,9 +294,9 @@ export function detectChatFormat(row: unknown): ChatFormatName {
 }
 
 /**
- * A row as a conversation; fields that the format does not know become metadata. An instruction with an input, or a context,
- * is one question with an empty line between both.
- * @throws ConversationError for a row of another format, and one with something missing or of the wrong kind.
+ * Reads a row as a conversation. Fields that the format does not define become metadata. An instruction and its input or
+ * context become one question, separated by an empty line.
+ * @throws ConversationError if the row has another format, or a field is missing or of the wrong type.
  */
 export function readConversation(row: unknown, format: ChatFormatName = detectChatFormat(row)): Conversation {
   const { fields, fits, read } = formats[format];
@@ -312,9 +312,9 @@ export function readConversation(row: unknown, format: ChatFormatName = detectCh
 }
 
 /**
- * The conversations of rows that are all of one format, that of the first row unless one is given.
- * @param source where the rows come from, for messages of errors
- * @throws ConversationError that names source and row, counted from 1.
+ * Reads rows that all have the same format: the one given, or that of the first row.
+ * @param source where the rows come from, for error messages
+ * @throws ConversationError that names the source and the row, counted from 1.
  */
 export function* readConversations(
   rows: Iterable<unknown>,
@@ -335,8 +335,8 @@ export function* readConversations(
 }
 
 /**
- * A conversation as a row of a format, its metadata beside it.
- * @throws ConversationError where the format has no place for it: only openai holds every conversation.
+ * Writes a conversation as a row of a format, with its metadata as further fields.
+ * @throws ConversationError if the format cannot represent the conversation. Only openai can represent every one.
  */
 export function writeConversation(conversation: Conversation, format: ChatFormatName): Row {
   const { fields, write } = formats[format];

@@ -10,15 +10,15 @@ const labels: Record<string, ChatRole> = {
 };
 const turn = /^[ \t]*(System|User|Human|Assistant|AI|Bot):[ \t]*/gim;
 
-/** Whether a text has a turn of both sides. */
+/** Whether a text has turns of both the user and the assistant. */
 export function hasTurns(text: string): boolean {
   const roles = [...text.matchAll(turn)].map(([, label]) => labels[label.toLowerCase()]);
   return roles.includes("user") && roles.includes("assistant");
 }
 
 /**
- * The messages of a text in which each turn begins with `User:` or `Assistant:` (or `Human:`, `AI:`, `Bot:`, `System:`) at
- * the start of a line. Text before the first turn is the system's. White space around a turn is dropped.
+ * The messages of a text in which each turn starts a new line with `User:` or `Assistant:` (or `Human:`, `AI:`, `Bot:`,
+ * `System:`). Text before the first turn becomes the system message. White space around each turn is removed.
  */
 export function parseTranscript(text: string): ChatMessage[] {
   const starts = [...text.matchAll(turn)];
@@ -31,9 +31,9 @@ export function parseTranscript(text: string): ChatMessage[] {
 }
 
 /**
- * A conversation as such a text.
- * @throws ConversationError where reading it again would give another one: tools, and content that itself has such lines
- * or white space around it.
+ * Writes a conversation as such a text.
+ * @throws ConversationError if reading the text back would not give the same conversation: it has tools, or content that
+ * contains such lines or is surrounded by white space.
  */
 export function transcript({ messages, tools }: Conversation): string {
   const names = { system: "System", user: "User", assistant: "Assistant", tool: "" };
@@ -44,6 +44,6 @@ export function transcript({ messages, tools }: Conversation): string {
     again.length === messages.length && again.every(({ content }, i) => content === messages[i].content);
   if (!tools && isPlain && isSame) return text;
   throw new ConversationError(
-    "this conversation cannot be written as text with lines User: and Assistant: and be read again; write it as openai",
+    "this conversation would not be the same when read back from text with lines User: and Assistant:; write it as openai",
   );
 }
