@@ -19,6 +19,7 @@ export class KilnError extends Error {
 /** How messages name a value of the wrong kind. */
 export function describe(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "bigint") return `${value}n, a bigint`;
   if (typeof value !== "object" || value === null) return String(value);
   return Array.isArray(value) ? "an array" : `an object (${value.constructor?.name ?? "without a class"})`;
 }
@@ -35,6 +36,23 @@ export function nearestName(given: string, names: readonly string[]): string | n
     }
   }
   return best;
+}
+
+/**
+ * The options themselves. Throws for one that is not `known`: JavaScript would ignore a misspelt name, one that is spelt as in
+ * Python, or a value that is no list of names, without a word.
+ */
+export function checkOptions<O extends object>(what: string, options: O, known: readonly string[]): O {
+  const shape = options && typeof options === "object" ? Object.getPrototypeOf(options) : undefined;
+  if (shape !== Object.prototype && shape !== null)
+    throw new KilnError(
+      `${what}: options are given by name, as { ${known[0]}: … }, not as ${describe(options)}`,
+    );
+  const unknown = Object.keys(options).find((name) => !known.includes(name));
+  if (unknown === undefined) return options;
+  const near = nearestName(unknown.replaceAll("_", ""), known);
+  const hint = near ? `did you mean ${near}?` : `its options are ${known.join(", ")}`;
+  throw new KilnError(`${what}: there is no option ${unknown}; ${hint}`);
 }
 
 /** Levenshtein distance with a single row of state. */

@@ -21,7 +21,7 @@ export class Adafactor extends BaseOptimizer {
   readonly #options: AdafactorOptions;
 
   constructor(parameters: Parameters, options: AdafactorOptions = {}) {
-    super(parameters, { lr: 1e-2, ...options }, statesOf);
+    super(parameters, { lr: 1e-2, ...options }, statesOf, ["beta2Decay", "eps", "d"]);
     this.#options = options;
   }
 

@@ -14,7 +14,7 @@ export class Adagrad extends BaseOptimizer {
   readonly #options: AdagradOptions;
 
   constructor(parameters: Parameters, options: AdagradOptions = {}) {
-    super(parameters, { lr: 1e-2, ...options }, ["sum"]);
+    super(parameters, { lr: 1e-2, ...options }, ["sum"], ["lrDecay", "eps"]);
     this.#options = options;
   }
 

@@ -15,7 +15,12 @@ export class AdamW extends BaseOptimizer {
   readonly #options: AdamOptions;
 
   constructor(parameters: Parameters, options: AdamOptions = {}) {
-    super(parameters, { lr: 1e-3, ...options }, ["exp_avg", "exp_avg_sq"]);
+    super(
+      parameters,
+      { lr: 1e-3, weightDecay: 0.01, ...options },
+      ["exp_avg", "exp_avg_sq"],
+      ["betas", "eps"],
+    );
     this.#options = options;
   }
 
@@ -41,4 +46,8 @@ export class AdamW extends BaseOptimizer {
 /** Adam (Kingma & Ba 2015), as torch.optim.Adam: weight decay is added to the gradient. */
 export class Adam extends AdamW {
   protected override readonly decoupled = false;
+
+  constructor(parameters: Parameters, options: AdamOptions = {}) {
+    super(parameters, { weightDecay: 0, ...options });
+  }
 }

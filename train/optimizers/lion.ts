@@ -15,7 +15,7 @@ export class Lion extends BaseOptimizer {
   readonly #options: LionOptions;
 
   constructor(parameters: Parameters, options: LionOptions = {}) {
-    super(parameters, { lr: 1e-4, ...options }, ["exp_avg"]);
+    super(parameters, { lr: 1e-4, ...options }, ["exp_avg"], ["betas"]);
     this.#options = options;
   }
 

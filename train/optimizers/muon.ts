@@ -1,3 +1,4 @@
+import { definedOnly } from "../../core/defined_only.ts";
 import { KilnError } from "../../core/errors.ts";
 import type { Tensor } from "../../core/tensor.ts";
 import {
@@ -44,6 +45,8 @@ export interface MuonOptions extends OptimizerOptions {
   eps?: number;
 }
 
+const muonOptions = ["momentum", "nesterov", "adjustLrFn", "coefficients", "iterations", "eps"];
+
 /**
  * Muon (Jordan et al. 2024), as torch.optim.Muon: momentum, then the update's nearest semi-orthogonal matrix. For
  * matrices only.
@@ -57,7 +60,7 @@ export class Muon extends BaseOptimizer {
       if (rank !== 2)
         throw new KilnError(`Muon takes matrices only; ${name} has rank ${rank}: give it to AdamW`);
     }
-    super(parameters, { lr: 1e-3, weightDecay: 0.1, ...options }, ["momentum_buffer"]);
+    super(parameters, { lr: 1e-3, weightDecay: 0.1, ...options }, ["momentum_buffer"], muonOptions);
     this.#options = options;
   }
 
@@ -111,6 +114,8 @@ export class MuonWithAdamW implements Optimizer {
 
   constructor(parameters: Parameters, options: MuonWithAdamWOptions = {}) {
     const { betas = [0.9, 0.95], adamwEps: eps = 1e-8, ...muon } = options;
+    const { lr, weightDecay, decays } = muon;
+    const adamw = definedOnly({ lr, weightDecay, decays, betas, eps });
     const all = [...named(parameters)].map(([name, param], place) => ({ name, param, place }));
     const isInner = ({ param }: (typeof all)[number]) =>
       param.rank === 2 && !(param instanceof Parameter && param.perToken);
@@ -118,7 +123,7 @@ export class MuonWithAdamW implements Optimizer {
       { members: all.filter(isInner), make: (own: Parameters) => new Muon(own, muon) },
       {
         members: all.filter((each) => !isInner(each)),
-        make: (own: Parameters) => new AdamW(own, { ...muon, betas, eps }),
+        make: (own: Parameters) => new AdamW(own, adamw),
       },
     ];
     this.#parts = groups

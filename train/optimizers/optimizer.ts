@@ -1,9 +1,9 @@
 import { beforeEachRun } from "../../core/compile.ts";
-import { KilnError } from "../../core/errors.ts";
+import { checkOptions, describe, KilnError } from "../../core/errors.ts";
 import { dispose, persist, scope } from "../../core/scope.ts";
-import { contiguousStrides, type Shape } from "../../core/shape.ts";
+import { contiguousStrides, type Shape, sameShape, show } from "../../core/shape.ts";
 import { noGrad } from "../../core/tape.ts";
-import { ones, type Tensor, zeros } from "../../core/tensor.ts";
+import { ones, Tensor, zeros } from "../../core/tensor.ts";
 import { countApplied, type Hyper, hyperNames, hyperValues, type UpdateSlot } from "../../kernels/index.ts";
 import { Parameter } from "../../nn/index.ts";
 
@@ -35,6 +35,7 @@ export interface Optimizer {
 export interface OptimizerOptions {
   /** The learning rate; `optimizer.lr` changes it. */
   lr?: number;
+  /** Default 0, for AdamW 0.01 and for Muon 0.1, as in PyTorch. */
   weightDecay?: number;
   /** Which parameters are decayed; all by default. */
   decays?: (name: string, parameter: Tensor) => boolean;
@@ -52,8 +53,27 @@ interface Slot extends Omit<UpdateSlot, "grad" | "half"> {
 export type Update = Slot & UpdateSlot;
 
 export function named(parameters: Parameters): ReadonlyMap<string, Tensor> {
-  if (parameters instanceof Map) return parameters as ReadonlyMap<string, Tensor>;
-  return new Map([...(parameters as Iterable<Tensor>)].map((tensor, i) => [String(i), tensor]));
+  if (typeof (parameters as Partial<Iterable<Tensor>>)?.[Symbol.iterator] !== "function")
+    throw new KilnError(
+      `optimizer: expected a list of parameters such as model.parameters(), got ${describe(parameters)}`,
+    );
+  const all = (
+    parameters instanceof Map ? [...parameters] : [...parameters].map((t, i) => [String(i), t])
+  ) as [string, Tensor][];
+  for (const [name, param] of all) {
+    if (!(param instanceof Tensor))
+      throw new KilnError(`optimizer: ${name} is ${describe(param)}, not a tensor`);
+    if (param.node)
+      throw new KilnError(
+        `optimizer: ${name} was computed from other tensors, so an update would change nothing they hold; give the leaves, or detach() it`,
+      );
+  }
+  return new Map(all);
+}
+
+function checkRate(what: string, value: number): void {
+  if (value >= 0 && Number.isFinite(value)) return;
+  throw new KilnError(`optimizer: ${what} is ${describe(value)}; expected a number of 0 or more`);
 }
 
 /** What all optimizers share: f32 states, one tensor of hyperparameters for each weight decay, and the counting of steps. */
@@ -67,13 +87,20 @@ export abstract class BaseOptimizer implements Optimizer {
   readonly #groups = new Map<number, Tensor>();
   readonly #unit: Tensor;
 
-  /** `states`: names of the states of a parameter; a function gives those of other shapes than the parameter's. */
+  /**
+   * `states`: names of the states of a parameter; a function gives those of other shapes than the parameter's. `own`: the
+   * options that this optimizer has besides `OptimizerOptions`.
+   */
   constructor(
     parameters: Parameters,
     options: OptimizerOptions & { lr: number },
     states: readonly string[] | ((shape: Shape) => Record<string, Shape>),
+    own: readonly string[] = [],
   ) {
-    const { lr, weightDecay = 0, decays = () => true } = options;
+    const given = checkOptions("optimizer", options, ["lr", "weightDecay", "decays", ...own]);
+    const { lr, weightDecay = 0, decays = () => true } = given;
+    checkRate("lr", lr);
+    checkRate("weightDecay", weightDecay);
     this.lr = lr;
     const names = typeof states === "function" ? [] : states;
     const all = named(parameters);
@@ -109,6 +136,10 @@ export abstract class BaseOptimizer implements Optimizer {
     beforeEachRun(() => this.#count());
     const updates = this.#slots.flatMap((slot, i): Update[] => {
       const grad = gradients[i];
+      if (grad && !sameShape(grad.shape, slot.param.shape))
+        throw new KilnError(
+          `optimizer: gradient ${i} is ${show(grad.shape)}, but its parameter is ${show(slot.param.shape)}`,
+        );
       const half = slot.param instanceof Parameter ? slot.param.half : null;
       return grad ? [{ ...slot, grad, half }] : [];
     });
@@ -126,6 +157,7 @@ export abstract class BaseOptimizer implements Optimizer {
 
   /** Counts a step and writes what changes from step to step to the device. */
   #count(): void {
+    checkRate("lr", this.lr);
     this.steps++;
     for (const [decay, hyper] of this.#groups) {
       hyper.write(hyperValues({ ...this.hyper(this.lr, this.steps), weight_decay: decay }));

@@ -14,7 +14,7 @@ export class Rmsprop extends BaseOptimizer {
   readonly #options: RmspropOptions;
 
   constructor(parameters: Parameters, options: RmspropOptions = {}) {
-    super(parameters, { lr: 1e-2, ...options }, ["square_avg"]);
+    super(parameters, { lr: 1e-2, ...options }, ["square_avg"], ["alpha", "eps"]);
     this.#options = options;
   }
 

@@ -15,7 +15,7 @@ export class Sgd extends BaseOptimizer {
   readonly #options: SgdOptions;
 
   constructor(parameters: Parameters, options: SgdOptions = {}) {
-    super(parameters, { lr: 1e-3, ...options }, ["momentum_buffer"]);
+    super(parameters, { lr: 1e-3, ...options }, ["momentum_buffer"], ["momentum", "dampening", "nesterov"]);
     this.#options = options;
   }
 
