@@ -1,5 +1,5 @@
 import type { Storage } from "./device.ts";
-import { KilnError } from "./errors.ts";
+import { checkOptions, KilnError } from "./errors.ts";
 import { addOp } from "./primitives.ts";
 import { persist, scope } from "./scope.ts";
 import { sameShape, show } from "./shape.ts";
@@ -92,6 +92,7 @@ export function grads(
   inputs: readonly Tensor[],
   options: GradOptions = {},
 ): (Tensor | null)[] {
+  checkOptions("grads", options, ["cotangents", "createGraph"]);
   const roots = Array.isArray(outputs) ? (outputs as readonly Tensor[]) : [outputs as Tensor];
   const wanted = new Set(inputs);
   assertRecorded("grads", roots);

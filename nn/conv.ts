@@ -1,4 +1,4 @@
-import { KilnError } from "../core/errors.ts";
+import { checkOptions, KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
   type AvgPoolOptions,
@@ -11,6 +11,7 @@ import {
   type MaxPoolOptions,
   maxPool2d,
   type PerAxis,
+  perAxis,
 } from "../kernels/index.ts";
 import { drawUniform } from "./init.ts";
 import { Module, Parameter } from "./module.ts";
@@ -29,9 +30,10 @@ class Convolution<Options extends ConvOptions> extends Module {
     convolve: Convolve<Options>,
     [outer, inner, biases]: readonly [number, number, number],
     sizes: readonly number[],
-    { bias = true, ...options }: Options & { bias?: boolean },
+    given: Options & { bias?: boolean },
   ) {
     super();
+    const { bias = true, ...options } = checkOptions("a convolution", given, convolutionOptions);
     const groups = options.groups ?? 1;
     if (outer % groups !== 0 || inner % groups !== 0)
       throw new KilnError(`a convolution of ${inner} and ${outer} channels has no ${groups} equal groups`);
@@ -47,7 +49,7 @@ class Convolution<Options extends ConvOptions> extends Module {
   }
 }
 
-const square = (size: PerAxis) => (typeof size === "number" ? [size, size] : size);
+const convolutionOptions = ["bias", "stride", "padding", "dilation", "groups", "outputPadding"];
 
 /** torch.nn.Conv1d: x [N, in, L] to [N, out, L']; `weight` [out, in / groups, k], `bias` [out]. See `conv1d`. */
 export class Conv1d extends Convolution<ConvOptions> {
@@ -57,7 +59,12 @@ export class Conv1d extends Convolution<ConvOptions> {
     kernelSize: PerAxis,
     options: ConvOptions & { bias?: boolean } = {},
   ) {
-    super(conv1d, [outChannels, inChannels, outChannels], [kernelSize].flat(), options);
+    super(
+      conv1d,
+      [outChannels, inChannels, outChannels],
+      perAxis("Conv1d", "kernelSize", kernelSize, 1, 1),
+      options,
+    );
   }
 }
 
@@ -69,7 +76,12 @@ export class Conv2d extends Convolution<ConvOptions> {
     kernelSize: PerAxis,
     options: ConvOptions & { bias?: boolean } = {},
   ) {
-    super(conv2d, [outChannels, inChannels, outChannels], square(kernelSize), options);
+    super(
+      conv2d,
+      [outChannels, inChannels, outChannels],
+      perAxis("Conv2d", "kernelSize", kernelSize, 2, 1),
+      options,
+    );
   }
 }
 
@@ -81,7 +93,12 @@ export class ConvTranspose2d extends Convolution<ConvTransposeOptions> {
     kernelSize: PerAxis,
     options: ConvTransposeOptions & { bias?: boolean } = {},
   ) {
-    super(convTranspose2d, [inChannels, outChannels, outChannels], square(kernelSize), options);
+    super(
+      convTranspose2d,
+      [inChannels, outChannels, outChannels],
+      perAxis("ConvTranspose2d", "kernelSize", kernelSize, 2, 1),
+      options,
+    );
   }
 }
 

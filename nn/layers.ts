@@ -1,3 +1,4 @@
+import { checkOptions } from "../core/errors.ts";
 import { ones, type Tensor, zeros } from "../core/tensor.ts";
 import {
   embedding,
@@ -36,12 +37,9 @@ export class Linear extends Adaptable implements Projection {
   readonly bias: Parameter | null;
 
   /** `residual`: the result is added to the residual stream, see `Parameter.residual`. */
-  constructor(
-    inFeatures: number,
-    outFeatures: number,
-    { bias = true, residual = false }: { bias?: boolean; residual?: boolean } = {},
-  ) {
+  constructor(inFeatures: number, outFeatures: number, options: { bias?: boolean; residual?: boolean } = {}) {
     super();
+    const { bias = true, residual = false } = checkOptions("Linear", options, ["bias", "residual"]);
     const draw = drawUniform(1 / Math.sqrt(Math.max(inFeatures, 1)));
     this.weight = Parameter.make([outFeatures, inFeatures], draw);
     this.weight.residual = residual;

@@ -1,6 +1,6 @@
 import { custom } from "../core/autograd.ts";
 import { isFloat } from "../core/dtype.ts";
-import { KilnError } from "../core/errors.ts";
+import { checkOptions, KilnError } from "../core/errors.ts";
 import { opError } from "../core/op.ts";
 import { checkWhole, rankOf, sameShape } from "../core/shape.ts";
 import type { Tensor } from "../core/tensor.ts";
@@ -49,52 +49,73 @@ function reduce(name: string, terms: Tensor, reduction: Reduction = "mean"): Ten
   throw new KilnError(`${name}: reduction is ${JSON.stringify(reduction)}; expected "none", "mean" or "sum"`);
 }
 
+/** Options of the loss `name`: a reduction, and `own`. */
+const checked = <O extends LossOptions>(name: string, options: O, ...own: (keyof O & string)[]): O =>
+  checkOptions(name, options, ["reduction", ...own]);
+
+/** Broadcasting [N, 1] against [N] would compare everything with everything. */
+function assertAlike(name: string, input: Tensor, target: Tensor): void {
+  for (const t of [input, target]) rankOf(name, t);
+  if (sameShape(input.shape, target.shape)) return;
+  throw opError(name, [input, target], "expected a target of the input's shape; reshape() or expand() it");
+}
+
+function distance(name: string, input: Tensor, target: Tensor): Tensor {
+  assertAlike(name, input, target);
+  return sub(input, target);
+}
+
 function checkPositive(name: string, what: string, value: number): void {
   if (!(value > 0)) throw new KilnError(`${name}: ${what} is ${value}; expected a number above 0`);
 }
 
 /** (input - target)^2. */
-export function mseLoss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
-  return reduce("mseLoss", square(sub(input, target)), reduction);
+export function mseLoss(input: Tensor, target: Tensor, options: LossOptions = {}): Tensor {
+  const { reduction } = checked("mseLoss", options);
+  return reduce("mseLoss", square(distance("mseLoss", input, target)), reduction);
 }
 
 /** |input - target|. */
-export function l1Loss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
-  return reduce("l1Loss", abs(sub(input, target)), reduction);
+export function l1Loss(input: Tensor, target: Tensor, options: LossOptions = {}): Tensor {
+  const { reduction } = checked("l1Loss", options);
+  return reduce("l1Loss", abs(distance("l1Loss", input, target)), reduction);
 }
 
 /** For distances d = |input - target|: d^2 / 2 below delta, and delta (d - delta / 2) from there on (Huber 1964). */
 export function huberLoss(
   input: Tensor,
   target: Tensor,
-  { delta = 1, reduction }: LossOptions & { delta?: number } = {},
+  options: LossOptions & { delta?: number } = {},
 ): Tensor {
+  const { delta = 1, reduction } = checked("huberLoss", options, "delta");
   checkPositive("huberLoss", "delta", delta);
-  const distance = abs(sub(input, target));
-  const far = mul(sub(distance, delta / 2), delta);
-  return reduce("huberLoss", where(lt(distance, delta), mul(square(distance), 0.5), far), reduction);
+  const d = abs(distance("huberLoss", input, target));
+  const far = mul(sub(d, delta / 2), delta);
+  return reduce("huberLoss", where(lt(d, delta), mul(square(d), 0.5), far), reduction);
 }
 
 /** huberLoss divided by beta: d^2 / (2 beta) for distances below beta, d - beta / 2 from there on. */
 export function smoothL1Loss(
   input: Tensor,
   target: Tensor,
-  { beta = 1, reduction }: LossOptions & { beta?: number } = {},
+  options: LossOptions & { beta?: number } = {},
 ): Tensor {
+  const { beta = 1, reduction } = checked("smoothL1Loss", options, "beta");
   checkPositive("smoothL1Loss", "beta", beta);
   return mul(huberLoss(input, target, { delta: beta, ...(reduction && { reduction }) }), 1 / beta);
 }
 
 /** Binary cross-entropy of sigmoid(input) against targets in [0, 1], safe for logits of any size. */
-export function bceWithLogitsLoss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
+export function bceWithLogitsLoss(input: Tensor, target: Tensor, options: LossOptions = {}): Tensor {
+  const { reduction } = checked("bceWithLogitsLoss", options);
+  assertAlike("bceWithLogitsLoss", input, target);
   return reduce("bceWithLogitsLoss", bceWithLogits(input, target), reduction);
 }
 
 /** Binary cross-entropy of probabilities; logarithms are at least -100 and slopes at most 1e12, as in PyTorch. */
-export function bceLoss(input: Tensor, target: Tensor, { reduction }: LossOptions = {}): Tensor {
-  for (const t of [input, target]) rankOf("bceLoss", t);
-  if (!sameShape(input.shape, target.shape))
-    throw opError("bceLoss", [input, target], "expected targets of the input's shape");
+export function bceLoss(input: Tensor, target: Tensor, options: LossOptions = {}): Tensor {
+  const { reduction } = checked("bceLoss", options);
+  assertAlike("bceLoss", input, target);
   const held = (p: Tensor) => clamp(log(p), -100);
   const [terms] = custom(
     "bce",
@@ -179,6 +200,7 @@ function countedRows(target: Tensor, { weight, ignoreIndex = -100 }: NllOptions)
  * target that is neither a class nor `ignoreIndex` gives NaN.
  */
 export function nllLoss(input: Tensor, target: Tensor, options: NllOptions = {}): Tensor {
+  checked("nllLoss", options, "ignoreIndex", "weight");
   checkClasses("nllLoss", input, target, options);
   const { counted, classes, factors } = countedRows(target, options);
   const entries = gather(classesLast(input), 1, reshape(classes, [classes.size, 1]));
@@ -196,6 +218,7 @@ export function crossEntropyLoss(
   options: CrossEntropyLossOptions = {},
 ): Tensor {
   const name = "crossEntropyLoss";
+  checked(name, options, "labelSmoothing", "weight", "ignoreIndex");
   const { labelSmoothing = 0, weight, ignoreIndex = -100, reduction } = options;
   for (const t of [input, target]) rankOf(name, t);
   if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
@@ -259,8 +282,9 @@ export function cosineEmbeddingLoss(
   input: Tensor,
   other: Tensor,
   label?: Tensor,
-  { margin = 0, reduction }: LossOptions & { margin?: number } = {},
+  options: LossOptions & { margin?: number } = {},
 ): Tensor {
+  const { margin = 0, reduction } = checked("cosineEmbeddingLoss", options, "margin");
   const length = (t: Tensor) => add(sum(square(t), -1), 1e-12);
   const cosine = div(sum(mul(input, other), -1), sqrt(mul(length(input), length(other))));
   const alike = sub(1, cosine);
@@ -273,8 +297,9 @@ export function marginRankingLoss(
   first: Tensor,
   second: Tensor,
   label: Tensor,
-  { margin = 0, reduction }: LossOptions & { margin?: number } = {},
+  options: LossOptions & { margin?: number } = {},
 ): Tensor {
+  const { margin = 0, reduction } = checked("marginRankingLoss", options, "margin");
   const short = sub(margin, mul(label, sub(first, second)));
   return reduce("marginRankingLoss", clamp(short, 0), reduction);
 }
@@ -287,9 +312,10 @@ export function tripletMarginLoss(
   anchor: Tensor,
   positive: Tensor,
   negative: Tensor,
-  { margin = 1, reduction }: LossOptions & { margin?: number } = {},
+  options: LossOptions & { margin?: number } = {},
 ): Tensor {
-  const distance = (other: Tensor) => sqrt(sum(square(add(sub(anchor, other), 1e-6)), -1));
-  const short = add(sub(distance(positive), distance(negative)), margin);
+  const { margin = 1, reduction } = checked("tripletMarginLoss", options, "margin");
+  const apart = (other: Tensor) => sqrt(sum(square(add(sub(anchor, other), 1e-6)), -1));
+  const short = add(sub(apart(positive), apart(negative)), margin);
   return reduce("tripletMarginLoss", clamp(short, 0), reduction);
 }

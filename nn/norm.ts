@@ -1,4 +1,4 @@
-import { KilnError } from "../core/errors.ts";
+import { checkOptions, KilnError } from "../core/errors.ts";
 import { opError } from "../core/op.ts";
 import { noGrad } from "../core/tape.ts";
 import { ones, type Tensor, zeros } from "../core/tensor.ts";
@@ -61,7 +61,9 @@ class BatchNorm extends Module {
 
   constructor(features: number, ranks: readonly number[], options: BatchNormOptions) {
     super();
-    const { eps = 1e-5, momentum = 0.1, affine: scaled = true, trackRunningStats = true } = options;
+    const known = ["eps", "momentum", "affine", "trackRunningStats"];
+    const given = checkOptions("batchNorm", options, known);
+    const { eps = 1e-5, momentum = 0.1, affine: scaled = true, trackRunningStats = true } = given;
     this.weight = scaled ? Parameter.make([features], ones) : null;
     this.bias = scaled ? Parameter.make([features], zeros) : null;
     this.runningMean = trackRunningStats ? Buffer.make([features], zeros) : null;
@@ -136,7 +138,7 @@ export class GroupNorm extends Module {
 
   constructor(numGroups: number, numChannels: number, options: { eps?: number; affine?: boolean } = {}) {
     super();
-    const { eps = 1e-5, affine: scaled = true } = options;
+    const { eps = 1e-5, affine: scaled = true } = checkOptions("GroupNorm", options, ["eps", "affine"]);
     if (numChannels % numGroups !== 0)
       throw new KilnError(`GroupNorm: ${numChannels} channels do not make ${numGroups} equal groups`);
     this.weight = scaled ? Parameter.make([numChannels], ones) : null;

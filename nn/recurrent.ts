@@ -1,4 +1,4 @@
-import { KilnError } from "../core/errors.ts";
+import { checkOptions, KilnError } from "../core/errors.ts";
 import { opError } from "../core/op.ts";
 import { sameShape, show } from "../core/shape.ts";
 import { type Tensor, zeros } from "../core/tensor.ts";
@@ -69,7 +69,9 @@ class Recurrent extends Module {
     options: RecurrentOptions,
   ) {
     super();
-    const { numLayers = 1, bias = true, batchFirst = false, dropout = 0, bidirectional = false } = options;
+    const known = ["numLayers", "bias", "batchFirst", "dropout", "bidirectional"];
+    const given = checkOptions("a recurrent layer", options, known);
+    const { numLayers = 1, bias = true, batchFirst = false, dropout = 0, bidirectional = false } = given;
     this.#cell = cell;
     this.#states = states;
     this.#hiddenSize = hiddenSize;

@@ -1,5 +1,5 @@
 import { isFloat } from "../../core/dtype.ts";
-import { KilnError } from "../../core/errors.ts";
+import { checkOptions, KilnError } from "../../core/errors.ts";
 import { defineOp, opError, type TensorMeta } from "../../core/op.ts";
 import { rankOf } from "../../core/shape.ts";
 import { apply, recordView, type Tensor, zeros } from "../../core/tensor.ts";
@@ -20,6 +20,8 @@ export interface AttentionOptions {
   segments?: Tensor | undefined;
 }
 
+const attentionOptions = ["causal", "scale", "mask", "segments"];
+
 /**
  * Scaled dot-product attention, softmax(scale * query key^T) value, without ever storing a score matrix (Dao et al. 2022,
  * FlashAttention). query [B, H, T, D], key and value [B, KV, S, D], KV dividing H: head h reads key head h * KV / H
@@ -29,7 +31,7 @@ export interface AttentionOptions {
  */
 export function attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions = {}): Tensor {
   for (const t of [query, key, value]) rankOf("attention", t);
-  const { causal = false, mask, segments } = options;
+  const { causal = false, mask, segments } = checkOptions("attention", options, attentionOptions);
   const scale = options.scale ?? 1 / Math.sqrt(query.shape[3] ?? 1);
   if (!Number.isFinite(Math.fround(scale)))
     throw new KilnError(`attention: the scale is ${scale}; expected a finite number`);

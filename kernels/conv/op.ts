@@ -1,5 +1,5 @@
 import { isFloat } from "../../core/dtype.ts";
-import { KilnError } from "../../core/errors.ts";
+import { checkOptions, describe, KilnError } from "../../core/errors.ts";
 import { opError } from "../../core/op.ts";
 import { checkWhole, numel, rankOf } from "../../core/shape.ts";
 import type { Tensor } from "../../core/tensor.ts";
@@ -34,6 +34,10 @@ export interface ConvTransposeOptions extends ConvOptions {
 
 /** A whole number for each of `n` spatial axes. */
 export function perAxis(op: string, what: string, value: PerAxis, n: number, low: number): number[] {
+  if (typeof value !== "number" && !Array.isArray(value))
+    throw new KilnError(
+      `${op}: ${what} is ${describe(value)}; expected a number, or one for each of ${n} axes`,
+    );
   const list = typeof value === "number" ? new Array<number>(n).fill(value) : [...value];
   if (list.length !== n)
     throw new KilnError(
@@ -123,12 +127,14 @@ function convPadding(op: string, weight: Tensor, options: ConvOptions, dilations
   });
 }
 
+const convOptions = ["stride", "padding", "dilation", "groups"];
+
 function convolution(n: number) {
   const op = `conv${n}d`;
   return (x: Tensor, weight: Tensor, bias?: Tensor | null, options: ConvOptions = {}): Tensor =>
     batched(op, x, n + 2, (input) => {
       rankOf(op, weight);
-      const { stride = 1, dilation = 1, groups = 1 } = options;
+      const { stride = 1, dilation = 1, groups = 1 } = checkOptions(op, options, convOptions);
       const [out, perGroup] = weight.shape;
       const channels = { expected: perGroup * groups, divided: out, out };
       checkConv(op, [input, weight, ...(bias ? [bias] : [])], n, groups, channels);
@@ -154,7 +160,7 @@ function transposedConvolution(n: number) {
   return (x: Tensor, weight: Tensor, bias?: Tensor | null, options: ConvTransposeOptions = {}): Tensor =>
     batched(op, x, n + 2, (input) => {
       rankOf(op, weight);
-      const { groups = 1 } = options;
+      const { groups = 1 } = checkOptions(op, options, [...convOptions, "outputPadding"]);
       const [inChannels, perGroup, ...sizes] = weight.shape;
       const out = perGroup * groups;
       const channels = { expected: inChannels, divided: inChannels, out };
@@ -208,11 +214,14 @@ export interface UnfoldOptions {
   stride?: PerAxis;
 }
 
-const unfoldSettings = (op: string, { dilation = 1, padding = 0, stride = 1 }: UnfoldOptions) => ({
-  dilations: perAxis(op, "dilation", dilation, 2, 1),
-  paddings: perAxis(op, "padding", padding, 2, 0),
-  strides: perAxis(op, "stride", stride, 2, 1),
-});
+const unfoldSettings = (op: string, options: UnfoldOptions) => {
+  const { dilation = 1, padding = 0, stride = 1 } = checkOptions(op, options, convOptions.slice(0, 3));
+  return {
+    dilations: perAxis(op, "dilation", dilation, 2, 1),
+    paddings: perAxis(op, "padding", padding, 2, 0),
+    strides: perAxis(op, "stride", stride, 2, 1),
+  };
+};
 
 /** torch.nn.functional.unfold (im2col): x [N, C, H, W] to [N, C kH kW, windows]. */
 export function unfold(x: Tensor, kernelSize: PerAxis, options: UnfoldOptions = {}): Tensor {

@@ -1,5 +1,5 @@
 import { type DType, isFloat } from "../../core/dtype.ts";
-import { KilnError } from "../../core/errors.ts";
+import { checkOptions, KilnError } from "../../core/errors.ts";
 import { type Call, defineOp, type Op, opError, type RefTensor, type TensorMeta } from "../../core/op.ts";
 import { checkWhole, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
@@ -218,7 +218,12 @@ export interface CrossEntropyOptions {
 
 /** Cross-entropy of logits [N, classes] against class numbers [N], as torch.nn.functional.cross_entropy. */
 export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions = {}): Tensor {
-  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
+  const known = ["ignoreIndex", "labelSmoothing", "reduction"];
+  const {
+    ignoreIndex = -100,
+    labelSmoothing = 0,
+    reduction = "mean",
+  } = checkOptions("crossEntropy", options, known);
   const [loss] = apply(crossEntropyOp, [logits, target], { ignoreIndex, labelSmoothing });
   if (reduction === "none") return loss;
   return reduction === "sum" ? sum(loss) : div(sum(loss), countSupervised(target, ignoreIndex));

@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { checkOptions, KilnError } from "../../core/errors.ts";
 import { opError } from "../../core/op.ts";
 import { rankOf } from "../../core/shape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
@@ -27,7 +27,8 @@ interface Resize {
 
 /** torch.nn.functional.interpolate: x [N, C, ...] resampled along its one or two spatial axes. */
 export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
-  const { mode = "nearest", alignCorners = false } = options;
+  const known = ["size", "scaleFactor", "mode", "alignCorners"];
+  const { mode = "nearest", alignCorners = false } = checkOptions("interpolate", options, known);
   const n = rankOf("interpolate", x) - 2;
   const fits = { nearest: n === 1 || n === 2, linear: n === 1, bilinear: n === 2 }[mode];
   if (!fits)

@@ -1,4 +1,5 @@
 import { fitsDType, isFloat } from "../../core/dtype.ts";
+import { checkOptions } from "../../core/errors.ts";
 import {
   type Call,
   defineOp,
@@ -158,6 +159,7 @@ export type MatmulOptions = Pick<MatmulAttrs, "scale" | "batchInvariant" | "outD
  * (both i32 or both u32) are exact, wrap around at 2^32 and take no options.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  checkOptions("matmul", options, ["scale", "batchInvariant", "outDtype"]);
   if (isIndex(a) && isIndex(b) && Object.keys(options).length === 0) return integerMatmul(a, b);
   return apply(matmulOp, [a, b], options)[0];
 }
@@ -184,7 +186,8 @@ export interface LinearOptions {
  * While derivatives are recorded the activation is an op of its own, which keeps its input for the gradient.
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
-  const { activation, residual, scale = 1, batchInvariant, outDtype } = options;
+  const known = ["activation", "residual", "scale", "batchInvariant", "outDtype"];
+  const { activation, residual, scale = 1, batchInvariant, outDtype } = checkOptions("linear", options, known);
   const given = [x, weight, ...(bias ? [bias] : [])];
   for (const t of given) rankOf("linear", t);
   const records = gradEnabled() && [...given, ...(residual ? [residual] : [])].some((t) => t.requiresGrad);

@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { checkOptions, KilnError } from "../../core/errors.ts";
 import { opError } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
@@ -77,7 +77,10 @@ function listWindows(x: Tensor, axes: readonly Axis[], value: number): Tensor {
   return reshape(view, [...view.shape.slice(0, 2 + axes.length), -1]);
 }
 
+const poolOptions = ["stride", "padding", "ceilMode"];
+
 function maxPool(op: string, n: number, x: Tensor, kernelSize: PerAxis, options: MaxPoolOptions) {
+  checkOptions(op, options, [...poolOptions, "dilation"]);
   let indices: Tensor | undefined;
   const values = batched(op, x, n + 2, (input) => {
     const axes = axesOf(op, input, n, kernelSize, options);
@@ -98,7 +101,8 @@ function maxPool(op: string, n: number, x: Tensor, kernelSize: PerAxis, options:
 }
 
 function avgPool(op: string, n: number, x: Tensor, kernelSize: PerAxis, options: AvgPoolOptions): Tensor {
-  const { countIncludePad = true, divisorOverride } = options;
+  const own = [...poolOptions, "countIncludePad", "divisorOverride"];
+  const { countIncludePad = true, divisorOverride } = checkOptions(op, options, own);
   if (divisorOverride !== undefined && !(Math.abs(divisorOverride) > 0 && Number.isFinite(divisorOverride)))
     throw new KilnError(`${op}: divisorOverride is ${divisorOverride}; expected a number other than 0`);
   return batched(op, x, n + 2, (input) => {
