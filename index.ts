@@ -2,7 +2,7 @@
 // kiln/nn, kiln/models, kiln/train, kiln/tokenizer and kiln/serve.
 import "./kernels/index.ts"; // registers every op and the methods of Tensor
 
-export { backward, custom, type GradOptions, grads } from "./core/autograd.ts";
+export { backward, checkpoint, custom, type GradOptions, grads } from "./core/autograd.ts";
 export { type Compiled, compile } from "./core/compile.ts";
 export { type Device, device, setDevice, withDevice } from "./core/device.ts";
 export type { DType, HostArray } from "./core/dtype.ts";

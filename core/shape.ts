@@ -13,7 +13,9 @@ const mostElements = 2 ** 32 - 1;
 
 /** Throws unless `list` is an array. */
 export function checkList(op: string, what: string, list: readonly unknown[]): void {
-  if (!Array.isArray(list)) throw new KilnError(`${op}: expected a list of ${what}, got ${describe(list)}`);
+  if (Array.isArray(list)) return;
+  const example = typeof list === "number" ? `: write [${list}] or [${list}, …]` : "";
+  throw new KilnError(`${op}: expected a list of ${what}, got ${describe(list)}${example}`);
 }
 
 /** Throws unless `shape` is a list of whole extents whose elements can be counted. */
@@ -112,7 +114,7 @@ export function normalizeDim(op: string, dim: number, x: { readonly shape: Shape
   return dim < 0 ? dim + range : dim;
 }
 
-/** Dimension indices as an ascending list without repetition; null and undefined mean all. */
+/** Dimension indices as an ascending list; none may be given twice, and null and undefined mean all. */
 export function normalizeDims(
   op: string,
   dim: number | readonly number[] | null | undefined,
@@ -122,7 +124,10 @@ export function normalizeDims(
   if (dim === null || dim === undefined) return Array.from({ length: rank }, (_, i) => i);
   const list = typeof dim === "number" ? [dim] : dim;
   checkList(op, "axes", list);
-  return [...new Set(list.map((d) => normalizeDim(op, d, x)))].filter((d) => d < rank).sort((a, b) => a - b);
+  const found = list.map((d) => normalizeDim(op, d, x)).sort((a, b) => a - b);
+  const twice = found.find((d, i) => d === found[i - 1]);
+  if (twice !== undefined) throw new KilnError(`${op}: dim ${twice} is given twice in [${list}]`);
+  return found.filter((d) => d < rank);
 }
 
 /**

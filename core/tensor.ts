@@ -149,6 +149,14 @@ export class Tensor {
     return this.toString();
   }
 
+  /** `${x}` is the text; any other operator would silently join texts (a + b) or compare with NaN (loss < 0.1). */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
+    throw new KilnError(
+      `JavaScript's operators do not compute with tensors, here ${this.label}: write a.add(b), a.mul(b), a.lt(b), … or compare numbers: await a.item()`,
+    );
+  }
+
   /** Dtype, shape and device, for messages. */
   get label(): string {
     return `Tensor(${summary(this)})`;
@@ -180,7 +188,7 @@ function assertAlive(what: string, t: Tensor): void {
   if (!(t instanceof Tensor)) throw new KilnError(`${what}: expected a tensor, got ${describe(t)}`);
   if (t.storage.freed)
     throw new KilnError(
-      `${what}: ${t.label} was freed by its scope; return it from the scope or persist() it`,
+      `${what}: ${t.label} was freed, by its scope or dispose(); return it from the scope or persist() it, and dispose of it later`,
     );
   if (t.storage.stale) throw new KilnError(t.storage.stale);
 }
@@ -206,7 +214,10 @@ function applyQuietly(op: AnyOp, inputs: readonly Tensor[], attrs: unknown): Ten
   const target = first ? first.device : currentDevice();
   for (const t of inputs) {
     assertAlive(op.name, t);
-    if (t.device !== target) throw new KilnError(`${op.name}: its tensors are on different devices`);
+    if (t.device !== target)
+      throw new KilnError(
+        `${op.name}: ${first.label} and ${t.label} are on different devices; make both on one, or copy: tensor(await x.data(), x.shape, x.dtype)`,
+      );
   }
   const outputs = op
     .infer(inputs, attrs as never)
@@ -255,24 +266,22 @@ export function recordView(
   return output;
 }
 
-/** A number, or lists of equal length of them, however nested. */
-export type NestedNumbers = number | ArrayLike<number> | readonly NestedNumbers[];
+/** A number (or true or false), or lists of equal length of them, however nested. */
+export type NestedNumbers = number | boolean | ArrayLike<number> | readonly NestedNumbers[];
 
 /**
  * A tensor of host values. Lists inside of lists give its shape, a flat list has one axis unless `shape` is given. The
- * dtype is f32 unless given: values are rounded to floats, and must be whole and in range for integers. Values other
- * than 0 are true, NaN too.
+ * dtype is bool for true and false and f32 for numbers, unless given: values are rounded to floats, and must be whole and
+ * in range for integers. Values other than 0 are true, NaN too.
  *
  * @throws KilnError where lists differ in length, or a value is no number or has no place in the dtype
  */
-export function tensor(
-  values: NestedNumbers,
-  shape?: Shape,
-  dtype: DType = "f32",
-  on = currentDevice(),
-): Tensor {
-  checkDType("tensor", dtype);
-  const { list, extents } = flattened(values);
+export function tensor(values: NestedNumbers, shape?: Shape, dtype?: DType, on = currentDevice()): Tensor {
+  const { list: given, extents } = flattened(values);
+  const truths = Array.isArray(given) && given.some((value) => typeof value === "boolean");
+  const list = truths ? given.map((value) => (typeof value === "boolean" ? Number(value) : value)) : given;
+  const type = dtype ?? (truths && given.every((value) => typeof value === "boolean") ? "bool" : "f32");
+  checkDType("tensor", type);
   const dims = shape ?? extents;
   checkShape("tensor", dims);
   if (list.length !== numel(dims)) {
@@ -280,8 +289,8 @@ export function tensor(
       `tensor: ${list.length} values do not fill the shape ${show(dims)}, which has ${numel(dims)} elements`,
     );
   }
-  checkValues("tensor", list, dtype);
-  const t = new Tensor(on.upload(list, dtype), dims);
+  checkValues("tensor", list, type);
+  const t = new Tensor(on.upload(list, type), dims);
   keepValues(t, list, 0);
   return t;
 }
@@ -318,18 +327,22 @@ function nested(values: HostArray, [extent, ...inner]: Shape): NestedNumbers {
 
 /** A tensor filled with one value, made on the device; the value must have a place in the dtype. */
 export function full(shape: Shape, value: number, dtype: DType = "f32", on = currentDevice()): Tensor {
-  checkShape("full", shape);
-  checkDType("full", dtype);
-  checkValues("full", [value], dtype);
+  return filled("full", shape, value, dtype, on);
+}
+
+function filled(name: string, shape: Shape, value: number, dtype: DType, on: Device): Tensor {
+  checkShape(name, shape);
+  checkDType(name, dtype);
+  checkValues(name, [value], dtype);
   const out = new Tensor(on.allocate(dtype, numel(shape)), shape);
   on.run(fillOp(), [], { shape, value, dtype }, [out]);
   return out;
 }
 
 export function zeros(shape: Shape, dtype: DType = "f32", on = currentDevice()): Tensor {
-  return full(shape, 0, dtype, on);
+  return filled("zeros", shape, 0, dtype, on);
 }
 
 export function ones(shape: Shape, dtype: DType = "f32", on = currentDevice()): Tensor {
-  return full(shape, 1, dtype, on);
+  return filled("ones", shape, 1, dtype, on);
 }

@@ -2,9 +2,9 @@ import { dependsOn, retrace } from "../core/compile.ts";
 import { device, type Storage } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { dispose, persist, scope } from "../core/scope.ts";
-import { numel, type Shape, sameShape, show } from "../core/shape.ts";
+import { checkShape, numel, type Shape, sameShape, show } from "../core/shape.ts";
 import { type NestedNumbers, Tensor, tensor } from "../core/tensor.ts";
-import { assignInto } from "../kernels/index.ts";
+import { assignInto, copy } from "../kernels/index.ts";
 
 /**
  * The dtype of a model's matrices and activations; sums, statistics of norms, softmax and losses are f32 in both. There are
@@ -46,11 +46,28 @@ function persistent(dtype: ComputeDtype, shape: Shape): Storage {
   return storage;
 }
 
+/** Values for a tensor of a module: a tensor, or nested lists of numbers. */
+export type StateValues = Tensor | NestedNumbers;
+
+/** A tensor that has its memory for itself, from the start of it. */
+function wholeOf(values: StateValues): Tensor {
+  const given = values instanceof Tensor ? values : tensor(values);
+  return given.contiguous && given.offset === 0 ? given : copy(given);
+}
+
 /** A tensor that forward passes read or update but no optimizer trains, such as running statistics; part of the state. */
 export class Buffer extends Tensor {
+  /** Takes the memory of `values` over, of a view that of a copy. */
+  constructor(values: StateValues) {
+    const { storage, shape } = wholeOf(values);
+    super(storage, shape);
+    storage.moveTo(null);
+  }
+
   /** A buffer of `shape` that holds what `values` returns; uninitialised inside `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Buffer {
-    const buffer = new Buffer(persistent("f32", shape), shape);
+    checkShape("a buffer of a module", shape);
+    const buffer = new Buffer(new Tensor(persistent("f32", shape), shape));
     if (!roomOnly) scope(() => assignInto(buffer, values(shape)));
     return buffer;
   }
@@ -65,11 +82,21 @@ export class Parameter extends Tensor {
   /** Whether it is the matrix of a projection into the residual stream: fresh models start these smaller. */
   residual = false;
 
+  /** torch.nn.Parameter: takes the memory of `values` over, of a view that of a copy. Throws a KilnError for integers. */
+  constructor(values: StateValues) {
+    const { storage, shape } = wholeOf(values);
+    super(storage, shape);
+    storage.moveTo(null);
+    this.requireGrad();
+  }
+
   /** A parameter of `shape` that holds what `values` returns; uninitialised inside `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Parameter {
-    const parameter = new Parameter(persistent(shape.length >= 2 ? matrixDtype : "f32", shape), shape);
+    checkShape("a parameter of a module", shape);
+    const dtype = shape.length >= 2 ? matrixDtype : "f32";
+    const parameter = new Parameter(new Tensor(persistent(dtype, shape), shape));
     if (!roomOnly) scope(() => assignInto(parameter, values(shape)));
-    return parameter.requireGrad();
+    return parameter;
   }
 
   /** Whether it has a row for each token, as embeddings and the head have: some optimizers do not treat these as matrices. */
@@ -114,11 +141,8 @@ export class Parameter extends Tensor {
   }
 }
 
-/** Values for a tensor of a module: a tensor, or nested lists of numbers. */
-export type StateValues = Tensor | NestedNumbers;
-
 /**
- * A piece of a model: a plain class whose fields are parameters, buffers, other modules, or arrays of modules. They are
+ * A piece of a model: a plain class whose fields are parameters, buffers, other modules, or arrays or objects of them. They are
  * found by walking the public fields; their names are the fields' in snake case joined by dots, as in PyTorch's state dicts
  * and Hugging Face checkpoints (`selfAttn.qProj.weight` is `self_attn.q_proj.weight`, `layers[0].bias` is `layers.0.bias`).
  */
@@ -238,6 +262,12 @@ function* partsOf(value: unknown, path = ""): Generator<[name: string, part: Mod
   if (value instanceof Parameter || value instanceof Buffer) yield [path, value];
   else if (Array.isArray(value)) {
     for (const [i, item] of value.entries()) yield* partsOf(item, join(path, String(i)));
+  } else if (
+    value !== null &&
+    typeof value === "object" &&
+    Object.getPrototypeOf(value) === Object.prototype
+  ) {
+    for (const [key, item] of Object.entries(value)) yield* partsOf(item, join(path, key));
   } else if (value instanceof Module) {
     yield [path, value];
     for (const [field, item] of Object.entries(value)) yield* partsOf(item, join(path, snakeCase(field)));

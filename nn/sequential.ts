@@ -1,3 +1,4 @@
+import { describe, KilnError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { Module } from "./module.ts";
 
@@ -13,6 +14,11 @@ export class Sequential extends Module {
 
   constructor(...layers: Layer[]) {
     super();
+    for (const [i, layer] of layers.entries())
+      if (!(layer instanceof Module) && typeof layer !== "function")
+        throw new KilnError(
+          `Sequential: layer ${i} is ${describe(layer)}; give modules or functions one after the other: new Sequential(a, relu, b)`,
+        );
     this.#layers = layers;
     Object.assign(this, layers);
   }

@@ -307,7 +307,7 @@ describe("what stops everything", () => {
     setDevice(gpu);
     expect(() => zeros([2 ** 31])).toThrow(/is over this adapter's limit of .* a buffer/);
     expect(() => zeros([65_536, 65_536])).toThrow(
-      "full: [65536, 65536] has more elements than 32 bits can count",
+      "zeros: [65536, 65536] has more elements than 32 bits can count",
     );
     await expect(k.expand(tensor([1]), [2 ** 31]).data()).rejects.toThrow(KilnError);
     const other = await k.openDevice();

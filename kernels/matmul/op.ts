@@ -187,7 +187,13 @@ export interface LinearOptions {
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
   const known = ["activation", "residual", "scale", "batchInvariant", "outDtype"];
-  const { activation, residual, scale = 1, batchInvariant, outDtype } = checkOptions("linear", options, known);
+  const {
+    activation,
+    residual,
+    scale = 1,
+    batchInvariant,
+    outDtype,
+  } = checkOptions("linear", options, known);
   const given = [x, weight, ...(bias ? [bias] : [])];
   for (const t of given) rankOf("linear", t);
   const records = gradEnabled() && [...given, ...(residual ? [residual] : [])].some((t) => t.requiresGrad);

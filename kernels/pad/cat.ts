@@ -1,5 +1,6 @@
+import { KilnError } from "../../core/errors.ts";
 import { defineOp, type Op, opError, type Pass } from "../../core/op.ts";
-import { checkList, normalizeDim, numel, rankOf } from "../../core/shape.ts";
+import { checkList, normalizeDim, numel, rankOf, sameShape } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { castTo } from "../elementwise/op.ts";
 import { promote } from "../elementwise/program.ts";
@@ -89,6 +90,7 @@ const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
 /** Tensors one after the other along `dim`; dtypes are promoted. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("cat", "tensors", tensors);
+  if (tensors.length === 0) throw new KilnError("cat: expected one tensor or more, got none");
   for (const t of tensors) rankOf("cat", t);
   const axis = normalizeDim("cat", dim, tensors[0]);
   const dtype = promote(
@@ -105,6 +107,9 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 /** Tensors of one shape side by side along a new axis `dim`. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("stack", "tensors", tensors);
+  if (tensors.length === 0) throw new KilnError("stack: expected one tensor or more, got none");
+  if (tensors.some((t) => !sameShape(t.shape, tensors[0].shape)))
+    throw opError("stack", tensors, "expected tensors of one shape");
   const axis = normalizeDim("stack", dim, tensors[0], 1);
   return cat(
     tensors.map((t) => unsqueeze(t, axis)),

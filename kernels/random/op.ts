@@ -154,6 +154,8 @@ export function randomNormal(shape: Shape, key: Tensor, stream = 0, dtype: DType
 export type Seed = number | Tensor;
 
 function keyOf(op: string, seed: Seed): Tensor {
+  if (seed === undefined)
+    throw new KilnError(`${op}: give a seed after the shape; the same seed draws the same numbers`);
   if (typeof seed !== "number") return seed;
   checkWhole(op, "the seed", seed, Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
   return tensor([...seedWords(seed), 0, 0], [4], "u32");
@@ -182,5 +184,9 @@ export function randperm(n: number, seed: Seed): Tensor {
 
 /** Dropout with probability `p`; calls that share a key (one a step) must differ in `stream`. x itself at p = 0. */
 export function dropout(x: Tensor, p: number, key: Tensor, stream = 0): Tensor {
+  if (p !== 0 && key === undefined)
+    throw new KilnError(
+      "dropout: give a key u32 [4], a new one for each step; the Dropout of kiln/nn draws its own",
+    );
   return p === 0 ? x : apply(dropoutOp, [x, key], { p, stream })[0];
 }
