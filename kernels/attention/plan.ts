@@ -1,6 +1,6 @@
 import type { Call, Lowering, ParamValue, Pass, TensorMeta, Variant } from "../../core/op.ts";
 import { matrix, suitsMatrix } from "./matrix.ts";
-import { suitsTiles, tileFiles, tiles, tuneTiles } from "./tiles.ts";
+import { suitsTiles, tiles, tuneTiles } from "./tiles.ts";
 
 /** Fixed at the call; whether a mask and segments follow the three main inputs is part of it. */
 export interface AttentionAttrs {
@@ -203,59 +203,28 @@ function lanesFit(call: Call<AttentionAttrs>): boolean {
 const aligned = (call: Call<AttentionAttrs>) =>
   call.inputs.every((t) => t.shape.length !== 4 || t.dtype === "bool" || isVectorised(t));
 
-export const forwardVariants: Variant<AttentionAttrs>[] = [
-  {
-    name: "matrix",
-    file: matrix.files.forward,
+function variantsOf<A extends AttentionAttrs>(
+  file: "forward" | "backward",
+  passes: readonly [AttentionPass, ...AttentionPass[]],
+  lower: (family: Family, call: Call<A>) => Lowering,
+): Variant<A>[] {
+  const of = (family: Family) => ({
+    file: family.files[file],
     strided: aligned,
-    when: (call) => suitsMatrix(call, "forward"),
-    plan: (call) => forwardPasses(matrix, call),
-  },
-  {
-    name: "lanes",
-    file: lanes.files.forward,
-    strided: aligned,
-    when: lanesFit,
-    plan: (call) => forwardPasses(lanes, call),
-  },
-  {
-    name: "tiles",
-    file: tileFiles.forward,
-    strided: aligned,
-    when: (call) => suitsTiles(call, "forward"),
-    plan: (call, option) => forwardPasses(tiles(option), call),
-    tune: (call) => tuneTiles(call, "forward"),
-  },
-  {
-    name: "plain",
-    file: plain.files.forward,
-    strided: true,
-    plan: (call) => forwardPasses(plain, call),
-  },
-];
-
-export const backwardVariants: Variant<BackwardAttrs>[] = [
-  {
-    name: "matrix",
-    file: matrix.files.backward,
-    strided: aligned,
-    when: (call) => suitsMatrix(call, "dq") && suitsMatrix(call, "dkv"),
-    plan: (call) => backwardPasses(matrix, call),
-  },
-  {
-    name: "lanes",
-    file: lanes.files.backward,
-    strided: aligned,
-    when: lanesFit,
-    plan: (call) => backwardPasses(lanes, call),
-  },
-  {
-    name: "tiles",
-    file: tileFiles.backward,
-    strided: aligned,
-    when: (call) => suitsTiles(call, "dq") && suitsTiles(call, "dkv"),
-    plan: (call, option) => backwardPasses(tiles(option), call),
-    tune: (call) => tuneTiles(call, "dkv"),
-  },
-  { name: "plain", file: plain.files.backward, strided: true, plan: (call) => backwardPasses(plain, call) },
-];
+    plan: (call: Call<A>) => lower(family, call),
+  });
+  return [
+    { name: "matrix", ...of(matrix), when: (call) => passes.every((pass) => suitsMatrix(call, pass)) },
+    { name: "lanes", ...of(lanes), when: lanesFit },
+    {
+      name: "tiles",
+      ...of(tiles()),
+      when: (call) => passes.every((pass) => suitsTiles(call, pass)),
+      plan: (call, option) => lower(tiles(option), call),
+      tune: (call) => tuneTiles(call, file === "forward" ? "forward" : "dkv"),
+    },
+    { name: "plain", ...of(plain), strided: true },
+  ];
+}
+export const forwardVariants = variantsOf<AttentionAttrs>("forward", ["forward"], forwardPasses);
+export const backwardVariants = variantsOf<BackwardAttrs>("backward", ["dq", "dkv"], backwardPasses);

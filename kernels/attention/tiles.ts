@@ -111,7 +111,7 @@ export function tiles(option?: string): Family {
   return {
     vector: true,
     rows: (call, pass) => tileOf(call, pass, option).rows,
-    files: tileFiles,
+    files: { forward: "attention/tiles.wgsl", backward: "attention/tiles_backward.wgsl" },
     defines: (call, pass) => {
       const tile = tileOf(call, pass, option);
       return {
@@ -125,5 +125,3 @@ export function tiles(option?: string): Family {
     },
   };
 }
-
-export const tileFiles = { forward: "attention/tiles.wgsl", backward: "attention/tiles_backward.wgsl" };

@@ -18,6 +18,9 @@ export interface ElementFunction {
 
 const boolean = (f: (a: number, b: number) => boolean) => (a: number, b: number) => (f(a, b) ? 1 : 0);
 
+/** Functions of integers too, whose WGSL on floats is in further.wgsl. */
+const wholeFurther = { integers: true, further: true } as const;
+
 export const functions: Readonly<Record<string, ElementFunction>> = {
   "+": { f: (a, b) => a + b, derivatives: ["1", "1"], integers: true },
   "-": { f: (a, b) => a - b, derivatives: ["1", "-1"], integers: true },
@@ -56,27 +59,9 @@ export const functions: Readonly<Record<string, ElementFunction>> = {
   isnan: { f: boolean(Number.isNaN), wgsl: "is_nan", derivatives: ["0"], boolean: true },
   isfinite: { f: boolean(Number.isFinite), wgsl: "is_finite", derivatives: ["0"], boolean: true },
   isinf: { f: boolean((a) => Math.abs(a) === 1 / 0), wgsl: "is_infinite", derivatives: ["0"], boolean: true },
-  fmod: {
-    f: (a, b) => a % b,
-    wgsl: "fmod",
-    derivatives: ["1", "-trunc(a / b)"],
-    integers: true,
-    further: true,
-  },
-  remainder: {
-    f: remainder,
-    wgsl: "remainder",
-    derivatives: ["1", "-floor(a / b)"],
-    integers: true,
-    further: true,
-  },
-  floor_divide: {
-    f: floorDivide,
-    wgsl: "floor_divide",
-    derivatives: ["0", "0"],
-    integers: true,
-    further: true,
-  },
+  fmod: { f: (a, b) => a % b, wgsl: "fmod", derivatives: ["1", "-trunc(a / b)"], ...wholeFurther },
+  remainder: { f: remainder, wgsl: "remainder", derivatives: ["1", "-floor(a / b)"], ...wholeFurther },
+  floor_divide: { f: floorDivide, wgsl: "floor_divide", derivatives: ["0", "0"], ...wholeFurther },
   bit_and: { f: (a, b) => a & b, wgsl: "bit_and", derivatives: ["0", "0"], integers: "only" },
   bit_or: { f: (a, b) => a | b, wgsl: "bit_or", derivatives: ["0", "0"], integers: "only" },
   bit_xor: { f: (a, b) => a ^ b, wgsl: "bit_xor", derivatives: ["0", "0"], integers: "only" },

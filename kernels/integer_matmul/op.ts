@@ -1,4 +1,4 @@
-import { defineOp, type Op, opError } from "../../core/op.ts";
+import { defineOp, type Op, opError, type SampleInput } from "../../core/op.ts";
 import { broadcastShapes, numel } from "../../core/shape.ts";
 import { apply, type Tensor } from "../../core/tensor.ts";
 import { isIndex } from "../embedding/op.ts";
@@ -47,32 +47,20 @@ const integerMatmulOp: Op<None> = defineOp<None>({
       },
     },
   ],
-  samples: () => [
-    {
-      name: "odd",
-      inputs: [
-        { shape: [2, 3, 5], dtype: "i32", range: [-9, 9] },
-        { shape: [2, 5, 7], dtype: "i32", range: [-9, 9] },
-      ],
-      attrs: {},
-    },
-    {
-      name: "wraps around",
-      inputs: [
-        { shape: [1, 2, 3], dtype: "u32", values: [4294967040, 65537, 3] },
-        { shape: [1, 3, 2], dtype: "u32", values: [4000000000, 2147483648, 70001] },
-      ],
-      attrs: {},
-    },
-    {
-      name: "empty",
-      inputs: [
-        { shape: [1, 2, 0], dtype: "i32" },
-        { shape: [1, 0, 3], dtype: "i32" },
-      ],
-      attrs: {},
-    },
-  ],
+  samples: () => {
+    const of = (name: string, a: SampleInput, b: SampleInput) => ({ name, inputs: [a, b], attrs: {} });
+    const i32 = (...shape: number[]): SampleInput => ({ shape, dtype: "i32", range: [-9, 9] });
+    const u32 = (shape: number[], values: number[]): SampleInput => ({ shape, dtype: "u32", values });
+    return [
+      of("odd", i32(2, 3, 5), i32(2, 5, 7)),
+      of(
+        "wraps around",
+        u32([1, 2, 3], [4294967040, 65537, 3]),
+        u32([1, 3, 2], [4000000000, 2147483648, 70001]),
+      ),
+      of("empty", i32(1, 2, 0), i32(1, 0, 3)),
+    ];
+  },
 });
 
 /** `matmul` for tensors of integers, with its rules for vectors and batch axes. */
