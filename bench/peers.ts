@@ -158,7 +158,7 @@ class PeerProcess {
     return { timing: { ms, cpu_ms: cpu_ms!, samples: samples!, first_ms: first_ms! } };
   }
 
-  /** Holds it until its next row: some look for the end of their own work meanwhile, and a core goes to that. */
+  /** Stops it until its next row: some peers poll for the end of their work, which would take a core. */
   #pause(): void {
     if (this.alive && process.platform !== "win32") this.#child.kill("SIGSTOP");
   }

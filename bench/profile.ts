@@ -54,7 +54,7 @@ export interface ProfileReport {
   host_us_per_dispatch: number;
   /** From the first dispatch's begin to the last one's end, with timestamps. */
   span_ms: number;
-  /** Longest first; the last one is what lies between dispatches. All `ms` add up to `span_ms`. */
+  /** Longest first; the last one is the time between dispatches. All `ms` add up to `span_ms`. */
   rows: ProfileRow[];
 }
 
@@ -141,7 +141,7 @@ function shapesOf({ inputs, outputs }: TimedDispatch): string {
     : list(inputs.slice(0, 2));
 }
 
-/** Sums of dispatches that run one kernel, and what lies between. */
+/** Sums over the dispatches of each kernel, and the time between dispatches. */
 function rowsOf(step: readonly TimedDispatch[], roof: Roofline, shapes: boolean): ProfileRow[] {
   const files = new Map<string, Set<string>>();
   const name = ({ op, variant }: TimedDispatch) => `${op}/${variant}`;

@@ -27,7 +27,7 @@ export interface BenchResult {
   tokens_per_s?: number;
   unit: Row["unit"];
   precision?: "f32" | "f16";
-  /** Share of what the adapter's measured roofs allow, 0 to 1; absent where no roof of that precision is known. */
+  /** Share of what the adapter's measured roofs allow, 0 to 1; absent if no roof of that precision is known. */
   roofline?: number;
   /** kiln's time as a share of this one's; peers only. Below 1, kiln is faster. */
   kiln_ratio?: number;
@@ -35,7 +35,7 @@ export interface BenchResult {
   error?: string;
 }
 
-/** What a run was taken on: figures of two runs may be compared only where these agree. */
+/** The conditions of a run: figures of two runs may be compared only if these agree. */
 export interface RunHead {
   date: string;
   commit: string;

@@ -1,6 +1,6 @@
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 
-/** What an adapter can do at most, measured by kernels that do nothing else. */
+/** The most that an adapter can do, measured by kernels that do nothing else. */
 export interface Roofline {
   /** f32 multiply-adds, counted as two operations each. */
   gflops: number;
@@ -10,7 +10,9 @@ export interface Roofline {
   f16_gflops?: number;
 }
 
-/** NVIDIA's data sheets: no kernel can measure a peak of matrix units but the product that is to be judged by it. */
+/**
+ * From NVIDIA's data sheets: the only kernel that can measure the peak of matrix units is the product to be judged by it.
+ */
 const makersF16: [RegExp, number][] = [
   [/\b(H100|H200|GH200)\b(?!.*PCIe)/i, 989_000],
   [/\bA100\b/i, 312_000],
@@ -81,7 +83,7 @@ export async function copyBandwidth(device: WebGpuDevice, ms: number): Promise<n
   ];
   let most = 0;
   for (const { size, each } of shapes) {
-    // Each thread moves `each` vectors; neighbours lie side by side.
+    // Each thread moves `each` vectors; neighbouring threads move neighbouring vectors.
     const code = `@group(0) @binding(0) var<storage, read_write> y: array<vec4f>;
       @group(0) @binding(1) var<storage, read> x: array<vec4f>;
       @compute @workgroup_size(${size})

@@ -83,8 +83,8 @@ const rounds = 3;
 const patience = 10;
 
 /**
- * kiln's figure, then each peer's with the ratio: the best of up to three rounds, in each of which all of them are timed
- * for `ms` in turn, so that a moment in which the machine had other work spoils no figure. What fails is a line with the reason.
+ * kiln's figure, then each peer's with the ratio. Each is the best of up to three rounds in which all are timed in turn for
+ * `ms`, so that a moment in which the machine had other work spoils no figure. A failure becomes a line with the reason.
  */
 async function timeInTurn(
   row: Row,

@@ -8,7 +8,7 @@ export interface TimedDispatch extends Dispatch {
   end: number;
 }
 
-/** Two queries a dispatch; WebGPU allows 4096 to a set. */
+/** Each dispatch takes two queries; WebGPU allows 4096 in a set. */
 const dispatchesPerSet = 2048;
 
 /** @throws KilnError `no_timestamps` where the adapter has no timestamp queries */

@@ -19,7 +19,7 @@ export interface GpuRun {
   first_step?: { cold_ms: number; warm_ms: number };
 }
 
-/** What the project wants of a GPU, and what came out. */
+/** A goal of the project for GPUs, and the result. */
 export interface Bar {
   task: string;
   /** In words. */
@@ -99,7 +99,7 @@ function kernelBars(f: Figures): Bar[] {
         return atLeast(`${role.replace("gemm", "GEMM")} ${p}`, "80 % of the largest", share, 0.8, "%");
       }),
     ),
-    // Of a sum with itself memory reads one tensor only: too easy.
+    // A sum of a tensor with itself reads only one tensor from memory, which is too easy.
     ...["softmax", "layernorm", "gelu", "add_two"].map((name) =>
       atLeast(`${name}, large`, "80 % of the copy", f.share(`rows ${name} large`), 0.8, "%"),
     ),
@@ -120,7 +120,7 @@ function modelBars(f: Figures, run: GpuRun, batches: readonly number[]): Bar[] {
     atLeast(role, `${times} x ${than}`, f.speedup(role, than), times, "x");
   const first = run.first_step?.warm_ms ?? null;
   return [
-    // Of the f32 step the first alone is like with like: PyTorch's two others multiply with fewer bits.
+    // For the f32 step only the first bar compares like with like: PyTorch's other two multiply with fewer bits.
     ...precisions.flatMap((p) => [
       faster(`train gpt2 ${p}`, "f32 eager", 1),
       faster(`train gpt2 ${p}`, "tf32 eager", 1),

@@ -39,8 +39,8 @@ export function rowNames(quick: boolean, filter: string): string[] {
 }
 
 /**
- * Times the GPU rows in child processes. A row that ends its process, or hangs in it, costs only itself: the others go
- * on in a new one. What the time did not suffice for is named.
+ * Times the GPU rows in child processes. A row that crashes its process, or hangs in it, costs only itself: the others go on
+ * in a new one. Rows that did not fit in the time are named.
  *
  * @throws KilnError when no process got so far as to time a row
  */
@@ -51,7 +51,7 @@ export async function runRows(options: RowsOptions): Promise<{ run: GpuRun; left
   let head: RunHead | null = null;
   let whyNot = "no time";
   let failedStarts = 0;
-  // First of all, while nothing is warm but what an earlier process left in the driver's cache.
+  // This comes first, while nothing is warm except what an earlier process left in the driver's cache.
   const first = await timeFirstStep(options);
   const isDone = (name: string) => broken.has(name) || results.some((r) => r.name === name);
   const inTime = () => performance.now() < options.until;

@@ -14,8 +14,8 @@ export type RowLine = { begin: string } | { result: GpuResult };
 const lossIsKnownMs = 500;
 
 /**
- * Times rows one after the other. A row that fails has the reason as its result, and the others go on; not so where the
- * device is lost, since all of them would fail with it.
+ * Times rows one after the other. If a row fails, the reason is its result and the others go on. A lost device ends the run,
+ * since every later row would fail with it.
  *
  * @throws KilnError `device_lost`; the row that began last has no result then
  */

@@ -15,8 +15,8 @@ export interface TorchLine {
 }
 
 /**
- * Prefixes of the ruler's tasks that kiln has a row for, run by run: what its compiler is needed for comes last, and cannot
- * keep the rest from being measured.
+ * Prefixes of the ruler's tasks that kiln has a row for, run by run: tasks that need its compiler come last, so that they
+ * cannot keep the rest from being measured.
  */
 export const taskRuns: readonly (readonly string[])[] = [
   ["matmul", "rows", "attention", "cross_entropy", "adamw", "decode"],

@@ -37,7 +37,7 @@ async function offerNavigator() {
   Object.defineProperty(globalThis, "navigator", { value, configurable: true, writable: true });
 }
 
-/** Dawn's Node binding takes no views of shared memory, which is where onnxruntime-web's data lies. */
+/** Dawn's Node binding does not accept views of shared memory, in which onnxruntime-web keeps its data. */
 function copySharedViews(queue) {
   const write = queue.writeBuffer.bind(queue);
   queue.writeBuffer = (buffer, offset, data, ...range) => {

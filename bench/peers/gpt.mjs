@@ -9,7 +9,7 @@ export const adam = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, de
 
 /**
  * Parameters in order, as { shape, data }: token and position tables, final norm (weight, bias), then for each layer norm,
- * query-key-value, projection, norm, two matrices of the MLP, each followed by its bias. Matrices lie [in, out].
+ * query-key-value, projection, norm, two matrices of the MLP, each followed by its bias. Matrices are [in, out].
  */
 export function parameters({ vocabulary, width, layers, length }, values) {
   const made = [];

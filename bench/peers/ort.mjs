@@ -6,7 +6,7 @@ import { oneNode } from "./onnx.mjs";
 import { installedVersion } from "./version.mjs";
 
 export async function open({ values, wait }) {
-  // The package gives Node its processor build; the browser's WebGPU build lies beside it.
+  // In Node the package resolves to its CPU build; the browser's WebGPU build is beside it.
   const folder = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
   const ort = await import(pathToFileURL(path.join(folder, "ort.webgpu.mjs")).href);
   Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: `${pathToFileURL(folder).href}/` });

@@ -52,7 +52,7 @@ const kernelRow = ({ precision = "f32", ...row }: KernelRow): GpuRow => ({
 
 type Extents = readonly [m: number, k: number, n: number];
 
-/** A product [m, k] x [k, n], or one operand of which is transposed in memory: b as in a Linear's forward pass. */
+/** A product [m, k] x [k, n]. One operand may be transposed in memory, as b is in a Linear's forward pass. */
 export function productRow(
   role: string,
   [m, inner, n]: Extents,

@@ -1,7 +1,7 @@
 import type { WebGpuDevice } from "../../core/webgpu/device.ts";
 import type { PeerWork } from "../peers.ts";
 
-/** One thing to time: what it costs at least, and how to do it. */
+/** One thing to time: the least that it can cost, and how to run it. */
 export interface Row {
   name: string;
   /** Multiplications and additions of one unit of work. */

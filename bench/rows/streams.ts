@@ -28,7 +28,7 @@ const length = 200;
 /** The same model for llama.cpp. */
 const ggufPath = path.join(tmpdir(), "kiln-bench", "model.gguf");
 
-/** The folder of stories260K where it lies beside the project, else of a model of its size with random weights. */
+/** The folder of stories260K if it is beside the project, else that of a model of its size with random weights. */
 export async function streamsModel(): Promise<string> {
   const real = path.join(packageRoot, "../shared/data/models/stories260K-hf");
   if (existsSync(real)) return real;

@@ -46,29 +46,20 @@ const reduction =
   (inputs, attrs) =>
     f(x(inputs), (attrs.dim ?? null) as number | number[] | null, attrs.keepdim === true);
 
+const unaryOps: Record<string, Unary> = {
+  ...{ neg: k.neg, exp: k.exp, log: k.log, sqrt: k.sqrt, rsqrt: k.rsqrt, abs: k.abs, tanh: k.tanh },
+  ...{ sigmoid: k.sigmoid, relu: k.relu, silu: k.silu, softplus: k.softplus, sin: k.sin, cos: k.cos },
+  ...{ erf: k.erf, reciprocal: k.reciprocal, log1p: k.log1p, expm1: k.expm1 },
+};
+const binaryOps: Record<string, Binary> = {
+  ...{ add: k.add, sub: k.sub, mul: k.mul, div: k.div, maximum: k.maximum, minimum: k.minimum },
+};
+const callsOf = <T>(ops: Record<string, T>, of: (op: T) => OpCall) =>
+  Object.fromEntries(Object.entries(ops).map(([name, op]) => [name, of(op)]));
+
 const elementwise: Record<string, OpCall> = {
-  ...Object.fromEntries(
-    Object.entries({ add: k.add, sub: k.sub, mul: k.mul, div: k.div }).map(([n, f]) => [n, binary(f)]),
-  ),
-  maximum: binary(k.maximum),
-  minimum: binary(k.minimum),
-  neg: unary(k.neg),
-  exp: unary(k.exp),
-  log: unary(k.log),
-  sqrt: unary(k.sqrt),
-  rsqrt: unary(k.rsqrt),
-  abs: unary(k.abs),
-  tanh: unary(k.tanh),
-  sigmoid: unary(k.sigmoid),
-  relu: unary(k.relu),
-  silu: unary(k.silu),
-  softplus: unary(k.softplus),
-  sin: unary(k.sin),
-  cos: unary(k.cos),
-  erf: unary(k.erf),
-  reciprocal: unary(k.reciprocal),
-  log1p: unary(k.log1p),
-  expm1: unary(k.expm1),
+  ...callsOf(unaryOps, unary),
+  ...callsOf(binaryOps, binary),
   gelu: (inputs, { approximate }) => (approximate === "tanh" ? k.geluTanh : k.gelu)(x(inputs)),
   pow: (inputs, attrs) => k.pow(x(inputs), inputs.exponent ?? num(attrs, "exponent")),
   clamp: (inputs, attrs) =>
@@ -135,7 +126,7 @@ const layers: Record<string, OpCall> = {
   rope: rotate,
 };
 
-/** The fixture's heads come before its positions; ours lie [B, T, H, D], as in a projection's output. */
+/** The fixture's heads come before its positions; kiln's are [B, T, H, D], as in a projection's output. */
 function rotate(inputs: Inputs, attrs: Attributes): Tensor {
   const interleaved = attrs.layout === "interleaved";
   if (!interleaved && (attrs.layout ?? "rotate_half") !== "rotate_half")

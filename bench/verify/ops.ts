@@ -8,7 +8,7 @@ import { type Folder, TensorFile } from "./fixture.ts";
 import { type Attributes, type Inputs, opTable } from "./op_table.ts";
 import { type Comparison, compare, type Report, worst } from "./report.ts";
 
-/** One case of an ops file: tensors are named, their values lie in the safetensors file beside it. */
+/** One case of an ops file. Tensors are given by name; their values are in the safetensors file beside it. */
 export interface OpCase {
   name: string;
   op: string;
