@@ -34,7 +34,7 @@ function addVerify(program: Command): void {
     )
     .description("run golden fixtures on this machine's adapter and print the largest error of each case")
     .option("--filter <text>", "only cases whose name holds this text")
-    .option("--json", "one JSON object a line")
+    .option("--json", "one JSON object per line")
     .addHelpText(
       "after",
       examples("kiln verify tests/fixtures/golden", "kiln verify tests/fixtures/golden --filter attention"),

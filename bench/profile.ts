@@ -193,7 +193,7 @@ function render(report: ProfileReport): string[] {
     return gb_per_s > 0 ? `${gb_per_s.toFixed(2)} GB/s` : "";
   };
   return [
-    `${report.work}: ${report.step_ms.toFixed(2)} ms; ${dispatches} dispatches in ${span.toFixed(2)} ms with timestamps; host ${report.host_us_per_dispatch.toFixed(1)} us a dispatch`,
+    `${report.work}: ${report.step_ms.toFixed(2)} ms; ${dispatches} dispatches in ${span.toFixed(2)} ms with timestamps; host ${report.host_us_per_dispatch.toFixed(1)} us per dispatch`,
     report.adapter,
     `roofs measured now: ${roof.gflops.toFixed(1)} GFLOP/s f32 multiply-add, ${roof.gb_per_s.toFixed(1)} GB/s copy`,
     line(["kernel", "calls", "ms", "% of step", `rate${report.software ? " (sw)" : ""}`, "% of roof"]),

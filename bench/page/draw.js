@@ -75,7 +75,7 @@ function decades(values) {
   return [10 ** Math.floor(Math.min(...logs)), 10 ** Math.ceil(Math.max(...logs))];
 }
 
-/** What the adapter allows at each number of operations a byte, and where kiln's rows are, numbered as in the table. */
+/** What the adapter allows at each number of operations per byte, and where kiln's rows are, numbered as in the table. */
 function roofline(parent, { results, roofline: { gflops, gb_per_s, f16_gflops } }) {
   const rows = results.filter((r) => r.by === "kiln" && r.ms !== undefined);
   if (rows.length === 0) return;
@@ -108,7 +108,7 @@ function roofline(parent, { results, roofline: { gflops, gb_per_s, f16_gflops } 
     scales: { x: { time: false, distr: 3, range: range.x }, y: { distr: 3, range: range.y } },
     legend: { live: false },
     hooks: { draw: [numbers] },
-    axes: [axis({ label: "operations a byte" }), axis({ label: "GFLOP/s", size: 60 })],
+    axes: [axis({ label: "operations per byte" }), axis({ label: "GFLOP/s", size: 60 })],
     series: [
       {},
       roof(`copy ${short(gb_per_s)} GB/s, f32 multiply-add ${short(gflops)} GFLOP/s`),
@@ -130,7 +130,7 @@ function table(parent, points) {
     const row = add(body, "tr");
     for (const cell of cells) add(row, kind, cell);
   };
-  line("th", ["", "row", "operations a byte", "GFLOP/s", "GB/s", "of roof"]);
+  line("th", ["", "row", "operations per byte", "GFLOP/s", "GB/s", "of roof"]);
   for (const { number, name, x, gflops, gb_per_s, roofline: share } of points) {
     const percent = share === undefined ? "" : `${(100 * share).toFixed(1)} %`;
     line("td", [String(number), name, short(x), short(gflops), short(gb_per_s), percent]);
