@@ -4,7 +4,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { BPE, byteLevelPreTokenizer, Tokenizer as NativeTokenizer } from "tokenizers";
 import { describe, expect, test, vi } from "vitest";
-import { byteToChar, fromByteAlphabet, toByteAlphabet } from "../tokenizer/byte_alphabet.ts";
+import { byteToChar, fromByteAlphabet } from "../tokenizer/byte_alphabet.ts";
 import { GPT2_PATTERN, Tokenizer, TokenizerError, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/stories/grammar.ts";
 
@@ -23,7 +23,7 @@ function referenceEncode(text: string, { model }: TokenizerJson): number[] {
   const vocab = model.vocab as Record<string, number>;
   const ranks = new Map((model.merges as [string, string][]).map((pair, rank) => [pair.join(" "), rank]));
   return (text.match(GPT2_PATTERN) ?? []).flatMap((word) => {
-    const parts = [...toByteAlphabet(word)];
+    const parts = Array.from(new TextEncoder().encode(word), (byte) => byteToChar[byte]);
     for (;;) {
       let best = -1;
       let bestRank = Number.POSITIVE_INFINITY;

@@ -17,13 +17,6 @@ function buildAlphabet(): string[] {
 
 const encoder = new TextEncoder();
 
-/** The UTF-8 bytes of `text`, written in the byte alphabet. */
-export function toByteAlphabet(text: string): string {
-  let out = "";
-  for (const byte of encoder.encode(text)) out += byteToChar[byte];
-  return out;
-}
-
 /**
  * The bytes that a byte-level token stands for. A token with a character outside the alphabet (an added token,
  * say) stands for its own UTF-8 text, as in Hugging Face's ByteLevel decoder.
