@@ -1,6 +1,6 @@
 import { byteToChar } from "./byte_alphabet.ts";
 import { TokenizerError } from "./errors.ts";
-import type { TokenizerJson } from "./tokenizer_json.ts";
+import { addedToken, jsonOf, plainBpe, type TokenizerJson } from "./tokenizer_json.ts";
 
 /** Options of `trainBpe`, named as in Hugging Face's BpeTrainer. */
 export interface BpeTrainerOptions {
@@ -245,34 +245,11 @@ export function tokenizerJson(
     pair: [...first, sequence("A"), sequence("B")],
     special_tokens: bos === null ? {} : { [bos]: { id: bos, ids: [tokens.indexOf(bos)], tokens: [bos] } },
   };
-  return {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: special.map((content, id) => ({
-      id,
-      content,
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: true,
-    })),
-    normalizer: null,
+  return jsonOf({
+    added_tokens: special.map((content, id) => addedToken(id, content)),
     pre_tokenizer: byteLevel,
     post_processor: bos === null ? byteLevel : template,
     decoder: byteLevel,
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: false,
-      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges,
-    },
-  };
+    model: { ...plainBpe, vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), merges },
+  });
 }

@@ -1,6 +1,6 @@
 import { TokenizerError } from "./errors.ts";
 import { Tokenizer } from "./tokenizer.ts";
-import type { AddedTokenJson, ComponentJson, TokenizerJson } from "./tokenizer_json.ts";
+import { addedToken, type ComponentJson, jsonOf, plainBpe, type TokenizerJson } from "./tokenizer_json.ts";
 
 /** Metadata of a GGUF file: a value of each key. */
 export type GgufKeys = ReadonlyMap<string, { value: unknown }>;
@@ -138,29 +138,11 @@ function tokenizerJson(
   around: { first: string | null; last: string | null },
 ): TokenizerJson {
   const { unknown, control, userDefined } = tokenTypes;
-  const added: AddedTokenJson[] = [unknown, control, userDefined]
+  const added = [unknown, control, userDefined]
     .flatMap((type) => keys.idsOf(type))
     .sort((a, b) => a - b)
-    .map((id) => ({
-      id,
-      content: keys.tokens[id],
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: keys.types[id] !== userDefined,
-    }));
-  return {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: added,
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: template(keys, around),
-    decoder: null,
-    ...parts,
-  };
+    .map((id) => addedToken(id, keys.tokens[id], keys.types[id] !== userDefined));
+  return jsonOf({ added_tokens: added, post_processor: template(keys, around), ...parts });
 }
 
 function template(
@@ -190,17 +172,6 @@ function vocabulary(keys: Reader, spelled = (token: string, _type: number) => to
   );
   return Object.fromEntries(used);
 }
-
-const bpe = {
-  type: "BPE",
-  dropout: null,
-  unk_token: null as string | null,
-  continuing_subword_prefix: null,
-  end_of_word_suffix: null,
-  fuse_unk: false,
-  byte_fallback: false,
-  ignore_merges: false,
-};
 
 /** The tokens that a text begins and ends with, where `beginsByDefault` says what a file without a word about it means. */
 function ends(keys: Reader, beginsByDefault: boolean) {
@@ -237,7 +208,7 @@ function byteLevel(keys: Reader): TokenizerJson {
         split.pattern || split.digits ? { type: "Sequence", pretokenizers: [before, bytes] } : bytes,
       decoder: { ...bytes, use_regex: true },
       model: {
-        ...bpe,
+        ...plainBpe,
         ignore_merges: isLlama3,
         vocab: vocabulary(keys),
         merges: keys.list("merges", "string").map((merge) => {
@@ -276,7 +247,7 @@ function sentencePiece(keys: Reader): TokenizerJson {
         ],
       },
       model: {
-        ...bpe,
+        ...plainBpe,
         unk_token: keys.role("unknown") ?? keys.tokens[keys.idsOf(tokenTypes.unknown)[0]] ?? null,
         fuse_unk: true,
         byte_fallback: keys.idsOf(tokenTypes.byte).length > 0,

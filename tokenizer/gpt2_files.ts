@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { isObject } from "../core/platform/files.ts";
 import { TokenizerError } from "./errors.ts";
 import { readJsonFile, readTextFile } from "./files.ts";
-import { type AddedTokenJson, contentOf, type TokenizerJson } from "./tokenizer_json.ts";
+import { type AddedTokenJson, contentOf, jsonOf, type TokenizerJson } from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
 type Role = "bos_token" | "eos_token" | "unk_token" | "pad_token";
@@ -28,12 +28,8 @@ export function readGpt2Files(folder: string): TokenizerJson | null {
   const ids = { ...vocab, ...Object.fromEntries(added.map(({ content, id }) => [content, id])) };
   const byteLevel = { type: "ByteLevel", trim_offsets: false, use_regex: true };
   const unknown = contentOf(named.unk_token);
-  return {
-    version: "1.0",
-    truncation: null,
-    padding: null,
+  return jsonOf({
     added_tokens: added,
-    normalizer: null,
     pre_tokenizer: { ...byteLevel, add_prefix_space: config.add_prefix_space === true },
     post_processor:
       config.add_bos_token === true
@@ -51,7 +47,7 @@ export function readGpt2Files(folder: string): TokenizerJson | null {
       vocab,
       merges: readMerges(mergesFile),
     },
-  };
+  });
 }
 
 /** Other tokenizers have files of these names but other rules: their ids would be silently wrong. */

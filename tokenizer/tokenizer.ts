@@ -11,7 +11,13 @@ import { readGpt2Files } from "./gpt2_files.ts";
 import { type Cut, findCut } from "./long_text.ts";
 import { renameSpecialTokens } from "./plain_text.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
-import { type ComponentJson, componentList, contentOf, type TokenizerJson } from "./tokenizer_json.ts";
+import {
+  type ComponentJson,
+  componentList,
+  contentOf,
+  jsonOf,
+  type TokenizerJson,
+} from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
 
@@ -313,17 +319,7 @@ export class Tokenizer implements TokenSource {
 class InvalidTokenizer extends TokenizerError {}
 
 /** A tokenizer without tokens, to hold one stage of a decoder. */
-const EMPTY: TokenizerJson = {
-  version: "1.0",
-  truncation: null,
-  padding: null,
-  added_tokens: [],
-  normalizer: null,
-  pre_tokenizer: null,
-  post_processor: null,
-  decoder: null,
-  model: { type: "BPE", vocab: {}, merges: [] },
-};
+const EMPTY = jsonOf({ model: { type: "BPE", vocab: {}, merges: [] } });
 
 function createNative(json: TokenizerJson): NativeTokenizer {
   try {

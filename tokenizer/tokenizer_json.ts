@@ -30,6 +30,36 @@ export interface TokenizerJson {
   model: { type: string; vocab: Record<string, number> | [string, number][]; [setting: string]: unknown };
 }
 
+/** A `tokenizer.json` of these parts alone: it adds no tokens and changes no text. */
+export const jsonOf = (parts: Pick<TokenizerJson, "model"> & Partial<TokenizerJson>): TokenizerJson => ({
+  version: "1.0",
+  truncation: null,
+  padding: null,
+  added_tokens: [],
+  normalizer: null,
+  pre_tokenizer: null,
+  post_processor: null,
+  decoder: null,
+  ...parts,
+});
+
+/** The settings of a BPE whose every option is off. */
+export const plainBpe = {
+  type: "BPE",
+  dropout: null,
+  unk_token: null as string | null,
+  continuing_subword_prefix: null,
+  end_of_word_suffix: null,
+  fuse_unk: false,
+  byte_fallback: false,
+  ignore_merges: false,
+};
+
+/** A token that is matched exactly, wherever it occurs. */
+export function addedToken(id: number, content: string, special = true): AddedTokenJson {
+  return { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special };
+}
+
 /** The text of a token that a config gives as itself or in an object; null for neither. */
 export function contentOf(token: unknown): string | null {
   const content = isObject(token) ? token.content : token;
