@@ -3,35 +3,72 @@ import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { currentDirectory, readJson } from "../core/platform/files.ts";
 import { type ComputeDtype, withMatrices, withoutValues } from "../nn/index.ts";
+import { BertEncoder } from "./bert.ts";
 import type { CausalLM, DecoderShape } from "./decoder.ts";
+import type { Encoder } from "./encoder.ts";
+import {
+  type EncoderConfig,
+  encoderClasses,
+  encoderOverrides,
+  encoderShape,
+  parseBertConfig,
+  parseDistilBertConfig,
+} from "./encoder_config.ts";
 import { isGguf, readGguf } from "./formats/gguf.ts";
 import { ggufConfig } from "./formats/gguf_names.ts";
-import { GPT2LMHeadModel } from "./gpt2.ts";
-import { gpt2Overrides, gpt2PresetConfig, gpt2Shape, parseGpt2Config } from "./gpt2_config.ts";
+import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
+import {
+  type GPT2ClassifierConfig,
+  gpt2Overrides,
+  gpt2PresetConfig,
+  gpt2Shape,
+  parseGpt2ClassifierConfig,
+  parseGpt2Config,
+} from "./gpt2_config.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { llamaOverrides, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
+import type { ModelShape } from "./model.ts";
+
+/** A decoder writes text: it has logits and a cache. An encoder reads whole texts and has a head. */
+type Kind = "decoder" | "encoder";
+interface OfKind {
+  decoder: { model: CausalLM; shape: DecoderShape };
+  encoder: { model: Encoder; shape: ModelShape };
+}
 
 /** An architecture whose checked config.json is a `C`. How to add one: docs/adding-a-model.md. */
-interface Architecture<C> {
-  /** A decoder writes text: it has logits and a cache. */
-  kind: "decoder";
-  /** The class in transformers, which a config.json names under `architectures`. */
-  className: string;
+interface Architecture<C, K extends Kind> {
+  kind: K;
+  /** Its classes in transformers, one of which a config.json names under `architectures`; a decoder without a name is the first. */
+  classNames: readonly string[];
   /** Checks the content of a config.json; messages call it `source`. Throws a one-line KilnError. */
   parse(value: unknown, source?: string): C;
-  shape(config: C): DecoderShape;
-  create(config: C): CausalLM;
+  shape(config: C): OfKind[K]["shape"];
+  create(config: C): OfKind[K]["model"];
   /** Settings of `kiln train`'s `model` section as keys of config.json. Throws a KilnError for one it does not have. */
   overrides(settings: Record<string, unknown>): Record<string, unknown>;
 }
 
-const row = <C>(architecture: Architecture<C>) => architecture;
+const row = <C, K extends Kind>(architecture: Architecture<C, K>) => architecture;
 
-/** Every architecture that kiln can load, by the `model_type` of its config.json. */
+const encoder = <C extends EncoderConfig>(
+  type: C["model_type"],
+  parse: Architecture<C, "encoder">["parse"],
+) =>
+  row<C, "encoder">({
+    kind: "encoder",
+    classNames: encoderClasses(type),
+    parse,
+    shape: encoderShape,
+    create: (config) => new BertEncoder(config),
+    overrides: encoderOverrides(type),
+  });
+
+/** Every architecture that kiln can load, by the `model_type` of its config.json; a class of another kind has a row of its own. */
 export const architectures = {
   llama: row({
     kind: "decoder",
-    className: "LlamaForCausalLM",
+    classNames: ["LlamaForCausalLM"],
     parse: parseLlamaConfig,
     shape: (config) => config,
     create: (config) => new LlamaForCausalLM(config),
@@ -39,16 +76,29 @@ export const architectures = {
   }),
   gpt2: row({
     kind: "decoder",
-    className: "GPT2LMHeadModel",
+    classNames: ["GPT2LMHeadModel"],
     parse: parseGpt2Config,
     shape: gpt2Shape,
     create: (config) => new GPT2LMHeadModel(config),
     overrides: gpt2Overrides,
   }),
+  gpt2_classifier: row<GPT2ClassifierConfig, "encoder">({
+    kind: "encoder",
+    classNames: ["GPT2ForSequenceClassification"],
+    parse: parseGpt2ClassifierConfig,
+    shape: gpt2Shape,
+    create: (config) => new GPT2ForSequenceClassification(config),
+    overrides: gpt2Overrides,
+  }),
+  bert: encoder("bert", parseBertConfig("bert")),
+  roberta: encoder("roberta", parseBertConfig("roberta")),
+  distilbert: encoder("distilbert", parseDistilBertConfig),
 };
 
 export type ModelType = keyof typeof architectures;
-/** The checked config of any model; `model_type` says which. */
+/** The checked config of a model that writes text; `model_type` says which. */
+export type DecoderConfig = ReturnType<(typeof architectures)["llama" | "gpt2"]["parse"]>;
+/** The checked config of any model. */
 export type ModelConfig = ReturnType<(typeof architectures)[ModelType]["parse"]>;
 
 /** The shapes that training can start from by name: how a config is made of keys that differ, and the context by default. */
@@ -57,22 +107,24 @@ export const presets = {
   gpt2: { model_type: "gpt2", max_position_embeddings: 1024, config: gpt2PresetConfig },
 } as const;
 
+type ModelOf<C> = C extends { architectures: unknown } ? Encoder : CausalLM;
+
 export const isModelType = (type: unknown): type is ModelType =>
   typeof type === "string" && Object.hasOwn(architectures, type);
 
-const rowOf = (config: ModelConfig) => architectures[config.model_type] as Architecture<ModelConfig>;
+const rowOf = (config: ModelConfig) => architectures[modelTypeOf(config)] as Architecture<ModelConfig, Kind>;
 
 /**
- * The `model_type` of a config.json's content; without one, that of its class, and Llama where it names none.
+ * The row of a config.json's content: that of its class, else of its `model_type`; without either, Llama's.
  * Throws a one-line KilnError where kiln cannot load it.
  */
 export function modelTypeOf(value: unknown, source = "config.json"): ModelType {
   const { model_type: type, architectures: classes } = (value ?? {}) as Record<string, unknown>;
   const types = Object.keys(architectures) as ModelType[];
+  const named = types.find((name) => architectures[name].classNames.includes(String(classes)));
+  if (named && (type === undefined || named.startsWith(String(type)))) return named;
   const isOld = type === undefined && classes !== undefined;
-  const found = isOld
-    ? types.find((name) => String(classes).startsWith(architectures[name].className))
-    : (type ?? "llama");
+  const found = isOld ? undefined : (type ?? "llama");
   if (isModelType(found)) return found;
   const given = isOld
     ? `architectures is ${JSON.stringify(classes)} without a model_type`
@@ -98,7 +150,7 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
 }
 
 /** The sizes that a config describes, in common words. */
-export function shapeOf(config: ModelConfig): DecoderShape {
+export function shapeOf(config: ModelConfig): ModelShape {
   return rowOf(config).shape(config);
 }
 
@@ -106,8 +158,20 @@ export function shapeOf(config: ModelConfig): DecoderShape {
  * The model that a config describes, with room for weights but no values yet: load them or call `init`. A model that
  * is not to be trained may keep its matrices in f16 alone (`matrices`).
  */
-export function createModel(config: ModelConfig, matrices: ComputeDtype = "f32"): CausalLM {
-  return withoutValues(() => withMatrices(matrices, () => rowOf(config).create(config)));
+export function createModel<C extends ModelConfig>(config: C, matrices: ComputeDtype = "f32"): ModelOf<C> {
+  return withoutValues(() => withMatrices(matrices, () => rowOf(config).create(config))) as ModelOf<C>;
+}
+
+/** The config of a model that writes text. Throws a one-line KilnError for that of another. */
+export function decoderConfig(config: ModelConfig, source: string): DecoderConfig {
+  if (rowOf(config).kind === "decoder") return config as DecoderConfig;
+  const [name] = (config as EncoderConfig).architectures;
+  throw new KilnError(
+    `${source} is a ${name}, which reads text and writes none; use a decoder such as Llama or GPT-2`,
+    {
+      code: "model_not_decoder",
+    },
+  );
 }
 
 /** Throws a one-line error where this adapter cannot compute in `dtype`; `remedy` says what to set instead. */

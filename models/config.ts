@@ -13,7 +13,7 @@ const token = z.int().min(0);
 export const rate = z.number().min(0).lt(1);
 
 /** Special tokens, with the defaults of an architecture in transformers. Checkpoints of 2023 write pad_token_id -1 for none. */
-export const specialTokens = (bos: number, eos: number) => ({
+export const specialTokens = (bos: number | null, eos: number | null) => ({
   bos_token_id: token.nullable().default(bos),
   eos_token_id: z
     .union([token, z.array(token).min(1)])

@@ -62,12 +62,7 @@ export abstract class CausalLM extends Model {
   /** Hidden states [B, T, hidden_size] after the final norm; `each` sees the input of every block and the result. */
   hidden(tokens: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
     const embedded = this.embed(tokens, context.positions); // [B, T, hidden]
-    let x = context.dropout?.apply(embedded, "embedding") ?? embedded;
-    for (const block of this.blocks) {
-      each?.(x);
-      x = this.throughBlock(block, x, context);
-    }
-    const out = this.finalNorm.forward(x);
+    const out = this.finalNorm.forward(this.throughBlocks(this.blocks, embedded, context, each));
     each?.(out);
     return out;
   }

@@ -17,7 +17,10 @@ import {
   type SequenceContext,
 } from "../nn/index.ts";
 import { CausalLM, type DecoderBlock, type DecoderShape } from "./decoder.ts";
-import { type GPT2Config, gpt2Shape, toHfGpt2Config } from "./gpt2_config.ts";
+import { Encoder, type EncoderInput } from "./encoder.ts";
+import { type GPT2ClassifierConfig, type GPT2Config, gpt2Shape, toHfGpt2Config } from "./gpt2_config.ts";
+import { ClassifierHead } from "./heads.ts";
+import { labelNames } from "./labels.ts";
 
 /** proj(gelu(fc(x))) with the tanh form of gelu. */
 class Mlp extends Module {
@@ -93,7 +96,18 @@ class GPT2Model extends Module {
     this.h = Array.from({ length: n_layer }, () => new Block(config));
     this.lnF = new LayerNorm(n_embd, layer_norm_epsilon);
   }
+
+  /** [B, T] or [N] -> [..., width]. */
+  embed(tokens: Tensor, positions: Tensor): Tensor {
+    return add(this.wte.forward(tokens), this.wpe.forward(positions));
+  }
 }
+
+const dropoutRates = ({ attn_pdrop, resid_pdrop, embd_pdrop }: GPT2Config): DropoutRates => ({
+  attention: attn_pdrop,
+  residual: resid_pdrop,
+  embedding: embd_pdrop,
+});
 
 /**
  * GPT-2 (Radford et al. 2019) with a language-model head: learned positions, layer norm before each part, gelu.
@@ -124,8 +138,7 @@ export class GPT2LMHeadModel extends CausalLM {
   }
 
   get dropoutRates(): DropoutRates {
-    const { attn_pdrop, resid_pdrop, embd_pdrop } = this.config;
-    return { attention: attn_pdrop, residual: resid_pdrop, embedding: embd_pdrop };
+    return dropoutRates(this.config);
   }
 
   get headWeight(): Parameter {
@@ -137,8 +150,7 @@ export class GPT2LMHeadModel extends CausalLM {
   }
 
   protected embed(tokens: Tensor, positions: Tensor): Tensor {
-    const { wte, wpe } = this.transformer;
-    return add(wte.forward(tokens), wpe.forward(positions)); // [B, T] or [N] -> [..., width]
+    return this.transformer.embed(tokens, positions);
   }
 
   protected get finalNorm(): LayerNorm {
@@ -153,6 +165,51 @@ export class GPT2LMHeadModel extends CausalLM {
     const all = super.trainedParameters();
     if (this.config.bias !== false) return all;
     return new Map([...all].filter(([name]) => !name.endsWith(".bias")));
+  }
+
+  toHfConfig(): Record<string, unknown> {
+    return toHfGpt2Config(this.config);
+  }
+}
+
+/**
+ * GPT-2 with a linear layer that reads labels from each text's last token, as transformers' `GPT2ForSequenceClassification`.
+ * Attention is causal, so padding after a text changes nothing.
+ */
+export class GPT2ForSequenceClassification extends Encoder {
+  readonly transformer: GPT2Model;
+  readonly score: Linear;
+  readonly config: GPT2ClassifierConfig;
+  readonly shape: DecoderShape;
+  readonly decidingToken = "last";
+  readonly checkpointNames = {
+    prefix: "transformer.",
+    buffers: /\.attn\.(masked_)?bias$|^lm_head\./,
+    tied: {},
+  };
+
+  constructor(config: GPT2ClassifierConfig) {
+    super();
+    this.config = config;
+    this.shape = gpt2Shape(config);
+    this.transformer = new GPT2Model(config);
+    this.score = new Linear(config.n_embd, labelNames(config).length, { bias: false });
+  }
+
+  get dropoutRates(): DropoutRates {
+    return dropoutRates(this.config);
+  }
+
+  protected get head(): ClassifierHead {
+    return new ClassifierHead(this.score);
+  }
+
+  hidden({ tokens, ...context }: EncoderInput, each?: (x: Tensor) => void): Tensor {
+    const { transformer } = this;
+    const embedded = transformer.embed(tokens, context.positions); // [B, T, width]
+    const out = transformer.lnF.forward(this.throughBlocks(transformer.h, embedded, context, each));
+    each?.(out);
+    return out;
   }
 
   toHfConfig(): Record<string, unknown> {

@@ -10,6 +10,7 @@ import {
 } from "./config.ts";
 import type { DecoderShape } from "./decoder.ts";
 import { configError, parseWith } from "./formats/validation.ts";
+import { type LabelKeys, parseLabels } from "./labels.ts";
 
 /** A GPT-2's shape: the keys of a Hugging Face config.json with every default filled in. */
 export interface GPT2Config extends SpecialTokens {
@@ -86,6 +87,13 @@ export function parseGpt2Config(value: unknown, source = "config.json"): GPT2Con
     throw refuse(`n_embd ${kept.n_embd} is not a multiple of n_head ${kept.n_head}`);
   }
   return { ...kept, activation_function: activation, n_inner: kept.n_inner ?? null };
+}
+
+export type GPT2ClassifierConfig = GPT2Config & LabelKeys;
+
+/** The same for a GPT-2 with a head for labels. */
+export function parseGpt2ClassifierConfig(value: unknown, source = "config.json"): GPT2ClassifierConfig {
+  return { ...parseGpt2Config(value, source), ...parseLabels(value, "GPT2", source) };
 }
 
 /** The content of a config.json. */

@@ -10,7 +10,10 @@ export {
   useAdapter,
 } from "./adapters.ts";
 export * from "./architectures.ts";
+export { BertEncoder } from "./bert.ts";
 export { CausalLM, type DecoderShape } from "./decoder.ts";
+export { Encoder, type EncoderBatch, type EncoderInput } from "./encoder.ts";
+export type { BertConfig, DistilBertConfig, EncoderConfig } from "./encoder_config.ts";
 export { type LoadedModel, loadModel, loadWeights, readTensors, saveModel } from "./formats/hf_directory.ts";
 export { loadAdapter, saveAdapter } from "./formats/peft_directory.ts";
 export {
@@ -25,11 +28,13 @@ export {
   toInt32,
   writeSafetensors,
 } from "./formats/safetensors.ts";
-export { GPT2LMHeadModel } from "./gpt2.ts";
+export { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
 export { type GPT2Config, gpt2PresetConfig, parseGpt2Config } from "./gpt2_config.ts";
 export { type PullOptions, type PullResult, pullModel } from "./hub/pull.ts";
 export { resolveModel } from "./hub/resolve.ts";
+export type { Task } from "./labels.ts";
 export { LlamaForCausalLM } from "./llama.ts";
 export { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
 export { Model, type ModelShape, type TokenBatch } from "./model.ts";
 export { PagedDecoder, type PagedItem, type PagedSizes } from "./paged_decoder.ts";
+export { type EncodedText, packTexts, type TextRows, uploadRows } from "./text_rows.ts";

@@ -40,6 +40,8 @@ export interface CheckpointNames {
   buffers: RegExp;
   /** Tensors that a checkpoint may hold twice: a tied one's second name, and the parameter that it equals. */
   tied: Record<string, string>;
+  /** The name of today for one of an old checkpoint. */
+  current?(name: string): string;
 }
 
 /** A layer of a model's stack: [..., hidden_size] to the same shape. */
@@ -76,8 +78,23 @@ export abstract class Model<Batch = TokenBatch> extends Module {
    */
   recompute = false;
 
+  /** The output of all blocks for embedded tokens [..., hidden_size]; `each` sees the input of every block. */
+  protected throughBlocks<C extends SequenceContext>(
+    blocks: readonly Block<C>[],
+    embedded: Tensor,
+    context: C,
+    each?: (x: Tensor) => void,
+  ): Tensor {
+    let x = context.dropout?.apply(embedded, "embedding") ?? embedded;
+    for (const block of blocks) {
+      each?.(x);
+      x = this.#throughBlock(block, x, context);
+    }
+    return x;
+  }
+
   /** One block's output, kept or to be computed again as `recompute` says. */
-  protected throughBlock<C extends SequenceContext>(block: Block<C>, x: Tensor, context: C): Tensor {
+  #throughBlock<C extends SequenceContext>(block: Block<C>, x: Tensor, context: C): Tensor {
     if (!this.recompute) return block.forward(x, context);
     const { dropout } = context;
     const calls = dropout?.calls ?? 0;

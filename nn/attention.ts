@@ -30,6 +30,8 @@ export interface SequenceContext {
   positions: Tensor;
   /** [B, T] i32: document of each token; attention stays inside a document. Absent: one document a row. */
   segments?: Tensor | undefined;
+  /** bool [B, 1, 1, T]: false hides a token from all others, as padding. */
+  mask?: Tensor | undefined;
   /** Whether a token sees only itself and those before it; true unless an encoder says otherwise. */
   causal?: boolean | undefined;
   /** In training of a model that has it. */
@@ -59,12 +61,12 @@ export interface LayerCache {
 type Heads = [query: Tensor, key: Tensor, value: Tensor];
 
 /** Attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
-function attendRows(heads: Heads, context: SequenceContext): Tensor {
+export function attendRows(heads: Heads, context: SequenceContext): Tensor {
   const [query, key, value] = heads.map((y) => permute(y, [0, 2, 1, 3])) as Heads;
-  const { segments, dropout, causal = true } = context;
+  const { segments, mask, dropout, causal = true } = context;
   const mixed = dropout?.rates.attention
     ? attentionWithDropout([query, key, value], dropout, context)
-    : attention(query, key, value, { causal, segments });
+    : attention(query, key, value, { causal, segments, mask });
   const [batch, length, count, width] = heads[0].shape as [number, number, number, number];
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);
 }

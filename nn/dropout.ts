@@ -1,7 +1,7 @@
 import { KilnError } from "../core/errors.ts";
 import { persist } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
-import { type Tensor, tensor } from "../core/tensor.ts";
+import { Tensor, tensor } from "../core/tensor.ts";
 import {
   add,
   addInto,
@@ -49,11 +49,12 @@ export class Dropout extends Module {
   }
 }
 
-/** Probabilities with which training zeroes values: attention weights, outputs of a block's two parts, embeddings. */
+/** Shares of values that training zeroes: attention weights, outputs of a block's two parts, embeddings, a head's input. */
 export interface DropoutRates {
   attention: number;
   residual: number;
   embedding: number;
+  head?: number;
 }
 
 /**
@@ -73,7 +74,7 @@ export class PassDropout {
   }
 
   apply(x: Tensor, kind: keyof DropoutRates): Tensor {
-    return this.draw(x, this.rates[kind]);
+    return this.draw(x, this.rates[kind] ?? 0);
   }
 
   /** x with this share of its values dropped out; x itself where the share is 0. */
@@ -102,21 +103,25 @@ export function ontoResidual(
 export function attentionWithDropout(
   [query, key, value]: readonly [Tensor, Tensor, Tensor],
   drop: PassDropout,
-  { positions, segments, causal = true }: Pick<SequenceContext, "positions" | "segments" | "causal">,
+  context: Pick<SequenceContext, "positions" | "segments" | "mask" | "causal">,
 ): Tensor {
+  const { positions, segments, mask, causal = true } = context;
   const [batch, heads, length, width] = query.shape as [number, number, number, number];
   const groups = key.shape[1];
   const pairs = (compare: typeof eq, ids: Tensor) =>
     compare(reshape(ids, [batch, 1, 1, length, 1]), reshape(ids, [batch, 1, 1, 1, length]));
-  const before = causal && pairs(ge, positions);
-  const together = segments && pairs(eq, segments);
-  const seen = before && together ? logicalAnd(before, together) : before || together;
+  const rules = [
+    causal && pairs(ge, positions),
+    segments && pairs(eq, segments),
+    mask && reshape(mask, [batch, 1, 1, 1, length]),
+  ].filter((rule) => rule instanceof Tensor);
+  const seen = rules.length > 0 ? rules.reduce((all, rule) => logicalAnd(all, rule)) : null;
   const grouped = (t: Tensor, count: number) => reshape(t, [batch, groups, count, length, width]);
   const scores = matmul(grouped(query, heads / groups), transpose(grouped(key, 1), -1, -2), {
     scale: 1 / Math.sqrt(width),
     outDtype: "f32",
   });
-  // Every token sees itself: no row is without a finite score.
+  // A token sees itself, or as padding its row's text: no row is without a finite score.
   const weights = drop.apply(softmax(seen ? where(seen, scores, -3e38) : scores), "attention");
   return reshape(matmul(cast(weights, value.dtype), grouped(value, 1)), query.shape);
 }

@@ -7,5 +7,6 @@ export * from "./lora.ts";
 export * from "./losses.ts";
 export * from "./module.ts";
 export * from "./norm.ts";
+export * from "./pooling.ts";
 export * from "./recurrent.ts";
 export * from "./sequential.ts";

@@ -278,6 +278,8 @@ function join(path: string, name: string): string {
   return path ? `${path}.${name}` : name;
 }
 
+/** A name that begins with a capital stays as it is: checkpoints of BERT have a `LayerNorm`. */
 function snakeCase(name: string): string {
+  if (/^[A-Z]/.test(name)) return name;
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }

@@ -3,8 +3,10 @@ import { grads } from "../core/autograd.ts";
 import { seedWords } from "../core/random.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import { attention, mul, openDevice, sum } from "../kernels/index.ts";
-import { createModel, parseModelConfig } from "../models/architectures.ts";
+import { createModel } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
+import { parseGpt2Config } from "../models/gpt2_config.ts";
+import { parseLlamaConfig } from "../models/llama_config.ts";
 import { attentionWithDropout, type DropoutRates, normalValues, PassDropout } from "../nn/index.ts";
 import type { Batch } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
@@ -92,7 +94,7 @@ const length = 16;
 const rates = { attn_pdrop: 0.2, resid_pdrop: 0.3, embd_pdrop: 0.25 };
 const gpt2 = (changes = {}) =>
   createModel(
-    parseModelConfig({
+    parseGpt2Config({
       model_type: "gpt2",
       vocab_size: 50,
       n_embd: 16,
@@ -106,7 +108,7 @@ const gpt2 = (changes = {}) =>
   ).init(1);
 const llama = () =>
   createModel(
-    parseModelConfig({
+    parseLlamaConfig({
       vocab_size: 50,
       hidden_size: 16,
       intermediate_size: 32,

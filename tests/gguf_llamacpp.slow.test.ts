@@ -5,7 +5,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { openDevice } from "../kernels/index.ts";
-import { createModel, parseModelConfig } from "../models/architectures.ts";
+import { createModel, decoderConfig, parseModelConfig } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { type GgufDtype, writeGgufModel } from "../models/formats/gguf_model.ts";
 import { loadModel, readTensors } from "../models/formats/hf_directory.ts";
@@ -92,7 +92,7 @@ const models: Record<string, Record<string, unknown>> = {
 
 async function made(name: string): Promise<{ model: CausalLM; tokenizer: Tokenizer }> {
   if (name === "stories260K") return loadModel(stories);
-  const model = createModel(parseModelConfig(models[name])).init(5);
+  const model = createModel(decoderConfig(parseModelConfig(models[name]), name)).init(5);
   return { model, tokenizer: trained() };
 }
 

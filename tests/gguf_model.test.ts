@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { openDevice } from "../kernels/index.ts";
-import { createModel, parseModelConfig } from "../models/architectures.ts";
+import { createModel, decoderConfig, parseModelConfig } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { type GgufTensor, readGguf, writeGguf } from "../models/formats/gguf.ts";
 import type { GgufValue } from "../models/formats/gguf_header.ts";
@@ -87,7 +87,7 @@ const configs: [string, Record<string, unknown>][] = [
 ];
 
 function randomModel(config: Record<string, unknown>) {
-  return createModel(parseModelConfig(config)).init(3);
+  return createModel(decoderConfig(parseModelConfig(config), "a model")).init(3);
 }
 
 describe.each(configs)("%s", (_, config) => {

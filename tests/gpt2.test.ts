@@ -11,7 +11,7 @@ import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice, openReference } from "../kernels/index.ts";
-import { createModel, parseModelConfig, readModelConfig } from "../models/architectures.ts";
+import { createModel, decoderConfig, parseModelConfig, readModelConfig } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { loadModel, loadWeights, readTensors, saveModel } from "../models/formats/hf_directory.ts";
 import {
@@ -51,7 +51,7 @@ afterEach(() => setDevice(gpu));
 const json = (path: string) => JSON.parse(readFileSync(path, "utf8"));
 
 async function load(path: string): Promise<CausalLM> {
-  const model = createModel(await readModelConfig(path));
+  const model = createModel(decoderConfig(await readModelConfig(path), path));
   loadWeights(model, await readModelWeights(path));
   return model;
 }
@@ -232,7 +232,7 @@ describe("GPT-2 against transformers", () => {
       old.set(name.replace("transformer.", ""), value);
     old.set("h.0.attn.bias", hostTensor("F32", [1, 1, 2, 2], new Float32Array(4)));
     old.set("h.0.attn.masked_bias", hostTensor("F32", [], new Float32Array(1)));
-    const model = createModel(await readModelConfig(path));
+    const model = createModel(decoderConfig(await readModelConfig(path), path));
     loadWeights(model, old);
     const input = expected.get("input_ids")!;
     const logits = await logitsOf(model, toInt32(input), input.shape[0]);

@@ -6,6 +6,8 @@ import { readJson } from "../core/platform/files.ts";
 import {
   architectures,
   createModel,
+  type DecoderConfig,
+  decoderConfig,
   type ModelConfig,
   type ModelType,
   modelTypeOf,
@@ -68,7 +70,7 @@ export async function decoderSettings(
   config: Settings,
   tokenizer: Tokenizer,
   origin: string | null,
-): Promise<ModelConfig> {
+): Promise<DecoderConfig> {
   const { model } = config;
   const special = {
     bos_token_id: tokenizer.bosId,
@@ -79,7 +81,7 @@ export async function decoderSettings(
   if (model.config) {
     const file = (await readJson(model.config)) as object;
     const overrides = shapeSettings(model, modelTypeOf(file, model.config));
-    return parseModelConfig({ ...file, ...overrides, ...special }, model.config);
+    return decoderConfig(parseModelConfig({ ...file, ...overrides, ...special }, model.config), model.config);
   }
   const preset = presets[model.preset];
   const sized = { ...model, max_position_embeddings: maxPositions(config) };
@@ -101,7 +103,7 @@ async function originSettings(
   model: ModelSettings,
   tokenizer: Tokenizer,
   origin: string,
-): Promise<ModelConfig> {
+): Promise<DecoderConfig> {
   const path = join(origin, "config.json");
   const file = (await readJson(path)) as Record<string, unknown>;
   const has = parseModelConfig(file, path) as ModelConfig & Record<string, unknown>;
@@ -121,12 +123,12 @@ async function originSettings(
       `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config.json says vocab_size ${has.vocab_size}; they belong to different models`,
     );
   }
-  return parseModelConfig({ ...file, ...asked }, path);
+  return decoderConfig(parseModelConfig({ ...file, ...asked }, path), path);
 }
 
 /** The model of a config: with the weights in `origin`, or fresh ones by the seed. Says what is trained. */
 export async function openModel(
-  config: ModelConfig,
+  config: DecoderConfig,
   train: RunSettings["train"],
   origin: string | null,
   { say, resumeFrom }: Pick<RecipeContext, "say" | "resumeFrom">,

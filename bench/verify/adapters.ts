@@ -1,11 +1,10 @@
 import { join } from "node:path";
-import { dispose, scope } from "../../core/scope.ts";
-import { noGrad } from "../../core/tape.ts";
+import { dispose } from "../../core/scope.ts";
 import { mergeAdapter, removeAdapter, useAdapter } from "../../models/adapters.ts";
-import type { CausalLM } from "../../models/decoder.ts";
 import { loadAdapter } from "../../models/formats/peft_directory.ts";
+import type { Model } from "../../models/model.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
-import { compareGradients, differentiate, loadDecoder, logitsOf, near } from "./models.ts";
+import { compareGradients, differentiate, forward, loadFixture, near, subjectOf } from "./models.ts";
 import { type Comparison, compare, type Report, worst } from "./report.ts";
 
 /** `expected.json` of an adapter. */
@@ -32,28 +31,25 @@ export async function verifyAdapter(
   const parts = ["logits", "loss", "gradients", "merged", "merged_logits"].map((part) => `${name}/${part}`);
   if (!parts.some((part) => report.wants(part))) return;
   const file = new TensorFile(folder, "expected");
-  const model = await loadDecoder(join(folder.path, "..", expected.base));
+  const model = await loadFixture(join(folder.path, "..", expected.base));
+  const subject = subjectOf(model, file);
   await loadAdapter(model, folder.path);
   useAdapter(model, "default");
-  const compareLogits = async () => {
-    const logits = scope(() => noGrad(() => logitsOf(model, file)));
-    const values = await logits.data();
-    dispose(logits);
-    return compare(values, file.floats("logits"), near);
-  };
-  const { loss, gradients } = await differentiate(model, file, model.trainedParameters());
+  const compareLogits = async () =>
+    compare((await forward(subject)).get("logits")!, file.floats("logits"), near);
+  const { loss, gradients } = await differentiate(subject, model.trainedParameters());
   const [applied, lossPart, slopes, matrices, merged] = parts;
   await report.check(applied, compareLogits);
   await report.check(lossPart, () => compare([loss], [expected.loss], near));
   await report.check(slopes, () => compareGradients(gradients, file, savedName));
-  await mergeAdapter(model, () => logitsOf(model, file));
+  await mergeAdapter(model, () => subject.forward(() => {}).logits);
   await report.check(matrices, () => compareMatrices(model, file));
   await report.check(merged, compareLogits);
   removeAdapter(model, "default");
   dispose(model.parameters());
 }
 
-async function compareMatrices(model: CausalLM, file: TensorFile): Promise<Comparison> {
+async function compareMatrices(model: Model<never>, file: TensorFile): Promise<Comparison> {
   const parameters = model.namedParameters();
   const comparisons: Comparison[] = [];
   for (const key of file.names().filter((name) => name.startsWith("merged."))) {

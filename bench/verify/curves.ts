@@ -2,9 +2,8 @@ import { dispose } from "../../core/scope.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
 import { scheduleFactor, scheduleName } from "../../train/optimizers/schedules.ts";
 import { Trainer } from "../../train/trainer.ts";
-import { batchOf } from "../data.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
-import { loadDecoder, nextTokens } from "./models.ts";
+import { loadFixture, subjectOf } from "./models.ts";
 import { compare, type Report, worst } from "./report.ts";
 
 /** `expected.json` of a training run. */
@@ -29,24 +28,16 @@ export async function verifyCurve(report: Report, folder: Folder, expected: Curv
   const name = folder.name || "curve";
   const names = { losses: `${name}/losses`, norms: `${name}/grad_norms` };
   if (!report.wants(names.losses) && !report.wants(names.norms)) return;
-  let run: { losses: number[]; norms: number[] } | null = null;
-  const results = async () => {
-    run ??= await train(folder, expected);
-    return run;
-  };
+  const { losses, norms } = await train(folder, expected);
   const each = (got: number[], want: number[], tolerance: { atol: number; rtol?: number }) =>
     worst(want.map((value, step) => compare([got[step]], [value], tolerance, `step ${step}`)));
-  await report.check(names.losses, async () =>
-    each((await results()).losses, expected.losses, { atol: 1e-3 }),
-  );
-  await report.check(names.norms, async () =>
-    each((await results()).norms, expected.grad_norms, { atol: 0, rtol: 1e-3 }),
-  );
+  await report.check(names.losses, () => each(losses, expected.losses, { atol: 1e-3 }));
+  await report.check(names.norms, () => each(norms, expected.grad_norms, { atol: 0, rtol: 1e-3 }));
 }
 
 async function train(folder: Folder, expected: CurveExpectation) {
   const file = new TensorFile(folder, "batches");
-  const model = await loadDecoder(folder.path);
+  const model = await loadFixture(folder.path);
   const optimizer = new AdamW(model.namedParameters(), {
     betas: expected.betas,
     eps: expected.eps,
@@ -54,7 +45,12 @@ async function train(folder: Folder, expected: CurveExpectation) {
     decays: (_name, parameter) => parameter.rank >= 2,
   });
   const [, length] = file.get("input_ids.0").shape as [number, number];
-  const trainer = new Trainer(model, optimizer, { maxGradNorm: expected.clip, sequenceLength: length });
+  const options = { maxGradNorm: expected.clip, sequenceLength: length };
+  const subject = subjectOf(model, file);
+  const trainer = new Trainer(model, optimizer, options, {
+    upload: ({ suffix }: { suffix: string; supervised: number }) => subject.inputs(suffix),
+    loss: (inputs) => subject.model.loss(inputs as never),
+  });
   const schedule = {
     name: scheduleName(expected.schedule),
     warmup_steps: expected.warmup,
@@ -63,7 +59,8 @@ async function train(folder: Folder, expected: CurveExpectation) {
   const losses: number[] = [];
   const norms: number[] = [];
   for (let step = 0; step < expected.steps; step++) {
-    const batch = batchAt(file, step);
+    const suffix = `.${step}`;
+    const batch = { suffix, supervised: subject.supervised(suffix) };
     const result = trainer.step([batch], expected.lr * scheduleFactor(schedule, step));
     losses.push((await result.lossSum.item()) / result.supervised);
     norms.push(await result.gradNorm.item());
@@ -71,11 +68,4 @@ async function train(folder: Folder, expected: CurveExpectation) {
   }
   dispose([model.parameters(), optimizer.state()]);
   return { losses, norms };
-}
-
-function batchAt(file: TensorFile, step: number) {
-  const [rows, length] = file.get(`input_ids.${step}`).shape as [number, number];
-  const tokens = file.integers(`input_ids.${step}`);
-  const targets = nextTokens(file.integers(`labels.${step}`), rows);
-  return batchOf({ tokens, targets }, length);
 }

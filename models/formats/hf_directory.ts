@@ -9,7 +9,8 @@ import { Tokenizer } from "../../tokenizer/index.ts";
 import {
   assertComputeDtype,
   createModel,
-  type ModelConfig,
+  type DecoderConfig,
+  decoderConfig,
   readModelConfig,
   shapeOf,
 } from "../architectures.ts";
@@ -43,7 +44,7 @@ export interface LoadedModel {
 export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
   assertComputeDtype(dtype, "use --dtype f32");
   const directory = isGguf(path) ? path : await currentDirectory(path);
-  const config = await readModelConfig(directory);
+  const config = decoderConfig(await readModelConfig(directory), path);
   const { vocab_size, hidden_size } = shapeOf(config);
   const largest = vocab_size * hidden_size * byteSize(dtype);
   if (largest > device().profile.maxBindingBytes) {
@@ -66,13 +67,13 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
   return { model, tokenizer, directory };
 }
 
-async function readContent(path: string, config: ModelConfig) {
+async function readContent(path: string, config: { readonly model_type: string }) {
   if (isGguf(path)) return ggufContent(readGguf(path), config, path);
   return { tokenizer: Tokenizer.load(path), weights: await readModelWeights(path) };
 }
 
 /** A stop token outside the vocabulary is never generated: answers would end only at the end of the context. */
-function assertStopTokens({ eos_token_id, vocab_size }: ModelConfig, path: string): void {
+function assertStopTokens({ eos_token_id, vocab_size }: DecoderConfig, path: string): void {
   const wrong = [eos_token_id].flat().find((id) => id !== null && id >= vocab_size);
   if (wrong === undefined) return;
   throw configError(
@@ -89,21 +90,22 @@ const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
  * holds no floating-point numbers or one that is not finite (f16: too large for it), and for one that the model has no place
  * for: a config with fewer layers or without biases would otherwise load half a model.
  */
-export function loadWeights(model: Model<never>, weights: ReadonlyMap<string, HostTensor>): void {
+export function loadWeights(model: Model<never>, checkpoint: ReadonlyMap<string, HostTensor>): void {
   const parameters = model.namedParameters();
-  const { prefix, buffers, tied } = model.checkpointNames;
+  const { prefix, buffers, tied, current = (name: string) => name } = model.checkpointNames;
+  const weights = new Map([...checkpoint].map(([name, tensor]) => [current(name), tensor]));
   const fileName = (name: string) =>
     !weights.has(name) && name.startsWith(prefix) ? name.slice(prefix.length) : name;
   const used = new Set([...parameters.keys()].map(fileName));
   for (const [name, tensor] of weights) {
-    if (used.has(name) || buffers.test(name)) continue;
+    if (used.has(name)) continue;
     const twin = Object.hasOwn(tied, name) ? fileName(tied[name]) : "";
     const original = weights.get(twin);
-    if (!original)
+    if (original && used.has(twin)) assertTied(name, tensor, twin, original);
+    else if (!buffers.test(name))
       throw misfit(
         `has ${quoted(name)}, for which the model of config.json has no place; correct config.json`,
       );
-    assertTied(name, tensor, twin, original);
   }
   model.loadParameters((name) => {
     const found = weights.get(fileName(name));
