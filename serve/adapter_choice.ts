@@ -7,6 +7,8 @@ import { findsHardware } from "../core/platform/adapter.ts";
 import { softwareDrivers, webgpuVersion } from "../core/platform/adapter_node.ts";
 import { remembered } from "../core/platform/cache_node.ts";
 import { packageRoot } from "../core/platform/package_node.ts";
+import { isGguf, readGguf } from "../models/formats/gguf.ts";
+import { ggufConfig } from "../models/formats/gguf_names.ts";
 import type { DecodingTime } from "./adapter_trial.ts";
 
 /** A way to run shaders on the processor. */
@@ -52,10 +54,10 @@ export async function takeQuickest(
   if (!["", "auto", "software"].includes(asked) || threads !== undefined) return null;
   const drivers = softwareDrivers();
   const candidates = drivers.flatMap(({ driver }) => candidatesOf(driver));
-  const config = join(directory, "config.json");
-  if (candidates.length < 2 || !existsSync(config)) return null;
+  const config = candidates.length < 2 ? null : configText(directory);
+  if (config === null) return null;
   if (asked !== "software" && (await findsHardware())) return null;
-  const shape = createHash("sha256").update(readFileSync(config)).digest("hex");
+  const shape = createHash("sha256").update(config).digest("hex");
   const subject = { shape, dtype, drivers, dawn: webgpuVersion(), cores: availableParallelism(), version };
   const memory = remembered<Times>("quickest", JSON.stringify(subject));
   const known = memory.load();
@@ -75,6 +77,12 @@ export async function takeQuickest(
     return `${name} ${one.toFixed(1)} and ${many.toFixed(1)} ms`;
   };
   return `${best.name}: a step of 1 and of 16 sequences takes ${[best, ...rest].map(text).join(", ")} (measured once; KILN_ADAPTER chooses another)`;
+}
+
+function configText(model: string): string | null {
+  if (isGguf(model)) return JSON.stringify(ggufConfig(readGguf(model), model));
+  const file = join(model, "config.json");
+  return existsSync(file) ? readFileSync(file, "utf8") : null;
 }
 
 function measureAll(candidates: readonly Candidate[], timeOf: (c: Candidate) => DecodingTime | null): Times {

@@ -100,9 +100,9 @@ async function askOnce(url: string, model: string): Promise<void> {
   process.stdout.write(`\nThe server answers: Once upon a time${choices[0].text}\n`);
 }
 
-/** The name of a model folder for clients: its own, or its run's if it is just called `model`. */
+/** The name of a model for clients: its own, or its run's if the folder is just called `model`. */
 function modelNameOf(directory: string): string {
-  const own = basename(directory);
+  const own = basename(directory).replace(/\.gguf$/i, "");
   return own === "model" ? basename(dirname(directory)) || own : own;
 }
 

@@ -10,6 +10,7 @@ import { tinyllmConfig } from "../models/llama_config.ts";
 import { type QuickestOptions, takeQuickest } from "../serve/adapter_choice.ts";
 import { timeDecoding } from "../serve/adapter_trial.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { exportModel } from "../train/deploy/export.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiln-quickest-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -108,7 +109,7 @@ describe.runIf(process.platform === "linux" && process.arch === "x64")(
   },
 );
 
-it("times decoding with a model's folder", async () => {
+it("times decoding with a model's folder, and with a GGUF file of it", async () => {
   await openDevice();
   const tokenizer = new Tokenizer(
     trainBpe(["a small text"], { vocab_size: 262, special_tokens: ["<|endoftext|>"] }),
@@ -116,8 +117,12 @@ it("times decoding with a model's folder", async () => {
   const config = tinyllmConfig({ vocab_size: tokenizer.vocabSize, num_hidden_layers: 1 });
   const directory = join(folder, "timed");
   await saveModel(directory, new LlamaForCausalLM(config).init(1), tokenizer);
-  const { one, many } = await timeDecoding(directory, "f32");
-  expect(one).toBeGreaterThan(0);
-  expect(many).toBeGreaterThan(0);
+  const file = join(folder, "timed.gguf");
+  await exportModel(directory, { to: "gguf", dtype: "f32", out: file, maxShardBytes: 1e9 });
+  for (const path of [directory, file]) {
+    const { one, many } = await timeDecoding(path, "f32");
+    expect(one).toBeGreaterThan(0);
+    expect(many).toBeGreaterThan(0);
+  }
   setDevice(null);
 });

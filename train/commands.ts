@@ -1,5 +1,13 @@
 import { type Command, Option } from "commander";
-import { decimal, examples, say, untilInterrupted, whole } from "../core/platform/command_line.ts";
+import {
+  byteCount,
+  decimal,
+  examples,
+  nonEmpty,
+  say,
+  untilInterrupted,
+  whole,
+} from "../core/platform/command_line.ts";
 import type { HostBatch, MakeSampler, Recipe } from "./recipe.ts";
 import { recipes } from "./recipes/index.ts";
 import type { PretrainConfig } from "./recipes/pretrain.ts";
@@ -15,6 +23,7 @@ export function addTrainCommands(program: Command, makeSampler: () => Promise<Ma
     addRecipe(train, name, description, makeSampler);
   addSettings(program);
   addSweep(program);
+  addExport(program);
 }
 
 type Flag = readonly [flag: string, setting: string, description: string, parse?: (text: string) => unknown];
@@ -172,6 +181,47 @@ function addSettings(program: Command): void {
       }
     });
 }
+
+function addExport(program: Command): void {
+  program
+    .command("export")
+    .argument("<model>", "model folder in Hugging Face layout, or GGUF file")
+    .description("write a model for another program, load that again and compare it")
+    .addOption(
+      new Option("--to <format>", "what to write").choices(["hf", "gguf", "ollama"]).makeOptionMandatory(),
+    )
+    .addOption(
+      new Option("--dtype <type>", "type of the weights; hf holds f32 and f16")
+        .choices(["f32", "f16", "q8_0", "q4_0"])
+        .default("f32"),
+    )
+    .requiredOption("--out <path>", "folder (hf, ollama) or file (gguf) that does not exist yet", nonEmpty)
+    .option(
+      "--max-shard-size <size>",
+      "hf: the largest file of weights, such as 5GB or 200MB",
+      byteCount,
+      5e9,
+    )
+    .addHelpText(
+      "after",
+      examples(
+        "kiln export runs/demo/model --to gguf --dtype q8_0 --out demo.gguf",
+        "kiln export runs/demo/model --to ollama --dtype f16 --out demo-ollama",
+      ),
+    )
+    .action(async (model: string, flags: ExportFlags) => {
+      const { exportModel } = await import("./deploy/export.ts");
+      const { comparisonText } = await import("./deploy/compare.ts");
+      await openOnce();
+      const { maxShardSize: maxShardBytes, ...options } = flags;
+      say(comparisonText(await exportModel(model, { ...options, maxShardBytes })));
+      process.stdout.write(`${flags.out}\n`);
+    });
+}
+
+type ExportFlags = Omit<import("./deploy/export.ts").ExportOptions, "maxShardBytes"> & {
+  maxShardSize: number;
+};
 
 export const runPretraining = (config: PretrainConfig, makeSampler: () => Promise<MakeSampler>) =>
   runRecipe("pretrain", config, makeSampler);

@@ -20,6 +20,13 @@ export const decimal =
     if (text.trim() !== "" && Number.isFinite(value) && holds(value)) return value;
     throw new InvalidArgumentError(`expected ${expected}.`);
   };
+/** Bytes, in the units of Hugging Face's libraries: powers of 1000. */
+export const byteCount = (text: string) => {
+  const [, digits, unit] = /^(\d+)([KMGT]?)B$/i.exec(text.trim()) ?? [];
+  const bytes = Number(digits) * 1000 ** " KMGT".indexOf(unit?.toUpperCase() || " ");
+  if (bytes > 0 && Number.isSafeInteger(bytes)) return bytes;
+  throw new InvalidArgumentError("expected a number of bytes such as 5GB, 200MB or 4096B.");
+};
 export const nonEmpty = (text: string) => {
   if (text !== "") return text;
   throw new InvalidArgumentError("expected a text that is not empty.");

@@ -17,13 +17,14 @@ import {
 import type { CausalLM } from "../decoder.ts";
 import type { Model } from "../model.ts";
 import { isGguf, readGguf } from "./gguf.ts";
+import { encodeBlocks } from "./gguf_blocks.ts";
 import { ggufContent } from "./gguf_model.ts";
 import {
   type HostDtype,
   type HostTensor,
   readModelWeights,
   toFloat32,
-  writeSafetensors,
+  writeModelWeights,
 } from "./safetensors.ts";
 import { quoted } from "./safetensors_header.ts";
 import { configError } from "./validation.ts";
@@ -171,9 +172,19 @@ export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise
   return out;
 }
 
+function toHalves(tensor: HostTensor, name: string): HostTensor {
+  return { dtype: "F16", shape: tensor.shape, bytes: encodeBlocks("F16", toFloat32(tensor), name) };
+}
+
 /** Writes a Hugging Face directory that transformers, vLLM and llama.cpp's converter load, all or nothing. */
 export async function saveModel(directory: string, model: Model<never>, tokenizer: Tokenizer): Promise<void> {
   await atomicWriteDirectory(directory, (temporary) => writeModelFiles(temporary, model, tokenizer));
+}
+
+/** How weights are written: in f16 instead of f32, and in files of at most so many bytes. */
+export interface WeightsFormat {
+  halves?: boolean;
+  maxShardBytes?: number;
 }
 
 /** Writes the files of a model directory into a directory that exists. */
@@ -181,9 +192,13 @@ export async function writeModelFiles(
   directory: string,
   model: Model<never>,
   tokenizer: Tokenizer,
+  { halves = false, maxShardBytes = Number.POSITIVE_INFINITY }: WeightsFormat = {},
 ): Promise<void> {
-  await writeSafetensors(join(directory, "model.safetensors"), await readTensors(model.namedParameters()));
-  await writeJson(join(directory, "config.json"), model.toHfConfig());
+  const tensors = await readTensors(model.namedParameters());
+  if (halves) for (const [name, tensor] of tensors) tensors.set(name, toHalves(tensor, name));
+  await writeModelWeights(directory, tensors, maxShardBytes);
+  const dtypes = halves ? { dtype: "float16", torch_dtype: "float16" } : {};
+  await writeJson(join(directory, "config.json"), { ...model.toHfConfig(), ...dtypes });
   for (const [name, value] of Object.entries(model.extraFiles()))
     await writeJson(join(directory, name), value);
   tokenizer.save(directory);

@@ -1,5 +1,6 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { fromHalf } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import {
   atomicWriteFile,
@@ -7,6 +8,7 @@ import {
   isObject,
   readError,
   readJson,
+  writeJson,
 } from "../../core/platform/files.ts";
 import {
   arrays,
@@ -186,6 +188,40 @@ export async function writeSafetensors(
   await atomicWriteFile(path, layout(entries, metadata));
 }
 
+/**
+ * Writes the weights of a model directory: `model.safetensors`, or where they take more than `maxBytes`, shards of at most
+ * that (a larger tensor has one for itself) and their index, by the names of huggingface_hub.
+ */
+export async function writeModelWeights(
+  directory: string,
+  entries: ReadonlyMap<string, HostTensor>,
+  maxBytes: number,
+): Promise<void> {
+  const shards: Map<string, HostTensor>[] = [];
+  let room = 0;
+  let total = 0;
+  for (const [name, tensor] of entries) {
+    const { length } = tensor.bytes;
+    if (length > room || shards.length === 0) {
+      shards.push(new Map());
+      room = maxBytes;
+    }
+    shards.at(-1)!.set(name, tensor);
+    room -= length;
+    total += length;
+  }
+  if (shards.length === 1) return writeSafetensors(join(directory, "model.safetensors"), shards[0]);
+  const weightMap: Record<string, string> = {};
+  const number = (n: number) => String(n).padStart(5, "0");
+  for (const [index, shard] of shards.entries()) {
+    const file = `model-${number(index + 1)}-of-${number(shards.length)}.safetensors`;
+    await writeSafetensors(join(directory, file), shard);
+    for (const name of shard.keys()) weightMap[name] = file;
+  }
+  const index = { metadata: { total_size: total }, weight_map: weightMap };
+  await writeJson(join(directory, "model.safetensors.index.json"), index);
+}
+
 /** Wraps host numbers as a tensor without copying. Throws KilnError when the length does not fit the shape. */
 export function hostTensor(dtype: HostDtype, shape: readonly number[], data: ArrayBufferView): HostTensor {
   const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
@@ -203,20 +239,11 @@ function stored({ dtype, bytes }: HostTensor): InstanceType<(typeof arrays)[Host
   return new arrays[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.length / size);
 }
 
-/** IEEE 754 binary16 bits to a number. */
-function decodeF16(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
 /** The values as float32 (F64 and wide integers are rounded). Shares memory with an F32 tensor where aligned. */
 export function toFloat32(tensor: HostTensor): Float32Array {
   const values = stored(tensor);
   if (values instanceof Float32Array) return values;
-  if (tensor.dtype === "F16") return Float32Array.from(values as Uint16Array, decodeF16);
+  if (tensor.dtype === "F16") return Float32Array.from(values as Uint16Array, fromHalf);
   if (tensor.dtype === "BF16")
     return new Float32Array(Uint32Array.from(values as Uint16Array, (bits) => bits << 16).buffer);
   return Float32Array.from(values as Iterable<number | bigint>, Number);
