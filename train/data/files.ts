@@ -96,21 +96,38 @@ export async function* rawBytes(file: string): AsyncGenerator<Uint8Array> {
   }
 }
 
+/** What the bytes of a text file stand for. `windows-1252` is Latin-1 with letters and signs at 0x80 to 0x9F. */
+export type Encoding = "utf-8" | "utf-16le" | "utf-16be" | "windows-1252";
+
 /**
  * The text of a file, unpacked if its content is gzip; a byte order mark at the start is dropped. Errors (a KilnError with
- * the file's name): a file that cannot be read, gzip that is damaged or unpacks without end, UTF-16, a zero byte (binary),
- * and invalid UTF-8 anywhere, with its offset.
+ * the file's name): what `unpackedBytes` refuses; if the encoding is UTF-8, also UTF-16, a zero byte (binary), and invalid
+ * UTF-8 anywhere, with its offset (`not_utf8`).
  */
-export async function* decodeFile(file: string): AsyncGenerator<string> {
-  const decoder = new StrictDecoder(file);
+export async function* decodeFile(file: string, encoding: Encoding = "utf-8"): AsyncGenerator<string> {
+  if (encoding === "utf-8") {
+    const decoder = new StrictDecoder(file);
+    for await (const chunk of unpackedBytes(file)) yield decoder.push(chunk);
+    yield decoder.end();
+    return;
+  }
+  const decoder = new TextDecoder(encoding);
+  for await (const chunk of unpackedBytes(file)) yield decoder.decode(chunk, { stream: true });
+  yield decoder.decode();
+}
+
+/**
+ * The bytes of a file, unpacked if they are gzip. Errors (a KilnError with the file's name): a file that cannot be read, and
+ * gzip that is damaged or unpacks without end.
+ */
+export async function* unpackedBytes(file: string): AsyncGenerator<Uint8Array> {
   try {
-    for await (const chunk of await openBytes(file)) yield decoder.push(chunk);
+    yield* await openBytes(file);
   } catch (error) {
     if (error instanceof KilnError) throw error;
     if (!(error as NodeJS.ErrnoException).code?.startsWith("Z_")) throw readError(file, error);
     throw new KilnError(`${file} is a damaged or cut-off gzip file; fetch it again`, { cause: error });
   }
-  yield decoder.end();
 }
 
 async function openBytes(file: string): Promise<AsyncIterable<Uint8Array>> {
@@ -182,7 +199,7 @@ class StrictDecoder {
       const byte = `0x${bytes[at].toString(16).toUpperCase()} at offset ${this.#offset - this.#last.length + at}`;
       throw new KilnError(
         `${this.#file} is not UTF-8 text (byte ${byte}); convert it first, for example: iconv -f LATIN1 -t UTF-8`,
-        { code: "corpus_binary", cause: error },
+        { code: "not_utf8", cause: error },
       );
     }
   }

@@ -1,3 +1,11 @@
+export { type LabelledOptions, type LabelledText, readLabelled } from "./labelled.ts";
+export {
+  classWeights,
+  type LabelSplit,
+  labelIds,
+  orderLabels,
+  stratifiedSplit,
+} from "./labels.ts";
 export {
   type Batch,
   IGNORE,
@@ -25,3 +33,11 @@ export {
 } from "./shards.ts";
 export { countTokens, splitDocuments } from "./split.ts";
 export { story, storyCorpus } from "./stories/grammar.ts";
+export {
+  findColumn,
+  readTable,
+  type Table,
+  type TableFormat,
+  type TableOptions,
+  type TableRow,
+} from "./table.ts";

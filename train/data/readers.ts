@@ -122,7 +122,7 @@ function isJsonLines(file: string, start: string): boolean {
 }
 
 /** Lines without their line feed; to JSON, a carriage return before it is white space. */
-async function* splitLines(file: string, chunks: AsyncIterable<string>): AsyncGenerator<string> {
+export async function* splitLines(file: string, chunks: AsyncIterable<string>): AsyncGenerator<string> {
   let open = "";
   for await (const chunk of chunks) {
     // Text without a line end is only collected: splitting it again and again would take quadratic time.
