@@ -15,7 +15,7 @@ import { leaves } from "./settings/load.ts";
 import { Trainer } from "./trainer.ts";
 
 export interface DemoOptions {
-  /** Toy length: everything once, nothing learned. */
+  /** Toy length: runs everything once and learns nothing. */
   smoke?: boolean;
   /** Train again although a finished model is there. */
   fresh?: boolean;
@@ -34,13 +34,13 @@ const lesson = {
   sample: { every: 100, max_tokens: 120, temperature: 0.6 },
   checkpoint: { every: 100, keep: 2 },
 };
-/** Where the full size would see too little text in time, a smaller TinyLLM learns more. */
+/** If the full size would see too little text in time, a smaller TinyLLM learns more. */
 const smallLesson = {
   ...lesson,
   model: { hidden_size: 64, num_hidden_layers: 3 },
   train: { ...lesson.train, sequence_length: 128, learning_rate: 8e-3 },
 };
-/** Seconds from the start of the process to the last update; installing before and samples after come on top. */
+/** Seconds from the start of the process to the last update, without installing before and samples after. */
 const demoSeconds = 250;
 /** How few and how many updates make sense. */
 const fewestSteps = 200;
@@ -144,7 +144,7 @@ async function affordableSteps(config: PretrainConfig): Promise<number> {
   };
   let seconds = Number.POSITIVE_INFINITY;
   await trainer.prepare([batch]);
-  // The first update compiles; of the others the quickest counts, since anything else on the machine only delays.
+  // The first update compiles; of the others the quickest counts, since other work on the machine can only slow them down.
   for (let i = 0; i < 4; i++) {
     const start = performance.now();
     const result = trainer.step([batch], 1e-3);

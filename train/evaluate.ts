@@ -6,13 +6,13 @@ import type { Evaluation, Evaluator } from "./recipe.ts";
 export type ValidationMetrics = {
   /** Mean nats per predicted token. */
   validation_loss: number;
-  /** Null where the rows represent no text. */
+  /** Null if the rows represent no text. */
   bits_per_byte: number | null;
-  /** Predicted tokens: what the loss is the mean of; null in the logs of older runs. */
+  /** The number of predicted tokens that the loss is the mean of; null in the logs of older runs. */
   validation_tokens: number | null;
 };
 
-/** Tokens of one pass. Not the batch size of training, on which a validation loss must not depend. */
+/** Tokens of one pass. It is not the batch size of training, since a validation loss must not depend on that. */
 const passTokens = 4096;
 
 /** Measures the loss of held-out documents on rows of one length. */
@@ -50,7 +50,7 @@ export class Validation implements Evaluation<Batch> {
     return this.#measure(trainer, this.#budgetRows);
   }
 
-  /** The loss on the whole set, which may take long: null also where `signal` ended it. */
+  /** The loss on the whole set, which may take long; null also if `signal` ended it. */
   all(trainer: Evaluator<Batch>, signal?: AbortSignal): Promise<ValidationMetrics | null> {
     return this.#measure(trainer, this.#rows, signal);
   }

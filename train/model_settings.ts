@@ -31,7 +31,7 @@ interface Settings {
   train: Pick<RunSettings["train"], "sequence_length">;
 }
 
-/** Longest context that the settings allow, in tokens: infinite where a file decides. */
+/** Longest context that the settings allow, in tokens: infinite if a file decides. */
 export function positionsOf({ preset, config, init_from, max_position_embeddings }: ModelSettings): number {
   if (config !== undefined || init_from !== undefined) return Number.POSITIVE_INFINITY;
   return max_position_embeddings ?? presets[preset].max_position_embeddings;
@@ -44,8 +44,8 @@ export function maxPositions({ model, train }: Settings): number {
 }
 
 /**
- * The model directory that `model.init_from` names: itself, or of a run folder the finished model, else the newest
- * checkpoint. Throws a KilnError where there is none, or a damaged one.
+ * The model directory that `model.init_from` stands for: the path itself or, if it is a run folder, the finished model, else
+ * the newest checkpoint. Throws a KilnError if there is none, or if it is damaged.
  */
 export async function originOf(path: string): Promise<string> {
   const finished = join(path, "model");
@@ -126,7 +126,7 @@ async function originSettings(
   return decoderConfig(parseModelConfig({ ...file, ...asked }, path), path);
 }
 
-/** The model of a config: with the weights in `origin`, or fresh ones by the seed. Says what is trained. */
+/** The model of a config: with the weights in `origin`, or fresh ones made from the seed. Says what is trained. */
 export async function openModel(
   config: DecoderConfig,
   train: RunSettings["train"],

@@ -15,10 +15,10 @@ export interface PretrainOptions {
 }
 
 /**
- * Trains a language model on text as `kiln train pretrain` does, in a run folder (`out_dir`) with a log, checkpoints and
- * the finished model, which `loadModel` reads. Node only.
+ * Trains a language model on text as `kiln train pretrain` does, in a run folder (`out_dir`) with a log, checkpoints and the
+ * finished model, which `loadModel` reads. Node only.
  *
- * @throws KilnError for settings that cannot be, and where `signal` stopped it
+ * @throws KilnError for settings that cannot be used, and if `signal` stopped it
  */
 export async function pretrain({
   config,

@@ -8,7 +8,7 @@ import type { Objective, Trainer } from "./trainer.ts";
 
 /** The seam between the loop (`run.ts`) and a kind of training; docs/adding-a-recipe.md shows how to add one. */
 
-/** A kind of training: its settings `C`, and what they come to; `B` and `I` are those of its objective. */
+/** A kind of training: its settings `C`, and what is made of them; `B` and `I` are those of its objective. */
 export interface Recipe<C extends RunSettings, B extends HostBatch, I extends object = TokenBatch>
   extends SettingsOf<C> {
   /** Refuses settings that no run can have, before anything is written. Throws a KilnError. */
@@ -47,7 +47,7 @@ export interface Task<B extends HostBatch, I extends object = TokenBatch> {
   evaluation: Evaluation<B>;
   /** Texts that show the progress; `seed` differs from step to step. */
   sample?(seed: number): Promise<string[]>;
-  /** What decides the numbers of a run besides the settings of `train`: a checkpoint of another run is refused by it. */
+  /** What decides the numbers of a run besides the settings of `train`: resuming refuses a checkpoint where it differs. */
   decisive: Record<string, unknown>;
   close(): void;
 }
@@ -68,7 +68,7 @@ export interface BatchSource<B> {
   restore(cursor: DataCursor): void;
 }
 
-/** Numbers of a measurement by name; null where there is nothing to measure. They go to the log and to TensorBoard. */
+/** Numbers of a measurement by name; null if there is nothing to measure. They go to the log and to TensorBoard. */
 export type Metrics = Readonly<Record<string, number | null>>;
 
 /** What a measurement needs of the trainer: the sum of the losses of a batch, compiled once for all batches of a shape. */

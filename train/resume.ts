@@ -81,7 +81,7 @@ export function changesSince(
   // A checkpoint of an older version names no optimizer: it was AdamW.
   const renamed = Object.entries(before).map(([name, value]) => [currentName(name), value]);
   const saved: Record<string, unknown> = { "train.optimizer.name": "adamw", ...Object.fromEntries(renamed) };
-  // Saved ones went through JSON.
+  // The saved settings went through JSON.
   const current = JSON.parse(JSON.stringify(now)) as Record<string, unknown>;
   const names = [...new Set([...Object.keys(saved), ...Object.keys(current)])];
   const differing = names.filter((name) => !isDeepStrictEqual(saved[name], current[name]));

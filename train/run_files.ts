@@ -24,7 +24,7 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
 import type { Trainer } from "./trainer.ts";
 
-/** The best model so far: the update it came from, and the number that decided, by its name. */
+/** The best model so far: the update it came from, and the number that it was chosen by, under its name. */
 export type Best = { step: number } & Record<string, number>;
 
 /** Everything about a run, besides weights and optimizer moments, that the next step depends on. */
@@ -109,7 +109,7 @@ export async function listCheckpoints(runDir: string): Promise<string[]> {
   return names.filter((name) => checkpointName.test(name)).sort((a, b) => stepOf(a) - stepOf(b));
 }
 
-/** Updates of a checkpoint by its folder's name. */
+/** The number of updates of a checkpoint, from its folder's name. */
 export function stepOf(name: string): number {
   return Number(checkpointName.exec(name)![1]);
 }
@@ -120,7 +120,7 @@ export async function newestCheckpoint(runDir: string): Promise<string | null> {
   return newest ? join(runDir, "checkpoints", newest) : null;
 }
 
-/** What is wrong with a checkpoint, in words, or null where every file is as it was written. */
+/** What is wrong with a checkpoint, in words, or null if every file is as it was written. */
 export async function damageOf(path: string): Promise<string | null> {
   try {
     const directory = await currentDirectory(path);
@@ -172,7 +172,7 @@ export async function readTrainerState(path: string): Promise<TrainerState> {
   );
 }
 
-/** Puts a checkpoint's weights and the trainer's state after `steps` updates back. */
+/** Restores a checkpoint's weights and the trainer's state after `steps` updates. */
 export async function loadCheckpoint(
   path: string,
   model: Model<never>,
