@@ -1,9 +1,10 @@
 import { isFloat, wgslType } from "../../core/dtype.ts";
-import { defineOp, opError } from "../../core/op.ts";
+import { defineOp, opError, type SampleInput } from "../../core/op.ts";
 import { broadcastShapes, collapseAxes, numel, rankOf, sameShape } from "../../core/shape.ts";
 import { apply, full, type Tensor } from "../../core/tensor.ts";
 import { cast, type Operand } from "../elementwise/index.ts";
 import { foldGrid } from "../include/grid.ts";
+import { vecType } from "../include/vec.ts";
 import { expand } from "../reduce/sum.ts";
 
 /** In-place write of one tensor into another: gradient accumulators, caches, and f16 copies of f32 weights. */
@@ -38,7 +39,7 @@ const assign = defineOp<{ add: boolean }>({
         const { dtype } = inputs[0];
         return {
           params: { size: size / vec },
-          defines: { ADD: attrs.add, VEC: vec, SUM: isFloat(dtype) ? "f32" : wgslType(dtype) },
+          defines: { ADD: attrs.add, VEC: vec, SUM: vecType(isFloat(dtype) ? "f32" : dtype, vec) },
           grid: foldGrid(Math.ceil(size / vec / 256), profile),
         };
       },
@@ -71,34 +72,23 @@ const assign = defineOp<{ add: boolean }>({
       },
     },
   ],
-  samples: () => [
-    { name: "copy", inputs: [{ shape: [7, 5] }, { shape: [7, 5] }], attrs: { add: false } },
-    {
-      name: "add integers",
-      inputs: [
-        { shape: [5], dtype: "u32", values: [4294967295, 7, 0, 1, 2] },
-        { shape: [5], dtype: "u32", range: [1, 9] },
-      ],
-      attrs: { add: true },
-    },
-    { name: "add", inputs: [{ shape: [1027], dtype: "f32" }, { shape: [1027] }], attrs: { add: true } },
-    {
-      name: "bool",
-      inputs: [
-        { shape: [5], dtype: "bool" },
-        { shape: [5], dtype: "bool" },
-      ],
-      attrs: { add: false },
-    },
-    {
-      name: "views",
-      inputs: [
-        { shape: [2, 3, 2, 5, 2, 7], layout: "strided" },
-        { shape: [2, 3, 2, 5, 2, 7], layout: "transposed" },
-      ],
-      attrs: { add: true },
-    },
-  ],
+  samples: () => {
+    const of = (name: string, target: SampleInput, source: SampleInput, add: boolean) => ({
+      name,
+      inputs: [target, source],
+      attrs: { add },
+    });
+    const u32 = { shape: [5], dtype: "u32" } as const;
+    const bool = { shape: [5], dtype: "bool" } as const;
+    const axes = [2, 3, 2, 5, 2, 7];
+    return [
+      of("copy", { shape: [7, 5] }, { shape: [7, 5] }, false),
+      of("add integers", { ...u32, values: [4294967295, 7, 0, 1, 2] }, { ...u32, range: [1, 9] }, true),
+      of("add", { shape: [1027], dtype: "f32" }, { shape: [1027] }, true),
+      of("bool", bool, bool, false),
+      of("views", { shape: axes, layout: "strided" }, { shape: axes, layout: "transposed" }, true),
+    ];
+  },
 });
 
 /**

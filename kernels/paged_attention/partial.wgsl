@@ -27,9 +27,7 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>;
 #endif
 
-alias V = f32;
-alias VB = bool;
-alias VU = u32;
+#import "include/vec.wgsl"
 #import "include/special.wgsl"
 
 /// Lower scores count as -infinity; lanes without a key have twice that, and weigh exp(-huge) = 0.

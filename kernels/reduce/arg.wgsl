@@ -1,14 +1,12 @@
 // out[outer, inner] = the first index along the middle axis of [outer, n, inner] that beats all others.
-// LANES threads (a subgroup, or one) share a result.
+// LANES threads (a subgroup, or one) share each result.
 struct Params { results: u32, n: u32, inner: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<T0>;
 @group(0) @binding(2) var<storage, read_write> out: array<i32>;
 
 #if FLOAT
-alias V = f32;
-alias VB = bool;
-alias VU = u32;
+#import "include/vec.wgsl"
 #import "include/special.wgsl"
 #endif
 fn beats(a: S, b: S) -> bool { return BEATS; }
@@ -27,7 +25,7 @@ fn main(
   var best = min(lane, params.n - 1u);
   var value = S(x[base + best * params.inner]);
 #if FLOAT
-  // NaN where an element is, or where infinities meet: then NaN is looked for by bits.
+  // NaN where an element is NaN or infinities meet: only then are the bits searched for NaN.
   var check = value;
 #endif
   for (var k = lane + u32(LANES); k < params.n; k += u32(LANES)) {

@@ -1,4 +1,4 @@
-// [outer, n, inner] -> [outer, chunks, inner]: one thread a result (or four neighbouring ones), so that threads
+// [outer, n, inner] -> [outer, chunks, inner]: one thread per result (or four neighbouring ones), so that threads
 // side by side read side by side. COMBINE is the operation on a and b; KEEP_NAN as in rows.wgsl.
 struct Params {
   results: u32,

@@ -13,7 +13,7 @@ const SIGN = 0x80000000u;
 /// Unsigned integers in the order of the floats: -0 as +0, every NaN above all. None is 0.
 fn orderKey(bits: vec4<i32>) -> vec4<u32> {
   let size = bits & vec4<i32>(0x7fffffff);
-  // Sign and size of a number from -inf to -0, which as integers lie below those of negative NaNs.
+  // Sign and size of a number from -inf to -0; as integers these are below those of negative NaNs.
   let negative = bits <= vec4<i32>(-0x7fffffff - 1 + INFINITY);
   return vec4<u32>(select(size, -size, negative)) ^ vec4<u32>(SIGN);
 }
