@@ -6,6 +6,7 @@ import {
   type Lowering,
   opError,
   type Pass,
+  type SampleInput,
   type TensorMeta,
 } from "../../core/op.ts";
 import { numel } from "../../core/shape.ts";
@@ -16,6 +17,13 @@ import { foldGrid } from "../include/grid.ts";
 export function isIndex(t: TensorMeta | undefined): boolean {
   return t?.dtype === "i32" || t?.dtype === "u32";
 }
+
+/** A sample's ids: the values given, or random ones. */
+const idsOf = (shape: number[], vocabulary: number, values?: number[]): SampleInput => ({
+  shape,
+  dtype: "i32",
+  ...(values ? { values } : { range: [0, vocabulary - 1] }),
+});
 
 export const embeddingOp = defineOp<Record<string, never>>({
   name: "embedding",
@@ -54,24 +62,16 @@ export const embeddingOp = defineOp<Record<string, never>>({
     },
   ],
   samples: () => {
-    const of = (name: string, ids: number[], vocabulary: number, width: number) => ({
+    const of = (name: string, ids: number[], vocabulary: number, width: number, values?: number[]) => ({
       name,
-      inputs: [
-        { shape: ids, dtype: "i32" as const, range: [0, vocabulary - 1] as const },
-        { shape: [vocabulary, width] },
-      ],
+      inputs: [idsOf(ids, vocabulary, values), { shape: [vocabulary, width] }],
       attrs: {},
     });
     return [
       of("odd", [4, 9], 11, 13),
       of("vec4", [300], 700, 8),
       of("no tokens", [0], 5, 4),
-      {
-        name: "outside",
-        inputs: [{ shape: [4], dtype: "i32", values: [-1, 0, 2, 3] }, { shape: [3, 4] }],
-        attrs: {},
-        gradcheck: false,
-      },
+      { ...of("outside", [4], 3, 4, [-1, 0, 2, 3]), gradcheck: false },
     ];
   },
   secondOrder: true,
@@ -165,12 +165,9 @@ export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
     { name: "parallel", file: "embedding/sum.wgsl", plan: (call) => planBackward(call, true) },
   ],
   samples: () => {
-    const of = (name: string, tokens: number, width: number, vocabulary: number) => ({
+    const of = (name: string, tokens: number, width: number, vocabulary: number, values?: number[]) => ({
       name,
-      inputs: [
-        { shape: [tokens, width] },
-        { shape: [tokens], dtype: "i32" as const, range: [0, vocabulary - 1] as const },
-      ],
+      inputs: [{ shape: [tokens, width] }, idsOf([tokens], vocabulary, values)],
       attrs: { vocabulary },
     });
     return [
@@ -179,16 +176,8 @@ export const embeddingBackwardOp = defineOp<{ vocabulary: number }>({
       { ...of("two digits", 700, 4, 3000), gradcheck: false },
       { ...of("three digits", 70, 4, 70000), gradcheck: false },
       of("no tokens", 0, 4, 3),
-      {
-        ...of("outside", 3, 4, 3),
-        inputs: [{ shape: [3, 4] }, { shape: [3], dtype: "i32" as const, values: [1, 3, 0] }],
-        gradcheck: false,
-      },
-      {
-        ...of("below", 2, 3, 3),
-        inputs: [{ shape: [2, 3] }, { shape: [2], dtype: "i32" as const, values: [-1, 0] }],
-        gradcheck: false,
-      },
+      { ...of("outside", 3, 4, 3, [1, 3, 0]), gradcheck: false },
+      { ...of("below", 2, 3, 3, [-1, 0]), gradcheck: false },
     ];
   },
   secondOrder: true,

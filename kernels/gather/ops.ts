@@ -77,28 +77,21 @@ export const gatherOp: Op<None> = defineOp<None>({
       },
     },
   ],
-  samples: () => [
-    { name: "odd", inputs: [{ shape: [4, 9] }, { shape: [4, 5], dtype: "i32", range: [0, 8] }], attrs: {} },
-    {
-      name: "outside",
-      inputs: [{ shape: [3, 4] }, { shape: [3, 2], dtype: "i32", values: [0, 4, 3, 1, -1, 2] }],
+  samples: () => {
+    const of = (name: string, x: SampleInput, index: SampleInput) => ({
+      name,
+      inputs: [x, index],
       attrs: {},
-      gradcheck: false,
-    },
-    {
-      name: "u32",
-      inputs: [{ shape: [2, 70, 3] }, { shape: [2, 70, 1], dtype: "u32", range: [0, 2] }],
-      attrs: {},
-    },
-    {
-      name: "integers",
-      inputs: [
-        { shape: [3, 5], dtype: "i32", range: [-9, 9] },
-        { shape: [3, 2], dtype: "i32", range: [0, 4] },
-      ],
-      attrs: {},
-    },
-  ],
+    });
+    const i32 = (shape: number[], range: [number, number]): SampleInput => ({ shape, dtype: "i32", range });
+    const outside: SampleInput = { shape: [3, 2], dtype: "i32", values: [0, 4, 3, 1, -1, 2] };
+    return [
+      of("odd", { shape: [4, 9] }, i32([4, 5], [0, 8])),
+      { ...of("outside", { shape: [3, 4] }, outside), gradcheck: false },
+      of("u32", { shape: [2, 70, 3] }, { shape: [2, 70, 1], dtype: "u32", range: [0, 2] }),
+      of("integers", i32([3, 5], [-9, 9]), i32([3, 2], [0, 4])),
+    ];
+  },
   secondOrder: true,
 });
 

@@ -1,6 +1,6 @@
 import { type HostArray, isFloat } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import { defineOp, type Op, opError } from "../../core/op.ts";
+import { defineOp, type Op, opError, type SampleInput } from "../../core/op.ts";
 import { broadcastShapes, checkWhole, numel, rankOf, sameShape } from "../../core/shape.ts";
 import { apply, full, type Tensor } from "../../core/tensor.ts";
 import { arange } from "../creation/index.ts";
@@ -58,30 +58,21 @@ const searchsortedOp: Op<SearchAttrs> = defineOp<SearchAttrs>({
       },
     },
   ],
-  samples: () => [
-    {
-      name: "left",
-      // Planted values would leave the rows unsorted.
-      inputs: [
-        { shape: [2, 5], values: [-1, 0, 0, 0.5, 2], finite: "rows must be sorted" },
-        { shape: [2, 9] },
-      ],
-      attrs: { right: false },
-    },
-    {
-      name: "right, ties",
-      inputs: [
-        { shape: [3, 4], dtype: "i32", values: [-3, 0, 0, 2] },
-        { shape: [3, 7], dtype: "i32", range: [-4, 3] },
-      ],
-      attrs: { right: true },
-    },
-    {
-      name: "among nothing",
-      inputs: [{ shape: [0], finite: "it is empty" }, { shape: [3] }],
-      attrs: { right: true },
-    },
-  ],
+  samples: () => {
+    const of = (name: string, sorted: SampleInput, values: SampleInput, right: boolean) => ({
+      name,
+      inputs: [sorted, values],
+      attrs: { right },
+    });
+    // Planted values would leave the rows unsorted.
+    const finite = "rows must be sorted";
+    const ties: SampleInput = { shape: [3, 4], dtype: "i32", values: [-3, 0, 0, 2] };
+    return [
+      of("left", { shape: [2, 5], values: [-1, 0, 0, 0.5, 2], finite }, { shape: [2, 9] }, false),
+      of("right, ties", ties, { shape: [3, 7], dtype: "i32", range: [-4, 3] }, true),
+      of("among nothing", { shape: [0], finite: "it is empty" }, { shape: [3] }, true),
+    ];
+  },
 });
 
 /**
