@@ -4,7 +4,7 @@ import { compare, type Report, worst } from "./report.ts";
 
 type Triple = [precision: number, recall: number, f1: number];
 
-/** sacrebleu's scores of a few sentences and scikit-learn's of a few predictions. */
+/** Scores of sentences by sacrebleu and of predictions by scikit-learn. */
 export interface MetricsFile {
   hypotheses: string[];
   references: string[];
@@ -12,7 +12,7 @@ export interface MetricsFile {
   sentence_bleu: number[];
   chrf: number;
   ter: number;
-  /** Besides these, accuracy, mcc and averages such as f1_macro. */
+  /** Further fields: accuracy, mcc and averages such as f1_macro. */
   classification: { y: number[]; p: number[]; confusion: number[][] };
 }
 /** Precision, recall and F1 of pairs of texts, and stems of words. */

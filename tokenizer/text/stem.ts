@@ -1,4 +1,4 @@
-/** Forms that the rules get wrong, and their stems. */
+/** Stems of irregular words, which the rules get wrong. */
 const irregular: Record<string, string> = {
   skies: "sky",
   sky: "sky",
@@ -18,10 +18,10 @@ const irregular: Record<string, string> = {
   succeed: "succeed",
 };
 
-/** A suffix, what stands in its place, and a condition on what is left of the word (none: always). */
+/** A suffix, its replacement, and an optional condition on the rest of the word. */
 type Rule = readonly [suffix: string, replacement: string, condition?: (stem: string) => boolean];
 
-/** Which characters are consonants; a y is one unless it follows a consonant. */
+/** Which characters are consonants. A y is one unless it follows a consonant. */
 function consonants(word: string): boolean[] {
   const flags: boolean[] = [];
   for (const [i, char] of [...word].entries())
@@ -29,7 +29,7 @@ function consonants(word: string): boolean[] {
   return flags;
 }
 
-/** Porter's measure m: how often a consonant follows a vowel. */
+/** Porter's measure m: the number of times a consonant follows a vowel. */
 function measure(stem: string): number {
   const flags = consonants(stem);
   return flags.filter((isConsonant, i) => i > 0 && isConsonant && !flags[i - 1]).length;
@@ -42,7 +42,7 @@ function endsInDoubleConsonant(word: string): boolean {
   return word.length >= 2 && word.at(-1) === word.at(-2) && consonants(word).at(-1) === true;
 }
 
-/** Consonant, vowel, consonant other than w, x and y; NLTK adds words that are one vowel and one consonant. */
+/** Whether a word ends with consonant, vowel, consonant (not w, x or y). NLTK adds words of one vowel and one consonant. */
 function endsCvc(word: string): boolean {
   const flags = consonants(word);
   if (word.length === 2) return !flags[0] && flags[1];
@@ -50,7 +50,7 @@ function endsCvc(word: string): boolean {
   return word.length > 2 && first && !second && third && !/[wxy]$/.test(word);
 }
 
-/** The first rule whose suffix the word has decides, whether its condition holds or not. */
+/** Applies the first rule whose suffix matches. If its condition fails, no other rule is tried. */
 function applyFirst(word: string, rules: readonly Rule[]): string {
   const rule = rules.find(([suffix]) => word.endsWith(suffix));
   if (!rule) return word;
@@ -59,7 +59,7 @@ function applyFirst(word: string, rules: readonly Rule[]): string {
   return condition === undefined || condition(stem) ? stem + replacement : word;
 }
 
-/** Plurals. */
+/** Removes plural endings. */
 function step1a(word: string): string {
   if (word.length === 4 && word.endsWith("ies")) return word.slice(0, -1);
   return applyFirst(word, [
@@ -70,7 +70,7 @@ function step1a(word: string): string {
   ]);
 }
 
-/** -eed, -ed and -ing, and the e that they took away. */
+/** Removes -eed, -ed and -ing, and restores an e that they replaced. */
 function step1b(word: string): string {
   if (word.endsWith("ied")) return word.slice(0, word.length === 4 ? -1 : -2);
   if (word.endsWith("eed")) return positive(word.slice(0, -3)) ? word.slice(0, -1) : word;
@@ -110,7 +110,7 @@ const step2Rules: readonly Rule[] = [
   ["iviti", "ive", positive],
   ["biliti", "ble", positive],
   ["fulli", "ful", positive],
-  // The l counts as a part of the stem, so that "geologi" and "theologi" are treated alike.
+  // NLTK counts the l as part of the stem, so that "geologi" and "theologi" are treated alike.
   ["logi", "log", (stem) => positive(`${stem}l`)],
 ];
 
@@ -137,7 +137,7 @@ const step4Rules: readonly Rule[] = [
   ...["ou", "ism", "ate", "iti", "ous", "ive", "ize"].map((suffix): Rule => [suffix, "", aboveOne]),
 ];
 
-/** A final e, and one l of a final ll. */
+/** Removes a final e, and one l of a final ll. */
 function step5(word: string): string {
   const dropsE = (stem: string) => aboveOne(stem) || (measure(stem) === 1 && !endsCvc(stem));
   const shorter = applyFirst(word, [["e", "", dropsE]]);
@@ -145,8 +145,8 @@ function step5(word: string): string {
 }
 
 /**
- * The stem of an English word: Porter's algorithm (Porter 1980) with the changes of NLTK's `PorterStemmer` in its default
- * mode, which ROUGE is defined with. The word is lowercased; words of one or two letters stay.
+ * The stem of an English word by Porter's algorithm (1980) with the extensions of NLTK's `PorterStemmer` in its default
+ * mode, which ROUGE is defined with. The word is lowercased. Words of one or two letters are not changed.
  */
 export function stem(word: string): string {
   const lower = word.toLowerCase();

@@ -1,33 +1,34 @@
 import { KilnError } from "../../core/errors.ts";
 import { byteLength } from "./words.ts";
 
-/** What of the answers was right, 0 to 1. */
+/** Accuracies, 0 to 1, for three ways of choosing an answer. */
 export interface ChoiceScore {
-  /** By the likelihood of the whole choice. */
+  /** The choice with the highest log-likelihood. */
   acc: number;
-  /** By likelihood per character (Unicode code point) of the choice. */
+  /** The highest log-likelihood per character (Unicode code point). */
   accNorm: number;
-  /** By likelihood per UTF-8 byte of the choice. */
+  /** The highest log-likelihood per UTF-8 byte. */
   accBytes: number;
   count: number;
 }
 
-/** The first of the largest. */
+/** The index of the first maximum. */
 function argmax(values: readonly number[]): number {
   return values.indexOf(Math.max(...values));
 }
 
-/** Multiple choice by likelihood, as EleutherAI's lm-evaluation-harness scores it. Keeps the counts alone. */
+/** Multiple choice by likelihood, as in EleutherAI's lm-evaluation-harness. Memory does not grow with the data. */
 export class MultipleChoice {
   readonly #right = { acc: 0, accNorm: 0, accBytes: 0 };
   #count = 0;
 
   /**
-   * Adds a question and returns which choice each score picks.
-   * @param choices the choices' texts
-   * @param logLikelihoods of each choice after the question, in nats
-   * @param answers the right choice, or several where any of them is right
-   * @throws KilnError for another number of likelihoods than choices, an empty choice, NaN, and an answer that is no choice.
+   * Adds a question and returns the choice that each score picks.
+   * @param choices the texts of the choices
+   * @param logLikelihoods the log-likelihood of each choice after the question, in nats
+   * @param answers the index of the right choice, or of several right ones
+   * @throws KilnError if there is not one log-likelihood per choice, one is NaN, a choice is empty, or an answer is not one
+   * of the choices.
    */
   add(choices: readonly string[], logLikelihoods: readonly number[], answers: number | readonly number[]) {
     const right = [answers].flat();
@@ -58,7 +59,7 @@ export class MultipleChoice {
     return picked;
   }
 
-  /** Accuracies; NaN where nothing was added. */
+  /** The accuracies. NaN if nothing was added. */
   value(): ChoiceScore {
     const { acc, accNorm, accBytes } = this.#right;
     const count = this.#count;

@@ -1,34 +1,34 @@
 import { KilnError } from "../../core/errors.ts";
 import { Calibration } from "./calibration.ts";
 
-/** Precision, recall and F1, 0 to 1; 0 where nothing was predicted or nothing was there, as scikit-learn has it. */
+/** Precision, recall and F1, 0 to 1. A ratio with denominator 0 is 0, as in scikit-learn. */
 export interface PrecisionRecall {
   precision: number;
   recall: number;
   f1: number;
 }
 
-/** Averages over classes: all alike, by their number of items, and of all decisions together. */
+/** Averages over classes: unweighted, weighted by support, and over all decisions together. */
 export interface Averages {
   macro: PrecisionRecall;
   weighted: PrecisionRecall;
   micro: PrecisionRecall;
 }
 
-/** A class's own numbers; `support` is how many items have it. */
+/** The scores of one class. `support` is the number of items of that class. */
 export type ClassScore = PrecisionRecall & { label: string; support: number };
 
 export interface ClassificationScore extends Averages {
   accuracy: number;
   /** Matthews' correlation coefficient for any number of classes (Gorodkin 2004), -1 to 1. */
   mcc: number;
-  /** Expected calibration error; null unless every item came with probabilities. */
+  /** Expected calibration error. Null unless every item was added with probabilities. */
   ece: number | null;
   perClass: ClassScore[];
   count: number;
 }
 
-/** Decisions about one class. */
+/** Counts of the decisions about one class. */
 interface Tally {
   hits: number;
   predicted: number;
@@ -47,7 +47,7 @@ function scoresOf({ hits, predicted, actual }: Tally): PrecisionRecall {
   };
 }
 
-/** The mean by weight of each number. */
+/** The weighted mean of each score. */
 function weightedMean(scores: readonly PrecisionRecall[], weights: readonly number[]): PrecisionRecall {
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   const mean = (name: keyof PrecisionRecall) =>
@@ -58,7 +58,7 @@ function weightedMean(scores: readonly PrecisionRecall[], weights: readonly numb
   return { precision: mean("precision"), recall: mean("recall"), f1: mean("f1") };
 }
 
-/** Averages; the macro one is over the classes for which `counts` holds. */
+/** The averages. Only classes for which `counts` is true are part of the macro average. */
 function averages(tallies: readonly Tally[], counts: (tally: Tally) => boolean): Averages {
   const scores = tallies.map(scoresOf);
   const sum = (name: keyof Tally) => tallies.reduce((total, tally) => total + tally[name], 0);
@@ -84,8 +84,8 @@ function checkLabels(labels: readonly string[]): void {
 }
 
 /**
- * How good single-label predictions are. The macro average is over the classes that occur, in the truth or in a prediction,
- * as in scikit-learn. Keeps the confusion matrix and the bins of calibration alone.
+ * Metrics of single-label classification. The macro average is over the classes that occur, in the truth or in predictions,
+ * as in scikit-learn. Keeps only the confusion matrix and the calibration bins.
  */
 export class Classification {
   readonly labels: readonly string[];
@@ -94,7 +94,7 @@ export class Classification {
   readonly #calibration: Calibration;
   #count = 0;
 
-  /** `labels` in the order of class numbers. `bins` of the calibration error, default 15. */
+  /** `labels` are in the order of class indices. `bins` is the number of calibration bins, 15 by default. */
   constructor(labels: readonly string[], { bins = 15 }: { bins?: number } = {}) {
     checkLabels(labels);
     this.labels = [...labels];
@@ -103,8 +103,8 @@ export class Classification {
   }
 
   /**
-   * Adds an item. `predicted` is a class, or the probabilities of all classes, of which the largest is the prediction.
-   * @throws KilnError for a class that does not exist, NaN, or another number of probabilities than classes.
+   * Adds an item. `predicted` is a class index, or the probabilities of all classes, whose maximum is the prediction.
+   * @throws KilnError for a class that does not exist, a NaN, or a wrong number of probabilities.
    */
   add(actual: number, predicted: number | ArrayLike<number>): void {
     const probabilities = typeof predicted === "number" ? null : Array.from(predicted);
@@ -123,7 +123,7 @@ export class Classification {
     if (probabilities !== null) this.#calibration.add(most, guess === actual);
   }
 
-  /** Accuracy and the calibration error are NaN, all else is 0, where nothing was added. */
+  /** If nothing was added, accuracy and calibration error are NaN and all other scores 0. */
   value(): ClassificationScore {
     const tallies = this.labels.map((_, i): Tally => {
       const column = this.confusion.reduce((sum, row) => sum + row[i], 0);
@@ -149,7 +149,7 @@ function sumOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0);
 }
 
-/** The correlation of truth and prediction as one-hot rows; 0 where either is always the same class. */
+/** The correlation of truth and prediction as one-hot rows. 0 if either is always the same class. */
 function matthews(tallies: readonly Tally[], hits: number, count: number): number {
   const products = (a: "predicted" | "actual", b: "predicted" | "actual") =>
     sumOf(tallies.map((tally) => tally[a] * tally[b]));
@@ -159,17 +159,17 @@ function matthews(tallies: readonly Tally[], hits: number, count: number): numbe
 }
 
 export interface MultiLabelScore extends Averages {
-  /** Items whose labels are all right. */
+  /** The fraction of items whose labels are all right. */
   subsetAccuracy: number;
-  /** Wrong decisions by all decisions. */
+  /** The fraction of all decisions that are wrong. */
   hammingLoss: number;
-  /** Means over items instead of classes. */
+  /** Averages over items instead of classes. */
   samples: PrecisionRecall;
   perClass: ClassScore[];
   count: number;
 }
 
-/** How good predictions are where an item has any number of labels; averages are over all labels. Keeps sums alone. */
+/** Metrics of multi-label classification. Averages are over all labels. Memory does not grow with the data. */
 export class MultiLabelClassification {
   readonly labels: readonly string[];
   readonly #tallies: Tally[];
@@ -179,7 +179,7 @@ export class MultiLabelClassification {
   #wrong = 0;
   #count = 0;
 
-  /** A label is predicted from a probability of `threshold` on; default 0.5. */
+  /** A label is predicted if its probability is at least `threshold`, 0.5 by default. */
   constructor(labels: readonly string[], { threshold = 0.5 }: { threshold?: number } = {}) {
     checkLabels(labels);
     this.labels = [...labels];
@@ -188,8 +188,8 @@ export class MultiLabelClassification {
   }
 
   /**
-   * Adds an item: for each label 1 or 0, and its probability, independent of the others.
-   * @throws KilnError for another number of values than labels, and NaN.
+   * Adds an item, given for each label as 1 or 0 and as an independent probability.
+   * @throws KilnError if there is not one value per label, or for NaN.
    */
   add(actual: ArrayLike<number>, probabilities: ArrayLike<number>): void {
     const size = this.labels.length;
@@ -220,7 +220,7 @@ export class MultiLabelClassification {
     for (const name of ["precision", "recall", "f1"] as const) this.#samples[name] += scores[name];
   }
 
-  /** NaN for the means over items where nothing was added. */
+  /** Averages over items are NaN if nothing was added. */
   value(): MultiLabelScore {
     const count = this.#count;
     const { precision, recall, f1 } = this.#samples;

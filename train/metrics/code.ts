@@ -1,9 +1,9 @@
 import { KilnError } from "../../core/errors.ts";
 
 /**
- * The unbiased estimate of pass@k (Chen et al. 2021): the probability that one of `k` programs passes, from `correct` of
- * `samples` that did: 1 - C(samples - correct, k) / C(samples, k), as a product, which never overflows.
- * @throws KilnError for fewer samples than k, or counts that cannot be.
+ * The unbiased estimate of pass@k (Chen et al. 2021), the probability that at least one of `k` programs is correct:
+ * 1 - C(samples - correct, k) / C(samples, k). Computed as a product, which cannot overflow.
+ * @throws KilnError if there are fewer samples than k, or the counts are invalid.
  */
 export function passAtK(samples: number, correct: number, k: number): number {
   const isCount = [samples, correct, k].every((value) => Number.isInteger(value) && value >= 0);
@@ -18,7 +18,7 @@ export function passAtK(samples: number, correct: number, k: number): number {
   return 1 - fails;
 }
 
-/** Means of pass@k over problems, for several k. Keeps the sums alone. */
+/** Mean pass@k over problems, for one or several k. Memory does not grow with the data. */
 export class PassAtK {
   readonly #sums: Map<number, number>;
   #problems = 0;
@@ -27,14 +27,14 @@ export class PassAtK {
     this.#sums = new Map(ks.map((k) => [k, 0]));
   }
 
-  /** Adds a problem. Throws KilnError where it has fewer samples than the largest k. */
+  /** Adds a problem. Throws KilnError if it has fewer samples than the largest k. */
   add(samples: number, correct: number): void {
     const scores = [...this.#sums.keys()].map((k) => [k, passAtK(samples, correct, k)] as const);
     for (const [k, score] of scores) this.#sums.set(k, this.#sums.get(k)! + score);
     this.#problems++;
   }
 
-  /** By k, 0 to 1; NaN where nothing was added. */
+  /** The mean for each k, 0 to 1. NaN if nothing was added. */
   value(): Map<number, number> {
     return new Map([...this.#sums].map(([k, sum]) => [k, sum / this.#problems]));
   }

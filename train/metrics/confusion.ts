@@ -1,10 +1,10 @@
-/** Rows and columns of a confusion matrix: `counts[true class][predicted class]`. */
+/** A confusion matrix: `confusion[true class][predicted class]`. */
 export interface ConfusionMatrix {
   labels: readonly string[];
   confusion: readonly (readonly number[])[];
 }
 
-/** More would neither fit a terminal nor be read. */
+/** Longer labels are cut, so that the table fits a terminal. */
 const maxLabel = 16;
 
 function short(label: string): string {
@@ -12,7 +12,7 @@ function short(label: string): string {
   return chars.length > maxLabel ? `${chars.slice(0, maxLabel - 1).join("")}…` : label;
 }
 
-/** A table for a terminal: a row for each true class, a column for each predicted one. */
+/** A text table with a row for each true class and a column for each predicted class. */
 export function confusionText({ labels, confusion }: ConfusionMatrix): string {
   const names = labels.map(short);
   const rows = [
@@ -27,7 +27,7 @@ export function confusionText({ labels, confusion }: ConfusionMatrix): string {
   return rows.map((row) => row.map(pad).join("  ").trimEnd()).join("\n");
 }
 
-// Both themes are in the file: a picture in a README takes the reader's own.
+// The file has styles for both themes, so that a picture in a README follows the reader's theme.
 const style = `
     svg { background: #ffffff; font: 12px system-ui, sans-serif; }
     text { fill: #52525b; } .title { fill: #18181b; font-size: 15px; font-weight: 600; }
@@ -41,7 +41,7 @@ function escaped(text: string): string {
   return text.replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
 }
 
-/** A picture of the same table; the shade of a cell is its part of the row, the true class. */
+/** The same table as an SVG. Cells are shaded by their share of the row. */
 export function confusionSvg({ labels, confusion }: ConfusionMatrix, title = "Confusion matrix"): string {
   const cell = 48;
   const left = 140;

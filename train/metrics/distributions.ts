@@ -11,14 +11,14 @@ function logGamma(x: number): number {
   return 0.5 * Math.log(2 * Math.PI) + (x - 0.5) * Math.log(base) - base + Math.log(sum);
 }
 
-/** Logarithm of the number of ways to choose k of n. */
+/** Logarithm of the binomial coefficient "n choose k". */
 function logChoose(n: number, k: number): number {
   return logGamma(n + 1) - logGamma(k + 1) - logGamma(n - k + 1);
 }
 
 /**
- * The regularised incomplete beta function I_x(a, b), by its continued fraction evaluated as Lentz does (Press et al.,
- * Numerical Recipes, 6.4).
+ * The regularised incomplete beta function I_x(a, b), by its continued fraction and Lentz's method (Press et al., Numerical
+ * Recipes, 6.4).
  */
 function incompleteBeta(a: number, b: number, x: number): number {
   if (x <= 0 || x >= 1) return x <= 0 ? 0 : 1;
@@ -44,16 +44,16 @@ function incompleteBeta(a: number, b: number, x: number): number {
   return Math.exp(logFront) * fraction;
 }
 
-/** Probability that Student's t with `df` degrees of freedom is at least as far from 0 as `t`. */
+/** Two-sided p-value of `t` under Student's t-distribution with `df` degrees of freedom. */
 export function studentTwoSided(t: number, df: number): number {
   return incompleteBeta(df / 2, 0.5, df / (df + t * t));
 }
 
-/** Probability that a standard normal number is at least as far from 0 as `z`. */
+/** Two-sided p-value of `z` under the standard normal distribution. */
 export function normalTwoSided(z: number): number {
   const x = (z * z) / 2;
   if (x < 3) {
-    // erf by a series whose terms never cancel.
+    // erf by a series of positive terms, which never cancel.
     let term = Math.sqrt(x);
     let sum = term;
     for (let n = 1; term > 1e-17 * sum; n++) {
@@ -62,13 +62,13 @@ export function normalTwoSided(z: number): number {
     }
     return 1 - (2 / Math.sqrt(Math.PI)) * Math.exp(-x) * sum;
   }
-  // erfc by its continued fraction, from the far end.
+  // erfc by its continued fraction, evaluated from the innermost term.
   let fraction = 0;
   for (let k = 120; k >= 1; k--) fraction = k / 2 / (Math.sqrt(x) + fraction);
   return Math.exp(-x) / Math.sqrt(Math.PI) / (Math.sqrt(x) + fraction);
 }
 
-/** The z within which a standard normal number lies with probability `confidence`. */
+/** The z for which a standard normal variable lies in [-z, z] with probability `confidence`. */
 export function normalQuantile(confidence: number): number {
   let [low, high] = [0, 40];
   for (let i = 0; i < 100; i++) {
@@ -79,7 +79,7 @@ export function normalQuantile(confidence: number): number {
   return (low + high) / 2;
 }
 
-/** Probability that of `n` fair coins at most `k` or at least n - k show heads, for k <= n / 2. */
+/** Two-sided p-value of `k` successes in `n` trials with probability one half, for k <= n / 2. */
 export function binomialTwoSided(k: number, n: number): number {
   let sum = 0;
   for (let i = 0; i <= k; i++) sum += Math.exp(logChoose(n, i) - n * Math.LN2);

@@ -2,15 +2,15 @@ import { Bleu, type BleuOptions } from "./text.ts";
 import { countNgrams, splitWords } from "./words.ts";
 
 export interface DiversityScore {
-  /** Different n-grams by all n-grams of all texts, from single words up (Li et al. 2016). */
+  /** Distinct n-grams divided by all n-grams of all texts, for n = 1 and up (Li et al. 2016). */
   distinct: number[];
-  /** What part of a text's n-grams it has had before, the mean over texts (seq-rep-n of Welleck et al. 2020). */
+  /** The fraction of a text's n-grams that are repeats, averaged over texts (seq-rep-n of Welleck et al. 2020). */
   repetition: number[];
 }
 
 /**
- * How varied generated texts are, for n-grams of words up to `maxOrder`. Memory grows with the number of different
- * n-grams, as distinct-n asks.
+ * The diversity of generated texts, for word n-grams up to `maxOrder`. Memory grows with the number of distinct n-grams,
+ * which distinct-n has to remember.
  */
 export class Diversity {
   readonly #seen: Set<string>[];
@@ -25,7 +25,7 @@ export class Diversity {
     this.#texts = new Array(maxOrder).fill(0);
   }
 
-  /** Adds a text. A text too short for an order does not count there. */
+  /** Adds a text. It does not count for orders that it is too short for. */
   add(text: string): void {
     const words = splitWords(text);
     for (const [i, seen] of this.#seen.entries()) {
@@ -39,7 +39,7 @@ export class Diversity {
     }
   }
 
-  /** Both from n = 1 up, 0 to 1; NaN where no text is long enough. */
+  /** Both measures for n = 1 and up, 0 to 1. NaN where no text is long enough. */
   value(): DiversityScore {
     return {
       distinct: this.#seen.map((seen, i) => seen.size / this.#totals[i]),
@@ -49,8 +49,8 @@ export class Diversity {
 }
 
 /**
- * Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others, 0 to 100; high where a generator says one
- * thing over and over. The cost is quadratic in the number of texts: give a sample. NaN for fewer than two.
+ * Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others, 0 to 100. High values mean little diversity.
+ * The cost is quadratic in the number of texts, so give a sample. NaN for fewer than two texts.
  */
 export function selfBleu(texts: readonly string[], options: BleuOptions = {}): number {
   if (texts.length < 2) return Number.NaN;

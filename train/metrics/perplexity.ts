@@ -2,21 +2,21 @@ import { KilnError } from "../../core/errors.ts";
 import { byteLength, whiteSpace } from "./words.ts";
 
 export interface PerplexityScore {
-  /** exp of the mean negative log-likelihood of an item, as lm-eval's `perplexity` (of one word per item, say). */
+  /** exp of the mean negative log-likelihood per item: `perplexity` in lm-eval. */
   perplexity: number;
-  /** Per token of the model: comparable between models of one tokenizer only. */
+  /** Per token. Only comparable between models with the same tokenizer. */
   tokenPerplexity: number;
-  /** Per word of the text as it was, whatever the tokenizer makes of it. */
+  /** Per word of the original text, independent of the tokenizer. */
   wordPerplexity: number;
-  /** Per UTF-8 byte of the text. */
+  /** Per UTF-8 byte of the original text. */
   bytePerplexity: number;
-  /** Comparable between all models. */
+  /** Comparable between any two models. */
   bitsPerByte: number;
 }
 
 /**
- * Perplexities of texts, as EleutherAI's lm-evaluation-harness defines them. Words are what stands between white space;
- * white space at an end stands beside an empty word, there as here. Keeps the sums alone.
+ * Perplexities of texts as in EleutherAI's lm-evaluation-harness. Words are counted by splitting at white space; leading or
+ * trailing white space counts as one more word, as it does there. Memory does not grow with the data.
  */
 export class Perplexity {
   #items = 0;
@@ -26,8 +26,8 @@ export class Perplexity {
   #bytes = 0;
 
   /**
-   * Adds a text with the sum of its tokens' log-likelihoods, in nats, and the number of these tokens.
-   * @throws KilnError for a log-likelihood that is no number.
+   * Adds a text with the summed log-likelihood of its tokens, in nats, and the number of these tokens.
+   * @throws KilnError if the log-likelihood is NaN.
    */
   add(text: string, logLikelihood: number, tokens: number): void {
     if (Number.isNaN(logLikelihood))
@@ -39,7 +39,7 @@ export class Perplexity {
     this.#bytes += byteLength(text);
   }
 
-  /** NaN where nothing was added. */
+  /** NaN if nothing was added. */
   value(): PerplexityScore {
     const nats = -this.#logLikelihood;
     return {

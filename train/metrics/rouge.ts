@@ -14,7 +14,7 @@ export type RougeScores = Record<RougeType, RougeScore>;
 
 const none: RougeScore = { precision: 0, recall: 0, f1: 0 };
 
-/** Lowercase runs of ASCII letters and digits; words of four letters and more are stemmed if asked. */
+/** Lowercase runs of ASCII letters and digits. If `stemmed`, words longer than three characters are stemmed. */
 function tokens(text: string, stemmed: boolean): string[] {
   const found = text.toLowerCase().match(/[a-z0-9]+/g) ?? [];
   return stemmed ? found.map((word) => (word.length > 3 ? stem(word) : word)) : found;
@@ -27,8 +27,8 @@ function scoreOf(hits: number, targets: number, predictions: number): RougeScore
 }
 
 /**
- * For each beginning of `a`, from the empty one up, the lengths of its longest common subsequences with all beginnings of
- * `b`. One row at a time, since whole texts may be long.
+ * For each prefix of `a`, starting with the empty one, the lengths of its longest common subsequences with all prefixes of
+ * `b`. Yields one row at a time because whole texts may be long.
  */
 function* subsequences(a: readonly string[], b: readonly string[]): Generator<Uint32Array> {
   let above = new Uint32Array(b.length + 1);
@@ -48,7 +48,7 @@ function commonLength(a: readonly string[], b: readonly string[]): number {
   return length;
 }
 
-/** Positions in `a` of one longest common subsequence with `b`, the one that rouge_score walks back to. */
+/** Positions in `a` of a longest common subsequence with `b`, the same one that rouge_score finds. */
 function commonPositions(a: readonly string[], b: readonly string[]): number[] {
   const table = [...subsequences(a, b)];
   const found: number[] = [];
@@ -64,7 +64,7 @@ function commonPositions(a: readonly string[], b: readonly string[]): number[] {
   return found;
 }
 
-/** For each target line, the union of its common subsequences with every predicted line; words count as often as both have them. */
+/** Unites, for each target line, its common subsequences with all predicted lines. Words count as often as both texts have them. */
 function summaryLevel(targets: readonly string[][], predictions: readonly string[][]): RougeScore {
   const left = [targets, predictions].map((lines) => countNgrams(lines.flat(), 1));
   let hits = 0;
@@ -81,8 +81,8 @@ function summaryLevel(targets: readonly string[][], predictions: readonly string
 }
 
 /**
- * ROUGE-1, -2, -L and -Lsum (Lin 2004) of one prediction as the package rouge_score computes them, with NLTK's stemmer if
- * `stemmed`. Lsum takes lines as sentences. Against several targets, each type has its best F1.
+ * ROUGE-1, -2, -L and -Lsum (Lin 2004) of one prediction as in the package rouge_score, with NLTK's stemmer if `stemmed`.
+ * Lsum treats lines as sentences. With several targets, each score is the one with the best F1.
  */
 export function rouge(
   prediction: string,
@@ -118,7 +118,7 @@ function byType(score: (type: RougeType) => RougeScore): RougeScores {
   return Object.fromEntries(rougeTypes.map((type) => [type, score(type)])) as RougeScores;
 }
 
-/** Means over many predictions. Keeps the sums alone. */
+/** Mean ROUGE over many predictions. Memory does not grow with the data. */
 export class Rouge {
   readonly #options: { stemmed?: boolean };
   #sums = byType(() => none);
@@ -128,7 +128,7 @@ export class Rouge {
     this.#options = options;
   }
 
-  /** Adds a prediction with its target or targets, as `rouge` scores them, and returns these scores. */
+  /** Scores a prediction with `rouge`, adds the scores and returns them. */
   add(prediction: string, targets: string | readonly string[]): RougeScores {
     const scores = rouge(prediction, targets, this.#options);
     const sum = (a: RougeScore, b: RougeScore) => ({
@@ -141,7 +141,7 @@ export class Rouge {
     return scores;
   }
 
-  /** Means of precision, recall and F1 of each type; 0 where nothing was added. */
+  /** Mean precision, recall and F1 of each type. 0 if nothing was added. */
   value(): RougeScores {
     const mean = ({ precision, recall, f1 }: RougeScore) => {
       const count = Math.max(this.#count, 1);

@@ -3,34 +3,35 @@ import { philox4x32, seedWords } from "../../core/random.ts";
 import { binomialTwoSided, normalQuantile, normalTwoSided, studentTwoSided } from "./distributions.ts";
 
 export interface BootstrapOptions {
-  /** The score of the sums of `count` rows; default: the mean of the first column. */
+  /** The score from the column sums of `count` rows. Default: the mean of the first column. */
   score?: (sums: readonly number[], count: number) => number;
-  /** Resamples; default 1000. */
+  /** Number of resamples. Default 1000. */
   samples?: number;
   /** Default 0. The same seed gives the same numbers on every machine. */
   seed?: number;
-  /** Of the interval; default 0.95. */
+  /** Confidence level of the interval. Default 0.95. */
   confidence?: number;
 }
 
 export interface BootstrapResult {
-  /** Score of all rows of A and of B. */
+  /** The score of system A on all rows. */
   a: number;
+  /** The score of system B on all rows. */
   b: number;
   /** b - a. */
   difference: number;
   /** Percentile interval of the difference. */
   interval: [low: number, high: number];
-  /** Two-sided: how often resamples lie as far from the difference as it lies from zero. */
+  /** Two-sided p-value. */
   pValue: number;
 }
 
 /**
- * Paired bootstrap of two systems on the same items (Koehn 2004): a resample draws items with replacement and scores both
- * systems on them. A row holds what one item adds to the sums of a score: a single number for a mean, `Bleu.statistics`
- * for BLEU. The p-value shifts the resampled differences to the null hypothesis (Efron and Tibshirani 1993, 16.4).
- * sacrebleu subtracts the mean of their absolute values instead, and then finds too many differences significant.
- * @throws KilnError where the systems have different numbers of rows, or none.
+ * Paired bootstrap of two systems on the same items (Koehn 2004): each resample draws items with replacement and scores both
+ * systems on them. A row is what one item adds to the sums behind the score: a single number for a mean, or
+ * `Bleu.statistics` for BLEU. For the p-value, the resampled differences are centred on zero (Efron and Tibshirani 1993,
+ * 16.4). sacrebleu subtracts the mean of their absolute values instead, which finds too many differences significant.
+ * @throws KilnError if the systems have different numbers of rows, or none.
  */
 export function pairedBootstrap(
   a: readonly (readonly number[])[],
@@ -64,7 +65,7 @@ export function pairedBootstrap(
   return { ...whole, difference, ...judge(differences, difference, confidence) };
 }
 
-/** The interval and the probability from the differences of resamples. */
+/** The interval and the p-value from the differences of the resamples. */
 function judge(differences: Float64Array, difference: number, confidence: number) {
   const samples = differences.length;
   const size = Math.abs(difference);
@@ -75,14 +76,14 @@ function judge(differences: Float64Array, difference: number, confidence: number
   return { interval, pValue: (beyond + 1) / (samples + 1) };
 }
 
-/** Counts on which of the same items two systems are right, and tests whether one is right more often (McNemar 1947). */
+/** McNemar's test (1947) of whether one of two systems is right more often on the same items. */
 export class McNemar {
   #bothRight = 0;
   #onlyA = 0;
   #onlyB = 0;
   #bothWrong = 0;
 
-  /** Adds an item. */
+  /** Adds one item. */
   add(aIsRight: boolean, bIsRight: boolean): void {
     if (aIsRight && bIsRight) this.#bothRight++;
     else if (aIsRight) this.#onlyA++;
@@ -91,8 +92,8 @@ export class McNemar {
   }
 
   /**
-   * The counts and two-sided p-values: `exact` by the binomial distribution, `corrected` by chi-squared with Edwards'
-   * continuity correction, which is for 25 or more items on which the systems differ.
+   * The counts and two two-sided p-values: `exact` uses the binomial distribution; `corrected` uses the chi-squared
+   * distribution with Edwards' continuity correction and needs 25 or more items on which the systems differ.
    */
   value() {
     const [onlyA, onlyB] = [this.#onlyA, this.#onlyB];
@@ -110,7 +111,7 @@ export class McNemar {
   }
 }
 
-/** Wilson's score interval for a rate of `successes` among `count` (Wilson 1927); [0, 1] where nothing was counted. */
+/** Wilson's score interval (1927) for the rate `successes / count`. [0, 1] if `count` is 0. */
 export function wilsonInterval(successes: number, count: number, confidence = 0.95): [number, number] {
   if (count === 0) return [0, 1];
   const z = normalQuantile(confidence);
@@ -122,8 +123,8 @@ export function wilsonInterval(successes: number, count: number, confidence = 0.
 }
 
 /**
- * Two-sided z-test of two independent rates with pooled variance: `b` has its own items. `z` is positive where b's rate is
- * higher.
+ * Two-sided z-test of two independent rates with pooled variance, for samples that share no items. `z` is positive if b's
+ * rate is higher.
  */
 export function proportionsTest(
   a: { successes: number; count: number },
@@ -136,7 +137,7 @@ export function proportionsTest(
   return { difference, z, pValue: normalTwoSided(z) };
 }
 
-/** Mean and variance of numbers that come one by one (Welford 1962). */
+/** Running mean and variance (Welford 1962). */
 export class Moments {
   count = 0;
   mean = 0;
@@ -149,15 +150,15 @@ export class Moments {
     this.#squares += before * (value - this.mean);
   }
 
-  /** Of the sample, with count - 1; NaN for fewer than two numbers. */
+  /** Sample variance (divided by count - 1). NaN for fewer than two values. */
   get variance(): number {
     return this.count < 2 ? Number.NaN : this.#squares / (this.count - 1);
   }
 }
 
 /**
- * Welch's two-sided t-test of two independent samples of unequal variance (Welch 1947). `t` is positive where b's mean is
- * higher. All but the difference is NaN for samples of fewer than two numbers.
+ * Welch's two-sided t-test (1947) of two independent samples with unequal variances. `t` is positive if b's mean is higher.
+ * For samples of fewer than two values, everything but the difference is NaN.
  */
 export function welchTest(
   a: Moments,
@@ -166,7 +167,7 @@ export function welchTest(
   const difference = b.mean - a.mean;
   const errors = [a, b].map(({ variance, count }) => variance / count);
   const error = errors[0] + errors[1];
-  // Two constant samples: equal ones do not differ, others differ for certain.
+  // Two constant samples are either equal or certainly different.
   if (error === 0) {
     const t = difference === 0 ? 0 : Math.sign(difference) * Number.POSITIVE_INFINITY;
     return { difference, t, df: a.count + b.count - 2, pValue: difference === 0 ? 1 : 0 };

@@ -1,12 +1,12 @@
 import { referenceList, splitWords } from "./words.ts";
 
-/** Limits of Tercom, which decide the score of long texts. */
+/** Tercom's search limits, which affect the scores of long texts. */
 const maxShiftSize = 10;
 const maxShiftDistance = 50;
 const maxShiftCandidates = 1000;
 const beamWidth = 25;
 
-/** How a cell of the table was reached: words equal or replaced, a word of the hypothesis too many, one missing. */
+/** How a table cell was reached. A dropped word is one too many in the hypothesis, an inserted one is missing there. */
 type Step = "match" | "replace" | "drop" | "insert" | undefined;
 
 interface Row {
@@ -15,8 +15,8 @@ interface Row {
 }
 
 /**
- * Edit distance from a hypothesis to one reference within a beam around the diagonal. Hypotheses come one after another and
- * differ by a shift, so the rows of their common beginning are kept.
+ * Edit distance from a hypothesis to one reference, within a beam around the diagonal. Successive hypotheses differ by one
+ * shift, so the rows of their common prefix are reused.
  */
 class EditTable {
   readonly #reference: readonly string[];
@@ -30,7 +30,7 @@ class EditTable {
     this.#rows = [first];
   }
 
-  /** All hypotheses of one table have the same length: the beam depends on it. */
+  /** All hypotheses must have the same length, because the beam depends on it. */
   distance(words: readonly string[]): number {
     const changed = words.findIndex((word, i) => word !== this.#words[i]);
     const start = changed === -1 ? words.length : changed;
@@ -39,7 +39,7 @@ class EditTable {
     return this.#rows[words.length].cost[this.#reference.length];
   }
 
-  /** Steps of the last hypothesis, from its beginning. */
+  /** The steps for the last hypothesis, from its beginning. */
   trace(): Step[] {
     const steps: Step[] = [];
     let [i, j] = [this.#words.length, this.#reference.length];
@@ -74,7 +74,7 @@ class EditTable {
   }
 }
 
-/** Where each word of the reference stands in the hypothesis, and which words of both are wrong. */
+/** The position in the hypothesis of each reference word, and which words of both are wrong. */
 function align(steps: readonly Step[]): { position: number[]; hypothesis: boolean[]; reference: boolean[] } {
   const position: number[] = [];
   const hypothesis: boolean[] = [];
@@ -88,7 +88,7 @@ function align(steps: readonly Step[]): { position: number[]; hypothesis: boolea
   return { position, hypothesis, reference };
 }
 
-/** Runs of words that both texts have, at places not too far apart. */
+/** Runs of words that occur in both texts at positions not too far apart. */
 function* commonRuns(words: readonly string[], reference: readonly string[]) {
   for (let from = 0; from < words.length; from++) {
     const last = Math.min(reference.length - 1, from + maxShiftDistance);
@@ -100,17 +100,17 @@ function* commonRuns(words: readonly string[], reference: readonly string[]) {
   }
 }
 
-/** The words with a run of them moved to before `target`. */
+/** The words with a run of them moved in front of `target`. */
 function moved(words: readonly string[], from: number, size: number, target: number): string[] {
   const run = words.slice(from, from + size);
   const rest = [...words.slice(0, from), ...words.slice(from + size)];
-  // Within the moved run itself, Tercom counts places behind it.
+  // A target within the run itself counts from the end of the run in Tercom.
   const at = target < from ? target : target > from + size ? target - size : target;
   return [...rest.slice(0, at), ...run, ...rest.slice(at)];
 }
 
 interface Shift {
-  /** Gain, size, and the places with the other sign: the first that differs decides, the larger wins. */
+  /** The larger of the first values that differ wins. Positions are negated, so the earliest wins. */
   rank: readonly [gain: number, size: number, from: number, target: number];
   words: string[];
 }
@@ -121,7 +121,7 @@ function isBetter(a: Shift, b: Shift | undefined): boolean {
   return at !== -1 && a.rank[at] > b.rank[at];
 }
 
-/** The shift that saves most edits, and how many candidates have been tried so far. */
+/** The shift that saves the most edits, and the number of candidates tried so far. */
 function bestShift(words: readonly string[], reference: readonly string[], table: EditTable, tried: number) {
   const before = table.distance(words);
   const { position, hypothesis, reference: wrong } = align(table.trace());
@@ -146,7 +146,7 @@ function bestShift(words: readonly string[], reference: readonly string[], table
   return { gain: best?.rank[0] ?? 0, words: best?.words ?? words, tried };
 }
 
-/** Edits of single words, and shifts of runs of words, that turn `words` into `reference`. */
+/** The number of word edits and shifts that turn `words` into `reference`. */
 function edits(words: readonly string[], reference: readonly string[]): number {
   if (reference.length === 0) return words.length;
   const table = new EditTable(reference);
@@ -164,8 +164,8 @@ function edits(words: readonly string[], reference: readonly string[]): number {
 }
 
 /**
- * Translation edit rate (Snover et al. 2006) as sacrebleu 2.6 computes it by default: edits for 100 words of reference, a
- * shift of neighbouring words counting as one edit. Keeps the sums alone.
+ * Translation edit rate (Snover et al. 2006) with the defaults of sacrebleu 2.6: edits per 100 reference words, where moving
+ * a run of words counts as one edit. Memory does not grow with the data.
  */
 export class Ter {
   readonly #lowercase: boolean;
@@ -176,7 +176,7 @@ export class Ter {
     this.#lowercase = lowercase;
   }
 
-  /** Adds a segment: the fewest edits to any reference, and their mean length. Throws KilnError where there is none. */
+  /** Adds the fewest edits to any reference and the mean reference length. Throws KilnError if there are no references. */
   add(hypothesis: string, references: string | readonly string[]): void {
     const words = (text: string) => splitWords(this.#lowercase ? text.toLowerCase() : text);
     const all = referenceList(references).map(words);
@@ -184,7 +184,7 @@ export class Ter {
     this.#length += all.reduce((sum, { length }) => sum + length, 0) / all.length;
   }
 
-  /** 0 for equal texts; above 100 where more is to be edited than there is. */
+  /** 0 for equal texts. May be above 100. */
   value(): number {
     if (this.#length > 0) return (100 * this.#edits) / this.#length;
     return this.#edits > 0 ? 100 : 0;

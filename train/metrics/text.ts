@@ -1,9 +1,9 @@
 import { KilnError } from "../../core/errors.ts";
 import { countNgrams, overlap, referenceList, splitWords, trimEnd } from "./words.ts";
 
-/** How a line becomes tokens, by sacrebleu's names. */
+/** Tokenizers of a line, named as in sacrebleu. */
 const tokenizers = {
-  /** mteval-v13a, the default of WMT: punctuation apart, numbers whole. */
+  /** mteval-v13a, the default of WMT: separates punctuation, but not within numbers. */
   "13a": (line: string) => {
     const joined = line.replaceAll("<skipped>", "").replaceAll("-\n", "").replaceAll("\n", " ");
     const unescaped = joined
@@ -17,19 +17,19 @@ const tokenizers = {
       .replace(/([.,])([^0-9])/gu, " $1 $2")
       .replace(/([0-9])(-)/g, "$1 $2 ");
   },
-  /** No tokens but the words between white space. */
+  /** Splits at white space only. */
   none: (line: string) => line,
-  /** mteval-v14: Unicode punctuation apart unless a digit stands on either side, symbols apart. */
+  /** mteval-v14: separates Unicode punctuation, except between digits, and all symbols. */
   intl: (line: string) =>
     line
       .replace(/(\P{N})(\p{P})/gu, "$1 $2 ")
       .replace(/(\p{P})(\P{N})/gu, " $1 $2")
       .replace(/(\p{S})/gu, " $1 "),
-  /** Every character a token. */
+  /** Makes every character a token. */
   char: (line: string) => [...line].join(" "),
 };
 
-/** What an n-gram order without a match counts, by sacrebleu's names (Chen and Cherry 2014), and the default value. */
+/** Smoothing of n-gram orders without a match (Chen and Cherry 2014), named as in sacrebleu, with default values. */
 const smoothings = { none: 0, floor: 0.1, "add-k": 1, exp: 0 };
 
 export interface BleuOptions {
@@ -39,18 +39,18 @@ export interface BleuOptions {
   smooth?: keyof typeof smoothings;
   /** The value of `floor` (default 0.1) and of `add-k` (default 1). */
   smoothValue?: number;
-  /** The longest n-grams; default 4. */
+  /** The longest n-grams. Default 4. */
   maxOrder?: number;
-  /** Leaves orders out for which the text is too short; meant for single sentences. Default false. */
+  /** Leaves out orders for which the text is too short. Meant for single sentences. Default false. */
   effectiveOrder?: boolean;
-  /** Compares without case; default false. */
+  /** Ignores case. Default false. */
   lowercase?: boolean;
 }
 
 export interface BleuScore {
   /** 0 to 100. */
   score: number;
-  /** Percent of matching n-grams, from single tokens up. */
+  /** Percentage of matching n-grams, from single tokens up. */
   precisions: number[];
   brevityPenalty: number;
   hypothesisLength: number;
@@ -58,8 +58,8 @@ export interface BleuScore {
 }
 
 /**
- * Corpus BLEU (Papineni et al. 2002) as sacrebleu 2.6 computes it (Post 2018): clipped counts of n-grams summed over all
- * segments, against the closest of several reference lengths. Keeps the sums alone, whatever the number of segments.
+ * Corpus BLEU (Papineni et al. 2002) as in sacrebleu 2.6 (Post 2018): clipped n-gram counts are summed over all segments,
+ * and the brevity penalty uses the reference length closest to each hypothesis. Memory does not grow with the data.
  */
 export class Bleu {
   readonly #options: Required<BleuOptions>;
@@ -89,20 +89,20 @@ export class Bleu {
     this.#sums = new Array(2 + 2 * maxOrder).fill(0);
   }
 
-  /** Adds a segment with its reference or references. Throws KilnError where there is none. */
+  /** Adds a segment with one or several references. Throws KilnError if there are none. */
   add(hypothesis: string, references: string | readonly string[]): void {
     const row = this.statistics(hypothesis, references);
     for (const [i, value] of row.entries()) this.#sums[i] += value;
   }
 
-  /** The score of what was added. */
+  /** The score of all segments so far. */
   value(): BleuScore {
     return this.score(this.#sums);
   }
 
   /**
-   * What a segment adds to the sums: its length, its closest reference length, matches and n-grams of every order. Rows of
-   * these are what a bootstrap samples from.
+   * What a segment adds to the sums: its length, the closest reference length, and the numbers of matching and of all
+   * n-grams of every order. A bootstrap resamples rows of these.
    */
   statistics(hypothesis: string, references: string | readonly string[]): number[] {
     const tokens = this.#tokens(hypothesis);
@@ -159,19 +159,19 @@ export class Bleu {
 }
 
 export interface ChrfOptions {
-  /** The longest character n-grams; default 6. */
+  /** The longest character n-grams. Default 6. */
   charOrder?: number;
-  /** The longest word n-grams: 0 (default) is chrF, 2 is chrF++. */
+  /** The longest word n-grams: 0 (the default) gives chrF, 2 gives chrF++. */
   wordOrder?: number;
-  /** How much more recall counts than precision; default 2. */
+  /** How many times more important recall is than precision. Default 2. */
   beta?: number;
-  /** Compares without case; default false. */
+  /** Ignores case. Default false. */
   lowercase?: boolean;
 }
 
 /**
- * chrF and chrF++ (Popović 2015, 2017) as sacrebleu 2.6 computes them: the F-score, 0 to 100, of precision and recall
- * averaged over n-gram orders, against the best of several references. Keeps the sums alone.
+ * chrF and chrF++ (Popović 2015, 2017) as in sacrebleu 2.6: the F-score, 0 to 100, of n-gram precision and recall averaged
+ * over the orders. Of several references, the best one counts. Memory does not grow with the data.
  */
 export class Chrf {
   readonly #options: Required<ChrfOptions>;
@@ -182,24 +182,24 @@ export class Chrf {
     this.#sums = new Array(3 * (this.#options.charOrder + this.#options.wordOrder)).fill(0);
   }
 
-  /** Adds a segment with its reference or references. Throws KilnError where there is none. */
+  /** Adds a segment with one or several references. Throws KilnError if there are none. */
   add(hypothesis: string, references: string | readonly string[]): void {
     for (const [i, value] of this.statistics(hypothesis, references).entries()) this.#sums[i] += value;
   }
 
-  /** The score of what was added. */
+  /** The score of all segments so far. */
   value(): number {
     return this.score(this.#sums);
   }
 
-  /** What a segment adds to the sums: for each order its n-grams, those of the best reference, and the matches. */
+  /** What a segment adds to the sums: for each order, its n-grams, those of the best reference, and the matches. */
   statistics(hypothesis: string, references: string | readonly string[]): number[] {
     const own = this.#ngrams(hypothesis);
     const rows = referenceList(references).map((reference) =>
       this.#ngrams(reference).flatMap((theirs, i) => {
         const count = (ngrams: ReadonlyMap<string, number>) =>
           [...ngrams.values()].reduce((a, b) => a + b, 0);
-        // An order that the reference is too short for does not count.
+        // An order does not count if the reference is too short for it.
         return [theirs.size > 0 ? count(own[i]) : 0, count(theirs), overlap(own[i], theirs)];
       }),
     );
@@ -235,7 +235,7 @@ export class Chrf {
   }
 }
 
-/** One mark of punctuation, at the end or else at the start, stands apart from its word. */
+/** Separates one punctuation mark from a word, at its end or else at its start. */
 function apart(word: string): string[] {
   const mark = /[!-/:-@[-`{-~]/;
   if ([...word].length === 1) return [word];

@@ -1,6 +1,6 @@
 import { KilnError } from "../../core/errors.ts";
 
-/** White space as Python's `str.split` and `re` know it; JavaScript's `\s` differs in a few control characters and U+FEFF. */
+/** White space as in Python's `str.split` and `re`. JavaScript's `\s` differs in a few control characters and U+FEFF. */
 const space = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 export const whiteSpace = new RegExp(`[${space}]+`);
 
@@ -9,7 +9,7 @@ export function splitWords(text: string): string[] {
   return text.split(whiteSpace).filter((word) => word !== "");
 }
 
-/** The text without white space at its end. */
+/** The text without trailing white space. */
 export function trimEnd(text: string): string {
   let end = text.length;
   while (end > 0 && whiteSpace.test(text[end - 1])) end--;
@@ -18,12 +18,12 @@ export function trimEnd(text: string): string {
 
 const encoder = new TextEncoder();
 
-/** UTF-8 bytes of a text. */
+/** The number of UTF-8 bytes of a text. */
 export function byteLength(text: string): number {
   return encoder.encode(text).length;
 }
 
-/** How often each run of `n` items occurs, joined by `separator`. */
+/** Counts every n-gram of the items, joined by `separator`. */
 export function countNgrams(items: readonly string[], n: number, separator = " "): Map<string, number> {
   const counts = new Map<string, number>();
   for (let i = 0; i + n <= items.length; i++) {
@@ -33,16 +33,16 @@ export function countNgrams(items: readonly string[], n: number, separator = " "
   return counts;
 }
 
-/** How many n-grams two texts share, each counted at most as often as in the other. */
+/** The number of n-grams that two texts share, each counted as often as it occurs in both. */
 export function overlap(a: ReadonlyMap<string, number>, b: ReadonlyMap<string, number>): number {
   let shared = 0;
   for (const [ngram, count] of a) shared += Math.min(count, b.get(ngram) ?? 0);
   return shared;
 }
 
-/** One reference or several, as a list. Throws KilnError for none. */
+/** One or several references as a list. Throws KilnError if there are none. */
 export function referenceList(references: string | readonly string[]): readonly string[] {
   const list = typeof references === "string" ? [references] : references;
   if (list.length > 0) return list;
-  throw new KilnError("a text has no reference to be compared with; give at least one");
+  throw new KilnError("a text has no reference to compare it with; give at least one");
 }
