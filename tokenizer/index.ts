@@ -19,6 +19,14 @@ export {
   readConversations,
   writeConversation,
 } from "./chat/formats.ts";
+export {
+  CHATML,
+  ChatTemplate,
+  type EncodedChat,
+  type RenderedChat,
+  type RenderOptions,
+  type TextSpan,
+} from "./chat/templates.ts";
 export { TokenizerError } from "./errors.ts";
 export { tokenizerFromGguf } from "./from_gguf.ts";
 export { StreamDecoder } from "./stream_decoder.ts";

@@ -5,6 +5,7 @@ import { WebGpuDevice } from "../../core/webgpu/device.ts";
 import { openDevice } from "../../kernels/index.ts";
 import { architectures, isModelType, modelTypeOf } from "../../models/architectures.ts";
 import { type AdapterExpectation, verifyAdapter } from "./adapters.ts";
+import { isChatFile, verifyChat } from "./chat.ts";
 import { type CurveExpectation, verifyCurve } from "./curves.ts";
 import { type Folder, readJsonFile, walk } from "./fixture.ts";
 import { isMetricsFile, isRougeFile, verifyMetrics, verifyRouge } from "./metrics.ts";
@@ -74,6 +75,7 @@ async function verifyFile(report: Report, folder: Folder, stem: string, prefix: 
     if (json.schedules) await verifySchedules(report, `${prefix}/schedule`, json.schedules);
   } else if (isMetricsFile(json)) await verifyMetrics(report, prefix, json);
   else if (isRougeFile(json)) await verifyRouge(report, prefix, json);
+  else if (isChatFile(json)) await verifyChat(report, folder, prefix, json);
   else report.skip(prefix, later);
 }
 
