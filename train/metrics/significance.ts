@@ -38,29 +38,32 @@ export function pairedBootstrap(
   b: readonly (readonly number[])[],
   options: BootstrapOptions = {},
 ): BootstrapResult {
-  const { score = (sums, count) => sums[0] / count, samples = 1000, seed = 0, confidence = 0.95 } = options;
+  const { score = (sums, rows) => sums[0] / rows, samples = 1000, seed = 0, confidence = 0.95 } = options;
   if (a.length !== b.length || a.length === 0) {
     throw new KilnError(
       `a paired test needs the same items for both systems, and at least one; got ${a.length} and ${b.length}`,
     );
   }
   const key = seedWords(seed);
-  const sumOf = (rows: readonly (readonly number[])[], weights: Uint32Array) => {
-    const sums: number[] = new Array(rows[0].length).fill(0);
-    for (const [i, row] of rows.entries())
-      if (weights[i] > 0) for (let j = 0; j < row.length; j++) sums[j] += weights[i] * row[j];
-    return score(sums, rows.length);
+  const count = a.length;
+  const sums = [a, b].map((rows) => rows[0].map(() => 0));
+  const addItem = (item: number) => {
+    for (let j = 0; j < a[item].length; j++) {
+      sums[0][j] += a[item][j];
+      sums[1][j] += b[item][j];
+    }
   };
-  const weights = new Uint32Array(a.length);
   const differences = Float64Array.from({ length: samples }, (_, sample) => {
-    weights.fill(0);
-    for (let i = 0; i < a.length; i += 4)
-      for (const word of philox4x32(key, [sample, i, 0, 0]).subarray(0, Math.min(4, a.length - i)))
-        weights[Math.floor((word / 2 ** 32) * a.length)]++;
-    return sumOf(b, weights) - sumOf(a, weights);
+    for (const list of sums) list.fill(0);
+    for (let i = 0; i < count; i += 4) {
+      const words = philox4x32(key, [sample, i, 0, 0]);
+      for (let k = 0; k < 4 && i + k < count; k++) addItem(Math.floor((words[k] / 2 ** 32) * count));
+    }
+    return score(sums[1], count) - score(sums[0], count);
   });
-  weights.fill(1);
-  const whole = { a: sumOf(a, weights), b: sumOf(b, weights) };
+  for (const list of sums) list.fill(0);
+  for (let i = 0; i < count; i++) addItem(i);
+  const whole = { a: score(sums[0], count), b: score(sums[1], count) };
   const difference = whole.b - whole.a;
   return { ...whole, difference, ...judge(differences, difference, confidence) };
 }

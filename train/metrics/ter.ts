@@ -62,13 +62,13 @@ class EditTable {
     const cost: number[] = new Array(size + 1).fill(Number.POSITIVE_INFINITY);
     const step: Step[] = new Array(size + 1).fill(undefined);
     for (let j = Math.max(0, diagonal - width); j < end; j++) {
-      const isEqual = j > 0 && words[i - 1] === this.#reference[j - 1];
-      const choices: [number, Step][] = [[above[j] + 1, "drop"]];
       if (j > 0) {
-        choices.unshift([above[j - 1] + (isEqual ? 0 : 1), isEqual ? "match" : "replace"]);
-        choices.push([cost[j - 1] + 1, "insert"]);
+        const isEqual = words[i - 1] === this.#reference[j - 1];
+        cost[j] = above[j - 1] + (isEqual ? 0 : 1);
+        step[j] = isEqual ? "match" : "replace";
       }
-      for (const [price, way] of choices) if (price < cost[j]) [cost[j], step[j]] = [price, way];
+      if (above[j] + 1 < cost[j]) [cost[j], step[j]] = [above[j] + 1, "drop"];
+      if (j > 0 && cost[j - 1] + 1 < cost[j]) [cost[j], step[j]] = [cost[j - 1] + 1, "insert"];
     }
     return { cost, step };
   }
