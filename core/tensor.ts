@@ -271,8 +271,8 @@ export type NestedNumbers = number | boolean | ArrayLike<number> | readonly Nest
 
 /**
  * A tensor of host values. Lists inside of lists give its shape, a flat list has one axis unless `shape` is given. The
- * dtype is bool for true and false and f32 for numbers, unless given: values are rounded to floats, and must be whole and
- * in range for integers. Values other than 0 are true, NaN too.
+ * dtype, unless given, is bool for true and false, i32 for an Int32Array, u32 for a Uint32Array and f32 for other numbers:
+ * values are rounded to floats, and must be whole and in range for integers. Values other than 0 are true, NaN too.
  *
  * @throws KilnError where lists differ in length, or a value is no number or has no place in the dtype
  */
@@ -280,7 +280,8 @@ export function tensor(values: NestedNumbers, shape?: Shape, dtype?: DType, on =
   const { list: given, extents } = flattened(values);
   const truths = Array.isArray(given) && given.some((value) => typeof value === "boolean");
   const list = truths ? given.map((value) => (typeof value === "boolean" ? Number(value) : value)) : given;
-  const type = dtype ?? (truths && given.every((value) => typeof value === "boolean") ? "bool" : "f32");
+  const own = truths && given.every((value) => typeof value === "boolean") ? "bool" : dtypeOf(values);
+  const type = dtype ?? own;
   checkDType("tensor", type);
   const dims = shape ?? extents;
   checkShape("tensor", dims);
@@ -293,6 +294,11 @@ export function tensor(values: NestedNumbers, shape?: Shape, dtype?: DType, on =
   const t = new Tensor(on.upload(list, type), dims);
   keepValues(t, list, 0);
   return t;
+}
+
+function dtypeOf(values: NestedNumbers): DType {
+  if (values instanceof Int32Array) return "i32";
+  return values instanceof Uint32Array ? "u32" : "f32";
 }
 
 const isList = (value: unknown): value is ArrayLike<unknown> =>

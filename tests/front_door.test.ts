@@ -190,6 +190,12 @@ describe("arguments", () => {
     expect(await tensor([true, false], undefined, "i32").tolist()).toEqual([1, 0]);
     expect(tensor(true).dtype).toBe("bool");
   });
+
+  it("keep the integers of their arrays", () => {
+    const dtypes = [new Int32Array(2), new Uint32Array(2), new Float64Array(2), new Uint8Array(2)];
+    expect(dtypes.map((values) => tensor(values).dtype)).toEqual(["i32", "u32", "f32", "f32"]);
+    expect(tensor(new Int32Array(2), [1, 2], "f32").dtype).toBe("f32");
+  });
 });
 
 describe("a module", () => {
