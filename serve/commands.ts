@@ -29,7 +29,7 @@ const origins = listOf(
 const between = (low: number, high: number) =>
   decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
 const modelArgument =
-  "model folder in Hugging Face layout, e.g. runs/demo/model, or org/name after kiln pull";
+  "model folder in Hugging Face layout, e.g. runs/demo/model, GGUF file, or org/name after kiln pull";
 
 /** The type in which a model computes its answers. */
 const dtypeOption = () =>

@@ -1,6 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { GGMLQuantizationType, gguf } from "@huggingface/gguf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { openDevice } from "../kernels/index.ts";
@@ -139,6 +140,29 @@ describe.each(configs)("%s", (_, config) => {
   });
 });
 
+it.each(["f32", "q8_0"] as const)("@huggingface/gguf reads %s files as they were written", async (dtype) => {
+  const model = randomModel({
+    ...llama,
+    rope_parameters: { ...llama3, original_max_position_embeddings: 8192 },
+  });
+  const path = join(folder, "peer.gguf");
+  const tensors = await readTensors(model.namedParameters());
+  await writeGgufModel(path, model, tensors, tokenizer, { dtype, name: "peer" });
+  const ours = readGguf(path);
+  const theirs = await gguf(path, { allowLocalFile: true, computeParametersCount: true });
+  const { version, tensor_count, kv_count, ...metadata } = theirs.metadata as Record<string, unknown>;
+  expect([version, tensor_count, kv_count].map(Number)).toEqual([3, ours.tensors.size, ours.metadata.size]);
+  expect(metadata).toEqual(Object.fromEntries([...ours.metadata].map(([key, { value }]) => [key, value])));
+  expect(theirs.parameterCount).toBe(model.numParameters + 8);
+  const start = Number(theirs.tensorDataOffset);
+  for (const { name, shape, dtype: code, offset } of theirs.tensorInfos) {
+    const { type, shape: extents, bytes } = ours.tensors.get(name)!;
+    expect([GGMLQuantizationType[code], shape.map(Number).reverse()]).toEqual([type, extents]);
+    const file = readFileSync(path).subarray(start + Number(offset), start + Number(offset) + bytes().length);
+    expect(Buffer.compare(file, bytes()), name).toBe(0);
+  }
+});
+
 describe("a model that does not fit", () => {
   const content = async () => {
     const model = randomModel(llama);
@@ -173,6 +197,21 @@ describe("a model that does not fit", () => {
       "a size of text",
       (m) => m.set("llama.block_count", { type: "string", value: "2" }),
       /llama\.block_count is not a number/,
+    ],
+    [
+      "layers that are not there",
+      (m) => m.set("llama.block_count", { type: "u32", value: 2 ** 32 - 1 }),
+      /tensor blk\.4294967294\.attn_norm\.weight is missing, the metadata says \[64\]/,
+    ],
+    [
+      "a width that no tensor has",
+      (m) => m.set("llama.feed_forward_length", { type: "u32", value: 2 ** 31 }),
+      /changed\.gguf: tensor blk\.0\.ffn_up\.weight is \[96,64\], the metadata says \[2147483648,64\]/,
+    ],
+    [
+      "heads that no tensor has",
+      (m) => m.set("llama.attention.key_length", { type: "u32", value: 2 ** 31 }),
+      /tensor blk\.0\.attn_q\.weight is \[64,64\], the metadata says \[8589934592,64\]/,
     ],
     [
       "sizes that differ by layer",

@@ -120,6 +120,43 @@ describe("errors are one line that names the file", () => {
     expect(text).not.toContain("\n");
     expect(text).toContain(folder);
   });
+
+  // The library takes these, and ends the process at the first text.
+  const begin = { "<|begin|>": { id: "<|begin|>", ids: [0], tokens: ["<|begin|>"] } };
+  test.each([
+    ["a token that it does not list", {}, "A", /template names "<\|begin\|>", which its special_tokens lack/],
+    ["a second text", begin, "B", /template for one text has a second one/],
+    [
+      "uneven ids",
+      { "<|begin|>": { ...begin["<|begin|>"], ids: [] } },
+      "A",
+      /other ids than tokens for "<\|begin/,
+    ],
+  ])("a template with %s", (_, special_tokens, id, expected) => {
+    const first = { SpecialToken: { id: "<|begin|>", type_id: 0 } };
+    const single = [first, { Sequence: { id, type_id: 0 } }];
+    const post_processor = { type: "TemplateProcessing", single, pair: [], special_tokens };
+    const text = message(write("template.json", JSON.stringify({ ...json, post_processor })));
+    expect(text).toMatch(expected);
+    expect(text).toContain("template.json: not a valid tokenizer (");
+  });
+
+  test("a vocabulary without its unknown token is found at the first text that needs it", async () => {
+    const model = { type: "BPE", vocab: { a: 0 }, merges: [], unk_token: "<unk>" };
+    const tokenizer = new Tokenizer({
+      ...json,
+      model,
+      added_tokens: [],
+      pre_tokenizer: null,
+      post_processor: null,
+    });
+    expect(await tokenizer.encode("aa")).toEqual([0, 0]);
+    const failed = tokenizer.encode("ab");
+    await expect(failed).rejects.toThrow(
+      /^the tokenizer cannot encode a text \(.*`<unk>`.*\); correct its tokenizer\.json$/,
+    );
+    await expect(failed).rejects.toBeInstanceOf(TokenizerError);
+  });
 });
 
 describe.skipIf(!hasData)(`published tokenizers${hasData ? "" : ` (skipped: ${needsData})`}`, () => {

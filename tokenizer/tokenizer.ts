@@ -10,6 +10,7 @@ import { readJsonFile } from "./files.ts";
 import { readGpt2Files } from "./gpt2_files.ts";
 import { type Cut, findCut } from "./long_text.ts";
 import { renameSpecialTokens } from "./plain_text.ts";
+import { unsoundPart } from "./sound_json.ts";
 import { StreamDecoder, type TokenSource } from "./stream_decoder.ts";
 import {
   type ComponentJson,
@@ -152,9 +153,8 @@ export class Tokenizer implements TokenSource {
     text: string,
     options: { addSpecialTokens?: boolean } = {},
   ): Promise<{ count: number; ids: number[] | null }> {
-    const encoding = await this.#native.encode(text, null, {
-      addSpecialTokens: options.addSpecialTokens ?? true,
-    });
+    const { addSpecialTokens = true } = options;
+    const encoding = await library(this.#native.encode(text, null, { addSpecialTokens }));
     const count = encoding.getLength();
     return { count, ids: count > most ? null : encoding.getIds() };
   }
@@ -163,7 +163,7 @@ export class Tokenizer implements TokenSource {
   async encodeBatch(texts: string[], options: EncodeOptions = {}): Promise<number[][]> {
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;
     const native = parseSpecialTokens ? this.#native : this.#markedFor(texts).native;
-    const encodings = await native.encodeBatch(texts, { addSpecialTokens });
+    const encodings = await library(native.encodeBatch(texts, { addSpecialTokens }));
     return encodings.map((encoding) => encoding.getIds());
   }
 
@@ -326,9 +326,23 @@ function createNative(json: TokenizerJson): NativeTokenizer {
     const native = NativeTokenizer.fromString(JSON.stringify(json));
     native.disableTruncation();
     native.disablePadding();
-    return native;
+    const fault = unsoundPart(json);
+    if (fault === null) return native;
+    throw new TokenizerError(fault);
   } catch (error) {
     throw new InvalidTokenizer(`not a valid tokenizer (${firstLine(error)})`, error);
+  }
+}
+
+/** Encodings of the library, which finds some faults at the first text only: an unknown token that no vocabulary has, say. */
+async function library<T>(encodings: Promise<T>): Promise<T> {
+  try {
+    return await encodings;
+  } catch (error) {
+    throw new TokenizerError(
+      `the tokenizer cannot encode a text (${firstLine(error)}); correct its tokenizer.json`,
+      error,
+    );
   }
 }
 

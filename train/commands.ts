@@ -185,7 +185,7 @@ function addSettings(program: Command): void {
 function addExport(program: Command): void {
   program
     .command("export")
-    .argument("<model>", "model folder in Hugging Face layout, or GGUF file")
+    .argument("<model>", "model folder in Hugging Face layout, GGUF file, or org/name after kiln pull")
     .description("write a model for another program, load that again and compare it")
     .addOption(
       new Option("--to <format>", "what to write").choices(["hf", "gguf", "ollama"]).makeOptionMandatory(),
@@ -212,9 +212,11 @@ function addExport(program: Command): void {
     .action(async (model: string, flags: ExportFlags) => {
       const { exportModel } = await import("./deploy/export.ts");
       const { comparisonText } = await import("./deploy/compare.ts");
+      const { resolveModel } = await import("../models/hub/resolve.ts");
+      const path = await resolveModel(model);
       await openOnce();
       const { maxShardSize: maxShardBytes, ...options } = flags;
-      say(comparisonText(await exportModel(model, { ...options, maxShardBytes })));
+      say(comparisonText(await exportModel(path, { ...options, maxShardBytes })));
       process.stdout.write(`${flags.out}\n`);
     });
 }

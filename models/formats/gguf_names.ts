@@ -42,6 +42,14 @@ class GgufKeys {
     );
   }
 
+  /** Refuses sizes that are not those of a tensor: a model of them would be made before anything is found not to fit. */
+  expect(tensor: string, shape: readonly number[]): void {
+    const found = this.tensors.get(tensor)?.shape;
+    if (found?.length === shape.length && found.every((extent, axis) => extent === shape[axis])) return;
+    const given = found === undefined ? "missing" : `[${found}]`;
+    throw this.refuse(`tensor ${tensor} is ${given}, the metadata says [${shape}]`);
+  }
+
   refuse(problem: string): KilnError {
     return new KilnError(`${this.#file}: ${problem}; use the model's folder in Hugging Face layout`, {
       code: "gguf_unsupported",
@@ -161,6 +169,11 @@ const llama = row<LlamaConfig>({
     const hidden_size = keys.number("llama.embedding_length");
     const heads = keys.number("llama.attention.head_count");
     const head_dim = keys.number("llama.attention.key_length", hidden_size / heads);
+    const num_hidden_layers = keys.number("llama.block_count");
+    const intermediate_size = keys.number("llama.feed_forward_length");
+    keys.expect("blk.0.attn_q.weight", [heads * head_dim, hidden_size]);
+    keys.expect("blk.0.ffn_up.weight", [intermediate_size, hidden_size]);
+    keys.expect(`blk.${num_hidden_layers - 1}.attn_norm.weight`, [hidden_size]);
     const turned = keys.number("llama.rope.dimension_count", head_dim);
     if (turned !== head_dim)
       throw keys.refuse(`${turned} of ${head_dim} components of a head are rotated; kiln rotates all`);
@@ -168,8 +181,8 @@ const llama = row<LlamaConfig>({
       throw keys.refuse("it is a mixture of experts, which kiln does not compute");
     return {
       hidden_size,
-      intermediate_size: keys.number("llama.feed_forward_length"),
-      num_hidden_layers: keys.number("llama.block_count"),
+      intermediate_size,
+      num_hidden_layers,
       num_attention_heads: heads,
       num_key_value_heads: keys.number("llama.attention.head_count_kv", heads),
       head_dim,
@@ -229,14 +242,18 @@ const gpt2 = row<GPT2Config>({
   ),
   rotated: () => ({}),
   precise: ["transformer.wpe"],
-  config: (keys) => ({
-    n_positions: keys.number("gpt2.context_length"),
-    n_embd: keys.number("gpt2.embedding_length"),
-    n_layer: keys.number("gpt2.block_count"),
-    n_head: keys.number("gpt2.attention.head_count"),
-    n_inner: keys.number("gpt2.feed_forward_length"),
-    layer_norm_epsilon: keys.number("gpt2.attention.layer_norm_epsilon"),
-  }),
+  config(keys) {
+    const n_embd = keys.number("gpt2.embedding_length");
+    const n_positions = keys.number("gpt2.context_length");
+    const n_layer = keys.number("gpt2.block_count");
+    const n_inner = keys.number("gpt2.feed_forward_length");
+    keys.expect("position_embd.weight", [n_positions, n_embd]);
+    keys.expect("blk.0.ffn_up.weight", [n_inner, n_embd]);
+    keys.expect(`blk.${n_layer - 1}.attn_norm.weight`, [n_embd]);
+    const n_head = keys.number("gpt2.attention.head_count");
+    const layer_norm_epsilon = keys.number("gpt2.attention.layer_norm_epsilon");
+    return { n_positions, n_embd, n_layer, n_head, n_inner, layer_norm_epsilon };
+  },
   metadata: (config) => [
     ["context_length", u32(config.n_positions)],
     ["embedding_length", u32(config.n_embd)],

@@ -1,0 +1,281 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, it, vi } from "vitest";
+import { withDevice } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { ReferenceDevice } from "../core/reference_device.ts";
+import { createModel, parseModelConfig } from "../models/architectures.ts";
+import { type Gguf, ggufParts, parseGguf } from "../models/formats/gguf.ts";
+import { parseGgufHeader } from "../models/formats/gguf_header.ts";
+import { ggufContent, modelGguf } from "../models/formats/gguf_model.ts";
+import { ggufConfig } from "../models/formats/gguf_names.ts";
+import { loadWeights, readTensors } from "../models/formats/hf_directory.ts";
+import {
+  hostTensor,
+  parseSafetensors,
+  readSafetensors,
+  serializeSafetensors,
+} from "../models/formats/safetensors.ts";
+import { charTokenizer, Tokenizer, type TokenizerJson, trainBpe } from "../tokenizer/index.ts";
+
+/**
+ * Damaged files: an error in one line that names the file, or a load that can be used; no crash, no read outside the file,
+ * no allocation beyond its size. KILN_MUTANTS is their number for each kind of file, KILN_MUTANTS_FROM the first one's.
+ */
+const count = Number(process.env.KILN_MUTANTS ?? 3000);
+const first = Number(process.env.KILN_MUTANTS_FROM ?? 0);
+vi.setConfig({ testTimeout: 30 * 60_000 });
+
+const folder = mkdtempSync(join(tmpdir(), "kiln-mutants-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Numbers below `n` from a seed (mulberry32). */
+function random(seed: number): (n: number) => number {
+  let state = seed;
+  return (n) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * n);
+  };
+}
+
+const numbers = [
+  0n,
+  1n,
+  0x7fn,
+  0x80n,
+  0xffn,
+  0x7fffn,
+  0xffffn,
+  2n ** 31n - 1n,
+  2n ** 31n,
+  2n ** 32n - 1n,
+  2n ** 53n,
+  2n ** 62n,
+  2n ** 64n - 1n,
+];
+
+/** One to four changes of a file: most of them in its first `header` bytes, where lengths and places are. */
+function mutant(file: Uint8Array, header: number, seed: number): Uint8Array {
+  const below = random(seed);
+  let bytes = Buffer.from(file);
+  for (let left = 1 + below(4); left > 0 && bytes.length > 8; left--) {
+    const at = below(8) > 0 ? below(Math.min(header, bytes.length)) : below(bytes.length);
+    const length = 1 + below(16);
+    const part = bytes.subarray(at, at + length);
+    const change = below(7);
+    if (change === 0) bytes[at] ^= 1 << below(8);
+    else if (change === 1) bytes[at] = below(256);
+    else if (change === 2) {
+      const number = Buffer.alloc(8);
+      number.writeBigUInt64LE(numbers[below(numbers.length)]);
+      number.copy(bytes, at, 0, [1, 2, 4, 8][below(4)]);
+    } else if (change === 3) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + length)]);
+    else if (change === 4) bytes = Buffer.concat([bytes.subarray(0, at), part, bytes.subarray(at)]);
+    else if (change === 5) part.copy(bytes, below(bytes.length));
+    else if (below(4) === 0) bytes = bytes.subarray(0, at);
+  }
+  return new Uint8Array(bytes);
+}
+
+/** A JSON text with a word, a number or a sign of it changed. */
+function mutantText(text: string, seed: number): Uint8Array {
+  const below = random(seed);
+  if (below(3) === 0) return mutant(new TextEncoder().encode(text), text.length, seed);
+  const parts = text.match(/"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.e+]*|[^"\d]+/g)!;
+  for (let left = 1 + below(3); left > 0; left--) {
+    const at = below(parts.length);
+    const values = [
+      "-1",
+      "4294967296",
+      "1e308",
+      "0.5",
+      "null",
+      "true",
+      '""',
+      "[]",
+      "{}",
+      '"\\ud800"',
+      parts[below(parts.length)],
+    ];
+    parts[at] = values[below(values.length)];
+  }
+  return new TextEncoder().encode(parts.join(""));
+}
+
+/** Runs `load` on every mutant; what it throws must be an error of one line. Returns how many loaded. */
+async function mutate(
+  name: string,
+  make: (seed: number) => Uint8Array,
+  load: (bytes: Uint8Array) => unknown,
+): Promise<number> {
+  let loaded = 0;
+  for (let seed = first; seed < first + count; seed++) {
+    const bytes = make(seed);
+    try {
+      await load(bytes);
+      loaded++;
+    } catch (error) {
+      const { message } = error as Error;
+      if (!(error instanceof KilnError)) throw new Error(`${name} ${seed}: ${(error as Error).stack}`);
+      expect(message, `${name} ${seed}`).toMatch(/^[^\n]{1,1000}$/);
+    }
+  }
+  console.log(`${name}: ${count} from ${first} on, ${loaded} loaded, ${count - loaded} refused`);
+  return loaded;
+}
+
+it("safetensors", async () => {
+  const file = serializeSafetensors({
+    "layer.weight": hostTensor("F32", [4, 3], new Float32Array(12).fill(1)),
+    "layer.bias": hostTensor("F16", [3], Uint16Array.of(1, 2, 3)),
+    ids: hostTensor("I64", [2], BigInt64Array.of(7n, -7n)),
+    mask: hostTensor("BOOL", [2], Uint8Array.of(1, 0)),
+  });
+  const path = join(folder, "mutant.safetensors");
+  const loaded = await mutate(
+    "safetensors",
+    (seed) => mutant(file, file.length - 80, seed),
+    async (bytes) => {
+      writeFileSync(path, bytes);
+      const tensors = await readSafetensors(path);
+      const sizes = [...tensors.values()].map((tensor) => tensor.bytes.length);
+      expect(sizes.reduce((a, b) => a + b, 0)).toBeLessThan(bytes.length);
+      for (const [key, tensor] of parseSafetensors(bytes, path)) {
+        expect(tensor.bytes.buffer).toBe(bytes.buffer);
+        expect(Buffer.compare(tensor.bytes, tensors.get(key)!.bytes)).toBe(0);
+      }
+    },
+  );
+  expect(loaded).toBeLessThan(count);
+});
+
+const special_tokens = ["<|begin|>", "<|endoftext|>"];
+const bpe = trainBpe(["Once upon a time there was a small dog and a big dog."], {
+  vocab_size: 270,
+  special_tokens,
+});
+
+it.each(["llama", "gpt2"])("GGUF of a %s", async (type) => {
+  const shape = {
+    vocab_size: 272,
+    hidden_size: 32,
+    intermediate_size: 32,
+    num_hidden_layers: 1,
+    num_attention_heads: 4,
+  };
+  const llama = { ...shape, num_key_value_heads: 2, max_position_embeddings: 32 };
+  const gpt2 = { vocab_size: 272, n_positions: 16, n_embd: 32, n_layer: 1, n_head: 4, n_inner: 32 };
+  const config = parseModelConfig({
+    model_type: type,
+    ...(type === "llama" ? llama : gpt2),
+    bos_token_id: 0,
+    eos_token_id: 1,
+  });
+  const cpu = new ReferenceDevice();
+  const model = withDevice(cpu, () => createModel(config).init(1));
+  const gguf: Gguf = modelGguf(model, await readTensors(model.namedParameters()), new Tokenizer(bpe), {
+    dtype: "q8_0",
+    name: "x",
+  });
+  const file = Buffer.concat([...ggufParts(gguf)]);
+  const data = [...gguf.tensors.values()].reduce(
+    (sum, tensor) => sum + Math.ceil(tensor.bytes().length / 32) * 32,
+    0,
+  );
+  const name = "mutant.gguf";
+  const loaded = await mutate(
+    `GGUF ${type}`,
+    (seed) => mutant(file, file.length - data, seed),
+    (bytes) => {
+      const { size } = { size: bytes.length };
+      parseGgufHeader({
+        name,
+        size,
+        read(offset, length) {
+          if (!(offset >= 0 && length >= 0 && offset + length <= size))
+            throw new Error(`read of ${length} at ${offset} of ${size}`);
+          return bytes.subarray(offset, offset + length);
+        },
+      });
+      const read = parseGguf(bytes, name);
+      const stored = [...read.tensors.values()].reduce((sum, tensor) => sum + tensor.bytes().length, 0);
+      expect(stored).toBeLessThan(size);
+      const parsed = parseModelConfig(ggufConfig(read, name), name);
+      const { weights } = ggufContent(read, parsed, name);
+      const again = withDevice(cpu, () => createModel(parsed));
+      loadWeights(again, weights);
+      expect(again.numParameters).toBeLessThan(2 * size);
+    },
+  );
+  // A changed weight or word is a correct file.
+  expect(loaded).toBeGreaterThan(0);
+  expect(loaded).toBeLessThan(count);
+});
+
+const wordPiece: TokenizerJson = {
+  ...bpe,
+  added_tokens: bpe.added_tokens.slice(0, 1),
+  normalizer: {
+    type: "BertNormalizer",
+    clean_text: true,
+    handle_chinese_chars: true,
+    strip_accents: null,
+    lowercase: true,
+  },
+  pre_tokenizer: { type: "BertPreTokenizer" },
+  post_processor: null,
+  decoder: { type: "WordPiece", prefix: "##", cleanup: true },
+  model: {
+    type: "WordPiece",
+    unk_token: "[UNK]",
+    continuing_subword_prefix: "##",
+    max_input_chars_per_word: 100,
+    vocab: { "<|begin|>": 0, "[UNK]": 1, once: 2, up: 3, "##on": 4, a: 5, time: 6 },
+  },
+};
+const unigram: TokenizerJson = {
+  ...bpe,
+  added_tokens: [],
+  pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+  post_processor: null,
+  decoder: { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+  model: {
+    type: "Unigram",
+    unk_id: 0,
+    byte_fallback: false,
+    vocab: [
+      ["<unk>", 0],
+      ["▁", -1],
+      ["▁a", -2],
+      ["t", -3],
+      ["i", -3],
+      ["me", -3],
+    ] as never,
+  },
+};
+const kinds = {
+  bpe,
+  characters: charTokenizer("abcdefghijklmnopqrstuvwxyz O", { special_tokens: ["<s>"], bos_token: "<s>" }),
+  wordPiece,
+  unigram,
+};
+
+it.each(Object.entries(kinds))("tokenizer.json: %s", async (kind, json) => {
+  const text = JSON.stringify(json);
+  const path = join(folder, "tokenizer.json");
+  const loaded = await mutate(
+    `tokenizer.json ${kind}`,
+    (seed) => mutantText(text, seed),
+    async (bytes) => {
+      writeFileSync(path, bytes);
+      const tokenizer = Tokenizer.load(path);
+      const ids = await tokenizer.encode("Once upon a time, 12 é");
+      expect(typeof tokenizer.decode(ids)).toBe("string");
+    },
+  );
+  expect(loaded).toBeGreaterThan(0);
+  expect(loaded).toBeLessThan(count);
+});
