@@ -12,6 +12,7 @@ import { isMetricsFile, isRougeFile, verifyMetrics, verifyRouge } from "./metric
 import { type ModelExpectation, verifyModel } from "./models.ts";
 import { isOpCases, verifyOps } from "./ops.ts";
 import { isOptimFile, verifyOptimizers } from "./optim.ts";
+import { isPreferenceFile, verifyPreference } from "./preference.ts";
 import { type Counts, Report, type ReportOptions } from "./report.ts";
 import { isSamplingFile, verifySampling } from "./sampling.ts";
 import { verifySchedules } from "./schedules.ts";
@@ -75,6 +76,7 @@ async function verifyFile(report: Report, folder: Folder, stem: string, prefix: 
     if (json.schedules) await verifySchedules(report, `${prefix}/schedule`, json.schedules);
   } else if (isMetricsFile(json)) await verifyMetrics(report, prefix, json);
   else if (isRougeFile(json)) await verifyRouge(report, prefix, json);
+  else if (isPreferenceFile(json)) await verifyPreference(report, prefix, json);
   else if (isChatFile(json)) await verifyChat(report, folder, prefix, json);
   else report.skip(prefix, later);
 }
