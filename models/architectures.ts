@@ -25,6 +25,7 @@ import {
   parseGpt2ClassifierConfig,
   parseGpt2Config,
 } from "./gpt2_config.ts";
+import { classFor, type LabelKeys, labelled, type Task } from "./labels.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { llamaOverrides, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
 import type { ModelShape } from "./model.ts";
@@ -107,7 +108,9 @@ export const presets = {
   gpt2: { model_type: "gpt2", max_position_embeddings: 1024, config: gpt2PresetConfig },
 } as const;
 
-type ModelOf<C> = C extends { architectures: unknown } ? Encoder : CausalLM;
+/** What `createModel` makes of a config. */
+export type ModelOf<C> = C extends { architectures: unknown } ? Encoder : CausalLM;
+export type AnyModel = CausalLM | Encoder;
 
 export const isModelType = (type: unknown): type is ModelType =>
   typeof type === "string" && Object.hasOwn(architectures, type);
@@ -172,6 +175,33 @@ export function decoderConfig(config: ModelConfig, source: string): DecoderConfi
       code: "model_not_decoder",
     },
   );
+}
+
+/** The config of the same model with a head for another task. Throws a one-line KilnError where the architecture has none. */
+export function headedConfig(
+  config: ModelConfig,
+  task: Task,
+  labels: readonly string[] | undefined,
+  problemType: LabelKeys["problem_type"],
+  source: string,
+): ModelConfig {
+  const { model_type: type } = config;
+  const classes = Object.values(architectures).flatMap((row) =>
+    row.kind === "encoder" ? row.classNames : [],
+  );
+  const named = classes.find((name) => name.toLowerCase() === classFor(type, task).toLowerCase());
+  if (!named)
+    throw new KilnError(`${source} is a ${type}, for which kiln has no head for ${task}`, {
+      code: "task_unknown",
+    });
+  const {
+    id2label: _i,
+    label2id: _l,
+    problem_type: _p,
+    ...body
+  } = config as ModelConfig & Partial<LabelKeys>;
+  const head = { ...(labels && labelled(labels)), ...(problemType && { problem_type: problemType }) };
+  return parseModelConfig({ ...body, architectures: [named], ...head }, source);
 }
 
 /** Throws a one-line error where this adapter cannot compute in `dtype`; `remedy` says what to set instead. */

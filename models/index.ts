@@ -14,7 +14,16 @@ export { BertEncoder } from "./bert.ts";
 export { CausalLM, type DecoderShape } from "./decoder.ts";
 export { Encoder, type EncoderBatch, type EncoderInput } from "./encoder.ts";
 export type { BertConfig, DistilBertConfig, EncoderConfig } from "./encoder_config.ts";
-export { type LoadedModel, loadModel, loadWeights, readTensors, saveModel } from "./formats/hf_directory.ts";
+export {
+  fromPretrained,
+  type LoadedModel,
+  type LoadOptions,
+  loadModel,
+  loadWeights,
+  type NewHead,
+  readTensors,
+  saveModel,
+} from "./formats/hf_directory.ts";
 export { loadAdapter, saveAdapter } from "./formats/peft_directory.ts";
 export {
   type HostDtype,
@@ -37,4 +46,5 @@ export { LlamaForCausalLM } from "./llama.ts";
 export { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
 export { Model, type ModelShape, type TokenBatch } from "./model.ts";
 export { PagedDecoder, type PagedItem, type PagedSizes } from "./paged_decoder.ts";
+export { type Features, type Pipelines, pipeline } from "./pipeline.ts";
 export { type EncodedText, packTexts, type TextRows, uploadRows } from "./text_rows.ts";

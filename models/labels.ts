@@ -51,7 +51,7 @@ export const labelNames = ({ id2label = {} }: Pick<LabelKeys, "id2label">): stri
   Object.values(id2label);
 
 /** The keys for labels in this order. */
-const labelled = (names: readonly string[]): Required<Pick<LabelKeys, "id2label" | "label2id">> => ({
+export const labelled = (names: readonly string[]): Required<Pick<LabelKeys, "id2label" | "label2id">> => ({
   id2label: Object.fromEntries(names.map((name, i) => [i, name])),
   label2id: Object.fromEntries(names.map((name, i) => [name, i])),
 });

@@ -9,7 +9,9 @@ import {
   type Parameter,
   type SequenceContext,
 } from "../nn/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import type { Adapter } from "./adapters.ts";
+import { saveModel } from "./formats/save_directory.ts";
 
 /** The sizes of any model, in the words of most config.json files. */
 export interface ModelShape {
@@ -102,6 +104,11 @@ export abstract class Model<Batch = TokenBatch> extends Module {
       if (dropout) dropout.calls = calls;
       return block.forward(input, context);
     }, x);
+  }
+
+  /** Writes a Hugging Face directory, all or nothing: weights, config.json, and the tokenizer. */
+  savePretrained(directory: string, tokenizer: Tokenizer): Promise<void> {
+    return saveModel(directory, this, tokenizer);
   }
 
   /** The content of a config.json that transformers loads. */

@@ -54,6 +54,12 @@ export function packTexts(
   return placed(model, texts, starts, [rows ?? used.length, length]);
 }
 
+/** A text a row, as many tokens as `length` with padding: what a row gives then depends on its text and `length` alone. */
+export function rowsOfOne(model: Encoder, texts: readonly EncodedText[], length: number): TextRows {
+  const starts = Int32Array.from(texts, (_, i) => i * length);
+  return placed(model, texts, starts, [texts.length, length]);
+}
+
 /** Texts at given places. */
 function placed(
   model: Encoder,

@@ -240,12 +240,16 @@ export class Module {
     return { missing, unexpected };
   }
 
-  /** Overwrites every parameter; a missing name or another shape is an error that names the tensor. */
+  /**
+   * Overwrites every parameter but those for which `read` gives null; a missing name or another shape is an error that names
+   * the tensor.
+   */
   loadParameters(
-    read: (name: string) => { shape: Shape; values: () => ArrayLike<number> } | undefined,
+    read: (name: string) => { shape: Shape; values: () => ArrayLike<number> } | undefined | null,
   ): void {
     for (const [name, parameter] of this.namedParameters()) {
       const given = read(name);
+      if (given === null) continue;
       if (!given) throw new KilnError(`the checkpoint has no tensor ${name}; it does not fit this model`);
       if (!sameShape(given.shape, parameter.shape)) {
         throw new KilnError(

@@ -33,6 +33,17 @@ export interface EncodeOptions {
   parseSpecialTokens?: boolean;
 }
 
+/** The tokens of a text or of a pair of texts. */
+export interface TextEncoding {
+  ids: number[];
+  /** 0 for the first text and the special tokens around it, 1 for the second. */
+  typeIds: number[];
+  /** Which text a token is from: 0 or 1, null for special tokens. */
+  sources: (number | null)[];
+  /** Where in that text it begins and ends, as indices of a string. */
+  offsets: [start: number, end: number][];
+}
+
 /** Content of the files beside `tokenizer.json` that name the tokens of begin and end; each may be absent. */
 export interface TokenizerConfigs {
   tokenizer_config?: Config;
@@ -63,6 +74,8 @@ export class Tokenizer implements TokenSource {
   readonly eosIds: readonly number[];
   /** The id for padding, or null. */
   readonly padId: number | null;
+  /** The id that hides a token from a masked language model, or null. */
+  readonly maskId: number | null;
   /** The id that stands for text which the vocabulary lacks, or null where there is no such text. */
   readonly unknownId: number | null;
   /** Whether `encode` puts `bosId` before a text. */
@@ -104,6 +117,7 @@ export class Tokenizer implements TokenSource {
     this.eosIds = [...new Set([...eos, this.#guessEos(eos)].filter((id) => id !== null))];
     this.eosId = this.eosIds[0] ?? null;
     this.padId = this.#special("pad", configs) ?? null;
+    this.maskId = this.#special("mask", configs) ?? this.#idOf("[MASK]") ?? this.#idOf("<mask>");
     const { unk_token, unk_id } = json.model;
     this.unknownId = typeof unk_id === "number" ? unk_id : this.#idOf(stringOrNull(unk_token));
     this.addsBos = template !== null && this.#idOf(template) === this.bosId;
@@ -145,6 +159,22 @@ export class Tokenizer implements TokenSource {
   async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
     const [ids] = await this.encodeBatch([text], options);
     return ids!;
+  }
+
+  /** Texts and pairs of texts with special tokens around them, and where each token comes from. */
+  async encodeTexts(texts: readonly (string | readonly [string, string])[]): Promise<TextEncoding[]> {
+    const encode = async (given: string | readonly [string, string]): Promise<TextEncoding> => {
+      const [text, pair = null] = [given].flat();
+      const encoding = await this.#native.encode(text, pair, { addSpecialTokens: true });
+      const places = [text, pair ?? ""].map(stringIndices);
+      const sources = encoding.getSequenceIds().map((source) => source ?? null);
+      const offsets = encoding.getOffsets().map(([start, end], i): [number, number] => {
+        const source = sources[i];
+        return source === null ? [0, 0] : [places[source](start), places[source](end)];
+      });
+      return { ids: encoding.getIds(), typeIds: encoding.getTypeIds(), sources, offsets };
+    };
+    return Promise.all(texts.map(encode));
   }
 
   /** The number of ids of `text`, and the ids unless they are more than `most`, which spares a useless list of millions. */
@@ -296,7 +326,7 @@ export class Tokenizer implements TokenSource {
     return token === null ? null : this.tokenToId(token);
   }
 
-  #special(role: "bos" | "eos" | "pad", configs: TokenizerConfigs): number | null {
+  #special(role: "bos" | "eos" | "pad" | "mask", configs: TokenizerConfigs): number | null {
     const byName = this.#idOf(contentOf(configs.tokenizer_config?.[`${role}_token`]));
     if (byName !== null) return byName;
     for (const config of [configs.generation_config, configs.config]) {
@@ -313,6 +343,14 @@ export class Tokenizer implements TokenSource {
     const found = usual.map((token) => this.tokenToId(token));
     return found.find((id) => id !== null && this.#specialIds.has(id)) ?? null;
   }
+}
+
+/** From the library's count of code points to indices of a JavaScript string. */
+function stringIndices(text: string): (codePoint: number) => number {
+  if (!/[\ud800-\udfff]/.test(text)) return (codePoint) => codePoint;
+  const starts = [0];
+  for (const character of text) starts.push(starts[starts.length - 1] + character.length);
+  return (codePoint) => starts[codePoint];
 }
 
 /** A tokenizer.json that the library refuses; `load` adds the file's name. */

@@ -1,51 +1,94 @@
-import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import { atomicWriteDirectory, currentDirectory, writeJson } from "../../core/platform/files.ts";
-import type { Tensor } from "../../core/tensor.ts";
+import { currentDirectory } from "../../core/platform/files.ts";
 import type { ComputeDtype } from "../../nn/index.ts";
 import { Tokenizer } from "../../tokenizer/index.ts";
 import {
+  type AnyModel,
   assertComputeDtype,
   createModel,
   type DecoderConfig,
   decoderConfig,
+  headedConfig,
+  type ModelConfig,
+  type ModelOf,
   readModelConfig,
   shapeOf,
 } from "../architectures.ts";
 import type { CausalLM } from "../decoder.ts";
+import type { LabelKeys, Task } from "../labels.ts";
 import type { Model } from "../model.ts";
 import { isGguf, readGguf } from "./gguf.ts";
-import { encodeBlocks } from "./gguf_blocks.ts";
 import { ggufContent } from "./gguf_model.ts";
-import {
-  type HostDtype,
-  type HostTensor,
-  readModelWeights,
-  toFloat32,
-  writeModelWeights,
-} from "./safetensors.ts";
+import { type HostDtype, type HostTensor, readModelWeights, toFloat32 } from "./safetensors.ts";
 import { quoted } from "./safetensors_header.ts";
 import { configError } from "./validation.ts";
 
+export { readTensors, saveModel, writeModelFiles } from "./save_directory.ts";
+
 /** A model as a Hugging Face directory or a GGUF file holds it. */
-export interface LoadedModel {
-  model: CausalLM;
+export interface LoadedModel<M = CausalLM> {
+  model: M;
   tokenizer: Tokenizer;
   /** The directory or file. */
   directory: string;
 }
 
+/** A new head for a model that has another, or none. */
+export interface NewHead {
+  task: Task;
+  /** Names of the labels, in the order of their numbers. */
+  labels?: readonly string[];
+  problemType?: LabelKeys["problem_type"];
+  /** Of its first weights. */
+  seed: number;
+}
+
+export interface LoadOptions {
+  /**
+   * f16: matrices are rounded to f16 and the model computes in it: it can then answer, but not be trained. f32 by default.
+   */
+  dtype?: ComputeDtype;
+  /** For training on another task, or on other labels. A head that the model has for this task and these labels stays. */
+  head?: NewHead | undefined;
+}
+
 /**
- * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory, or a GGUF file.
- * With dtype f16, matrices are rounded to f16 and the model computes in it: it can then answer, but not be trained. Errors
- * name the file or the tensor that is missing, corrupt or does not fit.
+ * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory, or a GGUF file: any
+ * model that kiln has, with the head that the config's class names. Errors name the file or the tensor that is missing,
+ * corrupt or does not fit.
  */
+export async function fromPretrained(
+  path: string,
+  options: LoadOptions = {},
+): Promise<LoadedModel<AnyModel>> {
+  const directory = isGguf(path) ? path : await currentDirectory(path);
+  const { head } = options;
+  const own = await readModelConfig(directory);
+  const config = head ? headedConfig(own, head.task, head.labels, head.problemType, path) : own;
+  const isNew = head !== undefined && !isDeepStrictEqual(config, own);
+  return open(path, directory, config, options.dtype ?? "f32", isNew ? head.seed : null);
+}
+
+/** `fromPretrained` for a model that writes text. */
 export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
-  assertComputeDtype(dtype, "use --dtype f32");
   const directory = isGguf(path) ? path : await currentDirectory(path);
   const config = decoderConfig(await readModelConfig(directory), path);
+  assertStopTokens(config, path);
+  return open(path, directory, config, dtype, null);
+}
+
+/** With a seed the head's weights are not read, but drawn. */
+async function open<C extends ModelConfig>(
+  path: string,
+  directory: string,
+  config: C,
+  dtype: ComputeDtype,
+  headSeed: number | null,
+): Promise<LoadedModel<ModelOf<C>>> {
+  assertComputeDtype(dtype, "use --dtype f32");
   const { vocab_size, hidden_size } = shapeOf(config);
   const largest = vocab_size * hidden_size * byteSize(dtype);
   if (largest > device().profile.maxBindingBytes) {
@@ -56,11 +99,11 @@ export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Prom
       { code: "model_too_large" },
     );
   }
-  assertStopTokens(config, path);
   const { tokenizer, weights } = await readContent(directory, config);
   const model = createModel(config, dtype);
+  if (headSeed !== null) model.init(headSeed);
   try {
-    loadWeights(model, weights);
+    loadWeights(model as AnyModel, weights, headSeed !== null);
   } catch (error) {
     const { message, code } = error as KilnError;
     throw error instanceof KilnError ? new KilnError(`${path}: ${message}`, { code, cause: error }) : error;
@@ -89,9 +132,14 @@ const FLOATS: readonly HostDtype[] = ["F16", "BF16", "F32", "F64"];
  * Copies tensors of a checkpoint into a model's parameters. Names may lack the model's prefix, as in checkpoints of the
  * model without its head. Nothing is guessed: throws a one-line KilnError for a tensor that is missing, has another shape,
  * holds no floating-point numbers or one that is not finite (f16: too large for it), and for one that the model has no place
- * for: a config with fewer layers or without biases would otherwise load half a model.
+ * for: a config with fewer layers or without biases would otherwise load half a model. With `keepsHead` the tensors outside
+ * the model's body stay as they are.
  */
-export function loadWeights(model: Model<never>, checkpoint: ReadonlyMap<string, HostTensor>): void {
+export function loadWeights(
+  model: Model<never>,
+  checkpoint: ReadonlyMap<string, HostTensor>,
+  keepsHead = false,
+): void {
   const parameters = model.namedParameters();
   const { prefix, buffers, tied, current = (name: string) => name } = model.checkpointNames;
   const weights = new Map([...checkpoint].map(([name, tensor]) => [current(name), tensor]));
@@ -109,6 +157,7 @@ export function loadWeights(model: Model<never>, checkpoint: ReadonlyMap<string,
       );
   }
   model.loadParameters((name) => {
+    if (keepsHead && (!name.startsWith(prefix) || name.startsWith(`${prefix}pooler.`))) return null;
     const found = weights.get(fileName(name));
     const f16 = parameters.get(name)!.dtype === "f16";
     return found && { shape: found.shape, values: () => checkedValues(fileName(name), found, f16) };
@@ -151,55 +200,4 @@ export function checkedValues(name: string, tensor: HostTensor, f16: boolean): F
     );
   }
   return values;
-}
-
-/**
- * Tensors' values as float32 in host memory, to be saved. Throws a KilnError (`values_not_finite`) that names the first
- * tensor with a NaN or an infinity, since such a state is of no use.
- */
-export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
-  const out = new Map<string, HostTensor>();
-  for (const [name, tensor] of tensors) {
-    const values = Float32Array.from(await tensor.data());
-    const bad = values.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) {
-      throw new KilnError(`${name} holds ${values[bad]} at index ${bad}; it is not saved`, {
-        code: "values_not_finite",
-      });
-    }
-    out.set(name, { dtype: "F32", shape: [...tensor.shape], bytes: new Uint8Array(values.buffer) });
-  }
-  return out;
-}
-
-function toHalves(tensor: HostTensor, name: string): HostTensor {
-  return { dtype: "F16", shape: tensor.shape, bytes: encodeBlocks("F16", toFloat32(tensor), name) };
-}
-
-/** Writes a Hugging Face directory that transformers, vLLM and llama.cpp's converter load, all or nothing. */
-export async function saveModel(directory: string, model: Model<never>, tokenizer: Tokenizer): Promise<void> {
-  await atomicWriteDirectory(directory, (temporary) => writeModelFiles(temporary, model, tokenizer));
-}
-
-/** How weights are written: in f16 instead of f32, and in files of at most so many bytes. */
-export interface WeightsFormat {
-  halves?: boolean;
-  maxShardBytes?: number;
-}
-
-/** Writes the files of a model directory into a directory that exists. */
-export async function writeModelFiles(
-  directory: string,
-  model: Model<never>,
-  tokenizer: Tokenizer,
-  { halves = false, maxShardBytes = Number.POSITIVE_INFINITY }: WeightsFormat = {},
-): Promise<void> {
-  const tensors = await readTensors(model.namedParameters());
-  if (halves) for (const [name, tensor] of tensors) tensors.set(name, toHalves(tensor, name));
-  await writeModelWeights(directory, tensors, maxShardBytes);
-  const dtypes = halves ? { dtype: "float16", torch_dtype: "float16" } : {};
-  await writeJson(join(directory, "config.json"), { ...model.toHfConfig(), ...dtypes });
-  for (const [name, value] of Object.entries(model.extraFiles()))
-    await writeJson(join(directory, name), value);
-  tokenizer.save(directory);
 }
