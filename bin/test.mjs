@@ -43,7 +43,7 @@ async function run(vitestArguments, variables) {
 
 /**
  * lavapipe runs kernels faster but takes seconds to compile some, and the tests compile hundreds: on a machine without a GPU
- * they run on SwiftShader, except those of f16 and of each op's default there, which run on lavapipe.
+ * they run on SwiftShader, except those of f16, which run on lavapipe. The slow tests run every op there.
  */
 function testAdapters({ driver }) {
   const hasSwiftshader = process.platform === "linux" && process.arch === "x64";
