@@ -26,6 +26,8 @@ export * from "./optim/op.ts";
 export * from "./pad/index.ts";
 export * from "./paged_attention/op.ts";
 export * from "./pool/index.ts";
+export { type Nf4, quantizeNf4, toWords } from "./quantized_matmul/nf4.ts";
+export * from "./quantized_matmul/op.ts";
 export * from "./random/op.ts";
 export * from "./rearrange/index.ts";
 export * from "./reduce/index.ts";

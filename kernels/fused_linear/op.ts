@@ -165,7 +165,7 @@ export function fusedQkv(
   options: {
     heads: number;
     norm: Norm;
-    bias?: Tensor;
+    bias?: Tensor | null;
     /** Queries and keys are turned by their positions; f32 [D / 2]. */
     inverseFrequencies?: Tensor;
     /** [2, at least M] i32: positions and, below them, slots. */
@@ -175,7 +175,7 @@ export function fusedQkv(
   },
 ): Tensor {
   const { heads, norm, bias, inverseFrequencies, places, cache, inOut } = options;
-  const given = [bias, inverseFrequencies].filter((t) => t !== undefined);
+  const given = [bias, inverseFrequencies].filter((t) => t !== undefined && t !== null);
   const extra = [...given, places, cache.key, cache.value];
   return apply(fusedQkvOp, [x, ...weights, ...normInputs(norm), ...extra], {
     heads,

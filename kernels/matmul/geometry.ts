@@ -23,6 +23,8 @@ export interface MatmulAttrs {
    * N and K alone. A server needs this, so that a request's answer does not depend on who else is served.
    */
   batchInvariant?: boolean;
+  /** B is packed: see kernels/quantized_matmul. */
+  nf4?: boolean;
   /** The sums of an f16 product are stored in f32: for logits, and for gradients that are added up. */
   outDtype?: "f32";
 }
@@ -44,6 +46,8 @@ interface Matrix {
   row: number;
   col: number;
   batch: readonly number[];
+  /** Its elements are packed; offset and strides count them, not words. */
+  nf4?: boolean;
 }
 
 /** How an operand is loaded: as vec4 along its columns, as vec4 along its rows, or element by element. */
@@ -60,7 +64,7 @@ export function productShape(a: Shape, b: Shape): Shape | string {
 }
 
 /** Folds batch axes that the second operand lacks into rows, and merges the others as far as strides allow. */
-export function geometryOf({ inputs }: Pick<Call<MatmulAttrs>, "inputs">): Geometry {
+export function geometryOf({ inputs, attrs }: Pick<Call<MatmulAttrs>, "inputs" | "attrs">): Geometry {
   const [a, b] = inputs as [TensorMeta, TensorMeta];
   const K = a.shape.at(-1)!;
   const N = b.shape.length > 1 ? b.shape.at(-1)! : 1;
@@ -90,7 +94,13 @@ export function geometryOf({ inputs }: Pick<Call<MatmulAttrs>, "inputs">): Geome
       col: walked(K, a.strides.at(-1)!),
       batch: aStrides.slice(0, outer),
     },
-    b: { offset: b.offset, row: walked(K, bRow), col: walked(N, bCol), batch: bStrides.slice(0, outer) },
+    b: {
+      offset: b.offset,
+      row: walked(K, bRow),
+      col: walked(N, bCol),
+      batch: bStrides.slice(0, outer),
+      nf4: attrs.nf4 ?? false,
+    },
     batchShape: shape.slice(0, outer),
     batches: shape.slice(0, outer).reduce((x, y) => x * y, 1),
   };

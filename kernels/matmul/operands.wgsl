@@ -1,5 +1,6 @@
 // What every matmul kernel shares: the operands, which tile a workgroup computes, and how elements are read.
 // A is M by K, B is K by N; either may be stored with any strides, and both are read as they are.
+// Its elements are TB; with B_NF4 they are f32 once read, and packed in memory.
 // A_MODE: 0 vec4 along k, 1 vec4 along m, 2 one element at a time. B_MODE: 0 vec4 along n, 1 vec4 along k, 2 likewise.
 struct Params {
   M: u32,
@@ -35,10 +36,15 @@ struct Params {
 #else
 @group(0) @binding(1) var<storage, read> a: array<vec4<T0>>;
 #endif
-#if B_MODE == 2
-@group(0) @binding(2) var<storage, read> b: array<T1>;
+#if B_NF4
+@group(0) @binding(2) var<storage, read> b: array<u32>;
+#import "quantized_matmul/nf4.wgsl"
 #else
-@group(0) @binding(2) var<storage, read> b: array<vec4<T1>>;
+#if B_MODE == 2
+@group(0) @binding(2) var<storage, read> b: array<TB>;
+#else
+@group(0) @binding(2) var<storage, read> b: array<vec4<TB>>;
+#endif
 #endif
 
 struct Tile {
@@ -83,10 +89,17 @@ struct Walk {
   bStep: u32,
   kEnd: u32,
   kLast: u32,
+#if B_NF4
+  packing: Nf4,
+#endif
 }
 
 fn walkOf(tile: Tile) -> Walk {
+#if B_NF4
+  return Walk(params.aCol, params.bRow, tile.kEnd, tile.kEnd - 1, nf4Of(params.N * params.K));
+#else
   return Walk(params.aCol, params.bRow, tile.kEnd, tile.kEnd - 1);
+#endif
 }
 
 /// A k that may be read: the last step reads past the end of K and drops what it read.
@@ -135,19 +148,36 @@ fn rawA(at: u32, k: u32, w: Walk) -> vec4<T0> {
 }
 
 /// Four elements of B as they are stored: along n at k where B_MODE is 0, along k from k where it is 1 or 2.
-fn rawB(at: u32, k: u32, w: Walk) -> vec4<T1> {
+fn rawB(at: u32, k: u32, w: Walk) -> vec4<TB> {
+#if B_NF4
+#if B_MODE == 0
+  return fourWeightsAt(at + readable(k, w) * w.bStep, w.packing);
+#else
+#if B_MODE == 1
+  return fourWeightsAt(at + readable(k, w), w.packing);
+#else
+  return vec4f(
+    weightAt(at + readable(k, w) * w.bStep, w.packing),
+    weightAt(at + readable(k + 1, w) * w.bStep, w.packing),
+    weightAt(at + readable(k + 2, w) * w.bStep, w.packing),
+    weightAt(at + readable(k + 3, w) * w.bStep, w.packing),
+  );
+#endif
+#endif
+#else
 #if B_MODE == 0
   return b[(at + readable(k, w) * w.bStep) / 4];
 #else
 #if B_MODE == 1
   return b[(at + k) / 4];
 #else
-  return vec4<T1>(
+  return vec4<TB>(
     b[at + readable(k, w) * w.bStep],
     b[at + readable(k + 1, w) * w.bStep],
     b[at + readable(k + 2, w) * w.bStep],
     b[at + readable(k + 3, w) * w.bStep],
   );
+#endif
 #endif
 #endif
 }
@@ -159,3 +189,13 @@ fn readA(at: u32, k: u32, w: Walk) -> vec4f {
 fn readB(at: u32, k: u32, w: Walk) -> vec4f {
   return vec4f(rawB(at, k, w));
 }
+
+#if B_MODE == 2
+fn elementOfB(at: u32, w: Walk) -> f32 {
+#if B_NF4
+  return weightAt(at, w.packing);
+#else
+  return f32(b[at]);
+#endif
+}
+#endif

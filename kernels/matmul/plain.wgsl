@@ -10,6 +10,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   if (tile.outside || n >= params.N) {
     return;
   }
+  let w = walkOf(tile);
   var sum = 0.0;
   for (var first = tile.kBegin; first < tile.kEnd;) {
 #if RUNS
@@ -20,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     var part = 0.0;
     for (var k = first; k < end; k++) {
       let x = f32(a[tile.aBase + m * params.aRow + k * params.aCol]);
-      let y = f32(b[tile.bBase + k * params.bRow + n * params.bCol]);
+      let y = elementOfB(tile.bBase + k * params.bRow + n * params.bCol, w);
       part = fma(x, y, part);
     }
     sum += part;

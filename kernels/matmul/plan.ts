@@ -46,6 +46,8 @@ export function planTiles(call: MatmulCall, geometry: Geometry, tiling: Tiling):
     defines: {
       ...tiling.defines,
       ...epilogueDefines(call, bare),
+      TB: wgslType(call.inputs[1].dtype),
+      B_NF4: geometry.b.nf4 ?? false,
       A_MODE: tiling.single ? Mode.single : modeOf(geometry.a),
       B_MODE: tiling.single ? Mode.single : modeOf(geometry.b),
       C_VEC: !tiling.single && storesVectors(call, N),

@@ -1,3 +1,4 @@
+import { wgslType } from "../../core/dtype.ts";
 import type { Call, Lowering, Pass } from "../../core/op.ts";
 import { foldGrid } from "../include/grid.ts";
 import { type Geometry, type MatmulAttrs, Mode, modeOf } from "./geometry.ts";
@@ -38,7 +39,12 @@ export function copyFirst(call: Call<MatmulAttrs>, geometry: Geometry, product: 
   const copy = `tmp${temps.length}` as const;
   const pass: Pass = {
     file: "matmul/to_rows.wgsl",
-    defines: { B_VEC: modeOf(b) === Mode.rows, QUADS: `${Math.max(2, Math.ceil(own.length / 4))}` },
+    defines: {
+      TB: wgslType(call.inputs[1].dtype),
+      B_NF4: b.nf4 ?? false,
+      B_VEC: modeOf(b) === Mode.rows,
+      QUADS: `${Math.max(2, Math.ceil(own.length / 4))}`,
+    },
     params: {
       N,
       K,

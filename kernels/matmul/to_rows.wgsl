@@ -14,21 +14,41 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-#if B_VEC
-@group(0) @binding(1) var<storage, read> b: array<vec4<T1>>;
+#if B_NF4
+@group(0) @binding(1) var<storage, read> b: array<u32>;
+#import "quantized_matmul/nf4.wgsl"
 #else
-@group(0) @binding(1) var<storage, read> b: array<T1>;
+#if B_VEC
+@group(0) @binding(1) var<storage, read> b: array<vec4<TB>>;
+#else
+@group(0) @binding(1) var<storage, read> b: array<TB>;
 #endif
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<T1>>;
+#endif
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<TB>>;
 
 /// Four elements of a column of B from k on; beyond K the last one again, which is not stored.
-fn readColumn(base: u32, n: u32, k: u32) -> vec4<T1> {
+fn readColumn(base: u32, n: u32, k: u32) -> vec4<TB> {
   let at = base + min(n, params.N - 1) * params.bCol;
+#if B_NF4
+  let packing = nf4Of(params.N * params.K);
+#if B_VEC
+  return fourWeightsAt(at + k, packing);
+#else
+  let rows = min(vec4u(k, k + 1, k + 2, k + 3), vec4u(params.K - 1)) * params.bRow + at;
+  return vec4f(
+    weightAt(rows.x, packing),
+    weightAt(rows.y, packing),
+    weightAt(rows.z, packing),
+    weightAt(rows.w, packing),
+  );
+#endif
+#else
 #if B_VEC
   return b[(at + k) / 4];
 #else
   let rows = min(vec4u(k, k + 1, k + 2, k + 3), vec4u(params.K - 1)) * params.bRow + at;
-  return vec4<T1>(b[rows.x], b[rows.y], b[rows.z], b[rows.w]);
+  return vec4<TB>(b[rows.x], b[rows.y], b[rows.z], b[rows.w]);
+#endif
 #endif
 }
 
@@ -57,7 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let first = (matrix * params.K + k) * across + column;
   #unroll U 4
   if (k + U < params.K) {
-    y[first + U * across] = vec4<T1>(b0[U], b1[U], b2[U], b3[U]);
+    y[first + U * across] = vec4<TB>(b0[U], b1[U], b2[U], b3[U]);
   }
   #end
 }
