@@ -13,6 +13,7 @@ import {
   ontoResidual,
   type PagedContext,
   type Parameter,
+  type QuantizedLinear,
   type RunOptions,
   type SequenceContext,
 } from "../nn/index.ts";
@@ -24,8 +25,8 @@ import { labelNames } from "./labels.ts";
 
 /** proj(gelu(fc(x))) with the tanh form of gelu. */
 class Mlp extends Module {
-  readonly cFc: Conv1D;
-  readonly cProj: Conv1D;
+  readonly cFc: Conv1D | QuantizedLinear;
+  readonly cProj: Conv1D | QuantizedLinear;
 
   constructor(width: number, innerWidth: number) {
     super();

@@ -47,4 +47,5 @@ export { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "./llama_confi
 export { Model, type ModelShape, type TokenBatch } from "./model.ts";
 export { PagedDecoder, type PagedItem, type PagedSizes } from "./paged_decoder.ts";
 export { type Features, type Pipelines, pipeline } from "./pipeline.ts";
+export { dequantizeModel, quantizeModel } from "./quantize.ts";
 export { type EncodedText, packTexts, type TextRows, uploadRows } from "./text_rows.ts";

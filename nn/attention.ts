@@ -14,6 +14,7 @@ import { attentionWithDropout, ontoResidual, type PassDropout } from "./dropout.
 import { Conv1D, fusable, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 import { equalParts } from "./parts.ts";
+import type { QuantizedLinear } from "./quantized_linear.ts";
 
 /** Sizes of an attention layer, in the words of config.json. */
 export interface AttentionSizes {
@@ -87,10 +88,10 @@ function attendPaged([query, key, value]: Heads, cache: LayerCache, context: Pag
 
 /** Causal self-attention with rotary positions and grouped key/value heads, as in Llama. */
 export class CausalSelfAttention extends Module {
-  readonly qProj: Linear;
-  readonly kProj: Linear;
-  readonly vProj: Linear;
-  readonly oProj: Linear;
+  readonly qProj: Linear | QuantizedLinear;
+  readonly kProj: Linear | QuantizedLinear;
+  readonly vProj: Linear | QuantizedLinear;
+  readonly oProj: Linear | QuantizedLinear;
   readonly #sizes: AttentionSizes;
   readonly #inverseFrequencies: Tensor;
 
@@ -135,7 +136,7 @@ export class CausalSelfAttention extends Module {
   #heads(x: Tensor, positions: Tensor, options: RunOptions = {}): Heads {
     const { num_attention_heads: count, num_key_value_heads: kvCount, head_dim } = this.#sizes;
     const rows = x.shape.slice(0, -1);
-    const project = (layer: Linear, heads: number) =>
+    const project = (layer: Linear | QuantizedLinear, heads: number) =>
       reshape(layer.forward(x, options), [...rows, heads, head_dim]);
     const rotate = (y: Tensor) => rope(y, this.#inverseFrequencies, positions);
     const query = rotate(project(this.qProj, count));
@@ -146,8 +147,8 @@ export class CausalSelfAttention extends Module {
 
 /** Causal self-attention whose query, key and value come from one product, as in GPT-2. */
 export class FusedSelfAttention extends Module {
-  readonly cAttn: Conv1D;
-  readonly cProj: Conv1D;
+  readonly cAttn: Conv1D | QuantizedLinear;
+  readonly cProj: Conv1D | QuantizedLinear;
   readonly #heads: number;
 
   constructor(width: number, heads: number) {

@@ -21,6 +21,7 @@ import type { SequenceContext } from "./attention.ts";
 import { nextKey } from "./init.ts";
 import type { Conv1D, Linear, RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
+import type { QuantizedLinear } from "./quantized_linear.ts";
 
 /**
  * torch.nn.Dropout: in training each value is set to 0 with probability p, and the others are divided by 1 - p (Srivastava
@@ -85,7 +86,7 @@ export class PassDropout {
 
 /** layer(x) + residual, with dropout on layer(x) where there is any. */
 export function ontoResidual(
-  layer: Linear | Conv1D,
+  layer: Linear | Conv1D | QuantizedLinear,
   x: Tensor,
   residual: Tensor,
   options: RunOptions,

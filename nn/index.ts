@@ -8,5 +8,6 @@ export * from "./losses.ts";
 export * from "./module.ts";
 export * from "./norm.ts";
 export * from "./pooling.ts";
+export * from "./quantized_linear.ts";
 export * from "./recurrent.ts";
 export * from "./sequential.ts";

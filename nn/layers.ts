@@ -16,6 +16,7 @@ import { ontoResidual, type PassDropout } from "./dropout.ts";
 import { drawNormal, drawUniform } from "./init.ts";
 import { Adaptable, type ProductOptions, type Projection, project } from "./lora.ts";
 import { Module, Parameter } from "./module.ts";
+import type { QuantizedLinear } from "./quantized_linear.ts";
 
 /** Options of a forward pass. */
 export interface RunOptions {
@@ -102,10 +103,14 @@ export class Conv1D extends Adaptable implements Projection {
   }
 }
 
-/** The matrices that passes read, for fused products; null where a layer has an adapter, which those do not know. */
-export function fusable<L extends (Linear | Conv1D)[]>(...layers: L): { [K in keyof L]: Tensor } | null {
-  if (layers.some(({ adapter }) => adapter)) return null;
-  return layers.map(({ weight }) => weight.compute) as { [K in keyof L]: Tensor };
+/**
+ * The matrices that passes read, for fused products; null where one is quantized or has an adapter, which those do not know.
+ */
+export function fusable<L extends (Linear | Conv1D | QuantizedLinear)[]>(
+  ...layers: L
+): { [K in keyof L]: Tensor } | null {
+  const matrices = layers.map((layer) => ("weight" in layer && !layer.adapter ? layer.weight.compute : null));
+  return matrices.includes(null) ? null : (matrices as { [K in keyof L]: Tensor });
 }
 
 /** Rows of `weight` [num_embeddings, embedding_dim] by id; they start standard normal. */
@@ -180,9 +185,9 @@ export class LayerNorm extends Module {
 
 /** down(silu(gate(x)) * up(x)): the gated feed-forward of Llama (Shazeer 2020). */
 export class GatedMlp extends Module {
-  readonly gateProj: Linear;
-  readonly upProj: Linear;
-  readonly downProj: Linear;
+  readonly gateProj: Linear | QuantizedLinear;
+  readonly upProj: Linear | QuantizedLinear;
+  readonly downProj: Linear | QuantizedLinear;
 
   constructor(hiddenSize: number, intermediateSize: number, options: { bias: boolean }) {
     super();

@@ -249,6 +249,11 @@ export function toFloat32(tensor: HostTensor): Float32Array {
   return Float32Array.from(values as Iterable<number | bigint>, Number);
 }
 
+/** The values of a U32 tensor as they are, of others as float32. */
+export function toNumbers(tensor: HostTensor): Uint32Array | Float32Array {
+  return tensor.dtype === "U32" ? (stored(tensor) as Uint32Array) : toFloat32(tensor);
+}
+
 /** The values of an integer or bool tensor as int32. Throws KilnError for float dtypes and values beyond int32. */
 export function toInt32(tensor: HostTensor): Int32Array {
   const { dtype } = tensor;

@@ -8,20 +8,26 @@ import { encodeBlocks } from "./gguf_blocks.ts";
 import { type HostTensor, toFloat32, writeModelWeights } from "./safetensors.ts";
 
 /**
- * Tensors' values as float32 in host memory, to be saved. Throws a KilnError (`values_not_finite`) that names the first
+ * Tensors' values in host memory, to be saved: u32 as they are, others as float32. Throws a KilnError (`values_not_finite`) that names the first
  * tensor with a NaN or an infinity, since such a state is of no use.
  */
 export async function readTensors(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, HostTensor>> {
   const out = new Map<string, HostTensor>();
   for (const [name, tensor] of tensors) {
-    const values = Float32Array.from(await tensor.data());
+    const shape = [...tensor.shape];
+    const read = await tensor.data();
+    if (read instanceof Uint32Array) {
+      out.set(name, { dtype: "U32", shape, bytes: new Uint8Array(read.slice().buffer) });
+      continue;
+    }
+    const values = Float32Array.from(read);
     const bad = values.findIndex((value) => !Number.isFinite(value));
     if (bad >= 0) {
       throw new KilnError(`${name} holds ${values[bad]} at index ${bad}; it is not saved`, {
         code: "values_not_finite",
       });
     }
-    out.set(name, { dtype: "F32", shape: [...tensor.shape], bytes: new Uint8Array(values.buffer) });
+    out.set(name, { dtype: "F32", shape, bytes: new Uint8Array(values.buffer) });
   }
   return out;
 }

@@ -1,0 +1,35 @@
+import { KilnError } from "../core/errors.ts";
+import { dispose } from "../core/scope.ts";
+import { Conv1D, Linear, QuantizedLinear } from "../nn/index.ts";
+import type { AnyModel } from "./adapter_plan.ts";
+
+/**
+ * Puts the matrices of a model's layers into NF4 with double quantization (QLoRA); embeddings, norms, biases and a head with a
+ * row for each token stay. Adapters are added afterwards. Throws a KilnError where the model has one.
+ */
+export function quantizeModel(model: AnyModel): Promise<void> {
+  return replaceLayers(model, async (layer) => {
+    const isBody = (layer instanceof Linear || layer instanceof Conv1D) && !layer.weight.perToken;
+    if (!isBody) return null;
+    const quantized = await QuantizedLinear.from(layer);
+    dispose([layer.weight.half, layer.weight]);
+    return quantized;
+  });
+}
+
+/** Floating matrices again, with the values that the quantized ones stand for: an adapter can be merged into these. */
+export function dequantizeModel(model: AnyModel): Promise<void> {
+  return replaceLayers(model, async (layer) => (layer instanceof QuantizedLinear ? layer.restore() : null));
+}
+
+async function replaceLayers(model: AnyModel, by: (layer: unknown) => Promise<object | null>): Promise<void> {
+  if (model.adapters.size > 0)
+    throw new KilnError(
+      "the model has adapters, which belong to its layers; save and remove them, and load them afterwards",
+    );
+  for (const module of model.namedModules().values())
+    for (const [field, layer] of Object.entries(module)) {
+      const other = await by(layer);
+      if (other) Object.assign(module, { [field]: other });
+    }
+}
