@@ -16,7 +16,7 @@ import { loadWeights, readTensors, writeModelFiles } from "../models/formats/hf_
 import {
   readModelWeights,
   readSafetensors,
-  toFloat32,
+  toNumbers,
   writeSafetensors,
 } from "../models/formats/safetensors.ts";
 import type { Model } from "../models/model.ts";
@@ -184,6 +184,6 @@ export async function loadCheckpoint(
   const saved = await readSafetensors(join(directory, "optimizer.safetensors"));
   trainer.restore(steps, (name) => {
     const tensor = saved.get(name);
-    return tensor && toFloat32(tensor);
+    return tensor && toNumbers(tensor);
   });
 }

@@ -2,6 +2,7 @@ import type { Tensor } from "../../core/tensor.ts";
 import { defineStep, type UpdateSlot } from "./update.ts";
 
 export * from "./adafactor.ts";
+export * from "./adam_8bit.ts";
 export * from "./loss_scale.ts";
 export * from "./muon.ts";
 export * from "./norm.ts";

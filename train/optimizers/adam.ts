@@ -9,6 +9,21 @@ export interface AdamOptions extends OptimizerOptions {
   eps?: number;
 }
 
+/** The numbers of a step of Adam, from 1 on. */
+export function adamHyper(options: AdamOptions, lr: number, step: number): Partial<Hyper> {
+  const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8 } = options;
+  return {
+    lr,
+    beta1,
+    one_minus_beta1: 1 - beta1,
+    beta2,
+    one_minus_beta2: 1 - beta2,
+    eps,
+    bias1: 1 - beta1 ** step,
+    root_bias2: Math.sqrt(1 - beta2 ** step),
+  };
+}
+
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. */
 export class AdamW extends BaseOptimizer {
   protected readonly decoupled: boolean = true;
@@ -25,17 +40,7 @@ export class AdamW extends BaseOptimizer {
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8 } = this.#options;
-    return {
-      lr,
-      beta1,
-      one_minus_beta1: 1 - beta1,
-      beta2,
-      one_minus_beta2: 1 - beta2,
-      eps,
-      bias1: 1 - beta1 ** step,
-      root_bias2: Math.sqrt(1 - beta2 ** step),
-    };
+    return adamHyper(this.#options, lr, step);
   }
 
   protected update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void {

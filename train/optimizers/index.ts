@@ -3,6 +3,7 @@ import type { Tensor } from "../../core/tensor.ts";
 import { Adafactor } from "./adafactor.ts";
 import { Adagrad } from "./adagrad.ts";
 import { Adam, AdamW } from "./adam.ts";
+import { AdamW8bit } from "./adam_8bit.ts";
 import { Lion } from "./lion.ts";
 import { MuonWithAdamW } from "./muon.ts";
 import type { Optimizer, OptimizerOptions, Parameters } from "./optimizer.ts";
@@ -12,6 +13,7 @@ import { Sgd } from "./sgd.ts";
 export { Adafactor, type AdafactorOptions } from "./adafactor.ts";
 export { Adagrad, type AdagradOptions } from "./adagrad.ts";
 export { Adam, type AdamOptions, AdamW } from "./adam.ts";
+export { AdamW8bit, type AdamW8bitOptions } from "./adam_8bit.ts";
 export { clipGradNorm } from "./clip.ts";
 export { Lion, type LionOptions } from "./lion.ts";
 export { Muon, type MuonOptions, MuonWithAdamW, type MuonWithAdamWOptions } from "./muon.ts";
@@ -50,6 +52,20 @@ export const optimizers = {
     doc: "Adam, whose weight decay is part of the gradient",
     settings: { weight_decay: decay(0), betas: betas(0.9, 0.95), eps: epsilon(1e-8) },
     create: (parameters, settings) => new Adam(parameters, options(settings)),
+  }),
+  adamw_8bit: row({
+    doc: "adamw whose means take a byte each instead of four",
+    settings: {
+      weight_decay: decay(0.1),
+      betas: betas(0.9, 0.95),
+      eps: epsilon(1e-8),
+      min_8bit_size: z
+        .int()
+        .min(0)
+        .default(4096)
+        .describe("parameters with fewer values keep theirs in four bytes"),
+    },
+    create: (parameters, settings) => new AdamW8bit(parameters, options(settings)),
   }),
   sgd: row({
     doc: "stochastic gradient descent",

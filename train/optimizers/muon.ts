@@ -18,14 +18,8 @@ import {
 } from "../../kernels/index.ts";
 import { Parameter } from "../../nn/index.ts";
 import { AdamW } from "./adam.ts";
-import {
-  BaseOptimizer,
-  named,
-  type Optimizer,
-  type OptimizerOptions,
-  type Parameters,
-  type Update,
-} from "./optimizer.ts";
+import { BaseOptimizer, named, type OptimizerOptions, type Parameters, type Update } from "./optimizer.ts";
+import { SplitOptimizer } from "./split.ts";
 
 export interface MuonOptions extends OptimizerOptions {
   /** Default 0.95. */
@@ -109,60 +103,16 @@ export interface MuonWithAdamWOptions extends MuonOptions {
  * Muon on the matrices inside of the model, AdamW on the rest, as its authors use it: on vectors and on matrices with a
  * row for each token (`Parameter.perToken`: embeddings and the head).
  */
-export class MuonWithAdamW implements Optimizer {
-  readonly #parts: { optimizer: Optimizer; places: number[] }[];
-
+export class MuonWithAdamW extends SplitOptimizer {
   constructor(parameters: Parameters, options: MuonWithAdamWOptions = {}) {
     const { betas = [0.9, 0.95], adamwEps: eps = 1e-8, ...muon } = options;
     const { lr, weightDecay, decays } = muon;
     const adamw = definedOnly({ lr, weightDecay, decays, betas, eps });
-    const all = [...named(parameters)].map(([name, param], place) => ({ name, param, place }));
-    const isInner = ({ param }: (typeof all)[number]) =>
-      param.rank === 2 && !(param instanceof Parameter && param.perToken);
-    const groups = [
-      { members: all.filter(isInner), make: (own: Parameters) => new Muon(own, muon) },
-      {
-        members: all.filter((each) => !isInner(each)),
-        make: (own: Parameters) => new AdamW(own, adamw),
-      },
-    ];
-    this.#parts = groups
-      .filter(({ members }) => members.length > 0)
-      .map(({ members, make }) => ({
-        optimizer: make(new Map(members.map(({ name, param }) => [name, param]))),
-        places: members.map(({ place }) => place),
-      }));
-    if (all.length === 0) throw new KilnError("an optimizer needs at least one parameter");
-  }
-
-  get lr(): number {
-    return this.#parts[0].optimizer.lr;
-  }
-
-  set lr(lr: number) {
-    for (const { optimizer } of this.#parts) optimizer.lr = lr;
-  }
-
-  get steps(): number {
-    return this.#parts[0].optimizer.steps;
-  }
-
-  set steps(steps: number) {
-    for (const { optimizer } of this.#parts) optimizer.steps = steps;
-  }
-
-  step(gradients?: readonly (Tensor | null)[], scale?: Tensor, scaler?: Tensor): void {
-    for (const { optimizer, places } of this.#parts) {
-      const own = gradients && places.map((place) => gradients[place]);
-      optimizer.step(own, scale, scaler);
-    }
-  }
-
-  zeroGrad(): void {
-    for (const { optimizer } of this.#parts) optimizer.zeroGrad();
-  }
-
-  state(): ReadonlyMap<string, Tensor> {
-    return new Map(this.#parts.flatMap(({ optimizer }) => [...optimizer.state()]));
+    super(
+      parameters,
+      (param) => param.rank === 2 && !(param instanceof Parameter && param.perToken),
+      (own) => new Muon(own, muon),
+      (own) => new AdamW(own, adamw),
+    );
   }
 }

@@ -41,6 +41,11 @@ export interface OptimizerOptions {
   decays?: (name: string, parameter: Tensor) => boolean;
 }
 
+/** A state that is u32 words of packed codes. */
+interface CodedShape {
+  codes: Shape;
+}
+
 /** A parameter with its optimizer states. */
 interface Slot extends Omit<UpdateSlot, "grad" | "half"> {
   /** Views of the memory, one for each state. */
@@ -94,7 +99,7 @@ export abstract class BaseOptimizer implements Optimizer {
   constructor(
     parameters: Parameters,
     options: OptimizerOptions & { lr: number },
-    states: readonly string[] | ((shape: Shape) => Record<string, Shape>),
+    states: readonly string[] | ((shape: Shape) => Record<string, Shape | CodedShape>),
     own: readonly string[] = [],
   ) {
     const given = checkOptions("optimizer", options, ["lr", "weightDecay", "decays", ...own]);
@@ -115,7 +120,10 @@ export abstract class BaseOptimizer implements Optimizer {
         ...names.map(
           (state, i) => [state, memory.asStrided(shape, contiguousStrides(shape), i * size)] as const,
         ),
-        ...Object.entries(shapes).map(([state, own]) => [state, persist(zeros(own, "f32", device))] as const),
+        ...Object.entries(shapes).map(([state, own]) => {
+          const [dtype, extents] = "codes" in own ? (["u32", own.codes] as const) : (["f32", own] as const);
+          return [state, persist(zeros(extents, dtype, device))] as const;
+        }),
       ];
       for (const [state, tensor] of kept) this.#state.set(`${state}.${name}`, tensor);
       const hyper = this.#group(decays(name, param) ? weightDecay : 0, param);
