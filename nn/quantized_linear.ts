@@ -66,11 +66,6 @@ export class QuantizedLinear extends Adaptable implements Projection {
     return [this.#matrix.rows, this.#matrix.columns];
   }
 
-  /** Memory of the matrix on the device. */
-  get bytes(): number {
-    return 4 * this.#matrix.words.size;
-  }
-
   /** Computed for each call. */
   matrix(): Tensor {
     return dequantize(this.#matrix);

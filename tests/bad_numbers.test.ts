@@ -228,14 +228,18 @@ const without: Record<string, readonly string[]> = {
   ],
   "in-place updates by numbers that are tensors": [
     ...["adamStep", "sgdStep", "rmspropStep", "lionStep", "muonMomentum", "descend", "countApplied"],
-    ...["adafactorStep", "updateLossScale", "hyperValues"],
+    ...["adafactorStep", "adam8bitStep", "adam8bitShapes", "adam8bitTable"],
+    ...["updateLossScale", "hyperValues"],
   ],
   "the decoder's kernels, which get numbers from a checked config": [
     "suitsFusion",
     "fusedLinear",
     "fusedQkv",
   ],
-  "parts of ops": ["batched", "padSpatial", "perAxis", "spatialWindows", "isIndex"],
+  "layers whose numbers are sizes of their matrices": [
+    ...["quantizedMatmul", "dequantize", "quantizeNf4", "toWords"],
+  ],
+  "parts of ops": ["activate", "batched", "padSpatial", "perAxis", "spatialWindows", "isIndex"],
   "an equation and tensors": ["einsum"],
   devices: ["openDevice", "openOnce", "openReference"],
 };

@@ -6,7 +6,18 @@ import * as nn from "../nn/index.ts";
 /** What kernels/index.ts exports for the rooms above it only, by the reason why a user of the package has no need of it. */
 const internal: Record<string, readonly string[]> = {
   "the optimizers of kiln/train do it": [
-    ...["adafactorStep", "adamStep", "countApplied", "descend", "globalNorm", "hyperNames", "hyperValues"],
+    ...[
+      "adafactorStep",
+      "adam8bitShapes",
+      "adam8bitStep",
+      "adam8bitTable",
+      "adamStep",
+      "countApplied",
+      "descend",
+      "globalNorm",
+      "hyperNames",
+      "hyperValues",
+    ],
     ...["lionStep", "lossScalerNames", "muonMomentum", "rmspropStep", "roundBfloat16", "sgdStep"],
     "updateLossScale",
   ],
@@ -16,7 +27,13 @@ const internal: Record<string, readonly string[]> = {
   "parts of conv, pool, fold and unfold": [
     ...["batched", "overlapAdd", "padSpatial", "perAxis", "spatialWindows", "windows"],
   ],
-  "a layer with an adapter applies it": ["activate"],
+  "layers with adapters and quantized ones do it": [
+    "activate",
+    "dequantize",
+    "quantizedMatmul",
+    "quantizeNf4",
+    "toWords",
+  ],
   "derivatives and checks of public functions": ["countSupervised", "isIndex", "softmaxBackward"],
   "openDevice is it for users": ["openOnce"],
 };

@@ -13,6 +13,7 @@ import { type ModelExpectation, verifyModel } from "./models.ts";
 import { isOpCases, verifyOps } from "./ops.ts";
 import { isOptimFile, verifyOptimizers } from "./optim.ts";
 import { isPreferenceFile, verifyPreference } from "./preference.ts";
+import { isQuantFile, verifyQuant } from "./quant.ts";
 import { type Counts, Report, type ReportOptions } from "./report.ts";
 import { isSamplingFile, verifySampling } from "./sampling.ts";
 import { verifySchedules } from "./schedules.ts";
@@ -70,6 +71,7 @@ async function verifyFolder(report: Report, folder: Folder): Promise<void> {
 async function verifyFile(report: Report, folder: Folder, stem: string, prefix: string): Promise<void> {
   const json = readJsonFile(folder, `${stem}.json`);
   if (isOpCases(json)) await verifyOps(report, folder, stem, prefix, json);
+  else if (isQuantFile(json)) await verifyQuant(report, folder, stem, prefix, json);
   else if (isSamplingFile(json)) await verifySampling(report, prefix, json);
   else if (isOptimFile(json)) {
     await verifyOptimizers(report, folder, stem, prefix, json);
