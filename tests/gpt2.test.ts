@@ -412,7 +412,8 @@ describe("GPT-2 in training and serving", () => {
       const config = parsePretrainConfig("{}", "test", parseOverrides([...fixed, ...settings]));
       const makeSampler = (model: CausalLM, tokenizer: Tokenizer) => {
         const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
-        return (prompt: string, options: GenerateOptions) => generator.complete(prompt, options);
+        return (prompt: string | readonly number[], options: GenerateOptions) =>
+          generator.complete(prompt, options);
       };
       return pretrain({ config, makeSampler, say: (line) => lines.push(line) });
     };

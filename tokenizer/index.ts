@@ -1,5 +1,6 @@
 export { type BpeTrainerOptions, GPT2_PATTERN, trainBpe } from "./bpe_trainer.ts";
 export { charTokenizer, UNKNOWN } from "./char_tokenizer.ts";
+export { withChatTemplate } from "./chat/chat_tokenizer.ts";
 export {
   type ChatMessage,
   type ChatRole,

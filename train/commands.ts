@@ -9,7 +9,7 @@ import {
   whole,
 } from "../core/platform/command_line.ts";
 import type { HostBatch, MakeSampler, Recipe } from "./recipe.ts";
-import { recipes } from "./recipes/index.ts";
+import { type Flag, recipes } from "./recipes/index.ts";
 import type { PretrainConfig } from "./recipes/pretrain.ts";
 import type { RunResult } from "./run.ts";
 import type { RunSettings } from "./settings/run.ts";
@@ -19,16 +19,13 @@ const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 /** `kiln train …` and `kiln settings`. Everything is imported when it is needed: `--help` is instant. */
 export function addTrainCommands(program: Command, makeSampler: () => Promise<MakeSampler>): void {
   const train = program.command("train").description("train a model");
-  for (const [name, { description }] of Object.entries(recipes))
-    addRecipe(train, name, description, makeSampler);
+  for (const name of Object.keys(recipes)) addRecipe(train, name, makeSampler);
   addSettings(program);
   addSweep(program);
   addExport(program);
 }
 
-type Flag = readonly [flag: string, setting: string, description: string, parse?: (text: string) => unknown];
-
-/** Flags that are a setting of the recipe, by its dotted name. They come after the file; messages name the flag. */
+/** Flags that are a setting of every recipe, by its dotted name. They come after the file; messages name the flag. */
 const settingFlags: readonly Flag[] = [
   ["--data <path...>", "data.path", "files or folders to train on"],
   [
@@ -56,7 +53,6 @@ const settingFlags: readonly Flag[] = [
     "train.compute_dtype",
     "f32, or f16 for mixed precision (the adapter must have f16)",
   ],
-  ["--vocab-size <n>", "tokenizer.vocab_size", "size of the tokenizer to train", whole(1)],
   ["--seed <n>", "train.seed", "decides weights, order of the data and samples", whole(0)],
   [
     "--resume",
@@ -66,17 +62,17 @@ const settingFlags: readonly Flag[] = [
   ["--resume-from <checkpoint>", "resume", "go on from an older one, e.g. step-000250"],
 ];
 
-function addRecipe(
-  train: Command,
-  name: string,
-  description: string,
-  makeSampler: () => Promise<MakeSampler>,
-): void {
+function addRecipe(train: Command, name: string, makeSampler: () => Promise<MakeSampler>): void {
+  const { description, flags: own, takesModel, previews } = recipes[name];
+  const [argument, given] = takesModel
+    ? (["[model]", "model folder, run, GGUF file or pulled model; or a"] as const)
+    : (["[config]", "a"] as const);
   const command = train
     .command(name)
-    .argument("[config]", "YAML or JSON file of settings; flags and --set come on top of it")
+    .argument(argument, `${given} YAML or JSON file of settings; flags and --set come on top of it`)
     .description(description);
-  const options = settingFlags.map(([flag, setting, text, parse]) => {
+  if (previews) command.option("--preview", "show what would be learned of the data, and train nothing");
+  const options = [...settingFlags, ...own].map(([flag, setting, text, parse]) => {
     const option = new Option(flag, text);
     command.addOption(parse ? option.argParser(parse) : option);
     return { setting, from: option.long!, key: option.attributeName() };
@@ -91,21 +87,31 @@ function addRecipe(
     .addHelpText(
       "after",
       examples(
+        ...(takesModel ? [`kiln train ${name} MODEL --data FILE --out runs/first --steps 500`] : []),
         `kiln train ${name} settings.yaml --data FILE --out runs/first --steps 500`,
         `kiln train ${name} --out runs/first --resume`,
         `kiln train ${name} --out runs/first --resume --steps 1000 --learning-rate 5e-4`,
       ),
     )
     .addHelpText("after", () => `\nAll settings and their defaults: kiln settings ${name}\n`)
-    .action(async (config: string | undefined, flags: Record<string, unknown>) => {
+    .action(async (first: string | undefined, flags: Record<string, unknown>) => {
       const { loadSettings, parseOverrides } = await import("./settings/load.ts");
+      const isModel = takesModel && first !== undefined && !/\.(ya?ml|json)$/i.test(first);
       const given = options.filter(({ key }) => flags[key] !== undefined);
       const overrides = [
         ...parseOverrides(flags.set as string[]),
         ...given.map(({ setting, from, key }) => ({ path: setting.split("."), value: flags[key], from })),
       ];
+      if (isModel) {
+        const { resolveModel } = await import("../models/hub/resolve.ts");
+        overrides.push({ path: ["model", "init_from"], value: await resolveModel(first), from: first });
+      }
       const recipe = await recipes[name].load();
-      const settings = await loadSettings(recipe, config ?? null, overrides);
+      const settings = await loadSettings(recipe, isModel ? null : (first ?? null), overrides);
+      if (flags.preview) {
+        const text = await recipe.preview!(settings, process.stdout.isTTY === true);
+        return void process.stdout.write(text);
+      }
       const { describe } = await import("../core/platform/adapter.ts");
       say(describe((await openOnce()).description));
       if (flags.lrRangeTest) return await findRate(recipe, settings, makeSampler, flags.json === true);

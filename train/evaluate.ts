@@ -1,5 +1,5 @@
 import { dispose } from "../core/scope.ts";
-import { type Batch, type Span, type TokenShard, validationBatches } from "./data/index.ts";
+import { type Batch, countTokens, type Span, type TokenShard, validationBatches } from "./data/index.ts";
 import type { Evaluation, Evaluator } from "./recipe.ts";
 
 /** A validation loss and what it was measured on. */
@@ -15,34 +15,43 @@ export type ValidationMetrics = {
 /** Tokens of one pass. It is not the batch size of training, since a validation loss must not depend on that. */
 const passTokens = 4096;
 
-/** Measures the loss of held-out documents on rows of one length. */
+/** Rows of held-out data. */
+export interface HeldOut {
+  /** The number of all rows, and the tokens of each. */
+  rows: number;
+  seqLen: number;
+  /** `rows` of them spread evenly, the same ones every time, in batches of one shape. */
+  batches(options: { rows: number; batchSize: number }): Iterable<Batch>;
+}
+
+/** Held-out documents laid end to end. */
+export const heldOutText = (shard: TokenShard, spans: readonly Span[], seqLen: number): HeldOut => ({
+  rows: Math.ceil(countTokens(spans) / seqLen),
+  seqLen,
+  batches: (options) => validationBatches(shard, spans, { ...options, seqLen }),
+});
+
+/** Measures the loss of held-out rows of one length. */
 export class Validation implements Evaluation<Batch> {
   readonly criterion = "validation_loss";
-  readonly #shard: TokenShard;
-  readonly #spans: readonly Span[];
-  readonly #seqLen: number;
-  /** Rows of the whole set, and of a measurement within the budget. */
-  readonly #rows: number;
+  readonly #held: HeldOut;
+  /** Rows of a measurement within the budget. */
   readonly #budgetRows: number;
 
   /** `tokens` is the budget of `sample`. */
-  constructor(shard: TokenShard, spans: readonly Span[], options: { seqLen: number; tokens: number }) {
-    const { seqLen, tokens } = options;
-    this.#shard = shard;
-    this.#spans = spans;
-    this.#seqLen = seqLen;
-    this.#rows = Math.ceil(spans.reduce((sum, span) => sum + span.length, 0) / seqLen);
-    this.#budgetRows = Math.min(this.#rows, Math.ceil(tokens / seqLen));
+  constructor(held: HeldOut, tokens: number) {
+    this.#held = held;
+    this.#budgetRows = Math.min(held.rows, Math.ceil(tokens / held.seqLen));
   }
 
   /** Tokens of the whole set, rounded up to rows. */
   get size(): string {
-    return `${(this.#rows * this.#seqLen).toLocaleString("en")} held-out tokens`;
+    return `${(this.#held.rows * this.#held.seqLen).toLocaleString("en")} held-out tokens`;
   }
 
   /** Whether `sample` reads the whole set. */
   get samplesAll(): boolean {
-    return this.#budgetRows === this.#rows;
+    return this.#budgetRows === this.#held.rows;
   }
 
   /** The loss on rows spread evenly over the set, the same ones every time; null where nothing can be predicted. */
@@ -52,7 +61,7 @@ export class Validation implements Evaluation<Batch> {
 
   /** The loss on the whole set, which may take long; null also if `signal` ended it. */
   all(trainer: Evaluator<Batch>, signal?: AbortSignal): Promise<ValidationMetrics | null> {
-    return this.#measure(trainer, this.#rows, signal);
+    return this.#measure(trainer, this.#held.rows, signal);
   }
 
   /**
@@ -65,16 +74,12 @@ export class Validation implements Evaluation<Batch> {
     signal?: AbortSignal,
   ): Promise<ValidationMetrics | null> {
     if (rows === 0) return null;
-    const most = Math.max(1, Math.floor(passTokens / this.#seqLen));
+    const most = Math.max(1, Math.floor(passTokens / this.#held.seqLen));
     const batchSize = Math.ceil(this.#budgetRows / Math.ceil(this.#budgetRows / most));
     let nats = 0;
     let supervised = 0;
     let bytes = 0;
-    for (const batch of validationBatches(this.#shard, this.#spans, {
-      batchSize,
-      seqLen: this.#seqLen,
-      rows,
-    })) {
+    for (const batch of this.#held.batches({ rows, batchSize })) {
       if (signal?.aborted) return null;
       const sum = trainer.evaluate(batch);
       nats += await sum.item();

@@ -134,12 +134,8 @@ export async function openModel(
   { say, resumeFrom }: Pick<RecipeContext, "say" | "resumeFrom">,
 ): Promise<CausalLM> {
   const model = createModel(config).computeIn(train.compute_dtype);
-  const { num_hidden_layers, hidden_size, max_position_embeddings: longest } = model.shape;
-  if (train.sequence_length > longest) {
-    throw configError(
-      `train.sequence_length ${train.sequence_length} is longer than the model's ${longest} positions; lower it`,
-    );
-  }
+  const { num_hidden_layers, hidden_size } = model.shape;
+  assertLength(model, train.sequence_length);
   const parameters = [...model.trainedParameters().values()].reduce((sum, { size }) => sum + size, 0);
   say(
     `model: ${parameters.toLocaleString("en")} parameters, ${num_hidden_layers} layers of width ${hidden_size}`,
@@ -151,4 +147,15 @@ export async function openModel(
     say(`starting from ${origin}`);
   } else model.init(train.seed);
   return model;
+}
+
+/** Throws a KilnError where rows of so many tokens are longer than a model's context. */
+export function assertLength(
+  { shape: { max_position_embeddings: longest } }: CausalLM,
+  length: number,
+): void {
+  if (length <= longest) return;
+  throw configError(
+    `train.sequence_length ${length} is longer than the model's ${longest} positions; lower it`,
+  );
 }

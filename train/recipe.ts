@@ -13,6 +13,8 @@ export interface Recipe<C extends RunSettings, B extends HostBatch, I extends ob
   extends SettingsOf<C> {
   /** Refuses settings that no run can have, before anything is written. Throws a KilnError. */
   check?(config: C): void;
+  /** What would be learned of the data, as text for a terminal (with colours) or not; trains nothing. */
+  preview?(config: C, isTerminal: boolean): Promise<string>;
   /** Reads the data and makes the model. Says what it found. */
   open(config: C, context: RecipeContext): Promise<Task<B, I>>;
 }
@@ -27,9 +29,9 @@ export interface RecipeContext {
   signal?: AbortSignal | undefined;
 }
 
-/** Continues a prompt with the model in training; made by the caller, since generation is the server's. */
+/** Continues a prompt (text, or token ids as they are) with the model in training; made by the caller, since generation is the server's. */
 export type Sampler = (
-  prompt: string,
+  prompt: string | readonly number[],
   options: { max_tokens: number; temperature: number; seed: number },
 ) => Promise<string>;
 

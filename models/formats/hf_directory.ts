@@ -4,7 +4,7 @@ import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { currentDirectory } from "../../core/platform/files.ts";
 import type { ComputeDtype } from "../../nn/index.ts";
-import { Tokenizer } from "../../tokenizer/index.ts";
+import { Tokenizer, tokenizerFromGguf } from "../../tokenizer/index.ts";
 import {
   type AnyModel,
   assertComputeDtype,
@@ -114,6 +114,12 @@ async function open<C extends ModelConfig>(
 async function readContent(path: string, config: { readonly model_type: string }) {
   if (isGguf(path)) return ggufContent(readGguf(path), config, path);
   return { tokenizer: Tokenizer.load(path), weights: await readModelWeights(path) };
+}
+
+/** The tokenizer of a Hugging Face directory or a GGUF file. */
+export async function readTokenizer(path: string): Promise<Tokenizer> {
+  if (isGguf(path)) return tokenizerFromGguf(readGguf(path).metadata, path);
+  return Tokenizer.load(await currentDirectory(path));
 }
 
 /** A stop token outside the vocabulary is never generated: answers would end only at the end of the context. */

@@ -79,5 +79,6 @@ export class TextGenerator {
 /** Continues prompts one at a time, for the samples of a training run. */
 export function samplerOf(model: CausalLM, tokenizer: Tokenizer) {
   const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
-  return (prompt: string, options: GenerateOptions) => generator.complete(prompt, options);
+  return (prompt: string | readonly number[], options: GenerateOptions) =>
+    generator.complete(prompt, options);
 }

@@ -1,3 +1,12 @@
+export {
+  type ChatExample,
+  chatBatch,
+  chatBatches,
+  packExamples,
+  type ReadChat,
+  readChatData,
+  readChats,
+} from "./chat_rows.ts";
 export { type LabelledOptions, type LabelledText, readLabelled } from "./labelled.ts";
 export {
   classWeights,

@@ -116,7 +116,7 @@ function checkOptions(spans: readonly Span[], { batchSize, seqLen }: PackingOpti
   if (spans.length === 0) throw new KilnError("there are no documents to make batches of");
 }
 
-function emptyBatch(batchSize: number, seqLen: number): Batch {
+export function emptyBatch(batchSize: number, seqLen: number): Batch {
   const zeros = () => new Int32Array(batchSize * seqLen);
   const targets = zeros().fill(IGNORE);
   return { tokens: zeros(), targets, positions: zeros(), segments: zeros(), bytes: 0, supervised: 0 };

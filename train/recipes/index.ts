@@ -1,24 +1,57 @@
+import { whole } from "../../core/platform/command_line.ts";
 import type { HostBatch, Recipe } from "../recipe.ts";
 import type { RunSettings } from "../settings/run.ts";
 
-/** `kiln train NAME`: a line of help, and the recipe, loaded when it is needed. */
-interface Row {
+/** A flag that is a setting, by its dotted name. */
+export type Flag = readonly [
+  flag: string,
+  setting: string,
+  description: string,
+  parse?: (text: string) => unknown,
+];
+
+/** `kiln train NAME`. */
+interface Command {
+  /** A line of help. */
   description: string;
+  /** Flags besides those of every recipe. */
+  flags: readonly Flag[];
+  /** Whether the argument may be a model to start from, `model.init_from`. */
+  takesModel?: boolean;
+  /** Whether the recipe has a `preview`. */
+  previews?: boolean;
+}
+
+/** The command, and the recipe, loaded when it is needed. */
+interface Row extends Command {
   load(): Promise<Recipe<RunSettings, HostBatch>>;
 }
 
 const row = <C extends RunSettings, B extends HostBatch, I extends object>(
-  description: string,
+  command: Command,
   load: () => Promise<{ recipe: Recipe<C, B, I> }>,
 ): Row => ({
-  description,
+  ...command,
   load: async () => (await load()).recipe as unknown as Recipe<RunSettings, HostBatch>,
 });
 
 /** Every recipe, by its name. How to add one: docs/adding-a-recipe.md. */
 export const recipes: Readonly<Record<string, Row>> = {
   pretrain: row(
-    "train a Llama (or a GPT-2) from scratch on text, JSONL, or gzip of either; without data on built-in stories",
+    {
+      description:
+        "train a Llama (or a GPT-2) from scratch on text, JSONL, or gzip of either; without data on built-in stories",
+      flags: [["--vocab-size <n>", "tokenizer.vocab_size", "size of the tokenizer to train", whole(1)]],
+    },
     () => import("./pretrain.ts"),
+  ),
+  sft: row(
+    {
+      description: "teach a model to chat: train it on conversations or on instructions and responses",
+      flags: [],
+      takesModel: true,
+      previews: true,
+    },
+    () => import("./sft.ts"),
   ),
 };

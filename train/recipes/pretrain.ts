@@ -1,15 +1,16 @@
 import { z } from "zod";
 import { type Batch, PackedBatches } from "../data/index.ts";
 import { assertOutside, openTextData } from "../data/text_data.ts";
-import { Validation } from "../evaluate.ts";
+import { heldOutText, Validation } from "../evaluate.ts";
 import { decoderSettings, maxPositions, openModel, originOf, positionsOf } from "../model_settings.ts";
 import type { Recipe } from "../recipe.ts";
 import { type RunOptions, type RunResult, run } from "../run.ts";
 import { loadSettings, type Override, parseSettings } from "../settings/load.ts";
 import { model } from "../settings/model.ts";
-import { checkTrain, runSettings, sample } from "../settings/run.ts";
+import { checkTrain, runSettings, sampleSettings } from "../settings/run.ts";
 import { data, tokenizer } from "../settings/text.ts";
 
+const sample = sampleSettings(["Once upon a time"], "what the samples continue");
 const schema = z
   .strictObject({ data, tokenizer, model, ...runSettings("pretrain"), sample })
   .superRefine((config, context) => {
@@ -56,10 +57,10 @@ export const recipe: Recipe<PretrainConfig, Batch> = {
       model,
       tokenizer,
       batches: new PackedBatches(source.train.shard, source.train.documents, packing),
-      evaluation: new Validation(source.validation.shard, source.validation.documents, {
-        seqLen: train.sequence_length,
-        tokens: config.eval.tokens,
-      }),
+      evaluation: new Validation(
+        heldOutText(source.validation.shard, source.validation.documents, train.sequence_length),
+        config.eval.tokens,
+      ),
       async sample(seed) {
         const texts: string[] = [];
         for (const prompt of prompts)

@@ -76,16 +76,17 @@ const evaluation = z
   .prefault({})
   .describe("the validation loss");
 
-/** Texts that a language model writes on the way. */
-export const sample = z
-  .strictObject({
-    every: natural.default(250).describe("updates between samples; 0 only at the end"),
-    prompts: z.array(z.string()).default(["Once upon a time"]).describe("what the samples continue"),
-    max_tokens: count.default(80).describe("tokens of one sample"),
-    temperature: z.number().min(0).default(0.8).describe("0 takes the likeliest token"),
-  })
-  .prefault({})
-  .describe("texts that show the progress");
+/** Texts that a language model writes on the way, from these prompts where no others are set. */
+export const sampleSettings = (prompts: string[], description: string) =>
+  z
+    .strictObject({
+      every: natural.default(250).describe("updates between samples; 0 only at the end"),
+      prompts: z.array(z.string()).default(prompts).describe(description),
+      max_tokens: count.default(80).describe("tokens of one sample"),
+      temperature: z.number().min(0).default(0.8).describe("0 takes the likeliest token"),
+    })
+    .prefault({})
+    .describe("texts that show the progress");
 
 const checkpoint = z
   .strictObject({

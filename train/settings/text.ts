@@ -12,14 +12,17 @@ const corpus = z
   .describe("the built-in story grammar, used where no path is given");
 
 /** One path or several. */
-const paths = z
-  .preprocess((value) => (typeof value === "string" ? [value] : value), z.array(z.string()).min(1))
-  .optional();
+export const paths = z.preprocess(
+  (value) => (typeof value === "string" ? [value] : value),
+  z.array(z.string()).min(1),
+);
 
 export const data = z
   .strictObject({
-    path: paths.describe("text or JSONL files, plain or .gz; relative to the config file"),
-    validation_path: paths.describe("files for the validation loss; where not given, a share of the data"),
+    path: paths.optional().describe("text or JSONL files, plain or .gz; relative to the config file"),
+    validation_path: paths
+      .optional()
+      .describe("files for the validation loss; where not given, a share of the data"),
     corpus,
     seed: natural.default(0).describe("which documents are held out"),
     field: z

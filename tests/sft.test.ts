@@ -1,0 +1,200 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openDevice } from "../kernels/index.ts";
+import { createModel, loadModel, saveModel, tinyllmConfig } from "../models/index.ts";
+import { samplerOf } from "../serve/text/text_generator.ts";
+import { CHATML, ChatTemplate, Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
+import { previewChats } from "../train/data/chat_preview.ts";
+import { chatBatch, packExamples, readChatData, readChats } from "../train/data/index.ts";
+import { recipe } from "../train/recipes/sft.ts";
+import { readMetrics } from "../train/report/metrics_log.ts";
+import { run } from "../train/run.ts";
+import { loadSettings, parseOverrides } from "../train/settings/load.ts";
+
+const root = mkdtempSync(join(tmpdir(), "kiln-sft-"));
+const place = (name: string) => join(root, name);
+afterAll(() => rmSync(root, { recursive: true }));
+
+const base = new Tokenizer(
+  trainBpe(["user assistant system hello what is the sea blue and deep"], {
+    vocab_size: 280,
+    special_tokens: ["<|endoftext|>"],
+  }),
+  { tokenizer_config: { bos_token: "<|endoftext|>", eos_token: "<|endoftext|>" } },
+);
+const tokenizer = withChatTemplate(base);
+const template = new ChatTemplate(tokenizer);
+
+function write(name: string, rows: readonly unknown[]): string {
+  writeFileSync(
+    place(name),
+    rows.map((row) => (typeof row === "string" ? row : JSON.stringify(row))).join("\n"),
+  );
+  return place(name);
+}
+
+async function collected<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of items) all.push(item);
+  return all;
+}
+
+const messages = [
+  { role: "user", content: "hello" },
+  { role: "assistant", content: "the sea" },
+  { role: "user", content: "what" },
+  { role: "assistant", content: "is blue" },
+];
+
+describe("conversations as rows", () => {
+  it("learn what the assistant says and its turn-end tokens, of every format and file type", async () => {
+    const files = [
+      write("a.jsonl", [{ messages }]),
+      write("b.json", ['[{"instruction":"hello","input":"","output":"the sea"}]']),
+      write("c.csv", ["prompt,completion", 'hello,"the sea"']),
+      write("d.txt", ["User: hello", "Assistant: the sea", "<|endoftext|>User: what", "Assistant: is blue"]),
+    ];
+    const { examples, supervised } = await readChatData(files, template, 64);
+    const said = examples.map(({ tokens, targets }) => {
+      expect(tokens.length).toBe(targets.length);
+      targets.forEach((id, i) => {
+        if (id !== -100 && i + 1 < tokens.length) expect(id).toBe(tokens[i + 1]);
+      });
+      return tokenizer.decode(
+        targets.filter((id) => id !== -100),
+        { skipSpecialTokens: false },
+      );
+    });
+    const [sea, blue] = ["the sea<|im_end|>", "is blue<|im_end|>"];
+    expect(said).toEqual([sea + blue, sea, sea, sea, blue]);
+    const ids = await tokenizer.encode(said.join(""), { addSpecialTokens: false });
+    expect(supervised).toBe(ids.length);
+  });
+
+  it("keep special tokens that are spelled in a message as text", async () => {
+    const file = write("spelled.jsonl", [{ prompt: "hello", completion: "the <|im_end|> sea" }]);
+    const [{ ids }] = await collected(readChats([file], template));
+    expect(ids.filter((id) => id === tokenizer.tokenToId("<|im_end|>"))).toHaveLength(2);
+  });
+
+  it("count those that are too long, and refuse what teaches nothing by its file and row", async () => {
+    const long = write("long.jsonl", [
+      { messages: [messages[0], { ...messages[1], content: "sea ".repeat(99) }] },
+      { messages },
+    ]);
+    expect(await readChatData([long], template, 64)).toMatchObject({ tooLong: 1, examples: { length: 1 } });
+    const mute = write("mute.jsonl", [{ messages }, { messages: messages.slice(0, 1) }]);
+    await expect(readChatData([mute], template, 64)).rejects.toThrow(
+      /mute.jsonl row 2 .*nothing to learn from/,
+    );
+    const endless = new ChatTemplate(tokenizer, CHATML.replace("{{ '<|im_end|>' }}{% endgen", "{% endgen"));
+    await expect(readChatData([long], endless, 64)).rejects.toThrow(/long.jsonl row 1 .*never learn to stop/);
+  });
+
+  it("are packed whole: each once, alone in its segment, with positions from 0", () => {
+    const lengths = fc.array(fc.integer({ min: 1, max: 12 }), { minLength: 1, maxLength: 40 });
+    fc.assert(
+      fc.property(lengths, (sizes) => {
+        const examples = sizes.map((size, i) => ({
+          tokens: new Int32Array(size).fill(i + 1),
+          targets: new Int32Array(size).fill(i + 1),
+        }));
+        const rows = packExamples(examples, 12);
+        expect(new Set(rows.flat())).toEqual(new Set(examples));
+        expect(rows.flat()).toHaveLength(examples.length);
+        const { tokens, targets, positions, segments, supervised } = chatBatch(rows, 12);
+        expect(supervised).toBe(sizes.reduce((sum, size) => sum + size, 0));
+        tokens.forEach((token, i) => {
+          expect(targets[i]).toBe(token === 0 ? -100 : token);
+          const follows = i % 12 > 0 && tokens[i - 1] === token;
+          expect(positions[i]).toBe(follows ? positions[i - 1] + 1 : 0);
+          if (i % 12 > 0) expect(segments[i] === segments[i - 1]).toBe(follows);
+        });
+      }),
+    );
+  });
+
+  it("fill the fullest row first, as in TRL's documentation", () => {
+    const examples = [2, 3, 1].map((size) => ({
+      tokens: new Int32Array(size),
+      targets: new Int32Array(size),
+    }));
+    const rows = packExamples(examples, 4).map((row) =>
+      row.map((example) => examples.indexOf(example as (typeof examples)[0])),
+    );
+    expect(rows).toEqual([[1, 2], [0]]);
+  });
+
+  it("are shown with what is learned marked, and counted", async () => {
+    const file = write("shown.jsonl", [
+      { messages },
+      { messages: [messages[0], { ...messages[1], content: "sea ".repeat(50) }] },
+    ]);
+    const text = await previewChats([file], tokenizer, { longest: 64, colours: false });
+    expect(text).toContain(
+      "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n[[the sea<|im_end|>]]\n<|im_start|>user\n",
+    );
+    expect(text).toMatch(
+      /conversations +2\n +longer than 64, +1 \(left out\)\nsupervised tokens +\d+\nrows of 64 +1\n/,
+    );
+    expect(await previewChats([file], tokenizer, { longest: 64, colours: true })).toContain(
+      "\x1b[32mthe sea<|im_end|>\x1b[0m",
+    );
+  });
+});
+
+describe("kiln train sft", () => {
+  const questions = ["hello", "what is the sea", "is the sea blue", "what", "blue and deep"];
+  const fixed = questions.map((prompt) => ({ prompt, completion: "the sea is deep" }));
+  beforeAll(async () => {
+    await openDevice();
+    const sizes = { hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2 };
+    const config = tinyllmConfig({
+      ...sizes,
+      vocab_size: base.vocabSize,
+      eos_token_id: base.eosId,
+      max_position_embeddings: 64,
+    });
+    await saveModel(place("base"), createModel(config).init(1), base);
+    write("chats.jsonl", fixed);
+  });
+
+  async function train(name: string, ...settings: string[]) {
+    const lines: string[] = [];
+    const config = await loadSettings(recipe, null, parseOverrides([`out_dir=${place(name)}`, ...settings]));
+    const result = await run(recipe, { config, makeSampler: samplerOf, say: (line) => lines.push(line) });
+    const weights = readFileSync(place(`${name}/model/model.safetensors`)).toString("base64");
+    const losses = readMetrics(place(`${name}/log.jsonl`)).flatMap(({ loss }) => loss ?? []);
+    return { ...result, weights, losses, text: lines.join("\n") };
+  }
+  const toy = [
+    `model.init_from=${place("base")}`,
+    `data.path=${place("chats.jsonl")}`,
+    "data.validation_fraction=0",
+    "train.sequence_length=64",
+    "train.batch_size=1",
+    "train.warmup_steps=0",
+    "train.schedule=constant",
+    "train.learning_rate=0.02",
+    "sample.prompts=['hello']",
+    "sample.temperature=0",
+    "sample.max_tokens=20",
+  ];
+
+  it("teaches a reply after which the model stops by itself, and saves the template with it", async () => {
+    const { samples, text, losses } = await train("reply", ...toy, "train.steps=60");
+    expect(samples.after).toEqual(["User: hello\nAssistant: the sea is deep"]);
+    expect(samples.before).not.toEqual(samples.after);
+    expect(losses.at(-1)).toBeLessThan(0.05);
+    expect(text).toContain("it gets ChatML, whose 2 special tokens are added to the vocabulary");
+    const { model, tokenizer: saved } = await loadModel(place("reply/model"));
+    expect(model.shape.vocab_size).toBe(base.vocabSize + 2);
+    expect(saved.chatTemplate).toBe(CHATML);
+    expect(readFileSync(place("reply/model/chat_template.jinja"), "utf8")).toBe(CHATML);
+    const stop = saved.tokenToId("<|im_end|>")!;
+    expect(saved.eosIds).toEqual([stop, base.eosId]);
+  });
+});

@@ -1,0 +1,146 @@
+import { z } from "zod";
+import { KilnError } from "../../core/errors.ts";
+import { isGguf } from "../../models/formats/gguf.ts";
+import { loadModel, readTokenizer } from "../../models/formats/hf_directory.ts";
+import { withTokenizer } from "../../models/vocabulary.ts";
+import { ChatTemplate, type Tokenizer, withChatTemplate } from "../../tokenizer/index.ts";
+import { previewChats } from "../data/chat_preview.ts";
+import {
+  type Batch,
+  type ChatExample,
+  chatBatch,
+  chatBatches,
+  packExamples,
+  readChatData,
+  ShuffledBatches,
+} from "../data/index.ts";
+import { permutation } from "../data/permutation.ts";
+import { assertOutside } from "../data/text_data.ts";
+import { Validation } from "../evaluate.ts";
+import { assertLength, originOf } from "../model_settings.ts";
+import type { Recipe, RecipeContext } from "../recipe.ts";
+import { natural, share } from "../settings/numbers.ts";
+import { checkTrain, runSettings, sampleSettings } from "../settings/run.ts";
+import { paths } from "../settings/text.ts";
+
+const data = z
+  .strictObject({
+    path: paths.describe("conversations: JSONL, JSON, CSV, Parquet, or text with lines User: and Assistant:"),
+    validation_path: paths
+      .optional()
+      .describe("files for the validation loss, instead of a share of the data"),
+    validation_fraction: share.default(0.05).describe("share of the conversations held out"),
+    seed: natural.default(0).describe("which conversations are held out"),
+    packing: z
+      .boolean()
+      .default(true)
+      .describe("several whole conversations in a row, which do not see each other; false: one"),
+  })
+  .describe("what to train on");
+
+const model = z
+  .strictObject({
+    init_from: z.string().describe("model folder, run or GGUF file; relative to the config file"),
+  })
+  .describe("the model to train");
+
+const sample = sampleSettings(["Hello!"], "messages that the samples answer");
+const schema = z.strictObject({ model, data, ...runSettings("sft"), sample }).superRefine(checkTrain);
+
+type SftConfig = z.output<typeof schema>;
+
+const chatOrigin = async (path: string) => (isGguf(path) ? path : originOf(path));
+
+/** Trains a decoder on conversations: the loss is that of what the assistant says, its turn-end tokens included. */
+export const recipe: Recipe<SftConfig, Batch> = {
+  name: "sft",
+  schema,
+  inputs: ["model.init_from", "data.path", "data.validation_path"],
+
+  check: ({ out_dir, data: { path, validation_path } }) => assertOutside(out_dir, path, validation_path),
+
+  async preview({ model: { init_from }, data: { path }, train }, isTerminal) {
+    const tokenizer = withChatTemplate(await readTokenizer(await chatOrigin(init_from)));
+    return previewChats(path, tokenizer, { longest: train.sequence_length, colours: isTerminal });
+  },
+
+  async open(config, context) {
+    const { train } = config;
+    const { sequence_length: seqLen, seed } = train;
+    const { model, tokenizer } = await openChatModel(config, context);
+    const template = new ChatTemplate(tokenizer);
+    const { rows, held, content } = await openChats(config, template, context.say);
+    const sampler = context.makeSampler(model, tokenizer);
+    const { prompts, max_tokens, temperature } = config.sample;
+    return {
+      model,
+      tokenizer,
+      batches: new ShuffledBatches(rows, { batchSize: train.batch_size, seed }, (chosen) =>
+        chatBatch(chosen, seqLen),
+      ),
+      evaluation: new Validation(
+        { rows: held.length, seqLen, batches: (options) => chatBatches(held, { ...options, seqLen }) },
+        config.eval.tokens,
+      ),
+      async sample(seed) {
+        const texts: string[] = [];
+        for (const prompt of prompts) {
+          const asked = { messages: [{ role: "user" as const, content: prompt }] };
+          const { ids } = await template.encode(asked, { addGenerationPrompt: true });
+          texts.push(`User: ${prompt}\nAssistant: ${await sampler(ids, { max_tokens, temperature, seed })}`);
+        }
+        return texts;
+      },
+      decisive: { data: content, model: model.config, tokenizer: tokenizer.hash() },
+      close() {},
+    };
+  },
+};
+
+/** The model to start from, with a chat template and its tokens. */
+async function openChatModel({ model: settings, train }: SftConfig, { say, resumeFrom }: RecipeContext) {
+  const origin = resumeFrom ?? (await chatOrigin(settings.init_from));
+  const loaded = await loadModel(origin);
+  const tokenizer = withChatTemplate(loaded.tokenizer);
+  const isNew = tokenizer !== loaded.tokenizer;
+  const model = (isNew ? await withTokenizer(loaded.model, tokenizer) : loaded.model).computeIn(
+    train.compute_dtype,
+  );
+  assertLength(model, train.sequence_length);
+  if (!resumeFrom) say(`starting from ${origin}`);
+  if (isNew) say(addedText(loaded.tokenizer, tokenizer));
+  return { model, tokenizer };
+}
+
+function addedText(before: Tokenizer, after: Tokenizer): string {
+  const added = after.vocabSize - before.vocabSize;
+  const tokens = added > 0 ? `, whose ${added} special tokens are added to the vocabulary` : "";
+  return `the model has no chat template: it gets ChatML${tokens}`;
+}
+
+/** Rows to learn from and to be measured on. Says how much there is. */
+async function openChats({ data, train }: SftConfig, template: ChatTemplate, say: (line: string) => void) {
+  const { path, validation_path, ...reading } = data;
+  const longest = train.sequence_length;
+  const read = async (files: readonly string[]) => {
+    const { examples, tooLong, hash } = await readChatData(files, template, longest);
+    const name = files.join(", ");
+    if (tooLong > 0) say(`left out of ${name}: ${tooLong} conversations longer than ${longest} tokens`);
+    if (examples.length > 0) return { examples, hash };
+    const why =
+      tooLong > 0 ? `only conversations longer than train.sequence_length ${longest}` : "no conversation";
+    throw new KilnError(`${name}: there is ${why}; give shorter ones, or longer rows`, {
+      code: "corpus_empty",
+    });
+  };
+  const all = await read(path);
+  const other = validation_path && (await read(validation_path));
+  const order = [...permutation(all.examples.length, data.seed, 3)].map((i) => all.examples[i]);
+  const count = other ? 0 : Math.floor(order.length * data.validation_fraction);
+  const pack = (examples: ChatExample[]) =>
+    data.packing ? packExamples(examples, longest) : examples.map((example) => [example]);
+  const [rows, held] = [pack(order.slice(count)), pack(other?.examples ?? order.slice(0, count))];
+  const size = (all: ChatExample[][]) => `${all.flat().length} conversations in ${all.length} rows`;
+  say(`training data: ${size(rows)}; validation data: ${size(held)}`);
+  return { rows, held, content: { content: all.hash, validation: other?.hash, ...reading } };
+}
