@@ -267,6 +267,10 @@ function mergesByScore(keys: Reader, scores: readonly number[]): [string, string
   const ids = new Map(
     keys.tokens.flatMap((token, id) => (keys.types[id] === tokenTypes.normal ? [[token, id]] : [])),
   );
+  // SentencePiece makes pieces of 16 characters at most by default; the work grows with the square of the length.
+  const long = [...ids].find(([token]) => token.length > 1000);
+  if (long)
+    throw new TokenizerError(`token ${long[1]} has ${long[0].length} characters; fetch the file again`);
   const merges: { left: string; right: string; order: number[] }[] = [];
   for (const [token, id] of ids) {
     let left = "";
