@@ -7,6 +7,7 @@ import {
   indexSelect,
   linear,
   linearCrossEntropy,
+  overRowChunks,
   reshape,
   suitsFusion,
 } from "../kernels/index.ts";
@@ -76,16 +77,35 @@ export abstract class CausalLM extends Model {
 
   /** Sum of -log p(target) over the supervised places. */
   loss(batch: TokenBatch, upstream?: Tensor): Tensor {
-    const { dropoutKey } = batch;
-    const dropout = dropoutKey && new PassDropout(dropoutKey, this.dropoutRates);
-    const hidden = this.hidden(batch.tokens, { ...batch, dropout }); // [B, T, hidden]
-    const rows = batch.targets.size;
-    const flat = reshape(hidden, [rows, hidden.size / rows]); // [B * T, hidden]
-    const targets = reshape(batch.targets, [rows]);
+    const { flat, targets, dropout } = this.#rows(batch);
     // Only the plain product has a loss that needs no room for all logits.
     if (this.lmHead?.adapter)
       return crossEntropy(this.logits(flat, { dropout }), targets, { reduction: "sum" });
     return linearCrossEntropy(flat, this.headWeight.compute, targets, { ignoreIndex: -100, upstream }).loss;
+  }
+
+  /** -log p(target) at each place, f32 [B, T]; 0 where nothing is supervised. */
+  tokenLosses(batch: TokenBatch): Tensor {
+    const { flat, targets, dropout } = this.#rows(batch);
+    const losses = (h: Tensor, t: Tensor) =>
+      crossEntropy(this.logits(h, { dropout }), t, { reduction: "none" });
+    const each = this.lmHead?.adapter
+      ? losses(flat, targets)
+      : overRowChunks([flat, targets], 4 * this.shape.vocab_size, losses);
+    return reshape(each, batch.targets.shape);
+  }
+
+  /** Hidden states [B * T, hidden_size] of a batch in training, and their targets [B * T]. */
+  #rows(batch: TokenBatch): { flat: Tensor; targets: Tensor; dropout: PassDropout | undefined } {
+    const { dropoutKey } = batch;
+    const dropout = dropoutKey && new PassDropout(dropoutKey, this.dropoutRates);
+    const hidden = this.hidden(batch.tokens, { ...batch, dropout }); // [B, T, hidden]
+    const rows = batch.targets.size;
+    return {
+      flat: reshape(hidden, [rows, hidden.size / rows]),
+      targets: reshape(batch.targets, [rows]),
+      dropout,
+    };
   }
 
   /**

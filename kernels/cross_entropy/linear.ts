@@ -1,4 +1,4 @@
-import { custom } from "../../core/autograd.ts";
+import { checkpoint, custom } from "../../core/autograd.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import type { DeviceProfile } from "../../core/op.ts";
@@ -81,6 +81,24 @@ export function linearCrossEntropy(
     },
   );
   return { loss, count: countSupervised(target, ignoreIndex) };
+}
+
+/**
+ * `body` for all rows of tensors [N, …], chunk by chunk, where a row of N takes `rowBytes` of temporaries, such as logits:
+ * f32 [N]. Derivatives compute the temporaries again. For losses whose derivatives need all of them, unlike a sum's.
+ */
+export function overRowChunks(
+  rows: readonly Tensor[],
+  rowBytes: number,
+  body: (...rows: Tensor[]) => Tensor,
+  chunkBytes: number = defaultChunk(rows[0].device.profile),
+): Tensor {
+  const [count] = rows[0].shape;
+  const chunk = chunkRows(count, rowBytes, chunkBytes);
+  const made: Tensor[] = [];
+  for (let at = 0; at < count; at += chunk)
+    made.push(checkpoint(body, ...rows.map((t) => narrow(t, 0, at, Math.min(chunk, count - at)))));
+  return made.length === 1 ? made[0] : cat(made, 0);
 }
 
 /**
