@@ -1,8 +1,9 @@
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KilnError } from "../core/errors.ts";
-import { readJson } from "../core/platform/files.ts";
+import { currentDirectory, readJson } from "../core/platform/files.ts";
 import {
   architectures,
   createModel,
@@ -13,8 +14,10 @@ import {
   modelTypeOf,
   parseModelConfig,
   presets,
+  readModelConfig,
 } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
+import type { Encoder } from "../models/encoder.ts";
 import { loadWeights } from "../models/formats/hf_directory.ts";
 import { readModelWeights } from "../models/formats/safetensors.ts";
 import { configError } from "../models/formats/validation.ts";
@@ -86,6 +89,19 @@ export async function decoderSettings(
   const preset = presets[model.preset];
   const sized = { ...model, max_position_embeddings: maxPositions(config) };
   return preset.config({ ...shapeSettings(sized, preset.model_type), ...special });
+}
+
+/** A model folder or run as it is: its model, tokenizer, and the SHA-256 of its weights. */
+export async function openExisting(path: string) {
+  const directory = await currentDirectory(await originOf(path));
+  const config = await readModelConfig(directory);
+  const weights = await readModelWeights(directory);
+  const model: CausalLM | Encoder = createModel(config);
+  loadWeights(model, weights);
+  const hash = createHash("sha256");
+  for (const [name, { bytes }] of [...weights].sort(([a], [b]) => (a < b ? -1 : 1)))
+    hash.update(name).update(bytes);
+  return { model, config, tokenizer: Tokenizer.load(directory), hash: hash.digest("hex") };
 }
 
 /** The settings that decide the shape, under the names that a config.json of this type has. */

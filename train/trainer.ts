@@ -218,19 +218,19 @@ export class Trainer<B extends { supervised: number } = Batch, I extends object 
 
 const scalerName = "loss_scaler";
 
-/** The objective of packed rows of `length` tokens: the model's own loss. */
-function tokenRows(model: Model<TokenBatch>, length: number): Objective<Batch> {
+/** Rows of `length` tokens on the device. */
+export function uploadTokens({ tokens, targets, positions, segments }: Batch, length: number): TokenBatch {
+  const column = (values: Int32Array) => tensor(values, [values.length / length, length], "i32");
   return {
-    upload(batch) {
-      const column = (values: Int32Array) => tensor(values, [values.length / length, length], "i32");
-      const { tokens, targets, positions, segments } = batch;
-      return {
-        tokens: column(tokens),
-        targets: column(targets),
-        positions: column(positions),
-        segments: column(segments),
-      };
-    },
-    loss: (inputs, upstream) => model.loss(inputs, upstream),
+    tokens: column(tokens),
+    targets: column(targets),
+    positions: column(positions),
+    segments: column(segments),
   };
 }
+
+/** The objective of packed rows of `length` tokens: the model's own loss. */
+const tokenRows = (model: Model<TokenBatch>, length: number): Objective<Batch> => ({
+  upload: (batch) => uploadTokens(batch, length),
+  loss: (inputs, upstream) => model.loss(inputs, upstream),
+});

@@ -70,6 +70,12 @@ async function* rowsOf(file: string): AsyncGenerator<TableRow> {
   }
 }
 
+/** A conversation as it is learned. */
+export function chatExample({ ids, assistantMask }: EncodedChat): ChatExample {
+  const tokens = Int32Array.from(ids.slice(0, -1));
+  return { tokens, targets: tokens.map((_, i) => (assistantMask[i + 1] ? ids[i + 1] : IGNORE)) };
+}
+
 /** Reads conversations into memory; those that do not fit into a row of `longest` tokens are left out and counted. */
 export async function readChatData(
   paths: readonly string[],
@@ -80,9 +86,8 @@ export async function readChatData(
   const examples: ChatExample[] = [];
   let tooLong = 0;
   let supervised = 0;
-  for await (const { ids, assistantMask } of readChats(paths, template)) {
-    const tokens = Int32Array.from(ids.slice(0, -1));
-    const targets = tokens.map((_, i) => (assistantMask[i + 1] ? ids[i + 1] : IGNORE));
+  for await (const chat of readChats(paths, template)) {
+    const { tokens, targets } = chatExample(chat);
     if (tokens.length > longest) {
       tooLong++;
       continue;

@@ -22,6 +22,7 @@ export {
   type PackingOptions,
   validationBatches,
 } from "./packing.ts";
+export { type Pair, pairBatch, readPairs } from "./preference_rows.ts";
 export {
   type DocumentSource,
   fileSource,

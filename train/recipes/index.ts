@@ -54,4 +54,12 @@ export const recipes: Readonly<Record<string, Row>> = {
     },
     () => import("./sft.ts"),
   ),
+  preference: row(
+    {
+      description: "teach a chat model which of two replies is better (DPO, IPO)",
+      flags: [],
+      takesModel: true,
+    },
+    () => import("./preference.ts"),
+  ),
 };
