@@ -28,7 +28,7 @@ function kiln(args: string[]): Promise<{ code: number; stderr: string }> {
 it("every flag that messages and documents name exists", () => {
   const commands = [
     ...["cli.ts", "train/recipes/index.ts"],
-    ...["train", "serve", "models", "bench"].map((room) => `${room}/commands.ts`),
+    ...["train", "train/eval", "serve", "models", "bench"].map((room) => `${room}/commands.ts`),
   ]
     .map((file) => readFileSync(file, "utf8"))
     .join("\n");

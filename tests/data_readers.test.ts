@@ -167,7 +167,7 @@ test("a field inside a field is named with a dot, unless a field has that name",
   const nested = write("nested.jsonl", '{"meta": {"body": {"en": "A"}}}\n{"meta.body.en": "B", "meta": 1}\n');
   expect(await read(nested, { field: "meta.body.en" })).toEqual(["A", "B"]);
   expect(await failure(write("inside.jsonl", '{"id": 1, "data": {"story": "x"}}'))).toMatch(
-    /its fields are: id, data.story \(choose one with --set data.field=NAME\)/,
+    /its fields are: id, data.story \(choose one: --set data.field=NAME, in kiln eval --field NAME\)/,
   );
 });
 

@@ -8,6 +8,7 @@ import {
   untilInterrupted,
   whole,
 } from "../core/platform/command_line.ts";
+import { addEvalCommands } from "./eval/commands.ts";
 import type { HostBatch, MakeSampler, Recipe } from "./recipe.ts";
 import { type Flag, recipes } from "./recipes/index.ts";
 import type { PretrainConfig } from "./recipes/pretrain.ts";
@@ -16,13 +17,14 @@ import type { RunSettings } from "./settings/run.ts";
 
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
-/** `kiln train …` and `kiln settings`. Everything is imported when it is needed: `--help` is instant. */
+/** `kiln train …`, `kiln settings`, `sweep`, `export` and `eval`. Everything is imported when it is needed: `--help` is instant. */
 export function addTrainCommands(program: Command, makeSampler: () => Promise<MakeSampler>): void {
   const train = program.command("train").description("train a model");
   for (const name of Object.keys(recipes)) addRecipe(train, name, makeSampler);
   addSettings(program);
   addSweep(program);
   addExport(program);
+  addEvalCommands(program);
 }
 
 /** Flags that are a setting of every recipe, by its dotted name. They come after the file; messages name the flag. */

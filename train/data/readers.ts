@@ -227,7 +227,7 @@ function textOf(record: Record<string, unknown>, field: string | undefined, wher
   const problem = text === undefined ? "has no field" : "has no text in field";
   const found = fieldNames(record).join(", ") || "none";
   throw new KilnError(
-    `${where} ${problem} ${wanted}; its fields are: ${found} (choose one with --set data.field=NAME)`,
+    `${where} ${problem} ${wanted}; its fields are: ${found} (choose one: --set data.field=NAME, in kiln eval --field NAME)`,
     { code: "field_missing" },
   );
 }

@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import { byteLength, whiteSpace } from "./words.ts";
+import { TextSize } from "./words.ts";
 
 export interface PerplexityScore {
   /** exp of the mean negative log-likelihood per item: `perplexity` in lm-eval. */
@@ -26,17 +26,18 @@ export class Perplexity {
   #bytes = 0;
 
   /**
-   * Adds a text with the summed log-likelihood of its tokens, in nats, and the number of these tokens.
+   * Adds a text, or its size, with the summed log-likelihood of its tokens, in nats, and the number of these tokens.
    * @throws KilnError if the log-likelihood is NaN.
    */
-  add(text: string, logLikelihood: number, tokens: number): void {
+  add(text: string | TextSize, logLikelihood: number, tokens: number): void {
     if (Number.isNaN(logLikelihood))
       throw new KilnError("the log-likelihood of a text is NaN; look for NaN in the model's weights");
     this.#items++;
     this.#logLikelihood += logLikelihood;
     this.#tokens += tokens;
-    this.#words += text.split(whiteSpace).length;
-    this.#bytes += byteLength(text);
+    const { words, bytes } = typeof text === "string" ? new TextSize().add(text) : text;
+    this.#words += words;
+    this.#bytes += bytes;
   }
 
   /** NaN if nothing was added. */

@@ -2,7 +2,7 @@ import { KilnError } from "../../core/errors.ts";
 
 /** White space as in Python's `str.split` and `re`. JavaScript's `\s` differs in a few control characters and U+FEFF. */
 const space = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
-export const whiteSpace = new RegExp(`[${space}]+`);
+const whiteSpace = new RegExp(`[${space}]+`);
 
 /** The words of a text between white space. */
 export function splitWords(text: string): string[] {
@@ -21,6 +21,24 @@ const encoder = new TextEncoder();
 /** The number of UTF-8 bytes of a text. */
 export function byteLength(text: string): number {
   return encoder.encode(text).length;
+}
+
+/** Words and UTF-8 bytes of a text that comes in parts. Words are counted by splitting at white space, as lm-eval does. */
+export class TextSize {
+  bytes = 0;
+  words = 1;
+  #endsInSpace = false;
+
+  /** Adds a part; none ends inside a character. */
+  add(part: string): this {
+    if (part === "") return this;
+    this.bytes += byteLength(part);
+    // A run of white space that goes on from the part before has been counted there.
+    const continues = this.#endsInSpace && whiteSpace.test(part[0]) ? 1 : 0;
+    this.words += part.split(whiteSpace).length - 1 - continues;
+    this.#endsInSpace = whiteSpace.test(part.at(-1)!);
+    return this;
+  }
 }
 
 /** Counts every n-gram of the items, joined by `separator`. */

@@ -1,0 +1,186 @@
+import { KilnError } from "../../core/errors.ts";
+import type { CausalLM } from "../../models/decoder.ts";
+import type { LoadedModel } from "../../models/formats/hf_directory.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import { type ReadOptions, readDocuments, type TextPart } from "../data/index.ts";
+import { Perplexity } from "../metrics/perplexity.ts";
+import { TextSize } from "../metrics/words.ts";
+import { type EvaluationReport, valueTable } from "../report/evaluation.ts";
+import { logLikelihoods, type Piece } from "./likelihood.ts";
+import { SpeedMeter } from "./speed.ts";
+
+export interface WindowOptions {
+  /** Tokens that a prediction can see at most. */
+  context: number;
+  /** Tokens that each window after the first scores: `context` as in lm-eval, fewer for more context and more work. */
+  stride: number;
+}
+
+/** A model that writes text, with its tokenizer. */
+export type Scorer = Pick<LoadedModel, "model" | "tokenizer">;
+
+/** A document and the log-likelihood of its tokens, in nats. */
+export interface DocumentScore {
+  logLikelihood: number;
+  tokens: number;
+  size: TextSize;
+}
+
+type Window = Piece & { document: TextSize; ends: boolean };
+
+/** Characters that are encoded at once. */
+const longestText = 2 ** 18;
+
+/**
+ * The log-likelihood of each document: every token is scored once, in rolling windows as in lm-eval's
+ * `loglikelihood_rolling`. The first token follows the tokenizer's begin token, or else its end token; without either it is
+ * not scored. Memory does not grow with the data, nor with the length of a document.
+ */
+async function* scoreDocuments(
+  { model, tokenizer }: Scorer,
+  documents: AsyncIterable<TextPart>,
+  options: WindowOptions,
+  meter?: SpeedMeter,
+): AsyncGenerator<DocumentScore> {
+  let [logLikelihood, tokens] = [0, 0];
+  const windows = windowsOf(tokenizer, documents, options);
+  for await (const { piece, logLikelihood: sum } of logLikelihoods(model, windows, meter)) {
+    logLikelihood += sum;
+    tokens += piece.tokens.length - piece.from;
+    if (!piece.ends) continue;
+    yield { logLikelihood, tokens, size: piece.document };
+    [logLikelihood, tokens] = [0, 0];
+  }
+}
+
+/** The windows of each document, in order; those of a document share its `document`. */
+export async function* windowsOf(
+  tokenizer: Tokenizer,
+  documents: AsyncIterable<TextPart>,
+  { context, stride }: WindowOptions,
+): AsyncGenerator<Window> {
+  const prefix = tokenizer.bosId ?? tokenizer.eosId;
+  const begin = (): { ids: number[]; next: number; isFirst: boolean; document: TextSize } => ({
+    ids: prefix === null ? [] : [prefix],
+    next: 1,
+    isFirst: true,
+    document: new TextSize(),
+  });
+  let state = begin();
+  /** The next window, of `count` tokens that were not scored yet. */
+  const window = (count: number, ends: boolean): Window => {
+    const { ids, next, document } = state;
+    const end = next + count;
+    const start = Math.max(0, end - context - 1);
+    const piece = { tokens: ids.slice(start, end), from: next - start, document, ends };
+    const keep = Math.max(0, end - context);
+    state = { ids: ids.slice(keep), next: end - keep, isFirst: false, document };
+    return piece;
+  };
+  for await (const { ids, text, ends } of encoded(tokenizer, documents)) {
+    state.document.add(text);
+    state.ids = [...state.ids, ...ids];
+    const most = () => (state.isFirst ? context : stride);
+    const left = () => state.ids.length - state.next;
+    while (left() > most()) yield window(most(), false);
+    if (!ends) continue;
+    if (left() > 0) yield window(left(), true);
+    else yield { tokens: [0, 0], from: 2, document: state.document, ends: true };
+    state = begin();
+  }
+}
+
+/** The ids of documents, part by part, so that no long document is encoded at once. */
+async function* encoded(tokenizer: Tokenizer, documents: AsyncIterable<TextPart>) {
+  const options = { addSpecialTokens: false };
+  let open = "";
+  for await (const { text, ends } of documents) {
+    open += text;
+    while (open.length > longestText) {
+      const { end, next } = await tokenizer.cut(open, longestText, options);
+      const ids = await tokenizer.encode(open.slice(0, end), options);
+      yield { ids, text: open.slice(0, next), ends: false };
+      open = open.slice(next);
+    }
+    if (!ends) continue;
+    yield { ids: await tokenizer.encode(open, options), text: open, ends };
+    open = "";
+  }
+}
+
+export interface PerplexityFlags extends Partial<WindowOptions>, ReadOptions {
+  data: string[];
+  speed?: boolean;
+}
+
+/**
+ * The perplexities of a model on the documents of files.
+ * Errors: a context longer than the model's, a stride longer than the context, what `readDocuments` refuses.
+ */
+export async function evaluatePerplexity(
+  { model, tokenizer }: Scorer,
+  name: string,
+  flags: PerplexityFlags,
+): Promise<EvaluationReport> {
+  const windows = windowOptions(model, flags);
+  const leftOut: Record<string, number> = {};
+  const documents = readDocuments(flags.data, flags, (what) => {
+    leftOut[what] = (leftOut[what] ?? 0) + 1;
+  });
+  const meter = new SpeedMeter();
+  const sums = new Perplexity();
+  const counts = { documents: 0, tokens: 0, words: 0, bytes: 0 };
+  for await (const { logLikelihood, tokens, size } of scoreDocuments(
+    { model, tokenizer },
+    documents,
+    windows,
+    meter,
+  )) {
+    sums.add(size, logLikelihood, tokens);
+    counts.documents++;
+    counts.tokens += tokens;
+    counts.words += size.words;
+    counts.bytes += size.bytes;
+  }
+  const { tokenPerplexity, wordPerplexity, bytePerplexity, bitsPerByte } = sums.value();
+  const scores = {
+    bits_per_byte: bitsPerByte,
+    token_perplexity: tokenPerplexity,
+    word_perplexity: wordPerplexity,
+    byte_perplexity: bytePerplexity,
+  };
+  const speed = flags.speed ? { speed: meter.value(model) } : {};
+  return {
+    title: `Perplexity of ${name}`,
+    values: {
+      task: "perplexity",
+      model: name,
+      data: flags.data,
+      ...windows,
+      ...scores,
+      ...counts,
+      left_out: leftOut,
+      ...speed,
+    },
+    tables: [valueTable({ ...scores, ...counts, ...leftOut, ...speed.speed })],
+    notes: [
+      `Every token is scored once, after at most ${windows.context} tokens of its document (windows advance by ${windows.stride}). Compare models of different tokenizers by bits per byte or word perplexity only.`,
+    ],
+  };
+}
+
+/** The windows that flags ask for: by default as long as the model's context, without overlap. */
+function windowOptions(model: CausalLM, { context, stride }: Partial<WindowOptions>): WindowOptions {
+  const longest = model.shape.max_position_embeddings;
+  const chosen = { context: context ?? longest, stride: stride ?? context ?? longest };
+  if (chosen.context > longest)
+    throw new KilnError(
+      `--context ${context} is more than the ${longest} tokens that the model reads; give ${longest} or less`,
+      { exitCode: 2 },
+    );
+  if (chosen.stride <= chosen.context) return chosen;
+  throw new KilnError(
+    `--stride ${stride} is more than the context of ${chosen.context} tokens, so tokens would be left out; give ${chosen.context} or less`,
+    { exitCode: 2 },
+  );
+}
