@@ -1,22 +1,25 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it, vi } from "vitest";
-import { withDevice } from "../core/device.ts";
+import { setDevice, withDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
+import { addAdapter, removeAdapter, useAdapter } from "../models/adapters.ts";
 import { createModel, parseModelConfig } from "../models/architectures.ts";
 import { type Gguf, ggufParts, parseGguf } from "../models/formats/gguf.ts";
 import { parseGgufHeader } from "../models/formats/gguf_header.ts";
 import { ggufContent, modelGguf } from "../models/formats/gguf_model.ts";
 import { ggufConfig } from "../models/formats/gguf_names.ts";
 import { loadWeights, readTensors } from "../models/formats/hf_directory.ts";
+import { loadAdapter, saveAdapter } from "../models/formats/peft_directory.ts";
 import {
   hostTensor,
   parseSafetensors,
   readSafetensors,
   serializeSafetensors,
 } from "../models/formats/safetensors.ts";
+import { tinyllmConfig } from "../models/llama_config.ts";
 import {
   charTokenizer,
   Tokenizer,
@@ -327,4 +330,42 @@ it.each(Object.entries(kinds))("tokenizer.json: %s", async (kind, json) => {
       expect(typeof tokenizer.decode(ids)).toBe("string");
     },
   );
+});
+
+it("adapters of PEFT: configs and weights", async () => {
+  const sizes = { vocab_size: 20, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 };
+  const before = setDevice(new ReferenceDevice());
+  try {
+    const model = createModel(tinyllmConfig(sizes)).init(1);
+    addAdapter(model, { r: 2, modules_to_save: ["norm"], rank_pattern: { v_proj: 3 } });
+    const path = join(folder, "adapter");
+    await saveAdapter(path, model);
+    const read = (name: string) => readFileSync(join(path, name));
+    const [config, weights] = [read("adapter_config.json"), read("adapter_model.safetensors")];
+    const values = [...parseSafetensors(weights, "").values()].reduce(
+      (sum, { bytes }) => sum + bytes.length,
+      0,
+    );
+    const damaged = join(folder, "damaged");
+    mkdirSync(damaged);
+    const load = (name: string) => async (bytes: Uint8Array) => {
+      writeFileSync(join(damaged, "adapter_config.json"), config);
+      writeFileSync(join(damaged, "adapter_model.safetensors"), weights);
+      writeFileSync(join(damaged, name), bytes);
+      const held = model.headWeight.device.bytesInUse;
+      try {
+        await loadAdapter(model, damaged, "damaged");
+        useAdapter(model, "damaged");
+        removeAdapter(model, "damaged");
+      } finally {
+        expect(model.headWeight.device.bytesInUse).toBe(held);
+      }
+    };
+    const [texts, files] = ["adapter_config.json", "adapter_model.safetensors"];
+    await mutate({ name: texts, kinds: 2 }, (seed) => mutantText(String(config), seed), load(texts));
+    const make = (seed: number) => mutant(weights, weights.length - values, seed);
+    await mutate({ name: files, kinds: 2 }, make, load(files));
+  } finally {
+    setDevice(before);
+  }
 });
