@@ -24,6 +24,8 @@ export interface EncoderBatch extends EncoderInput {
    * 0 or 1; numbers f32 [R, 1]; of a span in each row, i32 [B, 2]: the places in the row where it begins and ends.
    */
   labels: Tensor;
+  /** f32 [labels]: what a text of each class counts in a cross-entropy. Absent: 1. */
+  classWeights?: Tensor | undefined;
   /** u32 [4]: seeds the dropout of this pass; without it nothing is dropped. */
   dropoutKey?: Tensor | undefined;
 }
@@ -73,9 +75,9 @@ export abstract class Encoder extends Model<EncoderBatch> {
    * The sum of the losses of the supervised labels: cross-entropies, of several labels a text may have binary ones, of numbers
    * squared errors, and of a span half of each end's.
    */
-  loss({ labels, dropoutKey, ...input }: EncoderBatch): Tensor {
+  loss({ labels, classWeights, dropoutKey, ...input }: EncoderBatch): Tensor {
     const dropout = dropoutKey && new PassDropout(dropoutKey, this.dropoutRates);
     const logits = this.logits({ ...input, dropout });
-    return headLoss(this.task, this.config.problem_type, logits, labels);
+    return headLoss(this.task, this.config.problem_type, logits, labels, classWeights);
   }
 }

@@ -83,6 +83,7 @@ export function headLoss(
   problem: LabelKeys["problem_type"],
   logits: Tensor,
   labels: Tensor,
+  weight?: Tensor,
 ): Tensor {
   if (task === "feature-extraction")
     throw new KilnError(
@@ -95,7 +96,7 @@ export function headLoss(
     return mul(loss, 0.5);
   }
   if (task !== "text-classification" || labels.dtype !== "f32")
-    return crossEntropyLoss(logits, reshape(labels, [-1]), { reduction: "sum" });
+    return crossEntropyLoss(logits, reshape(labels, [-1]), { reduction: "sum", ...(weight && { weight }) });
   const terms =
     problem === "multi_label_classification" ? bceWithLogits(logits, labels) : square(sub(logits, labels));
   return sum(where(ge(labels, -99), terms, 0));

@@ -51,21 +51,21 @@ export function packTexts(
   }
   if (used.length > (rows ?? used.length))
     throw new KilnError(`the texts need ${used.length} rows of ${length} tokens; there are ${rows}`);
-  return placed(model, texts, starts, [rows ?? used.length, length]);
+  return placeTexts(model, texts, starts, [rows ?? used.length, length]);
 }
 
 /** A text a row, as many tokens as `length` with padding: what a row gives then depends on its text and `length` alone. */
 export function rowsOfOne(model: Encoder, texts: readonly EncodedText[], length: number): TextRows {
   const starts = Int32Array.from(texts, (_, i) => i * length);
-  return placed(model, texts, starts, [texts.length, length]);
+  return placeTexts(model, texts, starts, [texts.length, length]);
 }
 
-/** Texts at given places. */
-function placed(
+/** Texts in rows of `shape` whose first tokens have the places `starts`, of rows * length; the texts must not overlap. */
+export function placeTexts(
   model: Encoder,
   texts: readonly EncodedText[],
   starts: Int32Array,
-  shape: [number, number],
+  shape: [rows: number, length: number],
 ): TextRows {
   const column = (value: number) => new Int32Array(shape[0] * shape[1]).fill(value);
   const tokens = column(model.padId);

@@ -21,6 +21,7 @@ import type { Encoder } from "../models/encoder.ts";
 import { loadWeights } from "../models/formats/hf_directory.ts";
 import { readModelWeights } from "../models/formats/safetensors.ts";
 import { configError } from "../models/formats/validation.ts";
+import type { Model } from "../models/model.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import type { RecipeContext } from "./recipe.ts";
 import { checksumFile, damageOf, newestCheckpoint } from "./run_files.ts";
@@ -105,7 +106,7 @@ export async function openExisting(path: string) {
 }
 
 /** The settings that decide the shape, under the names that a config.json of this type has. */
-function shapeSettings(model: ModelSettings, type: ModelType): Record<string, unknown> {
+export function shapeSettings(model: Partial<ModelSettings>, type: ModelType): Record<string, unknown> {
   const { preset: _p, config: _c, init_from: _i, dropout, ...others } = model;
   const { attn_pdrop = dropout, resid_pdrop = dropout, embd_pdrop = dropout, ...sizes } = others;
   const settings = Object.entries({ ...sizes, attn_pdrop, resid_pdrop, embd_pdrop });
@@ -134,12 +135,16 @@ async function originSettings(
   if (Tokenizer.load(origin).hash() !== tokenizer.hash()) {
     throw configError(`tokenizer.path is not the tokenizer that ${origin} was trained with; leave it out`);
   }
-  if (tokenizer.vocabSize > has.vocab_size) {
-    throw configError(
-      `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config.json says vocab_size ${has.vocab_size}; they belong to different models`,
-    );
-  }
+  assertVocabulary(tokenizer, has.vocab_size, origin);
   return decoderConfig(parseModelConfig({ ...file, ...asked }, path), path);
+}
+
+/** Throws a KilnError where the tokenizer of the model in `origin` has ids that its embedding lacks. */
+export function assertVocabulary(tokenizer: Tokenizer, vocabSize: number, origin: string): void {
+  if (tokenizer.vocabSize <= vocabSize) return;
+  throw configError(
+    `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config.json says vocab_size ${vocabSize}; they belong to different models`,
+  );
 }
 
 /** The model of a config: with the weights in `origin`, or fresh ones made from the seed. Says what is trained. */
@@ -147,22 +152,35 @@ export async function openModel(
   config: DecoderConfig,
   train: RunSettings["train"],
   origin: string | null,
-  { say, resumeFrom }: Pick<RecipeContext, "say" | "resumeFrom">,
+  context: Pick<RecipeContext, "say" | "resumeFrom">,
 ): Promise<CausalLM> {
   const model = createModel(config).computeIn(train.compute_dtype);
-  const { num_hidden_layers, hidden_size } = model.shape;
   assertLength(model, train.sequence_length);
+  await fillModel(model, train, origin, context);
+  return model;
+}
+
+/** Gives a model the weights in `origin`, without those of its head if that is new, or fresh ones. Says what is trained. */
+export async function fillModel(
+  model: Model<never>,
+  train: RunSettings["train"],
+  origin: string | null,
+  { say, resumeFrom }: Pick<RecipeContext, "say" | "resumeFrom">,
+  hasNewHead = false,
+): Promise<void> {
+  const { num_hidden_layers, hidden_size } = model.shape;
   const parameters = [...model.trainedParameters().values()].reduce((sum, { size }) => sum + size, 0);
   say(
     `model: ${parameters.toLocaleString("en")} parameters, ${num_hidden_layers} layers of width ${hidden_size}`,
   );
-  const rates = Object.entries(config).filter(([key, value]) => /(_pdrop|_dropout)$/.test(key) && value);
+  const rates = Object.entries(model.config).filter(
+    ([key, value]) => /(pdrop|dropout|dropout_prob)$/.test(key) && value,
+  );
   if (rates.length > 0) say(`dropout in training: ${rates.map((rate) => rate.join(" ")).join(", ")}`);
-  if (origin && !resumeFrom) {
-    loadWeights(model, await readModelWeights(origin));
-    say(`starting from ${origin}`);
-  } else model.init(train.seed);
-  return model;
+  if (!origin || resumeFrom || hasNewHead) model.init(train.seed);
+  if (!origin || resumeFrom) return;
+  loadWeights(model, await readModelWeights(origin), hasNewHead);
+  say(`starting from ${origin}${hasNewHead ? ", with a new head" : ""}`);
 }
 
 /** Throws a KilnError where rows of so many tokens are longer than a model's context. */

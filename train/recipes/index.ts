@@ -62,4 +62,17 @@ export const recipes: Readonly<Record<string, Row>> = {
     },
     () => import("./preference.ts"),
   ),
+  classify: row(
+    {
+      description: "train a text classifier on labelled texts, from scratch or from an encoder",
+      flags: [
+        ["--from-scratch", "model.init_from", "train a new model, whatever the settings say", () => null],
+        ["--text <column...>", "data.text", "column of the text, or several that are joined"],
+        ["--label <column...>", "data.label", "column of the label, or several of 0 and 1"],
+        ["--format <name>", "data.format", "csv, tsv, json, jsonl, parquet, label-first or fasttext"],
+      ],
+      takesModel: true,
+    },
+    () => import("./classify.ts"),
+  ),
 };

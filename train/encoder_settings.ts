@@ -1,0 +1,174 @@
+import { join } from "node:path";
+import { z } from "zod";
+import { currentDirectory, readJson } from "../core/platform/files.ts";
+import { createModel, headedConfig, modelTypeOf, parseModelConfig } from "../models/architectures.ts";
+import type { Encoder } from "../models/encoder.ts";
+import type { EncoderConfig } from "../models/encoder_config.ts";
+import { configError } from "../models/formats/validation.ts";
+import type { LabelKeys, Task } from "../models/labels.ts";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { assertVocabulary, fillModel, shapeSettings } from "./model_settings.ts";
+import type { RecipeContext } from "./recipe.ts";
+import { count, positive, share } from "./settings/numbers.ts";
+import type { RunSettings } from "./settings/run.ts";
+
+/** What recipes that train an encoder share: its settings, and from them to a tokenizer and a model. */
+
+const size = count.optional();
+
+export const encoder = z
+  .strictObject({
+    init_from: z
+      .string()
+      .optional()
+      .describe("start from this model folder or run: its shape, tokenizer and labels; else from scratch"),
+    hidden_size: size.describe("from scratch, a DistilBERT: width; 128 by default"),
+    num_hidden_layers: size.describe("number of blocks; 2 by default"),
+    num_attention_heads: size.describe("4 by default"),
+    intermediate_size: size.describe("width inside the MLP; by default 4 of hidden_size"),
+    max_position_embeddings: size.describe("longest text in tokens; by default train.sequence_length"),
+    initializer_range: positive
+      .optional()
+      .describe("standard deviation of the first weights; 0.02 by default"),
+    dropout: share
+      .optional()
+      .describe("share of everything below, and of what the head reads, that training drops"),
+    attn_pdrop: share.optional().describe("of attention weights alone"),
+    resid_pdrop: share.optional().describe("of block outputs and embeddings alone"),
+  })
+  .prefault({})
+  .describe("the model to train");
+
+export const encoderTokenizer = z
+  .strictObject({
+    path: z
+      .string()
+      .optional()
+      .describe("an existing tokenizer.json or model folder; relative to the config file"),
+    vocab_size: z
+      .int()
+      .min(260)
+      .max(65536)
+      .default(4096)
+      .describe("size of the byte-level BPE made of the texts"),
+  })
+  .prefault({})
+  .describe("how text becomes tokens, from scratch");
+
+type Settings = {
+  model: z.output<typeof encoder>;
+  tokenizer: z.output<typeof encoderTokenizer>;
+  train: RunSettings["train"];
+};
+
+/** Settings that a model to start from decides itself. */
+const shape = /_size$|^num_|^max_position|^initializer/;
+
+/** Adds an issue where settings contradict each other. */
+export function checkEncoder({ model }: Pick<Settings, "model">, context: z.RefinementCtx): void {
+  const asked = Object.keys(model).find((key) => shape.test(key));
+  if (model.init_from === undefined || asked === undefined) return;
+  const message = "the model in model.init_from has its own; leave it out";
+  context.addIssue({ code: "custom", path: ["model", asked], message });
+}
+
+/**
+ * What of a recipe's settings depends on where its model comes from, filled in: 5e-5 over 3 epochs fine-tune a model (Devlin
+ * et al. 2018), 1e-3 over 10 train one from scratch.
+ */
+export function withEncoderDefaults(given: unknown): unknown {
+  const { model, train, ...others } = given as { model?: Settings["model"]; train?: Settings["train"] };
+  const [learning_rate, epochs] = model?.init_from ? [5e-5, 3] : [1e-3, 10];
+  const length = train?.steps === undefined ? { epochs } : {};
+  return { ...others, ...(model && { model }), train: { batch_size: 4, learning_rate, ...length, ...train } };
+}
+
+/** The tokenizer of the model in `origin`, or that of the settings, or a new one for the texts. */
+export async function encoderTokenizerFor(
+  { tokenizer: { path, vocab_size }, train }: Settings,
+  origin: string | null,
+  texts: Iterable<string>,
+  say: RecipeContext["say"],
+): Promise<Tokenizer> {
+  if (origin ?? path) return Tokenizer.load(origin ?? path!);
+  const special_tokens = ["[PAD]", "[CLS]", "[MASK]"];
+  const [pad_token, cls_token, mask_token] = special_tokens;
+  const json = trainBpe(texts, { vocab_size, special_tokens, bos_token: cls_token });
+  const model_max_length = train.sequence_length;
+  const tokenizer = new Tokenizer(json, {
+    tokenizer_config: { bos_token: cls_token, cls_token, pad_token, mask_token, model_max_length },
+  });
+  say(`tokenizer: ${tokenizer.vocabSize.toLocaleString("en")} tokens, byte-level BPE of the texts`);
+  return tokenizer;
+}
+
+/** How many texts are encoded at once. */
+const chunk = 1000;
+
+/**
+ * The token ids of texts, special tokens around them, cut to `longest` with the last special token kept; says how many were
+ * cut. Names of special tokens in a text are plain text.
+ */
+export async function encodeTexts(
+  tokenizer: Tokenizer,
+  texts: readonly string[],
+  longest: number,
+  say: RecipeContext["say"],
+): Promise<number[][]> {
+  const encoded: number[][] = [];
+  for (let i = 0; i < texts.length; i += chunk)
+    encoded.push(...(await tokenizer.encodeBatch(texts.slice(i, i + chunk), { parseSpecialTokens: false })));
+  const long = encoded.filter((ids) => ids.length > longest);
+  if (long.length > 0) {
+    const most = long.reduce((max, ids) => Math.max(max, ids.length), 0);
+    say(
+      `${long.length} of ${texts.length} texts are longer than ${longest} tokens (the longest has ${most}): only the first ${longest} of them count; raise train.sequence_length where the model has more positions`,
+    );
+  }
+  return encoded.map((ids) => {
+    if (ids.length <= longest) return ids;
+    const last = ids.at(-1)!;
+    return tokenizer.isSpecial(last) ? [...ids.slice(0, longest - 1), last] : ids.slice(0, longest);
+  });
+}
+
+/** The encoder to train, with the head of `task` and `labels`: a new one or that in `origin`, whose head may be another. */
+export async function openEncoder(
+  { model: settings, train }: Settings,
+  tokenizer: Tokenizer,
+  head: { task: Task; labels?: readonly string[]; problemType?: LabelKeys["problem_type"] },
+  origin: string | null,
+  context: RecipeContext,
+): Promise<Encoder> {
+  const path = origin ? join(await currentDirectory(origin), "config.json") : "the model settings";
+  const base = origin ? ((await readJson(path)) as Record<string, unknown>) : { model_type: "distilbert" };
+  const type = modelTypeOf(base, path);
+  const { init_from: _, ...given } = settings;
+  const { hidden_size = 128 } = given;
+  const preset = {
+    hidden_size,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    intermediate_size: 4 * hidden_size,
+    max_position_embeddings: train.sequence_length,
+  };
+  const sizes = shapeSettings(origin ? given : { ...preset, ...given }, type);
+  // GPT-2's classifier reads the last token that is no padding: programs that pad must know it.
+  const pad_token_id = base.pad_token_id ?? tokenizer.padId ?? tokenizer.eosId;
+  if (pad_token_id === null) {
+    throw configError(
+      `${path}: there is no padding token, which other programs need for batches; give pad_token in tokenizer_config.json`,
+    );
+  }
+  // DistilBERT's rate in front of its head is not that of its blocks.
+  const dropped = type === "distilbert" && given.dropout !== undefined;
+  const rates = dropped ? { seq_classif_dropout: given.dropout } : {};
+  const own = { vocab_size: tokenizer.vocabSize, ...base, ...sizes, ...rates, pad_token_id };
+  const body = parseModelConfig(own, path);
+  const config = headedConfig(body, head.task, head.labels, head.problemType, path) as EncoderConfig;
+  assertVocabulary(tokenizer, config.vocab_size, path);
+  const model: Encoder = createModel(config).computeIn(train.compute_dtype);
+  const isNew = String((body as Partial<EncoderConfig>).architectures) !== String(config.architectures);
+  await fillModel(model, train, origin, context, isNew);
+  return model;
+}
