@@ -1,12 +1,33 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { scope } from "../core/scope.ts";
+import { noGrad } from "../core/tape.ts";
+import { tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";
-import { createModel, loadModel, saveModel, tinyllmConfig } from "../models/index.ts";
+import {
+  addAdapter,
+  type CausalLM,
+  createModel,
+  loadAdapter,
+  loadModel,
+  saveModel,
+  tinyllmConfig,
+  useAdapter,
+} from "../models/index.ts";
+import { withTokenizer } from "../models/vocabulary.ts";
 import { samplerOf } from "../serve/text/text_generator.ts";
-import { CHATML, ChatTemplate, Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
+import {
+  CHATML,
+  type ChatMessage,
+  ChatTemplate,
+  Tokenizer,
+  trainBpe,
+  withChatTemplate,
+} from "../tokenizer/index.ts";
+import { concludeAdapter } from "../train/adapters.ts";
 import { previewChats } from "../train/data/chat_preview.ts";
 import { chatBatch, packExamples, readChatData, readChats } from "../train/data/index.ts";
 import { recipe } from "../train/recipes/sft.ts";
@@ -147,8 +168,9 @@ describe("conversations as rows", () => {
 });
 
 describe("kiln train sft", () => {
-  const questions = ["hello", "what is the sea", "is the sea blue", "what", "blue and deep"];
+  const questions = ["hello", "what is the sea", "is the sea blue", "what", "blue and deep", "the sea"];
   const fixed = questions.map((prompt) => ({ prompt, completion: "the sea is deep" }));
+  let packedRows = 0;
   beforeAll(async () => {
     await openDevice();
     const sizes = { hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2 };
@@ -156,17 +178,20 @@ describe("kiln train sft", () => {
       ...sizes,
       vocab_size: base.vocabSize,
       eos_token_id: base.eosId,
-      max_position_embeddings: 64,
+      max_position_embeddings: 128,
     });
     await saveModel(place("base"), createModel(config).init(1), base);
-    write("chats.jsonl", fixed);
+    const file = write("chats.jsonl", fixed);
+    packedRows = packExamples((await readChatData([file], template, 128)).examples, 128).length;
+    expect(packedRows).toBeLessThan(fixed.length);
   });
 
   async function train(name: string, ...settings: string[]) {
     const lines: string[] = [];
     const config = await loadSettings(recipe, null, parseOverrides([`out_dir=${place(name)}`, ...settings]));
     const result = await run(recipe, { config, makeSampler: samplerOf, say: (line) => lines.push(line) });
-    const weights = readFileSync(place(`${name}/model/model.safetensors`)).toString("base64");
+    const file = (kind: string) => place(`${name}/model/${kind}model.safetensors`);
+    const weights = readFileSync(file(existsSync(file("")) ? "" : "adapter_")).toString("base64");
     const losses = readMetrics(place(`${name}/log.jsonl`)).flatMap(({ loss }) => loss ?? []);
     return { ...result, weights, losses, text: lines.join("\n") };
   }
@@ -174,7 +199,7 @@ describe("kiln train sft", () => {
     `model.init_from=${place("base")}`,
     `data.path=${place("chats.jsonl")}`,
     "data.validation_fraction=0",
-    "train.sequence_length=64",
+    "train.sequence_length=128",
     "train.batch_size=1",
     "train.warmup_steps=0",
     "train.schedule=constant",
@@ -196,5 +221,90 @@ describe("kiln train sft", () => {
     expect(readFileSync(place("reply/model/chat_template.jinja"), "utf8")).toBe(CHATML);
     const stop = saved.tokenToId("<|im_end|>")!;
     expect(saved.eosIds).toEqual([stop, base.eosId]);
+  });
+
+  const quiet = ["sample.prompts=[]", "train.steps=2"];
+
+  it("takes accumulated and unpacked batches for the whole batch that they are, and resumes to the bit", async () => {
+    const whole = await train("whole", ...toy, ...quiet, "train.batch_size=6", "data.packing=false");
+    const parts = ["train.batch_size=3", "train.gradient_accumulation_steps=2", "data.packing=false"];
+    const accumulated = await train("accumulated", ...toy, ...quiet, ...parts);
+    const packed = await train("packed", ...toy, ...quiet, `train.batch_size=${packedRows}`);
+    expect(whole.losses).toHaveLength(2);
+    await train("parts", ...toy, ...quiet, "train.batch_size=6", "data.packing=false", "train.steps=1");
+    expect((await train("parts", "resume=true", "train.steps=2")).weights).toBe(whole.weights);
+    whole.losses.forEach((loss, i) => {
+      expect(accumulated.losses[i]).toBeCloseTo(loss as number, 5);
+      expect(packed.losses[i]).toBeCloseTo(loss as number, 5);
+    });
+  });
+
+  const lora = ["adapter.kind=lora", "adapter.rank=2", "train.steps=4", "sample.prompts=[]"];
+
+  it("trains an adapter: resumed and with gradient checkpointing to the bit, saved as PEFT has it", async () => {
+    const whole = await train("lora", ...toy, ...lora);
+    await train("lora-parts", ...toy, ...lora, "train.steps=2");
+    expect(readdirSync(place("lora-parts/checkpoints/step-000002"))).toContain("adapter_model.safetensors");
+    const parts = await train("lora-parts", "resume=true", "train.steps=4");
+    expect(parts.losses).toEqual(whole.losses);
+    expect(parts.weights).toBe(whole.weights);
+    const checkpointed = await train("lora-again", ...toy, ...lora, "train.gradient_checkpointing=true");
+    expect(checkpointed.weights).toBe(whole.weights);
+    const config = JSON.parse(readFileSync(place("lora/model/adapter_config.json"), "utf8"));
+    expect(config).toMatchObject({
+      ...{ peft_type: "LORA", r: 2, lora_alpha: 16, target_modules: ["q_proj", "v_proj"] },
+      ...{ modules_to_save: ["embed_tokens"], base_model_name_or_path: place("base") },
+    });
+    expect(readFileSync(place("lora/model/chat_template.jinja"), "utf8")).toBe(CHATML);
+  });
+
+  it("writes the model with the adapter merged: the same logits as with it applied, within 1e-5", async () => {
+    const { model: merged } = await loadModel(place("lora/merged"));
+    const applied = await withTokenizer((await loadModel(place("base"))).model, tokenizer);
+    await loadAdapter(applied, place("lora/model"));
+    const { ids } = await template.encode({ messages: messages as ChatMessage[] });
+    const logits = async (model: CausalLM) => {
+      const row = (values: number[]) => tensor(values, [1, values.length], "i32");
+      const context = { positions: row(ids.map((_, i) => i)), segments: row(ids.map(() => 0)) };
+      return (await scope(() =>
+        noGrad(() => model.logits(model.hidden(row(ids), context))),
+      ).data()) as Float32Array;
+    };
+    const distance = (a: Float32Array, b: Float32Array) =>
+      Math.max(...a.map((value, i) => Math.abs(value - b[i])));
+    const [wanted, bare] = [await logits(merged), await logits(applied)];
+    useAdapter(applied, "default");
+    expect(distance(await logits(applied), wanted)).toBeLessThan(1e-5);
+    expect(distance(bare, wanted)).toBeGreaterThan(1e-2);
+  });
+
+  it("trains an adapter of a model in NF4, resumed to the bit, and merges it into the values of that", async () => {
+    const settings = [...toy, ...lora, "adapter.kind=qlora", "train.learning_rate=0.001"];
+    const whole = await train("qlora", ...settings);
+    await train("qlora-parts", ...settings, "train.steps=2");
+    const parts = await train("qlora-parts", "resume=true", "train.steps=4");
+    expect(parts.weights).toBe(whole.weights);
+    const [, largest, drift] = /logits up to (\S+) move by (\S+)\)/.exec(whole.text)!;
+    expect(Number(drift)).toBeLessThan(1e-5 * Math.max(1, Number(largest)));
+    const { model: applied } = await loadModel(place("qlora/merged"));
+    const weight = (model: CausalLM) =>
+      model.namedParameters().get("model.layers.0.mlp.up_proj.weight")!.data();
+    const distinct = new Set(await weight(applied)).size;
+    expect(distinct).toBeLessThan(new Set(await weight((await loadModel(place("base"))).model)).size / 2);
+  });
+
+  it("refuses an adapter that has not changed", async () => {
+    const { model } = await loadModel(place("base"));
+    addAdapter(model, { r: 2 });
+    useAdapter(model, "default");
+    const probe = chatBatch([[]], 16);
+    await expect(
+      concludeAdapter(model, base, {
+        outDir: place("unchanged"),
+        probe,
+        reopen: async () => model,
+        say: () => {},
+      }),
+    ).rejects.toThrow(/layers.0.self_attn.q_proj.lora_B.weight is still zero/);
   });
 });

@@ -1,3 +1,4 @@
+import { dirname, join } from "node:path";
 import { type Command, Option } from "commander";
 import {
   byteCount,
@@ -125,7 +126,8 @@ function addRecipe(train: Command, name: string, makeSampler: () => Promise<Make
         const { CausalLM } = await import("../models/decoder.ts");
         const { modelDir, lossCurve } = summary;
         say(`${lossText(result, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}`);
-        if (model instanceof CausalLM) say(`try: kiln sample ${modelDir}`);
+        const whole = model.adapter ? join(dirname(modelDir), "merged") : modelDir;
+        if (model instanceof CausalLM) say(`try: kiln sample ${whole}`);
       }
     });
 }

@@ -52,8 +52,10 @@ export function maxPositions({ model, train }: Settings): number {
  * the newest checkpoint. Throws a KilnError if there is none, or if it is damaged.
  */
 export async function originOf(path: string): Promise<string> {
-  const finished = join(path, "model");
-  const inRun = existsSync(join(finished, "config.json")) ? finished : await newestCheckpoint(path);
+  // The model of a run that trained an adapter is in merged/.
+  const finished = ["model", "merged"].map((name) => join(path, name));
+  const inRun =
+    finished.find((folder) => existsSync(join(folder, "config.json"))) ?? (await newestCheckpoint(path));
   const directory = inRun ?? path;
   if (!existsSync(join(directory, "config.json"))) {
     throw new KilnError(

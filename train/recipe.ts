@@ -49,6 +49,8 @@ export interface Task<B extends HostBatch, I extends object = TokenBatch> {
   evaluation: Evaluation<B>;
   /** Texts that show the progress; `seed` differs from step to step. */
   sample?(seed: number): Promise<string[]>;
+  /** Checks the trained model and writes what the run folder holds besides `model/`, before that is written. */
+  conclude?(outDir: string): Promise<void>;
   /** What decides the numbers of a run besides the settings of `train`: resuming refuses a checkpoint where it differs. */
   decisive: Record<string, unknown>;
   close(): void;

@@ -1,10 +1,9 @@
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KilnError } from "../core/errors.ts";
-import { atomicWriteFile, writeJson } from "../core/platform/files.ts";
+import { atomicWriteDirectory, atomicWriteFile, writeJson } from "../core/platform/files.ts";
 import { dispose } from "../core/scope.ts";
 import { assertComputeDtype } from "../models/architectures.ts";
-import { saveModel } from "../models/formats/hf_directory.ts";
 import type { Model } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { createOptimizer } from "./optimizers/index.ts";
@@ -24,6 +23,7 @@ import {
   saveCheckpoint,
   setAsideNewer,
   stepOf,
+  writeTrained,
 } from "./run_files.ts";
 import { lockRun } from "./run_lock.ts";
 import type { RunSettings } from "./settings/run.ts";
@@ -383,7 +383,10 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     }
     const texts = await this.#sample(this.#done);
     log.samples(this.#done, texts);
-    await saveModel(join(this.#config.out_dir, "model"), model, tokenizer);
+    const { out_dir } = this.#config;
+    await this.#task.conclude?.(out_dir);
+    const folder = join(out_dir, "model");
+    await atomicWriteDirectory(folder, (temporary) => writeTrained(temporary, model, tokenizer));
     return texts;
   }
 }

@@ -13,6 +13,7 @@ import {
 } from "../core/platform/files.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { loadWeights, readTensors, writeModelFiles } from "../models/formats/hf_directory.ts";
+import { restoreAdapter, writeAdapterFiles } from "../models/formats/peft_directory.ts";
 import {
   readModelWeights,
   readSafetensors,
@@ -40,7 +41,7 @@ export interface TrainerState {
   settings: Record<string, unknown>;
 }
 
-/** The parts of a checkpoint: a model directory that others can load, and what only training needs. */
+/** The parts of a checkpoint: a directory of the model or of its adapter that others can load, and what only training needs. */
 export interface CheckpointParts {
   model: Model<never>;
   tokenizer: Tokenizer;
@@ -65,7 +66,7 @@ export async function saveCheckpoint(
   const folder = join(runDir, "checkpoints");
   const directory = join(folder, `step-${String(state.step).padStart(6, "0")}`);
   await atomicWriteDirectory(directory, async (temporary) => {
-    await writeModelFiles(temporary, model, tokenizer);
+    await writeTrained(temporary, model, tokenizer);
     await writeSafetensors(join(temporary, "optimizer.safetensors"), await readTensors(tensors));
     await writeJson(join(temporary, "trainer_state.json"), state);
     const names = (await readdir(temporary)).sort();
@@ -78,6 +79,24 @@ export async function saveCheckpoint(
   return directory;
 }
 
+/** Writes what is trained, the model or its active adapter as PEFT has it, with the tokenizer. */
+export async function writeTrained(
+  directory: string,
+  model: Model<never>,
+  tokenizer: Tokenizer,
+): Promise<void> {
+  if (!model.adapter) return writeModelFiles(directory, model, tokenizer);
+  await writeAdapterFiles(directory, model);
+  tokenizer.save(directory);
+}
+
+/** Puts what `writeTrained` wrote back. */
+async function loadTrained(path: string, model: Model<never>): Promise<void> {
+  const directory = await currentDirectory(path);
+  if (model.adapter) await restoreAdapter(directory, model);
+  else loadWeights(model, await readModelWeights(directory));
+}
+
 /** Writes the best model so far to `best/` of a run, with its measurement. */
 export async function saveBest(
   runDir: string,
@@ -86,14 +105,14 @@ export async function saveBest(
   measured: object,
 ): Promise<void> {
   await atomicWriteDirectory(join(runDir, "best"), async (temporary) => {
-    await writeModelFiles(temporary, model, tokenizer);
+    await writeTrained(temporary, model, tokenizer);
     await writeJson(join(temporary, "validation.json"), measured);
   });
 }
 
 /** Puts the weights of `best/` of a run into the model. */
 export async function loadBest(runDir: string, model: Model): Promise<void> {
-  loadWeights(model, await readModelWeights(await currentDirectory(join(runDir, "best"))));
+  await loadTrained(join(runDir, "best"), model);
 }
 
 /** Whether `best/` holds the model that a checkpoint calls the best; a later one may have taken its place since. */
@@ -180,7 +199,7 @@ export async function loadCheckpoint(
   steps: number,
 ): Promise<void> {
   const directory = await currentDirectory(path);
-  loadWeights(model, await readModelWeights(directory));
+  await loadTrained(directory, model);
   const saved = await readSafetensors(join(directory, "optimizer.safetensors"));
   trainer.restore(steps, (name) => {
     const tensor = saved.get(name);

@@ -71,8 +71,23 @@ async function assertBase(
 const misfit = (file: string, problem: string) =>
   new KilnError(`${file} ${problem}`, { code: "checkpoint_misfit" });
 
+/** Puts the values of a directory that `saveAdapter` wrote into the adapter that a model has. */
+export async function restoreAdapter(path: string, model: AnyModel, name = "default"): Promise<void> {
+  const adapter = adapterOf(model, name);
+  const file = join(await currentDirectory(path), "adapter_model.safetensors");
+  const weights = await readSafetensors(file);
+  const tensors = adapter.tensors(model.adapter === adapter);
+  assertFits(file, weights, new Map([...tensors].map(([key, { shape }]) => [key, shape])));
+  for (const [key, tensor] of tensors) tensor.write(checkedValues(key, weights.get(key)!, false));
+}
+
 /** Writes a model's adapter as a directory that PEFT loads, all or nothing. */
 export async function saveAdapter(directory: string, model: AnyModel, name = "default"): Promise<void> {
+  await atomicWriteDirectory(directory, (temporary) => writeAdapterFiles(temporary, model, name));
+}
+
+/** Writes the files of such a directory into one that exists. */
+export async function writeAdapterFiles(directory: string, model: AnyModel, name = "default"): Promise<void> {
   const adapter = adapterOf(model, name);
   const shown = model.adapter === adapter || model.merged === adapter;
   const tensors = await readTensors(adapter.tensors(shown));
@@ -83,8 +98,6 @@ export async function saveAdapter(directory: string, model: AnyModel, name = "de
     fan_in_fan_out: adapter.targets.some((layer) => layer instanceof Conv1D),
     inference_mode: true,
   };
-  await atomicWriteDirectory(directory, async (temporary) => {
-    await writeSafetensors(join(temporary, "adapter_model.safetensors"), tensors);
-    await writeJson(join(temporary, "adapter_config.json"), config);
-  });
+  await writeSafetensors(join(directory, "adapter_model.safetensors"), tensors);
+  await writeJson(join(directory, "adapter_config.json"), config);
 }

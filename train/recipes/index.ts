@@ -1,4 +1,4 @@
-import { whole } from "../../core/platform/command_line.ts";
+import { decimal, whole } from "../../core/platform/command_line.ts";
 import type { HostBatch, Recipe } from "../recipe.ts";
 import type { RunSettings } from "../settings/run.ts";
 
@@ -35,6 +35,25 @@ const row = <C extends RunSettings, B extends HostBatch, I extends object>(
   load: async () => (await load()).recipe as unknown as Recipe<RunSettings, HostBatch>,
 });
 
+/** Flags of recipes that can train an adapter (`settings/adapter.ts`). */
+const adapterFlags: readonly Flag[] = [
+  [
+    "--adapter <kind>",
+    "adapter.kind",
+    "none: the whole model; lora: an adapter, in PEFT's format; qlora: one of a model in 4 bits",
+  ],
+  ["--rank <n>", "adapter.rank", "rank of the adapter; default 8", whole(1)],
+  ["--alpha <x>", "adapter.alpha", "its change is scaled by alpha / rank; default 16", decimal()],
+  [
+    "--targets <names>",
+    "adapter.targets",
+    "layers that it changes, such as q_proj,v_proj; default: those of PEFT",
+    (text) => text.split(","),
+  ],
+  ["--rslora", "adapter.rslora", "scale by alpha / sqrt(rank)"],
+  ["--dora", "adapter.dora", "train the lengths of the matrices' rows too"],
+];
+
 /** Every recipe, by its name. How to add one: docs/adding-a-recipe.md. */
 export const recipes: Readonly<Record<string, Row>> = {
   pretrain: row(
@@ -48,7 +67,7 @@ export const recipes: Readonly<Record<string, Row>> = {
   sft: row(
     {
       description: "teach a model to chat: train it on conversations or on instructions and responses",
-      flags: [],
+      flags: adapterFlags,
       takesModel: true,
       previews: true,
     },

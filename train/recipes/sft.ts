@@ -4,6 +4,7 @@ import { isGguf } from "../../models/formats/gguf.ts";
 import { loadModel, readTokenizer } from "../../models/formats/hf_directory.ts";
 import { withTokenizer } from "../../models/vocabulary.ts";
 import { ChatTemplate, type Tokenizer, withChatTemplate } from "../../tokenizer/index.ts";
+import { type AddedAdapter, addTrainedAdapter, concludeAdapter } from "../adapters.ts";
 import { previewChats } from "../data/chat_preview.ts";
 import {
   type Batch,
@@ -19,24 +20,9 @@ import { assertOutside } from "../data/text_data.ts";
 import { Validation } from "../evaluate.ts";
 import { assertLength, originOf } from "../model_settings.ts";
 import type { Recipe, RecipeContext } from "../recipe.ts";
-import { natural, share } from "../settings/numbers.ts";
+import { adapter } from "../settings/adapter.ts";
+import { data } from "../settings/chat.ts";
 import { checkTrain, runSettings, sampleSettings } from "../settings/run.ts";
-import { paths } from "../settings/text.ts";
-
-const data = z
-  .strictObject({
-    path: paths.describe("conversations: JSONL, JSON, CSV, Parquet, or text with lines User: and Assistant:"),
-    validation_path: paths
-      .optional()
-      .describe("files for the validation loss, instead of a share of the data"),
-    validation_fraction: share.default(0.05).describe("share of the conversations held out"),
-    seed: natural.default(0).describe("which conversations are held out"),
-    packing: z
-      .boolean()
-      .default(true)
-      .describe("several whole conversations in a row, which do not see each other; false: one"),
-  })
-  .describe("what to train on");
 
 const model = z
   .strictObject({
@@ -45,7 +31,9 @@ const model = z
   .describe("the model to train");
 
 const sample = sampleSettings(["Hello!"], "messages that the samples answer");
-const schema = z.strictObject({ model, data, ...runSettings("sft"), sample }).superRefine(checkTrain);
+const schema = z
+  .strictObject({ model, data, adapter, ...runSettings("sft"), sample })
+  .superRefine(checkTrain);
 
 type SftConfig = z.output<typeof schema>;
 
@@ -67,7 +55,7 @@ export const recipe: Recipe<SftConfig, Batch> = {
   async open(config, context) {
     const { train } = config;
     const { sequence_length: seqLen, seed } = train;
-    const { model, tokenizer } = await openChatModel(config, context);
+    const { model, tokenizer, added, reopen } = await openChatModel(config, context);
     const template = new ChatTemplate(tokenizer);
     const { rows, held, content } = await openChats(config, template, context.say);
     const sampler = context.makeSampler(model, tokenizer);
@@ -91,25 +79,39 @@ export const recipe: Recipe<SftConfig, Batch> = {
         }
         return texts;
       },
-      decisive: { data: content, model: model.config, tokenizer: tokenizer.hash() },
+      ...(added && {
+        conclude: (outDir: string) =>
+          concludeAdapter(model, tokenizer, {
+            outDir,
+            probe: chatBatch(rows.slice(0, 1), seqLen),
+            reopen,
+            ...context,
+          }),
+      }),
+      decisive: { data: content, model: model.config, tokenizer: tokenizer.hash(), ...added },
       close() {},
     };
   },
 };
 
-/** The model to start from, with a chat template and its tokens. */
-async function openChatModel({ model: settings, train }: SftConfig, { say, resumeFrom }: RecipeContext) {
-  const origin = resumeFrom ?? (await chatOrigin(settings.init_from));
-  const loaded = await loadModel(origin);
-  const tokenizer = withChatTemplate(loaded.tokenizer);
-  const isNew = tokenizer !== loaded.tokenizer;
-  const model = (isNew ? await withTokenizer(loaded.model, tokenizer) : loaded.model).computeIn(
-    train.compute_dtype,
-  );
+/** The model to start from, with a chat template and its tokens, and an adapter if one is trained. */
+async function openChatModel(config: SftConfig, { say, resumeFrom }: RecipeContext) {
+  const { train } = config;
+  const isWhole = config.adapter.kind === "none";
+  const base = isWhole && resumeFrom ? resumeFrom : await chatOrigin(config.model.init_from);
+  const open = async () => {
+    const { model, tokenizer: own } = await loadModel(base);
+    const tokenizer = withChatTemplate(own);
+    return { model: tokenizer === own ? model : await withTokenizer(model, tokenizer), tokenizer, own };
+  };
+  const { model, tokenizer, own } = await open();
   assertLength(model, train.sequence_length);
-  if (!resumeFrom) say(`starting from ${origin}`);
-  if (isNew) say(addedText(loaded.tokenizer, tokenizer));
-  return { model, tokenizer };
+  if (!resumeFrom) say(`starting from ${base}`);
+  if (tokenizer !== own) say(addedText(own, tokenizer));
+  const origin = { base, grown: tokenizer.vocabSize > own.vocabSize, seed: train.seed, say };
+  const added: AddedAdapter | null = isWhole ? null : await addTrainedAdapter(model, config.adapter, origin);
+  model.computeIn(train.compute_dtype);
+  return { model, tokenizer, added, reopen: async () => (await open()).model };
 }
 
 function addedText(before: Tokenizer, after: Tokenizer): string {
