@@ -3,9 +3,9 @@ import type { Tensor } from "../core/tensor.ts";
 import {
   type Activation,
   bceWithLogits,
-  ge,
   linear,
   mul,
+  ne,
   permute,
   reshape,
   square,
@@ -99,5 +99,5 @@ export function headLoss(
     return crossEntropyLoss(logits, reshape(labels, [-1]), { reduction: "sum", ...(weight && { weight }) });
   const terms =
     problem === "multi_label_classification" ? bceWithLogits(logits, labels) : square(sub(logits, labels));
-  return sum(where(ge(labels, -99), terms, 0));
+  return sum(where(ne(labels, -100), terms, 0));
 }
