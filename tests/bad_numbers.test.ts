@@ -239,7 +239,15 @@ const without: Record<string, readonly string[]> = {
   "layers whose numbers are sizes of their matrices": [
     ...["quantizedMatmul", "dequantize", "quantizeNf4", "toWords"],
   ],
-  "parts of ops": ["activate", "batched", "padSpatial", "perAxis", "spatialWindows", "isIndex"],
+  "parts of ops": [
+    "activate",
+    "batched",
+    "padSpatial",
+    "perAxis",
+    "spatialWindows",
+    "isIndex",
+    "overRowChunks",
+  ],
   "an equation and tensors": ["einsum"],
   devices: ["openDevice", "openOnce", "openReference"],
 };

@@ -34,7 +34,12 @@ const internal: Record<string, readonly string[]> = {
     "quantizeNf4",
     "toWords",
   ],
-  "derivatives and checks of public functions": ["countSupervised", "isIndex", "softmaxBackward"],
+  "derivatives and checks of public functions": [
+    "countSupervised",
+    "isIndex",
+    "overRowChunks",
+    "softmaxBackward",
+  ],
   "openDevice is it for users": ["openOnce"],
 };
 

@@ -108,6 +108,7 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   checkList("stack", "tensors", tensors);
   if (tensors.length === 0) throw new KilnError("stack: expected one tensor or more, got none");
+  for (const t of tensors) rankOf("stack", t);
   if (tensors.some((t) => !sameShape(t.shape, tensors[0].shape)))
     throw opError("stack", tensors, "expected tensors of one shape");
   const axis = normalizeDim("stack", dim, tensors[0], 1);
