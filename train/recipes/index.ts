@@ -54,6 +54,13 @@ const adapterFlags: readonly Flag[] = [
   ["--dora", "adapter.dora", "train the lengths of the matrices' rows too"],
 ];
 
+const fromScratch: Flag = [
+  "--from-scratch",
+  "model.init_from",
+  "train a new model, whatever the settings say",
+  () => null,
+];
+
 /** Every recipe, by its name. How to add one: docs/adding-a-recipe.md. */
 export const recipes: Readonly<Record<string, Row>> = {
   pretrain: row(
@@ -85,7 +92,7 @@ export const recipes: Readonly<Record<string, Row>> = {
     {
       description: "train a text classifier on labelled texts, from scratch or from an encoder",
       flags: [
-        ["--from-scratch", "model.init_from", "train a new model, whatever the settings say", () => null],
+        fromScratch,
         ["--text <column...>", "data.text", "column of the text, or several that are joined"],
         ["--label <column...>", "data.label", "column of the label, or several of 0 and 1"],
         ["--format <name>", "data.format", "csv, tsv, json, jsonl, parquet, label-first or fasttext"],
@@ -93,5 +100,13 @@ export const recipes: Readonly<Record<string, Row>> = {
       takesModel: true,
     },
     () => import("./classify.ts"),
+  ),
+  mlm: row(
+    {
+      description: "teach an encoder to guess masked tokens of text, from scratch or from another",
+      flags: [fromScratch],
+      takesModel: true,
+    },
+    () => import("./mlm.ts"),
   ),
 };
