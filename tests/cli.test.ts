@@ -40,7 +40,7 @@ it("every flag that messages and documents name exists", () => {
   });
   // Of browsers, Node, style sheets, npm, vitest, esbuild and llama.cpp.
   const others =
-    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize)$/;
+    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft)$/;
   expect(named.length).toBeGreaterThan(40);
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);

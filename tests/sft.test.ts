@@ -293,6 +293,14 @@ describe("kiln train sft", () => {
     expect(distinct).toBeLessThan(new Set(await weight((await loadModel(place("base"))).model)).size / 2);
   });
 
+  it("says what is missing", async () => {
+    const read = (...settings: string[]) => loadSettings(recipe, null, parseOverrides(settings));
+    await expect(read("data.path=x")).rejects.toThrow(/model.init_from: give the model to start from/);
+    await expect(read("model.init_from=x")).rejects.toThrow(
+      /data.path: give files of conversations: --data FILE/,
+    );
+  });
+
   it("refuses an adapter that has not changed", async () => {
     const { model } = await loadModel(place("base"));
     addAdapter(model, { r: 2 });

@@ -21,14 +21,8 @@ import { Validation } from "../evaluate.ts";
 import { assertLength, originOf } from "../model_settings.ts";
 import type { Recipe, RecipeContext } from "../recipe.ts";
 import { adapter } from "../settings/adapter.ts";
-import { data } from "../settings/chat.ts";
+import { data, model } from "../settings/chat.ts";
 import { checkTrain, runSettings, sampleSettings } from "../settings/run.ts";
-
-const model = z
-  .strictObject({
-    init_from: z.string().describe("model folder, run or GGUF file; relative to the config file"),
-  })
-  .describe("the model to train");
 
 const sample = sampleSettings(["Hello!"], "messages that the samples answer");
 const schema = z

@@ -2,10 +2,13 @@ import { z } from "zod";
 import { natural, share } from "./numbers.ts";
 import { paths } from "./text.ts";
 
-/** `data` of recipes that learn from conversations. */
+/** `data` and `model` of recipes that teach a model on conversations. */
 export const data = z
   .strictObject({
-    path: paths.describe("conversations: JSONL, JSON, CSV, Parquet, or text with lines User: and Assistant:"),
+    path: paths
+      .default([])
+      .refine((files) => files.length > 0, "give files of conversations: --data FILE")
+      .describe("conversations: JSONL, JSON, CSV, Parquet, or text with lines User: and Assistant:"),
     validation_path: paths
       .optional()
       .describe("files for the validation loss, instead of a share of the data"),
@@ -16,4 +19,16 @@ export const data = z
       .default(true)
       .describe("several whole conversations in a row, which do not see each other; false: one"),
   })
+  .prefault({})
   .describe("what to train on");
+
+export const model = z
+  .strictObject({
+    init_from: z
+      .string()
+      .default("")
+      .refine((path) => path !== "", "give the model to start from, as in kiln train sft MODEL --data FILE")
+      .describe("model folder, run or GGUF file; relative to the config file"),
+  })
+  .prefault({})
+  .describe("the model to train");
