@@ -45,7 +45,8 @@ it("every flag that messages and documents name exists", () => {
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);
   // Naming it is not enough: commander must know it, from a call or from a row of train's tables.
-  const options = /(?:\.option\(|new Option\(|^ *(?:flags: \[)?\[)\s*"(--[a-z-]+)/gm;
+  const options =
+    /(?:\.(?:option|requiredOption)\(|new Option\(|^ *(?:flags: \[|const \w+: Flag = )?\[)\s*"(--[a-z-]+)/gm;
   const known = new Set([...commands.matchAll(options)].map(([, flag]) => flag));
   expect([...declared].filter((flag) => !known.has(flag))).toEqual([]);
 });

@@ -1,4 +1,4 @@
-import { compile } from "../../core/compile.ts";
+import { type Compiled, compile } from "../../core/compile.ts";
 import { dispose, scope } from "../../core/scope.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
@@ -18,6 +18,19 @@ const passTokens = 4096;
 const passLogits = 2 ** 25;
 const ignored = -100;
 
+/** The compiled pass of each model, so that it is traced once. */
+const passes = new WeakMap<CausalLM, Compiled<[Tensor, Tensor, Tensor, Tensor], Tensor>>();
+
+function passOf(model: CausalLM) {
+  const known = passes.get(model);
+  if (known) return known;
+  const pass = compile((tokens: Tensor, targets: Tensor, positions: Tensor, segments: Tensor) =>
+    noGrad(() => tokenLosses(model, { tokens, targets, positions, segments })),
+  );
+  passes.set(model, pass);
+  return pass;
+}
+
 /**
  * The log-likelihood of each piece, in nats: the sum over its scored tokens. Pieces are packed into rows without seeing each
  * other. Memory does not grow with their number.
@@ -27,9 +40,7 @@ export async function* logLikelihoods<P extends Piece>(
   pieces: AsyncIterable<P> | Iterable<P>,
   meter?: SpeedMeter,
 ): AsyncGenerator<{ piece: P; logLikelihood: number }> {
-  const pass = compile((tokens: Tensor, targets: Tensor, positions: Tensor, segments: Tensor) =>
-    noGrad(() => tokenLosses(model, { tokens, targets, positions, segments })),
-  );
+  const pass = passOf(model);
   let group: P[] = [];
   let size = 0;
   const flush = async () => {
@@ -40,7 +51,8 @@ export async function* logLikelihoods<P extends Piece>(
     const begin = performance.now();
     const losses = pass(...args);
     const nats = await losses.data();
-    meter?.add(size, performance.now() - begin);
+    const [first] = group;
+    meter?.add(size, performance.now() - begin, () => logLikelihoods(model, [first]).next());
     dispose([args, losses]);
     const sums = group.map(({ tokens, from }, i) => {
       let sum = 0;

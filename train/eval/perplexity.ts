@@ -36,7 +36,7 @@ const longestText = 2 ** 18;
  * `loglikelihood_rolling`. The first token follows the tokenizer's begin token, or else its end token; without either it is
  * not scored. Memory does not grow with the data, nor with the length of a document.
  */
-async function* scoreDocuments(
+export async function* scoreDocuments(
   { model, tokenizer }: Scorer,
   documents: AsyncIterable<TextPart>,
   options: WindowOptions,
@@ -149,7 +149,7 @@ export async function evaluatePerplexity(
     word_perplexity: wordPerplexity,
     byte_perplexity: bytePerplexity,
   };
-  const speed = flags.speed ? { speed: meter.value(model) } : {};
+  const speed = flags.speed ? { speed: await meter.value(model) } : {};
   return {
     title: `Perplexity of ${name}`,
     values: {
@@ -170,7 +170,7 @@ export async function evaluatePerplexity(
 }
 
 /** The windows that flags ask for: by default as long as the model's context, without overlap. */
-function windowOptions(model: CausalLM, { context, stride }: Partial<WindowOptions>): WindowOptions {
+export function windowOptions(model: CausalLM, { context, stride }: Partial<WindowOptions>): WindowOptions {
   const longest = model.shape.max_position_embeddings;
   const chosen = { context: context ?? longest, stride: stride ?? context ?? longest };
   if (chosen.context > longest)

@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import { Calibration } from "./calibration.ts";
+import { Calibration, type CalibrationBin } from "./calibration.ts";
 
 /** Precision, recall and F1, 0 to 1. A ratio with denominator 0 is 0, as in scikit-learn. */
 export interface PrecisionRecall {
@@ -121,6 +121,11 @@ export class Classification {
     this.confusion[actual][guess]++;
     this.#count++;
     if (probabilities !== null) this.#calibration.add(most, guess === actual);
+  }
+
+  /** What the calibration error is made of, from low to high confidence. */
+  get calibration(): readonly CalibrationBin[] {
+    return this.#calibration.bins;
   }
 
   /** If nothing was added, accuracy and calibration error are NaN and all other scores 0. */

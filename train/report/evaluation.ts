@@ -52,15 +52,17 @@ export function reportMarkdown({ title, tables, notes }: EvaluationReport): stri
 }
 
 const style = `
-  :root { color-scheme: light dark; --ink: #18181b; --soft: #52525b; --line: #e4e4e7; --page: #ffffff; }
-  @media (prefers-color-scheme: dark) { :root { --ink: #fafafa; --soft: #a1a1aa; --line: #3f3f46; --page: #18181b; } }
-  body { margin: 0 auto; padding: 24px 16px; max-width: 880px; background: var(--page); color: var(--ink);
+  :root { color-scheme: light dark; }
+  body { margin: 0 auto; padding: 24px 16px; max-width: 880px; background: #ffffff; color: #18181b;
     font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-  h1 { font-size: 22px; line-height: 1.3; } p { color: var(--soft); }
+  h1 { font-size: 22px; line-height: 1.3; } p, th { color: #52525b; }
   .wide { overflow-x: auto; margin: 0 0 24px; } img { display: block; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: 6px 16px 6px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-  th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }`;
+  th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid #e4e4e7; text-align: right; white-space: nowrap; }
+  th { font-weight: 500; } th:first-child, td:first-child { text-align: left; }
+  @media (prefers-color-scheme: dark) {
+    body { background: #18181b; color: #fafafa; } p, th { color: #a1a1aa; } th, td { border-color: #3f3f46; }
+  }`;
 
 /** One HTML file that needs no other: figures are inside it. */
 function reportHtml({ title, tables, notes, figures = [] }: EvaluationReport): string {
