@@ -68,7 +68,12 @@ export abstract class Encoder extends Model<EncoderBatch> {
     const flat = reshape(hidden, [-1, hidden.shape[2]]); // [B * T, hidden]
     const read = input.rows ? indexSelect(flat, 0, input.rows) : flat; // [R, hidden]
     const { batchInvariant = false, dropout } = input;
-    return this.head?.logits(read, { batchInvariant, dropout }) ?? read;
+    return this.headLogits(read, { batchInvariant, dropout });
+  }
+
+  /** What the head says of hidden states [R, hidden_size]; without a head, these. */
+  headLogits(hidden: Tensor, run: RunOptions = {}): Tensor {
+    return this.head?.logits(hidden, run) ?? hidden;
   }
 
   /**

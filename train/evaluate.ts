@@ -16,12 +16,12 @@ export type ValidationMetrics = {
 const passTokens = 4096;
 
 /** Rows of held-out data. */
-export interface HeldOut {
+export interface HeldOut<B = Batch> {
   /** The number of all rows, and the tokens of each. */
   rows: number;
   seqLen: number;
   /** `rows` of them spread evenly, the same ones every time, in batches of one shape. */
-  batches(options: { rows: number; batchSize: number }): Iterable<Batch>;
+  batches(options: { rows: number; batchSize: number }): Iterable<B>;
 }
 
 /** Held-out documents laid end to end. */

@@ -94,7 +94,7 @@ export async function decoderSettings(
   return preset.config({ ...shapeSettings(sized, preset.model_type), ...special });
 }
 
-/** A model folder or run as it is: its model, tokenizer, and the SHA-256 of its weights. */
+/** A model folder or run as it is: its folder, model, tokenizer, and the SHA-256 of its weights. */
 export async function openExisting(path: string) {
   const directory = await currentDirectory(await originOf(path));
   const config = await readModelConfig(directory);
@@ -104,7 +104,7 @@ export async function openExisting(path: string) {
   const hash = createHash("sha256");
   for (const [name, { bytes }] of [...weights].sort(([a], [b]) => (a < b ? -1 : 1)))
     hash.update(name).update(bytes);
-  return { model, config, tokenizer: Tokenizer.load(directory), hash: hash.digest("hex") };
+  return { model, config, tokenizer: Tokenizer.load(directory), hash: hash.digest("hex"), directory };
 }
 
 /** The settings that decide the shape, under the names that a config.json of this type has. */
@@ -187,7 +187,7 @@ export async function fillModel(
 
 /** Throws a KilnError where rows of so many tokens are longer than a model's context. */
 export function assertLength(
-  { shape: { max_position_embeddings: longest } }: CausalLM,
+  { shape: { max_position_embeddings: longest } }: Model<never>,
   length: number,
 ): void {
   if (length <= longest) return;

@@ -15,6 +15,7 @@ export {
   orderLabels,
   stratifiedSplit,
 } from "./labels.ts";
+export { maskTokens } from "./masking.ts";
 export {
   type Batch,
   IGNORE,
@@ -22,7 +23,7 @@ export {
   type PackingOptions,
   validationBatches,
 } from "./packing.ts";
-export { type Pair, pairBatch, readPairs } from "./preference_rows.ts";
+export { pairBatch, pairBatches, readPairs } from "./preference_rows.ts";
 export {
   type DocumentSource,
   fileSource,

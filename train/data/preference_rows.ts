@@ -106,3 +106,16 @@ export function pairBatch(pairs: readonly (Pair | null)[], seqLen: number): Batc
   const rows = sides.flatMap((side) => pairs.map((pair) => (pair ? [pair[side]] : [])));
   return { ...chatBatch(rows, seqLen), supervised: pairs.filter((pair) => pair !== null).length };
 }
+
+/** Batches of `rows` pairs spread evenly over all, the same ones every time; the last is filled up with padding. */
+export function* pairBatches(
+  all: readonly Pair[],
+  { rows, batchSize, seqLen }: { rows: number; batchSize: number; seqLen: number },
+): Generator<Batch> {
+  for (let first = 0; first < rows; first += batchSize) {
+    const chosen = Array.from({ length: batchSize }, (_, i) =>
+      first + i < rows ? all[Math.floor(((first + i + 0.5) * all.length) / rows)] : null,
+    );
+    yield pairBatch(chosen, seqLen);
+  }
+}

@@ -109,4 +109,12 @@ export const recipes: Readonly<Record<string, Row>> = {
     },
     () => import("./mlm.ts"),
   ),
+  distil: row(
+    {
+      description: "train a student with half the layers to say what its teacher says, on text (DistilBERT)",
+      flags: [],
+      takesModel: true,
+    },
+    () => import("./distil.ts"),
+  ),
 };

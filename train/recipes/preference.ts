@@ -4,12 +4,12 @@ import { decoderConfig } from "../../models/architectures.ts";
 import type { CausalLM } from "../../models/decoder.ts";
 import { configError } from "../../models/formats/validation.ts";
 import { ChatTemplate } from "../../tokenizer/index.ts";
-import { type Batch, pairBatch, readPairs, ShuffledBatches } from "../data/index.ts";
+import { type Batch, pairBatch, pairBatches, readPairs, ShuffledBatches } from "../data/index.ts";
 import { permutation } from "../data/permutation.ts";
 import { assertOutside } from "../data/text_data.ts";
-import { PreferenceObjective, preferenceLossNames } from "../losses/preference.ts";
+import { PreferenceObjective, pairMetrics, preferenceLossNames } from "../losses/preference.ts";
+import { evaluationOfMeans } from "../mean_evaluation.ts";
 import { assertLength, openExisting } from "../model_settings.ts";
-import { evaluationOfPairs } from "../preference_evaluation.ts";
 import type { Recipe } from "../recipe.ts";
 import { count, natural, positive, share } from "../settings/numbers.ts";
 import { checkTrain, runSettings } from "../settings/run.ts";
@@ -17,15 +17,14 @@ import { paths } from "../settings/text.ts";
 import { uploadTokens } from "../trainer.ts";
 
 const { train, ...loop } = runSettings("preference");
+const amount = z.number().min(0);
 
 const schema = z
   .strictObject({
     model: z.strictObject({
       init_from: z
         .string()
-        .describe(
-          "chat model or run to start from, which also stays as the reference; relative to the config file",
-        ),
+        .describe("chat model or run to start from, and the reference; relative to the config file"),
     }),
     data: z.strictObject({
       path: paths.describe("pairs: JSONL, JSON, CSV or Parquet with chosen, rejected and a prompt"),
@@ -40,15 +39,11 @@ const schema = z
           .default("sigmoid")
           .describe("DPO, the same on means over tokens (long replies gain nothing), or IPO"),
         beta: positive.default(0.1).describe("how closely the model is held to the reference"),
-        label_smoothing: z
-          .number()
-          .min(0)
+        label_smoothing: amount
           .lt(0.5)
           .default(0)
           .describe("share of the pairs in the wrong order; not for ipo"),
-        sft_weight: z
-          .number()
-          .min(0)
+        sft_weight: amount
           .default(0)
           .describe("adds so much of the chosen reply's own loss, where both rewards fall"),
       })
@@ -99,15 +94,21 @@ export const recipe: Recipe<PreferenceConfig, Batch> = {
     say(`reference, and start of the training: ${settings.init_from}`);
     const { train: pairs, held, content } = await openPairs(config, new ChatTemplate(tokenizer), say);
     const objective = new PreferenceObjective(model, reference, preference);
+    const upload = (batch: Batch) => uploadTokens(batch, seqLen);
     return {
       model,
       tokenizer,
       batches: new ShuffledBatches(pairs, { batchSize, seed }, (chosen) => pairBatch(chosen, seqLen)),
-      objective: {
-        upload: (batch) => uploadTokens(batch, seqLen),
-        loss: (inputs) => objective.loss(inputs),
-      },
-      evaluation: evaluationOfPairs(objective, held, { seqLen, batchSize, tokens: config.eval.tokens }),
+      objective: { upload, loss: (inputs) => objective.loss(inputs) },
+      evaluation: evaluationOfMeans(
+        { names: pairMetrics, upload, sums: (inputs) => objective.metrics(inputs) },
+        {
+          rows: held.length,
+          seqLen: 2 * seqLen,
+          batches: (options) => pairBatches(held, { ...options, seqLen }),
+        },
+        { batchSize, tokens: config.eval.tokens, size: `${held.length} held-out pairs` },
+      ),
       decisive: {
         data: content,
         model: model.config,

@@ -1,0 +1,186 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { tensor } from "../core/tensor.ts";
+import { createModel, fromPretrained, parseModelConfig, saveModel, tinyllmConfig } from "../models/index.ts";
+import { klDivLoss } from "../nn/index.ts";
+import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { maskTokens } from "../train/data/index.ts";
+import { DistilObjective } from "../train/losses/distil.ts";
+import { recipe, studentOf } from "../train/recipes/distil.ts";
+import { readMetrics } from "../train/report/metrics_log.ts";
+import { run } from "../train/run.ts";
+import { loadSettings, parseOverrides } from "../train/settings/load.ts";
+import { toyRuns } from "./support/train_toy.ts";
+
+const { place } = toyRuns();
+
+async function distil(name: string, ...own: string[]) {
+  const config = await loadSettings(recipe, null, parseOverrides([`out_dir=${place(name)}`, ...own]));
+  const lines: string[] = [];
+  const say = (line: string) => void lines.push(line);
+  const { metrics, model } = await run(recipe, { config, makeSampler: () => async () => "", say });
+  const weights = readFileSync(join(place(name), "model/model.safetensors")).toString("base64");
+  const log = readMetrics(join(place(name), "log.jsonl")) as Record<string, number>[];
+  const losses = log.flatMap(({ loss }) => loss ?? []);
+  const softLosses = log.flatMap(({ soft_loss }) => soft_loss ?? []);
+  return {
+    metrics: metrics as Record<string, number>,
+    model,
+    weights,
+    losses,
+    softLosses,
+    said: lines.join("\n"),
+  };
+}
+
+const loop = [
+  ...["train.sequence_length=32", "train.batch_size=2", "train.warmup_steps=0", "train.schedule=constant"],
+  ...["data.corpus.stories=40", "data.validation_fraction=0.1", "train.learning_rate=0.003"],
+];
+
+const special_tokens = ["[PAD]", "[MASK]", "<|endoftext|>"];
+const json = trainBpe(["once upon a time there was a little fox"], { vocab_size: 280, special_tokens });
+const tokenizer = new Tokenizer(json, {
+  tokenizer_config: { eos_token: "<|endoftext|>", mask_token: "[MASK]", pad_token: "[PAD]" },
+});
+const vocab_size = tokenizer.vocabSize;
+
+it("a decoder teaches a student with half its layers to say what it says", async () => {
+  const sizes = {
+    hidden_size: 32,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    max_position_embeddings: 32,
+  };
+  const config = tinyllmConfig({ ...sizes, vocab_size, initializer_range: 0.2 });
+  await saveModel(place("teacher"), createModel(config).init(3), tokenizer);
+  const settings = [...loop, `model.init_from=${place("teacher")}`, "distil.hard_weight=0", "train.steps=40"];
+  const { metrics, model, softLosses, said } = await distil(
+    "student",
+    ...settings,
+    "eval.every=1",
+    "eval.tokens=64",
+  );
+  expect(said).toMatch(/student: 1 of the 2 layers/);
+  expect(model.shape.num_hidden_layers).toBe(1);
+  expect(metrics.validation_loss).toBeCloseTo(5 * metrics.soft_loss + metrics.hidden_loss, 3);
+  // A teacher with random layers is not learned quickly.
+  expect(softLosses[39]).toBeLessThan(0.75 * softLosses[0]);
+});
+
+describe("a masked language model", () => {
+  beforeAll(async () => {
+    const config = parseModelConfig({
+      ...{
+        model_type: "distilbert",
+        architectures: ["DistilBertForMaskedLM"],
+        vocab_size,
+      },
+      ...{
+        dim: 16,
+        n_layers: 3,
+        n_heads: 2,
+        hidden_dim: 32,
+        max_position_embeddings: 32,
+        initializer_range: 0.3,
+        dropout: 0,
+        attention_dropout: 0,
+      },
+    });
+    await saveModel(place("masked"), createModel(config).init(5), tokenizer);
+  });
+  const settings = () => [...loop, `model.init_from=${place("masked")}`];
+
+  it("starts its student with its first and last layers, and the student resumes bit for bit", async () => {
+    const whole = await distil("whole", ...settings(), "train.steps=4");
+    expect(whole.losses[3]).toBeLessThan(whole.losses[0]);
+    await distil("parts", ...settings(), "train.steps=2");
+    const parts = await distil("parts", "resume=true", "train.steps=4");
+    expect(parts.losses).toEqual(whole.losses);
+    expect(parts.weights).toBe(whole.weights);
+    const { model: teacher } = await fromPretrained(place("masked"));
+    const student = await studentOf(teacher);
+    const of = async (model: typeof student | typeof teacher, layer: number) => {
+      const name = `distilbert.transformer.layer.${layer}.ffn.lin1.weight`;
+      return Array.from(await model.namedParameters().get(name)!.data());
+    };
+    expect(await of(student, 1)).toEqual(await of(teacher, 2));
+  });
+
+  it("accumulated micro-batches are one batch, and recomputed blocks are kept ones", async () => {
+    const few = ["train.steps=2", "distil.divergence=reverse"];
+    const once = await distil("once", ...settings(), ...few, "train.batch_size=4");
+    const twice = await distil("twice", ...settings(), ...few, "train.gradient_accumulation_steps=2");
+    const again = await distil(
+      "again",
+      ...settings(),
+      ...few,
+      "train.batch_size=4",
+      "train.gradient_checkpointing=true",
+    );
+    once.losses.forEach((loss, i) => {
+      expect(twice.losses[i]).toBeCloseTo(loss, 4);
+      expect(again.losses[i]).toBeCloseTo(loss, 4);
+    });
+  });
+
+  it("is masked as BERT: 15% of the places, 80% of them by the mask token, 10% by others, the rest as they are", () => {
+    const tokens = new Int32Array(64 * 512).fill(7);
+    const targets = tokens.map((_, i) => (i % 8 === 7 ? -100 : 7));
+    const batch = { tokens, targets, positions: tokens, segments: tokens, bytes: 0, supervised: 0 };
+    const options = { seed: 3, share: 0.15, maskId: 1, vocabSize: 300 };
+    const masked = maskTokens(batch, 10, 512, options);
+    const chosen = [...masked.targets.keys()].filter((i) => masked.targets[i] !== -100);
+    expect(chosen.every((i) => i % 8 !== 7)).toBe(true);
+    expect(chosen.length / (tokens.length * (7 / 8))).toBeCloseTo(0.15, 2);
+    const share = (is: (id: number) => boolean) =>
+      chosen.filter((i) => is(masked.tokens[i])).length / chosen.length;
+    expect(Math.abs(share((id) => id === 1) - 0.8)).toBeLessThan(0.02);
+    expect(Math.abs(share((id) => id === 7) - 0.1)).toBeLessThan(0.02);
+    expect(maskTokens(batch, 10, 512, options)).toEqual(masked);
+    // A row's masks do not depend on the batch that it is in.
+    const half = <T extends Int32Array>(values: T) => values.slice(32 * 512);
+    const second = { ...batch, tokens: half(tokens), targets: half(targets) };
+    expect(maskTokens(second, 42, 512, options).tokens).toEqual(half(masked.tokens));
+  });
+});
+
+it("the soft loss is klDivLoss of the logits, the hidden loss 1 - cos; places that do not count have none", async () => {
+  const config = { model_type: "gpt2", n_embd: 8, n_layer: 1, n_head: 2, n_positions: 8, vocab_size: 11 };
+  const parsed = parseModelConfig({ ...config, initializer_range: 0.5 });
+  const make = (seed: number) =>
+    createModel(parsed).init(seed) as never as import("../models/index.ts").CausalLM;
+  const [student, teacher] = [make(1), make(2)];
+  const row = (values: number[]) => tensor(Int32Array.from(values), [1, 4], "i32");
+  const batch = {
+    tokens: row([1, 2, 3, 4]),
+    targets: row([2, 3, 4, -100]),
+    positions: row([0, 1, 2, 3]),
+    segments: row([0, 0, 0, 0]),
+  };
+  const weights = { soft_weight: 1, hard_weight: 1, hidden_weight: 1 };
+  const objective = new DistilObjective(student, teacher, {
+    ...weights,
+    temperature: 3,
+    divergence: "forward",
+  });
+  const counted = tensor([1, 1, 1, 0], [1, 4]);
+  const [, soft, hard, hidden] = await objective.metrics({ ...batch, counted }).data();
+  const states = [student, teacher].map((model) => model.hidden(batch.tokens, batch));
+  const [said, taught] = [student, teacher].map((model, i) =>
+    model.logits(states[i]).narrow(1, 0, 3).reshape([3, 11]),
+  );
+  expect(soft).toBeCloseTo(3 * (await klDivLoss(said, taught, 3).item()), 4);
+  expect(hard).toBeCloseTo(await student.loss(batch).item(), 4);
+  const [a, b] = await Promise.all(states.map((state) => state.data()));
+  const dot = (x: ArrayLike<number>, y: ArrayLike<number>, t: number) =>
+    Array.from({ length: 8 }, (_, i) => x[8 * t + i] * y[8 * t + i]).reduce((sum, v) => sum + v, 0);
+  const unlike = [0, 1, 2].map(
+    (t) =>
+      1 -
+      dot(a as never, b as never, t) /
+        Math.sqrt(dot(a as never, a as never, t) * dot(b as never, b as never, t)),
+  );
+  expect(hidden).toBeCloseTo(unlike[0] + unlike[1] + unlike[2], 4);
+});
