@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -266,6 +267,26 @@ describe("refuses in one line", () => {
     await expect(train("size", two, ...from)).rejects.toThrow(
       /classifier.weight is \[3, 16\], the config says \[2, 16\]; check config.json/,
     );
+  });
+
+  it("a column that is not there, by the command", () => {
+    const kiln = new URL("../bin/kiln.mjs", import.meta.url).pathname;
+    const flags = [
+      "--from-scratch",
+      "--data",
+      toy,
+      "--text",
+      "text",
+      "--label",
+      "lable",
+      "--out",
+      join(root, "none"),
+    ];
+    const { stderr, status } = spawnSync(process.execPath, [kiln, "train", "classify", ...flags], {
+      encoding: "utf8",
+    });
+    expect(stderr).toMatch(/toy\.csv has no column "lable".*"label"/);
+    expect(status).not.toBe(0);
   });
 
   it("nothing that it can say instead: labels that occur once, and texts over the context", async () => {

@@ -52,10 +52,10 @@ async function train(name: string, ...settings: string[]) {
 }
 
 it("learns, resumes bit for bit, and its model is one to classify with", async () => {
-  const whole = await train("whole", ...small, "train.steps=60");
+  const whole = await train("whole", ...small, "train.steps=40");
   expect(whole.metrics!.validation_loss!).toBeLessThan(whole.losses[0] / 2);
-  await train("parts", ...small, "train.steps=20");
-  const parts = await train("parts", "resume=true", "train.steps=60");
+  await train("parts", ...small, "train.steps=30");
+  const parts = await train("parts", "resume=true", "train.steps=40");
   expect(parts.losses).toEqual(whole.losses);
   expect(parts.weights).toBe(whole.weights);
   const table = join(root, "animals.csv");

@@ -65,6 +65,15 @@ const settingFlags: readonly Flag[] = [
   ["--resume-from <checkpoint>", "resume", "go on from an older one, e.g. step-000250"],
 ];
 
+/** Adds a flag to a command; `read` gives the setting's value for what commander makes of it. */
+function addSettingFlag(command: Command, [flag, setting, text, parse]: Flag) {
+  const option = new Option(flag, text);
+  // A flag without an argument is true, or what its parser makes of nothing.
+  command.addOption(parse && !option.isBoolean() ? option.argParser(parse) : option);
+  const read = (value: unknown) => (parse && option.isBoolean() ? parse("") : value);
+  return { setting, from: option.long!, key: option.attributeName(), read };
+}
+
 function addRecipe(train: Command, name: string, makeSampler: () => Promise<MakeSampler>): void {
   const { description, flags: own, takesModel, previews } = recipes[name];
   const [argument, given] = takesModel
@@ -75,11 +84,7 @@ function addRecipe(train: Command, name: string, makeSampler: () => Promise<Make
     .argument(argument, `${given} YAML or JSON file of settings; flags and --set come on top of it`)
     .description(description);
   if (previews) command.option("--preview", "show what would be learned of the data, and train nothing");
-  const options = [...settingFlags, ...own].map(([flag, setting, text, parse]) => {
-    const option = new Option(flag, text);
-    command.addOption(parse ? option.argParser(parse) : option);
-    return { setting, from: option.long!, key: option.attributeName() };
-  });
+  const options = [...settingFlags, ...own].map((flag) => addSettingFlag(command, flag));
   command
     .option("--set <name=value...>", "any other setting, e.g. --set train.optimizer.name=muon", [])
     .option(
@@ -103,7 +108,11 @@ function addRecipe(train: Command, name: string, makeSampler: () => Promise<Make
       const given = options.filter(({ key }) => flags[key] !== undefined);
       const overrides = [
         ...parseOverrides(flags.set as string[]),
-        ...given.map(({ setting, from, key }) => ({ path: setting.split("."), value: flags[key], from })),
+        ...given.map(({ setting, from, key, read }) => ({
+          path: setting.split("."),
+          value: read(flags[key]),
+          from,
+        })),
       ];
       if (isModel) {
         const { resolveModel } = await import("../models/hub/resolve.ts");
