@@ -47,7 +47,7 @@ const schema = z
         soft_weight: weight.default(5).describe("what the divergence counts"),
         hard_weight: weight.default(2).describe("what the student's own loss counts"),
         hidden_weight: weight.default(1).describe("what 1 - cos of the last hidden states counts"),
-        mask_share: share.default(0.15).describe("share of the tokens that a masked LM has to find"),
+        mask_share: share.gt(0).default(0.15).describe("share of the tokens that a masked LM has to find"),
       })
       .prefault({}),
     ...runSettings("distil"),

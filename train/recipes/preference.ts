@@ -57,14 +57,10 @@ const schema = z
       })
       .prefault({}),
   })
-  .superRefine((config, context) => {
-    checkTrain(config, context);
-    if (config.preference.loss === "ipo" && config.preference.label_smoothing > 0)
-      context.addIssue({
-        code: "custom",
-        path: ["preference", "label_smoothing"],
-        message: "is not for ipo",
-      });
+  .superRefine(checkTrain)
+  .refine(({ preference: { loss, label_smoothing } }) => loss !== "ipo" || label_smoothing === 0, {
+    path: ["preference", "label_smoothing"],
+    message: "is not for ipo",
   });
 
 type PreferenceConfig = z.output<typeof schema>;
