@@ -2,6 +2,7 @@ import { tensor } from "../core/tensor.ts";
 import type { Encoder, EncoderBatch } from "../models/encoder.ts";
 import { type EncodedText, placeTexts, type TextRows, uploadRows } from "../models/text_rows.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
+import { shownToken } from "./data/masking.ts";
 import { hash32 } from "./data/permutation.ts";
 import { ShuffledRows } from "./data/row_order.ts";
 import type { HostBatch } from "./recipe.ts";
@@ -28,8 +29,8 @@ export interface MaskOptions {
 
 /**
  * Endless batches for a masked language model (Devlin et al. 2018): of a row's tokens that are not special `share` are to be
- * guessed, at least one; of these 80% are masked, 10% replaced by a random token and 10% left. Which, depends on the seed,
- * the pass over the data, the row and the place alone.
+ * guessed, at least one, and `shownToken` stands in their places. Which, depends on the seed, the pass over the data, the row and
+ * the place alone.
  */
 export class MaskedBatches extends ShuffledRows<MaskedBatch> {
   readonly #model: Encoder;
@@ -78,6 +79,7 @@ export class MaskedBatches extends ShuffledRows<MaskedBatch> {
     const places = new Int32Array(most);
     const labels = new Int32Array(most).fill(-100);
     let supervised = 0;
+    const masking = { maskId: this.#tokenizer.maskId!, vocabSize: this.#model.shape.vocab_size };
     for (const [r, { epoch, row }] of chosen.entries()) {
       const used = rows[r].reduce((sum, { ids }) => sum + ids.length, 0);
       const start = r * length;
@@ -87,7 +89,7 @@ export class MaskedBatches extends ShuffledRows<MaskedBatch> {
         labels[supervised++] = token;
         // Not the place in the batch: a row is masked in the same way whatever batch it is in.
         const hash = hash32(this.#options.seed, epoch, row, place - start, 1);
-        placed.tokens[place] = this.#shown(token, hash);
+        placed.tokens[place] = shownToken(token, hash, masking);
       }
     }
     return { rows: placed, places, labels, supervised, tokens: placed.tokens };
@@ -102,12 +104,6 @@ export class MaskedBatches extends ShuffledRows<MaskedBatch> {
     const keys = new Map(places.map((place) => [place, hash32(seed, epoch, row, place - start)]));
     const count = places.length === 0 ? 0 : Math.max(1, Math.round(share * places.length));
     return places.sort((a, b) => keys.get(a)! - keys.get(b)! || a - b).slice(0, count);
-  }
-
-  #shown(token: number, hash: number): number {
-    const chance = hash / 2 ** 32;
-    if (chance < 0.8) return this.#tokenizer.maskId!;
-    return chance < 0.9 ? hash32(hash) % this.#model.shape.vocab_size : token;
   }
 
   /** The loss of such batches: the model's own. */

@@ -48,9 +48,15 @@ const ownNames: Record<string, string> = {
   ...{ ns_coefficients: "coefficients", ns_steps: "iterations" },
 };
 
-/** A run's settings as options of kiln's class; absent ones and nulls keep kiln's defaults, which are torch's. */
-function optionsOf(settings: Settings): object {
-  const given = Object.entries(settings).filter(([, value]) => value !== null);
+/**
+ * A run's settings as options of kiln's class. What is null, false or 0 is off, as it is in kiln by default (AdamW's decay
+ * alone is not, and is always given), also where kiln has no such option; anything else that it lacks is refused.
+ */
+function optionsOf(optimizer: string, settings: Settings): object {
+  const isOff = (value: unknown) => value === null || value === false || value === 0;
+  // A decoupled decay is what makes it AdamW.
+  const isItself = (name: string) => optimizer === "adamw" && name === "decoupled_weight_decay";
+  const given = Object.entries(settings).filter(([name, value]) => !isOff(value) && !isItself(name));
   return Object.fromEntries(given.map(([name, value]) => [ownNames[name] ?? name, value]));
 }
 
@@ -98,7 +104,7 @@ async function runOptimizer(
   if (!Object.hasOwn(classes, name)) throw new KilnError(`kiln has no optimizer ${name}`);
   const names = parameterNames(file).filter((p) => file.has(`${name}.0.${p}`));
   const parameters = new Map(names.map((p) => [p, persist(file.upload(`init.${p}`))]));
-  const optimizer = new classes[name](parameters, optionsOf(settings));
+  const optimizer = new classes[name](parameters, optionsOf(name, settings));
   const comparisons: Comparison[] = [];
   for (let step = 0; step < steps; step++) {
     optimizer.lr = settings.lr;
