@@ -103,6 +103,7 @@ function membersOf(checker: ts.TypeChecker, owner: ts.ClassDeclaration | ts.Inte
     }
     if (!member.name || ts.isPrivateIdentifier(member.name)) continue;
     const symbol = checker.getSymbolAtLocation(member.name)!;
+    if (isHook(symbol.name)) continue;
     const optional = symbol.flags & ts.SymbolFlags.Optional ? "?" : "";
     const type = checker.getTypeOfSymbolAtLocation(symbol, member);
     const fixed = ts.getCombinedModifierFlags(member) & ts.ModifierFlags.Static ? "static " : "";
@@ -112,6 +113,9 @@ function membersOf(checker: ts.TypeChecker, owner: ts.ClassDeclaration | ts.Inte
   return items;
 }
 
+/** Members with a symbol for a name are hooks of JavaScript; the compiler numbers them anew in each program. */
+const isHook = (name: string) => name.startsWith("__@");
+
 /** Methods that a class has from elsewhere: `Tensor` has the ops'. */
 function addedMembers(checker: ts.TypeChecker, symbol: ts.Symbol): string[] {
   const merged = symbol.declarations!.find(ts.isInterfaceDeclaration);
@@ -120,7 +124,7 @@ function addedMembers(checker: ts.TypeChecker, symbol: ts.Symbol): string[] {
   const names = checker
     .getPropertiesOfType(checker.getDeclaredTypeOfSymbol(symbol))
     .map(({ name }) => name)
-    .filter((name) => !own.has(name as ts.__String))
+    .filter((name) => !own.has(name as ts.__String) && !isHook(name))
     .sort();
   return [
     `  - and as methods, with the tensor as first argument: ${names.map((name) => `\`${name}\``).join(", ")}`,

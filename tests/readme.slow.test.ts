@@ -1,8 +1,10 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { openDevice } from "../kernels/index.ts";
+import { labels, randomBert, wordPieces } from "./support/word_pieces.ts";
 
 /**
  * Every command of the README is run, long ones at toy length: the table below says how. A command that is not in the
@@ -12,6 +14,7 @@ const root = new URL("..", import.meta.url).pathname;
 const readme = readFileSync(join(root, "README.md"), "utf8");
 const out = mkdtempSync(join(tmpdir(), "kiln-readme-"));
 const demo = join(out, "demo");
+const gguf = join(out, "demo.gguf");
 
 /** Command lines of the `sh` blocks in order, comments cut off. */
 const commands = [...readme.matchAll(/```sh\n([\s\S]*?)```/g)]
@@ -75,6 +78,31 @@ const recipes: Recipe[] = [
     endless: true,
   },
   {
+    starts: "npx kiln export runs/demo/model",
+    instead: ["npx", "kiln", "export", join(demo, "model"), "--to", "gguf", "--dtype", "q8_0", "--out", gguf],
+    prints: /demo\.gguf/,
+  },
+  {
+    starts: "npx kiln sample demo.gguf",
+    instead: ["npx", "kiln", "sample", gguf, "--max-tokens", "5"],
+    prints: /Once upon a time/,
+  },
+  {
+    starts: "npx kiln classify path/to/classifier",
+    instead: ["npx", "kiln", "classify", join(out, "classifier"), "a fine film", "a dull one"],
+    prints: /"label":.*\n.*"label":/,
+  },
+  {
+    starts: "npx kiln fill-mask path/to/bert",
+    instead: ["npx", "kiln", "fill-mask", join(out, "bert"), "the [MASK] sat on the mat", "--top-k", "3"],
+    prints: /"fills":\[/,
+  },
+  {
+    starts: "npx kiln embed path/to/encoder",
+    instead: ["npx", "kiln", "embed", join(out, "bert"), "--file", join(out, "sentences.txt")],
+    prints: /"embedding":\[.*\n.*"embedding":\[/,
+  },
+  {
     starts: "npx kiln verify tests/fixtures/golden",
     extra: ["--filter", "softmax"],
     prints: /\n[1-9]\d* passed, 0 failed, \d+ skipped\n/,
@@ -107,6 +135,15 @@ function execute(recipe: Recipe, command: string): Promise<{ text: string; code:
   child.stderr!.on("data", hear);
   return new Promise((resolve) => child.on("close", (code) => resolve({ text, code })));
 }
+
+// What the README calls path/to/…
+beforeAll(async () => {
+  await openDevice();
+  const tokenizer = wordPieces();
+  await randomBert("ForSequenceClassification", labels).savePretrained(join(out, "classifier"), tokenizer);
+  await randomBert("ForMaskedLM").savePretrained(join(out, "bert"), tokenizer);
+  writeFileSync(join(out, "sentences.txt"), "One cat.\nTwo cats.\n");
+});
 
 const hasNpm = spawnSync("npm", ["--version"]).status === 0;
 
