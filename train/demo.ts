@@ -41,7 +41,7 @@ const smallLesson = {
   train: { ...lesson.train, sequence_length: 128, learning_rate: 8e-3 },
 };
 /** Seconds from the start of the process to the last update, without installing before and samples after. */
-const demoSeconds = 250;
+const demoSeconds = 220;
 /** How few and how many updates make sense. */
 const fewestSteps = 200;
 const mostSteps = 1500;
