@@ -6,7 +6,6 @@ import { verify } from "../bench/verify/index.ts";
 import { grads } from "../core/autograd.ts";
 import { setDevice } from "../core/device.ts";
 import { scope } from "../core/scope.ts";
-import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";
 import {
@@ -14,26 +13,33 @@ import {
   addAdapter,
   type CausalLM,
   createModel,
-  GPT2LMHeadModel,
-  LlamaForCausalLM,
   loadAdapter,
   loadWeights,
   mergeAdapter,
   PagedDecoder,
   parseAdapterConfig,
-  parseGpt2Config,
   parseSafetensors,
   readModelConfig,
   readModelWeights,
   removeAdapter,
   saveAdapter,
   serializeSafetensors,
-  tinyllmConfig,
   unmergeAdapter,
   useAdapter,
 } from "../models/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
+import {
+  difference,
+  largest,
+  logitsOf,
+  positions,
+  read,
+  tinyGpt2,
+  tinyLlama,
+  tokens,
+  valuesOf,
+} from "./support/tiny_decoders.ts";
 
 const golden = new URL("./fixtures/golden/models/", import.meta.url).pathname;
 const more = new URL("../../shared/golden/more/", import.meta.url).pathname;
@@ -46,32 +52,7 @@ afterAll(() => {
   setDevice(null);
 });
 
-const llama = () =>
-  new LlamaForCausalLM(
-    tinyllmConfig({
-      vocab_size: 96,
-      hidden_size: 64,
-      num_hidden_layers: 2,
-      num_attention_heads: 4,
-      num_key_value_heads: 2,
-      tie_word_embeddings: false,
-      initializer_range: 0.2,
-    }),
-  ).init(1);
-const gpt2 = () =>
-  new GPT2LMHeadModel(
-    parseGpt2Config({
-      model_type: "gpt2",
-      vocab_size: 97,
-      n_embd: 48,
-      n_layer: 2,
-      n_head: 4,
-      n_positions: 64,
-      initializer_range: 0.2,
-      bos_token_id: null,
-      eos_token_id: null,
-    }),
-  ).init(2);
+const llama = () => tinyLlama({ tie_word_embeddings: false });
 
 const cases: [string, () => CausalLM, Partial<AdapterConfig>][] = [
   ["LoRA on Linear", llama, { r: 4, lora_alpha: 12 }],
@@ -92,8 +73,8 @@ const cases: [string, () => CausalLM, Partial<AdapterConfig>][] = [
     llama,
     { use_dora: true, target_modules: ["q_proj", "down_proj", "embed_tokens"] },
   ],
-  ["LoRA on Conv1D", gpt2, { target_modules: ["c_attn", "c_fc", "c_proj"] }],
-  ["DoRA on Conv1D", gpt2, { use_dora: true }],
+  ["LoRA on Conv1D", tinyGpt2, { target_modules: ["c_attn", "c_fc", "c_proj"] }],
+  ["DoRA on Conv1D", tinyGpt2, { use_dora: true }],
 ];
 
 /** Adds an adapter whose parameters are all far from their first values, and makes it the active one. */
@@ -107,20 +88,10 @@ function withAdapter(model: CausalLM, config: Partial<AdapterConfig>, name = "de
   useAdapter(model, name);
 }
 
-const tokens = Array.from({ length: 24 }, (_, i) => (i * 37) % 96);
-const positions = tokens.map((_, i) => i);
-const row = (values: readonly number[]) => tensor(values, [1, values.length], "i32");
-const logitsOf = (model: CausalLM) => model.logits(model.hidden(row(tokens), { positions: row(positions) }));
-const read = async (model: CausalLM) => Array.from(await scope(() => noGrad(() => logitsOf(model))).data());
-const bitsOf = async (tensors: Iterable<Tensor>) =>
-  Promise.all(Array.from(tensors, async (t) => Array.from(await t.data())));
-const largest = (values: readonly number[]) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-const difference = (a: readonly number[], b: readonly number[]) => largest(a.map((v, i) => v - b[i]));
-
 describe.each(cases)("%s", (_, make, config) => {
   it("applied and merged are one model; unmerged, the base has its bits again", async () => {
     const model = make();
-    const base = await bitsOf(model.parameters());
+    const base = await valuesOf(model.parameters());
     const before = await read(model);
     withAdapter(model, config);
     const applied = await read(model);
@@ -131,7 +102,7 @@ describe.each(cases)("%s", (_, make, config) => {
     expect(drift).toBeLessThan(1e-5 * most);
     expect([...model.trainedParameters().keys()]).toEqual([...model.namedParameters().keys()]);
     unmergeAdapter(model);
-    expect(await bitsOf(model.parameters())).toEqual(base);
+    expect(await valuesOf(model.parameters())).toEqual(base);
     expect(await read(model)).toEqual(applied);
     removeAdapter(model, "default");
     expect(await read(model)).toEqual(before);
@@ -196,7 +167,7 @@ const batch = {
 describe("training", () => {
   it("changes the adapter alone, and modules_to_save, which the base has back afterwards", async () => {
     const model = llama();
-    const before = await bitsOf(model.parameters());
+    const before = await valuesOf(model.parameters());
     const logits = await read(model);
     const config = { modules_to_save: ["lm_head", "model.norm"], lora_dropout: 0.1 };
     addAdapter(model, config, { seed: 1 });
@@ -220,7 +191,7 @@ describe("training", () => {
     const path = join(folder, "trained");
     await saveAdapter(path, model);
     useAdapter(model, null);
-    expect(await bitsOf(model.parameters())).toEqual(before);
+    expect(await valuesOf(model.parameters())).toEqual(before);
     expect(await read(model)).toEqual(logits);
     // Two adapters on one base, one active at a time.
     await loadAdapter(model, path, "again");
@@ -230,7 +201,7 @@ describe("training", () => {
     expect(drift).toBeLessThan(1e-5 * most);
   });
 
-  it.each([llama, gpt2])(
+  it.each([llama, tinyGpt2])(
     "with gradient checkpointing has the same bits, dropout included (%#)",
     async (make) => {
       const run = async (recompute: boolean) => {
@@ -251,7 +222,7 @@ describe("training", () => {
           const loss = model.loss({ ...inputs, dropoutKey: tensor([1, 2, 3, 4], [4], "u32") });
           return [loss, ...grads(loss, leaves)];
         });
-        return bitsOf(made as Tensor[]);
+        return valuesOf(made as Tensor[]);
       };
       const [kept, again] = [await run(false), await run(true)];
       expect(again).toEqual(kept);
@@ -369,7 +340,7 @@ describe("adapters of PEFT", () => {
 });
 
 it("the state of a model with an adapter keeps the base's names; unknown targets name the nearest", () => {
-  const model = gpt2();
+  const model = tinyGpt2();
   const names = [...model.stateDict().keys()];
   withAdapter(model, {});
   expect([...model.stateDict().keys()]).toEqual(names);
@@ -384,7 +355,7 @@ it("the state of a model with an adapter keeps the base's names; unknown targets
 });
 
 it("an adapter of an embedding that the head shares is not merged", async () => {
-  const model = gpt2();
+  const model = tinyGpt2();
   withAdapter(model, { target_modules: ["wte"] });
   await expect(mergeAdapter(model, () => logitsOf(model))).rejects.toThrow(/which lm_head.weight shares/);
 });

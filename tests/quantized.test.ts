@@ -7,28 +7,35 @@ import { verify } from "../bench/verify/index.ts";
 import { grads } from "../core/autograd.ts";
 import { setDevice } from "../core/device.ts";
 import { scope } from "../core/scope.ts";
-import { noGrad } from "../core/tape.ts";
-import { type Tensor, tensor } from "../core/tensor.ts";
+import type { Tensor } from "../core/tensor.ts";
 import { boundariesOf, dynamicMap, nearestCode } from "../kernels/include/blockwise.ts";
 import { openDevice } from "../kernels/index.ts";
 import {
   addAdapter,
   type CausalLM,
   dequantizeModel,
-  GPT2LMHeadModel,
-  LlamaForCausalLM,
   loadAdapter,
   mergeAdapter,
   PagedDecoder,
-  parseGpt2Config,
   quantizeModel,
   removeAdapter,
   saveAdapter,
-  tinyllmConfig,
   useAdapter,
 } from "../models/index.ts";
 import { AdamW8bit } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
+import {
+  difference,
+  largest,
+  logitsOf,
+  positions,
+  read,
+  row,
+  tinyGpt2,
+  tinyLlama,
+  tokens,
+  valuesOf,
+} from "./support/tiny_decoders.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
 const golden = new URL("./fixtures/golden/", import.meta.url).pathname;
@@ -43,48 +50,9 @@ afterAll(() => {
 const { train, resume } = toyRuns();
 
 const models: [string, () => CausalLM][] = [
-  [
-    "llama",
-    () =>
-      new LlamaForCausalLM(
-        tinyllmConfig({
-          vocab_size: 96,
-          hidden_size: 64,
-          num_hidden_layers: 2,
-          num_attention_heads: 4,
-          num_key_value_heads: 2,
-          initializer_range: 0.2,
-        }),
-      ).init(1),
-  ],
-  [
-    "gpt2",
-    () =>
-      new GPT2LMHeadModel(
-        parseGpt2Config({
-          model_type: "gpt2",
-          vocab_size: 97,
-          n_embd: 48,
-          n_layer: 2,
-          n_head: 4,
-          n_positions: 64,
-          initializer_range: 0.2,
-          bos_token_id: null,
-          eos_token_id: null,
-        }),
-      ).init(2),
-  ],
+  ["llama", tinyLlama],
+  ["gpt2", tinyGpt2],
 ];
-
-const tokens = Array.from({ length: 24 }, (_, i) => (i * 37) % 96);
-const positions = tokens.map((_, i) => i);
-const row = (values: readonly number[]) => tensor(values, [1, values.length], "i32");
-const logitsOf = (model: CausalLM) => model.logits(model.hidden(row(tokens), { positions: row(positions) }));
-const read = async (model: CausalLM) => Array.from(await scope(() => noGrad(() => logitsOf(model))).data());
-const valuesOf = async (tensors: Iterable<Tensor>) =>
-  Promise.all(Array.from(tensors, async (t) => Array.from(await t.data())));
-const largest = (values: readonly number[]) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-const difference = (a: readonly number[], b: readonly number[]) => largest(a.map((v, i) => v - b[i]));
 
 it("NF4, the 8-bit maps and the states of 8-bit AdamW have the reference's bits", async () => {
   const lines: string[] = [];
