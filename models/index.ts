@@ -37,6 +37,7 @@ export {
   toInt32,
   writeSafetensors,
 } from "./formats/safetensors.ts";
+export type { Generated, GenerationOptions, TextGeneration } from "./generation.ts";
 export { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
 export { type GPT2Config, gpt2PresetConfig, parseGpt2Config } from "./gpt2_config.ts";
 export { type PullOptions, type PullResult, pullModel } from "./hub/pull.ts";

@@ -183,6 +183,25 @@ it("answers begin after the prompt, offline and through the server, where its la
   await server.close(0);
 });
 
+it("many prompts at once are continued as each alone, and a refused one leaves nothing running", async () => {
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
+  const sizes = { hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 1, initializer_range: 0.5 };
+  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...sizes })).init(1);
+  const generator = new TextGenerator(model, tokenizer, { maxSequences: 2 });
+  const options = { n: 2, max_tokens: 6, seed: 5, stop: ["a"] };
+  const prompts = ["Once", "Once Once", [1, 2, 3], "Once"];
+  const together = await generator.generate(prompts, options);
+  for (const [index, prompt] of prompts.entries())
+    expect([together[index]]).toEqual(await generator.generate([prompt], options));
+  expect(together.map((each) => each.length)).toEqual([2, 2, 2, 2]);
+  for (const { text, token_ids, finish_reason } of together.flat()) {
+    expect(text).not.toContain("a");
+    expect(finish_reason === "stop" || token_ids.length === 6).toBe(true);
+  }
+  await expect(generator.generate([...prompts, [tokenizer.vocabSize]], options)).rejects.toThrow("token ids");
+  generator.close();
+});
+
 it("samples of scripts and of training have no time limit", async () => {
   const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
   const sizes = { hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 1 };

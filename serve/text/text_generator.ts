@@ -1,23 +1,26 @@
 import { KilnError } from "../../core/errors.ts";
 import type { CausalLM } from "../../models/decoder.ts";
+import type { Generated, GenerationOptions, TextGeneration } from "../../models/generation.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import { Engine } from "../engine/engine.ts";
 import { ModelRunner } from "../engine/runner.ts";
 import { LIMITS } from "../limits.ts";
 import { Frontend } from "./frontend.ts";
-import type { SamplingParams } from "./request.ts";
+import type { SamplingParams, TextRequest } from "./request.ts";
 
 /** How to continue a prompt; `max_tokens` is 256 by default, and the end of the context may come earlier. */
 export type GenerateOptions = Omit<SamplingParams, "n" | "best_of" | "logprobs">;
 
 /** A model with an engine of its own, for scripts and the command line: the same steps as the server's. */
-export class TextGenerator {
+export class TextGenerator implements TextGeneration {
   readonly #frontend: Frontend;
+  readonly #maxSequences: number;
   readonly #runner: ModelRunner;
   readonly #tokenizer: Tokenizer;
 
   constructor(model: CausalLM, tokenizer: Tokenizer, options: { maxSequences?: number } = {}) {
     const { maxSequences = 8 } = options;
+    this.#maxSequences = maxSequences;
     this.#runner = new ModelRunner(model, { maxSequences });
     this.#tokenizer = tokenizer;
     // There is no connection to time out, so a slow machine may take as long as it needs.
@@ -32,13 +35,7 @@ export class TextGenerator {
    * @throws KilnError for a prompt or option that cannot be used; if the model fails, its own error.
    */
   async *stream(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<string> {
-    const request = {
-      max_tokens: 256,
-      ...options,
-      prompts: [prompt === "" ? await this.#beginning() : prompt],
-      client: "generator",
-      fit_context: true,
-    };
+    const request = await this.#request(prompt, options);
     let cancel = () => {};
     yield* new ReadableStream<string>({
       start: async (controller) => {
@@ -60,9 +57,58 @@ export class TextGenerator {
     return text;
   }
 
+  /**
+   * `n` continuations of each prompt, in the order of the prompts; as many prompts as fit are written at once, and
+   * none changes another's text.
+   * @throws KilnError as `stream`.
+   */
+  async generate(
+    prompts: readonly (string | readonly number[])[],
+    options: GenerationOptions = {},
+  ): Promise<Generated[][]> {
+    const all: Generated[][] = [];
+    let next = 0;
+    const work = async () => {
+      while (next < prompts.length) {
+        const index = next++;
+        all[index] = await this.#generateOne(prompts[index], options).catch((error) => {
+          next = prompts.length; // no others begin; those that are being written end first
+          throw error;
+        });
+      }
+    };
+    const workers = Array.from({ length: this.#maxSequences }, work);
+    await Promise.allSettled(workers);
+    await Promise.all(workers);
+    return all;
+  }
+
+  async #generateOne(prompt: string | readonly number[], options: GenerationOptions): Promise<Generated[]> {
+    const written = Array.from({ length: options.n ?? 1 }, (): Generated => {
+      return { text: "", token_ids: [], finish_reason: "length" };
+    });
+    const job = await this.#frontend.start(await this.#request(prompt, options), (index, delta) => {
+      const one = written[index];
+      one.text += delta.text;
+      one.token_ids.push(...delta.tokenIds);
+      one.finish_reason = delta.finishReason ?? one.finish_reason;
+    });
+    try {
+      await job.done;
+    } catch (error) {
+      throw (error as Error).cause ?? error;
+    }
+    return written;
+  }
+
   /** Frees the cache; nothing may be running. */
   close(): void {
     this.#runner.close();
+  }
+
+  async #request(prompt: string | readonly number[], options: SamplingParams): Promise<TextRequest> {
+    const prompts = [prompt === "" ? await this.#beginning() : prompt];
+    return { max_tokens: 256, ...options, prompts, client: "generator", fit_context: true };
   }
 
   async #beginning(): Promise<readonly number[]> {
