@@ -3,7 +3,7 @@ import { addBenchCommands } from "./bench/commands.ts";
 import { port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
-import { addTrainCommands, runPretraining } from "./train/commands.ts";
+import { addTrainCommands, runPretraining, type Writers } from "./train/commands.ts";
 
 const openOnce = async () => (await import("./kernels/index.ts")).openOnce();
 
@@ -14,10 +14,16 @@ const program = new Command("kiln")
   .helpCommand(true)
   .exitOverride();
 
-/** Samples of a model in training are drawn by the server's generator. */
-const makeSampler = async () => (await import("./serve/text/text_generator.ts")).samplerOf;
+/** Texts of a model in training or under evaluation are written by the server's generator. */
+const writers: Writers = {
+  makeSampler: async () => (await import("./serve/text/text_generator.ts")).samplerOf,
+  makeGenerator: async () => {
+    const { TextGenerator } = await import("./serve/text/text_generator.ts");
+    return (model, tokenizer) => new TextGenerator(model, tokenizer);
+  },
+};
 
-addTrainCommands(program, makeSampler);
+addTrainCommands(program, writers);
 addServeCommands(program);
 addModelCommands(program);
 addBenchCommands(program);
@@ -40,7 +46,7 @@ program
     const { modelDir } = await demo({
       ...flags,
       say,
-      pretrain: (config) => runPretraining(config, makeSampler),
+      pretrain: (config) => runPretraining(config, writers),
     });
     const { serveModel } = await import("./serve/serve_model.ts");
     await serveModel(await loadModel(modelDir), address, flags.smoke);

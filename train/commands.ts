@@ -10,7 +10,7 @@ import {
   whole,
 } from "../core/platform/command_line.ts";
 import { addEvalCommands } from "./eval/commands.ts";
-import type { HostBatch, MakeSampler, Recipe } from "./recipe.ts";
+import type { HostBatch, MakeGenerator, MakeSampler, Recipe } from "./recipe.ts";
 import { type Flag, recipes } from "./recipes/index.ts";
 import type { PretrainConfig } from "./recipes/pretrain.ts";
 import type { RunResult } from "./run.ts";
@@ -18,14 +18,20 @@ import type { RunSettings } from "./settings/run.ts";
 
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
+/** What writes texts is the server's, so the caller makes it, once it is needed. */
+export interface Writers {
+  makeSampler: () => Promise<MakeSampler>;
+  makeGenerator: () => Promise<MakeGenerator>;
+}
+
 /** `kiln train …`, `kiln settings`, `sweep`, `export` and `eval`. Everything is imported when it is needed: `--help` is instant. */
-export function addTrainCommands(program: Command, makeSampler: () => Promise<MakeSampler>): void {
+export function addTrainCommands(program: Command, writers: Writers): void {
   const train = program.command("train").description("train a model");
-  for (const name of Object.keys(recipes)) addRecipe(train, name, makeSampler);
+  for (const name of Object.keys(recipes)) addRecipe(train, name, writers);
   addSettings(program);
   addSweep(program);
   addExport(program);
-  addEvalCommands(program);
+  addEvalCommands(program, writers.makeGenerator);
 }
 
 /** Flags that are a setting of every recipe, by its dotted name. They come after the file; messages name the flag. */
@@ -74,7 +80,7 @@ function addSettingFlag(command: Command, [flag, setting, text, parse]: Flag) {
   return { setting, from: option.long!, key: option.attributeName(), read };
 }
 
-function addRecipe(train: Command, name: string, makeSampler: () => Promise<MakeSampler>): void {
+function addRecipe(train: Command, name: string, writers: Writers): void {
   const { description, flags: own, takesModel, previews } = recipes[name];
   const [argument, given] = takesModel
     ? (["[model]", "model folder, run, GGUF file or pulled model; or a"] as const)
@@ -126,8 +132,8 @@ function addRecipe(train: Command, name: string, makeSampler: () => Promise<Make
       }
       const { describe } = await import("../core/platform/adapter.ts");
       say(describe((await openOnce()).description));
-      if (flags.lrRangeTest) return await findRate(recipe, settings, makeSampler, flags.json === true);
-      const result = await runRecipe(name, settings, makeSampler);
+      if (flags.lrRangeTest) return await findRate(recipe, settings, writers, flags.json === true);
+      const result = await runRecipe(name, settings, writers);
       const { model, tokenizer: _t, samples, ...summary } = result;
       if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
       else {
@@ -244,20 +250,16 @@ type ExportFlags = Omit<import("./deploy/export.ts").ExportOptions, "maxShardByt
   maxShardSize: number;
 };
 
-export const runPretraining = (config: PretrainConfig, makeSampler: () => Promise<MakeSampler>) =>
-  runRecipe("pretrain", config, makeSampler);
+export const runPretraining = (config: PretrainConfig, writers: Writers) =>
+  runRecipe("pretrain", config, writers);
 
 /** Trains with samples drawn by the server's generator. */
-async function runRecipe(
-  name: string,
-  config: RunSettings,
-  makeSampler: () => Promise<MakeSampler>,
-): Promise<RunResult> {
+async function runRecipe(name: string, config: RunSettings, writers: Writers): Promise<RunResult> {
   const { run } = await import("./run.ts");
   const recipe = await recipes[name].load();
   await openOnce();
   return interruptible(async (signal) =>
-    run(recipe, { config, say, signal, makeSampler: await makeSampler() }),
+    run(recipe, { config, say, signal, makeSampler: await writers.makeSampler() }),
   );
 }
 
@@ -265,11 +267,11 @@ async function runRecipe(
 async function findRate(
   recipe: Recipe<RunSettings, HostBatch>,
   config: RunSettings,
-  makeSampler: () => Promise<MakeSampler>,
+  writers: Writers,
   json: boolean,
 ): Promise<void> {
   const { lrRangeTest } = await import("./lr_range_test.ts");
-  const sampler = await makeSampler();
+  const sampler = await writers.makeSampler();
   const { trials, steepest, suggestion, picture } = await interruptible((signal) =>
     lrRangeTest(recipe, { config, say, signal, makeSampler: sampler }),
   );

@@ -1,4 +1,5 @@
 import type { CausalLM } from "../models/decoder.ts";
+import type { TextGeneration } from "../models/generation.ts";
 import type { Model, TokenBatch } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { DataCursor } from "./data/index.ts";
@@ -37,6 +38,9 @@ export type Sampler = (
 
 /** Called once the model exists; returns how to sample from it. */
 export type MakeSampler = (model: CausalLM, tokenizer: Tokenizer) => Sampler;
+
+/** What writes the answers of a model under evaluation; made by the caller for the same reason. */
+export type MakeGenerator = (model: CausalLM, tokenizer: Tokenizer) => TextGeneration;
 
 /** What the loop trains, on what, and how it is measured. */
 export interface Task<B extends HostBatch, I extends object = TokenBatch> {

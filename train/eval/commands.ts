@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 import { examples, nonEmpty, say, whole } from "../../core/platform/command_line.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
+import type { MakeGenerator } from "../recipe.ts";
 import type { EvaluationReport } from "../report/evaluation.ts";
 import type { ClassifyFlags } from "./classify.ts";
 import type { CompareFlags } from "./compare.ts";
@@ -15,7 +16,7 @@ interface OutputFlags {
 }
 
 /** `kiln eval …`. Everything is imported when it is needed: `--help` is instant. */
-export function addEvalCommands(program: Command): void {
+export function addEvalCommands(program: Command, _makeGenerator: () => Promise<MakeGenerator>): void {
   const group = program.command("eval").description("measure a model, or texts that one wrote");
   addPerplexity(group);
   addText(group);
