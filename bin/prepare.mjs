@@ -26,21 +26,22 @@ export function checkNode() {
 
 /**
  * Node, dependencies, adapter: all that a command of the README needs. Ends the process with one line if something is
- * missing. Returns the adapter's description, and prints it unless the command does so itself.
+ * missing. Returns the adapter's description, and prints it unless the command does so itself. Without `dev`, what only
+ * developers need is not waited for.
  */
-export function prepare({ announce = true } = {}) {
+export function prepare({ announce = true, dev = true } = {}) {
   checkNode();
-  installDependencies();
+  installDependencies(dev);
   const found = prepareAdapter();
   if (announce) console.log(found.line);
   return found;
 }
 
 /** `npm ci` in the project's root when something that the lock file lists is missing or of another version. */
-export function installDependencies() {
-  if (dependenciesMatch(root)) return;
+function installDependencies(dev) {
+  if (dependenciesMatch(root, dev)) return;
   console.log("Installing the dependencies (npm ci, about half a minute)…");
-  const problem = npm(["ci", "--ignore-scripts"], root);
+  const problem = npm(["ci", "--ignore-scripts", ...(dev ? [] : ["--omit=dev"])], root);
   if (problem)
     stop(
       `The dependencies cannot be installed: ${problem}. Check the network and run \`npm ci --ignore-scripts\`.`,
@@ -66,8 +67,8 @@ export function npm(args, folder) {
   return lines.find((line) => line && !line.startsWith("code ")) ?? done.error?.message ?? "npm failed";
 }
 
-/** Whether node_modules holds what package-lock.json asks for, according to npm's own record of it. */
-export function dependenciesMatch(folder) {
+/** Whether node_modules holds what package-lock.json asks for, developers' needs or not, by npm's own record of it. */
+export function dependenciesMatch(folder, dev = true) {
   const lock = path.join(folder, "package-lock.json");
   if (!existsSync(lock)) return true; // installed from a package: npm has seen to it
   const record = path.join(folder, "node_modules/.package-lock.json");
@@ -78,7 +79,7 @@ export function dependenciesMatch(folder) {
     // Packages for other platforms are listed, but rightly absent.
     return present[name]
       ? present[name].version === wanted.version
-      : Boolean(wanted.optional || wanted.devOptional || wanted.peer);
+      : Boolean(wanted.optional || wanted.devOptional || wanted.peer || (wanted.dev && !dev));
   });
 }
 

@@ -1,5 +1,5 @@
 // `npm start`: the demo, from a fresh clone. Arguments go on to it: `npm start -- --smoke`.
 import { kiln, prepare, runNode } from "./prepare.mjs";
 
-prepare({ announce: false });
+prepare({ announce: false, dev: false });
 process.exitCode = await runNode(kiln, ["demo", ...process.argv.slice(2)]);

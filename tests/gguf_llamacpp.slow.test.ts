@@ -13,7 +13,9 @@ import { PagedDecoder } from "../models/paged_decoder.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/stories/grammar.ts";
 
-const entry = fileURLToPath(new URL("../bench/node_modules/node-llama-cpp/dist/index.js", import.meta.url));
+const root = fileURLToPath(new URL("..", import.meta.url));
+const entry = join(root, "node_modules/node-llama-cpp/dist/index.js");
+const hasPeer = existsSync(entry) && existsSync(join(root, "node_modules/@node-llama-cpp/linux-x64"));
 const stories = fileURLToPath(new URL("../../shared/data/models/stories260K-hf", import.meta.url));
 
 interface LlamaCpp {
@@ -35,7 +37,7 @@ let load: (path: string) => Promise<TheirModel>;
 
 beforeAll(async () => {
   await openDevice();
-  if (!existsSync(entry)) return;
+  if (!hasPeer) return;
   const { getLlama, LlamaLogLevel } = (await import(pathToFileURL(entry).href)) as LlamaCpp;
   const llama = await getLlama({ gpu: false, build: "never", logLevel: LlamaLogLevel.error });
   load = (modelPath) => llama.loadModel({ modelPath, gpuLayers: 0 });
@@ -132,10 +134,9 @@ async function theirGreedy(path: string, prompt: number[], count: number): Promi
   return found;
 }
 
-const hasPeer = existsSync(entry);
 const names = [...Object.keys(models), ...(existsSync(stories) ? ["stories260K"] : [])];
 
-describe.runIf(hasPeer).each(names)("%s in llama.cpp (needs the peers of bench/)", (name) => {
+describe.runIf(hasPeer).each(names)("%s in llama.cpp (node-llama-cpp, Linux x64)", (name) => {
   const texts = [
     ...storyCorpus({ seed: 9, stories: 20 }),
     "It's 12 o'clock: they're late!\n\n\tNaïve 🦙, 日本  x",

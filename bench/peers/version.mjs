@@ -1,7 +1,9 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 
 /** The installed version of a peer, from the package.json in its folder (many do not export it). */
 export function installedVersion(name) {
-  const file = new URL(`../node_modules/${name}/package.json`, import.meta.url);
-  return JSON.parse(readFileSync(file, "utf8")).version;
+  const places = ["..", "../.."].map(
+    (up) => new URL(`${up}/node_modules/${name}/package.json`, import.meta.url),
+  );
+  return JSON.parse(readFileSync(places.find(existsSync), "utf8")).version;
 }
