@@ -30,13 +30,29 @@ export interface ProductOptions extends Omit<LinearOptions, "scale"> {
   dropout?: PassDropout | undefined;
 }
 
+let off = false;
+
+/**
+ * What `body` returns where layers compute with their own matrices alone, whatever adapter they have: what a model says beside
+ * its adapter in one compiled step. Parameters that an adapter trains whole keep its values.
+ */
+export function withoutAdapters<T>(body: () => T): T {
+  const before = off;
+  off = true;
+  try {
+    return body();
+  } finally {
+    off = before;
+  }
+}
+
 /** A layer whose matrix an adapter may change. */
 export abstract class Adaptable extends Module {
   #adapter: LoraLayer | null = null;
 
   /** Null: the layer computes with its own matrix alone. */
   get adapter(): LoraLayer | null {
-    return dependsOn(() => this.#adapter);
+    return off ? null : dependsOn(() => this.#adapter);
   }
 
   set adapter(adapter: LoraLayer | null) {

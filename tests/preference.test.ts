@@ -3,9 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { grads } from "../core/autograd.ts";
-import { tensor } from "../core/tensor.ts";
+import { compile } from "../core/compile.ts";
+import { noGrad } from "../core/tape.ts";
+import { type Tensor, tensor } from "../core/tensor.ts";
 import { crossEntropy, matmul, openDevice, overRowChunks, transpose } from "../kernels/index.ts";
-import { createModel, saveModel, tinyllmConfig } from "../models/index.ts";
+import { addAdapter, createModel, saveModel, tinyllmConfig, useAdapter } from "../models/index.ts";
 import { ChatTemplate, Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
 import { pairBatch, readPairs } from "../train/data/index.ts";
 import { PreferenceObjective } from "../train/losses/preference.ts";
@@ -161,6 +163,38 @@ it("the objective is the loss of the sums over the replies, beside a reference; 
   const got = await objective.metrics(batch).data();
   want.forEach((value, i) => void expect(got[i]).toBeCloseTo(value, 3));
   expect(await objective.loss(batch).item()).toBeCloseTo(loss, 4);
+});
+
+it("beside an adapter the reference is the model without it: the losses and derivatives of a frozen copy", async () => {
+  const { pairs } = await readPairs([write("pairs.jsonl", rows)], template, 48);
+  const [policy, frozen] = [model(3), model(3)];
+  const adapter = addAdapter(policy, { r: 2 }, { seed: 1 });
+  useAdapter(policy, "default");
+  const trained = [...adapter.parameters().values()];
+  for (const p of trained) p.write(Float32Array.from({ length: p.size }, (_, i) => Math.sin(i + 1) / 4));
+  const options = { loss: "sigmoid", beta: 0.5, label_smoothing: 0.1, sft_weight: 0.25 } as const;
+  const batch = uploadTokens(pairBatch(pairs.slice(0, 2), 48), 48);
+  const [own, copied] = [null, frozen].map((reference) => {
+    const objective = new PreferenceObjective(policy, reference, options);
+    // Compiled, and called twice: one trace holds both what the model says with the adapter and without.
+    const step = compile((...columns: Tensor[]) => {
+      const names = Object.keys(batch);
+      const inputs = Object.fromEntries(
+        columns.map((column, i) => [names[i], column]),
+      ) as unknown as typeof batch;
+      return {
+        metrics: noGrad(() => objective.metrics(inputs)),
+        slopes: grads(objective.loss(inputs), trained),
+      };
+    });
+    step(...Object.values(batch));
+    return step(...Object.values(batch));
+  });
+  const read = async (t: Tensor | null) => Array.from(await t!.data());
+  expect(await read(own.metrics)).toEqual(await read(copied.metrics));
+  expect((await read(own.metrics))[3]).not.toBe(0);
+  for (const [i, slope] of own.slopes.entries())
+    expect(await read(slope)).toEqual(await read(copied.slopes[i]));
 });
 
 describe("kiln train preference", () => {

@@ -8,17 +8,14 @@ import { scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import { argmax, crossEntropy, div, eq, mul, openDevice, sum, unsqueeze } from "../kernels/index.ts";
-import { Model } from "../models/model.ts";
+import { Model } from "../models/index.ts";
 import { Embedding, Linear } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
-import { ShuffledBatches } from "../train/data/index.ts";
-import type { Recipe } from "../train/recipe.ts";
+import { checkTrain, type Recipe, runRecipe, runSettings, ShuffledBatches } from "../train/index.ts";
 import { readMetrics } from "../train/report/metrics_log.ts";
-import { run } from "../train/run.ts";
-import { loadSettings, parseOverrides } from "../train/settings/load.ts";
-import { checkTrain, runSettings } from "../train/settings/run.ts";
 
-// A recipe that shares nothing with language models but the loop: a classifier of a labelled CSV file.
+// A recipe that shares nothing with language models but the loop, made of what the package exports: a classifier of a labelled
+// CSV file.
 
 interface LabelBatch {
   /** [B, T], filled up with 0. */
@@ -153,15 +150,9 @@ const lines = Array.from({ length: 40 }, (_, i) => `${words[i % 4]} ${i},${i % 4
 writeFileSync(file, lines.join("\n"));
 
 async function train(name: string, ...settings: string[]) {
-  const config = await loadSettings(
-    recipe,
-    null,
-    parseOverrides([`out_dir=${join(root, name)}`, ...settings]),
-  );
-  const { metrics, samples } = await run(recipe, {
-    config,
+  const { metrics, samples } = await runRecipe(recipe, {
+    set: [`out_dir=${join(root, name)}`, ...settings],
     makeSampler: () => async () => "",
-    say: () => {},
   });
   const weights = readFileSync(join(root, name, "model/model.safetensors"));
   const losses = readMetrics(join(root, name, "log.jsonl")).filter(({ loss }) => loss !== undefined);

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { dispose } from "../core/scope.ts";
@@ -10,6 +9,7 @@ import { dequantizeModel, quantizeModel } from "../models/quantize.ts";
 import { Embedding, Linear, QuantizedLinear } from "../nn/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { Batch } from "./data/index.ts";
+import { weightsHash } from "./model_settings.ts";
 import type { AdapterSettings } from "./settings/adapter.ts";
 
 /** What decides the numbers of a run that trains an adapter. */
@@ -31,10 +31,7 @@ export async function addTrainedAdapter(
   settings: AdapterSettings,
   { base, grown, seed, say }: { base: string; grown: boolean; seed: number; say: Say },
 ): Promise<AddedAdapter> {
-  const hash = createHash("sha256");
-  const parameters = [...model.namedParameters()];
-  for (const [name, parameter] of parameters)
-    hash.update(name).update(new Uint8Array((await parameter.data()).slice().buffer));
+  const hash = await weightsHash(model);
   const perToken = [...model.namedModules()].flatMap(([name, layer]) =>
     (layer instanceof Embedding || layer instanceof Linear) &&
     layer.weight.perToken &&
@@ -57,7 +54,7 @@ export async function addTrainedAdapter(
   say(`adapter: ${count(model.trainedParameters().values())} parameters are trained, the model has ${all}`);
   if (grown)
     say(`the vocabulary has grown: ${perToken.join(" and ")} are trained and saved with the adapter`);
-  return { adapter: settings, base: hash.digest("hex") };
+  return { adapter: settings, base: hash };
 }
 
 /** Places of the batch whose logits tell how much merging rounds. */

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KilnError } from "../core/errors.ts";
-import { currentDirectory, readJson } from "../core/platform/files.ts";
+import { readJson } from "../core/platform/files.ts";
 import {
   architectures,
   createModel,
@@ -14,11 +14,10 @@ import {
   modelTypeOf,
   parseModelConfig,
   presets,
-  readModelConfig,
 } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
-import type { Encoder } from "../models/encoder.ts";
-import { loadWeights } from "../models/formats/hf_directory.ts";
+import { isGguf } from "../models/formats/gguf.ts";
+import { fromPretrained, loadWeights } from "../models/formats/hf_directory.ts";
 import { readModelWeights } from "../models/formats/safetensors.ts";
 import { configError } from "../models/formats/validation.ts";
 import type { Model } from "../models/model.ts";
@@ -94,17 +93,21 @@ export async function decoderSettings(
   return preset.config({ ...shapeSettings(sized, preset.model_type), ...special });
 }
 
-/** A model folder or run as it is: its folder, model, tokenizer, and the SHA-256 of its weights. */
+/** The GGUF file, model directory or newest checkpoint of a run that `path` stands for. See `originOf`. */
+export const existingOrigin = async (path: string) => (isGguf(path) ? path : originOf(path));
+
+/** A model folder, run or GGUF file as it is, and the SHA-256 of its weights. */
 export async function openExisting(path: string) {
-  const directory = await currentDirectory(await originOf(path));
-  const config = await readModelConfig(directory);
-  const weights = await readModelWeights(directory);
-  const model: CausalLM | Encoder = createModel(config);
-  loadWeights(model, weights);
+  const loaded = await fromPretrained(await existingOrigin(path));
+  return { ...loaded, hash: await weightsHash(loaded.model) };
+}
+
+/** SHA-256 of a model's weights. */
+export async function weightsHash(model: Model<never>): Promise<string> {
   const hash = createHash("sha256");
-  for (const [name, { bytes }] of [...weights].sort(([a], [b]) => (a < b ? -1 : 1)))
-    hash.update(name).update(bytes);
-  return { model, config, tokenizer: Tokenizer.load(directory), hash: hash.digest("hex"), directory };
+  for (const [name, parameter] of model.namedParameters())
+    hash.update(name).update(new Uint8Array((await parameter.data()).slice().buffer));
+  return hash.digest("hex");
 }
 
 /** The settings that decide the shape, under the names that a config.json of this type has. */

@@ -42,7 +42,7 @@ export {
   type TokenShard,
   writeShard,
 } from "./shards.ts";
-export { countTokens, splitDocuments } from "./split.ts";
+export { countTokens, splitDocuments, splitExamples } from "./split.ts";
 export { story, storyCorpus } from "./stories/grammar.ts";
 export {
   findColumn,

@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import { hash32 } from "./permutation.ts";
+import { hash32, permutation } from "./permutation.ts";
 import type { Span } from "./shards.ts";
 
 /** A document needs a token and a next one: with fewer there is nothing to learn or to measure. */
@@ -77,4 +77,31 @@ function cut(span: Span, tail: number): [Span | null, Span | null] {
     { start: span.start, length, bytes },
     { start: span.start + length, length: tail, bytes: span.bytes - bytes },
   ];
+}
+
+/** What a recipe says of examples that it holds in memory: their files, and which of them are held out. */
+interface SplitSettings {
+  path: string[];
+  validation_path?: string[] | undefined;
+  validation_fraction: number;
+  seed: number;
+}
+
+/**
+ * Reads examples, and holds a share of them out, drawn by the seed, or those of other files. `content` decides the numbers of a
+ * run: the hashes of what was read, and the settings besides the paths.
+ */
+export async function splitExamples<E, S extends SplitSettings>(
+  { path, validation_path, ...reading }: S,
+  read: (files: readonly string[]) => Promise<{ examples: E[]; hash: string }>,
+) {
+  const all = await read(path);
+  const other = validation_path && (await read(validation_path));
+  const order = Array.from(permutation(all.examples.length, reading.seed, 3), (i) => all.examples[i]);
+  const count = other ? 0 : Math.floor(order.length * reading.validation_fraction);
+  return {
+    training: order.slice(count),
+    held: other?.examples ?? order.slice(0, count),
+    content: { content: all.hash, validation: other?.hash, ...reading },
+  };
 }

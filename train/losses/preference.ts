@@ -17,6 +17,7 @@ import {
 } from "../../kernels/index.ts";
 import type { CausalLM } from "../../models/decoder.ts";
 import type { TokenBatch } from "../../models/model.ts";
+import { withoutAdapters } from "../../nn/index.ts";
 
 /** `sigmoid_norm` is `sigmoid` on means over a reply's tokens; `ipo` too is one on means, as in TRL. */
 export const preferenceLossNames = ["sigmoid", "sigmoid_norm", "ipo"] as const;
@@ -78,10 +79,11 @@ export const pairMetrics = [
 /** A model that learns to prefer replies, beside the reference that it started from, which stays as it is. */
 export class PreferenceObjective {
   readonly #model: CausalLM;
-  readonly #reference: CausalLM;
+  readonly #reference: CausalLM | null;
   readonly #options: PreferenceOptions;
 
-  constructor(model: CausalLM, reference: CausalLM, options: PreferenceOptions) {
+  /** Without a reference it is the model without its adapter, as in TRL. */
+  constructor(model: CausalLM, reference: CausalLM | null, options: PreferenceOptions) {
     this.#model = model;
     this.#reference = reference;
     this.#options = options;
@@ -105,8 +107,12 @@ export class PreferenceObjective {
     const { loss, sft_weight } = this.#options;
     const counts = sum(cast(ne(batch.targets, -100), "f32"), 1); // [2 B]
     const { dropoutKey: _, ...plain } = batch;
-    const reference = noGrad(() => sidesOf(this.#reference.tokenLosses(plain), counts));
-    const policy = sidesOf(this.#model.tokenLosses(batch), counts);
+    const read = (model: CausalLM, inputs: TokenBatch) => sidesOf(model.tokenLosses(inputs), counts);
+    const [model, frozen] = [this.#model, this.#reference];
+    const reference = noGrad(() =>
+      frozen ? read(frozen, plain) : withoutAdapters(() => read(model, plain)),
+    );
+    const policy = read(model, batch);
     const compared = loss === "sigmoid" ? "sums" : "means";
     const { losses, rewards } = preferenceLoss(policy[compared], reference[compared], this.#options);
     const real = cast(gt(halves(counts).chosen, 0), "f32");

@@ -83,7 +83,7 @@ export const recipes: Readonly<Record<string, Row>> = {
   preference: row(
     {
       description: "teach a chat model which of two replies is better (DPO, IPO)",
-      flags: [],
+      flags: adapterFlags,
       takesModel: true,
     },
     () => import("./preference.ts"),

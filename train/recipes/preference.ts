@@ -1,19 +1,26 @@
 import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
-import { decoderConfig } from "../../models/architectures.ts";
-import type { CausalLM } from "../../models/decoder.ts";
 import { configError } from "../../models/formats/validation.ts";
 import { ChatTemplate } from "../../tokenizer/index.ts";
-import { type Batch, pairBatch, pairBatches, readPairs, ShuffledBatches } from "../data/index.ts";
-import { permutation } from "../data/permutation.ts";
+import { concludeAdapter } from "../adapters.ts";
+import { openChatModel } from "../chat_model.ts";
+import {
+  type Batch,
+  pairBatch,
+  pairBatches,
+  readPairs,
+  ShuffledBatches,
+  splitExamples,
+} from "../data/index.ts";
 import { assertOutside } from "../data/text_data.ts";
 import { PreferenceObjective, pairMetrics, preferenceLossNames } from "../losses/preference.ts";
 import { evaluationOfMeans } from "../mean_evaluation.ts";
-import { assertLength, openExisting } from "../model_settings.ts";
+import { weightsHash } from "../model_settings.ts";
 import type { Recipe } from "../recipe.ts";
-import { count, natural, positive, share } from "../settings/numbers.ts";
+import { adapter } from "../settings/adapter.ts";
+import { data as chats, filesOf, model } from "../settings/chat.ts";
+import { count, positive } from "../settings/numbers.ts";
 import { checkTrain, runSettings } from "../settings/run.ts";
-import { paths } from "../settings/text.ts";
 import { uploadTokens } from "../trainer.ts";
 
 const { train, ...loop } = runSettings("preference");
@@ -21,17 +28,16 @@ const amount = z.number().min(0);
 
 const schema = z
   .strictObject({
-    model: z.strictObject({
-      init_from: z
-        .string()
-        .describe("chat model or run to start from, and the reference; relative to the config file"),
-    }),
-    data: z.strictObject({
-      path: paths.describe("pairs: JSONL, JSON, CSV or Parquet with chosen, rejected and a prompt"),
-      validation_path: paths.optional().describe("files to measure on, instead of a share of the pairs"),
-      validation_fraction: share.default(0.05).describe("share of the pairs held out"),
-      seed: natural.default(0).describe("which pairs are held out"),
-    }),
+    model,
+    data: chats
+      .unwrap()
+      .omit({ packing: true })
+      .extend({
+        path: filesOf("pairs").describe(
+          "pairs: JSONL, JSON, CSV or Parquet with chosen, rejected and a prompt",
+        ),
+      }),
+    adapter,
     preference: z
       .strictObject({
         loss: z
@@ -73,28 +79,26 @@ export const recipe: Recipe<PreferenceConfig, Batch> = {
 
   check: ({ out_dir, data: { path, validation_path } }) => assertOutside(out_dir, path, validation_path),
 
-  async open(config, { say, resumeFrom }) {
+  async open(config, context) {
     const { train, preference, model: settings } = config;
-    const { sequence_length: seqLen, batch_size: batchSize, seed, compute_dtype } = train;
-    const { tokenizer, hash, ...from } = await openExisting(settings.init_from);
-    decoderConfig(from.config, settings.init_from);
-    const reference = (from.model as CausalLM).computeIn(compute_dtype);
-    const start = await openExisting(resumeFrom ?? settings.init_from);
-    const model = (start.model as CausalLM).computeIn(compute_dtype);
-    assertLength(model, seqLen);
-    if (tokenizer.chatTemplate === null) {
+    const { sequence_length: seqLen, batch_size: batchSize, seed } = train;
+    const { say } = context;
+    const { model, tokenizer, own, added, reopen } = await openChatModel(config, context);
+    if (own.chatTemplate === null) {
       throw configError(
         `${settings.init_from} has no chat template: it cannot answer yet; teach it with kiln train sft first`,
       );
     }
-    say(`reference, and start of the training: ${settings.init_from}`);
-    const { train: pairs, held, content } = await openPairs(config, new ChatTemplate(tokenizer), say);
+    // Beside an adapter it is the model without that.
+    const reference = added ? null : (await reopen()).computeIn(train.compute_dtype);
+    say(`reference: ${settings.init_from}${added ? ", the model without the adapter" : ""}`);
+    const { training, held, content } = await openPairs(config, new ChatTemplate(tokenizer), say);
     const objective = new PreferenceObjective(model, reference, preference);
     const upload = (batch: Batch) => uploadTokens(batch, seqLen);
     return {
       model,
       tokenizer,
-      batches: new ShuffledBatches(pairs, { batchSize, seed }, (chosen) => pairBatch(chosen, seqLen)),
+      batches: new ShuffledBatches(training, { batchSize, seed }, (chosen) => pairBatch(chosen, seqLen)),
       objective: { upload, loss: (inputs) => objective.loss(inputs) },
       evaluation: evaluationOfMeans(
         { names: pairMetrics, upload, sums: (inputs) => objective.metrics(inputs) },
@@ -105,12 +109,19 @@ export const recipe: Recipe<PreferenceConfig, Batch> = {
         },
         { batchSize, tokens: config.eval.tokens, size: `${held.length} held-out pairs` },
       ),
+      ...(added && {
+        conclude: (outDir: string) => {
+          const probe = pairBatch(training.slice(0, 1), seqLen);
+          return concludeAdapter(model, tokenizer, { outDir, probe, reopen, say });
+        },
+      }),
       decisive: {
         data: content,
         model: model.config,
-        reference: hash,
+        reference: added?.base ?? (await weightsHash(reference!)),
         tokenizer: tokenizer.hash(),
         preference,
+        ...added,
       },
       close() {},
     };
@@ -123,24 +134,15 @@ async function openPairs(
   template: ChatTemplate,
   say: (line: string) => void,
 ) {
-  const { path, validation_path, ...reading } = data;
-  const read = async (files: string[]) => {
+  const read = async (files: readonly string[]) => {
     const { pairs, tooLong, equal, hash } = await readPairs(files, template, train.sequence_length);
     const left = `${tooLong} with more than train.sequence_length ${train.sequence_length} tokens, ${equal} with equal replies`;
     if (pairs.length === 0)
       throw new KilnError(`${files.join(", ")}: no pair is left: ${left}`, { code: "corpus_empty" });
     if (tooLong + equal > 0) say(`left out of ${files.join(", ")}: ${left}`);
-    return { pairs, hash };
+    return { examples: pairs, hash };
   };
-  const all = await read(path);
-  const other = validation_path && (await read(validation_path));
-  const order = [...permutation(all.pairs.length, data.seed, 3)].map((i) => all.pairs[i]);
-  const taken = other ? 0 : Math.floor(order.length * data.validation_fraction);
-  const held = other?.pairs ?? order.slice(0, taken);
-  say(`training data: ${order.length - taken} pairs; validation data: ${held.length}`);
-  return {
-    train: order.slice(taken),
-    held,
-    content: { content: all.hash, validation: other?.hash, ...reading },
-  };
+  const split = await splitExamples(data, read);
+  say(`training data: ${split.training.length} pairs; validation data: ${split.held.length}`);
+  return split;
 }

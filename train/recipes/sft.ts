@@ -1,10 +1,9 @@
 import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
-import { isGguf } from "../../models/formats/gguf.ts";
-import { loadModel, readTokenizer } from "../../models/formats/hf_directory.ts";
-import { withTokenizer } from "../../models/vocabulary.ts";
+import { readTokenizer } from "../../models/formats/hf_directory.ts";
 import { ChatTemplate, type Tokenizer, withChatTemplate } from "../../tokenizer/index.ts";
-import { type AddedAdapter, addTrainedAdapter, concludeAdapter } from "../adapters.ts";
+import { concludeAdapter } from "../adapters.ts";
+import { openChatModel } from "../chat_model.ts";
 import { previewChats } from "../data/chat_preview.ts";
 import {
   type Batch,
@@ -14,12 +13,12 @@ import {
   packExamples,
   readChatData,
   ShuffledBatches,
+  splitExamples,
 } from "../data/index.ts";
-import { permutation } from "../data/permutation.ts";
 import { assertOutside } from "../data/text_data.ts";
 import { Validation } from "../evaluate.ts";
-import { assertLength, originOf } from "../model_settings.ts";
-import type { Recipe, RecipeContext } from "../recipe.ts";
+import { existingOrigin } from "../model_settings.ts";
+import type { Recipe } from "../recipe.ts";
 import { adapter } from "../settings/adapter.ts";
 import { data, model } from "../settings/chat.ts";
 import { checkTrain, runSettings, sampleSettings } from "../settings/run.ts";
@@ -31,8 +30,6 @@ const schema = z
 
 type SftConfig = z.output<typeof schema>;
 
-const chatOrigin = async (path: string) => (isGguf(path) ? path : originOf(path));
-
 /** Trains a decoder on conversations: the loss is that of what the assistant says, its turn-end tokens included. */
 export const recipe: Recipe<SftConfig, Batch> = {
   name: "sft",
@@ -42,14 +39,15 @@ export const recipe: Recipe<SftConfig, Batch> = {
   check: ({ out_dir, data: { path, validation_path } }) => assertOutside(out_dir, path, validation_path),
 
   async preview({ model: { init_from }, data: { path }, train }, isTerminal) {
-    const tokenizer = withChatTemplate(await readTokenizer(await chatOrigin(init_from)));
+    const tokenizer = withChatTemplate(await readTokenizer(await existingOrigin(init_from)));
     return previewChats(path, tokenizer, { longest: train.sequence_length, colours: isTerminal });
   },
 
   async open(config, context) {
     const { train } = config;
     const { sequence_length: seqLen, seed } = train;
-    const { model, tokenizer, added, reopen } = await openChatModel(config, context);
+    const { model, tokenizer, own, added, reopen } = await openChatModel(config, context);
+    if (tokenizer !== own) context.say(addedText(own, tokenizer));
     const template = new ChatTemplate(tokenizer);
     const { rows, held, content } = await openChats(config, template, context.say);
     const sampler = context.makeSampler(model, tokenizer);
@@ -88,26 +86,6 @@ export const recipe: Recipe<SftConfig, Batch> = {
   },
 };
 
-/** The model to start from, with a chat template and its tokens, and an adapter if one is trained. */
-async function openChatModel(config: SftConfig, { say, resumeFrom }: RecipeContext) {
-  const { train } = config;
-  const isWhole = config.adapter.kind === "none";
-  const base = isWhole && resumeFrom ? resumeFrom : await chatOrigin(config.model.init_from);
-  const open = async () => {
-    const { model, tokenizer: own } = await loadModel(base);
-    const tokenizer = withChatTemplate(own);
-    return { model: tokenizer === own ? model : await withTokenizer(model, tokenizer), tokenizer, own };
-  };
-  const { model, tokenizer, own } = await open();
-  assertLength(model, train.sequence_length);
-  if (!resumeFrom) say(`starting from ${base}`);
-  if (tokenizer !== own) say(addedText(own, tokenizer));
-  const origin = { base, grown: tokenizer.vocabSize > own.vocabSize, seed: train.seed, say };
-  const added: AddedAdapter | null = isWhole ? null : await addTrainedAdapter(model, config.adapter, origin);
-  model.computeIn(train.compute_dtype);
-  return { model, tokenizer, added, reopen: async () => (await open()).model };
-}
-
 function addedText(before: Tokenizer, after: Tokenizer): string {
   const added = after.vocabSize - before.vocabSize;
   const tokens = added > 0 ? `, whose ${added} special tokens are added to the vocabulary` : "";
@@ -116,7 +94,6 @@ function addedText(before: Tokenizer, after: Tokenizer): string {
 
 /** Rows to learn from and to be measured on. Says how much there is. */
 async function openChats({ data, train }: SftConfig, template: ChatTemplate, say: (line: string) => void) {
-  const { path, validation_path, ...reading } = data;
   const longest = train.sequence_length;
   const read = async (files: readonly string[]) => {
     const { examples, tooLong, hash } = await readChatData(files, template, longest);
@@ -129,14 +106,11 @@ async function openChats({ data, train }: SftConfig, template: ChatTemplate, say
       code: "corpus_empty",
     });
   };
-  const all = await read(path);
-  const other = validation_path && (await read(validation_path));
-  const order = [...permutation(all.examples.length, data.seed, 3)].map((i) => all.examples[i]);
-  const count = other ? 0 : Math.floor(order.length * data.validation_fraction);
+  const { training, held: others, content } = await splitExamples(data, read);
   const pack = (examples: ChatExample[]) =>
     data.packing ? packExamples(examples, longest) : examples.map((example) => [example]);
-  const [rows, held] = [pack(order.slice(count)), pack(other?.examples ?? order.slice(0, count))];
+  const [rows, held] = [pack(training), pack(others)];
   const size = (all: ChatExample[][]) => `${all.flat().length} conversations in ${all.length} rows`;
   say(`training data: ${size(rows)}; validation data: ${size(held)}`);
-  return { rows, held, content: { content: all.hash, validation: other?.hash, ...reading } };
+  return { rows, held, content };
 }

@@ -2,13 +2,16 @@ import { z } from "zod";
 import { natural, share } from "./numbers.ts";
 import { paths } from "./text.ts";
 
+/** Paths of a recipe's data, of which there must be one. */
+export const filesOf = (kind: string) =>
+  paths.default([]).refine((files) => files.length > 0, `give files of ${kind}: --data FILE`);
+
 /** `data` and `model` of recipes that teach a model on conversations. */
 export const data = z
   .strictObject({
-    path: paths
-      .default([])
-      .refine((files) => files.length > 0, "give files of conversations: --data FILE")
-      .describe("conversations: JSONL, JSON, CSV, Parquet, or text with lines User: and Assistant:"),
+    path: filesOf("conversations").describe(
+      "conversations: JSONL, JSON, CSV, Parquet, or text with lines User: and Assistant:",
+    ),
     validation_path: paths
       .optional()
       .describe("files for the validation loss, instead of a share of the data"),
@@ -27,7 +30,7 @@ export const model = z
     init_from: z
       .string()
       .default("")
-      .refine((path) => path !== "", "give the model to start from, as in kiln train sft MODEL --data FILE")
+      .refine((path) => path !== "", "give the model to start from, before --data or with --init-from")
       .describe("model folder, run or GGUF file; relative to the config file"),
   })
   .prefault({})

@@ -1,0 +1,42 @@
+import { loadModel } from "../models/formats/hf_directory.ts";
+import { withTokenizer } from "../models/vocabulary.ts";
+import { withChatTemplate } from "../tokenizer/index.ts";
+import { addTrainedAdapter } from "./adapters.ts";
+import { assertLength, existingOrigin } from "./model_settings.ts";
+import type { RecipeContext } from "./recipe.ts";
+import type { AdapterSettings } from "./settings/adapter.ts";
+import type { RunSettings } from "./settings/run.ts";
+
+interface ChatModelSettings {
+  model: { init_from: string };
+  adapter: AdapterSettings;
+  train: RunSettings["train"];
+}
+
+/**
+ * The decoder that a recipe for conversations starts from, or goes on with: with a chat template and its tokens, and an adapter
+ * if one is trained. `own` is the tokenizer that it had before; `reopen` gives the model to start from once more, without the
+ * adapter.
+ */
+export async function openChatModel(
+  { model: settings, adapter, train }: ChatModelSettings,
+  { say, resumeFrom }: RecipeContext,
+) {
+  const isWhole = adapter.kind === "none";
+  const origin = () => existingOrigin(settings.init_from);
+  const open = async (path: string) => {
+    const { model, tokenizer: own } = await loadModel(path);
+    const tokenizer = withChatTemplate(own);
+    return { model: tokenizer === own ? model : await withTokenizer(model, tokenizer), tokenizer, own };
+  };
+  const base = isWhole && resumeFrom ? resumeFrom : await origin();
+  const { model, tokenizer, own } = await open(base);
+  assertLength(model, train.sequence_length);
+  if (!resumeFrom) say(`starting from ${base}`);
+  const grown = tokenizer.vocabSize > own.vocabSize;
+  const added = isWhole
+    ? null
+    : await addTrainedAdapter(model, adapter, { base, grown, seed: train.seed, say });
+  model.computeIn(train.compute_dtype);
+  return { model, tokenizer, own, added, reopen: async () => (await open(await origin())).model };
+}
