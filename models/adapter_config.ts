@@ -102,12 +102,13 @@ export function patternValue(module: string, patterns: Record<string, number>, o
   return found === undefined ? otherwise : patterns[found];
 }
 
-/** The architectures' modules that PEFT changes by default. */
+/** The architectures' modules that PEFT changes by default; for DistilBERT, where it has none, those that it changes of BERT. */
 const defaultTargets: Record<string, string[]> = {
   llama: ["q_proj", "v_proj"],
   gpt2: ["c_attn"],
   bert: ["query", "value"],
   roberta: ["query", "value"],
+  distilbert: ["q_lin", "v_lin"],
 };
 
 const tasks: [suffix: RegExp, task: string, head: string[]][] = [

@@ -27,7 +27,7 @@ import {
   trainBpe,
   withChatTemplate,
 } from "../tokenizer/index.ts";
-import { concludeAdapter } from "../train/adapters.ts";
+import { concludeAdapter, firstLogits } from "../train/adapters.ts";
 import { previewChats } from "../train/data/chat_preview.ts";
 import { chatBatch, packExamples, readChatData, readChats } from "../train/data/index.ts";
 import { recipe } from "../train/recipes/sft.ts";
@@ -305,11 +305,11 @@ describe("kiln train sft", () => {
     const { model } = await loadModel(place("base"));
     addAdapter(model, { r: 2 });
     useAdapter(model, "default");
-    const probe = chatBatch([[]], 16);
+    const logits = firstLogits(chatBatch([[]], 16));
     await expect(
       concludeAdapter(model, base, {
         outDir: place("unchanged"),
-        probe,
+        logits,
         reopen: async () => model,
         say: () => {},
       }),

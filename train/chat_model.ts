@@ -1,7 +1,7 @@
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { withTokenizer } from "../models/vocabulary.ts";
 import { withChatTemplate } from "../tokenizer/index.ts";
-import { addTrainedAdapter } from "./adapters.ts";
+import { addTrainedAdapter, perTokenModules } from "./adapters.ts";
 import { assertLength, existingOrigin } from "./model_settings.ts";
 import type { RecipeContext } from "./recipe.ts";
 import type { AdapterSettings } from "./settings/adapter.ts";
@@ -33,10 +33,10 @@ export async function openChatModel(
   const { model, tokenizer, own } = await open(base);
   assertLength(model, train.sequence_length);
   if (!resumeFrom) say(`starting from ${base}`);
-  const grown = tokenizer.vocabSize > own.vocabSize;
+  const whole = tokenizer.vocabSize > own.vocabSize ? perTokenModules(model) : null;
   const added = isWhole
     ? null
-    : await addTrainedAdapter(model, adapter, { base, grown, seed: train.seed, say });
+    : await addTrainedAdapter(model, adapter, { base, whole, seed: train.seed, say });
   model.computeIn(train.compute_dtype);
   return { model, tokenizer, own, added, reopen: async () => (await open(await origin())).model };
 }

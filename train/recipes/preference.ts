@@ -2,7 +2,7 @@ import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { configError } from "../../models/formats/validation.ts";
 import { ChatTemplate } from "../../tokenizer/index.ts";
-import { concludeAdapter } from "../adapters.ts";
+import { concludeAdapter, firstLogits } from "../adapters.ts";
 import { openChatModel } from "../chat_model.ts";
 import {
   type Batch,
@@ -111,8 +111,8 @@ export const recipe: Recipe<PreferenceConfig, Batch> = {
       ),
       ...(added && {
         conclude: (outDir: string) => {
-          const probe = pairBatch(training.slice(0, 1), seqLen);
-          return concludeAdapter(model, tokenizer, { outDir, probe, reopen, say });
+          const logits = firstLogits(pairBatch(training.slice(0, 1), seqLen));
+          return concludeAdapter(model, tokenizer, { outDir, logits, reopen, say });
         },
       }),
       decisive: {

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { readTokenizer } from "../../models/formats/hf_directory.ts";
 import { ChatTemplate, type Tokenizer, withChatTemplate } from "../../tokenizer/index.ts";
-import { concludeAdapter } from "../adapters.ts";
+import { concludeAdapter, firstLogits } from "../adapters.ts";
 import { openChatModel } from "../chat_model.ts";
 import { previewChats } from "../data/chat_preview.ts";
 import {
@@ -75,7 +75,7 @@ export const recipe: Recipe<SftConfig, Batch> = {
         conclude: (outDir: string) =>
           concludeAdapter(model, tokenizer, {
             outDir,
-            probe: chatBatch(rows.slice(0, 1), seqLen),
+            logits: firstLogits(chatBatch(rows.slice(0, 1), seqLen)),
             reopen,
             ...context,
           }),
