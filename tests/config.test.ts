@@ -269,6 +269,8 @@ describe("pretrain config", () => {
     const chars = await loadPretrainConfig(path.replace("tinyllm", "shakespeare_char"));
     expect(chars).toMatchObject({ tokenizer: { kind: "char" }, train: { steps: 2000, sequence_length: 64 } });
     expect(chars.model).toMatchObject({ preset: "gpt2", bias: false, dropout: 0, hidden_size: 128 });
+    const large = await loadPretrainConfig(path.replace("tinyllm", "shakespeare_char_gpu"));
+    expect(large).toMatchObject({ model: { dropout: 0.2, hidden_size: 384 }, train: { batch_size: 64 } });
     const gpt2 = await loadPretrainConfig(path.replace("tinyllm", "gpt2"));
     expect(gpt2.model).toMatchObject({ preset: "gpt2", bias: true, dropout: 0 });
     // null takes a value back, from the file as from the command line: the default holds again.

@@ -50,16 +50,20 @@ const wait = () => opened.device?.queue.onSubmittedWorkDone();
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const firstLine = (error) => String(error?.message ?? error).split("\n")[0];
 
-async function time({ ops }, restful, { op, sizes, file, ms }) {
+async function time({ ops, cpuMs }, restful, { op, sizes, file, ms }) {
   try {
     opened.error = null;
     const run = await ops[op](...sizes, file);
     // Peers wait for a software adapter as kiln does, so that rows compare what runs there; a native one has none to wait
     // for. One that trains answers with its loss.
-    const timing = await measure(async (times) => {
-      const answer = run(times);
-      if (Number.isNaN(await (restful ? restfully(answer) : answer))) throw new Error("it computes NaN");
-    }, ms);
+    const timing = await measure(
+      async (times) => {
+        const answer = run(times);
+        if (Number.isNaN(await (restful ? restfully(answer) : answer))) throw new Error("it computes NaN");
+      },
+      ms,
+      cpuMs,
+    );
     if (opened.error) throw new Error(opened.error);
     return timing;
   } catch (error) {

@@ -11,6 +11,7 @@ import { decodeRow, firstStepRow, gptTrainRow, modelRows, tinyllmTrainRow } from
 import { type GpuRow, precisions, type Row } from "./row.ts";
 import { fullSizes, quickSizes } from "./sizes.ts";
 import { streamsRow } from "./streams.ts";
+import { tuningRows } from "./tuning.ts";
 
 /** A layer of TinyLLM on a training batch of 8 rows of 128 tokens. */
 function linearRow(what: string, inFeatures: number, outFeatures: number): Row {
@@ -47,6 +48,7 @@ export function smallRows(): Row[] {
     ...attention(1, 4, 1024, 32),
     tinyllmTrainRow(),
     gptTrainRow(),
+    ...tuningRows(),
     decodeRow(1),
     decodeRow(16),
     streamsRow(1),

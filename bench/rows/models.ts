@@ -7,12 +7,13 @@ import { GPT2LMHeadModel } from "../../models/gpt2.ts";
 import { parseGpt2Config } from "../../models/gpt2_config.ts";
 import { LlamaForCausalLM } from "../../models/llama.ts";
 import { type LlamaConfig, tinyllmConfig } from "../../models/llama_config.ts";
+import type { Model } from "../../models/model.ts";
 import { PagedDecoder } from "../../models/paged_decoder.ts";
 import { Engine } from "../../serve/engine/engine.ts";
 import { ModelRunner } from "../../serve/engine/runner.ts";
 import { resolveSampling } from "../../serve/text/sampling.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
-import { Trainer } from "../../train/trainer.ts";
+import { type Objective, Trainer, type TrainerOptions } from "../../train/trainer.ts";
 import { batchOf, madeUpTokens } from "../data.ts";
 import { deviceRandom } from "./kernels.ts";
 import { bytesOf, type GpuRow, type Precision, type Prepared, type Row } from "./row.ts";
@@ -35,7 +36,7 @@ function makeModel({ config }: ModelSize, precision: Precision): CausalLM {
 }
 
 /** What a decoder computes: weights of its matrices (the embedding once, as the head), operations of a token that sees `seen`. */
-interface Cost {
+export interface Cost {
   weights: number;
   forward: (seen: number) => number;
 }
@@ -45,7 +46,7 @@ function gpt2Cost({ n_embd: d, n_layer: layers, vocab_size }: ModelSize["config"
   return { weights, forward: (seen) => 2 * weights + 4 * layers * d * seen };
 }
 
-function llamaCost(c: LlamaConfig): Cost {
+export function llamaCost(c: LlamaConfig): Cost {
   const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers } = c;
   const heads = c.num_attention_heads + c.num_key_value_heads;
   const weights = layers * (2 * d * heads * c.head_dim + 3 * d * i) + d * c.vocab_size;
@@ -158,14 +159,25 @@ export async function prepareTraining(
   length: number,
   maxGradNorm = 1,
 ): Promise<Prepared> {
-  const optimizer = new AdamW(model.namedParameters(), {
+  const batch = batchOf(madeUpTokens(rows * length, model.shape.vocab_size), length);
+  return prepareUpdates(device, model, batch, { maxGradNorm, sequenceLength: length });
+}
+
+/** Updates by AdamW of what is trained of a model, on one batch. */
+export async function prepareUpdates<B extends { supervised: number }, I extends object>(
+  device: WebGpuDevice,
+  model: Model<never>,
+  batch: B,
+  options: TrainerOptions,
+  objective?: Objective<B, I>,
+): Promise<Prepared> {
+  const optimizer = new AdamW(model.trainedParameters(), {
     betas: [0.9, 0.95],
     eps: 1e-8,
     weightDecay: 0.1,
     decays: (_name, parameter) => parameter.rank >= 2,
   });
-  const trainer = new Trainer(model, optimizer, { maxGradNorm, sequenceLength: length });
-  const batch = batchOf(madeUpTokens(rows * length, model.shape.vocab_size), length);
+  const trainer = new Trainer(model, optimizer, options, objective);
   await trainer.prepare([batch]);
   return {
     run: async (times) => {

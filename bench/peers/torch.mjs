@@ -1,0 +1,40 @@
+// PyTorch on the processor, eager, in f32: what somebody without a GPU would fine-tune with. A Python process does the work.
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+export async function open() {
+  const script = fileURLToPath(new URL("torch_updates.py", import.meta.url));
+  const stdio = ["pipe", "pipe", "pipe"];
+  const python = spawn(process.env.KILN_PYTHON ?? "python3", [script], { stdio });
+  let complaint = "";
+  let cpu_ms = 0;
+  python.stderr.on("data", (text) => {
+    complaint = (complaint + text).slice(-2000);
+  });
+  const lines = createInterface({ input: python.stdout })[Symbol.asyncIterator]();
+  const next = async () => {
+    const { value, done } = await lines.next();
+    if (done) throw new Error(complaint.trim().split("\n").at(-1) || "Python ended");
+    const answer = JSON.parse(value);
+    cpu_ms = answer.cpu_ms ?? 0;
+    return answer;
+  };
+  const ask = (question) => {
+    python.stdin.write(`${JSON.stringify(question)}\n`);
+    return next();
+  };
+  const { version } = await next();
+  const update =
+    (op) =>
+    async (...sizes) => {
+      await ask({ op, sizes: sizes.slice(0, -1) }); // the last is a file, which these have not
+      return (times) => ask({ times }).then(() => undefined);
+    };
+  return {
+    version,
+    native: true,
+    cpuMs: () => cpu_ms,
+    ops: { classify: update("classify"), lora: update("lora") },
+  };
+}
