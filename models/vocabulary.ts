@@ -6,15 +6,16 @@ import type { CausalLM } from "./decoder.ts";
 /**
  * The model for a tokenizer that has tokens and stop tokens which its own lacked; the model that is given is freed. A new
  * token's row in the embedding, and in a head of its own, is the mean of all rows, which changes the probabilities of the
- * others least (Hewitt 2021). f32 models only.
+ * others least (Hewitt 2021).
  */
 export async function withTokenizer(model: CausalLM, tokenizer: Tokenizer): Promise<CausalLM> {
   const rows = Math.max(model.shape.vocab_size, tokenizer.vocabSize);
   const [only, ...others] = tokenizer.eosIds;
   const eos_token_id = others.length === 0 ? (only ?? null) : [...tokenizer.eosIds];
   const config = { ...model.config, vocab_size: rows, eos_token_id } as DecoderConfig;
-  const larger: CausalLM = createModel(config);
   const before = model.namedParameters();
+  const isHalf = [...before.values()].some(({ dtype }) => dtype === "f16");
+  const larger: CausalLM = createModel(config, isHalf ? "f16" : "f32");
   for (const [name, parameter] of larger.namedParameters()) {
     const values = Float32Array.from(await before.get(name)!.data());
     parameter.write(parameter.size === values.length ? values : withMeanRows(values, parameter.shape));

@@ -4,12 +4,16 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
+import { tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";
 import { createModel, decoderConfig, parseModelConfig } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
+import { writeGgufAdapter } from "../models/formats/gguf_adapter.ts";
 import { type GgufDtype, writeGgufModel } from "../models/formats/gguf_model.ts";
 import { loadModel, readTensors } from "../models/formats/hf_directory.ts";
+import { type AdapterConfig, addAdapter, mergeAdapter, useAdapter } from "../models/index.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
+import { normalInit } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/stories/grammar.ts";
 
@@ -124,8 +128,12 @@ async function greedy(model: CausalLM, prompt: readonly number[], count: number)
   return ids.slice(prompt.length);
 }
 
-async function theirGreedy(path: string, prompt: number[], count: number): Promise<number[]> {
-  const context = await (await load(path)).createContext({ contextSize: 256, threads: 1 });
+async function theirGreedy(path: string, prompt: number[], count: number, lora?: string): Promise<number[]> {
+  const context = await (await load(path)).createContext({
+    contextSize: 256,
+    threads: 1,
+    ...(lora && { lora }),
+  });
   const found: number[] = [];
   for await (const token of context.getSequence().evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
     if (found.push(token) === count) break;
@@ -188,4 +196,46 @@ describe.runIf(hasPeer).each(names)("%s in llama.cpp (node-llama-cpp, Linux x64)
     expect(theirs.size).toBe(model.shape.vocab_size);
     await context.dispose();
   });
+});
+
+const linears = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const adapters: [string, keyof typeof models, Partial<AdapterConfig>][] = [
+  ["of every product of a llama with grouped heads", "llama with grouped heads", { target_modules: linears }],
+  [
+    "rank-stabilised, of embedding and head too, with an alpha of its own for q",
+    "llama with grouped heads",
+    {
+      target_modules: [...linears, "embed_tokens", "lm_head"],
+      use_rslora: true,
+      alpha_pattern: { q_proj: 2 },
+    },
+  ],
+  ["of a gpt2", "gpt2", { target_modules: ["c_attn", "c_proj", "c_fc"] }],
+];
+
+describe.runIf(hasPeer)("an adapter in llama.cpp (node-llama-cpp, Linux x64)", () => {
+  it.each(adapters)(
+    "%s gives the same 24 greedy tokens applied there, applied here, and merged",
+    async (_, base, config) => {
+      const { model, tokenizer } = await made(base);
+      const path = await write(model, tokenizer, "f32");
+      const prompt = await tokenizer.encode("Once upon a time");
+      const before = await greedy(model, prompt, 24);
+      const adapter = addAdapter(model, { r: 4, lora_alpha: 6, ...config });
+      for (const [name, parameter] of adapter.parameters()) normalInit(parameter, 0.2, 1, name);
+      useAdapter(model, "default");
+      const applied = await greedy(model, prompt, 24);
+      expect(applied).not.toEqual(before);
+      const lora = join(folder, "lora.gguf");
+      await writeGgufAdapter(lora, model, { dtype: "f32", name: "test" });
+      expect(await theirGreedy(path, prompt, 24, lora)).toEqual(applied);
+      expect(await theirGreedy(path, prompt, 24)).toEqual(before);
+      const row = (values: number[]) => tensor(values, [1, values.length], "i32");
+      await mergeAdapter(model, () =>
+        model.logits(model.hidden(row(prompt), { positions: row(prompt.map((_, i) => i)) })),
+      );
+      expect(await greedy(model, prompt, 24)).toEqual(applied);
+      expect(await theirGreedy(await write(model, tokenizer, "f32"), prompt, 24)).toEqual(applied);
+    },
+  );
 });

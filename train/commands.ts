@@ -210,17 +210,27 @@ function addSettings(program: Command): void {
 function addExport(program: Command): void {
   program
     .command("export")
-    .argument("<model>", "model folder in Hugging Face layout, GGUF file, or org/name after kiln pull")
-    .description("write a model for another program, load that again and compare it")
-    .addOption(
-      new Option("--to <format>", "what to write").choices(["hf", "gguf", "ollama"]).makeOptionMandatory(),
+    .argument(
+      "<model>",
+      "model folder in Hugging Face layout, adapter folder of PEFT, run, GGUF file, or org/name after kiln pull",
     )
+    .description("write a model or an adapter for another program, load that again and compare it")
+    .addOption(
+      new Option("--to <format>", "what to write; hf and ollama have an adapter merged into its base")
+        .choices(["hf", "gguf", "ollama", "peft"])
+        .makeOptionMandatory(),
+    )
+    .option("--base <model>", "the model that an adapter is for; default: the one that it names", nonEmpty)
     .addOption(
       new Option("--dtype <type>", "type of the weights; hf holds f32 and f16")
         .choices(["f32", "f16", "q8_0", "q4_0"])
         .default("f32"),
     )
-    .requiredOption("--out <path>", "folder (hf, ollama) or file (gguf) that does not exist yet", nonEmpty)
+    .requiredOption(
+      "--out <path>",
+      "folder (hf, ollama, peft) or file (gguf) that does not exist yet",
+      nonEmpty,
+    )
     .option(
       "--max-shard-size <size>",
       "hf: the largest file of weights, such as 5GB or 200MB",
@@ -232,6 +242,8 @@ function addExport(program: Command): void {
       examples(
         "kiln export runs/demo/model --to gguf --dtype q8_0 --out demo.gguf",
         "kiln export runs/demo/model --to ollama --dtype f16 --out demo-ollama",
+        "kiln export runs/chat/model --to gguf --base runs/demo/model --out chat-lora.gguf",
+        "kiln export runs/chat --to peft --out chat-adapter",
       ),
     )
     .action(async (model: string, flags: ExportFlags) => {

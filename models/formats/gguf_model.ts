@@ -48,14 +48,21 @@ function unplaced(file: string, name: string): KilnError {
 }
 
 /** How a tensor is stored otherwise than in a Hugging Face checkpoint. */
-interface Stored {
+export interface Stored {
   /** Columns become rows. */
   transposed?: boolean;
   /** Rows of each of so many heads change places. */
   heads?: number;
 }
 
-function layoutOf(config: { readonly model_type: string }) {
+/** Throws a KilnError for an architecture that llama.cpp lacks, or kiln's writer. */
+export function layoutOf(config: { readonly model_type: string }) {
+  if (!Object.hasOwn(ggufArchitectures, config.model_type)) {
+    const known = Object.keys(ggufArchitectures).join(", ");
+    throw new KilnError(
+      `a ${config.model_type} cannot be written to a GGUF file, ${known} can; export it with --to hf instead`,
+    );
+  }
   const { names, transposed, rotated, precise, extra, metadata } = ggufArchitectures[config.model_type];
   const heads: Record<string, number> = rotated(config as never);
   const stored = (stem: string): Stored => ({
@@ -66,13 +73,13 @@ function layoutOf(config: { readonly model_type: string }) {
 }
 
 /** A name as `a.N.b`, its ending and its layer. */
-function split(name: string): { stem: string; suffix: string; layer: string } {
+export function split(name: string): { stem: string; suffix: string; layer: string } {
   const suffix = /\.(weight|bias)$/.exec(name)?.[0] ?? "";
   const layer = /\.(\d+)\./.exec(name)?.[1] ?? "";
   return { stem: name.slice(0, name.length - suffix.length).replace(`.${layer}.`, ".N."), suffix, layer };
 }
 
-function fromGguf(tensor: GgufTensor, { transposed, heads }: Stored): HostTensor {
+export function fromGguf(tensor: GgufTensor, { transposed, heads }: Stored): HostTensor {
   const { type, shape } = tensor;
   const isMatrix = shape.length === 2;
   const quantized = type === "Q8_0" || type === "Q4_0";
@@ -163,12 +170,6 @@ export function modelGguf(
 ): Gguf {
   const { model_type: architecture } = config;
   const { vocab_size } = shape;
-  if (!Object.hasOwn(ggufArchitectures, architecture)) {
-    const known = Object.keys(ggufArchitectures).join(", ");
-    throw new KilnError(
-      `a ${architecture} cannot be written to a GGUF file, ${known} can; export it with --to hf instead`,
-    );
-  }
   const layout = layoutOf(config);
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { type: "string", value: architecture }],
@@ -211,7 +212,7 @@ function typeOf(dtype: GgufDtype, shape: readonly number[], ends: boolean): Excl
   return dtype === "q8_0" || ends ? "Q8_0" : "Q4_0";
 }
 
-function toGguf(tensor: HostTensor, { transposed, heads }: Stored): Float32Array {
+export function toGguf(tensor: HostTensor, { transposed, heads }: Stored): Float32Array {
   const values = toFloat32(tensor);
   if (heads) return rows(values, heads, tensor.shape[0], neighbours);
   return transposed && tensor.shape.length === 2 ? transpose(values, tensor.shape[0]) : values;

@@ -1,29 +1,30 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
 import { atomicWriteDirectory, currentDirectory, readJson, writeJson } from "../../core/platform/files.ts";
 import { type Shape, sameShape, show } from "../../core/shape.ts";
-import { Conv1D } from "../../nn/index.ts";
+import { type ComputeDtype, Conv1D } from "../../nn/index.ts";
+import { Tokenizer } from "../../tokenizer/index.ts";
 import { parseAdapterConfig } from "../adapter_config.ts";
 import { type AnyModel, defaultsFor, planOf, tensorShapes } from "../adapter_plan.ts";
-import { type Adapter, adapterOf, createAdapter } from "../adapters.ts";
-import { checkedValues, readTensors } from "./hf_directory.ts";
+import { type Adapter, adapterOf, createAdapter, useAdapter } from "../adapters.ts";
+import { withTokenizer } from "../vocabulary.ts";
+import { isGguf } from "./gguf.ts";
+import { readGgufAdapter } from "./gguf_adapter.ts";
+import { checkedValues, type LoadedModel, loadModel, readTensors } from "./hf_directory.ts";
 import { type HostTensor, readSafetensors, writeSafetensors } from "./safetensors.ts";
 import { quoted } from "./safetensors_header.ts";
 
 /**
- * Adds the adapter of a PEFT directory to a model; `useAdapter` makes it the active one. Throws a one-line KilnError for
+ * Adds the adapter of a PEFT directory or a GGUF file to a model; `useAdapter` makes it the active one. Throws a one-line KilnError for
  * another kind of adapter, one for another base (which names the tensor that does not fit), a tensor that is missing or that
  * the model has no place for, and values that are not finite.
  */
 export async function loadAdapter(model: AnyModel, path: string, name?: string): Promise<Adapter> {
-  const directory = await currentDirectory(path);
-  const source = join(directory, "adapter_config.json");
-  const config = defaultsFor(model, parseAdapterConfig(await readJson(source), source));
+  const { file, config, weights } = isGguf(path)
+    ? { file: path, ...readGgufAdapter(model, path) }
+    : await readPeft(model, path);
   const plan = planOf(model, config, false);
-  const file = join(directory, "adapter_model.safetensors");
-  const weights = new Map<string, HostTensor>();
-  for (const [key, tensor] of await readSafetensors(file))
-    weights.set(key.replace(/\.lora_magnitude_vector\.weight$/, ".lora_magnitude_vector"), tensor);
   const shapes = tensorShapes(plan, config.use_dora);
   assertFits(file, weights, shapes);
   await assertBase(file, model, weights, shapes);
@@ -31,6 +32,35 @@ export async function loadAdapter(model: AnyModel, path: string, name?: string):
     for (const [key, tensor] of adapter.tensors(false))
       tensor.write(checkedValues(key, weights.get(key)!, tensor.dtype === "f16"));
   });
+}
+
+async function readPeft(model: AnyModel, path: string) {
+  const directory = await currentDirectory(path);
+  const source = join(directory, "adapter_config.json");
+  const config = defaultsFor(model, parseAdapterConfig(await readJson(source), source));
+  const file = join(directory, "adapter_model.safetensors");
+  const weights = new Map<string, HostTensor>();
+  for (const [key, tensor] of await readSafetensors(file))
+    weights.set(key.replace(/\.lora_magnitude_vector\.weight$/, ".lora_magnitude_vector"), tensor);
+  return { file, config, weights };
+}
+
+/**
+ * `loadModel` with the adapter of a PEFT directory or a GGUF file at work. Where a directory holds a tokenizer, it takes the place
+ * of the base's; tokens that the base lacks get rows, which such an adapter brings along.
+ */
+export async function loadAdapted(base: string, path: string, dtype?: ComputeDtype): Promise<LoadedModel> {
+  const directory = isGguf(path) ? path : await currentDirectory(path);
+  if (!isGguf(path)) await readJson(join(directory, "adapter_config.json")); // refused before anything is loaded
+  const loaded = await loadModel(base, dtype);
+  const tokenizer = existsSync(join(directory, "tokenizer.json"))
+    ? Tokenizer.load(directory)
+    : loaded.tokenizer;
+  const hasGrown = tokenizer.vocabSize > loaded.tokenizer.vocabSize;
+  const model = hasGrown ? await withTokenizer(loaded.model, tokenizer) : loaded.model;
+  await loadAdapter(model, directory);
+  useAdapter(model, "default");
+  return { ...loaded, model, tokenizer };
 }
 
 function assertFits(

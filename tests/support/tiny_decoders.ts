@@ -11,7 +11,7 @@ import {
 
 // Two decoders of two layers with weights large enough for every one to matter, and what they say of one row of tokens.
 
-export const tinyLlama = (more: { tie_word_embeddings?: boolean } = {}) =>
+export const tinyLlama = (more: { tie_word_embeddings?: boolean; vocab_size?: number } = {}) =>
   new LlamaForCausalLM(
     tinyllmConfig({
       vocab_size: 96,
@@ -24,7 +24,7 @@ export const tinyLlama = (more: { tie_word_embeddings?: boolean } = {}) =>
     }),
   ).init(1);
 
-export const tinyGpt2 = () =>
+export const tinyGpt2 = (more: { vocab_size?: number } = {}) =>
   new GPT2LMHeadModel(
     parseGpt2Config({
       model_type: "gpt2",
@@ -36,6 +36,7 @@ export const tinyGpt2 = () =>
       initializer_range: 0.2,
       bos_token_id: null,
       eos_token_id: null,
+      ...more,
     }),
   ).init(2);
 

@@ -1,12 +1,25 @@
 import { KilnError } from "../../core/errors.ts";
+import { adapterChanges } from "../../models/formats/gguf_adapter.ts";
 import type { GgufDtype } from "../../models/formats/gguf_model.ts";
 import { type LoadedModel, loadModel, readTensors } from "../../models/formats/hf_directory.ts";
+import { loadAdapted } from "../../models/formats/peft_directory.ts";
 import { type HostTensor, toFloat32 } from "../../models/formats/safetensors.ts";
 import { type CausalLM, PagedDecoder } from "../../models/index.ts";
 
-/** What an export must give back: a model, its tokenizer, and its weights in host memory. */
+/** What an export must give back: a model, its tokenizer, and in host memory its weights, or its adapter's changes of them. */
 export interface Original extends Pick<LoadedModel, "model" | "tokenizer"> {
   tensors: ReadonlyMap<string, HostTensor>;
+}
+
+/** Reads a model or, where it is for a `base`, an adapter of that, which is then at work. */
+export async function openOriginal(path: string, base: string | null): Promise<Original> {
+  const { model, tokenizer } = base === null ? await loadModel(path) : await loadAdapted(base, path);
+  return { model, tokenizer, tensors: await weightsOf(model) };
+}
+
+/** The weights of a model, or the changes of its active adapter. */
+export function weightsOf(model: CausalLM): Promise<Map<string, HostTensor>> {
+  return model.adapter ? adapterChanges(model) : readTensors(model.namedParameters());
 }
 
 /** Largest differences of an export, loaded again, from its original. */
@@ -16,6 +29,8 @@ export interface Comparison {
   logit: { difference: number; largest: number };
   sameNextToken: boolean;
   texts: number;
+  /** Of an adapter that was merged before: by how much that moved the logits, and the largest of them. */
+  merge?: { drift: number; largest: number } | null;
 }
 
 const prompt = "Once upon a time, in 1999, there was a";
@@ -37,12 +52,19 @@ const steps: Record<GgufDtype, { relative: number; absolute: number }> = {
 };
 
 /**
- * Loads what was exported to `path` and compares it: every weight within the steps of `dtype`, the ids of fixed texts, the
- * logits after a fixed prompt. Throws a one-line KilnError (`export_differs`) where the export is not the original.
+ * Loads what was exported to `path`, an adapter for its `base`, and compares it: every weight within the steps of `dtype`, the ids
+ * of fixed texts, the logits after a fixed prompt. Throws a one-line KilnError (`export_differs`) where the export is not the
+ * original.
  */
-export async function compareExport(original: Original, path: string, dtype: GgufDtype): Promise<Comparison> {
-  const { model, tokenizer } = await loadModel(path);
-  const weight = await compareWeights(original.tensors, await readTensors(model.namedParameters()), dtype);
+export async function compareExport(
+  original: Original,
+  path: string,
+  dtype: GgufDtype,
+  base: string | null = null,
+): Promise<Comparison> {
+  const { model, tokenizer, tensors } = await openOriginal(path, base);
+  // The scale of an adapter may have been rounded on its way through a file's alpha.
+  const weight = compareWeights(original.tensors, tensors, dtype, base === null ? 0 : 2 ** -22);
   const [ours, theirs] = [await original.tokenizer.encodeBatch(texts), await tokenizer.encodeBatch(texts)];
   const other = texts.findIndex((_, i) => `${ours[i]}` !== `${theirs[i]}`);
   if (other >= 0) {
@@ -65,10 +87,14 @@ export async function compareExport(original: Original, path: string, dtype: Ggu
 }
 
 /** The comparison in one line. */
-export function comparisonText({ tensors, weight, logit, sameNextToken, texts: count }: Comparison): string {
+export function comparisonText(found: Comparison): string {
+  const { tensors, weight, logit, sameNextToken, texts: count, merge } = found;
+  const before = merge
+    ? `merged into the base: logits up to ${short(merge.largest)} move by ${short(merge.drift)}; `
+    : "";
   const where = weight.difference === 0 ? "" : ` (${weight.name})`;
   return (
-    `loaded again: the weights of ${tensors} tensors are within ${short(weight.difference)}${where}, the logits after a fixed prompt ` +
+    `${before}loaded again: the weights of ${tensors} tensors are within ${short(weight.difference)}${where}, the logits after a fixed prompt ` +
     `within ${short(logit.difference)} of up to ${short(logit.largest)}, with ${sameNextToken ? "the same" : "another"} likeliest token; ` +
     `the ids of ${count} texts are equal`
   );
@@ -91,18 +117,19 @@ const likeliest = (logits: Float32Array) =>
 const largestDifference = (a: Float32Array, b: Float32Array) =>
   a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
 
-async function compareWeights(
+function compareWeights(
   before: ReadonlyMap<string, HostTensor>,
   after: ReadonlyMap<string, HostTensor>,
   dtype: GgufDtype,
-): Promise<Comparison["weight"]> {
+  rounding: number,
+): Comparison["weight"] {
   let worst = { name: "", difference: 0 };
   for (const [name, tensor] of before) {
     const found = after.get(name);
     if (!found) throw differs(`it has no ${name}`);
     const [a, b] = [toFloat32(tensor), toFloat32(found)];
     const difference = largestDifference(a, b);
-    const allowed = largest(a) * steps[dtype].relative + steps[dtype].absolute;
+    const allowed = largest(a) * (steps[dtype].relative + rounding) + steps[dtype].absolute;
     if (a.length !== b.length || !(difference <= allowed)) {
       throw differs(`${name} is off by ${short(difference)}, and ${dtype} allows ${short(allowed)}`);
     }
