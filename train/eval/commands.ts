@@ -1,9 +1,18 @@
-import { type Command, Option } from "commander";
-import { examples, nonEmpty, say, whole } from "../../core/platform/command_line.ts";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { KilnError } from "../../core/errors.ts";
+import {
+  decimal,
+  examples,
+  nonEmpty,
+  say,
+  untilInterrupted,
+  whole,
+} from "../../core/platform/command_line.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { MakeGenerator } from "../recipe.ts";
 import type { EvaluationReport } from "../report/evaluation.ts";
 import type { ClassifyFlags } from "./classify.ts";
+import type { CodeFlags } from "./code.ts";
 import type { CompareFlags } from "./compare.ts";
 import type { PerplexityFlags } from "./perplexity.ts";
 import type { TextFlags } from "./text.ts";
@@ -16,12 +25,13 @@ interface OutputFlags {
 }
 
 /** `kiln eval …`. Everything is imported when it is needed: `--help` is instant. */
-export function addEvalCommands(program: Command, _makeGenerator: () => Promise<MakeGenerator>): void {
+export function addEvalCommands(program: Command, makeGenerator: () => Promise<MakeGenerator>): void {
   const group = program.command("eval").description("measure a model, or texts that one wrote");
   addPerplexity(group);
   addText(group);
   addClassify(group);
   addChoice(group);
+  addCode(group, makeGenerator);
   addCompare(group);
 }
 
@@ -155,6 +165,71 @@ function addChoice(group: Command): void {
     .action(async (given: string, flags: { data: string[]; speed?: boolean } & OutputFlags) => {
       const { evaluateChoice } = await import("./choice.ts");
       await finish(await evaluateChoice(await decoder(given, flags.dtype), given, flags), flags);
+    });
+}
+
+/** Numbers such as 1,10,100. */
+const counts = (text: string) =>
+  text.split(",").map((each) => {
+    if (/^[1-9]\d*$/.test(each.trim())) return Number(each);
+    throw new InvalidArgumentError("expected whole numbers such as 1,10.");
+  });
+
+function addCode(group: Command, makeGenerator: () => Promise<MakeGenerator>): void {
+  withModel(group.command("code").argument("[model]", modelArgument))
+    .description("pass@k: the share of programming problems that a model's programs solve, run contained")
+    .requiredOption(
+      "--data <file...>",
+      "problems as HumanEval's (HumanEval.jsonl.gz) or MBPP's (sanitized-mbpp.json)",
+    )
+    .option("--completions <file>", "in place of a model: JSON Lines with task_id and completion", nonEmpty)
+    .option("--k <n,n>", "the k of pass@k; default: 1", counts)
+    .option("--samples <n>", "completions of each problem; default: the largest k", whole(1))
+    .option(
+      "--temperature <t>",
+      "default: 0.8, and 0 for one sample a problem",
+      decimal("a number, 0 or more", (t) => t >= 0),
+    )
+    .option(
+      "--top-p <p>",
+      "default: 1",
+      decimal("a number above 0, up to 1", (p) => p > 0 && p <= 1),
+    )
+    .option("--max-tokens <n>", "the longest completion; default: 512", whole(1))
+    .option("--seed <n>", "of the completions; default: 0", whole(0))
+    .option(
+      "--timeout <seconds>",
+      "of a program; default: 3",
+      decimal("a number above 0", (s) => s > 0),
+    )
+    .addOption(
+      new Option("--language <name>", "of problems without a field language; default: python").choices([
+        "python",
+        "javascript",
+      ]),
+    )
+    .addHelpText(
+      "after",
+      examples(
+        "kiln eval code runs/coder/model --data HumanEval.jsonl.gz --k 1,10 --samples 20 --out report",
+        "kiln eval code --completions samples.jsonl --data HumanEval.jsonl.gz",
+        "kiln eval code runs/coder/model --data problems.jsonl --language javascript",
+      ),
+    )
+    .action(async (given: string | undefined, flags: CodeFlags & OutputFlags) => {
+      if ((given === undefined) === (flags.completions === undefined))
+        throw new KilnError("name a model, or a file of --completions, and not both", { exitCode: 2 });
+      const { evaluateCode } = await import("./code.ts");
+      await untilInterrupted("\nstopping; once more to stop at once", async (signal) => {
+        if (given === undefined) return finish(await evaluateCode({ ...flags, say, signal }), flags);
+        const { model, tokenizer } = await decoder(given, flags.dtype);
+        const generator = (await makeGenerator())(model, tokenizer);
+        const report = await evaluateCode(
+          { ...flags, say, signal },
+          { name: given, model, tokenizer, generator },
+        );
+        await finish(report, flags);
+      });
     });
 }
 

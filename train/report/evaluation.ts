@@ -15,6 +15,8 @@ export interface EvaluationReport {
   /** All numbers and how they were measured: the content of report.json. */
   values: Record<string, unknown>;
   tables: ReportTable[];
+  /** Long tables, for the files and not for the terminal. */
+  details?: ReportTable[];
   /** Sentences below the tables. */
   notes: string[];
   /** Whole SVG files. */
@@ -38,7 +40,7 @@ function cellText(value: unknown): string {
     : String(Number(value.toPrecision(5)));
 }
 
-/** The report in GitHub's Markdown, with columns that line up on a terminal; without the figures. */
+/** The report in GitHub's Markdown, with columns that line up on a terminal; without the details and figures. */
 export function reportMarkdown({ title, tables, notes }: EvaluationReport): string {
   const blocks = tables.map(({ head, rows }) => {
     const cells = [head, ...rows].map((row) => row.map((cell) => cellText(cell).replace(/[\n|]/g, " ")));
@@ -65,7 +67,7 @@ const style = `
   }`;
 
 /** One HTML file that needs no other: figures are inside it. */
-function reportHtml({ title, tables, notes, figures = [] }: EvaluationReport): string {
+function reportHtml({ title, tables, details = [], notes, figures = [] }: EvaluationReport): string {
   const cells = (tag: string, row: readonly unknown[]) =>
     `<tr>${row.map((cell) => `<${tag}>${escapeXml(cellText(cell))}</${tag}>`).join("")}</tr>`;
   const table = ({ head, rows }: ReportTable) =>
@@ -81,6 +83,7 @@ function reportHtml({ title, tables, notes, figures = [] }: EvaluationReport): s
     ...tables.map(table),
     ...notes.map((note) => `<p>${escapeXml(note)}</p>`),
     ...figures.map(figure),
+    ...details.map(table),
     "</body></html>\n",
   ].join("\n");
 }
@@ -89,6 +92,9 @@ function reportHtml({ title, tables, notes, figures = [] }: EvaluationReport): s
 export async function writeReport(folder: string, report: EvaluationReport): Promise<void> {
   makeFolder(folder);
   await writeJson(join(folder, "report.json"), report.values);
-  atomicWriteText(join(folder, "report.md"), reportMarkdown(report));
+  atomicWriteText(
+    join(folder, "report.md"),
+    reportMarkdown({ ...report, tables: [...report.tables, ...(report.details ?? [])] }),
+  );
   atomicWriteText(join(folder, "report.html"), reportHtml(report));
 }

@@ -1,0 +1,30 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
+import { afterAll, describe, expect, it } from "vitest";
+import { evaluateCode } from "../train/eval/code.ts";
+
+const data = new URL("../../shared/data/code/HumanEval.jsonl.gz", import.meta.url).pathname;
+const hasAll = existsSync(data) && spawnSync("python3", ["--version"]).status === 0;
+const folder = mkdtempSync(join(tmpdir(), "kiln-human-eval-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe.skipIf(!hasAll)("HumanEval (skipped: no ../shared/data or python3)", () => {
+  it("its own solutions pass, and those of other problems fail", async () => {
+    const rows = gunzipSync(readFileSync(data)).toString().trim().split("\n");
+    const problems = rows.map((line) => JSON.parse(line) as { task_id: string; canonical_solution: string });
+    const completions = join(folder, "completions.jsonl");
+    // Five problems are given another's solution too.
+    const wrong = problems.slice(0, 5).map(({ task_id }, i) => ({ ...problems[i + 100], task_id }));
+    const lines = [...problems, ...wrong].map(({ task_id, canonical_solution: completion }) =>
+      JSON.stringify({ task_id, completion }),
+    );
+    writeFileSync(completions, lines.join("\n"));
+    // Three seconds are little where other tests take the processor.
+    const { values } = await evaluateCode({ data: [data], completions, timeout: 20 });
+    expect(values).toMatchObject({ problems: 164, programs: 169, outcomes: { passed: 164 } });
+    expect(values["pass@1"]).toBeCloseTo((159 + 5 / 2) / 164, 12);
+  });
+});
