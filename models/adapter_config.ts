@@ -109,6 +109,7 @@ const defaultTargets: Record<string, string[]> = {
   bert: ["query", "value"],
   roberta: ["query", "value"],
   distilbert: ["q_lin", "v_lin"],
+  "deberta-v2": ["query_proj", "value_proj"],
 };
 
 const tasks: [suffix: RegExp, task: string, head: string[]][] = [

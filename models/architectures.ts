@@ -4,14 +4,17 @@ import { KilnError } from "../core/errors.ts";
 import { currentDirectory, readJson } from "../core/platform/files.ts";
 import { type ComputeDtype, withMatrices, withoutValues } from "../nn/index.ts";
 import { BertEncoder } from "./bert.ts";
+import { DebertaEncoder } from "./deberta.ts";
 import type { CausalLM, DecoderShape } from "./decoder.ts";
 import type { Encoder } from "./encoder.ts";
 import {
+  type DebertaConfig,
   type EncoderConfig,
   encoderClasses,
   encoderOverrides,
   encoderShape,
   parseBertConfig,
+  parseDebertaConfig,
   parseDistilBertConfig,
 } from "./encoder_config.ts";
 import { isGguf, readGguf } from "./formats/gguf.ts";
@@ -94,6 +97,10 @@ export const architectures = {
   bert: encoder("bert", parseBertConfig("bert")),
   roberta: encoder("roberta", parseBertConfig("roberta")),
   distilbert: encoder("distilbert", parseDistilBertConfig),
+  "deberta-v2": row<DebertaConfig, "encoder">({
+    ...encoder("deberta-v2", parseDebertaConfig),
+    create: (config) => new DebertaEncoder(config),
+  }),
 };
 
 export type ModelType = keyof typeof architectures;
@@ -189,7 +196,9 @@ export function headedConfig(
   const classes = Object.values(architectures).flatMap((row) =>
     row.kind === "encoder" ? row.classNames : [],
   );
-  const named = classes.find((name) => name.toLowerCase() === classFor(type, task).toLowerCase());
+  const named = classes.find(
+    (name) => name.toLowerCase() === classFor(type.replace("-", ""), task).toLowerCase(),
+  );
   if (!named)
     throw new KilnError(`${source} is a ${type}, for which kiln has no head for ${task}`, {
       code: "task_unknown",

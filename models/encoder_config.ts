@@ -35,6 +35,34 @@ export interface BertConfig extends LabelKeys, SpecialTokens {
   tie_word_embeddings: boolean;
 }
 
+/** DeBERTa-v2 and -v3: BERT's keys, and those of attention that knows how far tokens are apart. */
+export interface DebertaConfig extends Omit<BertConfig, "model_type" | "classifier_dropout"> {
+  model_type: "deberta-v2";
+  /** Width of the embeddings' tables; a matrix makes hidden_size of it. */
+  embedding_size: number;
+  /** Whether words have learned positions too. */
+  position_biased_input: boolean;
+  relative_attention: boolean;
+  /** Distances that are told apart (below 1: max_position_embeddings), in so many logarithmic buckets each way (below 1: none). */
+  max_relative_positions: number;
+  position_buckets: number;
+  /** What is added to scores: of the query and the key's place (c2p), of the query's place and the key (p2c). */
+  pos_att_type: ("c2p" | "p2c")[];
+  /** Whether places go through the matrices of words. */
+  share_att_key: boolean;
+  norm_rel_ebd: "none" | "layer_norm";
+  /** Taps of a convolution beside the first block; 0: none. */
+  conv_kernel_size: number;
+  conv_groups: number;
+  conv_act: HeadActivation;
+  pooler_dropout: number;
+  pooler_hidden_act: HeadActivation;
+  /** Dropout before a text's classifier; null: hidden_dropout_prob. */
+  cls_dropout: number | null;
+  /** Whether the masked language model is the one of the first transformers, with BERT's names. */
+  legacy: boolean;
+}
+
 /** DistilBERT, in its own words. */
 export interface DistilBertConfig extends LabelKeys, SpecialTokens {
   model_type: "distilbert";
@@ -55,7 +83,7 @@ export interface DistilBertConfig extends LabelKeys, SpecialTokens {
   tie_word_embeddings: boolean;
 }
 
-export type EncoderConfig = BertConfig | DistilBertConfig;
+export type EncoderConfig = BertConfig | DebertaConfig | DistilBertConfig;
 
 /** What an encoder computes with, in common words. */
 export interface EncoderShape extends ModelShape {
@@ -63,12 +91,17 @@ export interface EncoderShape extends ModelShape {
   intermediate_size: number;
   hidden_act: keyof typeof activations;
   layer_norm_eps: number;
-  /** Rows of the table of token types; 0 where there is none. */
+  /** Width of the embeddings' tables. */
+  embedding_size: number;
+  /** Rows of the tables of token types and of positions; 0 where there is none. */
   type_vocab_size: number;
+  position_rows: number;
   /** The row of the table of positions that belongs to a text's first token. */
   first_position: number;
   pad_token_id: number;
-  dropout: { hidden: number; attention: number; head: number };
+  /** Between the two layers of a text's classifier. */
+  pooler_act: HeadActivation;
+  dropout: { hidden: number; attention: number; pooler: number; head: number };
 }
 
 /** Names of activations in config.json, and the kernels' own. */
@@ -81,6 +114,14 @@ const activations = {
 } as const;
 
 export const activationOf = (name: keyof typeof activations) => activations[name];
+
+/** Outside of blocks there are these too. */
+const headActivations = [
+  ...(Object.keys(activations) as (keyof typeof activations)[]),
+  "tanh",
+  "relu",
+] as const;
+export type HeadActivation = (typeof headActivations)[number];
 
 const decides = {
   max_position_embeddings: count.default(512),
@@ -113,6 +154,47 @@ const bertSchema = (type: "bert" | "roberta") => {
   });
 };
 const bertSchemas = { bert: bertSchema("bert"), roberta: bertSchema("roberta") };
+
+const headActivation = z.enum(headActivations);
+const debertaSchema = bertSchemas.bert
+  .omit({
+    classifier_dropout: true,
+    position_embedding_type: true,
+    is_decoder: true,
+    add_cross_attention: true,
+  })
+  .extend({
+    model_type: z.literal("deberta-v2"),
+    vocab_size: count.default(128100),
+    hidden_size: count.default(1536),
+    num_hidden_layers: count.default(24),
+    num_attention_heads: count.default(24),
+    intermediate_size: count.default(6144),
+    type_vocab_size: z.int().min(0).default(0),
+    layer_norm_eps: z.number().positive().default(1e-7),
+    embedding_size: count.optional(),
+    attention_head_size: count.optional(),
+    position_biased_input: z.boolean().default(true),
+    relative_attention: z.boolean().default(false),
+    max_relative_positions: z.int().default(-1),
+    position_buckets: z.int().default(-1),
+    pos_att_type: z
+      .preprocess(
+        (names) => (typeof names === "string" ? names.split("|").map((name) => name.trim()) : (names ?? [])),
+        z.array(z.enum(["c2p", "p2c"])),
+      )
+      .default([]),
+    share_att_key: z.boolean().default(false),
+    norm_rel_ebd: z.enum(["none", "layer_norm"]).default("none"),
+    conv_kernel_size: z.int().min(0).default(0),
+    conv_groups: count.default(1),
+    conv_act: headActivation.default("tanh"),
+    pooler_dropout: rate.default(0),
+    pooler_hidden_act: headActivation.default("gelu"),
+    pooler_hidden_size: count.optional(),
+    cls_dropout: rate.nullable().default(null),
+    legacy: z.boolean().default(true),
+  });
 
 const distilSchema = z.object({
   model_type: z.literal("distilbert"),
@@ -155,6 +237,32 @@ export const parseBertConfig =
   };
 
 /** See `parseBertConfig`. */
+export function parseDebertaConfig(value: unknown, source = "config.json"): DebertaConfig {
+  const file = parseWith(debertaSchema, value, () => source);
+  const { attention_head_size, pooler_hidden_size, quantization_config, ...kept } = file;
+  const { hidden_size, num_attention_heads, position_buckets, conv_kernel_size, conv_groups } = kept;
+  const refuse = refusal(source);
+  refuseQuantized(quantization_config, source);
+  const only = (key: string, given: number | undefined, computed: number) => {
+    if (given !== undefined && given !== computed)
+      throw refuse(`${key} is ${given}; kiln computes ${computed} only with hidden_size ${hidden_size}`);
+  };
+  only("attention_head_size", attention_head_size, hidden_size / num_attention_heads);
+  only("pooler_hidden_size", pooler_hidden_size, hidden_size);
+  if (position_buckets > 0 && position_buckets < 4)
+    throw refuse(`position_buckets is ${position_buckets}; kiln computes 4 or more, or -1 for none`);
+  if (conv_kernel_size > 0 && (conv_kernel_size % 2 === 0 || hidden_size % conv_groups !== 0))
+    throw refuse(
+      `conv_kernel_size ${conv_kernel_size} must be odd, conv_groups ${conv_groups} divide hidden_size`,
+    );
+  const labels = parseLabels(value, className["deberta-v2"], source);
+  const config = { ...kept, embedding_size: kept.embedding_size ?? hidden_size, ...labels };
+  if (taskOf(config) === "fill-mask" && !config.legacy)
+    only("embedding_size", config.embedding_size, hidden_size);
+  return checked(config, "hidden_size", "num_attention_heads", "hidden_act", refuse);
+}
+
+/** See `parseBertConfig`. */
 export function parseDistilBertConfig(value: unknown, source = "config.json"): DistilBertConfig {
   const file = parseWith(distilSchema, value, () => source);
   const { quantization_config, ...kept } = file;
@@ -165,7 +273,12 @@ export function parseDistilBertConfig(value: unknown, source = "config.json"): D
 }
 
 /** How transformers begins the names of an architecture's classes. */
-const className = { bert: "Bert", roberta: "Roberta", distilbert: "DistilBert" } as const;
+const className = {
+  bert: "Bert",
+  roberta: "Roberta",
+  "deberta-v2": "DebertaV2",
+  distilbert: "DistilBert",
+} as const;
 
 export const encoderClasses = (type: EncoderConfig["model_type"]) =>
   tasks.map((task) => classFor(className[type], task));
@@ -193,11 +306,30 @@ function checked<C extends EncoderConfig>(
 /** The content of a config.json. */
 export function toHfEncoderConfig(config: EncoderConfig): Record<string, unknown> {
   const { use_cache: _, ...common } = hfCommon;
-  const own =
-    config.model_type === "distilbert"
-      ? { sinusoidal_pos_embds: false }
-      : { position_embedding_type: "absolute", is_decoder: false, add_cross_attention: false };
-  return { ...config, ...own, ...common };
+  const bert = { position_embedding_type: "absolute", is_decoder: false, add_cross_attention: false };
+  const own = { distilbert: { sinusoidal_pos_embds: false }, "deberta-v2": {}, bert, roberta: bert };
+  return { ...config, ...own[config.model_type], ...common };
+}
+
+/** What DeBERTa has settings for, and BERT and RoBERTa as one. */
+function partsOf(config: BertConfig | DebertaConfig, task: Task) {
+  const { hidden_size, max_position_embeddings, hidden_dropout_prob } = config;
+  if (config.model_type === "deberta-v2")
+    return {
+      embedding_size: config.embedding_size,
+      position_rows: config.position_biased_input ? max_position_embeddings : 0,
+      pooler_act: config.pooler_hidden_act,
+      pooler: config.pooler_dropout,
+      head: (task === "text-classification" ? config.cls_dropout : null) ?? hidden_dropout_prob,
+    };
+  const head = config.classifier_dropout ?? hidden_dropout_prob;
+  return {
+    embedding_size: hidden_size,
+    position_rows: max_position_embeddings,
+    pooler_act: "tanh" as const,
+    pooler: config.model_type === "roberta" ? head : 0,
+    head,
+  };
 }
 
 /** An encoder's sizes and rates in common words. */
@@ -218,32 +350,40 @@ export function encoderShape(config: EncoderConfig): EncoderShape {
       intermediate_size: hidden_dim,
       hidden_act: activation as keyof typeof activations,
       layer_norm_eps: 1e-12,
+      embedding_size: dim,
       type_vocab_size: 0,
+      position_rows: max_position_embeddings,
       first_position: 0,
+      pooler_act: "relu",
       dropout: {
         hidden: dropout,
         attention: attention_dropout,
+        pooler: 0,
         head: (head as Partial<Record<Task, number>>)[task] ?? dropout,
       },
     };
   }
-  const { hidden_dropout_prob: hidden, attention_probs_dropout_prob: attention, classifier_dropout } = config;
+  const { hidden_size, hidden_dropout_prob: hidden, attention_probs_dropout_prob: attention } = config;
+  const { max_position_embeddings: positions } = config;
+  const { pooler, head, ...others } = partsOf(config, task);
   const first_position = config.model_type === "roberta" ? pad_token_id + 1 : 0;
   return {
     ...common,
-    hidden_size: config.hidden_size,
+    ...others,
+    hidden_size,
     num_hidden_layers: config.num_hidden_layers,
     num_attention_heads: config.num_attention_heads,
     intermediate_size: config.intermediate_size,
     hidden_act: config.hidden_act as keyof typeof activations,
     layer_norm_eps: config.layer_norm_eps,
     type_vocab_size: config.type_vocab_size,
-    max_position_embeddings: config.max_position_embeddings - first_position,
+    max_position_embeddings: positions - first_position,
     first_position,
     dropout: {
       hidden,
       attention,
-      head: task === "question-answering" ? 0 : (classifier_dropout ?? hidden),
+      pooler,
+      head: task === "question-answering" ? 0 : head,
     },
   };
 }

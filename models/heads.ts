@@ -18,7 +18,6 @@ import {
   type LayerNorm,
   type Linear,
   type Parameter,
-  type PassDropout,
   type RunOptions,
 } from "../nn/index.ts";
 import type { LabelKeys, Task } from "./labels.ts";
@@ -28,18 +27,12 @@ export interface Head {
   logits(hidden: Tensor, options: RunOptions): Tensor;
 }
 
-const dropped = (x: Tensor, dropout: PassDropout | undefined) => dropout?.apply(x, "head") ?? x;
-
-/** Logits of classes from one token: out(dropout(x)), or with a layer before it out(dropout(activation(dense(x)))). */
+/** Logits of classes from one token: out(dropout(x)), or with a layer before it out(dropout(activation(dense(dropout(x))))). */
 export class ClassifierHead implements Head {
   readonly #out: Linear;
-  readonly #before: { dense: Linear; activation: (x: Tensor) => Tensor; dropsInput: boolean } | null;
+  readonly #before: { dense: Linear; activation: (x: Tensor) => Tensor } | null;
 
-  /** `dropsInput`: there is dropout in front of `dense` too. */
-  constructor(
-    out: Linear,
-    before: { dense: Linear; activation: (x: Tensor) => Tensor; dropsInput: boolean } | null = null,
-  ) {
+  constructor(out: Linear, before: { dense: Linear; activation: (x: Tensor) => Tensor } | null = null) {
     this.#out = out;
     this.#before = before;
   }
@@ -48,10 +41,10 @@ export class ClassifierHead implements Head {
     const { dropout } = run;
     let x = hidden;
     if (this.#before) {
-      const { dense, activation, dropsInput } = this.#before;
-      x = activation(dense.forward(dropsInput ? dropped(x, dropout) : x, run));
+      const { dense, activation } = this.#before;
+      x = activation(dense.forward(dropout?.rates.pooler ? dropout.apply(x, "pooler") : x, run));
     }
-    return this.#out.forward(dropped(x, dropout), { ...run, outDtype: "f32" });
+    return this.#out.forward(dropout?.apply(x, "head") ?? x, { ...run, outDtype: "f32" });
   }
 }
 

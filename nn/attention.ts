@@ -10,7 +10,7 @@ import {
   rope,
   suitsFusion,
 } from "../kernels/index.ts";
-import { attentionWithDropout, ontoResidual, type PassDropout } from "./dropout.ts";
+import { explicitAttention, ontoResidual, type PassDropout } from "./dropout.ts";
 import { Conv1D, fusable, type LayerNorm, Linear, type RmsNorm, type RunOptions } from "./layers.ts";
 import { Module } from "./module.ts";
 import { equalParts } from "./parts.ts";
@@ -59,14 +59,14 @@ export interface LayerCache {
   value: Tensor;
 }
 
-type Heads = [query: Tensor, key: Tensor, value: Tensor];
+export type Heads = [query: Tensor, key: Tensor, value: Tensor];
 
 /** Attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
 export function attendRows(heads: Heads, context: SequenceContext): Tensor {
   const [query, key, value] = heads.map((y) => permute(y, [0, 2, 1, 3])) as Heads;
   const { segments, mask, dropout, causal = true } = context;
   const mixed = dropout?.rates.attention
-    ? attentionWithDropout([query, key, value], dropout, context)
+    ? explicitAttention([query, key, value], context)
     : attention(query, key, value, { causal, segments, mask });
   const [batch, length, count, width] = heads[0].shape as [number, number, number, number];
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);

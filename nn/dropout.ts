@@ -50,11 +50,15 @@ export class Dropout extends Module {
   }
 }
 
-/** Shares of values that training zeroes: attention weights, outputs of a block's two parts, embeddings, a head's input. */
+/**
+ * Shares of values that training zeroes: attention weights, outputs of a block's two parts, embeddings, the input of a head's
+ * first layer where it has two, and that of its last.
+ */
 export interface DropoutRates {
   attention: number;
   residual: number;
   embedding: number;
+  pooler?: number;
   head?: number;
 }
 
@@ -96,17 +100,25 @@ export function ontoResidual(
   return add(drop.apply(layer.forward(x, options), "residual"), residual);
 }
 
+/** What `explicitAttention` reads of a pass, and what may be added to its scores. */
+interface ScoreContext
+  extends Pick<SequenceContext, "positions" | "segments" | "mask" | "causal" | "dropout"> {
+  /** 1 / sqrt(D) when absent. */
+  scale?: number;
+  /** f32 [B, H, T, T], added to the scaled products. */
+  bias?: Tensor | undefined;
+}
+
 /**
- * Attention inside segments, causal unless told otherwise, with dropout on its weights: query [B, H, T, D], key and value
- * [B, KV, T, D] to [B, H, T, D]. Keeps the B * H * T * T weights in memory several times over, which attention without
- * dropout never does. `positions` [B, T] rise inside a segment.
+ * Attention inside segments, causal unless told otherwise, with dropout on its weights or a bias on its scores: query
+ * [B, H, T, D], key and value [B, KV, T, D] to [B, H, T, D]. Keeps the B * H * T * T weights in memory several times over,
+ * which `attention` never does. `positions` [B, T] rise inside a segment. A row that sees no key is the mean of all values.
  */
-export function attentionWithDropout(
+export function explicitAttention(
   [query, key, value]: readonly [Tensor, Tensor, Tensor],
-  drop: PassDropout,
-  context: Pick<SequenceContext, "positions" | "segments" | "mask" | "causal">,
+  context: ScoreContext,
 ): Tensor {
-  const { positions, segments, mask, causal = true } = context;
+  const { positions, segments, mask, causal = true, dropout, bias } = context;
   const [batch, heads, length, width] = query.shape as [number, number, number, number];
   const groups = key.shape[1];
   const pairs = (compare: typeof eq, ids: Tensor) =>
@@ -114,15 +126,16 @@ export function attentionWithDropout(
   const rules = [
     causal && pairs(ge, positions),
     segments && pairs(eq, segments),
-    mask && reshape(mask, [batch, 1, 1, 1, length]),
+    mask && reshape(mask, [batch, 1, 1, -1, length]),
   ].filter((rule) => rule instanceof Tensor);
   const seen = rules.length > 0 ? rules.reduce((all, rule) => logicalAnd(all, rule)) : null;
   const grouped = (t: Tensor, count: number) => reshape(t, [batch, groups, count, length, width]);
-  const scores = matmul(grouped(query, heads / groups), transpose(grouped(key, 1), -1, -2), {
-    scale: 1 / Math.sqrt(width),
+  const products = matmul(grouped(query, heads / groups), transpose(grouped(key, 1), -1, -2), {
+    scale: context.scale ?? 1 / Math.sqrt(width),
     outDtype: "f32",
   });
-  // A token sees itself, or as padding its row's text: no row is without a finite score.
-  const weights = drop.apply(softmax(seen ? where(seen, scores, -3e38) : scores), "attention");
-  return reshape(matmul(cast(weights, value.dtype), grouped(value, 1)), query.shape);
+  const scores = bias ? add(products, reshape(bias, products.shape)) : products;
+  const weights = softmax(seen ? where(seen, scores, -3e38) : scores);
+  const kept = cast(dropout?.apply(weights, "attention") ?? weights, value.dtype);
+  return reshape(matmul(kept, grouped(value, 1)), query.shape);
 }

@@ -175,6 +175,10 @@ describe("every architecture of the table", () => {
       id2label: { 0: "b", 1: "a" },
     },
     distilbert: { vocab_size: 40, dim: 16, n_layers: 2, n_heads: 2, problem_type: "regression" },
+    "deberta-v2": {
+      ...{ ...encoder, architectures: ["DebertaV2ForMaskedLM"], legacy: false },
+      ...{ relative_attention: true, pos_att_type: "p2c|c2p", conv_kernel_size: 3 },
+    },
   } satisfies Record<ModelType, object>;
   it.each(Object.keys(architectures) as ModelType[])(
     "%s writes the config.json that it reads",

@@ -7,7 +7,7 @@ import { createModel } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { parseGpt2Config } from "../models/gpt2_config.ts";
 import { parseLlamaConfig } from "../models/llama_config.ts";
-import { attentionWithDropout, type DropoutRates, normalValues, PassDropout } from "../nn/index.ts";
+import { type DropoutRates, explicitAttention, normalValues, PassDropout } from "../nn/index.ts";
 import type { Batch } from "../train/data/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
@@ -33,7 +33,8 @@ describe("attention with dropout", () => {
   const positions = () => rows([0, 1, 2, 0, 1, 2, 3, 0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7]);
   const heads3 = () => [make("q", heads), make("k", groups), make("v", groups)] as [Tensor, Tensor, Tensor];
   const dropped = (parts: readonly [Tensor, Tensor, Tensor], rate: number, step: number, causal = true) =>
-    attentionWithDropout(parts, new PassDropout(key(step), { ...none, attention: rate }), {
+    explicitAttention(parts, {
+      dropout: new PassDropout(key(step), { ...none, attention: rate }),
       positions: positions(),
       segments: segments(),
       causal,

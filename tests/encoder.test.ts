@@ -3,6 +3,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { verify } from "../bench/verify/index.ts";
+import { grads } from "../core/autograd.ts";
 import { setDevice } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { dispose, scope } from "../core/scope.ts";
@@ -32,6 +33,23 @@ afterEach(() => setDevice(gpu));
 const sizes = { vocab_size: 40, num_hidden_layers: 2, num_attention_heads: 2, max_position_embeddings: 32 };
 const small = { ...sizes, hidden_size: 16, intermediate_size: 24, initializer_range: 0.3 };
 const distil = { model_type: "distilbert", vocab_size: 40, dim: 16, n_layers: 2, n_heads: 2, hidden_dim: 24 };
+/** DeBERTa with everything that it can have. */
+const deberta = {
+  ...{
+    ...small,
+    model_type: "deberta-v2",
+    type_vocab_size: 2,
+    relative_attention: true,
+    pos_att_type: "p2c|c2p",
+  },
+  ...{
+    position_buckets: 4,
+    norm_rel_ebd: "layer_norm",
+    embedding_size: 12,
+    conv_kernel_size: 3,
+    conv_groups: 2,
+  },
+};
 const config = (value: object) => parseModelConfig(value, "m/config.json") as EncoderConfig;
 const bert = (head: string, more: object = {}) =>
   config({ model_type: "bert", ...small, architectures: [`Bert${head}`], ...more });
@@ -48,11 +66,11 @@ const farthest = (got: ArrayLike<number>, want: ArrayLike<number>) => {
   return Array.from(want).reduce((most, v, i) => Math.max(most, Math.abs(got[i] - v)), 0);
 };
 
-it("has transformers' hidden states, logits, losses and gradients (a classifier, a span finder)", async () => {
+it("has transformers' hidden states, logits, losses and gradients (BERT, DeBERTa)", async () => {
   const lines: string[] = [];
   const options = { write: (line: string) => void lines.push(line), filter: "bert" };
   expect(await verify(join(golden, "models"), options), lines.join("\n")).toMatchObject({
-    passed: 12,
+    passed: 24,
     failed: 0,
     skipped: 0,
   });
@@ -126,6 +144,25 @@ describe("the config of an encoder", () => {
     expect(attempt).toThrow(/^m\/config\.json: [^\n]*$/);
   });
 
+  it.each<[object, RegExp]>([
+    [{ attention_head_size: 9 }, /attention_head_size is 9; kiln computes 8 only with hidden_size 16/],
+    [{ pooler_hidden_size: 8 }, /pooler_hidden_size is 8; kiln computes 16 only/],
+    [{ pos_att_type: ["p2p"] }, /pos_att_type/],
+    [{ norm_rel_ebd: "batch_norm" }, /norm_rel_ebd/],
+    [{ position_buckets: 2 }, /position_buckets is 2; kiln computes 4 or more, or -1 for none/],
+    [{ conv_kernel_size: 4 }, /conv_kernel_size 4 must be odd/],
+    [{ conv_groups: 3 }, /conv_groups 3 divide hidden_size/],
+    [{ conv_act: "mish" }, /conv_act/],
+    [
+      { architectures: ["DebertaV2ForMaskedLM"], legacy: false },
+      /embedding_size is 12; kiln computes 16 only/,
+    ],
+    [{ architectures: ["DebertaForMaskedLM"] }, /kiln has DebertaV2Model/],
+  ])("of DeBERTa refuses %j in one line that names the key", (change, message) => {
+    expect(() => config({ ...deberta, ...change })).toThrow(message);
+    expect(() => config({ ...deberta, ...change })).toThrow(/^m\/config\.json: [^\n]*$/);
+  });
+
   it("is refused where a decoder is needed", () => {
     expect(() => decoderConfig(bert("ForMaskedLM"), "m")).toThrow(/m is a BertForMaskedLM, which reads text/);
   });
@@ -133,19 +170,21 @@ describe("the config of an encoder", () => {
 
 describe("packed rows", () => {
   const heads = ["Model", "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"];
-  const kinds = ["bert", "roberta", "distilbert", "gpt2"].flatMap((kind) =>
+  const kinds = ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"].flatMap((kind) =>
     (kind === "gpt2" ? ["ForSequenceClassification"] : heads).map((head) => ({ kind, head })),
   );
   const names: Record<string, string> = {
     bert: "Bert",
     roberta: "Roberta",
     distilbert: "DistilBert",
+    "deberta-v2": "DebertaV2",
     gpt2: "GPT2",
   };
   const own: Record<string, object> = {
     bert: small,
     roberta: small,
     distilbert: { ...distil, initializer_range: 0.3, max_position_embeddings: 32 },
+    "deberta-v2": deberta,
     gpt2: { vocab_size: 40, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 32, initializer_range: 0.3 },
   };
 
@@ -155,7 +194,7 @@ describe("packed rows", () => {
     const model = createModel(config({ model_type: kind, ...own[kind], architectures })).init(3) as Encoder;
     const texts: EncodedText[] = [7, 3, 12, 1, 5].map((size, t) => ({
       ids: Array.from({ length: size }, (_, i) => 2 + ((t * 11 + i * 7) % 38)),
-      typeIds: Array.from({ length: size }, (_, i) => Number(kind === "bert" && i > 2)),
+      typeIds: Array.from({ length: size }, (_, i) => Number(/^(de)?bert/.test(kind) && i > 2)),
     }));
     const rows = packTexts(model, texts, 15);
     expect(rows.shape).toEqual([2, 15]);
@@ -292,6 +331,12 @@ describe("losses", () => {
         initializer_range: 0.3,
       }),
     ],
+    ...["hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"].map(
+      (name): [string, object] => {
+        const none = { hidden_dropout_prob: 0, attention_probs_dropout_prob: 0, cls_dropout: 0, [name]: 0.4 };
+        return [name, config({ ...deberta, ...none, architectures: ["DebertaV2ForSequenceClassification"] })];
+      },
+    ),
   ])("drop with %s as the key says, and only with a key", async (_, which) => {
     const model = createModel(which as EncoderConfig).init(2) as Encoder;
     const labels = () => tensor([0, 1, 1], [3], "i32");
@@ -302,6 +347,25 @@ describe("losses", () => {
     expect(again).toEqual(one);
     expect(new Set([plain[0], one[0], other[0]]).size).toBe(3);
   });
+});
+
+it("DeBERTa's recomputed blocks give the gradients of kept ones", async () => {
+  const model = createModel(config({ ...deberta, architectures: ["DebertaV2ForMaskedLM"] })).init(
+    2,
+  ) as Encoder;
+  const run = async (recompute: boolean) => {
+    model.recompute = recompute;
+    const made = scope(() => {
+      const rows = uploadRows(packTexts(model, [{ ids: [3, 4, 5, 6] }, { ids: [7, 8] }], 8), model);
+      const labels = tensor([1, 2, 3, 4, 5, 6, -100, -100], [8], "i32");
+      const dropoutKey = tensor([1, 2, 3, 4], [4], "u32");
+      return grads(model.loss({ ...rows, labels, dropoutKey }), model.parameters()) as Tensor[];
+    });
+    const read = await Promise.all(made.map(async (t) => [...(await t.data())]));
+    dispose(made);
+    return read;
+  };
+  expect(await run(true)).toEqual(await run(false));
 });
 
 describe("old checkpoints", () => {

@@ -27,6 +27,19 @@ describe("a directory", () => {
     ["BertForSequenceClassification", () => randomBert("ForSequenceClassification", labels)],
     ["BertForMaskedLM", () => randomBert("ForMaskedLM")],
     [
+      "DebertaV2ForSequenceClassification",
+      () =>
+        randomBert("", {
+          ...{ ...labels, model_type: "deberta-v2", architectures: ["DebertaV2ForSequenceClassification"] },
+          ...{
+            relative_attention: true,
+            pos_att_type: "p2c|c2p",
+            norm_rel_ebd: "layer_norm",
+            conv_kernel_size: 3,
+          },
+        }),
+    ],
+    [
       "DistilBertForTokenClassification",
       () =>
         createModel(

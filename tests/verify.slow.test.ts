@@ -111,7 +111,7 @@ describe("verify", () => {
       const skipped = named(found, /skipped {2}\(.*not loaded by this version\)/);
       expect(found.skipped).toBe(skipped.length);
       for (const name of skipped)
-        expect(name).not.toMatch(/\/(distil)?bert-(?!lora)|roberta|gpt2-classifier/);
+        expect(name).not.toMatch(/\/(distil)?bert-(?!lora)|deberta|roberta|gpt2-classifier/);
       const loaded = named(found, / passed/).filter((name) => /bert|gpt2-classifier/.test(name));
       expect(loaded.length).toBeGreaterThan(20);
     },
