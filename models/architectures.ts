@@ -49,6 +49,8 @@ interface Architecture<C, K extends Kind> {
   parse(value: unknown, source?: string): C;
   shape(config: C): OfKind[K]["shape"];
   create(config: C): OfKind[K]["model"];
+  /** The `model_type` of its config.json, where the row has another name. */
+  modelType?: string;
   /** Settings of `kiln train`'s `model` section as keys of config.json. Throws a KilnError for one it does not have. */
   overrides(settings: Record<string, unknown>): Record<string, unknown>;
 }
@@ -89,6 +91,7 @@ export const architectures = {
   gpt2_classifier: row<GPT2ClassifierConfig, "encoder">({
     kind: "encoder",
     classNames: ["GPT2ForSequenceClassification"],
+    modelType: "gpt2",
     parse: parseGpt2ClassifierConfig,
     shape: gpt2Shape,
     create: (config) => new GPT2ForSequenceClassification(config),
@@ -120,7 +123,9 @@ export type ModelOf<C> = C extends { architectures: unknown } ? Encoder : Causal
 export type AnyModel = CausalLM | Encoder;
 
 export const isModelType = (type: unknown): type is ModelType =>
-  typeof type === "string" && Object.hasOwn(architectures, type);
+  typeof type === "string" &&
+  Object.hasOwn(architectures, type) &&
+  !architectures[type as ModelType].modelType;
 
 const rowOf = (config: ModelConfig) => architectures[modelTypeOf(config)] as Architecture<ModelConfig, Kind>;
 
@@ -139,7 +144,7 @@ export function modelTypeOf(value: unknown, source = "config.json"): ModelType {
   const given = isOld
     ? `architectures is ${JSON.stringify(classes)} without a model_type`
     : `model_type is ${JSON.stringify(type)}`;
-  throw new KilnError(`${source}: ${given}; kiln can load ${types.join(", ")}`, {
+  throw new KilnError(`${source}: ${given}; kiln can load ${types.filter(isModelType).join(", ")}`, {
     code: "model_type_unknown",
   });
 }

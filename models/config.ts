@@ -3,11 +3,12 @@ import { configError } from "./formats/validation.ts";
 
 /** What the config.json files of all architectures have in common. */
 
-/** A positive size that fits a tensor's extent. */
-export const count = z
-  .int()
-  .min(1)
-  .max(2 ** 31 - 1);
+/** The largest size of one axis: no model is near it, and a slip of the keyboard is refused before memory is asked for. */
+export const mostOfAnAxis = 2 ** 24;
+/** A positive size of an axis. */
+export const count = z.int().min(1).max(mostOfAnAxis);
+/** A number of blocks. */
+export const layers = z.int().min(1).max(1000);
 const token = z.int().min(0);
 /** Share of values that training drops out. */
 export const rate = z.number().min(0).lt(1);

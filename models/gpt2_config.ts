@@ -2,6 +2,7 @@ import { z } from "zod";
 import {
   count,
   hfCommon,
+  layers,
   rate,
   refusal,
   refuseQuantized,
@@ -41,7 +42,7 @@ const fileSchema = z.object({
   vocab_size: count.default(50257),
   n_positions: count.default(1024),
   n_embd: count.default(768),
-  n_layer: count.default(12),
+  n_layer: layers.default(12),
   n_head: count.default(12),
   n_inner: count.nullish(),
   activation_function: z.string().default("gelu_new"),

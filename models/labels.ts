@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { count, refusal } from "./config.ts";
+import { refusal } from "./config.ts";
 import { parseWith } from "./formats/validation.ts";
 
 /** What a model that reads whole texts answers, in the words of pipelines, and how transformers ends its class's name. */
@@ -34,7 +34,11 @@ const schema = z.object({
   architectures: z.array(z.string()).min(1).optional(),
   id2label: z.record(z.string(), z.string()).nullish(),
   label2id: z.record(z.string(), z.int()).nullish(),
-  num_labels: count.nullish(),
+  num_labels: z
+    .int()
+    .min(1)
+    .max(2 ** 20)
+    .nullish(),
   problem_type: z.enum(problemTypes).nullish(),
 });
 

@@ -3,6 +3,7 @@ import type { KilnError } from "../core/errors.ts";
 import {
   count,
   hfCommon,
+  layers,
   rate,
   refusal,
   refuseQuantized,
@@ -72,7 +73,7 @@ const fileSchema = z.object({
   vocab_size: count,
   hidden_size: count,
   intermediate_size: count,
-  num_hidden_layers: count,
+  num_hidden_layers: layers,
   num_attention_heads: count,
   num_key_value_heads: count.nullish(),
   head_dim: count.nullish(),

@@ -154,6 +154,22 @@ it("loadModel refuses a stop token outside the vocabulary", async () => {
   }
 });
 
+it("a config.json with more layers than the file has tensors is refused before the model is made", async () => {
+  const path = join(folder, "deep");
+  await saveModel(path, new LlamaForCausalLM(tiny(1)).init(1), fakeTokenizer());
+  const file = JSON.parse(readFileSync(join(path, "config.json"), "utf8"));
+  writeFileSync(join(path, "config.json"), JSON.stringify({ ...file, num_hidden_layers: 1000 }));
+  await expect(loadModel(path)).rejects.toThrow(
+    /deep: the checkpoint has \d+ tensors, config\.json 1000 layers/,
+  );
+});
+
+it("names the model types that a config.json may have, and no rows of its own table", () => {
+  const message = "kiln can load llama, gpt2, bert";
+  for (const model_type of ["mistral", "gpt2_classifier"])
+    expect(() => parseModelConfig({ model_type }), model_type).toThrow(message);
+});
+
 describe("every architecture of the table", () => {
   const encoder = { vocab_size: 40, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };
   const small = {
@@ -195,6 +211,14 @@ describe("every architecture of the table", () => {
       );
       expect(parseModelConfig(JSON.parse(JSON.stringify(written)))).toEqual(config);
       expect(shapeOf(config)).toMatchObject({ hidden_size: 16, max_position_embeddings: 32 });
+      // Ids name tokens and rates are shares; every other whole number is a size.
+      const whole = Object.entries(config).flatMap(([key, value]) => (Number.isInteger(value) ? [key] : []));
+      const sizes = whole.filter((key) => !/_id$|dropout|pdrop/.test(key));
+      if (architectures[model_type].kind === "encoder") sizes.push("num_labels");
+      for (const key of sizes)
+        expect(() => parseModelConfig({ ...written, id2label: null, [key]: 1e9 }), key).toThrow(
+          /^config\.json: [^\n]*$/,
+        );
       expect(modelTypeOf({ architectures: written.architectures })).toBe(model_type);
       const residual = [...model.namedParameters()].filter(([, parameter]) => parameter.residual);
       expect(residual).toHaveLength(model instanceof BertEncoder ? 0 : 2 * model.shape.num_hidden_layers);

@@ -89,7 +89,7 @@ async function open<C extends ModelConfig>(
   headSeed: number | null,
 ): Promise<LoadedModel<ModelOf<C>>> {
   assertComputeDtype(dtype, "use --dtype f32");
-  const { vocab_size, hidden_size } = shapeOf(config);
+  const { vocab_size, hidden_size, num_hidden_layers } = shapeOf(config);
   const largest = vocab_size * hidden_size * byteSize(dtype);
   if (largest > device().profile.maxBindingBytes) {
     const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
@@ -100,15 +100,19 @@ async function open<C extends ModelConfig>(
     );
   }
   const { tokenizer, weights } = await readContent(directory, config);
-  const model = createModel(config, dtype);
-  if (headSeed !== null) model.init(headSeed);
   try {
+    if (num_hidden_layers > weights.size)
+      throw misfit(
+        `has ${weights.size} tensors, config.json ${num_hidden_layers} layers; correct config.json`,
+      );
+    const model = createModel(config, dtype);
+    if (headSeed !== null) model.init(headSeed);
     loadWeights(model as AnyModel, weights, headSeed !== null);
+    return { model, tokenizer, directory };
   } catch (error) {
     const { message, code } = error as KilnError;
     throw error instanceof KilnError ? new KilnError(`${path}: ${message}`, { code, cause: error }) : error;
   }
-  return { model, tokenizer, directory };
 }
 
 async function readContent(path: string, config: { readonly model_type: string }) {
