@@ -84,7 +84,7 @@ async function predictions(folder: string): Promise<number[][]> {
 describe("kiln train classify", () => {
   it("learns, measures, draws, and keeps labels in the checkpoint; resuming changes no bit", async () => {
     const settings = [...small, "train.learning_rate=0.02", "eval.every=20", "train.schedule=constant"];
-    const whole = await train("whole", toy, ...settings, "train.steps=40", "eval.baseline=true");
+    const whole = await train("whole", toy, ...settings, "train.steps=60", "eval.baseline=true");
     expect(whole.metrics).toMatchObject({ accuracy: 1, macro_f1: 1, weighted_f1: 1, mcc: 1 });
     expect(whole.said).toMatch(/bag-of-words logistic regression: accuracy 1\.0000/);
     expect(whole.said).toMatch(/true \\ predicted +bad +good +odd/);
@@ -97,7 +97,7 @@ describe("kiln train classify", () => {
       problem_type: "single_label_classification",
     });
     await train("parts", toy, ...settings, "train.steps=15");
-    const parts = await train("parts", "", "resume=true", "train.steps=40");
+    const parts = await train("parts", "", "resume=true", "train.steps=60");
     expect(parts.losses).toEqual(whole.losses);
     expect(parts.weights).toBe(whole.weights);
   });
@@ -145,7 +145,12 @@ describe("kiln train classify", () => {
       (line, i) => `${line.split(",")[0]}${i % 2 ? " twice" : ""},${i % 3 === 0 ? 1 : 0},${i % 2}`,
     );
     const file = table("several.csv", rows, "text,is_good,is_twice");
-    const labels = ["data.label=[is_good,is_twice]", "train.learning_rate=0.02", "train.steps=80"];
+    const labels = [
+      "data.label=[is_good,is_twice]",
+      "train.learning_rate=0.005",
+      "train.steps=100",
+      "model.hidden_size=32",
+    ];
     const { metrics, modelDir } = await train("several", file, ...small, ...labels);
     expect(metrics).toMatchObject({ accuracy: 1, macro_f1: 1, hamming_loss: 0 });
     const config = await readModelConfig(modelDir);

@@ -120,6 +120,22 @@ const kinds: Record<string, TokenizerJson> = {
 };
 const plain = { addSpecialTokens: false, parseSpecialTokens: false };
 
+test("text that may spell special tokens has them around it all the same", async () => {
+  const special_tokens = ["<s>", "</s>"];
+  const json = trainBpe(["a b"], { vocab_size: 260, special_tokens, bos_token: "<s>" });
+  const bert = { type: "BertProcessing", cls: ["<s>", 0], sep: ["</s>", 1] };
+  for (const [own, around] of [
+    [json, [[0], []]],
+    [{ ...json, post_processor: bert }, [[0], [1]]],
+  ] as const) {
+    const tokenizer = new Tokenizer(own);
+    const inside = await tokenizer.encode("a<s> b", plain);
+    expect(inside).not.toContain(0);
+    const [ids] = await tokenizer.encodeBatch(["a<s> b"], { parseSpecialTokens: false });
+    expect(ids).toEqual([...around[0], ...inside, ...around[1]]);
+  }
+});
+
 test("added tokens that are not special keep their ids in text without special tokens", async () => {
   const json = structuredClone(byteLevel);
   const first = new Tokenizer(json).vocabSize;

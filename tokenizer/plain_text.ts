@@ -1,4 +1,12 @@
-import type { AddedTokenJson, TokenizerJson } from "./tokenizer_json.ts";
+import { type AddedTokenJson, componentList, type TokenizerJson } from "./tokenizer_json.ts";
+
+/** A post-processor that adds its tokens, which it knows by their ids, and leaves the places of others as they are. */
+function untrimmed({ post_processor: processor }: TokenizerJson): TokenizerJson["post_processor"] {
+  const processors = componentList(processor).map((each) =>
+    /^(ByteLevel|RobertaProcessing)$/.test(each.type) ? { ...each, trim_offsets: false } : each,
+  );
+  return processors.length === 0 ? null : { type: "Sequence", processors };
+}
 
 /**
  * The same tokenizer with its special tokens renamed: only the new names are recognised in a text, and the old ones are
@@ -25,7 +33,7 @@ export function renameSpecialTokens(
     added_tokens: json.added_tokens?.map((token) =>
       token.special ? { ...token, content: renamed(token.content), normalized: false } : token,
     ),
-    post_processor: null,
+    post_processor: untrimmed(json),
     model: {
       ...model,
       vocab,
