@@ -5,9 +5,12 @@ import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { Encoder, EncoderInput } from "../models/encoder.ts";
+import { BagOfWords } from "./bag_of_words.ts";
+import type { ClassifierData } from "./classifier_data.ts";
+import type { LabelledText } from "./data/index.ts";
 import { Classification, MultiLabelClassification } from "./metrics/classification.ts";
 import { confusionSvg, confusionText } from "./metrics/confusion.ts";
-import type { Evaluation, Evaluator, Metrics } from "./recipe.ts";
+import type { Evaluation, Evaluator, Metrics, RecipeContext } from "./recipe.ts";
 import type { LabelledIds, TextBatch, TextBatches } from "./text_batches.ts";
 
 type Score = Classification | MultiLabelClassification;
@@ -126,10 +129,27 @@ function binaryLoss(logits: Float64Array, target: readonly number[]): number {
 }
 
 /** The numbers of a score under the names of the log. */
-export function numbers(score: Score): Record<string, number | null> {
+function numbers(score: Score): Record<string, number | null> {
   const value = score.value();
   const f1 = { macro_f1: value.macro.f1, weighted_f1: value.weighted.f1 };
   return "mcc" in value
     ? { accuracy: value.accuracy, ...f1, mcc: value.mcc, ece: value.ece }
     : { accuracy: value.subsetAccuracy, ...f1, micro_f1: value.micro.f1, hamming_loss: value.hammingLoss };
+}
+
+/** Says how good a logistic regression of word counts is on the same texts. */
+export function sayBaseline(
+  { train, validation }: ClassifierData,
+  [training, held]: [number[][], number[][]],
+  names: readonly string[],
+  say: RecipeContext["say"],
+): void {
+  const texts = (split: readonly LabelledText[]) => split.map(({ text }) => text);
+  const fitted = BagOfWords.fit(texts(train), training.flat(), names.length);
+  const score = new Classification(names);
+  fitted.predict(texts(validation)).forEach((each, i) => void score.add(held[i][0], each));
+  const { accuracy, macro_f1 } = numbers(score);
+  say(
+    `a bag-of-words logistic regression: accuracy ${accuracy!.toFixed(4)}, macro F1 ${macro_f1!.toFixed(4)}`,
+  );
 }

@@ -2,13 +2,15 @@ import { join } from "node:path";
 import { z } from "zod";
 import { currentDirectory, readJson } from "../core/platform/files.ts";
 import { createModel, headedConfig, modelTypeOf, parseModelConfig } from "../models/architectures.ts";
-import type { Encoder } from "../models/encoder.ts";
+import type { Encoder, EncoderInput } from "../models/encoder.ts";
 import type { EncoderConfig } from "../models/encoder_config.ts";
 import { configError } from "../models/formats/validation.ts";
 import type { LabelKeys, Task } from "../models/labels.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { addTrainedAdapter, concludeAdapter, headModules } from "./adapters.ts";
 import { assertVocabulary, fillModel, shapeSettings } from "./model_settings.ts";
 import type { RecipeContext } from "./recipe.ts";
+import type { AdapterSettings } from "./settings/adapter.ts";
 import { count, positive, share } from "./settings/numbers.ts";
 import type { RunSettings } from "./settings/run.ts";
 
@@ -65,7 +67,15 @@ type Settings = {
 const shape = /_size$|^num_|^max_position|^initializer/;
 
 /** Adds an issue where settings contradict each other. */
-export function checkEncoder({ model }: Pick<Settings, "model">, context: z.RefinementCtx): void {
+export function checkEncoder(
+  { model, adapter }: Pick<Settings, "model"> & { adapter?: AdapterSettings },
+  context: z.RefinementCtx,
+): void {
+  const refuse = (message: string) =>
+    context.addIssue({ code: "custom", path: ["adapter", "kind"], message });
+  if (adapter?.kind === "qlora") refuse("qlora is for decoders; of an encoder train lora, or none");
+  else if (adapter?.kind === "lora" && model.init_from === undefined)
+    refuse("an adapter changes a model that there is: name it in model.init_from, or train none");
   const asked = Object.keys(model).find((key) => shape.test(key));
   if (model.init_from === undefined || asked === undefined) return;
   const message = "the model in model.init_from has its own; leave it out";
@@ -74,11 +84,12 @@ export function checkEncoder({ model }: Pick<Settings, "model">, context: z.Refi
 
 /**
  * What of a recipe's settings depends on where its model comes from, filled in: 5e-5 over 3 epochs fine-tune a model (Devlin
- * et al. 2018), 1e-3 over 10 train one from scratch.
+ * et al. 2018), an adapter of it takes ten times that rate, and 1e-3 over 10 train one from scratch.
  */
 export function withEncoderDefaults(given: unknown): unknown {
-  const { model, train, ...others } = given as { model?: Settings["model"]; train?: Settings["train"] };
-  const [learning_rate, epochs] = model?.init_from ? [5e-5, 3] : [1e-3, 10];
+  const { model, train, ...others } = given as Partial<Settings> & { adapter?: Partial<AdapterSettings> };
+  const tuned = others.adapter?.kind === "lora" ? 5e-4 : 5e-5;
+  const [learning_rate, epochs] = model?.init_from ? [tuned, 3] : [1e-3, 10];
   const length = train?.steps === undefined ? { epochs } : {};
   return { ...others, ...(model && { model }), train: { batch_size: 4, learning_rate, ...length, ...train } };
 }
@@ -171,4 +182,34 @@ export async function openEncoder(
   const isNew = String((body as Partial<EncoderConfig>).architectures) !== String(config.architectures);
   await fillModel(model, train, origin, context, isNew);
   return model;
+}
+
+/**
+ * `openEncoder` with an adapter, if one is trained; the head is then trained whole and saved with it. `conclude` is the end of
+ * such a run (see `concludeAdapter`), null of another; `origin` must be the model to start from then, also on resuming.
+ */
+export async function openAdaptedEncoder(
+  config: Settings & { adapter: AdapterSettings },
+  tokenizer: Tokenizer,
+  head: Parameters<typeof openEncoder>[2],
+  origin: string | null,
+  context: RecipeContext,
+) {
+  const { adapter, train } = config;
+  if (adapter.kind === "none") {
+    const model = await openEncoder(config, tokenizer, head, origin, context);
+    return { model, added: null, conclude: null };
+  }
+  // The checkpoint of a run holds the adapter alone.
+  const open = () => openEncoder(config, tokenizer, head, origin, { ...context, resumeFrom: null });
+  const model = await open();
+  const { say } = context;
+  const options = { base: origin!, whole: headModules(model), seed: train.seed, say };
+  const added = await addTrainedAdapter(model, adapter, options);
+  model.computeIn(train.compute_dtype);
+  const conclude = (outDir: string, probe: EncoderInput) => {
+    const logits = (encoder: Encoder) => encoder.logits(probe);
+    return concludeAdapter(model, tokenizer, { outDir, logits, reopen: open, say });
+  };
+  return { model, added, conclude };
 }

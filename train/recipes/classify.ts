@@ -2,9 +2,8 @@ import { z } from "zod";
 import { readModelConfig } from "../../models/architectures.ts";
 import { configError } from "../../models/formats/validation.ts";
 import { type LabelKeys, labelNames } from "../../models/labels.ts";
-import { BagOfWords } from "../bag_of_words.ts";
-import { type ClassifierData, labelledData, readTexts, targetsOf } from "../classifier_data.ts";
-import { ClassifierEvaluation, numbers } from "../classifier_evaluation.ts";
+import { labelledData, readTexts, targetsOf } from "../classifier_data.ts";
+import { ClassifierEvaluation, sayBaseline } from "../classifier_evaluation.ts";
 import { classWeights, type LabelledText, orderLabels, ShuffledBatches } from "../data/index.ts";
 import {
   checkEncoder,
@@ -12,12 +11,12 @@ import {
   encoderTokenizer,
   encoderTokenizerFor,
   encodeTexts,
-  openEncoder,
+  openAdaptedEncoder,
   withEncoderDefaults,
 } from "../encoder_settings.ts";
-import { Classification } from "../metrics/classification.ts";
 import { originOf } from "../model_settings.ts";
-import type { Recipe, RecipeContext } from "../recipe.ts";
+import type { Recipe } from "../recipe.ts";
+import { adapter } from "../settings/adapter.ts";
 import { checkTrain, runSettings } from "../settings/run.ts";
 import { fillRows, type TextBatch, TextBatches, type TextInputs } from "../text_batches.ts";
 
@@ -30,6 +29,7 @@ const schema = z.preprocess(
       data: labelledData,
       model: encoder,
       tokenizer: encoderTokenizer,
+      adapter,
       ...loop,
       eval: evaluation
         .unwrap()
@@ -69,8 +69,9 @@ export const recipe: Recipe<ClassifyConfig, TextBatch, TextInputs> = {
   async open(config, context) {
     const { data, train, eval: measuring, model: settings } = config;
     const { say } = context;
-    // A checkpoint has everything that is needed of the model which the run started from.
-    const origin = context.resumeFrom ?? (settings.init_from ? await originOf(settings.init_from) : null);
+    // A checkpoint has everything that is needed of the model which the run started from, unless it is that of an adapter.
+    const checkpoint = config.adapter.kind === "none" ? context.resumeFrom : null;
+    const origin = checkpoint ?? (settings.init_from ? await originOf(settings.init_from) : null);
     const known = await labelsIn(origin);
     const texts = await readTexts(data, say);
     const names = known ? labelNames(known) : orderLabels(texts.train.flatMap(({ labels }) => labels));
@@ -84,7 +85,7 @@ export const recipe: Recipe<ClassifyConfig, TextBatch, TextInputs> = {
     const words = texts.train.map(({ text }) => text);
     const tokenizer = await encoderTokenizerFor(config, origin, words, say);
     const head = { task: "text-classification" as const, labels: names, problemType: problem_type };
-    const model = await openEncoder(config, tokenizer, head, origin, context);
+    const { model, added, conclude } = await openAdaptedEncoder(config, tokenizer, head, origin, context);
 
     const { sequence_length: length, batch_size: batchSize, seed } = train;
     const longest = Math.min(length, model.shape.max_position_embeddings);
@@ -117,7 +118,11 @@ export const recipe: Recipe<ClassifyConfig, TextBatch, TextInputs> = {
         ...{ criterion: measuring.criterion, tokens: measuring.tokens, batchSize, length },
         ...{ outDir: config.out_dir, say },
       }),
+      ...(conclude && {
+        conclude: (outDir: string) => conclude(outDir, batches.upload(batches.collate(rows.slice(0, 1)))),
+      }),
       decisive: {
+        ...added,
         data: { content: texts.hash, ...reading },
         model: { ...settings, init_from: undefined, config: model.config },
         tokenizer: tokenizer.hash(),
@@ -126,20 +131,3 @@ export const recipe: Recipe<ClassifyConfig, TextBatch, TextInputs> = {
     };
   },
 };
-
-/** Says how good a logistic regression of word counts is on the same texts. */
-function sayBaseline(
-  { train, validation }: ClassifierData,
-  [training, held]: [number[][], number[][]],
-  names: readonly string[],
-  say: RecipeContext["say"],
-): void {
-  const texts = (split: readonly LabelledText[]) => split.map(({ text }) => text);
-  const fitted = BagOfWords.fit(texts(train), training.flat(), names.length);
-  const score = new Classification(names);
-  fitted.predict(texts(validation)).forEach((each, i) => void score.add(held[i][0], each));
-  const { accuracy, macro_f1 } = numbers(score);
-  say(
-    `a bag-of-words logistic regression: accuracy ${accuracy!.toFixed(4)}, macro F1 ${macro_f1!.toFixed(4)}`,
-  );
-}

@@ -96,6 +96,7 @@ export const recipes: Readonly<Record<string, Row>> = {
         ["--text <column...>", "data.text", "column of the text, or several that are joined"],
         ["--label <column...>", "data.label", "column of the label, or several of 0 and 1"],
         ["--format <name>", "data.format", "csv, tsv, json, jsonl, parquet, label-first or fasttext"],
+        ...adapterFlags,
       ],
       takesModel: true,
     },
