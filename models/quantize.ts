@@ -27,7 +27,10 @@ export function dequantizeModel(model: Model<never>): Promise<void> {
   return replaceLayers(model, async (layer) => (layer instanceof QuantizedLinear ? layer.restore() : null));
 }
 
-async function replaceLayers(model: Model<never>, by: (layer: unknown) => Promise<object | null>): Promise<void> {
+async function replaceLayers(
+  model: Model<never>,
+  by: (layer: unknown) => Promise<object | null>,
+): Promise<void> {
   if (model.adapters.size > 0)
     throw new KilnError(
       "the model has adapters, which belong to its layers; save and remove them, and load them afterwards",

@@ -1,5 +1,5 @@
 import { dispose } from "../core/scope.ts";
-import type { Tokenizer } from "../tokenizer/index.ts";
+import { type Tokenizer, withChatTemplate } from "../tokenizer/index.ts";
 import { createModel, type DecoderConfig } from "./architectures.ts";
 import type { CausalLM } from "./decoder.ts";
 
@@ -22,6 +22,22 @@ export async function withTokenizer(model: CausalLM, tokenizer: Tokenizer): Prom
   }
   dispose(model.parameters());
   return larger;
+}
+
+/**
+ * A model and its tokenizer with a chat template: their own, or ChatML, for whose tokens the model gets rows. `note` says
+ * what was added in a line for the person who watches; null: nothing.
+ */
+export async function withChat({ model, tokenizer: own }: { model: CausalLM; tokenizer: Tokenizer }) {
+  const tokenizer = withChatTemplate(own);
+  if (tokenizer === own) return { model, tokenizer, note: null };
+  const count = tokenizer.vocabSize - own.vocabSize;
+  const tokens = count > 0 ? `, whose ${count} special tokens are added to the vocabulary` : "";
+  return {
+    model: await withTokenizer(model, tokenizer),
+    tokenizer,
+    note: `the model has no chat template: it gets ChatML${tokens}`,
+  };
 }
 
 /** A matrix [rows, width] that begins with these values; each further row is the mean of the given ones. */

@@ -14,9 +14,10 @@ import {
 const resolveModel = async (given: string) => (await import("../models/hub/resolve.ts")).resolveModel(given);
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
-/** `kiln sample` and `kiln serve`. Everything is imported when it is needed: `--help` is instant. */
+/** `kiln sample`, `kiln chat` and `kiln serve`. Everything is imported when it is needed: `--help` is instant. */
 export function addServeCommands(program: Command): void {
   addSample(program);
+  addChat(program);
   addServe(program);
 }
 
@@ -40,8 +41,8 @@ const dtypeOption = () =>
     .choices(["f32", "f16"])
     .default("f32");
 
-interface SampleFlags {
-  prompt: string;
+interface WritingFlags {
+  adapter?: string;
   maxTokens: number;
   temperature: number;
   topK?: number;
@@ -51,13 +52,10 @@ interface SampleFlags {
   dtype: "f32" | "f16";
 }
 
-function addSample(program: Command): void {
-  program
-    .command("sample")
-    .argument("<model>", modelArgument)
-    .description("continue a prompt, streaming the text")
-    .option("--prompt <text>", "what to continue", "Once upon a time")
-    .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
+/** How a model writes. */
+const withWriting = (command: Command) =>
+  command
+    .option("--adapter <folder>", "answer with this PEFT adapter, such as the model/ of a LoRA run", nonEmpty)
     .option("--temperature <x>", "0 takes the likeliest token each time", between(0, 2), 0.8)
     .option("--top-k <n>", "keep the k likeliest tokens", whole(0))
     .option(
@@ -67,7 +65,19 @@ function addSample(program: Command): void {
     )
     .option("--min-p <x>", "keep tokens at least this share as likely as the likeliest", between(0, 1))
     .option("--seed <n>", "the same seed gives the same text", seedNumber)
-    .addOption(dtypeOption())
+    .addOption(dtypeOption());
+
+const writingOptions = ({ maxTokens: max_tokens, temperature, topK, topP, minP, seed }: WritingFlags) => ({
+  max_tokens,
+  temperature,
+  ...definedOnly({ top_k: topK, top_p: topP, min_p: minP, seed }),
+});
+
+function addSample(program: Command): void {
+  withWriting(program.command("sample").argument("<model>", modelArgument))
+    .description("continue a prompt, streaming the text")
+    .option("--prompt <text>", "what to continue", "Once upon a time")
+    .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
     .addHelpText(
       "after",
       examples(
@@ -75,23 +85,56 @@ function addSample(program: Command): void {
         'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
       ),
     )
-    .action(async (given: string, flags: SampleFlags) => {
+    .action(async (given: string, flags: WritingFlags & { prompt: string }) => {
       const path = await resolveModel(given);
       await (await import("./adapter_choice.ts")).takeQuickest(path, flags.dtype, { measure: false });
       await openOnce();
-      const { loadModel } = await import("../models/formats/hf_directory.ts");
+      const { loadAdapted } = await import("../models/formats/peft_directory.ts");
       const { TextGenerator } = await import("./text/text_generator.ts");
-      const { model, tokenizer } = await loadModel(path, flags.dtype);
+      const { model, tokenizer } = await loadAdapted(path, flags.adapter, flags.dtype);
       const generator = new TextGenerator(model, tokenizer, { maxSequences: 1 });
-      const { maxTokens: max_tokens, topK, topP, minP, temperature, seed } = flags;
-      const options = { max_tokens, temperature, top_k: topK, top_p: topP, min_p: minP, seed };
       // The prompt is printed with the first piece, so that a refusal prints the error alone.
       let before = flags.prompt;
-      for await (const text of generator.stream(flags.prompt, definedOnly(options))) {
+      for await (const text of generator.stream(flags.prompt, writingOptions(flags))) {
         process.stdout.write(before + text);
         before = "";
       }
       process.stdout.write(`${before}\n`);
+    });
+}
+
+function addChat(program: Command): void {
+  withWriting(program.command("chat").argument("<model>", modelArgument))
+    .description("talk to a model in its chat template; from a pipe each line is a message")
+    .option("--system <text>", "what the model is told before the conversation", "")
+    .option("--max-tokens <n>", "tokens of an answer at most", whole(1), 256)
+    .option("--json", "print each answer as a JSON object")
+    .addHelpText(
+      "after",
+      examples(
+        "kiln chat runs/chat/model",
+        'kiln chat org/name --adapter runs/lora/model --system "You are a pirate."',
+        "kiln chat runs/chat/model --temperature 0 --json < questions.txt > answers.jsonl",
+      ),
+    )
+    .addHelpText(
+      "after",
+      "\nIn the conversation: /help for /system, /model, /save, /load, /undo, /retry, /context\n",
+    )
+    .action(async (given: string, flags: WritingFlags & { system: string; json?: boolean }) => {
+      const path = await resolveModel(given);
+      await (await import("./adapter_choice.ts")).takeQuickest(path, flags.dtype, { measure: false });
+      await openOnce();
+      const { openChat } = await import("./app/repl/open_chat.ts");
+      const { ChatSession } = await import("./app/repl/chat_session.ts");
+      const { ChatRepl } = await import("./app/repl/repl.ts");
+      const { adapter, dtype, json, system } = flags;
+      const model = await openChat(path, { name: given, adapter, dtype, say });
+      const session = new ChatSession(model, writingOptions(flags));
+      session.system = system;
+      const open = async (name: string) => openChat(await resolveModel(name), { name, dtype, say });
+      if (process.stdin.isTTY) say("/help lists the commands; Ctrl-D leaves");
+      process.exitCode = await new ChatRepl(session, { open, json, say }).run();
     });
 }
 

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -7,17 +7,17 @@ import { scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";
+import { loadAdapted } from "../models/formats/peft_directory.ts";
 import {
   addAdapter,
   type CausalLM,
   createModel,
-  loadAdapter,
   loadModel,
   saveModel,
   tinyllmConfig,
   useAdapter,
 } from "../models/index.ts";
-import { withTokenizer } from "../models/vocabulary.ts";
+import { withChat } from "../models/vocabulary.ts";
 import { samplerOf } from "../serve/text/text_generator.ts";
 import {
   CHATML,
@@ -260,8 +260,8 @@ describe("kiln train sft", () => {
 
   it("writes the model with the adapter merged: the same logits as with it applied, within 1e-5", async () => {
     const { model: merged } = await loadModel(place("lora/merged"));
-    const applied = await withTokenizer((await loadModel(place("base"))).model, tokenizer);
-    await loadAdapter(applied, place("lora/model"));
+    const { model: applied, tokenizer: own } = await loadAdapted(place("base"), place("lora/model"));
+    expect(own.chatTemplate).toBe(CHATML); // as the adapter has it; the base has none
     const { ids } = await template.encode({ messages: messages as ChatMessage[] });
     const logits = async (model: CausalLM) => {
       const row = (values: number[]) => tensor(values, [1, values.length], "i32");
@@ -272,10 +272,18 @@ describe("kiln train sft", () => {
     };
     const distance = (a: Float32Array, b: Float32Array) =>
       Math.max(...a.map((value, i) => Math.abs(value - b[i])));
-    const [wanted, bare] = [await logits(merged), await logits(applied)];
-    useAdapter(applied, "default");
+    const wanted = await logits(merged);
     expect(distance(await logits(applied), wanted)).toBeLessThan(1e-5);
-    expect(distance(bare, wanted)).toBeGreaterThan(1e-2);
+    // A base that gets its rows from elsewhere keeps the adapter too.
+    const bare = join(place("lora"), "bare");
+    cpSync(place("lora/model"), bare, { recursive: true });
+    for (const name of ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+      rmSync(join(bare, name));
+    const prepared = await loadAdapted(place("base"), bare, "f32", withChat);
+    expect(prepared.note).toMatch(/it gets ChatML, whose 2 special tokens/);
+    expect(distance(await logits(prepared.model), wanted)).toBeLessThan(1e-5);
+    useAdapter(applied, null);
+    expect(distance(await logits(applied), wanted)).toBeGreaterThan(1e-2);
   });
 
   it("trains an adapter of a model in NF4, resumed to the bit, and merges it into the values of that", async () => {

@@ -1,6 +1,5 @@
 import { loadModel } from "../models/formats/hf_directory.ts";
-import { withTokenizer } from "../models/vocabulary.ts";
-import { withChatTemplate } from "../tokenizer/index.ts";
+import { withChat } from "../models/vocabulary.ts";
 import { addTrainedAdapter, perTokenModules } from "./adapters.ts";
 import { assertLength, existingOrigin } from "./model_settings.ts";
 import type { RecipeContext } from "./recipe.ts";
@@ -15,7 +14,7 @@ interface ChatModelSettings {
 
 /**
  * The decoder that a recipe for conversations starts from, or goes on with: with a chat template and its tokens, and an adapter
- * if one is trained. `own` is the tokenizer that it had before; `reopen` gives the model to start from once more, without the
+ * if one is trained. `note` says what of a template was added; `own` is the tokenizer that it had before; `reopen` gives the model to start from once more, without the
  * adapter.
  */
 export async function openChatModel(
@@ -25,12 +24,11 @@ export async function openChatModel(
   const isWhole = adapter.kind === "none";
   const origin = () => existingOrigin(settings.init_from);
   const open = async (path: string) => {
-    const { model, tokenizer: own } = await loadModel(path);
-    const tokenizer = withChatTemplate(own);
-    return { model: tokenizer === own ? model : await withTokenizer(model, tokenizer), tokenizer, own };
+    const loaded = await loadModel(path);
+    return { ...(await withChat(loaded)), own: loaded.tokenizer };
   };
   const base = isWhole && resumeFrom ? resumeFrom : await origin();
-  const { model, tokenizer, own } = await open(base);
+  const { model, tokenizer, note, own } = await open(base);
   assertLength(model, train.sequence_length);
   if (!resumeFrom) say(`starting from ${base}`);
   const whole = tokenizer.vocabSize > own.vocabSize ? perTokenModules(model) : null;
@@ -38,5 +36,5 @@ export async function openChatModel(
     ? null
     : await addTrainedAdapter(model, adapter, { base, whole, seed: train.seed, say });
   model.computeIn(train.compute_dtype);
-  return { model, tokenizer, own, added, reopen: async () => (await open(await origin())).model };
+  return { model, tokenizer, note, own, added, reopen: async () => (await open(await origin())).model };
 }

@@ -46,10 +46,17 @@ async function readPeft(model: AnyModel, path: string) {
 }
 
 /**
- * `loadModel` with the adapter of a PEFT directory or a GGUF file at work. Where a directory holds a tokenizer, it takes the place
- * of the base's; tokens that the base lacks get rows, which such an adapter brings along.
+ * `loadModel`, and if there is one with the adapter of a PEFT directory or a GGUF file at work. Where a directory holds a
+ * tokenizer, it takes the place of the base's; tokens that the base lacks get rows, which such an adapter brings along.
+ * `prepare` may change the model before the adapter is added.
  */
-export async function loadAdapted(base: string, path: string, dtype?: ComputeDtype): Promise<LoadedModel> {
+export async function loadAdapted<M extends Pick<LoadedModel, "model" | "tokenizer"> = LoadedModel>(
+  base: string,
+  path: string | undefined,
+  dtype?: ComputeDtype,
+  prepare: (loaded: LoadedModel) => Promise<M> = async (loaded) => loaded as never,
+): Promise<M> {
+  if (path === undefined) return prepare(await loadModel(base, dtype));
   const directory = isGguf(path) ? path : await currentDirectory(path);
   if (!isGguf(path)) await readJson(join(directory, "adapter_config.json")); // refused before anything is loaded
   const loaded = await loadModel(base, dtype);
@@ -58,9 +65,10 @@ export async function loadAdapted(base: string, path: string, dtype?: ComputeDty
     : loaded.tokenizer;
   const hasGrown = tokenizer.vocabSize > loaded.tokenizer.vocabSize;
   const model = hasGrown ? await withTokenizer(loaded.model, tokenizer) : loaded.model;
-  await loadAdapter(model, directory);
-  useAdapter(model, "default");
-  return { ...loaded, model, tokenizer };
+  const prepared = await prepare({ ...loaded, model, tokenizer });
+  await loadAdapter(prepared.model, directory);
+  useAdapter(prepared.model, "default");
+  return prepared;
 }
 
 function assertFits(

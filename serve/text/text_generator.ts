@@ -31,15 +31,22 @@ export class TextGenerator implements TextGeneration {
 
   /**
    * Continues a prompt (text, or token ids as they are), yielding text as it comes; special tokens are not shown.
-   * An empty text starts at the begin-of-text token, or at the end-of-text token if there is none.
+   * An empty text starts at the begin-of-text token, or at the end-of-text token if there is none. Returns what ended it.
    * @throws KilnError for a prompt or option that cannot be used; if the model fails, its own error.
    */
-  async *stream(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<string> {
+  async *stream(
+    prompt: string | readonly number[],
+    options: GenerateOptions = {},
+  ): AsyncGenerator<string, Generated["finish_reason"]> {
     const request = await this.#request(prompt, options);
+    let finish: Generated["finish_reason"] = "length";
     let cancel = () => {};
     yield* new ReadableStream<string>({
       start: async (controller) => {
-        const job = await this.#frontend.start(request, (_, { text }) => controller.enqueue(text));
+        const job = await this.#frontend.start(request, (_, { text, finishReason }) => {
+          finish = finishReason ?? finish;
+          controller.enqueue(text);
+        });
         cancel = () => job.cancel();
         job.done.then(
           () => controller.close(),
@@ -48,6 +55,7 @@ export class TextGenerator implements TextGeneration {
       },
       cancel: () => cancel(),
     });
+    return finish;
   }
 
   /** The whole continuation at once. */

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { readTokenizer } from "../../models/formats/hf_directory.ts";
-import { ChatTemplate, type Tokenizer, withChatTemplate } from "../../tokenizer/index.ts";
+import { ChatTemplate, withChatTemplate } from "../../tokenizer/index.ts";
 import { concludeAdapter, firstLogits } from "../adapters.ts";
 import { openChatModel } from "../chat_model.ts";
 import { previewChats } from "../data/chat_preview.ts";
@@ -46,8 +46,8 @@ export const recipe: Recipe<SftConfig, Batch> = {
   async open(config, context) {
     const { train } = config;
     const { sequence_length: seqLen, seed } = train;
-    const { model, tokenizer, own, added, reopen } = await openChatModel(config, context);
-    if (tokenizer !== own) context.say(addedText(own, tokenizer));
+    const { model, tokenizer, note, added, reopen } = await openChatModel(config, context);
+    if (note) context.say(note);
     const template = new ChatTemplate(tokenizer);
     const { rows, held, content } = await openChats(config, template, context.say);
     const sampler = context.makeSampler(model, tokenizer);
@@ -85,12 +85,6 @@ export const recipe: Recipe<SftConfig, Batch> = {
     };
   },
 };
-
-function addedText(before: Tokenizer, after: Tokenizer): string {
-  const added = after.vocabSize - before.vocabSize;
-  const tokens = added > 0 ? `, whose ${added} special tokens are added to the vocabulary` : "";
-  return `the model has no chat template: it gets ChatML${tokens}`;
-}
 
 /** Rows to learn from and to be measured on. Says how much there is. */
 async function openChats({ data, train }: SftConfig, template: ChatTemplate, say: (line: string) => void) {
