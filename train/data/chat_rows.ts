@@ -38,18 +38,19 @@ export interface ReadChat extends EncodedChat {
 
 /**
  * The conversations of files (JSON Lines, JSON, CSV, TSV, Parquet, or text with lines `User:` and `Assistant:`) in any format of
- * `readConversation`, the same for all rows of a file, encoded with a template.
- * @throws KilnError that names the file and row: what `readTable`, `readConversation` and `encodeForTraining` refuse, such as a
- * conversation without anything to learn.
+ * `readConversation`, the same for all rows of a file; `use` says what becomes of each.
+ * @throws KilnError that names the file and row: what `readTable`, `readConversation` and `use` refuse.
  */
-export async function* readChats(paths: readonly string[], template: ChatTemplate): AsyncGenerator<ReadChat> {
+export async function* mapChats<T>(
+  paths: readonly string[],
+  use: (conversation: Conversation, where: string) => Promise<T>,
+): AsyncGenerator<T> {
   for (const file of paths) {
     let format: ChatFormatName | undefined;
     for await (const { where, values } of rowsOf(file)) {
       try {
         format ??= detectChatFormat(values);
-        const conversation: Conversation = readConversation(values, format);
-        yield { where, ...(await template.encodeForTraining(conversation)) };
+        yield await use(readConversation(values, format), where);
       } catch (error) {
         if (!(error instanceof ConversationError)) throw error;
         throw new ConversationError(`${where}: ${error.message}`, error);
@@ -57,6 +58,13 @@ export async function* readChats(paths: readonly string[], template: ChatTemplat
     }
   }
 }
+
+/** `mapChats` with what `encodeForTraining` makes of each: it refuses a conversation without anything to learn. */
+export const readChats = (paths: readonly string[], template: ChatTemplate): AsyncGenerator<ReadChat> =>
+  mapChats(paths, async (conversation, where) => ({
+    where,
+    ...(await template.encodeForTraining(conversation)),
+  }));
 
 async function* rowsOf(file: string): AsyncGenerator<TableRow> {
   if (!/\.(txt|text|md)(\.gz)?$/i.test(file)) return yield* (await readTable(file)).rows();

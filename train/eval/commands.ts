@@ -11,6 +11,7 @@ import {
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { MakeGenerator } from "../recipe.ts";
 import type { EvaluationReport } from "../report/evaluation.ts";
+import type { ChatFlags } from "./chat.ts";
 import type { ClassifyFlags } from "./classify.ts";
 import type { CodeFlags } from "./code.ts";
 import type { CompareFlags } from "./compare.ts";
@@ -32,9 +33,11 @@ export function addEvalCommands(program: Command, makeGenerator: () => Promise<M
   addClassify(group);
   addChoice(group);
   addCode(group, makeGenerator);
+  addChat(group, makeGenerator);
   addCompare(group);
 }
 
+const temperature = decimal("a number from 0 to 2", (x) => x >= 0 && x <= 2);
 const modelArgument = "model folder, GGUF file, or org/name after kiln pull";
 
 const withOutput = (command: Command) =>
@@ -230,6 +233,38 @@ function addCode(group: Command, makeGenerator: () => Promise<MakeGenerator>): v
         );
         await finish(report, flags);
       });
+    });
+}
+
+function addChat(group: Command, makeGenerator: () => Promise<MakeGenerator>): void {
+  withModel(group.command("chat").argument("<model>", modelArgument))
+    .description("whether a model answers in its chat template and stops by itself, and how its answers are")
+    .requiredOption(
+      "--data <file...>",
+      "conversations as kiln train sft reads them; their last reply is asked for",
+    )
+    .option(
+      "--before <model>",
+      "measure this model too, such as the one before fine-tuning, and test the difference",
+    )
+    .option("--limit <n>", "conversations at most, the first of the data", whole(1))
+    .option("--max-tokens <n>", "tokens of an answer at most", whole(1), 256)
+    .option("--temperature <x>", "0 takes the likeliest token each time", temperature, 0)
+    .option("--seed <n>", "of the answers and the resamples", whole(0), 0)
+    .addHelpText(
+      "after",
+      examples(
+        "kiln eval chat runs/chat/model --data held-out.jsonl",
+        "kiln eval chat runs/chat/model --data held-out.jsonl --before runs/demo/model --limit 100 --out report",
+      ),
+    )
+    .action(async (given: string, flags: ChatFlags & OutputFlags & { before?: string }) => {
+      const names = [given, ...(flags.before === undefined ? [] : [flags.before])];
+      const [model, before = null] = (await opened(...names)).map((path, i) => ({ name: names[i], path }));
+      const { evaluateChat } = await import("./chat.ts");
+      const { ProgressLine } = await import("../../core/platform/progress_line.ts");
+      const tools = { makeGenerator: await makeGenerator(), progress: new ProgressLine() };
+      await finish(await evaluateChat(model, before, flags, tools), flags);
     });
 }
 
