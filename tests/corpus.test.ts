@@ -1,6 +1,14 @@
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { fill, makeScene, plots, story, storyCorpus, words } from "../train/data/stories/grammar.ts";
+import {
+  fill,
+  makeScene,
+  plots,
+  story,
+  storyChat,
+  storyCorpus,
+  words,
+} from "../train/data/stories/grammar.ts";
 
 const stories = [...storyCorpus({ seed: 7, stories: 4000 })];
 const wordCount = (text: string) => text.split(/\s+/).length;
@@ -83,5 +91,20 @@ describe("the built-in stories", () => {
 
   test("an unknown slot in a plot is an error", () => {
     expect(() => fill("{nobody}", {}, Math.random)).toThrow(/unknown slot \{nobody\}/);
+  });
+
+  test("are told in conversations too: one to three turns, the same for the same seed, none of them twice", () => {
+    const chats = Array.from({ length: 600 }, (_, i) => storyChat(3, i));
+    expect(storyChat(3, 599)).toEqual(chats[599]);
+    expect(storyChat(4, 599)).not.toEqual(chats[599]);
+    expect(new Set(chats.map((chat) => JSON.stringify(chat))).size).toBe(600);
+    expect(new Set(chats.map(({ messages }) => messages.length))).toEqual(new Set([2, 4, 6]));
+    for (const { messages } of chats) {
+      for (const [i, { role, content }] of messages.entries()) {
+        expect(role).toBe(i % 2 === 0 ? "user" : "assistant");
+        expect(content).toMatch(/^["A-Z][\s\S]*[.!?]"?$/);
+        expect(content).not.toMatch(/[{}[\]|^]|undefined|\n/);
+      }
+    }
   });
 });

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { openDevice } from "../kernels/index.ts";
+import { storyChat } from "../train/data/index.ts";
 import { labels, randomBert, wordPieces } from "./support/word_pieces.ts";
 
 /**
@@ -15,6 +16,7 @@ const readme = readFileSync(join(root, "README.md"), "utf8");
 const out = mkdtempSync(join(tmpdir(), "kiln-readme-"));
 const demo = join(out, "demo");
 const gguf = join(out, "demo.gguf");
+const chats = join(out, "chats.jsonl");
 
 /** Command lines of the `sh` blocks in order, comments cut off. */
 const commands = [...readme.matchAll(/```sh\n([\s\S]*?)```/g)]
@@ -36,6 +38,8 @@ interface Recipe {
   extra?: string[];
   /** The command instead. */
   instead?: string[];
+  /** What it reads from standard input. */
+  says?: string;
   /** What it must print, on either stream. */
   prints: RegExp;
   /** Ended by Ctrl-C once it has printed that. */
@@ -76,6 +80,41 @@ const recipes: Recipe[] = [
     instead: ["npx", "kiln", "serve", join(demo, "model"), "--port", "0"],
     prints: /Serving demo at http/,
     endless: true,
+  },
+  {
+    starts: "npx kiln stories --chats",
+    instead: ["npx", "kiln", "stories", "--chats", "--count", "2"],
+    prints: /^(\{"messages":.*\n){2}$/,
+  },
+  {
+    starts: "npx kiln train sft runs/demo/model",
+    instead: [
+      "npx",
+      "kiln",
+      "train",
+      "sft",
+      join(demo, "model"),
+      "--data",
+      chats,
+      "--out",
+      join(out, "chat"),
+    ].concat([
+      "--steps",
+      "2",
+      "--batch-size",
+      "2",
+      "--sequence-length",
+      "256",
+      "--set",
+      "sample.max_tokens=4",
+    ]),
+    prints: /gets ChatML[\s\S]*model: /,
+  },
+  {
+    starts: "npx kiln chat runs/chat/model",
+    instead: ["npx", "kiln", "chat", join(out, "chat", "model"), "--max-tokens", "5"],
+    says: "Tell me a story.\n",
+    prints: /\S/,
   },
   {
     starts: "npx kiln export runs/demo/model",
@@ -122,9 +161,10 @@ function execute(recipe: Recipe, command: string): Promise<{ text: string; code:
   ];
   const child: ChildProcess = spawn(program!, args, {
     cwd: root,
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["pipe", "pipe", "pipe"],
     detached: true,
   });
+  child.stdin!.end(recipe.says ?? "");
   let text = "";
   const hear = (data: Buffer) => {
     text += data;
@@ -143,6 +183,7 @@ beforeAll(async () => {
   await randomBert("ForSequenceClassification", labels).savePretrained(join(out, "classifier"), tokenizer);
   await randomBert("ForMaskedLM").savePretrained(join(out, "bert"), tokenizer);
   writeFileSync(join(out, "sentences.txt"), "One cat.\nTwo cats.\n");
+  writeFileSync(chats, Array.from({ length: 40 }, (_, i) => JSON.stringify(storyChat(0, i))).join("\n"));
 });
 
 const hasNpm = spawnSync("npm", ["--version"]).status === 0;

@@ -24,13 +24,14 @@ export interface Writers {
   makeGenerator: () => Promise<MakeGenerator>;
 }
 
-/** `kiln train …`, `kiln settings`, `sweep`, `export` and `eval`. Everything is imported when it is needed: `--help` is instant. */
+/** `kiln train …`, `kiln settings`, `sweep`, `export`, `stories` and `eval`. Everything is imported when it is needed: `--help` is instant. */
 export function addTrainCommands(program: Command, writers: Writers): void {
   const train = program.command("train").description("train a model");
   for (const name of Object.keys(recipes)) addRecipe(train, name, writers);
   addSettings(program);
   addSweep(program);
   addExport(program);
+  addStories(program);
   addEvalCommands(program, writers.makeGenerator);
 }
 
@@ -255,6 +256,31 @@ function addExport(program: Command): void {
       const { maxShardSize: maxShardBytes, ...options } = flags;
       say(comparisonText(await exportModel(path, { ...options, maxShardBytes })));
       process.stdout.write(`${flags.out}\n`);
+    });
+}
+
+function addStories(program: Command): void {
+  program
+    .command("stories")
+    .description(
+      "write built-in stories, or conversations about them, as JSON Lines to learn from or to measure on",
+    )
+    .option("--count <n>", "how many", whole(1), 1000)
+    .option("--seed <n>", "another seed gives others", whole(0), 0)
+    .option("--chats", "conversations in which someone asks for a story, for kiln train sft")
+    .addHelpText(
+      "after",
+      examples(
+        "kiln stories --chats --count 2000 > chats.jsonl",
+        "kiln stories --count 200 --seed 1 > held-out.jsonl",
+      ),
+    )
+    .action(async ({ count, seed, chats }: { count: number; seed: number; chats?: boolean }) => {
+      const { story, storyChat } = await import("./data/index.ts");
+      for (let i = 0; i < count; i++) {
+        const row = chats ? storyChat(seed, i) : { text: story(seed, i) };
+        process.stdout.write(`${JSON.stringify(row)}\n`);
+      }
     });
 }
 

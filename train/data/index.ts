@@ -43,7 +43,7 @@ export {
   writeShard,
 } from "./shards.ts";
 export { countTokens, splitDocuments, splitExamples } from "./split.ts";
-export { story, storyCorpus } from "./stories/grammar.ts";
+export { story, storyChat, storyCorpus } from "./stories/grammar.ts";
 export {
   findColumn,
   readTable,

@@ -1,4 +1,5 @@
 import seedrandom from "seedrandom";
+import type { ChatMessage, Conversation } from "../../../tokenizer/index.ts";
 import plotFile from "./plots.json" with { type: "json" };
 import wordFile from "./words.json" with { type: "json" };
 
@@ -50,6 +51,30 @@ export function* storyCorpus(options: { seed: number | string; stories: number }
 export function story(seed: number | string, index: number): string {
   const random = seedrandom.alea(`kiln stories ${CORPUS_VERSION}:${seed}:${index}`);
   return tell(pick(plots, random), makeScene(random), random);
+}
+
+/** What is asked of a story's three parts. */
+const questions = [
+  ["Tell me a story about {h.intro}.", "Do you know a story about {h.intro}?", "Who was {h.intro}?"],
+  ["What happened then?", "Go on!", "And then?", "What happened to {h}?"],
+  ["How does the story end?", "And how did it end?", "Did it end well for {h}?"],
+];
+
+/**
+ * Conversation number `index` with this seed: someone asks for a story and hears it part by part, in one to three turns. Its
+ * stories are none of `storyCorpus`.
+ */
+export function storyChat(seed: number | string, index: number): Conversation {
+  const random = seedrandom.alea(`kiln story chats ${CORPUS_VERSION}:${seed}:${index}`);
+  const scene = makeScene(random);
+  const parts = tell(pick(plots, random), scene, random).split("\n\n");
+  const turns = 1 + Math.floor(random() * parts.length);
+  return {
+    messages: questions.slice(0, turns).flatMap((asked, i): ChatMessage[] => [
+      { role: "user", content: fill(pick(asked, random), scene, random) },
+      { role: "assistant", content: parts[i] },
+    ]),
+  };
 }
 
 /** One telling of a plot: picks a sentence for each beat and fills in the scene. */
