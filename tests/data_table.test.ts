@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -45,6 +45,14 @@ async function failure(work: Promise<unknown>): Promise<string> {
   expect(error.message).not.toContain("\n");
   return error.message;
 }
+
+it.skipIf(!existsSync("/proc/self/fd"))("a folder is refused, and left closed", async () => {
+  const open = () => readdirSync("/proc/self/fd").length;
+  await expect(readTable(fixtures)).rejects.toThrow("is a directory");
+  const before = open();
+  for (let i = 0; i < 5; i++) await expect(readTable(fixtures)).rejects.toThrow("is a directory");
+  expect(open()).toBe(before);
+});
 
 describe("delimited text", () => {
   it("is read as RFC 4180 says, whatever the delimiter and line ends", async () => {

@@ -56,6 +56,11 @@ describe("the lock of a run folder", () => {
     expect(() => lockRun(folder)).toThrow(`another process (${process.ppid})`);
   });
 
+  it("of a file in place of a folder is refused in a line", () => {
+    writeFileSync(place("file"), "");
+    expect(() => lockRun(place("file"))).toThrow(/file.\.lock cannot be written/);
+  });
+
   it("of another machine is left alone, and the line says what to do", () => {
     const folder = place("elsewhere");
     lockRun(folder)();

@@ -54,6 +54,14 @@ const anyText = fc.oneof(
 );
 
 describe("trainBpe", () => {
+  test("reads texts that are too long for one match, and cuts no word", () => {
+    const emoji = trainBpe(["😀".repeat(2 ** 22)], { vocab_size: 258 });
+    expect(emoji.model.merges).toHaveLength(1);
+    const lines = "the cat sat  on\tthe mat\n".repeat(100_000);
+    const parts = lines.match(/[\s\S]{2400}/g)!;
+    expect(trainBpe([lines], { vocab_size: 300 })).toEqual(trainBpe(parts, { vocab_size: 300 }));
+  });
+
   test("puts special tokens first, then the 256 bytes, then merges, up to the asked size", () => {
     const vocab = json.model.vocab as Record<string, number>;
     expect(vocab["<|endoftext|>"]).toBe(0);

@@ -85,17 +85,37 @@ function checkOptions(options: BpeTrainerOptions, special: readonly string[]): v
   }
 }
 
+/** Characters that are matched at once. */
+const MOST = 2 ** 20;
+
 /** Counts the words of all texts, in order of first occurrence. Special tokens are cut out, not learned. */
 function countWords(texts: Iterable<string>, special: readonly string[]): Map<string, number> {
   const counts = new Map<string, number>();
   const escaped = special.map((token) => token.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   const cut = escaped.length > 0 ? new RegExp(escaped.join("|"), "g") : null;
   for (const text of texts) {
-    for (const part of cut === null ? [text] : text.split(cut)) {
+    for (const part of (cut === null ? [text] : text.split(cut)).flatMap(shortParts)) {
       for (const word of part.match(GPT2_PATTERN) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
     }
   }
   return counts;
+}
+
+/**
+ * A text in parts that V8 can match: its stack ends in a run of some million letters. Cuts are before white space, where no
+ * word goes on; a longer run of anything else counts as several words.
+ */
+function shortParts(text: string): string[] {
+  const parts: string[] = [];
+  let from = 0;
+  while (text.length - from > MOST) {
+    let end = from + MOST;
+    while (end > from && !/\S\s/.test(text.slice(end - 1, end + 1))) end--;
+    if (end === from) end += MOST - (text.codePointAt(from + MOST - 1)! > 0xffff ? 1 : 0);
+    parts.push(text.slice(from, end));
+    from = end;
+  }
+  return [...parts, text.slice(from)];
 }
 
 /** The words as symbol ids, how often each pair occurs, in which words, and a heap of pairs by frequency. */

@@ -1,5 +1,14 @@
 import { execFileSync } from "node:child_process";
-import { constants, copyFileSync, linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  constants,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { dirname } from "node:path";
 import type { KilnError } from "../errors.ts";
@@ -36,7 +45,7 @@ export function takeLock(path: string, refuse: RefuseLock): () => void {
   } catch (error) {
     throw writeError(path, error);
   } finally {
-    rmSync(draft, { force: true });
+    if (existsSync(draft)) rmSync(draft);
   }
   const release = () => {
     process.off("exit", release);

@@ -132,7 +132,10 @@ export async function* unpackedBytes(file: string): AsyncGenerator<Uint8Array> {
 
 async function openBytes(file: string): Promise<AsyncIterable<Uint8Array>> {
   const handle = await open(file);
-  const magic = await handle.read(new Uint8Array(2), 0, 2, 0);
+  const magic = await handle.read(new Uint8Array(2), 0, 2, 0).catch(async (error) => {
+    await handle.close(); // a folder opens, and cannot be read
+    throw error;
+  });
   const raw = handle.createReadStream({ highWaterMark: READ_BYTES, start: 0 });
   if (magic.bytesRead < 2 || magic.buffer[0] !== 0x1f || magic.buffer[1] !== 0x8b) return raw;
   const { size } = await handle.stat();
