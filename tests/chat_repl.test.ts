@@ -164,6 +164,7 @@ describe("from a pipe", () => {
   it("says once how many turns the model no longer sees", async () => {
     const { said } = await piped(session({ max_tokens: 10 }, parrot({ context: 60 })), [
       ..."abc",
+      "/retry",
       "/context",
     ]);
     expect(said).toEqual([
