@@ -230,18 +230,6 @@ describe("kiln train preference", () => {
     expect(parts.weights).toBe(whole.weights);
   });
 
-  it("accumulated micro-batches are one batch, and recomputed blocks are kept ones, with IPO too", async () => {
-    const few = ["train.steps=2", "preference.loss=ipo", "train.batch_size=4"];
-    const once = await train("once", ...settings(), ...few);
-    const halves = ["train.batch_size=2", "train.gradient_accumulation_steps=2"];
-    const twice = await train("twice", ...settings(), ...few, ...halves);
-    const again = await train("again", ...settings(), ...few, "train.gradient_checkpointing=true");
-    once.losses.forEach((loss, i) => {
-      expect(twice.losses[i]).toBeCloseTo(loss, 4);
-      expect(again.losses[i]).toBeCloseTo(loss, 4);
-    });
-  });
-
   it("refuses a model that cannot chat, and label smoothing for IPO", async () => {
     const bare = new Tokenizer(tokenizer.json, { tokenizer_config: { eos_token: "<|im_end|>" } });
     await saveModel(place("bare"), model(), bare);

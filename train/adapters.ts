@@ -60,7 +60,7 @@ export const perTokenModules = (model: CausalLM): string[] =>
       : [],
   );
 
-/** The names of a classifier's head, and of BERT's pooler, which is new with a new head: PEFT would leave it at random. @public */
+/** The names of a classifier's head, and of BERT's pooler, which is new with a new head: PEFT would leave it at random. */
 export const headModules = (model: Model<never>): string[] =>
   ["classifier", "score", "pooler"].filter((end) =>
     [...model.namedModules().keys()].some((name) => name.endsWith(end)),
