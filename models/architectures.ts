@@ -4,6 +4,14 @@ import { KilnError } from "../core/errors.ts";
 import { currentDirectory, readJson } from "../core/platform/files.ts";
 import { type ComputeDtype, withMatrices, withoutValues } from "../nn/index.ts";
 import { BertEncoder } from "./bert.ts";
+import { Blenderbot } from "./blenderbot.ts";
+import {
+  type BlenderbotConfig,
+  blenderbotClass,
+  blenderbotOverrides,
+  blenderbotShape,
+  parseBlenderbotConfig,
+} from "./blenderbot_config.ts";
 import { DebertaEncoder } from "./deberta.ts";
 import type { CausalLM, DecoderShape } from "./decoder.ts";
 import type { Encoder } from "./encoder.ts";
@@ -17,6 +25,7 @@ import {
   parseDebertaConfig,
   parseDistilBertConfig,
 } from "./encoder_config.ts";
+import type { EncoderDecoder } from "./encoder_decoder.ts";
 import { isGguf, readGguf } from "./formats/gguf.ts";
 import { ggufConfig } from "./formats/gguf_names.ts";
 import { GPT2ForSequenceClassification, GPT2LMHeadModel } from "./gpt2.ts";
@@ -33,11 +42,12 @@ import { LlamaForCausalLM } from "./llama.ts";
 import { llamaOverrides, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
 import type { ModelShape } from "./model.ts";
 
-/** A decoder writes text: it has logits and a cache. An encoder reads whole texts and has a head. */
-type Kind = "decoder" | "encoder";
+/** A decoder goes on with a text: it has logits and a cache. An encoder reads whole texts and has a head. The third does both. */
+type Kind = "decoder" | "encoder" | "encoder-decoder";
 interface OfKind {
   decoder: { model: CausalLM; shape: DecoderShape };
   encoder: { model: Encoder; shape: ModelShape };
+  "encoder-decoder": { model: EncoderDecoder; shape: ModelShape };
 }
 
 /** An architecture whose checked config.json is a `C`. How to add one: docs/adding-a-model.md. */
@@ -68,6 +78,16 @@ const encoder = <C extends EncoderConfig>(
     shape: encoderShape,
     create: (config) => new BertEncoder(config),
     overrides: encoderOverrides(type),
+  });
+
+const blenderbot = (type: BlenderbotConfig["model_type"]) =>
+  row<BlenderbotConfig, "encoder-decoder">({
+    kind: "encoder-decoder",
+    classNames: [blenderbotClass(type)],
+    parse: parseBlenderbotConfig(type),
+    shape: blenderbotShape,
+    create: (config) => new Blenderbot(config),
+    overrides: blenderbotOverrides,
   });
 
 /** Every architecture that kiln can load, by the `model_type` of its config.json; a class of another kind has a row of its own. */
@@ -104,6 +124,8 @@ export const architectures = {
     ...encoder("deberta-v2", parseDebertaConfig),
     create: (config) => new DebertaEncoder(config),
   }),
+  blenderbot: blenderbot("blenderbot"),
+  "blenderbot-small": blenderbot("blenderbot-small"),
 };
 
 export type ModelType = keyof typeof architectures;
@@ -119,8 +141,12 @@ export const presets = {
 } as const;
 
 /** What `createModel` makes of a config. */
-export type ModelOf<C> = C extends { architectures: unknown } ? Encoder : CausalLM;
-export type AnyModel = CausalLM | Encoder;
+export type ModelOf<C> = C extends { architectures: unknown }
+  ? Encoder
+  : C extends { decoder_start_token_id: unknown }
+    ? EncoderDecoder
+    : CausalLM;
+export type AnyModel = ModelOf<ModelConfig>;
 
 export const isModelType = (type: unknown): type is ModelType =>
   typeof type === "string" &&
@@ -179,14 +205,14 @@ export function createModel<C extends ModelConfig>(config: C, matrices: ComputeD
 
 /** The config of a model that writes text. Throws a one-line KilnError for that of another. */
 export function decoderConfig(config: ModelConfig, source: string): DecoderConfig {
-  if (rowOf(config).kind === "decoder") return config as DecoderConfig;
-  const [name] = (config as EncoderConfig).architectures;
-  throw new KilnError(
-    `${source} is a ${name}, which reads text and writes none; use a decoder such as Llama or GPT-2`,
-    {
-      code: "model_not_decoder",
-    },
-  );
+  const { kind, classNames } = rowOf(config);
+  if (kind === "decoder") return config as DecoderConfig;
+  const { architectures: [name] = classNames } = config as Partial<EncoderConfig>;
+  const instead =
+    kind === "encoder"
+      ? "reads text and writes none; use a decoder such as Llama or GPT-2"
+      : 'answers a text as a whole; use pipeline("text2text-generation") of kiln/models for it, or a decoder such as GPT-2';
+  throw new KilnError(`${source} is a ${name}, which ${instead}`, { code: "model_not_decoder" });
 }
 
 /** The config of the same model with a head for another task. Throws a one-line KilnError where the architecture has none. */

@@ -9,7 +9,7 @@ export const mostOfAnAxis = 2 ** 24;
 export const count = z.int().min(1).max(mostOfAnAxis);
 /** A number of blocks. */
 export const layers = z.int().min(1).max(1000);
-const token = z.int().min(0);
+export const token = z.int().min(0);
 /** Share of values that training drops out. */
 export const rate = z.number().min(0).lt(1);
 

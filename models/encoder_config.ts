@@ -91,7 +91,7 @@ export type EncoderConfig = BertConfig | DebertaConfig | DistilBertConfig;
 export interface EncoderShape extends ModelShape {
   num_attention_heads: number;
   intermediate_size: number;
-  hidden_act: keyof typeof activations;
+  hidden_act: Activation;
   layer_norm_eps: number;
   /** Width of the embeddings' tables. */
   embedding_size: number;
@@ -107,7 +107,7 @@ export interface EncoderShape extends ModelShape {
 }
 
 /** Names of activations in config.json, and the kernels' own. */
-const activations = {
+export const activations = {
   gelu: "gelu",
   gelu_new: "gelu_tanh",
   gelu_pytorch_tanh: "gelu_tanh",
@@ -115,7 +115,8 @@ const activations = {
   swish: "silu",
 } as const;
 
-export const activationOf = (name: keyof typeof activations) => activations[name];
+export type Activation = keyof typeof activations;
+export const activationOf = (name: Activation) => activations[name];
 
 /** Outside of blocks there are these too. */
 const headActivations = [
@@ -350,7 +351,7 @@ export function encoderShape(config: EncoderConfig): EncoderShape {
       num_hidden_layers: n_layers,
       num_attention_heads: n_heads,
       intermediate_size: hidden_dim,
-      hidden_act: activation as keyof typeof activations,
+      hidden_act: activation as Activation,
       layer_norm_eps: 1e-12,
       embedding_size: dim,
       type_vocab_size: 0,
@@ -376,7 +377,7 @@ export function encoderShape(config: EncoderConfig): EncoderShape {
     num_hidden_layers: config.num_hidden_layers,
     num_attention_heads: config.num_attention_heads,
     intermediate_size: config.intermediate_size,
-    hidden_act: config.hidden_act as keyof typeof activations,
+    hidden_act: config.hidden_act as Activation,
     layer_norm_eps: config.layer_norm_eps,
     type_vocab_size: config.type_vocab_size,
     max_position_embeddings: positions - first_position,

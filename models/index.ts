@@ -10,10 +10,14 @@ export {
   useAdapter,
 } from "./adapters.ts";
 export * from "./architectures.ts";
+export type { GenerateOptions } from "./beam_search.ts";
 export { BertEncoder } from "./bert.ts";
+export { Blenderbot } from "./blenderbot.ts";
+export type { BlenderbotConfig } from "./blenderbot_config.ts";
 export { CausalLM, type DecoderShape } from "./decoder.ts";
 export { Encoder, type EncoderBatch, type EncoderInput } from "./encoder.ts";
 export type { BertConfig, DistilBertConfig, EncoderConfig } from "./encoder_config.ts";
+export { EncoderDecoder, type Seq2SeqBatch, type SourceTexts } from "./encoder_decoder.ts";
 export {
   fromPretrained,
   type LoadedModel,

@@ -9,7 +9,9 @@ import { cast, ne, reshape } from "../kernels/index.ts";
 import { type ComputeDtype, normalized, type Pooling, pool } from "../nn/index.ts";
 import type { TextEncoding, Tokenizer } from "../tokenizer/index.ts";
 import type { AnyModel } from "./architectures.ts";
+import type { GenerateOptions } from "./beam_search.ts";
 import { Encoder, type EncoderInput } from "./encoder.ts";
+import { EncoderDecoder } from "./encoder_decoder.ts";
 import { fromPretrained } from "./formats/hf_directory.ts";
 import type { Task } from "./labels.ts";
 import { rowsOfOne, uploadRows } from "./text_rows.ts";
@@ -76,6 +78,11 @@ export interface Pipelines {
     context: string,
     options?: { top_k?: number },
   ) => Promise<Answer | Answer[]>;
+  /** An answer to each text, by beam search as the model's generation_config.json has it, or the options. */
+  "text2text-generation": (
+    texts: string | string[],
+    options?: GenerateOptions,
+  ) => Promise<{ generated_text: string }[]>;
 }
 
 /**
@@ -84,20 +91,30 @@ export interface Pipelines {
  *
  * @throws KilnError where the model has no head for the task, or a text is longer than the model reads: none is cut
  */
-export async function pipeline<T extends Task>(
+export async function pipeline<T extends keyof Pipelines>(
   task: T,
   source: string | { model: AnyModel; tokenizer: Tokenizer },
   options: { dtype?: ComputeDtype } = {},
 ): Promise<Pipelines[T]> {
   const { model, tokenizer } = typeof source === "string" ? await fromPretrained(source, options) : source;
+  if (task === "text2text-generation" && model instanceof EncoderDecoder)
+    return answering(model, tokenizer) as Pipelines[T];
   if (!(model instanceof Encoder) || (task !== "feature-extraction" && model.task !== task)) {
     const name = String(model.toHfConfig().architectures);
     throw new KilnError(`a ${name} has no head for ${task}; train one, or take a model that has it`, {
       code: "task_unknown",
     });
   }
-  return pipelines[task](new Reader(model, tokenizer)) as Pipelines[T];
+  return pipelines[task as Task](new Reader(model, tokenizer)) as Pipelines[T];
 }
+
+const answering =
+  (model: EncoderDecoder, tokenizer: Tokenizer): Pipelines["text2text-generation"] =>
+  async (texts, options) => {
+    const sources = await tokenizer.encodeBatch([texts].flat());
+    const answers = await model.generate(sources, options);
+    return answers.map((ids) => ({ generated_text: tokenizer.decode(ids).trim() }));
+  };
 
 /** How a model of sentence-transformers makes a vector of a text (`1_Pooling/config.json`), or null where it does not say. */
 export async function modelPooling(directory: string): Promise<Pooling | null> {

@@ -59,6 +59,9 @@ export interface LayerCache {
   value: Tensor;
 }
 
+/** What reading the cache needs. */
+export type CachedContext = Pick<PagedContext, "positions" | "sequences" | "blockTable">;
+
 export type Heads = [query: Tensor, key: Tensor, value: Tensor];
 
 /** Attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
@@ -73,7 +76,7 @@ export function attendRows(heads: Heads, context: SequenceContext): Tensor {
 }
 
 /** Attention of single tokens over what the cache holds, [N, heads, head_dim] to [N, heads * head_dim]. */
-function attendCached(query: Tensor, cache: LayerCache, context: PagedContext): Tensor {
+function attendCached(query: Tensor, cache: LayerCache, context: CachedContext): Tensor {
   const { sequences, positions, blockTable } = context;
   const mixed = pagedAttention(query, cache.key, cache.value, blockTable, sequences, positions);
   const [rows, count, width] = query.shape as [number, number, number];
@@ -81,7 +84,11 @@ function attendCached(query: Tensor, cache: LayerCache, context: PagedContext): 
 }
 
 /** Writes the tokens' keys and values [N, kv_heads, head_dim] into the cache, then attends to what it holds. */
-function attendPaged([query, key, value]: Heads, cache: LayerCache, context: PagedContext): Tensor {
+function attendPaged(
+  [query, key, value]: Heads,
+  cache: LayerCache,
+  context: CachedContext & Pick<PagedContext, "slots">,
+): Tensor {
   pagedKvWrite(cache.key, cache.value, key, value, context.slots);
   return attendCached(query, cache, context);
 }
@@ -196,5 +203,60 @@ export class FusedSelfAttention extends Module {
     const parts = equalParts(fused, 3, -1);
     const shape = [...fused.shape.slice(0, -1), this.#heads, width / this.#heads];
     return parts.map((part) => reshape(part, shape)) as Heads;
+  }
+}
+
+/** Attention of one sequence to another or to itself, with a layer each for query, key and value, as in BART. */
+export class MultiHeadAttention extends Module {
+  readonly qProj: Linear;
+  readonly kProj: Linear;
+  readonly vProj: Linear;
+  readonly outProj: Linear;
+  readonly #heads: number;
+
+  constructor(width: number, heads: number) {
+    super();
+    this.#heads = heads;
+    this.qProj = new Linear(width, width);
+    this.kProj = new Linear(width, width);
+    this.vProj = new Linear(width, width);
+    this.outProj = new Linear(width, width);
+  }
+
+  /** attention(x) + residual for x [B, T, width], whose tokens attend to those of `source` [B, S, width]. */
+  forward(x: Tensor, source: Tensor, residual: Tensor, context: SequenceContext & RunOptions): Tensor {
+    const { dropout, batchInvariant = false } = context;
+    const run = { dropout, batchInvariant };
+    const mixed = attendRows([this.#split(this.qProj, x, run), ...this.keysValues(source, run)], context);
+    return ontoResidual(this.outProj, mixed, residual, run);
+  }
+
+  /** Keys and values [..., heads, head_dim] of x [..., width]. */
+  keysValues(x: Tensor, options: RunOptions): [key: Tensor, value: Tensor] {
+    return [this.#split(this.kProj, x, options), this.#split(this.vProj, x, options)];
+  }
+
+  /**
+   * The same for single tokens x [N, width]: with `slots` they attend to themselves and those before them, and their keys and
+   * values are written to the cache; without, they attend to what it holds up to their positions.
+   */
+  forwardPaged(
+    x: Tensor,
+    residual: Tensor,
+    cache: LayerCache,
+    context: CachedContext & { slots?: Tensor },
+  ): Tensor {
+    const run = { batchInvariant: true };
+    const { slots, ...place } = context;
+    const query = this.#split(this.qProj, x, run);
+    const mixed = slots
+      ? attendPaged([query, ...this.keysValues(x, run)], cache, { ...place, slots })
+      : attendCached(query, cache, place);
+    return this.outProj.forward(mixed, { ...run, residual });
+  }
+
+  #split(layer: Linear, x: Tensor, options: RunOptions): Tensor {
+    const y = layer.forward(x, options);
+    return reshape(y, [...x.shape.slice(0, -1), this.#heads, x.shape.at(-1)! / this.#heads]);
   }
 }

@@ -241,22 +241,22 @@ export class Module {
   }
 
   /**
-   * Overwrites every parameter but those for which `read` gives null; a missing name or another shape is an error that names
-   * the tensor.
+   * Overwrites every parameter and buffer but those for which `read` gives null; a missing name or another shape is an error
+   * that names the tensor.
    */
   loadParameters(
     read: (name: string) => { shape: Shape; values: () => ArrayLike<number> } | undefined | null,
   ): void {
-    for (const [name, parameter] of this.namedParameters()) {
+    for (const [name, target] of this.stateDict()) {
       const given = read(name);
       if (given === null) continue;
       if (!given) throw new KilnError(`the checkpoint has no tensor ${name}; it does not fit this model`);
-      if (!sameShape(given.shape, parameter.shape)) {
+      if (!sameShape(given.shape, target.shape)) {
         throw new KilnError(
-          `the checkpoint's ${name} is ${show(given.shape)}, the config says ${show(parameter.shape)}; check config.json`,
+          `the checkpoint's ${name} is ${show(given.shape)}, the config says ${show(target.shape)}; check config.json`,
         );
       }
-      parameter.write(given.values());
+      target.write(given.values());
     }
   }
 }

@@ -14,6 +14,7 @@ import {
   shapeOf,
 } from "../models/architectures.ts";
 import { BertEncoder } from "../models/bert.ts";
+import { EncoderDecoder } from "../models/encoder_decoder.ts";
 import { loadModel, loadWeights, readTensors, saveModel } from "../models/formats/hf_directory.ts";
 import { type HostTensor, hostTensor, writeSafetensors } from "../models/formats/safetensors.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
@@ -172,6 +173,14 @@ it("names the model types that a config.json may have, and no rows of its own ta
 
 describe("every architecture of the table", () => {
   const encoder = { vocab_size: 40, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };
+  const answerer = {
+    vocab_size: 40,
+    d_model: 16,
+    encoder_attention_heads: 2,
+    decoder_attention_heads: 4,
+    encoder_layers: 1,
+    decoder_layers: 2,
+  };
   const small = {
     llama: { vocab_size: 40, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 },
     gpt2: { vocab_size: 40, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 32 },
@@ -195,6 +204,8 @@ describe("every architecture of the table", () => {
       ...{ ...encoder, architectures: ["DebertaV2ForMaskedLM"], legacy: false },
       ...{ relative_attention: true, pos_att_type: "p2c|c2p", conv_kernel_size: 3 },
     },
+    blenderbot: answerer,
+    "blenderbot-small": { ...answerer, pad_token_id: 3 },
   } satisfies Record<ModelType, object>;
   it.each(Object.keys(architectures) as ModelType[])(
     "%s writes the config.json that it reads",
@@ -221,7 +232,11 @@ describe("every architecture of the table", () => {
         );
       expect(modelTypeOf({ architectures: written.architectures })).toBe(model_type);
       const residual = [...model.namedParameters()].filter(([, parameter]) => parameter.residual);
-      expect(residual).toHaveLength(model instanceof BertEncoder ? 0 : 2 * model.shape.num_hidden_layers);
+      expect(residual).toHaveLength(
+        model instanceof BertEncoder || model instanceof EncoderDecoder
+          ? 0
+          : 2 * model.shape.num_hidden_layers,
+      );
       for (const [name, original] of Object.entries(model.checkpointNames.tied)) {
         expect(model.namedParameters().has(name)).toBe(written.tie_word_embeddings === false);
         expect(model.namedParameters().has(original)).toBe(true);

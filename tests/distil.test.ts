@@ -2,7 +2,14 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { tensor } from "../core/tensor.ts";
-import { createModel, fromPretrained, parseModelConfig, saveModel, tinyllmConfig } from "../models/index.ts";
+import {
+  createModel,
+  type Encoder,
+  fromPretrained,
+  parseModelConfig,
+  saveModel,
+  tinyllmConfig,
+} from "../models/index.ts";
 import { klDivLoss } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { maskTokens } from "../train/data/index.ts";
@@ -99,7 +106,7 @@ describe("a masked language model", () => {
     const parts = await distil("parts", "resume=true", "train.steps=4");
     expect(parts.losses).toEqual(whole.losses);
     expect(parts.weights).toBe(whole.weights);
-    const { model: teacher } = await fromPretrained(place("masked"));
+    const teacher = (await fromPretrained(place("masked"))).model as Encoder;
     const student = await studentOf(teacher);
     const of = async (model: typeof student | typeof teacher, layer: number) => {
       const name = `distilbert.transformer.layer.${layer}.ffn.lin1.weight`;

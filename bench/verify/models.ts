@@ -4,15 +4,17 @@ import { dispose, scope } from "../../core/scope.ts";
 import { noGrad } from "../../core/tape.ts";
 import { type Tensor, tensor } from "../../core/tensor.ts";
 import { mul } from "../../kernels/index.ts";
-import { createModel, readModelConfig } from "../../models/architectures.ts";
+import { type AnyModel, createModel, readModelConfig } from "../../models/architectures.ts";
 import type { CausalLM } from "../../models/decoder.ts";
 import { Encoder } from "../../models/encoder.ts";
+import { EncoderDecoder } from "../../models/encoder_decoder.ts";
 import { loadWeights } from "../../models/formats/hf_directory.ts";
 import { readModelWeights } from "../../models/formats/safetensors.ts";
 import type { Model, TokenBatch } from "../../models/model.ts";
 import { PagedDecoder, type PagedItem } from "../../models/paged_decoder.ts";
 import type { Parameter } from "../../nn/index.ts";
 import { argmax } from "../../serve/engine/sampler.ts";
+import { answererSubject, compareAnswers, type Generation } from "./answerers.ts";
 import { encoderSubject } from "./encoders.ts";
 import { type Folder, TensorFile } from "./fixture.ts";
 import { type Comparison, compare, type Report, worst } from "./report.ts";
@@ -27,6 +29,8 @@ export interface ModelExpectation {
   num_parameters?: number;
   /** For each row its prompt (the first tokens of the input) and the likeliest tokens after it. */
   greedy?: number[][];
+  /** Of an encoder-decoder: what it generates with these settings, without padding. */
+  generations?: Generation[];
 }
 
 /**
@@ -42,10 +46,10 @@ const share = 1e-3;
 const noise = 1e-12;
 const dust = 1e-6;
 /** Names of what a pass may result in. */
-const results = ["logits", "start_logits", "end_logits", "hidden", "mean", "cls"];
+const results = ["logits", "start_logits", "end_logits", "hidden", "encoder", "decoder", "mean", "cls"];
 
 /** Loads a model's directory: shape and weights, no tokenizer. */
-export async function loadFixture(path: string): Promise<CausalLM | Encoder> {
+export async function loadFixture(path: string): Promise<AnyModel> {
   const model = createModel(await readModelConfig(path));
   loadWeights(model, await readModelWeights(path));
   return model;
@@ -62,8 +66,10 @@ export interface Subject {
   supervised(suffix?: string): number;
 }
 
-export const subjectOf = (model: CausalLM | Encoder, file: TensorFile): Subject =>
-  model instanceof Encoder ? encoderSubject(model, file) : decoderSubject(model, file);
+export function subjectOf(model: AnyModel, file: TensorFile): Subject {
+  if (model instanceof Encoder) return encoderSubject(model, file);
+  return model instanceof EncoderDecoder ? answererSubject(model, file) : decoderSubject(model, file);
+}
 
 /** Labels as transformers takes them (label i belongs to token i) turned into the next token of each place. */
 export function nextTokens(labels: Int32Array, rows: number): Int32Array {
@@ -74,12 +80,21 @@ export function nextTokens(labels: Int32Array, rows: number): Int32Array {
 /** Hidden states, logits, loss, every gradient, and of a decoder greedy tokens. */
 export async function verifyModel(report: Report, folder: Folder, expected: ModelExpectation): Promise<void> {
   const name = folder.name || "model";
-  const parts = [...results, "loss", "gradients", "grad_norm", "num_parameters", "greedy", "paged"];
+  const parts = [
+    ...results,
+    "loss",
+    "gradients",
+    "grad_norm",
+    "num_parameters",
+    "greedy",
+    "paged",
+    "generate",
+  ];
   if (!parts.some((part) => report.wants(`${name}/${part}`))) return;
   const file = new TensorFile(folder, "expected");
   const model = await loadFixture(folder.path);
   const subject = subjectOf(model, file);
-  const { greedy, num_parameters: size, loss } = expected;
+  const { greedy, generations, num_parameters: size, loss } = expected;
   const check: Check = (part, body) => report.check(`${name}/${part}`, body);
   if (size !== undefined)
     await check("num_parameters", () => compare([model.numParameters], [size], { atol: 0 }));
@@ -90,11 +105,16 @@ export async function verifyModel(report: Report, folder: Folder, expected: Mode
       await check(result, () => worst(names.map((each) => compareResult(found, file, each))));
   }
   if (loss !== undefined) await verifyLoss(check, subject, file, expected);
-  if (greedy && !(model instanceof Encoder)) {
+  if (model instanceof EncoderDecoder) {
+    // The reference's greedy rows go on behind their stop tokens.
+    const options = { eos_token_id: null, max_new_tokens: (greedy?.[0].length ?? 2) - 1 };
+    if (greedy) await check("greedy", () => compareAnswers(model, file, [{ options, ids: greedy }]));
+    if (generations) await check("generate", () => compareAnswers(model, file, generations));
+  } else if (greedy && !(model instanceof Encoder)) {
     await check("greedy", () => compareGreedy(model, file, greedy));
     await check("paged", () => comparePaged(model, file, greedy));
   }
-  dispose(model.parameters());
+  dispose(model.stateDict());
 }
 
 function decoderSubject(model: CausalLM, file: TensorFile): Subject {

@@ -1,9 +1,11 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import { currentDirectory } from "../../core/platform/files.ts";
-import type { ComputeDtype } from "../../nn/index.ts";
+import { currentDirectory, readJson } from "../../core/platform/files.ts";
+import { Buffer, type ComputeDtype } from "../../nn/index.ts";
 import { Tokenizer, tokenizerFromGguf } from "../../tokenizer/index.ts";
 import {
   type AnyModel,
@@ -17,7 +19,9 @@ import {
   readModelConfig,
   shapeOf,
 } from "../architectures.ts";
+import { generateOptions } from "../beam_search.ts";
 import type { CausalLM } from "../decoder.ts";
+import { EncoderDecoder } from "../encoder_decoder.ts";
 import type { LabelKeys, Task } from "../labels.ts";
 import type { Model } from "../model.ts";
 import { isGguf, readGguf } from "./gguf.ts";
@@ -106,6 +110,7 @@ async function open<C extends ModelConfig>(
         `has ${weights.size} tensors, config.json ${num_hidden_layers} layers; correct config.json`,
       );
     const model = createModel(config, dtype);
+    if (model instanceof EncoderDecoder) model.generation = await readGeneration(directory);
     if (headSeed !== null) model.init(headSeed);
     loadWeights(model as AnyModel, weights, headSeed !== null);
     return { model, tokenizer, directory };
@@ -113,6 +118,14 @@ async function open<C extends ModelConfig>(
     const { message, code } = error as KilnError;
     throw error instanceof KilnError ? new KilnError(`${path}: ${message}`, { code, cause: error }) : error;
   }
+}
+
+/** generation_config.json of a model that answers; without one config.json says it, as in checkpoints of before 2023. */
+async function readGeneration(directory: string): Promise<Record<string, unknown>> {
+  const own = join(directory, "generation_config.json");
+  if (existsSync(own)) return (await readJson(own)) as Record<string, unknown>;
+  const file = Object.entries((await readJson(join(directory, "config.json"))) as object);
+  return Object.fromEntries(file.filter(([key]) => generateOptions.includes(key)));
 }
 
 async function readContent(path: string, config: { readonly model_type: string }) {
@@ -150,12 +163,12 @@ export function loadWeights(
   checkpoint: ReadonlyMap<string, HostTensor>,
   keepsHead = false,
 ): void {
-  const parameters = model.namedParameters();
+  const own = model.stateDict();
   const { prefix, buffers, tied, current = (name: string) => name } = model.checkpointNames;
   const weights = new Map([...checkpoint].map(([name, tensor]) => [current(name), tensor]));
   const fileName = (name: string) =>
     !weights.has(name) && name.startsWith(prefix) ? name.slice(prefix.length) : name;
-  const used = new Set([...parameters.keys()].map(fileName));
+  const used = new Set([...own.keys()].map(fileName));
   for (const [name, tensor] of weights) {
     if (used.has(name)) continue;
     const twin = Object.hasOwn(tied, name) ? fileName(tied[name]) : "";
@@ -169,7 +182,10 @@ export function loadWeights(
   model.loadParameters((name) => {
     if (keepsHead && (!name.startsWith(prefix) || name.startsWith(`${prefix}pooler.`))) return null;
     const found = weights.get(fileName(name));
-    const f16 = parameters.get(name)!.dtype === "f16";
+    const target = own.get(name)!;
+    // As in transformers, a buffer that the checkpoint lacks keeps its first values.
+    if (!found && target instanceof Buffer) return null;
+    const f16 = target.dtype === "f16";
     return found && { shape: found.shape, values: () => checkedValues(fileName(name), found, f16) };
   });
 }

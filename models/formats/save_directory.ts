@@ -54,7 +54,7 @@ export async function writeModelFiles(
   tokenizer: Tokenizer,
   { halves = false, maxShardBytes = Number.POSITIVE_INFINITY }: WeightsFormat = {},
 ): Promise<void> {
-  const tensors = await readTensors(model.namedParameters());
+  const tensors = await readTensors(model.stateDict());
   if (halves) for (const [name, tensor] of tensors) tensors.set(name, toHalves(tensor, name));
   await writeModelWeights(directory, tensors, maxShardBytes);
   const dtypes = halves ? { dtype: "float16", torch_dtype: "float16" } : {};

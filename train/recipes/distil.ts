@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { architectures, createModel, modelTypeOf, parseModelConfig } from "../../models/architectures.ts";
 import { CausalLM } from "../../models/decoder.ts";
-import type { Encoder } from "../../models/encoder.ts";
+import { Encoder } from "../../models/encoder.ts";
 import { configError } from "../../models/formats/validation.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import { type Batch, maskTokens, PackedBatches } from "../data/index.ts";
@@ -68,9 +68,9 @@ export const recipe: Recipe<DistilConfig, DistilBatch, DistilInputs> = {
     const { train, distil, model: settings } = config;
     const { sequence_length: seqLen, batch_size: batchSize, seed } = train;
     const { model: teacher, hash, ...own } = await openExisting(settings.init_from);
-    if (!(teacher instanceof CausalLM) && teacher.task !== "fill-mask")
+    if (!(teacher instanceof CausalLM) && !(teacher instanceof Encoder && teacher.task === "fill-mask"))
       throw configError(
-        `${settings.init_from} is for ${teacher.task}; a teacher is a decoder or a masked LM`,
+        `${settings.init_from} is a ${teacher.toHfConfig().architectures}; a teacher is a decoder or a masked LM`,
       );
     assertLength(teacher, seqLen);
     const student = await studentOf(teacher, settings.num_hidden_layers);
@@ -118,14 +118,14 @@ export async function studentOf<M extends CausalLM | Encoder>(teacher: M, asked?
   if (layers > all) throw configError(`model.num_hidden_layers is ${layers}; the teacher has ${all}`);
   const { overrides } = architectures[modelTypeOf(teacher.config)];
   const config = { ...teacher.toHfConfig(), ...overrides({ num_hidden_layers: layers }) };
-  const student: CausalLM | Encoder = createModel(parseModelConfig(config, "the student"));
+  const student = createModel(parseModelConfig(config, "the student")) as M;
   const taken = (layer: number) => (layers === 1 ? 0 : Math.round((layer * (all - 1)) / (layers - 1)));
   const from = teacher.namedParameters();
   for (const [name, parameter] of student.namedParameters()) {
     const origin = name.replace(/\.(h|layers?)\.(\d+)\./, (_, kind, n) => `.${kind}.${taken(Number(n))}.`);
     parameter.write(await from.get(origin)!.data());
   }
-  return student as M;
+  return student;
 }
 
 /** What the models read of packed rows: for a decoder all, for a masked LM some of it masked. */
