@@ -19,8 +19,8 @@ const parts = [
       ...["train/data/conversations", "models/registry"],
     ],
   },
-  // The design's 5,500, and 300 for what verify checks of encoders, adapters, quantization and metrics.
-  { name: "bench", bound: 5_800, folders: ["bench"] },
+  // The design's 5,500, and 400 for what verify checks of encoders, encoder-decoders, adapters, quantization and metrics.
+  { name: "bench", bound: 5_900, folders: ["bench"] },
 ];
 
 const counted = /\.(ts|tsx|mjs|wgsl|css|html)$/;
