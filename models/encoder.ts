@@ -64,11 +64,15 @@ export abstract class Encoder extends Model<EncoderBatch> {
 
   /** What the head says, f32 [R, labels, vocabulary or 2]; of a model without one, hidden states [R, hidden_size]. `each`: see `hidden`. */
   logits(input: EncoderInput, each?: (x: Tensor) => void): Tensor {
+    const { batchInvariant = false, dropout } = input;
+    return this.headLogits(this.readHidden(input, each), { batchInvariant, dropout });
+  }
+
+  /** The hidden states that the head reads, [R, hidden_size]. */
+  readHidden(input: EncoderInput, each?: (x: Tensor) => void): Tensor {
     const hidden = this.hidden(input, each);
     const flat = reshape(hidden, [-1, hidden.shape[2]]); // [B * T, hidden]
-    const read = input.rows ? indexSelect(flat, 0, input.rows) : flat; // [R, hidden]
-    const { batchInvariant = false, dropout } = input;
-    return this.headLogits(read, { batchInvariant, dropout });
+    return input.rows ? indexSelect(flat, 0, input.rows) : flat;
   }
 
   /** What the head says of hidden states [R, hidden_size]; without a head, these. */

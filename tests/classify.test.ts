@@ -11,6 +11,7 @@ import { readModelWeights } from "../models/formats/safetensors.ts";
 import { packTexts, uploadRows } from "../models/text_rows.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import { BagOfWords } from "../train/bag_of_words.ts";
+import { labelledData, readTexts } from "../train/classifier_data.ts";
 import { recipe } from "../train/recipes/classify.ts";
 import { readMetrics } from "../train/report/metrics_log.ts";
 import { run } from "../train/run.ts";
@@ -131,10 +132,19 @@ describe("kiln train classify", () => {
     expect(checkpointed.weights).toBe(once.weights);
   });
 
-  it("ends early with the best weights", async () => {
+  it("ends early with the best weights, and reports what chose no step", async () => {
     const early = ["eval.every=2", "eval.patience=2", "eval.criterion=accuracy", "train.learning_rate=0.01"];
-    const { steps, metrics, out, weights } = await train("early", toy, ...small, ...early, "train.steps=200");
+    const { steps, metrics, test, out, weights, said } = await train(
+      "early",
+      toy,
+      ...small,
+      ...early,
+      "train.steps=200",
+    );
     expect(steps).toBeLessThan(200);
+    expect(said).toMatch(/56 texts with 3 labels .*; held out: 7; for a test at the end: 9/);
+    expect(test).toMatchObject({ test_accuracy: expect.any(Number), test_loss: expect.any(Number) });
+    expect(readMetrics(join(out, "log.jsonl")).at(-1)).toMatchObject(test!);
     const best = JSON.parse(readFileSync(join(out, "best/validation.json"), "utf8"));
     expect(metrics!.accuracy).toBe(best.accuracy);
     expect(readFileSync(join(out, "best/model.safetensors")).toString("base64")).toBe(weights);
@@ -180,6 +190,29 @@ describe("kiln train classify", () => {
     const { said, model } = await train("tuned", toy, ...settings);
     expect(said).toMatch(/starting from .*base, with a new head$/m);
     expect((model as unknown as Encoder).labels).toEqual(["bad", "good", "odd"]);
+  });
+});
+
+describe("texts to learn, to stop by and to test", () => {
+  const read = (given: object, stopsEarly: boolean) =>
+    readTexts(labelledData.parse({ path: [toy], ...given }), stopsEarly, () => {});
+  const wheres = (texts: { where: string }[]) => texts.map(({ where }) => where);
+
+  it("share no row and are all rows; the test does not depend on the rest", async () => {
+    const { train: learned, validation, test } = await read({}, true);
+    expect(new Set(wheres([...learned, ...validation, ...test])).size).toBe(lines.length);
+    expect(learned.length + validation.length + test.length).toBe(lines.length);
+    const other = await read({ validation_fraction: 0.3, test_fraction: 0.1 }, false);
+    expect(wheres(other.test)).toEqual(wheres(test));
+    expect((await read({}, false)).test).toEqual([]);
+    expect((await read({ test_fraction: 0 }, true)).test).toEqual([]);
+  });
+
+  it("may be files of their own", async () => {
+    const file = table("test.csv", lines.slice(0, 9));
+    const { train: learned, validation, test } = await read({ test_path: [file] }, true);
+    expect(test).toHaveLength(9);
+    expect(learned.length + validation.length).toBe(lines.length);
   });
 });
 

@@ -1,23 +1,19 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { tensor } from "../core/tensor.ts";
-import {
-  createModel,
-  type Encoder,
-  fromPretrained,
-  parseModelConfig,
-  saveModel,
-  tinyllmConfig,
-} from "../models/index.ts";
+import type { Encoder } from "../models/encoder.ts";
+import { createModel, fromPretrained, parseModelConfig, saveModel, tinyllmConfig } from "../models/index.ts";
+import { rowsOfOne, uploadRows } from "../models/text_rows.ts";
 import { klDivLoss } from "../nn/index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { maskTokens } from "../train/data/index.ts";
-import { DistilObjective } from "../train/losses/distil.ts";
-import { recipe, studentOf } from "../train/recipes/distil.ts";
+import { ClassifierDistilObjective, DistilObjective } from "../train/losses/distil.ts";
+import { recipe } from "../train/recipes/distil.ts";
 import { readMetrics } from "../train/report/metrics_log.ts";
 import { run } from "../train/run.ts";
 import { loadSettings, parseOverrides } from "../train/settings/load.ts";
+import { studentOf } from "../train/student.ts";
 import { toyRuns } from "./support/train_toy.ts";
 
 const { place } = toyRuns();
@@ -26,13 +22,14 @@ async function distil(name: string, ...own: string[]) {
   const config = await loadSettings(recipe, null, parseOverrides([`out_dir=${place(name)}`, ...own]));
   const lines: string[] = [];
   const say = (line: string) => void lines.push(line);
-  const { metrics, model } = await run(recipe, { config, makeSampler: () => async () => "", say });
+  const { metrics, test, model } = await run(recipe, { config, makeSampler: () => async () => "", say });
   const weights = readFileSync(join(place(name), "model/model.safetensors")).toString("base64");
   const log = readMetrics(join(place(name), "log.jsonl")) as Record<string, number>[];
   const losses = log.flatMap(({ loss }) => loss ?? []);
   const softLosses = log.flatMap(({ soft_loss }) => soft_loss ?? []);
   return {
     metrics: metrics as Record<string, number>,
+    test,
     model,
     weights,
     losses,
@@ -190,4 +187,101 @@ it("the soft loss is klDivLoss of the logits, the hidden loss 1 - cos; places th
         Math.sqrt(dot(a as never, a as never, t) * dot(b as never, b as never, t)),
   );
   expect(hidden).toBeCloseTo(unlike[0] + unlike[1] + unlike[2], 4);
+});
+
+describe("a text classifier", () => {
+  const config = (labels: string[], problem_type: string) => ({
+    ...{ model_type: "distilbert", architectures: ["DistilBertForSequenceClassification"], vocab_size },
+    ...{
+      dim: 16,
+      n_layers: 2,
+      n_heads: 2,
+      hidden_dim: 32,
+      max_position_embeddings: 32,
+      initializer_range: 0.3,
+    },
+    ...{ id2label: Object.fromEntries(labels.entries()), problem_type, dropout: 0, seq_classif_dropout: 0 },
+  });
+  const make = (labels: string[], problem: string, seed: number) =>
+    createModel(parseModelConfig(config(labels, problem))).init(seed) as unknown as Encoder;
+
+  it("teaches a student its labels, which resumes bit for bit; both are measured on the test texts", async () => {
+    const texts = Array.from(
+      { length: 60 },
+      (_, i) => `${["a", "the"][i % 2]} fox ${i % 7},${["odd", "even"][i % 2]}`,
+    );
+    writeFileSync(place("texts.csv"), ["text,label", ...texts].join("\n"));
+    await saveModel(place("classifier"), make(["even", "odd"], "single_label_classification", 5), tokenizer);
+    const settings = [
+      ...loop.slice(0, 4),
+      ...[
+        `model.init_from=${place("classifier")}`,
+        `data.path=['${place("texts.csv")}']`,
+        "data.test_fraction=0.2",
+      ],
+      ...["train.learning_rate=0.01", "eval.every=0"],
+    ];
+    const whole = await distil("class-whole", ...settings, "train.steps=6");
+    expect(whole.said).toMatch(/student: 1 of the 2 layers.*\n(.*\n)*the teacher: accuracy 0\.\d+, macro F1/);
+    expect(whole.losses[5]).toBeLessThan(whole.losses[0]);
+    expect(whole.test).toMatchObject({ test_accuracy: expect.any(Number) });
+    expect((whole.model as unknown as Encoder).labels).toEqual(["even", "odd"]);
+    await distil("class-parts", ...settings, "train.steps=3");
+    const parts = await distil("class-parts", "resume=true", "train.steps=6");
+    expect(parts.weights).toBe(whole.weights);
+    await expect(
+      distil("class-text", ...loop, `model.init_from=${place("masked")}`, "data.label=label"),
+    ).rejects.toThrow(/data\.label is for a teacher that classifies texts; leave it out/);
+  });
+
+  it.each([
+    ["single_label_classification", [2, 0, -100]],
+    ["multi_label_classification", [1, 0, 1, 0, 0, 1, -100, -100, -100]],
+  ])("of %s is followed in its probabilities, its labels and its state", async (problem, target) => {
+    const [student, teacher] = [make(["a", "b", "c"], problem, 1), make(["a", "b", "c"], problem, 2)];
+    const isSeveral = problem.startsWith("multi");
+    const texts = [
+      [5, 9, 12],
+      [7, 7],
+      [30, 8],
+    ].map((ids) => ({ ids }));
+    const batch = {
+      ...uploadRows(rowsOfOne(student, texts, 4), student),
+      labels: isSeveral ? tensor(target, [3, 3]) : tensor(target, [3], "i32"),
+    };
+    const lossWith = async (soft_weight: number, hard_weight: number, hidden_weight: number) => {
+      const weights = { soft_weight, hard_weight, hidden_weight };
+      const objective = new ClassifierDistilObjective(student, teacher, {
+        ...{ temperature: 3, divergence: "forward", ...weights },
+      });
+      return objective.loss(batch).item();
+    };
+    const [said, taught] = await Promise.all(
+      [student, teacher].map(async (model) => [...(await model.logits(batch).data())] as number[]),
+    );
+    const choices = (logits: number[]) =>
+      isSeveral ? logits.slice(0, 6).map((x) => [x, 0]) : [logits.slice(0, 3), logits.slice(3, 6)];
+    const share = (x: number[]) => {
+      const powers = x.map((value) => Math.exp(value / 3));
+      return powers.map((power) => power / powers.reduce((sum, value) => sum + value, 0));
+    };
+    const soft = choices(taught).flatMap((x, i) => {
+      const [p, q] = [share(x), share(choices(said)[i])];
+      return p.map((value, k) => 9 * value * Math.log(value / q[k]));
+    });
+    expect(await lossWith(1, 0, 0)).toBeCloseTo(
+      soft.reduce((sum, value) => sum + value, 0),
+      3,
+    );
+    expect(await lossWith(0, 1, 0)).toBeCloseTo(await student.loss(batch).item(), 4);
+    const states = await Promise.all(
+      [student, teacher].map(async (model) => [...(await model.readHidden(batch).data())] as number[]),
+    );
+    const dot = (a: number[], b: number[]) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+    const unlike = [0, 1].map((row) => {
+      const [a, b] = states.map((state) => state.slice(16 * row, 16 * row + 16));
+      return 1 - dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+    });
+    expect(await lossWith(0, 0, 1)).toBeCloseTo(unlike[0] + unlike[1], 4);
+  });
 });

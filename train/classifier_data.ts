@@ -18,7 +18,10 @@ export const labelledData = z
     path: paths
       .optional()
       .describe("tables of texts and labels: CSV, TSV, JSON, JSONL, Parquet or lines, plain or .gz"),
-    validation_path: paths.optional().describe("tables to measure on; where not given, a share of the data"),
+    validation_path: paths
+      .optional()
+      .describe("tables to measure on and to stop by; where not given, a share of the data"),
+    test_path: paths.optional().describe("tables to measure the finished model on, once"),
     text: column.describe("column of the text, or several that are joined; else one with a usual name"),
     label: column.describe(
       "column of the label, or several of 0 and 1, each a label; else one with a usual name",
@@ -27,6 +30,11 @@ export const labelledData = z
     validation_fraction: share
       .default(0.1)
       .describe("share of each label held out where no validation_path is given"),
+    test_fraction: share
+      .optional()
+      .describe(
+        "share of each label for a test of the finished model, where no test_path is given; 0.1 with eval.patience, else 0",
+      ),
     seed: natural.default(0).describe("which texts are held out"),
     class_weights: z.boolean().default(false).describe("weigh losses so that all labels count alike"),
   })
@@ -38,6 +46,8 @@ type DataSettings = z.output<typeof labelledData>;
 export interface ClassifierData {
   train: LabelledText[];
   validation: LabelledText[];
+  /** Empty where the settings ask for none. */
+  test: LabelledText[];
   /** Whether a text may have any number of labels. */
   isSeveral: boolean;
   /** Changes when the texts or labels do, not with their order. */
@@ -45,10 +55,15 @@ export interface ClassifierData {
 }
 
 /**
- * Reads labelled texts, holds some out, and says what it found. Texts are put in an order of their own, so that the rows of
+ * Reads labelled texts, holds some out, and says what it found. A run that stops early (`stopsEarly`) gets test data too: what
+ * chose the step does not measure the model. Texts are put in an order of their own, so that the rows of
  * the files may be in any. Errors: those of `readLabelled` and `stratifiedSplit`; no path; a single label.
  */
-export async function readTexts(data: DataSettings, say: RecipeContext["say"]): Promise<ClassifierData> {
+export async function readTexts(
+  data: DataSettings,
+  stopsEarly: boolean,
+  say: RecipeContext["say"],
+): Promise<ClassifierData> {
   if (!data.path) throw configError("data.path is missing: name a table of texts and labels with --data");
   const read = async (files: readonly string[]) => {
     const leftOut = new Map<string, number>();
@@ -62,34 +77,47 @@ export async function readTexts(data: DataSettings, say: RecipeContext["say"]): 
     return texts.sort((a, b) => compare(keys.get(a)!, keys.get(b)!));
   };
   const all = await read(data.path);
-  const other = data.validation_path && (await read(data.validation_path));
+  const [other, test] = [
+    data.validation_path && (await read(data.validation_path)),
+    data.test_path && (await read(data.test_path)),
+  ];
   const labels = orderLabels(all.flatMap((text) => text.labels));
   if (labels.length < 2) {
     throw configError(
       `${data.path.join(", ")}: the only label is ${listed(labels)}; a classifier needs two or more`,
     );
   }
-  const { validation_fraction, seed } = data;
-  const split = { fraction: other ? 0 : validation_fraction, seed };
-  const { train, validation, once } = stratifiedSplit(
-    all.map((text) => text.labels.join("\n")),
-    split,
-  );
+  const { validation_fraction, test_fraction = stopsEarly ? 0.1 : 0, seed } = data;
+  const split = (texts: readonly LabelledText[], fraction: number) =>
+    stratifiedSplit(
+      texts.map((text) => text.labels.join("\n")),
+      { fraction, seed },
+    );
+  const { train: rest, validation: tested, once } = split(all, test ? 0 : test_fraction);
+  const remaining = Array.from(rest, (i) => all[i]);
+  const { train, validation } = split(remaining, other ? 0 : validation_fraction);
   if (once.length > 0) {
     say(
       `labels that occur once are trained on but never measured: ${listed(once)}; give more rows of them, or none`,
     );
   }
   const hash = createHash("sha256");
-  for (const { text, labels: own } of [...all, ...(other ?? [])]) hash.update(JSON.stringify([text, own]));
+  for (const { text, labels: own } of [all, other ?? [], test ?? []].flat())
+    hash.update(JSON.stringify([text, own]));
   const result = {
-    train: Array.from(train, (i) => all[i]),
-    validation: other ?? Array.from(validation, (i) => all[i]),
+    train: Array.from(train, (i) => remaining[i]),
+    validation: other ?? Array.from(validation, (i) => remaining[i]),
+    test: test ?? Array.from(tested, (i) => all[i]),
     isSeveral: [data.label ?? []].flat().length > 1 || all.some((text) => text.labels.length !== 1),
     hash: hash.digest("hex"),
   };
-  const [texts, held] = [result.train, result.validation].map(({ length }) => length.toLocaleString("en"));
-  say(`training data: ${texts} texts with ${labels.length} labels (${listed(labels, 5)}); held out: ${held}`);
+  const [texts, held, last] = [result.train, result.validation, result.test].map(({ length }) =>
+    length.toLocaleString("en"),
+  );
+  const tests = result.test.length > 0 ? `; for a test at the end: ${last}` : "";
+  say(
+    `training data: ${texts} texts with ${labels.length} labels (${listed(labels, 5)}); held out: ${held}${tests}`,
+  );
   return result;
 }
 

@@ -5,17 +5,14 @@ import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { Encoder, EncoderInput } from "../models/encoder.ts";
-import { BagOfWords } from "./bag_of_words.ts";
-import type { ClassifierData } from "./classifier_data.ts";
-import type { LabelledText } from "./data/index.ts";
 import { Classification, MultiLabelClassification } from "./metrics/classification.ts";
 import { confusionSvg, confusionText } from "./metrics/confusion.ts";
-import type { Evaluation, Evaluator, Metrics, RecipeContext } from "./recipe.ts";
+import type { Evaluation, Evaluator, Metrics } from "./recipe.ts";
 import type { LabelledIds, TextBatch, TextBatches } from "./text_batches.ts";
 
 type Score = Classification | MultiLabelClassification;
 
-/** How good a text classifier is on held-out texts; the confusion matrix of all of them is shown and drawn. */
+/** How good a text classifier is on texts that it did not learn. */
 export class ClassifierEvaluation implements Evaluation<TextBatch> {
   readonly samplesAll = false;
   readonly size: string;
@@ -38,7 +35,7 @@ export class ClassifierEvaluation implements Evaluation<TextBatch> {
     this.#batches = batches;
     this.#rows = rows;
     this.#options = options;
-    this.size = `${rows.flat().length.toLocaleString("en")} held-out texts`;
+    this.size = `${rows.flat().length.toLocaleString("en")} ${options.kind} texts`;
     this.#logits = compile((...inputs: Tensor[]) => {
       const named = Object.fromEntries(inputs.map((input, i) => [this.#names[i], input]));
       return noGrad(() => model.logits(named as unknown as EncoderInput));
@@ -55,11 +52,11 @@ export class ClassifierEvaluation implements Evaluation<TextBatch> {
     return (await this.#measure(this.#rows.slice(0, Math.ceil(tokens / length))))?.metrics ?? null;
   }
 
-  async all(_trainer: Evaluator<TextBatch>, signal?: AbortSignal): Promise<Metrics | null> {
+  async all(_trainer?: Evaluator<TextBatch>, signal?: AbortSignal): Promise<Metrics | null> {
     const measured = await this.#measure(this.#rows, signal);
     if (!measured) return null;
     const { score, metrics } = measured;
-    if (score instanceof Classification) {
+    if (this.#options.isLast && score instanceof Classification) {
       if (score.labels.length <= mostShown) this.#options.say(confusionText(score));
       const picture = join(this.#options.outDir, "confusion.svg");
       await atomicWriteFile(picture, confusionSvg(score));
@@ -103,6 +100,10 @@ export class ClassifierEvaluation implements Evaluation<TextBatch> {
 
 export interface EvaluationOptions {
   criterion: string;
+  /** For people: "held-out". */
+  kind: string;
+  /** Whether the confusion matrix of all texts is shown and drawn. */
+  isLast: boolean;
   /** Rows of one pass, and the tokens of each. */
   batchSize: number;
   length: number;
@@ -135,21 +136,4 @@ function numbers(score: Score): Record<string, number | null> {
   return "mcc" in value
     ? { accuracy: value.accuracy, ...f1, mcc: value.mcc, ece: value.ece }
     : { accuracy: value.subsetAccuracy, ...f1, micro_f1: value.micro.f1, hamming_loss: value.hammingLoss };
-}
-
-/** Says how good a logistic regression of word counts is on the same texts. */
-export function sayBaseline(
-  { train, validation }: ClassifierData,
-  [training, held]: [number[][], number[][]],
-  names: readonly string[],
-  say: RecipeContext["say"],
-): void {
-  const texts = (split: readonly LabelledText[]) => split.map(({ text }) => text);
-  const fitted = BagOfWords.fit(texts(train), training.flat(), names.length);
-  const score = new Classification(names);
-  fitted.predict(texts(validation)).forEach((each, i) => void score.add(held[i][0], each));
-  const { accuracy, macro_f1 } = numbers(score);
-  say(
-    `a bag-of-words logistic regression: accuracy ${accuracy!.toFixed(4)}, macro F1 ${macro_f1!.toFixed(4)}`,
-  );
 }

@@ -96,6 +96,8 @@ export async function decoderSettings(
 /** The GGUF file, model directory or newest checkpoint of a run that `path` stands for. See `originOf`. */
 export const existingOrigin = async (path: string) => (isGguf(path) ? path : originOf(path));
 
+export type Existing<M> = Omit<Awaited<ReturnType<typeof openExisting>>, "model"> & { model: M };
+
 /** A model folder, run or GGUF file as it is, and the SHA-256 of its weights. */
 export async function openExisting(path: string) {
   const loaded = await fromPretrained(await existingOrigin(path));

@@ -51,6 +51,8 @@ export interface Task<B extends HostBatch, I extends object = TokenBatch> {
   /** How a batch becomes a loss; by default packed token rows meet the model's own loss. */
   objective?: Objective<B, I>;
   evaluation: Evaluation<B>;
+  /** Measured once, at the end: data that chose neither the step nor a setting. */
+  test?: Evaluation<B> | undefined;
   /** Texts that show the progress; `seed` differs from step to step. */
   sample?(seed: number): Promise<string[]>;
   /** Checks the trained model and writes what the run folder holds besides `model/`, before that is written. */

@@ -9,7 +9,7 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { createOptimizer } from "./optimizers/index.ts";
 import { readLossScaler } from "./optimizers/loss_scaler.ts";
 import { type ScheduleConfig, scheduleFactor } from "./optimizers/schedules.ts";
-import type { HostBatch, MakeSampler, Metrics, Recipe, Task } from "./recipe.ts";
+import type { Evaluation, HostBatch, MakeSampler, Metrics, Recipe, Task } from "./recipe.ts";
 import { RunLog } from "./report/run_log.ts";
 import { changesSince, decisiveSettings, resumePoint, trainCommand } from "./resume.ts";
 import {
@@ -46,6 +46,8 @@ export interface RunResult {
   trainLoss: number | null;
   /** The last measurement, on all held-out data; null without any. */
   metrics: Metrics | null;
+  /** What was measured on test data, where the recipe has any. */
+  test: Metrics | null;
   /** Samples before and after training, prompt first. */
   samples: { before: string[]; after: string[] };
   model: Model<never>;
@@ -366,21 +368,22 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     await atomicWriteFile(lossCurve, log.picture(`${out_dir}: loss`));
     const { model, tokenizer } = this.#task;
     const samples = { before, after };
-    const { lastValidation: metrics } = log;
-    return { modelDir, lossCurve, steps: this.#done, trainLoss, metrics, samples, model, tokenizer };
+    const { lastValidation: metrics, lastTest: test } = log;
+    return { modelDir, lossCurve, steps: this.#done, trainLoss, metrics, test, samples, model, tokenizer };
   }
 
   /** Measures the model as it is on everything, saves it, and returns what it writes. */
   async #conclude(log: RunLog, isOther: boolean): Promise<string[]> {
-    const { signal, say } = this.#options;
-    const { evaluation, model, tokenizer } = this.#task;
+    const { evaluation, test, model, tokenizer } = this.#task;
     if (!evaluation.samplesAll || isOther) {
-      say(`measuring on all ${evaluation.size}`);
-      const whole = await evaluation.all(this.#trainer, signal);
-      if (signal?.aborted) throw this.#interrupted(this.#done);
+      const whole = await this.#measureAll(evaluation);
       // A run that was finished before has it in its log.
       if (whole && !isDeepStrictEqual(whole, log.lastValidation)) log.validation(this.#done, whole);
     }
+    const tested = test && (await this.#measureAll(test));
+    if (tested) log.test(this.#done, tested);
+    else if (isOther)
+      this.#options.say("this step was chosen on the data that it is measured on: the numbers flatter it");
     const texts = await this.#sample(this.#done);
     log.samples(this.#done, texts);
     const { out_dir } = this.#config;
@@ -388,6 +391,14 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     const folder = join(out_dir, "model");
     await atomicWriteDirectory(folder, (temporary) => writeTrained(temporary, model, tokenizer));
     return texts;
+  }
+
+  async #measureAll(evaluation: Evaluation<B>): Promise<Metrics | null> {
+    const { signal, say } = this.#options;
+    say(`measuring on all ${evaluation.size}`);
+    const whole = await evaluation.all(this.#trainer, signal);
+    if (signal?.aborted) throw this.#interrupted(this.#done);
+    return whole;
   }
 }
 

@@ -6,17 +6,22 @@ import {
   exp,
   logSoftmax,
   mul,
+  narrow,
+  ne,
   overRowChunks,
   reshape,
   stack,
   sub,
   sum,
+  where,
 } from "../../kernels/index.ts";
 import { CausalLM } from "../../models/decoder.ts";
-import type { Encoder } from "../../models/encoder.ts";
+import type { Encoder, EncoderBatch } from "../../models/encoder.ts";
+import { headLoss } from "../../models/heads.ts";
 import type { TokenBatch } from "../../models/model.ts";
 import { cosineEmbeddingLoss, PassDropout } from "../../nn/index.ts";
 import { type Batch, IGNORE } from "../data/index.ts";
+import type { TextInputs } from "../text_batches.ts";
 import { uploadTokens } from "../trainer.ts";
 
 export interface DistilOptions {
@@ -52,7 +57,7 @@ export function uploadCounted(batch: DistilBatch, seqLen: number): DistilInputs 
   return { ...inputs, counted: tensor(batch.counted, inputs.tokens.shape) };
 }
 
-/** exp(log p) (log p - log q), summed over the vocabulary: f32 [R] from logits [R, V]. */
+/** exp(log p) (log p - log q), summed over the classes: f32 [R] from logits [R, V]. */
 function divergence(p: Tensor, q: Tensor, temperature: number): Tensor {
   const [logP, logQ] = [p, q].map((logits) => logSoftmax(mul(logits, 1 / temperature)));
   return mul(sum(mul(exp(logP), sub(logP, logQ)), -1), temperature ** 2);
@@ -121,3 +126,41 @@ const hiddenOf = (model: CausalLM | Encoder, batch: Context): Tensor =>
 
 const logitsOf = (model: CausalLM | Encoder, rows: Tensor): Tensor =>
   model instanceof CausalLM ? model.logits(rows) : model.headLogits(rows);
+
+/**
+ * The triple loss of a text classifier: the student follows the teacher's probabilities of the labels (each by itself, where a
+ * text may have several), the texts' own labels, and the direction of the hidden state that decides.
+ */
+export class ClassifierDistilObjective {
+  readonly #student: Encoder;
+  readonly #teacher: Encoder;
+  readonly #options: DistilOptions;
+
+  constructor(student: Encoder, teacher: Encoder, options: DistilOptions) {
+    this.#student = student;
+    this.#teacher = teacher;
+    this.#options = options;
+  }
+
+  /** The weighted sum of the losses over the texts, f32 []. */
+  loss({ labels, dropoutKey, ...batch }: TextInputs & Pick<EncoderBatch, "dropoutKey">): Tensor {
+    const { temperature, divergence: kind, soft_weight, hard_weight, hidden_weight } = this.#options;
+    const student = this.#student;
+    const dropout = dropoutKey && new PassDropout(dropoutKey, student.dropoutRates);
+    const own = student.readHidden({ ...batch, dropout }); // [R, hidden]
+    const other = noGrad(() => this.#teacher.readHidden(batch));
+    const said = student.headLogits(own, { dropout }); // [R, labels]
+    const taught = noGrad(() => this.#teacher.headLogits(other));
+    const isSeveral = labels.dtype === "f32";
+    // A label by itself is a choice between its logit and 0.
+    const choice = (x: Tensor) => (isSeveral ? stack([x, mul(x, 0)], 2) : reshape(x, [-1, 1, x.shape[1]]));
+    const [p, q] = kind === "forward" ? [taught, said] : [said, taught];
+    const soft = sum(divergence(choice(p), choice(q), temperature), -1); // [R]
+    const unlike = cosineEmbeddingLoss(own, other, undefined, { reduction: "none" }); // [R]
+    const followed = add(mul(soft, soft_weight), mul(unlike, hidden_weight));
+    const first = narrow(reshape(labels, [said.shape[0], -1]), 1, 0, 1); // [R, 1]
+    const counted = where(ne(reshape(first, [-1]), IGNORE), followed, 0);
+    const hard = headLoss(student.task, student.config.problem_type, said, labels);
+    return add(sum(counted), mul(hard, hard_weight));
+  }
+}

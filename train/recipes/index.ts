@@ -54,6 +54,14 @@ const adapterFlags: readonly Flag[] = [
   ["--dora", "adapter.dora", "train the lengths of the matrices' rows too"],
 ];
 
+/** Flags of recipes that learn from labelled texts. */
+const labelledFlags: readonly Flag[] = [
+  ["--test-data <path...>", "data.test_path", "files to measure the finished model on, once"],
+  ["--text <column...>", "data.text", "column of the text, or several that are joined"],
+  ["--label <column...>", "data.label", "column of the label, or several of 0 and 1"],
+  ["--format <name>", "data.format", "csv, tsv, json, jsonl, parquet, label-first or fasttext"],
+];
+
 const fromScratch: Flag = [
   "--from-scratch",
   "model.init_from",
@@ -91,13 +99,7 @@ export const recipes: Readonly<Record<string, Row>> = {
   classify: row(
     {
       description: "train a text classifier on labelled texts, from scratch or from an encoder",
-      flags: [
-        fromScratch,
-        ["--text <column...>", "data.text", "column of the text, or several that are joined"],
-        ["--label <column...>", "data.label", "column of the label, or several of 0 and 1"],
-        ["--format <name>", "data.format", "csv, tsv, json, jsonl, parquet, label-first or fasttext"],
-        ...adapterFlags,
-      ],
+      flags: [fromScratch, ...labelledFlags, ...adapterFlags],
       takesModel: true,
     },
     () => import("./classify.ts"),
@@ -112,8 +114,9 @@ export const recipes: Readonly<Record<string, Row>> = {
   ),
   distil: row(
     {
-      description: "train a student with half the layers to say what its teacher says, on text (DistilBERT)",
-      flags: [],
+      description:
+        "train a student with half the layers to say what its teacher says: a language model or a classifier (DistilBERT)",
+      flags: labelledFlags,
       takesModel: true,
     },
     () => import("./distil.ts"),

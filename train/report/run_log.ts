@@ -1,5 +1,6 @@
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { device } from "../../core/device.ts";
 import { atomicWriteText, textIfPresent } from "../../core/platform/files.ts";
 import type { Metrics } from "../recipe.ts";
@@ -28,6 +29,8 @@ export interface StepMetrics {
 export class RunLog {
   /** The last measurement, even if it was made before this run was resumed. */
   lastValidation: Metrics | null = null;
+  /** What test data gave, under names that begin with `test_`. */
+  lastTest: Metrics | null = null;
   /** The loss of the last update, even if that was made before this run was resumed. */
   lastLoss: number | null = null;
   readonly #folder: string;
@@ -80,6 +83,22 @@ export class RunLog {
 
   validation(step: number, metrics: Metrics): void {
     this.lastValidation = metrics;
+    this.#measurement(step, metrics);
+  }
+
+  test(step: number, metrics: Metrics): void {
+    const named = Object.entries(metrics).map(([name, value]) => [
+      name.replace(/^(validation_)?/, "test_"),
+      value,
+    ]);
+    const found = Object.fromEntries(named) as Metrics;
+    // A run that was finished before has it in its log.
+    if (isDeepStrictEqual(found, this.lastTest)) return;
+    this.lastTest = found;
+    this.#measurement(step, found);
+  }
+
+  #measurement(step: number, metrics: Metrics): void {
     this.#metrics.write({ step, ...metrics });
     const numbers = Object.entries(metrics).filter((entry): entry is [string, number] => entry[1] !== null);
     this.#events.scalars(step, Object.fromEntries(numbers));
@@ -120,7 +139,9 @@ export class RunLog {
   /** A record without a training loss is a measurement. */
   #remember({ step: _step, loss, ...others }: MetricsRecord): void {
     if (typeof loss === "number") this.lastLoss = loss;
-    if (loss === undefined) this.lastValidation = others as Metrics;
+    if (loss !== undefined) return;
+    if (Object.keys(others).some((name) => name.startsWith("test_"))) this.lastTest = others as Metrics;
+    else this.lastValidation = others as Metrics;
   }
 }
 
@@ -131,12 +152,12 @@ function dropSamples(path: string, isAgain: (step: number) => boolean): void {
 
 /** The losses at the end of a run in one line, with `digits` decimals. */
 export function lossText(
-  { trainLoss, metrics }: { trainLoss: number | null; metrics: Metrics | null },
+  { trainLoss, metrics, test }: { trainLoss: number | null; metrics: Metrics | null; test?: Metrics | null },
   digits: number,
 ): string {
   const training = `training loss ${trainLoss === null ? "unknown" : trainLoss.toFixed(digits)}`;
   const { validation_loss = null, bits_per_byte = null, validation_tokens = null, ...others } = metrics ?? {};
-  const named = Object.entries(others).map(
+  const named = Object.entries({ ...others, ...test }).map(
     ([name, value]) => `, ${name.replaceAll("_", " ")} ${value === null ? "unknown" : value.toFixed(digits)}`,
   );
   if (validation_loss === null) return training + named.join("");
