@@ -8,10 +8,12 @@ import { createModel, parseModelConfig, readModelConfig } from "../models/archit
 import type { Encoder } from "../models/encoder.ts";
 import { loadWeights, saveModel } from "../models/formats/hf_directory.ts";
 import { readModelWeights } from "../models/formats/safetensors.ts";
+import { fromPretrained } from "../models/index.ts";
 import { packTexts, uploadRows } from "../models/text_rows.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import { BagOfWords } from "../train/bag_of_words.ts";
 import { labelledData, readTexts } from "../train/classifier_data.ts";
+import { evaluateClassify } from "../train/eval/classify.ts";
 import { recipe } from "../train/recipes/classify.ts";
 import { readMetrics } from "../train/report/metrics_log.ts";
 import { run } from "../train/run.ts";
@@ -104,7 +106,13 @@ describe("kiln train classify", () => {
   });
 
   it("goes on from its model with the same predictions, on data in any order", async () => {
-    const first = await train("first", toy, ...small, "train.learning_rate=0.01", "train.steps=10");
+    const measured = `data.validation_path=['${toy}']`;
+    const first = await train("first", toy, ...small, measured, "train.learning_rate=0.01", "train.steps=10");
+    // What the run measured is what a user of the model gets.
+    const loaded = await fromPretrained(first.modelDir);
+    const { values } = await evaluateClassify(loaded, "first", { data: [toy] });
+    for (const name of ["accuracy", "macro_f1", "mcc", "ece"])
+      expect(values[name]).toBeCloseTo(first.metrics![name]!, 4);
     const more = [
       "train.steps=3",
       "train.sequence_length=48",
@@ -148,6 +156,24 @@ describe("kiln train classify", () => {
     const best = JSON.parse(readFileSync(join(out, "best/validation.json"), "utf8"));
     expect(metrics!.accuracy).toBe(best.accuracy);
     expect(readFileSync(join(out, "best/model.safetensors")).toString("base64")).toBe(weights);
+  });
+
+  it("reads all text in lower case where that is asked for, special tokens' names as text", async () => {
+    const turned = lines.map((line, i) =>
+      i % 2 ? line : line.replace(/^\w+ \w+/, (text) => text.toUpperCase()),
+    );
+    const { modelDir, tokenizer } = await train(
+      "lower",
+      table("upper.csv", turned),
+      ...small,
+      "tokenizer.lowercase=true",
+      "train.steps=1",
+    );
+    for (const text of ["FINE Film", "fine FILM", "fine film"])
+      expect(Tokenizer.load(modelDir).encode(text)).toEqual(tokenizer.encode("fine film"));
+    const [named] = await tokenizer.encodeBatch(["a [MASK]"], { parseSpecialTokens: false });
+    expect(named).not.toContain(tokenizer.maskId);
+    expect(tokenizer.decode(named)).toBe("a [mask]");
   });
 
   it("learns several labels of a text", async () => {

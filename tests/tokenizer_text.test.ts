@@ -147,6 +147,27 @@ test("added tokens that are not special keep their ids in text without special t
   expect(ids).not.toContain(first);
 });
 
+const ends = { cls: ["<|endoftext|>", 0], sep: ["<|endoftext|>", 0] };
+test.each([
+  { type: "BertProcessing", ...ends },
+  { type: "RobertaProcessing", ...ends, trim_offsets: true, add_prefix_space: false },
+  {
+    type: "Sequence",
+    processors: [
+      { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+      { type: "BertProcessing", ...ends },
+    ],
+  },
+])("plain text has the special tokens of $type around it, and its pieces none", async (post_processor) => {
+  const tokenizer = new Tokenizer({ ...structuredClone(byteLevel), post_processor });
+  const ids = await tokenizer.encode("the thing", { parseSpecialTokens: false });
+  expect(ids).toEqual(await tokenizer.encode("the thing"));
+  expect([ids[0], ids.at(-1)]).toEqual([0, 0]);
+  const pieces = await tokenizer.encodePieces(["the", " thing"]);
+  expect(pieces.ids).toEqual(ids.slice(1, -1));
+  expect(pieces.ranges.map(([start]) => start)).toContain(3); // The space belongs to its word.
+});
+
 /** The ids of a text that goes through the tokenizer in pieces, and how many cuts were not found to be exact. */
 async function inPieces(tokenizer: Tokenizer, text: string, limit: number) {
   const ids: number[] = [];

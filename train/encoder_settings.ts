@@ -53,6 +53,7 @@ export const encoderTokenizer = z
       .max(65536)
       .default(4096)
       .describe("size of the byte-level BPE made of the texts"),
+    lowercase: z.boolean().default(false).describe("make it of lower-case text, and read all text so"),
   })
   .prefault({})
   .describe("how text becomes tokens, from scratch");
@@ -96,7 +97,7 @@ export function withEncoderDefaults(given: unknown): unknown {
 
 /** The tokenizer of the model in `origin`, or that of the settings, or a new one for the texts. */
 export async function encoderTokenizerFor(
-  { tokenizer: { path, vocab_size }, train }: Settings,
+  { tokenizer: { path, vocab_size, lowercase }, train }: Settings,
   origin: string | null,
   texts: Iterable<string>,
   say: RecipeContext["say"],
@@ -104,7 +105,9 @@ export async function encoderTokenizerFor(
   if (origin ?? path) return Tokenizer.load(origin ?? path!);
   const special_tokens = ["[PAD]", "[CLS]", "[MASK]"];
   const [pad_token, cls_token, mask_token] = special_tokens;
-  const json = trainBpe(texts, { vocab_size, special_tokens, bos_token: cls_token });
+  const read = lowercase ? Array.from(texts, (text) => text.toLowerCase()) : texts;
+  const json = trainBpe(read, { vocab_size, special_tokens, bos_token: cls_token });
+  if (lowercase) json.normalizer = { type: "Lowercase" };
   const model_max_length = train.sequence_length;
   const tokenizer = new Tokenizer(json, {
     tokenizer_config: { bos_token: cls_token, cls_token, pad_token, mask_token, model_max_length },
