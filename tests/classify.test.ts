@@ -181,17 +181,12 @@ describe("kiln train classify", () => {
       (line, i) => `${line.split(",")[0]}${i % 2 ? " twice" : ""},${i % 3 === 0 ? 1 : 0},${i % 2}`,
     );
     const file = table("several.csv", rows, "text,is_good,is_twice");
-<<<<<<< HEAD
     const labels = [
       "data.label=[is_good,is_twice]",
       "train.learning_rate=0.005",
       "train.steps=100",
       "model.hidden_size=32",
     ];
-=======
-    const labels = ["data.label=[is_good,is_twice]", "train.learning_rate=0.02", "train.steps=160"];
-    labels.push("model.initializer_range=0.2");
->>>>>>> cfc46d8 (Tests: a classifier's toy learns from its first token)
     const { metrics, modelDir } = await train("several", file, ...small, ...labels);
     expect(metrics).toMatchObject({ accuracy: 1, macro_f1: 1, hamming_loss: 0 });
     const config = await readModelConfig(modelDir);
