@@ -130,7 +130,7 @@ function binaryLoss(logits: Float64Array, target: readonly number[]): number {
 }
 
 /** The numbers of a score under the names of the log. */
-function numbers(score: Score): Record<string, number | null> {
+export function numbers(score: Score): Record<string, number | null> {
   const value = score.value();
   const f1 = { macro_f1: value.macro.f1, weighted_f1: value.weighted.f1 };
   return "mcc" in value
