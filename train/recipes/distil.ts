@@ -1,5 +1,5 @@
 import { CausalLM } from "../../models/decoder.ts";
-import type { Encoder } from "../../models/encoder.ts";
+import { Encoder } from "../../models/encoder.ts";
 import { configError } from "../../models/formats/validation.ts";
 import { readTexts } from "../classifier_data.ts";
 import { classifierTask } from "../classifier_task.ts";
@@ -25,7 +25,11 @@ export const recipe: Recipe<DistilConfig, HostBatch, object> = {
     const existing = await openExisting(settings.init_from);
     const { model } = existing;
     const isClassifier = model instanceof Encoder && model.task === "text-classification";
-    if (!isClassifier && !(model instanceof CausalLM) && !(model instanceof Encoder && model.task === "fill-mask"))
+    if (
+      !isClassifier &&
+      !(model instanceof CausalLM) &&
+      !(model instanceof Encoder && model.task === "fill-mask")
+    )
       throw configError(
         `${settings.init_from} is a ${model.toHfConfig().architectures}; a teacher is a decoder, a masked LM or a text classifier`,
       );
@@ -34,10 +38,9 @@ export const recipe: Recipe<DistilConfig, HostBatch, object> = {
     for (const each of [teacher.model, student]) each.computeIn(train.compute_dtype);
     const layers = [student, teacher.model].map(({ shape }) => shape.num_hidden_layers);
     context.say(`student: ${layers[0]} of the ${layers[1]} layers of ${settings.init_from}`);
-    const taught =
-      isClassifier
-        ? await teachClassifier(student as Encoder, teacher as Existing<Encoder>, config, context)
-        : await teachText(student, teacher, config, context);
+    const taught = isClassifier
+      ? await teachClassifier(student as Encoder, teacher as Existing<Encoder>, config, context)
+      : await teachText(student, teacher, config, context);
     return taught as unknown as Task<HostBatch, object>;
   },
 };
