@@ -38,9 +38,9 @@ it("every flag that messages and documents name exists", () => {
     const found = readFileSync(file, "utf8").matchAll(/(?<![\w-])--[a-z][a-z-]+/g);
     return [...found].map(([flag]) => ({ file, flag }));
   });
-  // Of browsers, Node, style sheets, npm, vitest, esbuild and llama.cpp.
+  // Of browsers, Node, style sheets, npm, vitest, esbuild, llama.cpp and torchrun.
   const others =
-    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft)$/;
+    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft|lora|nproc|strategy)$/;
   expect(named.length).toBeGreaterThan(40);
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);

@@ -207,6 +207,19 @@ PARAMETER num_ctx 64
 `);
   });
 
+  it("has stops as they are, since Ollama's parser knows no escapes", () => {
+    const stopped = (eos_token: string) => {
+      const model = { ...bpe, added_tokens: [{ ...bpe.added_tokens[1], content: eos_token }] };
+      const tokenizer = new Tokenizer(model, { tokenizer_config: { eos_token } });
+      return modelfile({ from: "./model.gguf", tokenizer, contextLength: 64 })
+        .split("\n")
+        .slice(2, -2)
+        .join("\n");
+    };
+    expect(stopped('<\\end "of" turn>')).toBe('PARAMETER stop "<\\end "of" turn>"');
+    expect(stopped('"\n')).toBe('PARAMETER stop """"\n"""');
+  });
+
   it("of a model with another template leaves it to the one in the file", () => {
     expect(written("[INST] {{ messages }}")).toMatch(
       /^FROM \.\/model\.gguf\n# The chat template is the one in the GGUF/,

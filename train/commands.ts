@@ -218,7 +218,7 @@ function addExport(program: Command): void {
     .description("write a model or an adapter for another program, load that again and compare it")
     .addOption(
       new Option("--to <format>", "what to write; hf and ollama have an adapter merged into its base")
-        .choices(["hf", "gguf", "ollama", "peft"])
+        .choices(["hf", "gguf", "ollama", "peft", "torchrun"])
         .makeOptionMandatory(),
     )
     .option("--base <model>", "the model that an adapter is for; default: the one that it names", nonEmpty)
@@ -245,16 +245,18 @@ function addExport(program: Command): void {
         "kiln export runs/demo/model --to ollama --dtype f16 --out demo-ollama",
         "kiln export runs/chat/model --to gguf --base runs/demo/model --out chat-lora.gguf",
         "kiln export runs/chat --to peft --out chat-adapter",
+        "kiln export runs/demo --to torchrun --steps 10000 --out demo-torchrun",
       ),
     )
     .action(async (model: string, flags: ExportFlags) => {
+      if (flags.to === "torchrun") return await handOver(model, flags.out, flags.steps);
       const { exportModel } = await import("./deploy/export.ts");
       const { comparisonText } = await import("./deploy/compare.ts");
       const { resolveModel } = await import("../models/hub/resolve.ts");
       const path = await resolveModel(model);
       await openOnce();
-      const { maxShardSize: maxShardBytes, ...options } = flags;
-      say(comparisonText(await exportModel(path, { ...options, maxShardBytes })));
+      const { to, dtype, base, out, maxShardSize: maxShardBytes } = flags;
+      say(comparisonText(await exportModel(path, { to, dtype, base, out, maxShardBytes })));
       process.stdout.write(`${flags.out}\n`);
     });
 }
@@ -284,9 +286,17 @@ function addStories(program: Command): void {
     });
 }
 
-type ExportFlags = Omit<import("./deploy/export.ts").ExportOptions, "maxShardBytes"> & {
+type ExportFlags = Omit<import("./deploy/export.ts").ExportOptions, "to" | "maxShardBytes"> & {
   maxShardSize: number;
-};
+} & ({ to: import("./deploy/export.ts").ExportTarget } | { to: "torchrun"; steps?: number });
+
+async function handOver(run: string, out: string, steps?: number): Promise<void> {
+  const { exportTorchrun } = await import("./deploy/torchrun.ts");
+  await openOnce();
+  const { step, updates } = await exportTorchrun(run, { out, steps, say });
+  say(`updates ${step + 1} to ${step + updates}: torchrun --nproc_per_node 2 ${out}/train.py`);
+  process.stdout.write(`${out}\n`);
+}
 
 export const runPretraining = (config: PretrainConfig, writers: Writers) =>
   runRecipe("pretrain", config, writers);

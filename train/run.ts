@@ -95,6 +95,14 @@ export function trainerOf<B extends HostBatch, I extends object>(
   return new Trainer(model, createOptimizer(model.trainedParameters(), train.optimizer), options, objective);
 }
 
+/** The learning rate over a run, and with it the number of its updates. */
+export function scheduleOf(train: RunSettings["train"], rowsPerEpoch: number): ScheduleConfig {
+  const { schedule: name, warmup_steps, min_lr_ratio, epochs, steps = 1000 } = train;
+  const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
+  const total_steps = epochs ? Math.max(1, Math.ceil((epochs * rowsPerEpoch) / rowsPerStep)) : steps;
+  return { name, warmup_steps, min_lr_ratio, total_steps };
+}
+
 /** Gradients that overflow f16 even with this scale are not a matter of scale. */
 const smallestLossScale = 2 ** -24;
 
@@ -121,12 +129,8 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     this.#config = config;
     this.#options = options;
     this.#trainer = trainerOf(task, train);
-    const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
-    this.#totalSteps = train.epochs
-      ? Math.max(1, Math.ceil((train.epochs * task.batches.rowsPerEpoch) / rowsPerStep))
-      : (train.steps ?? 1000);
-    const { schedule: name, warmup_steps, min_lr_ratio } = train;
-    this.#schedule = { name, warmup_steps, min_lr_ratio, total_steps: this.#totalSteps };
+    this.#schedule = scheduleOf(train, task.batches.rowsPerEpoch);
+    this.#totalSteps = this.#schedule.total_steps;
     this.#settings = decisiveSettings(train, this.#totalSteps, task.decisive);
   }
 

@@ -15,6 +15,9 @@ const chatMl = `{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ end }}<|im_start|>assistant
 `;
 
+/** Ollama's parser/parser.go takes what is between quotes as it is: it knows no escapes. */
+const inQuotes = (text: string) => (/^"|\n/.test(text) ? `"""${text}"""` : `"${text}"`);
+
 /**
  * Ollama's Modelfile (its docs/modelfile.md): the model, how turns become text, where an answer stops, and the context. A model
  * without a chat template continues its prompt as it is; one with a template other than ChatML keeps the one inside the
@@ -31,7 +34,7 @@ export function modelfile({ from, tokenizer, contextLength }: ModelfileSettings)
     ...(template === null
       ? ["# The chat template is the one in the GGUF file."]
       : [`TEMPLATE """${template}"""`]),
-    ...[...stops].map((stop) => `PARAMETER stop ${JSON.stringify(stop)}`),
+    ...[...stops].map((stop) => `PARAMETER stop ${inQuotes(stop)}`),
     `PARAMETER num_ctx ${contextLength}`,
   ];
   return `${lines.join("\n")}\n`;
