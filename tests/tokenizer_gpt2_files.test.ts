@@ -93,7 +93,11 @@ describe("vocab.json with merges.txt", () => {
   });
 
   test.each<[string, Record<string, unknown>, RegExp]>([
-    ["half of the pair", { "vocab.json": {} }, /has no tokenizer.json \(nor vocab.json with merges.txt\)/],
+    [
+      "half of the pair",
+      { "vocab.json": {} },
+      /has no tokenizer.json \(nor vocab.json with merges.txt, nor vocab.txt\)/,
+    ],
     [
       "of another kind",
       { ...files, "tokenizer_config.json": { tokenizer_class: "Qwen2Tokenizer" } },

@@ -6,7 +6,7 @@ import { readJsonFile, readTextFile } from "./files.ts";
 import { type AddedTokenJson, contentOf, jsonOf, type TokenizerJson } from "./tokenizer_json.ts";
 
 type Config = Record<string, unknown>;
-type Role = "bos_token" | "eos_token" | "unk_token" | "pad_token";
+const roles = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
 /** The token that GPT-2 uses in every role that the files leave open. */
 const END_OF_TEXT = "<|endoftext|>";
@@ -24,7 +24,8 @@ export function readGpt2Files(folder: string): TokenizerJson | null {
   assertGpt2(folder, config);
   const vocab = readJsonFile(vocabFile) as Record<string, number>;
   const named = { ...optional("special_tokens_map.json"), ...config };
-  const added = addedTokens(named, { ...vocab, ...(optional("added_tokens.json") as typeof vocab) });
+  const known = { ...vocab, ...(optional("added_tokens.json") as typeof vocab) };
+  const added = addedTokens(named, known, [...roles.map((role) => named[role]), END_OF_TEXT]);
   const ids = { ...vocab, ...Object.fromEntries(added.map(({ content, id }) => [content, id])) };
   const byteLevel = { type: "ByteLevel", trim_offsets: false, use_regex: true };
   const unknown = contentOf(named.unk_token);
@@ -72,7 +73,11 @@ function readMerges(file: string): string[] {
 }
 
 /** Tokens that are matched whole in a text: those that the files list, and those with a role. */
-function addedTokens(named: Config, ids: Record<string, number>): AddedTokenJson[] {
+export function addedTokens(
+  named: Config,
+  ids: Record<string, number>,
+  roles: readonly unknown[],
+): AddedTokenJson[] {
   const tokens = new Map<string, AddedTokenJson>();
   const add = (content: string, id: number | undefined, settings: Config = {}) => {
     if (id === undefined || tokens.has(content)) return;
@@ -91,9 +96,8 @@ function addedTokens(named: Config, ids: Record<string, number>): AddedTokenJson
   };
   const listed = (named.added_tokens_decoder ?? {}) as Record<string, Config>;
   for (const [id, token] of Object.entries(listed)) add(String(token.content), Number(id), token);
-  const roles: Role[] = ["bos_token", "eos_token", "unk_token", "pad_token"];
   const others = Array.isArray(named.additional_special_tokens) ? named.additional_special_tokens : [];
-  for (const token of [...roles.map((role) => named[role]), ...others, END_OF_TEXT]) {
+  for (const token of [...roles, ...others]) {
     const content = contentOf(token);
     if (content !== null) add(content, ids[content], isObject(token) ? token : {});
   }

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { Tokenizer as NativeTokenizer } from "tokenizers";
 import { describe } from "../core/errors.ts";
 import { atomicWriteText, firstLine } from "../core/platform/files.ts";
+import { readBertFiles } from "./bert_files.ts";
 import { type DecoderStage, decoderStages, tokenBytes, type WholeDecoder } from "./decoders.ts";
 import { TokenizerError } from "./errors.ts";
 import { readJsonFile } from "./files.ts";
@@ -124,18 +125,22 @@ export class Tokenizer implements TokenSource {
   }
 
   /**
-   * Loads a model folder (its `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, with `tokenizer_config.json`,
-   * `generation_config.json`, `config.json` and `chat_template.jinja` if present) or a `tokenizer.json` with its neighbours.
+   * Loads a model folder (its `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, or BERT's `vocab.txt`, with
+   * `tokenizer_config.json`, `generation_config.json`, `config.json` and `chat_template.jinja` if present) or a
+   * `tokenizer.json` with its neighbours.
    * @throws TokenizerError for a missing or corrupt file, naming it.
    */
   static load(path: string): Tokenizer {
     const isFolder = existsSync(path) && statSync(path).isDirectory();
     const file = isFolder ? join(path, "tokenizer.json") : path;
-    const json = existsSync(file) ? readJsonFile(file) : isFolder ? readGpt2Files(path) : null;
+    const hasFile = existsSync(file);
+    const gpt2 = isFolder && !hasFile ? readGpt2Files(path) : null;
+    const bert = isFolder && !hasFile && !gpt2 ? readBertFiles(path) : null;
+    const json = hasFile ? readJsonFile(file) : (gpt2 ?? bert?.json ?? null);
     if (json === null) {
       throw new TokenizerError(
         isFolder
-          ? `${path} has no tokenizer.json (nor vocab.json with merges.txt); is it a model folder in Hugging Face layout?`
+          ? `${path} has no tokenizer.json (nor vocab.json with merges.txt, nor vocab.txt); is it a model folder in Hugging Face layout?`
           : `${path} does not exist; give a model folder or a tokenizer.json`,
       );
     }
@@ -144,12 +149,14 @@ export class Tokenizer implements TokenSource {
     try {
       return new Tokenizer(json as TokenizerJson, {
         ...(existsSync(template) ? { chat_template: readFileSync(template, "utf8") } : {}),
-        ...optional("tokenizer_config", beside("tokenizer_config.json")),
+        ...(bert
+          ? { tokenizer_config: bert.config }
+          : optional("tokenizer_config", beside("tokenizer_config.json"))),
         ...optional("generation_config", beside("generation_config.json")),
         ...optional("config", beside("config.json")),
       });
     } catch (error) {
-      const name = existsSync(file) ? file : `${path}/vocab.json with merges.txt`;
+      const name = hasFile ? file : `${path}/${bert ? "vocab.txt" : "vocab.json with merges.txt"}`;
       if (error instanceof InvalidTokenizer) throw new TokenizerError(`${name}: ${error.message}`, error);
       throw error;
     }
