@@ -19,6 +19,8 @@ import { parseModelName } from "../models/hub/names.ts";
 import { type PullOptions, pullModel } from "../models/hub/pull.ts";
 import { resolveModel } from "../models/hub/resolve.ts";
 import { selectPaths } from "../models/hub/select.ts";
+import { recipe as mlm } from "../train/recipes/mlm.ts";
+import { loadSettings, parseOverrides } from "../train/settings/load.ts";
 import { FakeHub, type Fault, gitHash, sha256 } from "./support/fake_hub.ts";
 
 const root = mkdtempSync(join(tmpdir(), "kiln-hub-"));
@@ -127,7 +129,17 @@ describe("pulling a model", () => {
     writeFileSync(join(place, "refs/main"), commit);
     writeFileSync(join(place, "snapshots", commit, "config.json"), "{}");
     writeFileSync(join(place, "blobs", sha256(weights)), weights);
-    expect(await resolveModel("org/a")).toBe(join(place, "snapshots", commit));
+    const snapshot = join(place, "snapshots", commit);
+    expect(await resolveModel("org/a")).toBe(snapshot);
+    // Training starts from it by its name too, whoever gives that.
+    const settings = join(root, "from.yaml");
+    writeFileSync(settings, "model: { init_from: org/a }");
+    const train = { "data.path": "x", "model.init_from": "org/a" };
+    const overrides = parseOverrides(Object.entries(train).map(([key, value]) => `${key}=${value}`));
+    expect((await loadSettings(mlm, null, overrides)).model.init_from).toBe(snapshot);
+    expect((await loadSettings(mlm, settings)).model.init_from).toBe(snapshot);
+    const none = loadSettings(mlm, null, parseOverrides(["model.init_from=org/none"]));
+    expect((await failure(none)).message).toMatch(/org\/none does not exist.* run kiln pull org\/none/);
     await pull("org/a");
     expect(hub.requests.some(({ url }) => url.includes("safetensors"))).toBe(false);
   });

@@ -45,9 +45,9 @@ const settingFlags: readonly Flag[] = [
   ],
   ["--out <folder>", "out_dir", "folder of the run: checkpoints, logs, loss curve, model"],
   [
-    "--init-from <folder>",
+    "--init-from <model>",
     "model.init_from",
-    "start from the weights, shape and tokenizer of this model or run",
+    "start from the weights, shape and tokenizer of this folder, run or pulled model",
   ],
   ["--steps <n>", "train.steps", "optimizer updates", whole(1)],
   ["--batch-size <n>", "train.batch_size", "sequences of one forward pass", whole(1)],
@@ -121,10 +121,7 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
           from,
         })),
       ];
-      if (isModel) {
-        const { resolveModel } = await import("../models/hub/resolve.ts");
-        overrides.push({ path: ["model", "init_from"], value: await resolveModel(first), from: first });
-      }
+      if (isModel) overrides.push({ path: ["model", "init_from"], value: first, from: first });
       const recipe = await recipes[name].load();
       const settings = await loadSettings(recipe, isModel ? null : (first ?? null), overrides);
       if (flags.preview) {

@@ -5,6 +5,7 @@ import type { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { isObject, readText } from "../../core/platform/files.ts";
 import { configError, type Option, optionsOf, parseWith, shapeOf } from "../../models/formats/validation.ts";
+import { resolveModel } from "../../models/hub/resolve.ts";
 import type { RunSettings } from "./run.ts";
 
 /** How settings are read: from a file, `--set`, flags and a run that is resumed, checked by a recipe's schema. */
@@ -194,10 +195,11 @@ function isSame(below: Given, above: Given): boolean {
 export async function loadSettings<C extends RunSettings>(
   recipe: SettingsOf<C>,
   path: string | null,
-  overrides: readonly Override[] = [],
+  given: readonly Override[] = [],
 ): Promise<C> {
   const [text, name] = path === null ? ["{}", "the settings"] : [await readText(path), path];
   const source = parseSource(text, name);
+  const overrides = await withPulledModel(source, given);
   const { resume, out_dir = `runs/${recipe.name}` } = override(source, overrides);
   const runFile = join(String(out_dir), "config.json");
   if (!resume || !existsSync(runFile)) {
@@ -235,6 +237,21 @@ export async function loadSettings<C extends RunSettings>(
     );
   }
   return config;
+}
+
+/**
+ * The overrides, and above them the folder of a pulled model where `model.init_from` is its name (org/name). Throws a KilnError
+ * where it is neither that nor a path.
+ */
+async function withPulledModel(source: Source, overrides: readonly Override[]): Promise<readonly Override[]> {
+  const { model } = override(source, overrides);
+  const given = isObject(model) ? model.init_from : null;
+  if (typeof given !== "string") return overrides;
+  const path = ["model", "init_from"];
+  const own = overrides.findLast((o) => startsWith(path, o.path));
+  if (existsSync(resolve(own ? "." : dirname(source.name), given))) return overrides;
+  const value = await resolveModel(given);
+  return value === given ? overrides : [...overrides, { path, value, from: own?.from ?? source.name }];
 }
 
 /** The part of `value` that the schema knows: a run of an older version may have settings that no longer exist. */
