@@ -44,3 +44,9 @@ export function seedWords(seed: number | bigint): [number, number] {
   const bits = BigInt.asUintN(64, BigInt(seed));
   return [Number(bits & 0xffffffffn), Number(bits >> 32n)];
 }
+
+/** A random 64-bit key. */
+export function freshSeed(): [number, number] {
+  const [low, high] = crypto.getRandomValues(new Uint32Array(2));
+  return [low, high];
+}

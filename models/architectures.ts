@@ -37,7 +37,7 @@ import {
   parseGpt2ClassifierConfig,
   parseGpt2Config,
 } from "./gpt2_config.ts";
-import { classFor, type LabelKeys, labelled, type Task } from "./labels.ts";
+import { classFor, type LabelKeys, labelled, type Task, taskOf } from "./labels.ts";
 import { LlamaForCausalLM } from "./llama.ts";
 import { llamaOverrides, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
 import type { ModelShape } from "./model.ts";
@@ -203,16 +203,26 @@ export function createModel<C extends ModelConfig>(config: C, matrices: ComputeD
   return withoutValues(() => withMatrices(matrices, () => rowOf(config).create(config))) as ModelOf<C>;
 }
 
+/** Whether a config is that of a model that reads whole texts. */
+export const isEncoderConfig = (config: ModelConfig): boolean => rowOf(config).kind === "encoder";
+
 /** The config of a model that writes text. Throws a one-line KilnError for that of another. */
 export function decoderConfig(config: ModelConfig, source: string): DecoderConfig {
-  const { kind, classNames } = rowOf(config);
-  if (kind === "decoder") return config as DecoderConfig;
-  const { architectures: [name] = classNames } = config as Partial<EncoderConfig>;
-  const instead =
-    kind === "encoder"
-      ? "reads text and writes none; use a decoder such as Llama or GPT-2"
-      : 'answers a text as a whole; use pipeline("text2text-generation") of kiln/models for it, or a decoder such as GPT-2';
-  throw new KilnError(`${source} is a ${name}, which ${instead}`, { code: "model_not_decoder" });
+  const row = rowOf(config);
+  if (row.kind === "decoder") return config as DecoderConfig;
+  const { architectures: [name] = row.classNames } = config as Partial<EncoderConfig>;
+  throw new KilnError(`${source} is a ${name}, which ${writingInstead(config, row.kind)}`, {
+    code: "model_not_decoder",
+  });
+}
+
+/** What a model other than a decoder does with text, and what takes it. */
+function writingInstead(config: ModelConfig, kind: Kind): string {
+  if (kind === "encoder-decoder")
+    return 'answers a text as a whole; use pipeline("text2text-generation") of kiln/models for it, or a decoder such as GPT-2';
+  if (taskOf(config as EncoderConfig) === "fill-mask")
+    return "writes no text token by token; kiln sample and kiln eval perplexity take it, for all else use a decoder";
+  return "reads text and writes none; use a decoder such as Llama or GPT-2";
 }
 
 /** The config of the same model with a head for another task. Throws a one-line KilnError where the architecture has none. */

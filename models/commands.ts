@@ -84,12 +84,26 @@ async function answerTexts(
   await write(batch);
 }
 
+/** `sayCut` says how many texts were longer than the model reads; of those the beginning counts. */
 async function openPipeline<T extends Task>(task: T, model: string) {
   await (await import("../kernels/index.ts")).openOnce();
   const { resolveModel } = await import("./hub/resolve.ts");
   const { pipeline } = await import("./pipeline.ts");
   const directory = await resolveModel(model);
-  return { run: await pipeline(task, directory), directory };
+  let [texts, most, longest] = [0, 0, 0];
+  const onTruncated = (tokens: number, read: number) => {
+    texts++;
+    longest = read;
+    most = Math.max(most, tokens);
+  };
+  const sayCut = () => {
+    const are = texts === 1 ? "text is" : "texts are";
+    if (texts > 0)
+      say(
+        `${texts} ${are} longer than the ${longest} tokens that the model reads (the longest has ${most}): only the first ${longest} count`,
+      );
+  };
+  return { run: await pipeline(task, directory, { onTruncated }), directory, sayCut };
 }
 
 function addClassify(program: Command): void {
@@ -100,11 +114,12 @@ function addClassify(program: Command): void {
       examples('kiln classify runs/sst2/model "a fine film"', "kiln classify m --file a.txt"),
     )
     .action(async (model: string, texts: string[], flags: TextFlags & { topK?: number }) => {
-      const { run } = await openPipeline("text-classification", model);
+      const { run, sayCut } = await openPipeline("text-classification", model);
       await answerTexts(texts, flags, async (batch) => {
         const found = await run(batch, { top_k: flags.topK ?? 1 });
         return found.map((each) => (Array.isArray(each) || flags.topK ? { labels: [each].flat() } : each));
       });
+      sayCut();
     });
 }
 
@@ -113,11 +128,12 @@ function addFillMask(program: Command): void {
     .option("--top-k <n>", "how many", whole(1), 5)
     .addHelpText("after", examples('kiln fill-mask google-bert/bert-base-uncased "Paris is in [MASK]."'))
     .action(async (model: string, texts: string[], flags: TextFlags & { topK: number }) => {
-      const { run } = await openPipeline("fill-mask", model);
+      const { run, sayCut } = await openPipeline("fill-mask", model);
       await answerTexts(texts, flags, async (batch) => {
         const fills = await run(batch, { top_k: flags.topK });
         return fills.map((each) => ({ fills: each }));
       });
+      sayCut();
     });
 }
 
@@ -137,13 +153,14 @@ function addEmbed(program: Command): void {
         texts: string[],
         flags: TextFlags & { pooling?: Pooling; normalize: boolean },
       ) => {
-        const { run, directory } = await openPipeline("feature-extraction", model);
+        const { run, directory, sayCut } = await openPipeline("feature-extraction", model);
         const { modelPooling } = await import("./pipeline.ts");
         const pooling = flags.pooling ?? (await modelPooling(directory)) ?? "mean";
         await answerTexts(texts, flags, async (batch) => {
           const { data, dims } = await run(batch, { pooling, normalize: flags.normalize });
           return batch.map((_, i) => ({ embedding: [...data.subarray(i * dims[1], (i + 1) * dims[1])] }));
         });
+        sayCut();
       },
     );
 }

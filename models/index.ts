@@ -49,8 +49,17 @@ export { resolveModel } from "./hub/resolve.ts";
 export type { Task } from "./labels.ts";
 export { LlamaForCausalLM } from "./llama.ts";
 export { type LlamaConfig, parseLlamaConfig, tinyllmConfig } from "./llama_config.ts";
+export { type MaskedGenerationOptions, MaskedGenerator } from "./masked_generation.ts";
 export { Model, type ModelShape, type TokenBatch } from "./model.ts";
 export { PagedDecoder, type PagedItem, type PagedSizes } from "./paged_decoder.ts";
-export { type Features, type Pipelines, pipeline } from "./pipeline.ts";
+export {
+  type Features,
+  type PipelineOptions,
+  type PipelineSource,
+  type Pipelines,
+  type PipelineTask,
+  pipeline,
+} from "./pipeline.ts";
 export { dequantizeModel, quantizeModel } from "./quantize.ts";
+export type { GeneratedText, TextGenerationOptions } from "./text_generation.ts";
 export { type EncodedText, packTexts, type TextRows, uploadRows } from "./text_rows.ts";

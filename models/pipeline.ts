@@ -2,9 +2,6 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { readJson } from "../core/platform/files.ts";
-import { dispose, scope } from "../core/scope.ts";
-import { noGrad } from "../core/tape.ts";
-import { type Tensor, tensor } from "../core/tensor.ts";
 import { cast, ne, reshape } from "../kernels/index.ts";
 import { type ComputeDtype, normalized, type Pooling, pool } from "../nn/index.ts";
 import type { TextEncoding, Tokenizer } from "../tokenizer/index.ts";
@@ -14,7 +11,10 @@ import { Encoder, type EncoderInput } from "./encoder.ts";
 import { EncoderDecoder } from "./encoder_decoder.ts";
 import { fromPretrained } from "./formats/hf_directory.ts";
 import type { Task } from "./labels.ts";
-import { rowsOfOne, uploadRows } from "./text_rows.ts";
+import { MaskedGenerator } from "./masked_generation.ts";
+import { softmax } from "./sampling.ts";
+import { type TextGenerationPipeline, textGeneration } from "./text_generation.ts";
+import { type OnTruncated, TextReader } from "./text_reader.ts";
 
 /** A label with its probability. */
 export interface LabelScore {
@@ -72,40 +72,63 @@ export interface Pipelines {
     texts: string | string[],
     options?: { pooling?: Pooling | "none"; normalize?: boolean },
   ) => Promise<Features>;
-  /** The likeliest passage of `context`; with `top_k` a list of so many. */
+  /**
+   * The likeliest passage of `context`; with `top_k` a list of so many. A context that the model cannot read at once is read in
+   * windows that share `doc_stride` (128) tokens, each with probabilities of its own.
+   */
   "question-answering": (
     question: string,
     context: string,
-    options?: { top_k?: number },
+    options?: { top_k?: number; doc_stride?: number },
   ) => Promise<Answer | Answer[]>;
   /** An answer to each text, by beam search as the model's generation_config.json has it, or the options. */
   "text2text-generation": (
     texts: string | string[],
     options?: GenerateOptions,
   ) => Promise<{ generated_text: string }[]>;
+  "text-generation": TextGenerationPipeline;
+}
+
+export type PipelineTask = keyof Pipelines;
+/** A loaded model with its tokenizer, or the directory to load them from. */
+export type PipelineSource = string | { model: AnyModel; tokenizer: Tokenizer };
+
+export interface PipelineOptions {
+  dtype?: ComputeDtype;
+  /**
+   * Told of each text that is longer than the model reads, which is then cut; without it such a text is an error. Contexts of
+   * questions are never cut.
+   */
+  onTruncated?: OnTruncated;
 }
 
 /**
- * A function from texts to answers, as transformers.js has it. `source` is a loaded model with its tokenizer, or the directory
- * to load them from. The bits of an answer do not depend on the other texts of its list.
+ * A function from texts to answers, as transformers.js has it. The bits of an answer do not depend on the other texts of its
+ * list. Text is written here by masked language models; `pipeline` of `kiln/serve` writes it with Llama and GPT-2 too.
  *
- * @throws KilnError where the model has no head for the task, or a text is longer than the model reads: none is cut
+ * @throws KilnError where the model has no head for the task, or a text is longer than the model reads
  */
-export async function pipeline<T extends keyof Pipelines>(
+export async function pipeline<T extends PipelineTask>(
   task: T,
-  source: string | { model: AnyModel; tokenizer: Tokenizer },
-  options: { dtype?: ComputeDtype } = {},
+  source: PipelineSource,
+  options: PipelineOptions = {},
 ): Promise<Pipelines[T]> {
   const { model, tokenizer } = typeof source === "string" ? await fromPretrained(source, options) : source;
   if (task === "text2text-generation" && model instanceof EncoderDecoder)
     return answering(model, tokenizer) as Pipelines[T];
-  if (!(model instanceof Encoder) || (task !== "feature-extraction" && model.task !== task)) {
+  const isEncoder = model instanceof Encoder;
+  if (isEncoder && task === "text-generation")
+    return textGeneration(new MaskedGenerator(model, tokenizer), tokenizer) as Pipelines[T];
+  if (!isEncoder || (task !== "feature-extraction" && model.task !== task)) {
     const name = String(model.toHfConfig().architectures);
-    throw new KilnError(`a ${name} has no head for ${task}; train one, or take a model that has it`, {
-      code: "task_unknown",
-    });
+    const remedy =
+      task === "text-generation"
+        ? `for text of a ${name} import { pipeline } from "kiln/serve"; that of kiln/models has masked language models only`
+        : `a ${name} has no head for ${task}; train one, or take a model that has it`;
+    throw new KilnError(remedy, { code: "task_unknown" });
   }
-  return pipelines[task as Task](new Reader(model, tokenizer)) as Pipelines[T];
+  const reader = new TextReader(model, tokenizer, options.onTruncated);
+  return pipelines[task as Task](reader) as Pipelines[T];
 }
 
 const answering =
@@ -129,93 +152,9 @@ export async function modelPooling(directory: string): Promise<Pooling | null> {
   );
 }
 
-/** Texts that are computed together have at most so many tokens, and rows a multiple of `step`. */
-const most = 4096;
-const step = 16;
-
-/** Runs a model over texts. */
-class Reader {
-  readonly model: Encoder;
-  readonly tokenizer: Tokenizer;
-
-  constructor(model: Encoder, tokenizer: Tokenizer) {
-    this.model = model;
-    this.tokenizer = tokenizer;
-  }
-
-  encode(texts: readonly (string | readonly [string, string])[]): Promise<TextEncoding[]> {
-    return this.tokenizer.encodeTexts(texts);
-  }
-
-  /**
-   * What `compute` makes of each text: its own part of the result, whose first axis is texts, or all their tokens
-   * (`perToken`). With `places` the head reads only that token of each text. Texts of about one length are computed together.
-   */
-  async read(
-    texts: readonly TextEncoding[],
-    compute: (input: EncoderInput) => Tensor,
-    { perToken = false, places }: { perToken?: boolean; places?: readonly number[] } = {},
-  ): Promise<Float32Array[]> {
-    const longest = this.model.shape.max_position_embeddings;
-    const groups = new Map<number, number[]>();
-    texts.forEach(({ ids }, i) => {
-      if (ids.length > longest)
-        throw new KilnError(`text ${i + 1} has ${ids.length} tokens, the model reads ${longest}; cut it`, {
-          code: "text_length",
-        });
-      const room = Math.min(Math.ceil(ids.length / step) * step, longest);
-      groups.set(room, [...(groups.get(room) ?? []), i]);
-    });
-    const out: Float32Array[] = [];
-    for (const [room, members] of groups) {
-      const count = Math.max(1, Math.floor(most / room));
-      for (let at = 0; at < members.length; at += count) {
-        const chosen = members.slice(at, at + count);
-        const rows = rowsOfOne(
-          this.model,
-          chosen.map((i) => texts[i]),
-          room,
-        );
-        const made = scope(() => {
-          const input: EncoderInput = { ...uploadRows(rows, this.model), batchInvariant: true };
-          if (places)
-            input.rows = tensor(
-              chosen.map((i, r) => r * room + places[i]),
-              [chosen.length],
-              "i32",
-            );
-          return noGrad(() => compute(input));
-        });
-        const values = Float32Array.from(await made.data());
-        dispose(made);
-        const size = values.length / chosen.length;
-        chosen.forEach((i, r) => {
-          const used = perToken ? (size / room) * texts[i].ids.length : size;
-          out[i] = values.subarray(r * size, r * size + used);
-        });
-      }
-    }
-    return out;
-  }
-
-  /** The head's logits for each text, or for each of its tokens. */
-  logits(texts: readonly TextEncoding[], places?: readonly number[]): Promise<Float32Array[]> {
-    const perToken = this.model.task !== "text-classification" && !places;
-    return this.read(texts, (input) => this.model.logits(input), { perToken, ...(places && { places }) });
-  }
-}
-
-function softmax(logits: ArrayLike<number>): number[] {
-  const highest = Math.max(...Array.from(logits));
-  const powers = Array.from(logits, (x) => Math.exp(x - highest));
-  const total = powers.reduce((a, b) => a + b, 0);
-  return powers.map((x) => x / total);
-}
-
 /** The indices of the largest values, the largest first, of equal ones the first. */
-const top = (values: readonly number[], count: number): number[] =>
-  values
-    .map((_, i) => i)
+const top = (values: ArrayLike<number>, count: number): number[] =>
+  Array.from(values, (_, i) => i)
     .sort((a, b) => values[b] - values[a] || a - b)
     .slice(0, count);
 
@@ -223,7 +162,7 @@ const top = (values: readonly number[], count: number): number[] =>
 const same = <T, R>(texts: T, answers: R[]) => (Array.isArray(texts) ? answers : answers[0]) as never;
 const listOf = (texts: string | string[]): string[] => [texts].flat();
 
-const pipelines: { [T in Task]: (reader: Reader) => Pipelines[T] } = {
+const pipelines: { [T in Task]: (reader: TextReader) => Pipelines[T] } = {
   "text-classification": (reader) => {
     const { labels, config } = reader.model;
     const independent = config.problem_type === "multi_label_classification" || labels.length === 1;
@@ -266,7 +205,7 @@ const pipelines: { [T in Task]: (reader: Reader) => Pipelines[T] } = {
       const encodings = await reader.encode(listOf(texts));
       const places = encodings.map(({ ids }, t) => {
         const place = ids.indexOf(maskId);
-        if (place >= 0) return place;
+        if (place >= 0) return [place];
         const mask = tokenizer.idToToken(maskId);
         throw new KilnError(`text ${t + 1} has no ${mask} to fill; write it where a token is missing`);
       });
@@ -277,7 +216,7 @@ const pipelines: { [T in Task]: (reader: Reader) => Pipelines[T] } = {
           score: scores[token],
           token,
           token_str: tokenizer.decode([token]),
-          sequence: tokenizer.decode(ids.with(places[t], token)),
+          sequence: tokenizer.decode(ids.with(places[t][0], token)),
         }));
       });
       return same(texts, found);
@@ -308,24 +247,57 @@ const pipelines: { [T in Task]: (reader: Reader) => Pipelines[T] } = {
 
   "question-answering":
     (reader) =>
-    async (question, context, { top_k = 1 } = {}) => {
-      const [encoding] = await reader.encode([[question, context]]);
-      const [logits] = await reader.logits([encoding]);
-      const { sources, offsets } = encoding;
-      // The first token stands for "no answer": it takes its share, and is no answer itself.
-      const places = sources.flatMap((source, i) => (i === 0 || source === 1 ? [i] : []));
-      const [begins, ends] = [0, 1].map((which) => softmax(places.map((i) => logits[2 * i + which])));
-      const spans = places.flatMap((first, a) =>
-        places.slice(a).map((last, b) => ({ first, last, score: begins[a] * ends[a + b] })),
-      );
-      const answers = spans
-        .filter(({ first }) => first > 0)
-        .sort((a, b) => b.score - a.score)
-        .slice(0, top_k)
-        .map(({ first, last, score }) => {
-          const [start, end] = [offsets[first][0], offsets[last][1]];
-          return { answer: context.slice(start, end), score, start, end };
-        });
+    async (question, context, { top_k = 1, doc_stride = 128 } = {}) => {
+      const [encoding] = await reader.tokenizer.encodeTexts([[question, context]]);
+      const windows = windowsOf(encoding, reader.longest, doc_stride);
+      const logits = await reader.logits(windows);
+      const found = new Map<string, Answer>();
+      for (const [w, window] of windows.entries())
+        for (const { start, end, score } of passages(window, logits[w], top_k)) {
+          const place = `${start} ${end}`;
+          if (score > (found.get(place)?.score ?? 0))
+            found.set(place, { answer: context.slice(start, end), score, start, end });
+        }
+      const answers = [...found.values()].sort((a, b) => b.score - a.score).slice(0, top_k);
       return top_k === 1 ? answers[0] : answers;
     },
 };
+
+/** A question with its context, or with one part of it after the other: windows of `longest` tokens that share `overlap`. */
+function windowsOf(encoding: TextEncoding, longest: number, overlap: number): TextEncoding[] {
+  const { ids, typeIds, sources, offsets } = encoding;
+  const [from, to] = [sources.indexOf(1), sources.lastIndexOf(1) + 1];
+  const room = longest - (ids.length - (to - from));
+  if (to - from <= room) return [encoding];
+  if (room < 1)
+    throw new KilnError(`the question fills the ${longest} tokens that the model reads; shorten it`, {
+      code: "text_length",
+    });
+  const advance = room - Math.min(Math.max(0, overlap), Math.floor(room / 2));
+  const count = 1 + Math.ceil((to - from - room) / advance);
+  return Array.from({ length: count }, (_, w) => {
+    const start = from + w * advance;
+    const end = Math.min(start + room, to);
+    const cut = <T>(values: T[]) => [
+      ...values.slice(0, from),
+      ...values.slice(start, end),
+      ...values.slice(to),
+    ];
+    return { ids: cut(ids), typeIds: cut(typeIds), sources: cut(sources), offsets: cut(offsets) };
+  });
+}
+
+/** The likeliest passages of a window, where each begins and ends in the context. */
+function passages({ sources, offsets }: TextEncoding, logits: Float32Array, count: number) {
+  // The first token stands for "no answer": it takes its share, and is no answer itself.
+  const places = sources.flatMap((source, i) => (i === 0 || source === 1 ? [i] : []));
+  const [begins, ends] = [0, 1].map((which) => softmax(places.map((i) => logits[2 * i + which])));
+  return places
+    .flatMap((first, a) =>
+      places.slice(a).map((last, b) => ({ first, last, score: begins[a] * ends[a + b] })),
+    )
+    .filter(({ first }) => first > 0)
+    .sort((a, b) => b.score - a.score)
+    .slice(0, count)
+    .map(({ first, last, score }) => ({ start: offsets[first][0], end: offsets[last][1], score }));
+}

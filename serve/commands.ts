@@ -52,6 +52,13 @@ interface WritingFlags {
   dtype: "f32" | "f16";
 }
 
+interface SampleFlags extends WritingFlags {
+  prompt: string;
+  strategy?: "mask-predict" | "gibbs";
+  iterations?: number;
+  burnIn?: number;
+}
+
 /** How a model writes. */
 const withWriting = (command: Command) =>
   command
@@ -75,18 +82,34 @@ const writingOptions = ({ maxTokens: max_tokens, temperature, topK, topP, minP, 
 
 function addSample(program: Command): void {
   withWriting(program.command("sample").argument("<model>", modelArgument))
-    .description("continue a prompt, streaming the text")
+    .description("continue a prompt: token by token, or with a masked language model over and over")
     .option("--prompt <text>", "what to continue", "Once upon a time")
     .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
+    .addOption(
+      new Option(
+        "--strategy <name>",
+        "of a masked language model: mask-predict (the default) rewrites what is least certain, gibbs a token at a time",
+      ).choices(["mask-predict", "gibbs"]),
+    )
+    .option("--iterations <n>", "how often a masked language model goes through the text (10)", whole(1))
+    .option(
+      "--burn-in <n>",
+      "the first iterations of gibbs, which draw from all tokens (half of them)",
+      whole(0),
+    )
     .addHelpText(
       "after",
       examples(
         'kiln sample runs/demo/model --prompt "Once upon a time"',
         'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
+        'kiln sample runs/mlm/model --prompt "The cat" --max-tokens 20 --strategy gibbs --top-k 20',
       ),
     )
-    .action(async (given: string, flags: WritingFlags & { prompt: string }) => {
+    .action(async (given: string, flags: SampleFlags) => {
       const path = await resolveModel(given);
+      const { isEncoderConfig, readModelConfig } = await import("../models/architectures.ts");
+      if (isEncoderConfig(await readModelConfig(path))) return sampleMasked(path, flags);
+      await refuseMaskedFlags(given, flags);
       await (await import("./adapter_choice.ts")).takeQuickest(path, flags.dtype, { measure: false });
       await openOnce();
       const { loadAdapted } = await import("../models/formats/peft_directory.ts");
@@ -136,6 +159,41 @@ function addChat(program: Command): void {
       if (process.stdin.isTTY) say("/help lists the commands; Ctrl-D leaves");
       process.exitCode = await new ChatRepl(session, { open, json, say }).run();
     });
+}
+
+async function refuseMaskedFlags(model: string, { strategy, iterations, burnIn }: SampleFlags) {
+  const flag = strategy ? "strategy" : iterations ? "iterations" : burnIn === undefined ? null : "burn-in";
+  if (flag === null) return;
+  const { KilnError } = await import("../core/errors.ts");
+  throw new KilnError(
+    `--${flag} is for masked language models; ${model} writes token by token: leave it out`,
+    { exitCode: 2 },
+  );
+}
+
+/** `kiln sample` with a masked language model. */
+async function sampleMasked(path: string, flags: SampleFlags): Promise<void> {
+  await openOnce();
+  const { fromPretrained } = await import("../models/formats/hf_directory.ts");
+  const { MaskedGenerator } = await import("../models/masked_generation.ts");
+  const { duration, ProgressLine } = await import("../core/platform/progress_line.ts");
+  const { model, tokenizer } = await fromPretrained(path, { dtype: flags.dtype });
+  const line = new ProgressLine();
+  const begin = line.now();
+  const generator = new MaskedGenerator(model as import("../models/encoder.ts").Encoder, tokenizer, {
+    ...definedOnly({ strategy: flags.strategy, iterations: flags.iterations, burn_in: flags.burnIn }),
+    progress: (share) => {
+      const seconds = (line.now() - begin) / 1000;
+      if (seconds > 2) line.update(share, `writing, ETA ${duration((seconds / share) * (1 - share))}`);
+    },
+  });
+  try {
+    const [[{ text }]] = await generator.generate([flags.prompt], writingOptions(flags));
+    line.end();
+    process.stdout.write(`${flags.prompt}${text}\n`);
+  } finally {
+    line.end();
+  }
 }
 
 function addServe(program: Command): void {

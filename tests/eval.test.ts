@@ -272,3 +272,39 @@ it("measures a classifier by the names of its labels, whatever the order of the 
     "m is a BertForMaskedLM without labels to choose from",
   );
 });
+
+it("masks each token of a text once for pseudo-perplexity, in windows where it is long", async () => {
+  await openDevice();
+  const loaded = { model: randomBert("ForMaskedLM"), tokenizer: wordPieces() };
+  const fill = await pipeline("fill-mask", loaded);
+  const score = async (window: string) => {
+    const words = window.split(" ");
+    const masked = words.map((_, i) => words.with(i, "[MASK]").join(" "));
+    const found = await fill(masked, { top_k: 21 });
+    return found.reduce(
+      (sum, fills, i) => sum + Math.log(fills.find(({ token_str }) => token_str === words[i])!.score),
+      0,
+    );
+  };
+  const short = "this film is good";
+  const long = "the cat sat on a mat ".repeat(7).trim();
+  const words = long.split(" ");
+  // [CLS] and [SEP] leave 38 of 40 tokens.
+  const windows = [short, words.slice(0, 38).join(" "), words.slice(38).join(" ")];
+  const nats = (await Promise.all(windows.map(score))).reduce((a, b) => a + b);
+  const path = file("masked.jsonl", [short, long].map((text) => JSON.stringify({ text })).join("\n"));
+  const { values } = (await evaluatePerplexity(loaded, "bert", { data: [path] })) as {
+    values: Record<string, number>;
+  };
+  expect(values).toMatchObject({ documents: 2, tokens: 46, words: 46 });
+  expect(Math.log(values.pseudo_perplexity)).toBeCloseTo(-nats / 46, 5);
+  expect(Math.log(values.pseudo_word_perplexity)).toBeCloseTo(-nats / 46, 5);
+  expect(values.pseudo_bits_per_byte).toBeCloseTo(-nats / values.bytes / Math.LN2, 5);
+  const run = (model: typeof loaded.model, flags: object) =>
+    evaluatePerplexity({ ...loaded, model }, "m", { data: [path], ...flags });
+  await expect(run(loaded.model, { stride: 4 })).rejects.toThrow("--stride is for models that write");
+  await expect(run(loaded.model, { context: 2 })).rejects.toThrow("--context leaves no room");
+  await expect(run(randomBert("ForSequenceClassification", labels), {})).rejects.toThrow(
+    "m is a BertForSequenceClassification, which predicts no tokens",
+  );
+});

@@ -26,7 +26,7 @@ import { GPT2LMHeadModel } from "../models/gpt2.ts";
 import { gpt2Overrides, parseGpt2Config } from "../models/gpt2_config.ts";
 import { parseLlamaConfig } from "../models/llama_config.ts";
 import { PagedDecoder } from "../models/paged_decoder.ts";
-import { argmax } from "../serve/engine/sampler.ts";
+import { argmax } from "../models/sampling.ts";
 import { type GenerateOptions, TextGenerator } from "../serve/text/text_generator.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/index.ts";

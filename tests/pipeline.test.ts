@@ -10,7 +10,8 @@ import type { Encoder } from "../models/encoder.ts";
 import { fromPretrained, loadModel, readTensors } from "../models/formats/hf_directory.ts";
 import type { Task } from "../models/labels.ts";
 import { type Answer, type LabelScore, pipeline } from "../models/pipeline.ts";
-import { Tokenizer } from "../tokenizer/index.ts";
+import { textGeneration } from "../models/text_generation.ts";
+import { ChatTemplate, Tokenizer, withChatTemplate } from "../tokenizer/index.ts";
 import { labels, randomBert, texts, wordPieces } from "./support/word_pieces.ts";
 
 const shared = new URL("../../shared/", import.meta.url).pathname;
@@ -248,6 +249,76 @@ describe("pipelines", () => {
     const total = answers.reduce((sum, { score }) => sum + score, 0);
     expect(total).toBeGreaterThan(0);
     expect(total).toBeLessThan(1);
+  });
+
+  it("question-answering reads a long context in windows that share tokens", async () => {
+    const model = randomBert("ForQuestionAnswering");
+    const ask = await pipeline("question-answering", { model, tokenizer });
+    // [CLS] who sat? [SEP] … [SEP] leaves 34 of the 40 tokens: with 10 shared, windows begin at 0, 24 and 48.
+    const words = Array.from({ length: 70 }, (_, i) => ["cat", "film", "mat", "good", "bad"][(i * i) % 5]);
+    const parts = [0, 24, 48].map((from) => words.slice(from, from + 34));
+    const answers = (await ask("who sat?", words.join(" "), { top_k: 3, doc_stride: 10 })) as Answer[];
+    const alone = await Promise.all(
+      parts.map(async (part, w) => {
+        const from = words.slice(0, [0, 24, 48][w]).join(" ").length + (w > 0 ? 1 : 0);
+        const found = (await ask("who sat?", part.join(" "), { top_k: 3 })) as Answer[];
+        return found.map(({ start, end, ...rest }) => ({ ...rest, start: start + from, end: end + from }));
+      }),
+    );
+    expect(answers[0]).toEqual(alone.flat().sort((a, b) => b.score - a.score)[0]);
+    expect(new Set(answers.map(({ start, end }) => `${start} ${end}`)).size).toBe(3);
+    for (const each of answers) expect(alone.flat()).toContainEqual(each);
+    await expect(ask("cat ".repeat(39), "mat")).rejects.toThrow("the question fills the 40 tokens");
+  });
+
+  it("cut long texts where somebody is told, and keep the tokens that end them", async () => {
+    const told: number[][] = [];
+    const classify = await pipeline(
+      "text-classification",
+      { model: randomBert("ForSequenceClassification", labels), tokenizer },
+      { onTruncated: (...counts) => void told.push(counts) },
+    );
+    const found = await classify([texts[0], "cat ".repeat(60), "cat ".repeat(38)], { top_k: null });
+    expect(told).toEqual([[62, 40]]);
+    expect(found[1]).toEqual(found[2]);
+  });
+
+  it("text-generation gives each input with its continuations, by a masked language model here", async () => {
+    const model = randomBert("ForMaskedLM");
+    const write = await pipeline("text-generation", { model, tokenizer });
+    const [{ generated_text: whole }] = await write("the cat", { max_new_tokens: 4 });
+    expect(whole).toMatch(/^the cat( \S+|\w+|\.|\?)+$/);
+    const short = await write(["the cat"], { max_new_tokens: 4, return_full_text: false });
+    expect(short).toEqual([[{ generated_text: whole.slice("the cat".length) }]]);
+    const how = { max_new_tokens: 3, do_sample: true, num_return_sequences: 2, seed: 1 };
+    expect(await write("a", how)).toEqual(await write("a", how));
+    expect(await write("a", how)).toHaveLength(2);
+    await expect(write("a", { top_k: 3 })).rejects.toThrow("top_k changes nothing without do_sample: true");
+    await expect(write([{ role: "user", content: "a" }])).rejects.toThrow("no chat template");
+    const other = randomBert("ForSequenceClassification", labels);
+    await expect(pipeline("text-generation", { model: other, tokenizer })).rejects.toThrow(
+      "guesses no masked tokens",
+    );
+  });
+
+  it("text-generation continues conversations by the chat template, whatever writes", async () => {
+    const asked: unknown[] = [];
+    const generate = async (...args: [readonly (string | readonly number[])[], object?]) => {
+      asked.push(args);
+      return args[0].map(() => [{ text: "hello", token_ids: [1], finish_reason: "stop" as const }]);
+    };
+    const chatting = withChatTemplate(tokenizer);
+    const write = textGeneration({ generate, close() {} }, chatting);
+    const chat = [{ role: "user" as const, content: "the cat" }];
+    const reply = { role: "assistant", content: "hello" };
+    expect(await write(chat, { max_new_tokens: 9 })).toEqual([{ generated_text: [...chat, reply] }]);
+    expect(await write([chat, chat])).toHaveLength(2);
+    const { ids } = await new ChatTemplate(chatting).encode(
+      { messages: chat },
+      { addGenerationPrompt: true },
+    );
+    expect(asked[0]).toEqual([[ids], { max_tokens: 9, n: 1, temperature: 0 }]);
+    expect(asked[1]).toEqual([[ids, ids], { max_tokens: 256, n: 1, temperature: 0 }]);
   });
 
   it("feature-extraction gives tokens, or one vector a text", async () => {

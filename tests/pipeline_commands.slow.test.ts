@@ -15,14 +15,16 @@ beforeAll(async () => {
   await openDevice();
 });
 
-const run = async (args: string[], input = "") => {
+const kiln = async (args: string[], input = "") => {
   const child = promisify(execFile)("node", ["bin/kiln.mjs", ...args], { env: process.env });
   child.child.stdin!.end(input);
-  return (await child).stdout
+  return await child;
+};
+const run = async (args: string[], input = "") =>
+  (await kiln(args, input)).stdout
     .trimEnd()
     .split("\n")
     .map((line) => JSON.parse(line));
-};
 
 it("classify, fill-mask and embed answer arguments, files and standard input in JSON Lines", async () => {
   const path = join(folder, "classifier");
@@ -56,3 +58,31 @@ it("classify, fill-mask and embed answer arguments, files and standard input in 
     /none does not exist/,
   );
 });
+
+it("sample and eval perplexity take a masked language model, and classify says which texts it cut", async () => {
+  const masked = join(folder, "writer");
+  await randomBert("ForMaskedLM").savePretrained(masked, tokenizer);
+  const sample = (...flags: string[]) => kiln(["sample", masked, "--prompt", "the cat", ...flags]);
+  const how = ["--max-tokens", "5", "--seed", "3", "--iterations", "2"];
+  const [one, same, gibbs] = await Promise.all([
+    sample(...how),
+    sample(...how, "--strategy", "mask-predict"),
+    sample(...how, "--strategy", "gibbs", "--burn-in", "1", "--top-k", "4"),
+  ]);
+  expect(one.stdout).toMatch(/^the cat .*\n$/);
+  expect(same.stdout).toBe(one.stdout);
+  expect(gibbs.stdout).toMatch(/^the cat .*\n$/);
+  const path = join(folder, "classifier-of-long-texts");
+  await randomBert("ForSequenceClassification", labels).savePretrained(path, tokenizer);
+  await expect(kiln(["sample", path])).rejects.toThrow(/guesses no masked tokens, so it writes no text/);
+  const { stderr } = await kiln(["classify", path, "cat ".repeat(60), "good"]);
+  expect(stderr).toMatch(/1 text is longer than the 40 tokens that the model reads \(the longest has 62\)/);
+  const [values] = await run(["eval", "perplexity", masked, "--json", "--data", textFile("the cat sat\n")]);
+  expect(values).toMatchObject({ documents: 1, tokens: 3, pseudo_perplexity: expect.any(Number) });
+});
+
+function textFile(text: string): string {
+  const path = join(folder, "data.txt");
+  writeFileSync(path, text);
+  return path;
+}

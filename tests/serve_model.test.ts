@@ -8,10 +8,12 @@ import { openDevice } from "../kernels/index.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
+import { pipeline as modelsPipeline } from "../models/pipeline.ts";
+import { argmax } from "../models/sampling.ts";
 import { ModelRunner } from "../serve/engine/runner.ts";
-import { argmax } from "../serve/engine/sampler.ts";
 import { createServer, type Server } from "../serve/index.ts";
 import { LIMITS } from "../serve/limits.ts";
+import { pipeline } from "../serve/pipeline.ts";
 import { TextGenerator } from "../serve/text/text_generator.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/index.ts";
@@ -199,6 +201,14 @@ it("many prompts at once are continued as each alone, and a refused one leaves n
     expect(finish_reason === "stop" || token_ids.length === 6).toBe(true);
   }
   await expect(generator.generate([...prompts, [tokenizer.vocabSize]], options)).rejects.toThrow("token ids");
+
+  // The pipeline of transformers.js over the same engine.
+  const write = await pipeline("text-generation", { model, tokenizer });
+  const [[greedy]] = await generator.generate(["ab"], { max_tokens: 6, temperature: 0 });
+  expect(await write("ab", { max_new_tokens: 6 })).toEqual([{ generated_text: `ab${greedy.text}` }]);
+  await expect(modelsPipeline("text-generation", { model, tokenizer })).rejects.toThrow(
+    'for text of a LlamaForCausalLM import { pipeline } from "kiln/serve"',
+  );
   generator.close();
 });
 

@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { applyTopK, probabilities, sampleRow, scoreRow, softmax, uniform } from "../serve/engine/sampler.ts";
+import { applyTopK, softmax, uniform } from "../models/sampling.ts";
+import { probabilities, sampleRow, scoreRow } from "../serve/engine/sampler.ts";
 import type { SampleSpec, Sampling } from "../serve/engine/types.ts";
 import { resolveSampling } from "../serve/text/sampling.ts";
 import { GREEDY } from "./serve_fake.ts";

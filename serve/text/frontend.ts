@@ -1,3 +1,4 @@
+import { freshSeed } from "../../core/random.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { Engine } from "../engine/engine.ts";
 import { invalid, RequestError } from "../engine/errors.ts";
@@ -7,7 +8,7 @@ import { Choice } from "./choice.ts";
 import { type DeltaListener, TextJob } from "./job.ts";
 import { PromptText } from "./prompt_text.ts";
 import type { TextRequest } from "./request.ts";
-import { freshSeed, resolveSampling } from "./sampling.ts";
+import { resolveSampling } from "./sampling.ts";
 
 /** The part of a tokenizer that the server uses. */
 export type ServeTokenizer = Pick<Tokenizer, "encodeUpTo" | "streamDecoder" | "idToBytes" | "eosIds">;

@@ -1,4 +1,4 @@
-import { seedWords } from "../../core/random.ts";
+import { freshSeed, seedWords } from "../../core/random.ts";
 import { invalid } from "../engine/errors.ts";
 import type { Sampling } from "../engine/types.ts";
 import type { SamplingParams } from "./request.ts";
@@ -78,10 +78,4 @@ function checkSeed(seed: number | bigint): bigint {
     throw invalid("seed", "seed must be a 64-bit integer, past 2^53 with all its digits");
   }
   return exact;
-}
-
-/** A random 64-bit seed. */
-export function freshSeed(): readonly [number, number] {
-  const [low, high] = crypto.getRandomValues(new Uint32Array(2));
-  return [low, high];
 }

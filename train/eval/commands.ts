@@ -102,7 +102,9 @@ const withLabels = (command: Command) =>
 
 function addPerplexity(group: Command): void {
   withWindows(withModel(group.command("perplexity").argument("<model>", modelArgument)))
-    .description("how well a model predicts texts: bits per byte, and perplexity per token, word and byte")
+    .description(
+      "how well a model predicts texts: bits per byte, and perplexity per token, word and byte; of a masked language model pseudo-perplexity",
+    )
     .requiredOption("--data <path...>", "text files, JSON Lines or folders of them")
     .addHelpText(
       "after",
@@ -112,8 +114,14 @@ function addPerplexity(group: Command): void {
       ),
     )
     .action(async (given: string, flags: PerplexityFlags & OutputFlags) => {
+      const [path] = await opened(given);
       const { evaluatePerplexity } = await import("./perplexity.ts");
-      await finish(await evaluatePerplexity(await decoder(given, flags.dtype), given, flags), flags);
+      const { isEncoderConfig, readModelConfig } = await import("../../models/architectures.ts");
+      const { fromPretrained, loadModel } = await import("../../models/formats/hf_directory.ts");
+      const isEncoder = isEncoderConfig(await readModelConfig(path));
+      const { dtype } = flags;
+      const loaded = isEncoder ? fromPretrained(path, dtype && { dtype }) : loadModel(path, dtype);
+      await finish(await evaluatePerplexity(await loaded, given, flags), flags);
     });
 }
 

@@ -1,12 +1,15 @@
 import { KilnError } from "../../core/errors.ts";
-import type { CausalLM } from "../../models/decoder.ts";
+import type { AnyModel } from "../../models/architectures.ts";
+import { Encoder } from "../../models/encoder.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import { type ReadOptions, readDocuments, type TextPart } from "../data/index.ts";
 import { Perplexity } from "../metrics/perplexity.ts";
 import { TextSize } from "../metrics/words.ts";
 import { type EvaluationReport, valueTable } from "../report/evaluation.ts";
+import { type DocumentScore, encodedParts } from "./documents.ts";
 import { logLikelihoods, type Piece } from "./likelihood.ts";
+import { pseudoLikelihoods } from "./pseudo_likelihood.ts";
 import { SpeedMeter } from "./speed.ts";
 
 export interface WindowOptions {
@@ -19,17 +22,7 @@ export interface WindowOptions {
 /** A model that writes text, with its tokenizer. */
 export type Scorer = Pick<LoadedModel, "model" | "tokenizer">;
 
-/** A document and the log-likelihood of its tokens, in nats. */
-export interface DocumentScore {
-  logLikelihood: number;
-  tokens: number;
-  size: TextSize;
-}
-
 type Window = Piece & { document: TextSize; ends: boolean };
-
-/** Characters that are encoded at once. */
-const longestText = 2 ** 18;
 
 /**
  * The log-likelihood of each document: every token is scored once, in rolling windows as in lm-eval's
@@ -77,7 +70,7 @@ export async function* windowsOf(
     state = { ids: ids.slice(keep), next: end - keep, isFirst: false, document };
     return piece;
   };
-  for await (const { ids, text, ends } of encoded(tokenizer, documents)) {
+  for await (const { ids, text, ends } of encodedParts(tokenizer, documents)) {
     state.document.add(text);
     state.ids = [...state.ids, ...ids];
     const most = () => (state.isFirst ? context : stride);
@@ -90,35 +83,18 @@ export async function* windowsOf(
   }
 }
 
-/** The ids of documents, part by part, so that no long document is encoded at once. */
-async function* encoded(tokenizer: Tokenizer, documents: AsyncIterable<TextPart>) {
-  const options = { addSpecialTokens: false };
-  let open = "";
-  for await (const { text, ends } of documents) {
-    open += text;
-    while (open.length > longestText) {
-      const { end, next } = await tokenizer.cut(open, longestText, options);
-      const ids = await tokenizer.encode(open.slice(0, end), options);
-      yield { ids, text: open.slice(0, next), ends: false };
-      open = open.slice(next);
-    }
-    if (!ends) continue;
-    yield { ids: await tokenizer.encode(open, options), text: open, ends };
-    open = "";
-  }
-}
-
 export interface PerplexityFlags extends Partial<WindowOptions>, ReadOptions {
   data: string[];
   speed?: boolean;
 }
 
 /**
- * The perplexities of a model on the documents of files.
- * Errors: a context longer than the model's, a stride longer than the context, what `readDocuments` refuses.
+ * The perplexities of a model on the documents of files; of a masked language model the pseudo-perplexities.
+ * Errors: a model that predicts no tokens, a context longer than the model's, a stride longer than the context, what
+ * `readDocuments` refuses.
  */
 export async function evaluatePerplexity(
-  { model, tokenizer }: Scorer,
+  { model, tokenizer }: Pick<LoadedModel<AnyModel>, "model" | "tokenizer">,
   name: string,
   flags: PerplexityFlags,
 ): Promise<EvaluationReport> {
@@ -128,14 +104,13 @@ export async function evaluatePerplexity(
     leftOut[what] = (leftOut[what] ?? 0) + 1;
   });
   const meter = new SpeedMeter();
+  const isMasked = model instanceof Encoder;
+  const scored = isMasked
+    ? pseudoLikelihoods({ model: maskedModel(model, name), tokenizer }, documents, windows.context, meter)
+    : scoreDocuments({ model, tokenizer }, documents, windows, meter);
   const sums = new Perplexity();
   const counts = { documents: 0, tokens: 0, words: 0, bytes: 0 };
-  for await (const { logLikelihood, tokens, size } of scoreDocuments(
-    { model, tokenizer },
-    documents,
-    windows,
-    meter,
-  )) {
+  for await (const { logLikelihood, tokens, size } of scored) {
     sums.add(size, logLikelihood, tokens);
     counts.documents++;
     counts.tokens += tokens;
@@ -143,15 +118,25 @@ export async function evaluatePerplexity(
     counts.bytes += size.bytes;
   }
   const { tokenPerplexity, wordPerplexity, bytePerplexity, bitsPerByte } = sums.value();
-  const scores = {
-    bits_per_byte: bitsPerByte,
-    token_perplexity: tokenPerplexity,
-    word_perplexity: wordPerplexity,
-    byte_perplexity: bytePerplexity,
-  };
+  const scores = isMasked
+    ? {
+        pseudo_perplexity: tokenPerplexity,
+        pseudo_bits_per_byte: bitsPerByte,
+        pseudo_word_perplexity: wordPerplexity,
+        pseudo_byte_perplexity: bytePerplexity,
+      }
+    : {
+        bits_per_byte: bitsPerByte,
+        token_perplexity: tokenPerplexity,
+        word_perplexity: wordPerplexity,
+        byte_perplexity: bytePerplexity,
+      };
   const speed = flags.speed ? { speed: await meter.value(model) } : {};
+  const note = isMasked
+    ? `Every token is masked once and guessed from all others of its window of ${windows.context} tokens (Salazar et al. 2020). A model that sees both sides guesses more easily than one that sees what comes before: the numbers stand beside a decoder's, by byte or word, but are no probability of the text, and a lower one does not mean a better writer.`
+    : `Every token is scored once, after at most ${windows.context} tokens of its document (windows advance by ${windows.stride}). Compare models of different tokenizers by bits per byte or word perplexity only.`;
   return {
-    title: `Perplexity of ${name}`,
+    title: `${isMasked ? "Pseudo-perplexity" : "Perplexity"} of ${name}`,
     values: {
       task: "perplexity",
       model: name,
@@ -163,14 +148,23 @@ export async function evaluatePerplexity(
       ...speed,
     },
     tables: [valueTable({ ...scores, ...counts, ...leftOut, ...speed.speed })],
-    notes: [
-      `Every token is scored once, after at most ${windows.context} tokens of its document (windows advance by ${windows.stride}). Compare models of different tokenizers by bits per byte or word perplexity only.`,
-    ],
+    notes: [note],
   };
 }
 
+/** The model where it guesses masked tokens. Throws a KilnError for any other encoder. */
+function maskedModel(model: Encoder, name: string): Encoder {
+  if (model.task === "fill-mask") return model;
+  throw new KilnError(
+    `${name} is a ${model.config.architectures[0]}, which predicts no tokens; give a masked language model or a decoder`,
+    { code: "task_unknown" },
+  );
+}
+
 /** The windows that flags ask for: by default as long as the model's context, without overlap. */
-export function windowOptions(model: CausalLM, { context, stride }: Partial<WindowOptions>): WindowOptions {
+export function windowOptions(model: AnyModel, { context, stride }: Partial<WindowOptions>): WindowOptions {
+  if (model instanceof Encoder && stride !== undefined)
+    throw new KilnError("--stride is for models that write token by token; leave it out", { exitCode: 2 });
   const longest = model.shape.max_position_embeddings;
   const chosen = { context: context ?? longest, stride: stride ?? context ?? longest };
   if (chosen.context > longest)
