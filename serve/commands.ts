@@ -178,6 +178,12 @@ async function sampleMasked(path: string, flags: SampleFlags): Promise<void> {
   const { MaskedGenerator } = await import("../models/masked_generation.ts");
   const { duration, ProgressLine } = await import("../core/platform/progress_line.ts");
   const { model, tokenizer } = await fromPretrained(path, { dtype: flags.dtype });
+  if (flags.adapter !== undefined) {
+    const { loadAdapter } = await import("../models/formats/peft_directory.ts");
+    const { useAdapter } = await import("../models/adapters.ts");
+    await loadAdapter(model, flags.adapter);
+    useAdapter(model, "default");
+  }
   const line = new ProgressLine();
   const begin = line.now();
   const generator = new MaskedGenerator(model as import("../models/encoder.ts").Encoder, tokenizer, {
