@@ -8,6 +8,7 @@ import {
   untilInterrupted,
   whole,
 } from "../../core/platform/command_line.ts";
+import type { Encoder } from "../../models/encoder.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { MakeGenerator } from "../recipe.ts";
 import type { EvaluationReport } from "../report/evaluation.ts";
@@ -120,7 +121,9 @@ function addPerplexity(group: Command): void {
       const { fromPretrained, loadModel } = await import("../../models/formats/hf_directory.ts");
       const isEncoder = isEncoderConfig(await readModelConfig(path));
       const { dtype } = flags;
-      const loaded = isEncoder ? fromPretrained(path, dtype && { dtype }) : loadModel(path, dtype);
+      const loaded = isEncoder
+        ? (fromPretrained(path, dtype && { dtype }) as Promise<LoadedModel<Encoder>>)
+        : loadModel(path, dtype);
       await finish(await evaluatePerplexity(await loaded, given, flags), flags);
     });
 }

@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import type { AnyModel } from "../../models/architectures.ts";
+import type { CausalLM } from "../../models/decoder.ts";
 import { Encoder } from "../../models/encoder.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
@@ -94,7 +94,7 @@ export interface PerplexityFlags extends Partial<WindowOptions>, ReadOptions {
  * `readDocuments` refuses.
  */
 export async function evaluatePerplexity(
-  { model, tokenizer }: Pick<LoadedModel<AnyModel>, "model" | "tokenizer">,
+  { model, tokenizer }: Pick<LoadedModel<CausalLM | Encoder>, "model" | "tokenizer">,
   name: string,
   flags: PerplexityFlags,
 ): Promise<EvaluationReport> {
@@ -162,7 +162,10 @@ function maskedModel(model: Encoder, name: string): Encoder {
 }
 
 /** The windows that flags ask for: by default as long as the model's context, without overlap. */
-export function windowOptions(model: AnyModel, { context, stride }: Partial<WindowOptions>): WindowOptions {
+export function windowOptions(
+  model: CausalLM | Encoder,
+  { context, stride }: Partial<WindowOptions>,
+): WindowOptions {
   if (model instanceof Encoder && stride !== undefined)
     throw new KilnError("--stride is for models that write token by token; leave it out", { exitCode: 2 });
   const longest = model.shape.max_position_embeddings;
