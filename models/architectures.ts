@@ -221,7 +221,7 @@ function writingInstead(config: ModelConfig, kind: Kind): string {
   if (kind === "encoder-decoder")
     return 'answers a text as a whole; use pipeline("text2text-generation") of kiln/models for it, or a decoder such as GPT-2';
   if (taskOf(config as EncoderConfig) === "fill-mask")
-    return "writes no text token by token; kiln sample and kiln eval perplexity take it, for all else use a decoder";
+    return "reads text and writes none token by token; kiln sample and kiln eval perplexity take it, for all else use a decoder";
   return "reads text and writes none; use a decoder such as Llama or GPT-2";
 }
 
