@@ -105,14 +105,15 @@ interface ScoreContext
   extends Pick<SequenceContext, "positions" | "segments" | "mask" | "causal" | "dropout"> {
   /** 1 / sqrt(D) when absent. */
   scale?: number;
-  /** f32 [B, H, T, T], added to the scaled products. */
+  /** f32 [B, H, T, S], added to the scaled products. */
   bias?: Tensor | undefined;
 }
 
 /**
  * Attention inside segments, causal unless told otherwise, with dropout on its weights or a bias on its scores: query
- * [B, H, T, D], key and value [B, KV, T, D] to [B, H, T, D]. Keeps the B * H * T * T weights in memory several times over,
- * which `attention` never does. `positions` [B, T] rise inside a segment. A row that sees no key is the mean of all values.
+ * [B, H, T, D], key and value [B, KV, S, D] to [B, H, T, D]; S is T where there are segments or it is causal. Keeps the
+ * B * H * T * S weights in memory several times over, which `attention` never does. `positions` [B, T] rise inside a segment.
+ * A row that sees no key is the mean of all values.
  */
 export function explicitAttention(
   [query, key, value]: readonly [Tensor, Tensor, Tensor],
@@ -120,16 +121,16 @@ export function explicitAttention(
 ): Tensor {
   const { positions, segments, mask, causal = true, dropout, bias } = context;
   const [batch, heads, length, width] = query.shape as [number, number, number, number];
-  const groups = key.shape[1];
+  const [, groups, keys] = key.shape;
   const pairs = (compare: typeof eq, ids: Tensor) =>
     compare(reshape(ids, [batch, 1, 1, length, 1]), reshape(ids, [batch, 1, 1, 1, length]));
   const rules = [
     causal && pairs(ge, positions),
     segments && pairs(eq, segments),
-    mask && reshape(mask, [batch, 1, 1, -1, length]),
+    mask && reshape(mask, [batch, 1, 1, -1, keys]),
   ].filter((rule) => rule instanceof Tensor);
   const seen = rules.length > 0 ? rules.reduce((all, rule) => logicalAnd(all, rule)) : null;
-  const grouped = (t: Tensor, count: number) => reshape(t, [batch, groups, count, length, width]);
+  const grouped = (t: Tensor, count: number) => reshape(t, [batch, groups, count, t.shape[2], width]);
   const products = matmul(grouped(query, heads / groups), transpose(grouped(key, 1), -1, -2), {
     scale: context.scale ?? 1 / Math.sqrt(width),
     outDtype: "f32",

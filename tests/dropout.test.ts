@@ -63,6 +63,23 @@ describe("attention with dropout", () => {
     },
   );
 
+  it("that drops nothing is attention to another sequence, whose keys a mask hides", async () => {
+    const of = (name: string, [b, h, t]: number[]) =>
+      tensor(normalValues(b * h * t * width, 3, name), [b, h, t, width]).requireGrad();
+    const parts = [of("q", [2, 4, 5]), of("k", [2, 2, 3]), of("v", [2, 2, 3])] as const;
+    const mask = tensor([1, 1, 1, 1, 0, 1], [2, 1, 1, 3], "bool");
+    const rates = { ...none, attention: 1e-12 };
+    const context = { causal: false, mask, positions: positions(), dropout: new PassDropout(key(1), rates) };
+    const [expected, found] = await Promise.all(
+      [attention(...parts, { causal: false, mask }), explicitAttention(parts, context)].map(async (out) => {
+        const gradients = grads(sum(mul(out, of("u", [2, 4, 5]))), [...parts]);
+        return Promise.all([out, ...gradients].map(async (t) => [...(await t!.data())]));
+      }),
+    );
+    for (const [i, values] of expected.entries())
+      values.forEach((value, j) => void expect(found[i][j], `part ${i}`).toBeCloseTo(value, 5));
+  });
+
   it("is attention in the mean, and not for one mask", async () => {
     const parts = heads3();
     const expected = await attention(...parts, { causal: true, segments: segments() }).data();
