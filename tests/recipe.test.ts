@@ -179,6 +179,17 @@ it("trains a model with batches of its own, and resumes it bit for bit within an
   expect(parts.weights).toBe(whole.weights);
 });
 
+it("warms up for a tenth of the updates where nothing is said, and as long when resumed for more", async () => {
+  const warmed = [...settings.filter((setting) => !setting.includes("warmup")), "train.steps=20"];
+  const { losses } = await train("short", ...warmed, "train.schedule=linear");
+  expect(losses).toEqual(
+    (await train("same", ...warmed, "train.schedule=linear", "train.warmup_steps=2")).losses,
+  );
+  await train("short", "resume=true", "train.steps=30");
+  const { train: saved } = JSON.parse(readFileSync(join(root, "short/config.json"), "utf8"));
+  expect(saved).toMatchObject({ steps: 30, warmup_steps: 2 });
+});
+
 it("accumulates micro-batches, and takes a batch for what it is of the whole", async () => {
   const once = await train("once", ...settings, "train.batch_size=4", "train.steps=2");
   const accumulated = ["train.batch_size=2", "train.gradient_accumulation_steps=2", "train.steps=2"];

@@ -97,9 +97,10 @@ export function trainerOf<B extends HostBatch, I extends object>(
 
 /** The learning rate over a run, and with it the number of its updates. */
 export function scheduleOf(train: RunSettings["train"], rowsPerEpoch: number): ScheduleConfig {
-  const { schedule: name, warmup_steps, min_lr_ratio, epochs, steps = 1000 } = train;
+  const { schedule: name, min_lr_ratio, epochs, steps = 1000 } = train;
   const rowsPerStep = train.batch_size * train.gradient_accumulation_steps;
   const total_steps = epochs ? Math.max(1, Math.ceil((epochs * rowsPerEpoch) / rowsPerStep)) : steps;
+  const { warmup_steps = Math.min(100, Math.floor(total_steps / 10)) } = train;
   return { name, warmup_steps, min_lr_ratio, total_steps };
 }
 
@@ -123,14 +124,15 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
 
   constructor(recipe: string, task: Task<B, I>, options: RunOptions<C>) {
     const { config } = options;
-    const { train } = config;
     this.#recipe = recipe;
     this.#task = task;
-    this.#config = config;
     this.#options = options;
-    this.#trainer = trainerOf(task, train);
-    this.#schedule = scheduleOf(train, task.batches.rowsPerEpoch);
+    this.#schedule = scheduleOf(config.train, task.batches.rowsPerEpoch);
     this.#totalSteps = this.#schedule.total_steps;
+    // A run that is resumed for more steps keeps its warm-up.
+    const train = { ...config.train, warmup_steps: this.#schedule.warmup_steps };
+    this.#config = { ...config, train };
+    this.#trainer = trainerOf(task, train);
     this.#settings = decisiveSettings(train, this.#totalSteps, task.decisive);
   }
 

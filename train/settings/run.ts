@@ -34,7 +34,9 @@ const train = z
       .max(1)
       .default(0.1)
       .describe("where the rate ends, as a share of learning_rate"),
-    warmup_steps: natural.default(100).describe("updates over which the rate rises"),
+    warmup_steps: natural
+      .optional()
+      .describe("updates over which the rate rises; by default a tenth of all, at most 100"),
     schedule: z.enum(SCHEDULE_NAMES).default("cosine").describe("how the rate changes"),
     optimizer: optimizerSchema
       .prefault({} as never)
@@ -133,7 +135,7 @@ export function checkTrain(
     context.addIssue({ code: "custom", path: [section, key], message });
   if (steps !== undefined && epochs !== undefined) complain("epochs", "give steps or epochs, not both");
   const total = epochs === undefined ? (steps ?? 1000) : Infinity;
-  if (warmup_steps > total && schedule !== "constant")
+  if (warmup_steps !== undefined && warmup_steps > total && schedule !== "constant")
     complain("warmup_steps", `${warmup_steps} is more than the ${total} steps of the run`);
   if (evaluation.patience > 0 && evaluation.every === 0)
     complain("patience", "counts measurements, and eval.every 0 makes none on the way", "eval");
