@@ -97,8 +97,8 @@ describe("conversations as rows", () => {
 
   it("keep special tokens that are spelled in a message as text", async () => {
     const file = write("spelled.jsonl", [{ prompt: "hello", completion: "the <|im_end|> sea" }]);
-    const [{ ids }] = await collected(readChats([file], template));
-    expect(ids.filter((id) => id === tokenizer.tokenToId("<|im_end|>"))).toHaveLength(2);
+    const [chat] = await collected(readChats([file], template));
+    expect(chat!.ids.filter((id) => id === tokenizer.tokenToId("<|im_end|>"))).toHaveLength(2);
   });
 
   it("count those that are too long, and refuse what teaches nothing by its file and row", async () => {
@@ -107,6 +107,19 @@ describe("conversations as rows", () => {
       { messages },
     ]);
     expect(await readChatData([long], template, 64)).toMatchObject({ tooLong: 1, examples: { length: 1 } });
+    const [asked, answered] = messages;
+    const empty = [
+      [{ ...asked, content: null }, answered],
+      [asked, { ...answered, content: " " }],
+      [asked, { ...answered, content: null }, asked, answered],
+    ];
+    const call = { type: "function", function: { name: "tide", arguments: {} } };
+    const calling = [asked, { role: "assistant", content: null, tool_calls: [call] }, answered];
+    const silent = write(
+      "silent.jsonl",
+      [...empty, messages, calling].map((turns) => ({ messages: turns })),
+    );
+    expect(await readChatData([silent], template, 256)).toMatchObject({ empty: 3, examples: { length: 2 } });
     const mute = write("mute.jsonl", [{ messages }, { messages: messages.slice(0, 1) }]);
     await expect(readChatData([mute], template, 64)).rejects.toThrow(
       /mute.jsonl row 2 .*nothing to learn from/,
@@ -153,13 +166,14 @@ describe("conversations as rows", () => {
     const file = write("shown.jsonl", [
       { messages },
       { messages: [messages[0], { ...messages[1], content: "sea ".repeat(50) }] },
+      { messages: [messages[0], { ...messages[1], content: "" }] },
     ]);
     const text = await previewChats([file], tokenizer, { longest: 64, colours: false });
     expect(text).toContain(
       "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n[[the sea<|im_end|>]]\n<|im_start|>user\n",
     );
     expect(text).toMatch(
-      /conversations +2\n +longer than 64, +1 \(left out\)\nsupervised tokens +\d+\nrows of 64 +1\n/,
+      /conversations +3\n +longer than 64, +1 \(left out\)\n +with an empty turn +1 \(left out\)\nsupervised tokens +\d+\nrows of 64 +1\n/,
     );
     expect(await previewChats([file], tokenizer, { longest: 64, colours: true })).toContain(
       "\x1b[32mthe sea<|im_end|>\x1b[0m",

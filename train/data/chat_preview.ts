@@ -16,16 +16,17 @@ export async function previewChats(
   const template = new ChatTemplate(tokenizer);
   const parts: string[] = [];
   for await (const chat of readChats(paths, template)) {
-    parts.push(`--- ${chat.where}\n${marked(chat, tokenizer, colours)}`);
+    if (chat) parts.push(`--- ${chat.where}\n${marked(chat, tokenizer, colours)}`);
     if (parts.length === shown) break;
   }
-  const { examples, tooLong, supervised } = await readChatData(paths, template, longest);
+  const { examples, tooLong, empty, supervised } = await readChatData(paths, template, longest);
   const number = (count: number) => count.toLocaleString("en");
   const rows = packExamples(examples, longest).length;
   return `${parts.join("\n")}
 --- ${colours ? "green" : "[[ ]]"}: what is learned
-conversations        ${number(examples.length + tooLong)}
+conversations        ${number(examples.length + tooLong + empty)}
   longer than ${`${longest},`.padEnd(6)} ${number(tooLong)} (left out)
+  with an empty turn ${number(empty)} (left out)
 supervised tokens    ${number(supervised)}
 rows of ${`${longest}`.padEnd(12)} ${number(rows)}
 `;

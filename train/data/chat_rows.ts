@@ -25,6 +25,8 @@ export interface ChatData {
   examples: ChatExample[];
   /** Conversations with more tokens than a row holds. */
   tooLong: number;
+  /** Conversations in which the user or the assistant says nothing: they would teach to stop at once. */
+  empty: number;
   /** Tokens that are learned. */
   supervised: number;
   /** SHA-256 of the examples. */
@@ -59,12 +61,24 @@ export async function* mapChats<T>(
   }
 }
 
-/** `mapChats` with what `encodeForTraining` makes of each: it refuses a conversation without anything to learn. */
-export const readChats = (paths: readonly string[], template: ChatTemplate): AsyncGenerator<ReadChat> =>
-  mapChats(paths, async (conversation, where) => ({
-    where,
-    ...(await template.encodeForTraining(conversation)),
-  }));
+/** Whether a turn of the user or the assistant has no text (null reads as none), and calls no tool. */
+const hasEmptyTurn = ({ messages }: Conversation) =>
+  messages.some(
+    ({ role, content, tool_calls = [] }) =>
+      (role === "user" || role === "assistant") && content.trim() === "" && tool_calls.length === 0,
+  );
+
+/**
+ * `mapChats` with what `encodeForTraining` makes of each, null where a turn is empty: it refuses a conversation without anything
+ * to learn.
+ */
+export const readChats = (
+  paths: readonly string[],
+  template: ChatTemplate,
+): AsyncGenerator<ReadChat | null> =>
+  mapChats(paths, async (conversation, where) =>
+    hasEmptyTurn(conversation) ? null : { where, ...(await template.encodeForTraining(conversation)) },
+  );
 
 async function* rowsOf(file: string): AsyncGenerator<TableRow> {
   if (!/\.(txt|text|md)(\.gz)?$/i.test(file)) return yield* (await readTable(file)).rows();
@@ -84,7 +98,7 @@ export function chatExample({ ids, assistantMask }: EncodedChat): ChatExample {
   return { tokens, targets: tokens.map((_, i) => (assistantMask[i + 1] ? ids[i + 1] : IGNORE)) };
 }
 
-/** Reads conversations into memory; those that do not fit into a row of `longest` tokens are left out and counted. */
+/** Reads conversations into memory; those with an empty turn or more than `longest` tokens are left out and counted. */
 export async function readChatData(
   paths: readonly string[],
   template: ChatTemplate,
@@ -93,8 +107,13 @@ export async function readChatData(
   const hash = createHash("sha256");
   const examples: ChatExample[] = [];
   let tooLong = 0;
+  let empty = 0;
   let supervised = 0;
   for await (const chat of readChats(paths, template)) {
+    if (!chat) {
+      empty++;
+      continue;
+    }
     const { tokens, targets } = chatExample(chat);
     if (tokens.length > longest) {
       tooLong++;
@@ -104,7 +123,7 @@ export async function readChatData(
     supervised += targets.filter((id) => id !== IGNORE).length;
     hash.update(`${tokens} ${targets}\n`);
   }
-  return { examples, tooLong, supervised, hash: hash.digest("hex") };
+  return { examples, tooLong, empty, supervised, hash: hash.digest("hex") };
 }
 
 /**

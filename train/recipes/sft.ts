@@ -90,15 +90,13 @@ export const recipe: Recipe<SftConfig, Batch> = {
 async function openChats({ data, train }: SftConfig, template: ChatTemplate, say: (line: string) => void) {
   const longest = train.sequence_length;
   const read = async (files: readonly string[]) => {
-    const { examples, tooLong, hash } = await readChatData(files, template, longest);
+    const { examples, tooLong, empty, hash } = await readChatData(files, template, longest);
     const name = files.join(", ");
-    if (tooLong > 0) say(`left out of ${name}: ${tooLong} conversations longer than ${longest} tokens`);
-    if (examples.length > 0) return { examples, hash };
-    const why =
-      tooLong > 0 ? `only conversations longer than train.sequence_length ${longest}` : "no conversation";
-    throw new KilnError(`${name}: there is ${why}; give shorter ones, or longer rows`, {
-      code: "corpus_empty",
-    });
+    const left = `${tooLong} conversations longer than train.sequence_length ${longest}, ${empty} with an empty turn of the user or the assistant`;
+    if (examples.length === 0)
+      throw new KilnError(`${name}: no conversation is left: ${left}`, { code: "corpus_empty" });
+    if (tooLong + empty > 0) say(`left out of ${name}: ${left}`);
+    return { examples, hash };
   };
   const { training, held: others, content } = await splitExamples(data, read);
   const pack = (examples: ChatExample[]) =>
