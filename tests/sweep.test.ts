@@ -17,6 +17,9 @@ describe("a sweep file", () => {
     );
     expect(() => parse("train.learning_rate: { values: [] }")).toThrow("sweep.yaml:3");
     expect(() => parse(rate, "metrik: x")).toThrow("did you mean metric?");
+    expect(() => parseSweep("recipe: pretrain\nspac: {}", "s.yaml")).toThrow(
+      "s.yaml:2: unknown key spac; did you mean space?",
+    );
     expect(() => parse(rate, "asha: { eta: 3 }")).toThrow("asha.min_steps");
     expect(() => parseSweep("recipe: pretrian\nspace: {}", "s.yaml")).toThrow(
       's.yaml:1: recipe is "pretrian"; expected "pretrain"',

@@ -96,7 +96,9 @@ function unwrap(schema: z.ZodType): z.ZodType {
 export function parseWith<T extends z.ZodType>(schema: T, value: unknown, origin: Origin): z.output<T> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const issue = result.error.issues[0];
+  const { issues } = result.error;
+  // A key that is missing may be the one that is misspelt.
+  const issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
   if (issue.code === "unrecognized_keys") {
     const path = [...issue.path, issue.keys[0]];
     const names = keysAt(schema, issue.path, value);
