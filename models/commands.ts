@@ -52,7 +52,7 @@ function addPull(program: Command): void {
 function textCommand(program: Command, name: string, description: string): Command {
   return program
     .command(name)
-    .argument("<model>", "model folder in Hugging Face layout, or the name of a pulled model")
+    .argument("<model>", "model folder in Hugging Face layout, finished run, or org/name after kiln pull")
     .argument("[text...]", "the texts; without any, the lines of --file or of standard input")
     .description(`${description}; a JSON object a text`)
     .option("--file <path>", "a text a line", nonEmpty);

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { type Command, Option } from "commander";
 import { definedOnly } from "../core/defined_only.ts";
 import {
@@ -30,7 +31,7 @@ const origins = listOf(
 const between = (low: number, high: number) =>
   decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
 const modelArgument =
-  "model folder in Hugging Face layout, e.g. runs/demo/model, GGUF file, or org/name after kiln pull";
+  "model folder in Hugging Face layout, finished run, GGUF file, or org/name after kiln pull";
 
 /** The type in which a model computes its answers. */
 const dtypeOption = () =>
@@ -243,7 +244,7 @@ function addServe(program: Command): void {
     .action(async (given: string, flags: import("./serve_model.ts").ServeFlags) => {
       const path = await resolveModel(given);
       // A pulled model's folder is called by its commit.
-      if (path !== given) flags.servedModelName ??= given;
+      if (!existsSync(given)) flags.servedModelName ??= given;
       const { checkServing, serveModel } = await import("./serve_model.ts");
       await checkServing(path, flags);
       const { takeQuickest } = await import("./adapter_choice.ts");

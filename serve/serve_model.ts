@@ -100,10 +100,10 @@ async function askOnce(url: string, model: string): Promise<void> {
   process.stdout.write(`\nThe server answers: Once upon a time${choices[0].text}\n`);
 }
 
-/** The name of a model for clients: its own, or its run's if the folder is just called `model`. */
+/** The name of a model for clients: its own, or its run's where the folder is the `model` or `merged` of one. */
 function modelNameOf(directory: string): string {
   const own = basename(directory).replace(/\.gguf$/i, "");
-  return own === "model" ? basename(dirname(directory)) || own : own;
+  return own === "model" || own === "merged" ? basename(dirname(directory)) || own : own;
 }
 
 /** Commands that talk to the server, ready to be pasted. */

@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { KilnError } from "../core/errors.ts";
 import { parseModelConfig, readModelConfig } from "../models/architectures.ts";
+import { resolveModel } from "../models/hub/resolve.ts";
 import {
   type LlamaConfig,
   parseLlamaConfig,
@@ -11,6 +12,7 @@ import {
   tinyllmConfig,
   toHfLlamaConfig,
 } from "../models/llama_config.ts";
+import { originOf } from "../train/model_settings.ts";
 import { loadPretrainConfig, parsePretrainConfig, recipe } from "../train/recipes/pretrain.ts";
 import { describeSettings, parseOverrides } from "../train/settings/load.ts";
 
@@ -353,7 +355,12 @@ describe("pretrain config", () => {
       [],
       "c.yaml:1: train.sequence_length: 1024 is longer than",
     ],
-    ["a long warm-up", "train: {steps: 50}", [], "train.warmup_steps: 100 is more than the 50 steps"],
+    [
+      "a long warm-up",
+      "train: {steps: 50, warmup_steps: 100}",
+      [],
+      "train.warmup_steps: 100 is more than the 50 steps",
+    ],
     [
       "a bad --set",
       "",
@@ -403,4 +410,20 @@ describe("pretrain config", () => {
     });
     expect(settings.find(({ name }) => name === "data.path")).toMatchObject({ default: "" });
   });
+});
+
+it("a run's folder stands for its finished model, with its adapter merged; before that the error says so", async () => {
+  const run = join(folder, "run");
+  const write = (place: string, config: object) => {
+    mkdirSync(join(run, place), { recursive: true });
+    writeFileSync(join(run, place, "config.json"), JSON.stringify(config));
+  };
+  write(".", { out_dir: run, train: {} });
+  for (const find of [resolveModel, originOf])
+    await expect(find(run)).rejects.toThrow(/run is the folder of a run that has not finished/);
+  for (const place of ["model", "merged"]) {
+    write(place, { model_type: "llama" });
+    for (const find of [resolveModel, originOf]) expect(await find(run)).toBe(join(run, place));
+    expect(await resolveModel(join(run, "model"))).toBe(join(run, "model"));
+  }
 });

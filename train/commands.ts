@@ -249,8 +249,8 @@ function addExport(program: Command): void {
       if (flags.to === "torchrun") return await handOver(model, flags.out, flags.steps);
       const { exportModel } = await import("./deploy/export.ts");
       const { comparisonText } = await import("./deploy/compare.ts");
-      const { resolveModel } = await import("../models/hub/resolve.ts");
-      const path = await resolveModel(model);
+      const { findModel } = await import("../models/hub/resolve.ts");
+      const path = await findModel(model);
       await openOnce();
       const { to, dtype, base, out, maxShardSize: maxShardBytes } = flags;
       say(comparisonText(await exportModel(path, { to, dtype, base, out, maxShardBytes })));

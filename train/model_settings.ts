@@ -20,6 +20,7 @@ import { isGguf } from "../models/formats/gguf.ts";
 import { fromPretrained, loadWeights } from "../models/formats/hf_directory.ts";
 import { readModelWeights } from "../models/formats/safetensors.ts";
 import { configError } from "../models/formats/validation.ts";
+import { modelAt, modelInRun } from "../models/hub/resolve.ts";
 import type { Model } from "../models/model.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import type { RecipeContext } from "./recipe.ts";
@@ -51,11 +52,7 @@ export function maxPositions({ model, train }: Settings): number {
  * the newest checkpoint. Throws a KilnError if there is none, or if it is damaged.
  */
 export async function originOf(path: string): Promise<string> {
-  // The model of a run that trained an adapter is in merged/.
-  const finished = ["model", "merged"].map((name) => join(path, name));
-  const inRun =
-    finished.find((folder) => existsSync(join(folder, "config.json"))) ?? (await newestCheckpoint(path));
-  const directory = inRun ?? path;
+  const directory = modelInRun(path) ?? (await newestCheckpoint(path)) ?? (await modelAt(path));
   if (!existsSync(join(directory, "config.json"))) {
     throw new KilnError(
       `model.init_from: ${path} holds no model; name a folder in Hugging Face layout or one of a run`,

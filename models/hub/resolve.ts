@@ -2,16 +2,37 @@ import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
-import { currentDirectory } from "../../core/platform/files.ts";
+import { currentDirectory, isObject, readJson } from "../../core/platform/files.ts";
 import { RepositoryCache } from "./cache.ts";
 import { hubSettings, parseModelName } from "./names.ts";
 
+/** The model that a run left in its folder when it finished; of an adapter, the base with it merged. */
+export const modelInRun = (folder: string): string | undefined =>
+  ["merged", "model"].map((name) => join(folder, name)).find((path) => existsSync(join(path, "config.json")));
+
+/** `path`, or the finished model of the run whose folder it is. Errors: the run has not finished (`file_missing`). */
+export async function modelAt(path: string): Promise<string> {
+  const file = join(path, "config.json");
+  const config = existsSync(file) ? await readJson(file) : null;
+  // A run's config.json holds its settings, a model's the sizes.
+  if (!isObject(config) || config.out_dir === undefined) return path;
+  const model = modelInRun(path);
+  if (model) return model;
+  throw new KilnError(
+    `${path} is the folder of a run that has not finished, so it holds no model yet; go on with the run: kiln train RECIPE --out ${path} --resume`,
+    { code: "file_missing" },
+  );
+}
+
+/** The folder or file of the model that a person names: see `findModel` and, for a run's folder, `modelAt`. */
+export const resolveModel = async (given: string): Promise<string> => modelAt(await findModel(given));
+
 /**
- * The folder or file of a model that a person names: a path, or else a model that was pulled (`org/name`, with
- * `@revision` for another than main). Asks nobody. What can be no model's name comes back as it is.
+ * The path that a person names: itself, or else the place of a model that was pulled (`org/name`, with `@revision` for another
+ * than main). Asks nobody. What can be no model's name comes back as it is.
  * Errors: neither a path nor pulled (`file_missing`, names both); a pulled repository with several GGUF files.
  */
-export async function resolveModel(given: string): Promise<string> {
+export async function findModel(given: string): Promise<string> {
   const isPath = existsSync(given) || (await currentDirectory(given).then(Boolean, () => false));
   const name = parseModelName(given);
   if (isPath || !name) return given;

@@ -10,6 +10,7 @@ import { writeGgufAdapter } from "../../models/formats/gguf_adapter.ts";
 import { type GgufDtype, writeGgufModel } from "../../models/formats/gguf_model.ts";
 import { writeModelFiles } from "../../models/formats/hf_directory.ts";
 import { writeAdapterFiles } from "../../models/formats/peft_directory.ts";
+import { modelAt, modelInRun } from "../../models/hub/resolve.ts";
 import { type CausalLM, resolveModel } from "../../models/index.ts";
 import { newestCheckpoint } from "../run_files.ts";
 import { type Comparison, compareExport, type Original, openOriginal, weightsOf } from "./compare.ts";
@@ -153,8 +154,8 @@ export async function exportModel(
  * `peft` for the adapter.
  */
 async function sourceOf(given: string, to: ExportTarget, base?: string) {
-  const finished = (to === "peft" ? ["model"] : ["merged", "model"]).map((name) => join(given, name));
-  const path = finished.find(existsSync) ?? (await newestCheckpoint(given)) ?? given;
+  const finished = to === "peft" ? [join(given, "model")].find(existsSync) : modelInRun(given);
+  const path = finished ?? (await newestCheckpoint(given)) ?? (await modelAt(given));
   const source = join(path, "adapter_config.json");
   if (base === undefined && !existsSync(source)) {
     if (to !== "peft") return { path, base: null };
