@@ -293,7 +293,7 @@ describe("refuses in one line", () => {
     [
       "a size of a model to start from",
       lines,
-      ["model.init_from=x"],
+      ["model.init_from=/x"],
       /hidden_size.*has its own; leave it out/,
     ],
   ])("%s", async (name, rows, settings, message) => {

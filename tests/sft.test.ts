@@ -318,7 +318,7 @@ describe("kiln train sft", () => {
   it("says what is missing", async () => {
     const read = (...settings: string[]) => loadSettings(recipe, null, parseOverrides(settings));
     await expect(read("data.path=x")).rejects.toThrow(/model.init_from: give the model to start from/);
-    await expect(read("model.init_from=x")).rejects.toThrow(
+    await expect(read("model.init_from=/x")).rejects.toThrow(
       /data.path: give files of conversations: --data FILE/,
     );
   });
