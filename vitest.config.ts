@@ -1,13 +1,28 @@
 import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 // Each process has a device of its own: eight fit on a GPU.
 const maxWorkers = Math.min(8, availableParallelism());
+
+/** Files that take longest come first: begun last, one would run for a minute beside an idle core. */
+const longest = ["ops.test.ts", "ops_attention.test.ts", "ops_f16.test.ts", "browser.test.ts"];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const place = ({ moduleId }: TestSpecification) => {
+      const found = longest.findIndex((name) => moduleId.endsWith(`/${name}`));
+      return found < 0 ? longest.length : found;
+    };
+    return (await super.sort(files)).sort((a, b) => place(a) - place(b));
+  }
+}
 
 export default defineConfig({
   test: {
     // Processes, not threads: only a process's own environment reaches the Vulkan loader.
     pool: "forks",
+    sequence: { sequencer: LongestFirst },
     maxWorkers,
     globalSetup: maxWorkers > 2 ? ["tests/support/open_once.ts"] : [],
     testTimeout: 120_000,
