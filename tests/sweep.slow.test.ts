@@ -58,7 +58,7 @@ describe("kiln sweep", () => {
     const more = await run(...args.slice(0, -1), "6");
     expect(more.trials.find(({ name }) => name === best.name)!.settings).toEqual(best.settings);
     expect(more.trials).toHaveLength(6);
-  });
+  }, 300_000); // 16 processes or so, each with a device of its own
 
   it("stopped by a signal, goes on to the result of a sweep that was not", async () => {
     const whole = await run(...sweepFile("whole", ""), "--trials", "3");
@@ -74,7 +74,7 @@ describe("kiln sweep", () => {
     const weights = (sweep: string) =>
       readFileSync(join(root, sweep, "trial-001/model/model.safetensors")).toString("base64");
     expect(weights("parts")).toBe(weights("whole"));
-  });
+  }, 300_000);
 
   it("ends with the trial's own line where a setting cannot be, before anything is trained", async () => {
     const [path, ...out] = sweepFile("wrong", "");
