@@ -170,7 +170,7 @@ describe("kiln train classify", () => {
       "train.steps=1",
     );
     for (const text of ["FINE Film", "fine FILM", "fine film"])
-      expect(Tokenizer.load(modelDir).encode(text)).toEqual(tokenizer.encode("fine film"));
+      expect(await Tokenizer.load(modelDir).encode(text)).toEqual(await tokenizer.encode("fine film"));
     const [named] = await tokenizer.encodeBatch(["a [MASK]"], { parseSpecialTokens: false });
     expect(named).not.toContain(tokenizer.maskId);
     expect(tokenizer.decode(named)).toBe("a [mask]");
