@@ -8,7 +8,7 @@ const parts = [
     name: "engine, trainer and server",
     // The design has 35,000 here with encoders, adapters, formats, recipes, metrics and the whole server. docs/log.md ("Lines")
     // says what takes more; the bound moves by what an issue adds, so that nothing grows unseen.
-    bound: 56_500,
+    bound: 66_000,
     folders: ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "index.ts", "cli.ts"],
   },
   {
@@ -20,7 +20,7 @@ const parts = [
     ],
   },
   // The design's 5,500, and 400 for what verify checks of encoders, encoder-decoders, adapters, quantization and metrics.
-  { name: "bench", bound: 5_900, folders: ["bench"] },
+  { name: "bench", bound: 6_600, folders: ["bench"] },
 ];
 
 const counted = /\.(ts|tsx|mjs|wgsl|css|html)$/;
