@@ -8,59 +8,21 @@ import type { DeltaListener, TextJob } from "../../text/job.ts";
 import type { TextRequest } from "../../text/request.ts";
 import { finished, usageOf } from "../answer.ts";
 import { asHttpError, badRequest } from "../errors.ts";
-import { priorityOf } from "../gate.ts";
 import { type Call, modelNamed, route } from "../route.ts";
 import { SseStream } from "../sse.ts";
+import { flag, textFields, textOptions } from "./text_fields.ts";
 
 /** OpenAI's default for completions. */
 const MAX_TOKENS_DEFAULT = 16;
 
-/** Types and sizes of the body; the front end checks the ranges of sampling fields. */
+/** The body's fields; the front end checks ranges. */
 function completionSchema(limits: Limits) {
-  const number = z.number().nullish();
-  const flag = z.boolean().nullish();
-  const stop = z.string().min(1).max(limits.stopChars);
-  // Counted before any of them is looked at.
-  const atMost = <T extends z.ZodType>(count: number, item: T) =>
-    z.array(z.unknown()).max(count).pipe(z.array(item));
   return z.object({
-    model: z.string().min(1),
+    ...textFields(limits),
     prompt: z.unknown(),
-    max_tokens: z.int().min(0).nullish(),
-    temperature: number,
-    top_p: number,
-    n: z.int().min(1).max(limits.n).nullish(),
     best_of: z.int().min(0).max(limits.bestOf).nullish(),
-    stream: flag,
-    stream_options: z
-      .object({ include_usage: flag, continuous_usage_stats: flag, include_obfuscation: flag })
-      .nullish(),
     logprobs: z.int().min(0).max(limits.logprobs).nullish(),
     echo: flag,
-    stop: z
-      .union([stop, atMost(limits.stops, stop)], `must be a string or up to ${limits.stops} strings`)
-      .nullish(),
-    presence_penalty: number,
-    frequency_penalty: number,
-    logit_bias: z
-      .record(z.string(), z.number())
-      .refine(
-        (bias) => Object.keys(bias).length <= limits.logitBias,
-        `has more than ${limits.logitBias} entries`,
-      )
-      .nullish(),
-    seed: z.union([z.number(), z.bigint()], "must be a whole number").nullish(),
-    add_special_tokens: flag,
-    top_k: number,
-    min_p: number,
-    repetition_penalty: number,
-    stop_token_ids: atMost(limits.stopTokenIds, z.int().min(0)).nullish(),
-    ignore_eos: flag,
-    min_tokens: z.int().min(0).nullish(),
-    skip_special_tokens: flag,
-    include_stop_str_in_output: flag,
-    return_token_ids: flag,
-    priority: z.int().min(-1000).max(1000).nullish(),
   });
 }
 
@@ -80,20 +42,17 @@ export const completions = route({
   },
 });
 
-function textRequest({ body, caller, service }: Call<CompletionBody>): TextRequest {
-  const { stream, n, best_of, max_tokens } = body;
+function textRequest(call: Call<CompletionBody>): TextRequest {
+  const { body, service } = call;
+  const { stream, n, best_of, logprobs, echo, max_tokens } = body;
   if (stream && best_of != null && best_of > (n ?? 1)) {
     throw badRequest("best_of", "best_of greater than n cannot be streamed");
   }
-  if (body.stream_options != null && !stream) {
-    throw badRequest("stream_options", "stream_options is allowed only with stream: true");
-  }
   return {
-    ...body,
+    ...textOptions(call),
+    ...{ best_of, logprobs, echo },
     prompts: promptList(body.prompt, service.limits),
     max_tokens: max_tokens ?? MAX_TOKENS_DEFAULT,
-    client: caller.client,
-    priority: priorityOf(caller, body.priority),
   };
 }
 
