@@ -1,32 +1,30 @@
 import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
-import { Engine } from "./engine/engine.ts";
-import type { Runner } from "./engine/types.ts";
+import type { Engine } from "./engine/engine.ts";
 import type { Access } from "./http/access.ts";
 import { assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
-import { LIMITS, type Limits } from "./limits.ts";
-import { Frontend, type ServeTokenizer } from "./text/frontend.ts";
+import { ModelPool, type PoolOptions, type TextModelOptions } from "./models.ts";
 
-export interface ServerOptions extends Access {
-  readonly runner: Runner;
-  readonly tokenizer: ServeTokenizer;
-  /** The name that clients give as `model`. */
-  readonly modelName: string;
+interface CommonOptions extends Access {
   /** Refuse unknown request fields instead of ignoring them. */
   readonly strict?: boolean;
-  /** Sequences that run at once (default 64). */
-  readonly maxSeqs?: number;
-  /** Tokens computed in one step (default 512). */
-  readonly maxBatchedTokens?: number;
-  readonly limits?: Partial<Limits>;
-  /** Told of each failure whose details clients do not see. Default: one line on standard error. */
-  readonly onError?: (error: unknown) => void;
 }
+
+/** One model that writes text. */
+interface OneModel extends PoolOptions, Omit<TextModelOptions, "name"> {
+  /** The name that clients give as `model`. */
+  readonly modelName: string;
+}
+
+/** A server has one model, or those of a pool. */
+export type ServerOptions = CommonOptions & (OneModel | { readonly models: ModelPool });
 
 // No type of Fastify here or in `Access`: its declarations want @types/node, which an installation does not bring.
 export interface Server {
+  readonly models: ModelPool;
+  /** That of the first model that writes text. */
   readonly engine: Engine;
   /**
    * Starts to listen; returns the base URL. Port 0 takes a free one.
@@ -37,32 +35,32 @@ export interface Server {
   close(drainMs?: number): Promise<void>;
 }
 
-/** An OpenAI-compatible server for one model. @throws KilnError for an API key that no header can carry. */
+/** An OpenAI-compatible server. @throws KilnError for an API key that no header can carry. */
 export function createServer(options: ServerOptions): Server {
   assertKeys(options);
-  const { runner, tokenizer, modelName, maxSeqs, maxBatchedTokens, strict = false } = options;
-  const limits: Limits = { ...LIMITS, ...options.limits };
-  const onError = options.onError ?? logError;
-  const engine = new Engine({
-    runner,
-    limits,
-    onError,
-    ...(maxSeqs === undefined ? {} : { maxSeqs }),
-    ...(maxBatchedTokens === undefined ? {} : { maxBatchedTokens }),
-  });
-  const models = new Map([[modelName, new Frontend(engine, tokenizer, limits)]]);
-  const app = buildApp({ ...options, models, limits, strict, onError });
+  const models = "models" in options ? options.models : poolOfOne(options);
+  const app = buildApp({ ...options, models, strict: options.strict ?? false });
   return {
-    engine,
+    models,
+    get engine() {
+      for (const [, model] of models) if (model.kind === "text") return model.frontend.engine;
+      throw new KilnError("this server has no model that writes text");
+    },
     listen: ({ host = "127.0.0.1", port = 8000 } = {}) => listen(app, host, port),
-    close: async (drainMs = limits.drainMs) => {
-      await engine.drain(drainMs);
+    close: async (drainMs = models.limits.drainMs) => {
+      await models.drain(drainMs);
       // A client that does not read its last bytes must not hold the server open.
       const cut = setTimeout(() => app.server.closeAllConnections(), 1000);
       await app.close();
       clearTimeout(cut);
     },
   };
+}
+
+function poolOfOne({ modelName: name, ...options }: OneModel): ModelPool {
+  const models = new ModelPool(options);
+  models.addText({ ...options, name });
+  return models;
 }
 
 /** Fails early, before a model is loaded, if the address cannot be had. @throws KilnError as `Server.listen`. */
@@ -95,9 +93,4 @@ function listenError(error: NodeJS.ErrnoException, host: string, port: number): 
   };
   const message = advice[error.code ?? ""];
   return message === undefined ? error : new KilnError(message, { code: "cannot_listen", cause: error });
-}
-
-function logError(error: unknown): void {
-  const text = error instanceof Error ? (process.env.DEBUG ? error.stack : error.message) : String(error);
-  process.stderr.write(`serve: ${text}\n`);
 }

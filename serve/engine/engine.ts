@@ -1,4 +1,5 @@
 import { LIMITS } from "../limits.ts";
+import type { DeviceShare } from "./device_share.ts";
 import { RequestError } from "./errors.ts";
 import { generated, Scheduler, type Sequence } from "./scheduler.ts";
 import type {
@@ -14,6 +15,8 @@ import type {
 
 export interface EngineOptions {
   readonly runner: Runner;
+  /** Whom the device is shared with. */
+  readonly share?: DeviceShare;
   /** Sequences that run at once. */
   readonly maxSeqs?: number;
   /** Tokens computed in one step. */
@@ -70,6 +73,7 @@ const NOTHING: Pick<EngineEvent, "token" | "scored" | "error"> = { token: null, 
  */
 export class Engine {
   readonly runner: Runner;
+  readonly #share: DeviceShare | undefined;
   readonly #scheduler: Scheduler;
   readonly #limits: typeof LIMITS;
   readonly #onError: (error: unknown) => void;
@@ -88,6 +92,7 @@ export class Engine {
   constructor(options: EngineOptions) {
     const { runner, maxSeqs = 64, maxBatchedTokens = 512, agingSteps = 256 } = options;
     this.runner = runner;
+    this.#share = options.share;
     this.#limits = { ...LIMITS, ...options.limits };
     this.#onError = options.onError ?? (() => {});
     this.#scheduler = new Scheduler({
@@ -176,6 +181,7 @@ export class Engine {
   }
 
   async #work(): Promise<void> {
+    this.#share?.enter();
     try {
       while (this.#entries.size > 0) {
         // Sockets and timers get a turn, even where no step waits for a device.
@@ -190,6 +196,7 @@ export class Engine {
     } finally {
       // Not in a later microtask: a request that came before it would start no loop.
       this.#loop = null;
+      this.#share?.leave();
     }
   }
 
@@ -199,7 +206,8 @@ export class Engine {
     this.#steps++;
     let results: readonly ItemResult[];
     try {
-      results = await this.#watched(this.runner.run(items));
+      const run = () => this.#watched(this.runner.run(items));
+      results = await (this.#share?.step(run) ?? run());
       if (results.length !== items.length) throw new Error("the runner returned another number of items");
       this.#failures = 0;
     } catch (error) {

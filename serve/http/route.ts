@@ -2,6 +2,7 @@ import type { FastifyReply } from "fastify";
 import type { z } from "zod";
 import { isObject } from "../../core/platform/files.ts";
 import type { Limits } from "../limits.ts";
+import type { Models, ServedModel } from "../models.ts";
 import type { Frontend } from "../text/frontend.ts";
 import { badRequest, HttpError } from "./errors.ts";
 import { refusal } from "./fields.ts";
@@ -9,11 +10,8 @@ import type { Caller } from "./gate.ts";
 
 /** Shared by all routes of a server. */
 export interface Service {
-  /** The front ends by the names that clients give as `model`. */
-  readonly models: ReadonlyMap<string, Frontend>;
+  readonly models: Models;
   readonly limits: Limits;
-  /** Unix time at which the server was made, in seconds. */
-  readonly created: number;
 }
 
 /** One request for a route. */
@@ -69,13 +67,19 @@ export function bodyParser(schema: z.ZodObject, strict: boolean): (body: unknown
   };
 }
 
-/** The front end of the model with a name. @throws HttpError 404. */
-export function modelNamed({ models }: Service, name: string): Frontend {
+/** The model with a name or alias. @throws HttpError 404. */
+export function servedModel({ models }: Service, name: string): ServedModel {
   const found = models.get(name);
   if (found !== undefined) return found;
-  const names = [...models.keys()].map((known) => `\`${known}\``).join(", ");
-  throw new HttpError(404, `the model \`${name.slice(0, 100)}\` does not exist; this server has ${names}`, {
-    param: "model",
-    code: "model_not_found",
-  });
+  const names = [...models].map(([known]) => `\`${known}\``).join(", ");
+  throw new HttpError(
+    404,
+    `the model \`${name.slice(0, 100)}\` does not exist; this server has ${names || "none"}`,
+    { param: "model", code: "model_not_found" },
+  );
+}
+
+/** The front end of the model with a name, which must write text. @throws HttpError 404; 400 for an encoder. */
+export function modelNamed(service: Service, name: string): Frontend {
+  return servedModel(service, name).frontend;
 }

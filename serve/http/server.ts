@@ -3,7 +3,7 @@ import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:ht
 import type { Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import type { Limits } from "../limits.ts";
-import type { Frontend } from "../text/frontend.ts";
+import type { ModelPool } from "../models.ts";
 import type { Access } from "./access.ts";
 import { routes } from "./api/index.ts";
 import { asHttpError, envelope, HttpError, type ParserFault, parserError } from "./errors.ts";
@@ -18,21 +18,17 @@ import {
   isPreflight,
 } from "./gate.ts";
 import { parseJson } from "./json.ts";
-import { bodyParser, type Route, type Service } from "./route.ts";
+import { bodyParser, type Route } from "./route.ts";
 
 export interface HttpOptions extends Access {
-  /** The front ends by the names that clients give as `model`. */
-  readonly models: ReadonlyMap<string, Frontend>;
-  readonly limits: Limits;
+  readonly models: ModelPool;
   /** Refuse unknown fields instead of ignoring them. */
   readonly strict: boolean;
-  /** Told of each failure whose details clients do not see. */
-  readonly onError: (error: unknown) => void;
 }
 
 /** Builds the HTTP application; the caller makes it listen. */
 export function buildApp(options: HttpOptions): FastifyInstance {
-  const { limits, onError } = options;
+  const { limits, onError } = options.models;
   const app = fastify({
     bodyLimit: limits.bodyBytes,
     keepAliveTimeout: limits.keepAliveMs,
@@ -57,8 +53,7 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     { parseAs: "buffer" },
     async (_request: FastifyRequest, body: Buffer) => parseJson(body, limits),
   );
-  const service = { models: options.models, limits, created: Math.floor(Date.now() / 1000) };
-  for (const route of routes) addRoute(app, route, service, options);
+  for (const route of routes) addRoute(app, route, options);
   app.setErrorHandler((error, _request, reply) => {
     const refusal = asHttpError(error);
     if (refusal.code === "internal_error") onError(error);
@@ -87,30 +82,44 @@ function listenForMore({ server }: FastifyInstance, limits: Limits): void {
 /** Checks the head of a request, before any of its body is read. @throws HttpError. */
 function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
   reply.header("x-request-id", request.id);
+  const { limits } = options.models;
   const permitted = allowOrigin(request, reply, options);
-  checkFraming(request, options.limits);
+  checkFraming(request, limits);
   checkHost(request, options);
   const methods = allowedMethods(request);
   if (isPreflight(request) && methods !== "") return answerPreflight(request, reply, permitted, methods);
   const route = routes.find(({ path }) => path === request.routeOptions.url);
   if (route?.open !== true) checkKey(request, options);
   if (request.is404) throw unrouted(request);
-  if (route?.method === "POST") checkBody(request, options.limits);
+  if (route?.method === "POST") checkBody(request, limits);
   if (request.headers.expect !== undefined) reply.raw.writeContinue();
   return undefined;
 }
 
 /** Adds a route, with the parser of its bodies. */
-function addRoute(app: FastifyInstance, route: Route, service: Service, options: HttpOptions): void {
+function addRoute(app: FastifyInstance, route: Route, options: HttpOptions): void {
   const { method, path, schema, handle } = route;
-  const parse = schema && bodyParser(schema(options.limits), options.strict);
+  const { limits } = options.models;
+  const parse = schema && bodyParser(schema(limits), options.strict);
   app.route({
     method,
     url: path,
     handler: async (request, reply) => {
       const body = parse?.(request.body) as never;
       const { "*": rest = "" } = request.params as { "*"?: string };
-      return handle({ body, rest, caller: callerOf(request, options), service, reply });
+      // A model that is unloaded meanwhile stays until the answer is complete.
+      const models = options.models.hold();
+      try {
+        return await handle({
+          body,
+          rest,
+          caller: callerOf(request, options),
+          service: { models, limits },
+          reply,
+        });
+      } finally {
+        models.release();
+      }
     },
   });
 }

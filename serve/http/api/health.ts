@@ -7,8 +7,8 @@ export const health: Route = {
   path: "/health",
   open: true,
   handle: ({ service }) => {
-    for (const { engine } of service.models.values()) {
-      const [message, code] = PROBLEMS[engine.state] ?? [];
+    for (const [, { frontend }] of service.models) {
+      const [message, code] = PROBLEMS[frontend.engine.state] ?? [];
       if (message !== undefined) throw new HttpError(503, message, { code });
     }
     return { status: "ok" };

@@ -1,4 +1,5 @@
-import { modelNamed, type Route, type Service } from "../route.ts";
+import type { ServedModel } from "../../models.ts";
+import { type Route, servedModel } from "../route.ts";
 
 /** GET /v1/models. */
 export const models: Route = {
@@ -6,7 +7,7 @@ export const models: Route = {
   path: "/v1/models",
   handle: ({ service }) => ({
     object: "list",
-    data: [...service.models.keys()].map((name) => modelBody(service, name)),
+    data: [...service.models].map(([name, model]) => modelBody(name, model)),
   }),
 };
 
@@ -14,11 +15,13 @@ export const models: Route = {
 export const model: Route = {
   method: "GET",
   path: "/v1/models/*",
-  handle: ({ service, rest: name }) => modelBody(service, name),
+  handle: ({ service, rest: name }) => modelBody(name, servedModel(service, name)),
 };
 
-function modelBody(service: Service, id: string) {
-  const { created } = service;
-  const max_model_len = modelNamed(service, id).engine.runner.maxModelLen;
-  return { id, object: "model", created, owned_by: "kiln", root: id, parent: null, max_model_len };
+/** vLLM's fields: `root` is the model that an alias stands for, `parent` the one that an adapter belongs to. */
+function modelBody(id: string, { name, created, parent, maxModelLen }: ServedModel) {
+  return {
+    ...{ id, object: "model", created, owned_by: "kiln" },
+    ...{ root: name, parent, max_model_len: maxModelLen },
+  };
 }

@@ -1,0 +1,148 @@
+import { KilnError } from "../core/errors.ts";
+import { DeviceShare } from "./engine/device_share.ts";
+import { Engine } from "./engine/engine.ts";
+import type { Runner } from "./engine/types.ts";
+import { LIMITS, type Limits } from "./limits.ts";
+import { Frontend, type ServeTokenizer } from "./text/frontend.ts";
+
+interface Served {
+  /** Its own name: aliases stand for it. */
+  readonly name: string;
+  /** Unix time in seconds. */
+  readonly created: number;
+  /** Tokens of the longest text, or prompt plus answer. */
+  readonly maxModelLen: number;
+  /** Name of the model that this is an adapter of, or null. */
+  readonly parent: string | null;
+  /** Lets what runs on it finish for `timeoutMs`, then ends the rest with an error. */
+  drain(timeoutMs: number): Promise<void>;
+  /** Gives its memory back; nothing may run on it. */
+  close(): Promise<void>;
+}
+
+/** A model that writes text. */
+export interface TextModel extends Served {
+  readonly kind: "text";
+  readonly frontend: Frontend;
+}
+
+export type ServedModel = TextModel;
+
+/** The models of a server by the names that clients give as `model`: their own names and aliases. */
+export interface Models extends Iterable<[name: string, model: ServedModel]> {
+  get(name: string): ServedModel | undefined;
+}
+
+export interface TextModelOptions {
+  /** The name that clients give as `model`. */
+  readonly name: string;
+  readonly aliases?: readonly string[];
+  readonly runner: Runner;
+  readonly tokenizer: ServeTokenizer;
+  /** Sequences that run at once (default 64). */
+  readonly maxSeqs?: number;
+  /** Tokens computed in one step (default 512). */
+  readonly maxBatchedTokens?: number;
+  /** Frees what the runner holds, when the model is unloaded. */
+  readonly close?: () => Promise<void>;
+}
+
+export interface PoolOptions {
+  readonly limits?: Partial<Limits>;
+  /** Told of each failure whose details clients do not see. Default: one line on standard error. */
+  readonly onError?: (error: unknown) => void;
+}
+
+/** A model and the requests that hold it. */
+interface Entry {
+  readonly model: ServedModel;
+  /** Requests that got it by one of its names and have not ended. */
+  holders: number;
+  /** Called when the last of them ends. */
+  free: (() => void) | null;
+}
+
+/**
+ * The models that a server has, which may come and go while it runs. They share one device: see `DeviceShare`. A request
+ * keeps the model that it found by a name, also when the name stands for another one since.
+ */
+export class ModelPool implements Models {
+  readonly limits: Limits;
+  readonly onError: (error: unknown) => void;
+  readonly #share = new DeviceShare();
+  /** By name and alias. */
+  readonly #names = new Map<string, Entry>();
+
+  constructor({ limits, onError = logError }: PoolOptions = {}) {
+    this.limits = { ...LIMITS, ...limits };
+    this.onError = onError;
+  }
+
+  [Symbol.iterator](): Iterator<[string, ServedModel]> {
+    return [...this.#names].map(([name, { model }]): [string, ServedModel] => [name, model]).values();
+  }
+
+  get(name: string): ServedModel | undefined {
+    return this.#names.get(name)?.model;
+  }
+
+  /** Adds a model that writes text. @throws KilnError for a name that is taken. */
+  addText({ name, aliases, tokenizer, close, ...options }: TextModelOptions): TextModel {
+    const { limits, onError } = this;
+    const engine = new Engine({ ...options, limits, onError, share: this.#share });
+    return this.#add(aliases, {
+      ...{ kind: "text", name, parent: null, created: now(), maxModelLen: options.runner.maxModelLen },
+      frontend: new Frontend(engine, tokenizer, limits),
+      drain: (timeoutMs) => engine.drain(timeoutMs),
+      close: async () => close?.(),
+    });
+  }
+
+  #add<M extends ServedModel>(aliases: readonly string[] = [], model: M): M {
+    const names = [model.name, ...aliases];
+    const taken = names.find((name, i) => this.#names.has(name) || names.indexOf(name) !== i);
+    if (taken !== undefined) {
+      throw new KilnError(`there is a model \`${taken}\` already: choose another name`, {
+        code: "name_taken",
+      });
+    }
+    const entry: Entry = { model, holders: 0, free: null };
+    for (const name of names) this.#names.set(name, entry);
+    return model;
+  }
+
+  /** Models that one request uses: what it gets here stays until `release`. */
+  hold(): Models & { release(): void } {
+    const held = new Set<Entry>();
+    return {
+      get: (name) => {
+        const entry = this.#names.get(name);
+        if (entry === undefined) return undefined;
+        if (!held.has(entry)) entry.holders++;
+        held.add(entry);
+        return entry.model;
+      },
+      [Symbol.iterator]: () => this[Symbol.iterator](),
+      release: () => {
+        for (const entry of held) {
+          entry.holders -= 1;
+          if (entry.holders === 0) entry.free?.();
+        }
+        held.clear();
+      },
+    };
+  }
+
+  /** Lets what runs on any model finish for `timeoutMs`, then ends the rest with an error. */
+  async drain(timeoutMs: number): Promise<void> {
+    const models = new Set([...this].map(([, model]) => model));
+    await Promise.all([...models].map((model) => model.drain(timeoutMs)));
+  }
+}
+
+const now = () => Math.floor(Date.now() / 1000);
+
+function logError(error: unknown): void {
+  const text = error instanceof Error ? (process.env.DEBUG ? error.stack : error.message) : String(error);
+  process.stderr.write(`serve: ${text}\n`);
+}

@@ -1,0 +1,90 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { DeviceShare } from "../serve/engine/device_share.ts";
+import { createServer, ModelPool } from "../serve/index.ts";
+import { expected, fakeTokenizer, GREEDY, makeEngine, makeRequest, send } from "./serve_fake.ts";
+
+const open: { close(ms?: number): Promise<void> }[] = [];
+afterEach(async () => {
+  for (const server of open.splice(0)) await server.close(0);
+});
+
+/** A server of two models that differ in their sizes. */
+async function twoModels() {
+  const models = new ModelPool();
+  const tokenizer = fakeTokenizer();
+  const runnerOf = (maxModelLen: number) =>
+    makeEngine({ vocabSize: tokenizer.vocabSize, maxModelLen }).engine.runner;
+  models.addText({ name: "small", aliases: ["org/default"], runner: runnerOf(32), tokenizer });
+  models.addText({ name: "large", runner: runnerOf(64), tokenizer });
+  const server = createServer({ models });
+  open.push(server);
+  return { models, url: await server.listen({ port: 0 }) };
+}
+
+describe("several models in one server", () => {
+  it("are listed with their aliases, and each answers to its names", async () => {
+    const { url } = await twoModels();
+    const list = (await send(`${url}/v1/models`)).body as { data: Record<string, unknown>[] };
+    const shown = list.data.map(({ id, root, parent, max_model_len }) => [id, root, parent, max_model_len]);
+    expect(shown).toEqual([
+      ["small", "small", null, 32],
+      ["org/default", "small", null, 32],
+      ["large", "large", null, 64],
+    ]);
+    expect((await send(`${url}/v1/models/org%2Fdefault`)).body).toMatchObject({ id: "org/default" });
+    const prompt = Array.from({ length: 40 }, () => 5);
+    const ask = (model: string) =>
+      send(`${url}/v1/completions`, { json: { model, prompt, max_tokens: 2, temperature: 0 } });
+    expect((await ask("large")).body).toMatchObject({ model: "large", usage: { completion_tokens: 2 } });
+    expect((await ask("org/default")).body.error).toMatchObject({ code: "context_length_exceeded" });
+    expect((await ask("none")).body.error).toMatchObject({
+      code: "model_not_found",
+      message: "the model `none` does not exist; this server has `small`, `org/default`, `large`",
+    });
+  });
+
+  it("have different names", async () => {
+    const { models } = await twoModels();
+    const tokenizer = fakeTokenizer();
+    const { runner } = makeEngine().engine;
+    for (const [name, ...aliases] of [["org/default"], ["new", "large"], ["new", "new"]])
+      expect(() => models.addText({ name, aliases, runner, tokenizer })).toThrow(/already/);
+    expect(models.get("new")).toBeUndefined();
+  });
+});
+
+describe("the share of a device", () => {
+  it("runs steps and batches one at a time, and text models answer as they would alone", async () => {
+    const share = new DeviceShare();
+    let running = 0;
+    const alone = async () => {
+      expect(++running).toBe(1);
+      await new Promise((resolve) => setImmediate(resolve));
+      running--;
+    };
+    const engines = [makeEngine({ share }), makeEngine({ share })];
+    for (const { runner } of engines) runner.before = alone;
+    let done = false;
+    const flood = (async () => {
+      while (!done) await share.batch(alone);
+    })();
+    for (const { engine } of engines) {
+      const request = makeRequest({ sampling: GREEDY, maxTokens: 6 });
+      const answers: unknown[] = [];
+      await new Promise<void>((resolve) =>
+        engine.submit([
+          {
+            request,
+            listener: ({ token, finish }) => {
+              answers.push(token);
+              if (finish) resolve();
+            },
+          },
+        ]),
+      );
+      expect(answers).toEqual(expected(request, 32));
+    }
+    done = true;
+    await flood;
+  });
+});
