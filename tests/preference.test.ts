@@ -109,6 +109,7 @@ describe("pairs", () => {
       "no prompt": { prompt: undefined },
       "rejected should be": { rejected: " " },
       "chosen should be": { chosen: 3 },
+      "rejected should be a reply: its text is empty": { rejected: [says(" ")] },
     };
     for (const [message, change] of Object.entries(bad)) {
       const broken = write("bad.jsonl", [first, { ...first, ...change }]);

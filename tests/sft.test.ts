@@ -323,6 +323,21 @@ describe("kiln train sft", () => {
     );
   });
 
+  it("refuses a tokenizer with ids that the embedding lacks", async () => {
+    cpSync(place("base"), place("short"), { recursive: true });
+    const config = {
+      ...JSON.parse(readFileSync(place("base/config.json"), "utf8")),
+      vocab_size: base.vocabSize - 1,
+    };
+    const { eos_token_id: _e, ...sizes } = config;
+    await saveModel(place("short"), createModel(tinyllmConfig({ ...sizes, eos_token_id: 1 })).init(1), base);
+    await expect(train("short-run", ...toy, ...quiet, `model.init_from=${place("short")}`)).rejects.toThrow(
+      new RegExp(
+        `has ${base.vocabSize} tokens, its config says vocab_size ${base.vocabSize - 1}.*own tokenizer`,
+      ),
+    );
+  });
+
   it("refuses an adapter that has not changed", async () => {
     const { model } = await loadModel(place("base"));
     addAdapter(model, { r: 2 });

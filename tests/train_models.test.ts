@@ -69,7 +69,7 @@ describe("a run that starts from a model", () => {
     const text = readFileSync(damaged, "utf8");
     writeFileSync(damaged, text.replace(/"vocab_size": \d+/, '"vocab_size": 270'));
     await expect(from(source)).rejects.toThrow(
-      `has ${tokenizer.vocabSize} tokens, its config.json says vocab_size 270; they belong to different models`,
+      `has ${tokenizer.vocabSize} tokens, its config says vocab_size 270; they belong to different models`,
     );
     rmSync(join(source, "model"), { recursive: true });
     writeFileSync(join(source, "checkpoints/step-000001/model.safetensors"), "");

@@ -1,7 +1,7 @@
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { withChat } from "../models/vocabulary.ts";
 import { addTrainedAdapter, perTokenModules } from "./adapters.ts";
-import { assertLength, existingOrigin } from "./model_settings.ts";
+import { assertLength, assertVocabulary, existingOrigin } from "./model_settings.ts";
 import type { RecipeContext } from "./recipe.ts";
 import type { AdapterSettings } from "./settings/adapter.ts";
 import type { RunSettings } from "./settings/run.ts";
@@ -25,6 +25,7 @@ export async function openChatModel(
   const origin = () => existingOrigin(settings.init_from);
   const open = async (path: string) => {
     const loaded = await loadModel(path);
+    assertVocabulary(loaded.tokenizer, loaded.model.shape.vocab_size, path);
     return { ...(await withChat(loaded)), own: loaded.tokenizer };
   };
   const base = isWhole && resumeFrom ? resumeFrom : await origin();

@@ -14,6 +14,7 @@ import {
   modelTypeOf,
   parseModelConfig,
   presets,
+  shapeOf,
 } from "../models/architectures.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { isGguf } from "../models/formats/gguf.ts";
@@ -98,6 +99,7 @@ export type Existing<M> = Omit<Awaited<ReturnType<typeof openExisting>>, "model"
 /** A model folder, run or GGUF file as it is, and the SHA-256 of its weights. */
 export async function openExisting(path: string) {
   const loaded = await fromPretrained(await existingOrigin(path));
+  assertVocabulary(loaded.tokenizer, shapeOf(loaded.model.config as ModelConfig).vocab_size, path);
   return { ...loaded, hash: await weightsHash(loaded.model) };
 }
 
@@ -147,7 +149,7 @@ async function originSettings(
 export function assertVocabulary(tokenizer: Tokenizer, vocabSize: number, origin: string): void {
   if (tokenizer.vocabSize <= vocabSize) return;
   throw configError(
-    `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config.json says vocab_size ${vocabSize}; they belong to different models`,
+    `the tokenizer in ${origin} has ${tokenizer.vocabSize} tokens, its config says vocab_size ${vocabSize}; they belong to different models: put the model's own tokenizer.json there`,
   );
 }
 

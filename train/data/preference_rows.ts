@@ -54,6 +54,9 @@ function withReply({ chosen: _c, rejected: _r, ...row }: Row, reply: unknown, si
 /** The two conversations of a row. What both begin with is the prompt: assistant turns in it are not learned. */
 function conversations(row: Row): { chosen: ChatMessage[]; rejected: ChatMessage[] } {
   const [chosen, rejected] = sides.map((side) => readConversation(withReply(row, row[side], side)).messages);
+  for (const [i, messages] of [chosen, rejected].entries())
+    if (messages.at(-1)?.content.trim() === "")
+      throw new ConversationError(`${sides[i]} should be a reply: its text is empty`);
   const differing = chosen.findIndex((message, i) => !isDeepStrictEqual(message, rejected[i]));
   const shared = differing < 0 ? chosen.length - 1 : differing;
   const own = (messages: ChatMessage[]) =>
