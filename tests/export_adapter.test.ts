@@ -5,6 +5,7 @@ import { gguf as readHeader } from "@huggingface/gguf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { setDevice } from "../core/device.ts";
 import { openDevice } from "../kernels/index.ts";
+import { readGguf } from "../models/formats/gguf.ts";
 import { writeGgufAdapter } from "../models/formats/gguf_adapter.ts";
 import { loadAdapted } from "../models/formats/peft_directory.ts";
 import {
@@ -102,6 +103,40 @@ describe.each(cases)("kiln export of an adapter %s", (name, base, config) => {
     expect(merge!.drift).toBeLessThan(1e-4 * merge!.largest);
     const { model } = await loadModel(`${path}.hf`);
     expect(difference(await read(model), logits)).toBeLessThan(1e-4 * largest(logits));
+  });
+
+  it("to gguf is the change from the base's GGUF to the merged model's, in their order of rows", async () => {
+    const whole = async (from: string, to: string) => {
+      await exportModel(from, { to: "gguf", dtype: "f32", out: to, maxShardBytes: 5e9 });
+      return readGguf(to).tensors;
+    };
+    const [before, after] = [
+      await whole(out(base), `${path}.base.gguf`),
+      await whole(`${path}.hf`, `${path}.merged.gguf`),
+    ];
+    const { metadata, tensors } = readGguf(`${path}.gguf`);
+    const alpha = Number(metadata.get("adapter.lora.alpha")!.value);
+    const valuesIn = (file: typeof tensors, key: string) => {
+      const bytes = file.get(key)!.bytes().slice();
+      return new Float32Array(bytes.buffer);
+    };
+    for (const key of [...tensors.keys()].filter((each) => each.endsWith(".lora_b"))) {
+      const name = key.replace(/\.lora_b$/, "");
+      const [old, merged] = [valuesIn(before, name), valuesIn(after, name)];
+      const [a, b] = [valuesIn(tensors, `${name}.lora_a`), valuesIn(tensors, key)];
+      const [outputs, rank] = tensors.get(key)!.shape;
+      // B A, but of an embedding A B^T: llama.cpp takes rows of A by token.
+      const isEmbedding = name.startsWith("token_embd");
+      const width = isEmbedding ? outputs : old.length / outputs;
+      const wanted = Array.from(old, (value, at) => {
+        const [i, j] = [Math.floor(at / width), at % width];
+        let sum = 0;
+        for (let k = 0; k < rank; k++)
+          sum += isEmbedding ? a[i * rank + k] * b[j * rank + k] : b[i * rank + k] * a[k * width + j];
+        return value + (alpha / rank) * sum;
+      });
+      expect(difference(Array.from(merged), wanted), name).toBeLessThan(1e-4 * largest(wanted));
+    }
   });
 });
 
