@@ -9,6 +9,7 @@ import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";
 import { createModel, decoderConfig, parseModelConfig, readModelConfig } from "../models/architectures.ts";
+import { BeamSearch, parseGeneration } from "../models/beam_search.ts";
 import type { BlenderbotConfig } from "../models/blenderbot_config.ts";
 import type { EncoderDecoder } from "../models/encoder_decoder.ts";
 import { fromPretrained, loadModel, loadWeights, writeModelFiles } from "../models/formats/hf_directory.ts";
@@ -59,6 +60,26 @@ it("generates from its cache what whole passes give", async () => {
   }
   expect(found).toEqual(answer);
   expect(new Set(found).size).toBeGreaterThan(1);
+});
+
+it.each([
+  [true, [4, 1, 0]],
+  [false, [4, 1, 0]],
+  ["never", [4, 1, 1, 1, 1, 1]],
+])("with early_stopping %j ends where transformers does", (early_stopping, wanted) => {
+  const given = { num_beams: 2, max_length: 6, decoder_start_token_id: 4, eos_token_id: 0, early_stopping };
+  const search = new BeamSearch([1], parseGeneration(given, 64, "the test"));
+  // By hand: 0 and 1 0 end with ln 0.45 = -0.80 and (ln 0.5 + ln 0.5) / 2 = -0.69; the best unfinished one, 1 1, has (ln 0.5 +
+  // ln 0.4) / 2 = -0.80, a little less than the worse of them, but its sum of -1.61 over five tokens would be -0.32.
+  const [first, second, later] = [
+    [0.45, 0.5, 0.05],
+    [0.5, 0.4, 0.1],
+    [0.001, 0.998, 0.001],
+  ].map((row) => row.map(Math.log));
+  for (const row of [first, second, later, later, later])
+    if (!search.done) search.advance(Float32Array.from([...row, ...row]));
+  expect(search.done).toBe(true);
+  expect(search.best).toEqual(wanted);
 });
 
 it("gives each text of a batch the answer that it has alone, and padded rows the loss of whole ones", async () => {

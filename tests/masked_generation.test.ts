@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, vi } from "vitest";
 import { openDevice } from "../kernels/index.ts";
 import type { Encoder } from "../models/encoder.ts";
 import { type MaskedGenerationOptions, MaskedGenerator } from "../models/masked_generation.ts";
@@ -65,17 +65,17 @@ describe.each(["mask-predict", "gibbs"] as const)("%s", (strategy) => {
 it("mask-predict writes the least certain tokens anew, fewer each time", async () => {
   const shares: number[] = [];
   const [[once]] = await generator({ iterations: 1 }).generate(["the cat"], {
-    max_tokens: 3,
+    max_tokens: 6,
     temperature: 0,
   });
   const progress = (share: number) => void shares.push(share);
   const [[thrice]] = await generator({ iterations: 3, progress }).generate(["the cat"], {
-    max_tokens: 3,
+    max_tokens: 6,
     temperature: 0,
   });
   expect(shares).toEqual([1 / 3, 2 / 3, 1]);
-  // By hand: the first pass, then the two least certain, then the least certain of all.
-  const masks = ["[MASK]", "[MASK]", "[MASK]"];
+  // By hand: the first pass, then the four least certain, then two.
+  const masks = new Array<string>(6).fill("[MASK]");
   const words = [...masks];
   const certain: number[] = [];
   const rewrite = async (places: readonly number[]) => {
@@ -87,12 +87,28 @@ it("mask-predict writes the least certain tokens anew, fewer each time", async (
       certain[place] = logits.score;
     }
   };
-  await rewrite([0, 1, 2]);
+  await rewrite([0, 1, 2, 3, 4, 5]);
   expect(names(once.token_ids)).toEqual(words);
-  const least = () => [0, 1, 2].sort((a, b) => certain[a] - certain[b]);
-  await rewrite(least().slice(0, 2));
-  await rewrite(least().slice(0, 1));
+  const least = () => [0, 1, 2, 3, 4, 5].sort((a, b) => certain[a] - certain[b]);
+  for (const count of [4, 2]) {
+    const places = least().slice(0, count);
+    // Neither the first places nor the last: the order is that of the certainty.
+    for (const other of [0, 6 - count])
+      expect(places.toSorted()).not.toEqual(Array.from(places, (_, i) => other + i));
+    await rewrite(places);
+  }
   expect(names(thrice.token_ids)).toEqual(words);
+});
+
+it("mask-predict draws from the top_k, top_p and min_p of a place", async () => {
+  const run = async (options: object) => {
+    const made = generator({ iterations: 1 });
+    const [[{ token_ids }]] = await made.generate(["the cat"], { max_tokens: 12, seed: 2, ...options });
+    return token_ids;
+  };
+  const greedy = await run({ temperature: 0 });
+  expect(await run({})).not.toEqual(greedy);
+  for (const one of [{ top_k: 1 }, { top_p: 1e-6 }, { min_p: 1 }]) expect(await run(one)).toEqual(greedy);
 });
 
 it("gibbs with temperature 0 ends where no single token would be changed", async () => {
@@ -106,6 +122,76 @@ it("gibbs with temperature 0 ends where no single token would be changed", async
     expect(token).toBe(words[place]);
   }
 });
+
+/** Which places were masked in each pass while `body` generated, by text. */
+async function masked(body: () => Promise<unknown>): Promise<number[][][]> {
+  const passes: number[][][] = [];
+  const { logits } = TextReader.prototype;
+  const spy = vi.spyOn(TextReader.prototype, "logits").mockImplementation(function (
+    this: TextReader,
+    ...given
+  ) {
+    const places = (ids: readonly number[]) =>
+      ids.flatMap((id, place) => (id === tokenizer.maskId ? [place] : []));
+    passes.push(given[0].map(({ ids }) => places(Array.from(ids))));
+    return logits.apply(this, given);
+  });
+  try {
+    await body();
+  } finally {
+    spy.mockRestore();
+  }
+  return passes;
+}
+
+it("gibbs masks each token once an iteration, in an order of each iteration's, text's and seed's own", async () => {
+  const orders = async (seed: number) => {
+    const run = generator({ strategy: "gibbs", iterations: 3 });
+    const passes = await masked(() => run.generate(["the cat"], { max_tokens: 8, n: 2, seed }));
+    // The first iteration begins with masks alone, so that the place that is written is told from the second on.
+    return [1, 2].flatMap((t) =>
+      [0, 1].map((text) => passes.slice(8 * t, 8 * t + 8).flatMap((pass) => pass[text])),
+    );
+  };
+  const [found, others] = [await orders(0), await orders(1)];
+  for (const order of found) expect(order.toSorted((a, b) => a - b)).toEqual([3, 4, 5, 6, 7, 8, 9, 10]);
+  expect(new Set([...found, ...others].map(String)).size).toBe(8);
+});
+
+it("gibbs draws from all tokens during burn_in, half of the iterations by default, and then from top_k", async () => {
+  const run = async (options: object, burn_in?: number) => {
+    const gibbs = generator({ strategy: "gibbs", iterations: 4, ...(burn_in !== undefined && { burn_in }) });
+    const asked = { max_tokens: 10, temperature: 2, seed: 0, ...options };
+    return (await gibbs.generate(["the cat"], asked))[0][0].token_ids;
+  };
+  const greedy = await run({ temperature: 0 });
+  expect(await run({ top_k: 1 }, 0)).toEqual(greedy);
+  const free = await run({});
+  expect(await run({ top_k: 1 }, 4)).toEqual(free);
+  expect(free).not.toEqual(greedy);
+  const half = await run({ top_k: 4 });
+  expect(half).toEqual(await run({ top_k: 4 }, 2));
+  for (const other of [1, 3]) expect(half).not.toEqual(await run({ top_k: 4 }, other));
+});
+
+it.each(["mask-predict", "gibbs"] as const)(
+  "%s draws every token of every iteration by a number of its own",
+  async (strategy) => {
+    // Zeros give every token the same chance, so that a text shows the numbers that it was drawn by.
+    const flat = randomBert("ForMaskedLM", { initializer_range: 0 });
+    const run = async (iterations: number) => {
+      const made = new MaskedGenerator(flat, tokenizer, { strategy, iterations, burn_in: iterations });
+      const [[{ token_ids }]] = await made.generate(["the cat"], { max_tokens: 30, seed: 3 });
+      return token_ids;
+    };
+    const [once, twice] = [await run(1), await run(2)];
+    // Of 16 tokens, 30 draws leave 2.3 out on average; fewer than 9 kinds have a chance below one in a million.
+    expect(new Set(once).size).toBeGreaterThan(8);
+    // Those written twice agree by chance, one in 16; with the same numbers all would.
+    const changed = twice.filter((id, i) => id !== once[i]).length;
+    expect(changed).toBeGreaterThan(strategy === "gibbs" ? 20 : 9);
+  },
+);
 
 /** The likeliest token that is not special at one place after "the cat", and its share among those. */
 async function guess(words: readonly string[], place: number): Promise<{ token: string; score: number }> {
