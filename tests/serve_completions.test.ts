@@ -337,7 +337,6 @@ describe("completions", () => {
     ["stop token", { stop_token_ids: [99999] }, "stop_token_ids"],
     ["stream type", { stream: "yes" }, "stream"],
     ["suffix", { suffix: "end" }, "suffix"],
-    ["structured outputs", { structured_outputs: { json: {} } }, "structured_outputs"],
     ["model type", { model: 5 }, "model"],
   ])("W20 W32-W34: %s is refused before the engine", async (_name, json, param) => {
     const steps = server.runner.steps;

@@ -125,6 +125,7 @@ export function expected(request: Request, vocabSize: number): SampledToken[] {
       promptLength: request.prompt.length,
       position: history.length,
       banned: out.length < request.minTokens ? request.stopTokenIds : null,
+      constraint: request.constraint,
       topLogprobs: request.topLogprobs,
     });
     history.push(token.id);
@@ -158,6 +159,7 @@ export function makeRequest(options: Partial<Request> = {}): Request {
     maxTokens: 8,
     minTokens: 0,
     stopTokenIds: new Set(),
+    constraint: null,
     priority: 0,
     topLogprobs: 0,
     scorePrompt: false,

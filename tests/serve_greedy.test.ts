@@ -24,7 +24,14 @@ afterEach(() => vi.restoreAllMocks());
 
 /** What the host says of a row: the id, or -1 for an error. */
 function hostChoice(logits: Float32Array): number {
-  const rest = { history: [1], promptLength: 1, position: 1, banned: null, topLogprobs: null };
+  const rest = {
+    history: [1],
+    promptLength: 1,
+    position: 1,
+    banned: null,
+    constraint: null,
+    topLogprobs: null,
+  };
   try {
     return sampleRow(logits, { params: GREEDY, ...rest }).id;
   } catch {

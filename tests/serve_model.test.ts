@@ -117,7 +117,14 @@ describe("a TinyLLM with random weights", () => {
       }
     }
     const sampling = { ...GREEDY, logitBias: new SlowBias([[1, 1]]) };
-    const rest = { history: [1], promptLength: 1, position: 1, banned: null, topLogprobs: null };
+    const rest = {
+      history: [1],
+      promptLength: 1,
+      position: 1,
+      banned: null,
+      constraint: null,
+      topLogprobs: null,
+    };
     const items = Array.from({ length: 6 }, (_, i) => ({
       ...{ id: `${i}`, tokens: [1], start: 0, blockTable: Int32Array.of(2 * i, 2 * i + 1), score: null },
       rows: [0],

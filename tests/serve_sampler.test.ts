@@ -24,6 +24,7 @@ function spec(params: Partial<Sampling>, history: number[] = [], promptLength = 
     promptLength,
     position: history.length,
     banned: null,
+    constraint: null,
     topLogprobs: 0,
   };
 }

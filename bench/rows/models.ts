@@ -257,6 +257,7 @@ export function prepareGeneration(model: CausalLM, batch: number, prompt: number
           maxTokens: fresh,
           minTokens: fresh,
           stopTokenIds: new Set<number>(),
+          constraint: null,
           priority: 0,
           topLogprobs: null,
           scorePrompt: false,

@@ -31,6 +31,7 @@ export async function verifySampling(report: Report, stem: string, file: Samplin
             promptLength: history.length,
             position: history.length,
             banned: null,
+            constraint: null,
             topLogprobs: 0,
           });
           return compare(got, probs[i], tolerance, `row ${i}`);

@@ -261,6 +261,7 @@ export class Engine {
             promptLength: request.prompt.length,
             position: tokens.length,
             banned: generated(sequence) < request.minTokens ? request.stopTokenIds : null,
+            constraint: request.constraint,
             topLogprobs: request.topLogprobs,
           }
         : null,

@@ -26,13 +26,14 @@ export function scoreRow(logits: Float32Array, id: number, top: number): TokenLo
 }
 
 /** Whether the sampler takes the highest logit, the lowest id of equals, of any row. */
-export function isGreedy({ params, banned }: SampleSpec): boolean {
+export function isGreedy({ params, banned, constraint }: SampleSpec): boolean {
   return (
     params.temperature === 0 &&
     params.logitBias.size === 0 &&
     params.repetitionPenalty === 1 &&
     params.frequencyPenalty === 0 &&
     params.presencePenalty === 0 &&
+    constraint === null &&
     (banned === null || banned.size === 0)
   );
 }
@@ -59,7 +60,9 @@ function checkedArgmax(logits: Float32Array): number {
 function choose(logits: Float32Array, spec: SampleSpec): number {
   const { params } = spec;
   const row = adjustedLogits(logits, spec);
-  if (params.temperature === 0) return argmax(row);
+  const likeliest = argmax(row);
+  if (row[likeliest] === -Infinity) throw new Error("no token is left that the request allows");
+  if (params.temperature === 0) return likeliest;
   return draw(warp(row, params), uniform(params.seed, params.choice, spec.position));
 }
 
@@ -81,7 +84,7 @@ export function probabilities(logits: Float32Array, spec: SampleSpec): Float64Ar
   return oneHot;
 }
 
-/** The row after bias, banned tokens and penalties, which also steer a greedy choice. */
+/** The row after bias, penalties and what is not allowed, which also steer a greedy choice. */
 function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
   const { params, history, promptLength } = spec;
   const row = new Float64Array(logits);
@@ -89,7 +92,14 @@ function adjustedLogits(logits: Float32Array, spec: SampleSpec): Float64Array {
   applyRepetitionPenalty(row, history, params.repetitionPenalty);
   applyOutputPenalties(row, history, promptLength, params.frequencyPenalty, params.presencePenalty);
   if (spec.banned !== null) for (const id of spec.banned) row[id] = -Infinity;
+  if (spec.constraint !== null) keepAllowed(row, spec.constraint.allowed(history, promptLength));
   return row;
+}
+
+function keepAllowed(row: Float64Array, allowed: Uint32Array): void {
+  for (let id = 0; id < row.length; id++) {
+    if (((allowed[id >>> 5] >>> (id & 31)) & 1) === 0) row[id] = -Infinity;
+  }
 }
 
 function applyRepetitionPenalty(row: Float64Array, history: readonly number[], penalty: number): void {

@@ -28,6 +28,12 @@ export interface Sampling {
   readonly choice: number;
 }
 
+/** Which tokens may come next in one sequence, by what it holds so far. */
+export interface TokenConstraint {
+  /** A bit for each token id, the lowest bit of the first word for id 0. Valid until the next call. */
+  allowed(history: readonly number[], promptLength: number): Uint32Array;
+}
+
 /** One sequence for the engine to continue. It holds tokens only; text and stop strings are the front end's. */
 export interface Request {
   readonly id: string;
@@ -42,6 +48,8 @@ export interface Request {
   readonly minTokens: number;
   /** Sampling one of these ends the request with `stop`. */
   readonly stopTokenIds: ReadonlySet<number>;
+  /** Of this sequence alone; null: any token may come. */
+  readonly constraint: TokenConstraint | null;
   /** Lower runs first. */
   readonly priority: number;
   /** How many most likely alternatives to report beside each token and its log probability; null: neither is computed. */
@@ -89,6 +97,8 @@ export interface SampleSpec {
   readonly position: number;
   /** Token ids that may not be sampled now, or null. */
   readonly banned: ReadonlySet<number> | null;
+  /** As in the request. */
+  readonly constraint: TokenConstraint | null;
   /** As in the request. */
   readonly topLogprobs: number | null;
 }

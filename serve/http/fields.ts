@@ -82,10 +82,9 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     { use_beam_search: [], num_beams: [1], length_penalty: [1], early_stopping: [] },
   ],
   [
-    "answers are not bound to a form: check them in the client",
+    "use response_format or structured_outputs",
     {
-      ...{ response_format: [], structured_outputs: [], structural_tag: [], grammar: [], json_schema: [] },
-      ...{ regex: [], ebnf: [], format: [], guided_json: [], guided_regex: [], guided_choice: [] },
+      ...{ structural_tag: [], grammar: [], json_schema: [], regex: [], ebnf: [], format: [] },
       ...{ guided_grammar: [], guided_decoding: [], grammar_string: [] },
     },
   ],
@@ -103,7 +102,7 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
 ];
 
 /** Fields that ask for something when they hold nothing: any JSON, no sampler at all. */
-const ASKS_WHEN_EMPTY = new Set(["json_schema", "guided_json", "samplers"]);
+const ASKS_WHEN_EMPTY = new Set(["json_schema", "samplers"]);
 
 const ELSEWHERE = new Map(
   REFUSED.flatMap(([advice, fields]) =>
@@ -123,7 +122,6 @@ export function refusal(name: string, value: unknown, strict: boolean): HttpErro
     const asks =
       value === false ? known.neutral.includes(true) : ASKS_WHEN_EMPTY.has(name) && Object(value) === value;
     if (isEmpty(value) && !asks) return null;
-    if (name === "response_format" && asksForText(value)) return null;
     return badRequest(name, `${name} is not supported: ${known.advice}`, "unsupported_parameter");
   }
   if (!strict || WITHOUT_EFFECT.has(name)) return null;
@@ -134,8 +132,4 @@ function isEmpty(value: unknown): boolean {
   if (Array.isArray(value)) return value.length === 0;
   if (typeof value === "object" && value !== null) return Object.keys(value).length === 0;
   return value === null || value === "" || value === false;
-}
-
-function asksForText(format: unknown): boolean {
-  return Object.keys(format as object).length === 1 && (format as { type?: unknown }).type === "text";
 }

@@ -2,16 +2,21 @@ import { freshSeed } from "../../core/random.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { Engine } from "../engine/engine.ts";
 import { invalid, RequestError } from "../engine/errors.ts";
+import { Grammars } from "../engine/grammar/index.ts";
 import type { Request } from "../engine/types.ts";
 import type { Limits } from "../limits.ts";
 import { Choice } from "./choice.ts";
+import { constraintOf } from "./constraint.ts";
 import { type DeltaListener, TextJob } from "./job.ts";
 import { PromptText } from "./prompt_text.ts";
 import type { TextRequest } from "./request.ts";
 import { resolveSampling } from "./sampling.ts";
 
 /** The part of a tokenizer that the server uses. */
-export type ServeTokenizer = Pick<Tokenizer, "encodeUpTo" | "streamDecoder" | "idToBytes" | "eosIds">;
+export type ServeTokenizer = Pick<
+  Tokenizer,
+  "encodeUpTo" | "streamDecoder" | "idToBytes" | "isSpecial" | "eosIds" | "vocabSize"
+>;
 
 type TextLimits = Pick<Limits, "sequences" | "charsPerToken">;
 
@@ -20,11 +25,13 @@ export class Frontend {
   readonly engine: Engine;
   readonly tokenizer: ServeTokenizer;
   readonly #limits: TextLimits;
+  readonly #grammars: Grammars;
 
   constructor(engine: Engine, tokenizer: ServeTokenizer, limits: TextLimits) {
     this.engine = engine;
     this.tokenizer = tokenizer;
     this.#limits = limits;
+    this.#grammars = new Grammars(tokenizer, engine.runner.vocabSize);
   }
 
   /**
@@ -113,6 +120,7 @@ export class Frontend {
     if (minTokens > 0 && stopTokenIds.size >= vocabSize) {
       throw invalid("stop_token_ids", "stop_token_ids leave no token to begin with, as min_tokens wants");
     }
+    const constraint = constraintOf(request, this.#grammars);
     // `best_of` ranks the answers by their log probabilities.
     const isRanked = count > (request.n ?? 1);
     return (prompt: readonly number[]): Omit<Request, "id">[] => {
@@ -124,6 +132,7 @@ export class Frontend {
         maxTokens: Math.min(maxTokens, maxModelLen - prompt.length),
         minTokens,
         stopTokenIds,
+        constraint: constraint(),
         priority: request.priority ?? 0,
         topLogprobs: request.logprobs ?? (isRanked ? 0 : null),
         scorePrompt: request.echo === true && request.logprobs != null,

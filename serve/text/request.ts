@@ -1,3 +1,5 @@
+import type { StructuredOutput } from "../engine/grammar/index.ts";
+
 /**
  * How a prompt is continued. Names and meanings are those of vLLM's `SamplingParams`, which OpenAI's fields are a part of;
  * refusals quote them. Absent and null both mean the default.
@@ -32,6 +34,8 @@ export interface SamplingParams {
   /** Whether to go on after the end-of-text token. */
   ignore_eos?: boolean | null;
   include_stop_str_in_output?: boolean | null;
+  /** The form that the answer must have; it has it when a stop token ends it, and may be cut at `max_tokens`. */
+  structured?: StructuredOutput | null;
   /** Whether special tokens have no text; default true. */
   skip_special_tokens?: boolean | null;
   /** Alternatives reported beside each token and its log probability; null: neither is computed. */

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { StructuredOutput } from "../../engine/grammar/index.ts";
 import type { Limits } from "../../limits.ts";
 import type { TextRequest } from "../../text/request.ts";
 import { badRequest } from "../errors.ts";
@@ -42,8 +43,31 @@ export function textFields(limits: Limits) {
     include_stop_str_in_output: flag,
     return_token_ids: flag,
     priority: z.int().min(-1000).max(1000).nullish(),
+    response_format: z
+      .discriminatedUnion("type", [
+        z.object({ type: z.literal("text") }),
+        z.object({ type: z.literal("json_object") }),
+        z.object({
+          type: z.literal("json_schema"),
+          json_schema: z.object({ schema: z.unknown().optional() }),
+        }),
+      ])
+      .nullish(),
+    structured_outputs: z
+      .strictObject({
+        json: z.unknown().optional(),
+        json_object: flag,
+        regex: z.string().nullish(),
+        choice: choice.nullish(),
+      })
+      .nullish(),
+    guided_json: z.unknown().optional(),
+    guided_regex: z.string().nullish(),
+    guided_choice: choice.nullish(),
   };
 }
+
+const choice = z.array(z.string()).min(1);
 
 const number = z.number().nullish();
 export const flag = z.boolean().nullish();
@@ -60,5 +84,32 @@ export function textOptions({ body, caller }: Call<TextBody>): Omit<TextRequest,
   if (body.stream_options != null && !body.stream) {
     throw badRequest("stream_options", "stream_options is allowed only with stream: true");
   }
-  return { ...body, client: caller.client, priority: priorityOf(caller, body.priority) };
+  const structured = structuredOutput(body);
+  return { ...body, structured, client: caller.client, priority: priorityOf(caller, body.priority) };
+}
+
+/** The form of the answer that one of OpenAI's and vLLM's fields asks for. @throws HttpError for two of them. */
+function structuredOutput(body: TextBody): StructuredOutput | null {
+  const { response_format: format, structured_outputs: outputs } = body;
+  const asked: StructuredOutput[] = [];
+  const ask = (kind: StructuredOutput["kind"], param: string, value: unknown) => {
+    if (value != null && value !== false) asked.push({ kind, param, value } as StructuredOutput);
+  };
+  if (format?.type === "json_object") ask("json_object", "response_format", true);
+  if (format?.type === "json_schema") {
+    const { schema } = format.json_schema;
+    if (schema == null) throw badRequest("response_format", "response_format.json_schema.schema is missing");
+    ask("json_schema", "response_format", schema);
+  }
+  ask("json_schema", "structured_outputs", outputs?.json);
+  ask("json_object", "structured_outputs", outputs?.json_object);
+  ask("regex", "structured_outputs", outputs?.regex);
+  ask("choice", "structured_outputs", outputs?.choice);
+  ask("json_schema", "guided_json", body.guided_json);
+  ask("regex", "guided_regex", body.guided_regex);
+  ask("choice", "guided_choice", body.guided_choice);
+  if (asked.length > 1) {
+    throw badRequest(asked[1].param!, `${asked[1].param} asks for a second form of the same answer`);
+  }
+  return asked[0] ?? null;
 }
