@@ -38,6 +38,7 @@ export const LIMITS = {
   stops: 16,
   stopChars: 256,
   stopTokenIds: 1024,
+  cacheSaltChars: 256,
   logitBias: 1024,
   logprobs: 5,
   /** A prompt string longer than this many characters per position of the context is refused before tokenising. */

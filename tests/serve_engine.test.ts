@@ -301,8 +301,8 @@ describe("queue", () => {
       const { waiting, blocksUsed, blocksTotal } = engine.stats();
       if (waiting > 0) use.push(blocksUsed / blocksTotal);
     };
-    const runs = Array.from({ length: 60 }, () =>
-      collect(engine, makeRequest({ prompt: [1, 2, 3, 4], maxTokens: 30 })),
+    const runs = Array.from({ length: 60 }, (_, i) =>
+      collect(engine, makeRequest({ prompt: [i % VOCAB, i >> 5, 3, 4], maxTokens: 30 })),
     );
     await Promise.all(runs.map(({ end }) => end));
     const mean = use.reduce((a, b) => a + b, 0) / use.length;

@@ -12,6 +12,7 @@ import {
   startServer,
   until,
 } from "./serve_fake.ts";
+import { resultsOf, step as runStep } from "./support/serve_plans.ts";
 
 /** One client's batch must not keep others from being served, and nobody may wait for ever. */
 const make = (config: Partial<SchedulerConfig> = {}) =>
@@ -24,25 +25,22 @@ const make = (config: Partial<SchedulerConfig> = {}) =>
     agingSteps: 10,
     ...config,
   });
-const prompt = (length: number) => new Array<number>(length).fill(1);
+let prompts = 0;
+/** Begins as no other does. */
+const prompt = (length: number) => [100 + prompts++, ...new Array<number>(length).fill(1)].slice(0, length);
 
-function add(scheduler: ListedScheduler, client: string, count = 1, options: Partial<Request> = {}) {
+function add(
+  scheduler: ListedScheduler,
+  client: string,
+  count = 1,
+  { length = 4, ...options }: Partial<Request> & { length?: number } = {},
+) {
   return Array.from({ length: count }, () =>
-    scheduler.add(makeRequest({ client, prompt: prompt(4), maxTokens: 8, ...options })),
+    scheduler.add(makeRequest({ client, prompt: prompt(length), maxTokens: 8, ...options })),
   );
 }
 
-/** Runs a step of a model that always says 7; returns its plan. */
-function step(scheduler: ListedScheduler) {
-  const plan = scheduler.schedule();
-  const items = plan.items.map(({ id, start, count }) => {
-    const { tokens, request } = scheduler.get(id)!;
-    const samples = start + count === tokens.length && request.maxTokens > 0;
-    return { sampled: samples ? { id: 7, logprob: 0, top: [] } : null, scored: [] };
-  });
-  scheduler.advance(plan, items);
-  return plan;
-}
+const step = (scheduler: ListedScheduler) => runStep(scheduler).plan;
 
 function runningBy(scheduler: ListedScheduler): Record<string, number> {
   const counts: Record<string, number> = {};
@@ -103,17 +101,11 @@ describe("fair shares", () => {
           const waiting = scheduler.sequences().filter(({ running }) => !running);
           const least = Math.min(most, ...waiting.map(({ request }) => counts[request.client] ?? 0));
           expect(least).toBeGreaterThanOrEqual(most - 1);
-          const sampled = { id: 7, logprob: 0, top: [] };
-          const done = items.map(
-            ({ id, start, count }) => start + count === scheduler.get(id)!.tokens.length,
-          );
-          scheduler.advance(
-            { items, preempted },
-            done.map((samples) => ({ sampled: samples ? sampled : null, scored: [] })),
-          );
+          const plan = { items, preempted };
+          scheduler.advance(plan, resultsOf(scheduler, plan));
         };
         for (const { client, count, length, maxTokens, steps } of ops) {
-          add(scheduler, client, count, { prompt: prompt(length), maxTokens });
+          add(scheduler, client, count, { length, maxTokens });
           for (let i = 0; i < steps; i++) check();
         }
         let left = 0;
@@ -141,8 +133,8 @@ describe("fair shares", () => {
 
   it("share what a step computes of prompts by client, not by prompt", () => {
     const scheduler = make({ maxSeqs: 8, maxBatchedTokens: 48 });
-    add(scheduler, "batch", 7, { prompt: prompt(100) });
-    const [short] = add(scheduler, "short", 1, { prompt: prompt(60) });
+    add(scheduler, "batch", 7, { length: 100 });
+    const [short] = add(scheduler, "short", 1, { length: 60 });
     const plan = step(scheduler);
     // 48 tokens: one for each sequence, and half of the rest.
     expect(plan.items.find(({ id }) => id === short!.request.id)!.count).toBe(21);
@@ -165,15 +157,15 @@ describe("fair shares", () => {
 
   it("of memory: a client that runs many gives blocks to one that runs none", () => {
     const scheduler = make({ blockCount: 40 });
-    const batch = add(scheduler, "batch", 30, { prompt: prompt(16), maxTokens: 100 });
+    const batch = add(scheduler, "batch", 30, { length: 16, maxTokens: 100 });
     for (let i = 0; i < 10; i++) step(scheduler);
     expect(scheduler.running).toBeLessThan(8);
-    const [short] = add(scheduler, "short", 1, { prompt: prompt(30), maxTokens: 1 });
+    const [short] = add(scheduler, "short", 1, { length: 30, maxTokens: 1 });
     step(scheduler);
     expect(short!.computed).toBeGreaterThan(0);
     while (scheduler.get(short!.request.id) !== undefined) step(scheduler);
     // More than a fair share of the blocks is waited for.
-    const [long] = add(scheduler, "long", 1, { prompt: prompt(120), maxTokens: 1 });
+    const [long] = add(scheduler, "long", 1, { length: 120, maxTokens: 1 });
     const before = runningBy(scheduler);
     expect(step(scheduler).preempted).toEqual([]);
     expect(runningBy(scheduler)).toEqual(before);

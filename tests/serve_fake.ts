@@ -23,18 +23,24 @@ export interface FakeOptions {
   blockCount?: number;
 }
 
+/** What a fake cache holds of one position: its token, and a hash of it and all before it, as K and V depend on them. */
+interface Slot {
+  readonly token: number;
+  readonly position: number;
+  readonly hash: number;
+}
+
 /**
  * A model without a device: the logits of a row are a hash of all tokens up to it, as read back from a paged cache that
  * the step wrote through the block tables. A slot that belongs to another sequence, is stale, or was never written
- * therefore changes the answer or throws.
+ * therefore changes the answer or throws; so does a write to a block that another item of the step reads.
  */
 class FakeRunner implements Runner {
   readonly vocabSize: number;
   readonly maxModelLen: number;
   readonly blockSize: number;
   readonly blockCount: number;
-  /** Token and position in each slot of the pool. */
-  readonly #cache: ({ token: number; position: number } | undefined)[] = [];
+  readonly #cache: (Slot | undefined)[] = [];
   steps = 0;
   /** Called before each step; may throw, wait, or abort requests. */
   before: (items: readonly RunItem[]) => unknown = () => {};
@@ -56,19 +62,16 @@ class FakeRunner implements Runner {
       this.largestStep,
       items.reduce((sum, { tokens }) => sum + tokens.length, 0),
     );
-    const owner = new Map<number, string>();
-    for (const item of items) this.#write(item, owner);
+    checkWrites(items, this.blockSize);
+    for (const item of items) this.#write(item);
     return items.map((item) => this.#compute(item));
   }
 
-  #write(item: RunItem, owner: Map<number, string>): void {
-    for (const block of item.blockTable) {
-      if (owner.has(block))
-        throw new Error(`block ${block} is in the tables of ${owner.get(block)} and ${item.id}`);
-      owner.set(block, item.id);
-    }
+  #write(item: RunItem): void {
     item.tokens.forEach((token, i) => {
-      this.#cache[this.#slot(item, item.start + i)] = { token, position: item.start + i };
+      const position = item.start + i;
+      const before = position === 0 ? FIRST : this.#cache[this.#slot(item, position - 1)]!.hash;
+      this.#cache[this.#slot(item, position)] = { token, position, hash: hashed(before, token) };
     });
   }
 
@@ -83,11 +86,14 @@ class FakeRunner implements Runner {
     const error = this.failItem(item);
     if (error !== undefined) return { sampled: null, scored: [], error };
     const context: number[] = [];
+    let hash = FIRST;
     const read = (end: number) => {
       for (let position = context.length; position < end; position++) {
         const slot = this.#cache[this.#slot(item, position)];
         if (slot?.position !== position)
           throw new Error(`position ${position} of ${item.id} was read before written`);
+        hash = hashed(hash, slot.token);
+        if (slot.hash !== hash) throw new Error(`position ${position} of ${item.id} follows another prefix`);
         context.push(slot.token);
       }
       return context;
@@ -102,10 +108,26 @@ class FakeRunner implements Runner {
   }
 }
 
+/** No item writes to a block that is in another's table. */
+function checkWrites(items: readonly RunItem[], blockSize: number): void {
+  const holders = new Map<number, string[]>();
+  for (const { id, blockTable } of items)
+    for (const block of blockTable) holders.set(block, [...(holders.get(block) ?? []), id]);
+  for (const { id, blockTable, start, tokens } of items) {
+    const last = Math.floor((start + tokens.length - 1) / blockSize);
+    for (const block of blockTable.slice(Math.floor(start / blockSize), last + 1))
+      if (holders.get(block)!.length > 1)
+        throw new Error(`${id} writes to block ${block}, which is in the tables of ${holders.get(block)}`);
+  }
+}
+
+/** The hash of no tokens, and of one token after others (FNV-1a). */
+const FIRST = 0x811c9dc5;
+const hashed = (before: number, token: number) => Math.imul(before ^ (token + 1), 0x01000193) >>> 0;
+
 /** Logits in -4..4 that depend on every token of the context. */
 export function fakeLogits(context: readonly number[], vocabSize: number): Float32Array {
-  let hash = 0x811c9dc5;
-  for (const token of context) hash = Math.imul(hash ^ (token + 1), 0x01000193) >>> 0;
+  const hash = context.reduce(hashed, FIRST);
   return Float32Array.from({ length: vocabSize }, (_, i) => {
     let x = (hash ^ Math.imul(i + 1, 0x9e3779b9)) >>> 0;
     x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0;
@@ -163,6 +185,8 @@ export function makeRequest(options: Partial<Request> = {}): Request {
     priority: 0,
     topLogprobs: 0,
     scorePrompt: false,
+    adapter: null,
+    cacheSalt: null,
     ...options,
   };
 }

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { SchedulerConfig } from "../serve/engine/scheduler.ts";
-import type { ItemResult, StepPlan } from "../serve/engine/types.ts";
 import { ListedScheduler, makeRequest } from "./serve_fake.ts";
+import { checkPlan, resultsOf, step } from "./support/serve_plans.ts";
 
 const CONFIG: SchedulerConfig = {
   blockSize: 4,
@@ -14,58 +14,9 @@ const CONFIG: SchedulerConfig = {
 };
 
 const make = (config: Partial<SchedulerConfig> = {}) => new ListedScheduler({ ...CONFIG, ...config });
-const prompt = (length: number) => new Array<number>(length).fill(1);
-
-/** Results of a model that always says 7. */
-function results(scheduler: ListedScheduler, plan: StepPlan): ItemResult[] {
-  return plan.items.map(({ id, start, count }) => {
-    const { tokens, request } = scheduler.get(id)!;
-    const samples = start + count === tokens.length && request.maxTokens > 0;
-    return { sampled: samples ? { id: 7, logprob: 0, top: [] } : null, scored: [] };
-  });
-}
-
-/** Plan is legal, no block is lost, no runnable work is left out. */
-function checkPlan(scheduler: ListedScheduler, plan: StepPlan): void {
-  const { maxBatchedTokens, maxSeqs } = scheduler.config;
-  const total = plan.items.reduce((sum, { count }) => sum + count, 0);
-  expect(total).toBeLessThanOrEqual(maxBatchedTokens);
-  expect(plan.items.length).toBeLessThanOrEqual(maxSeqs);
-  expect(new Set(plan.items.map(({ id }) => id)).size).toBe(plan.items.length);
-  let left = 0;
-  for (const { id, start, count } of plan.items) {
-    const sequence = scheduler.get(id)!;
-    expect(start).toBe(sequence.computed);
-    expect(count).toBeGreaterThan(0);
-    expect(start + count).toBeLessThanOrEqual(sequence.tokens.length);
-    expect(sequence.table.missing(start + count)).toBe(0);
-    left += sequence.tokens.length - start - count;
-  }
-  if (left > 0) expect(total).toBe(maxBatchedTokens);
-  const planned = new Set(plan.items.map(({ id }) => id));
-  const held: number[] = [];
-  let most = 0;
-  for (const sequence of scheduler.sequences()) {
-    held.push(...sequence.table.blocks);
-    if (planned.has(sequence.request.id)) continue;
-    expect(sequence.table.blocks).toHaveLength(0);
-    most = Math.max(most, sequence.table.missing(sequence.tokens.length));
-  }
-  expect(new Set(held).size).toBe(held.length);
-  expect(scheduler.pool.used).toBe(held.length);
-  expect(plan.items.length + scheduler.waiting).toBe(scheduler.sequences().length);
-  // Where a slot is free, the blocks are too few for somebody who waits.
-  if (plan.items.length < maxSeqs && scheduler.waiting > 0) {
-    expect(most).toBeGreaterThan(scheduler.pool.free);
-  }
-  if (scheduler.waiting > 0 && plan.items.length === 0) expect.fail("nothing runs though something waits");
-}
-
-function step(scheduler: ListedScheduler) {
-  const plan = scheduler.schedule();
-  checkPlan(scheduler, plan);
-  return { plan, advanced: scheduler.advance(plan, results(scheduler, plan)) };
-}
+let prompts = 0;
+/** Begins as no other does. */
+const prompt = (length: number) => [100 + prompts++, ...new Array<number>(length).fill(1)].slice(0, length);
 
 describe("scheduler", () => {
   it("needs blocks for one request of full length, and budget for all sequences", () => {
@@ -158,7 +109,7 @@ describe("scheduler", () => {
     const gone = scheduler.add(makeRequest());
     const stays = scheduler.add(makeRequest());
     const plan = scheduler.schedule();
-    const result = results(scheduler, plan);
+    const result = resultsOf(scheduler, plan);
     expect(scheduler.remove(gone.request.id)).toBe(true);
     expect(scheduler.remove(gone.request.id)).toBe(false);
     expect(scheduler.advance(plan, result).map(({ sequence }) => sequence)).toEqual([stays]);
@@ -184,7 +135,7 @@ describe("scheduler", () => {
         const runStep = (abort: number | null) => {
           const plan = scheduler.schedule();
           checkPlan(scheduler, plan);
-          const result = results(scheduler, plan);
+          const result = resultsOf(scheduler, plan);
           if (abort !== null) remove(abort);
           open -= scheduler.advance(plan, result).filter(({ finish }) => finish !== null).length;
         };

@@ -75,12 +75,24 @@ function play(
   });
   const deltas: ChoiceDelta[] = [];
   if (options.echo) {
-    choice.accept({ token: null, scored: prompt.slice(1).map(token), finish: null, error: null });
+    choice.accept({
+      token: null,
+      scored: prompt.slice(1).map(token),
+      finish: null,
+      error: null,
+      cachedTokens: 0,
+    });
   }
   generated.forEach((id, i) => {
     if (choice.finished) return;
     const last = i === generated.length - 1;
-    const delta = choice.accept({ token: token(id), scored: [], finish: last ? finish : null, error: null });
+    const delta = choice.accept({
+      token: token(id),
+      scored: [],
+      finish: last ? finish : null,
+      error: null,
+      cachedTokens: 0,
+    });
     if (delta !== null) deltas.push(delta);
   });
   const joined = deltas.map(({ text }) => text).join("");

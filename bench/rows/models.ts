@@ -261,6 +261,9 @@ export function prepareGeneration(model: CausalLM, batch: number, prompt: number
           priority: 0,
           topLogprobs: null,
           scorePrompt: false,
+          adapter: null,
+          // Every answer computes its prompt.
+          cacheSalt: `${requests}`,
         },
         listener: ({ finish, error }: { finish: unknown; error: unknown }) => {
           if (finish === "error") reject(failures[0] ?? error);

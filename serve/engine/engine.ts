@@ -42,10 +42,14 @@ export interface EngineStats {
   readonly running: number;
   readonly waiting: number;
   readonly blocksUsed: number;
+  /** Free blocks that hold a prefix which may be asked for again. */
+  readonly blocksCached: number;
   readonly blocksTotal: number;
   readonly preemptions: number;
   readonly steps: number;
   readonly promptTokens: number;
+  /** Those of them that the cache held. */
+  readonly cachedTokens: number;
   readonly generatedTokens: number;
   readonly accepted: number;
   readonly finished: Readonly<Record<FinishReason, number>>;
@@ -63,6 +67,8 @@ interface Entry {
   readonly submission: Submission;
   /** Prompt positions whose score was reported. A recompute does not report them again. */
   scored: number;
+  /** Prompt tokens that the cache held; null before the first step. */
+  cachedTokens: number | null;
 }
 
 const NOTHING: Pick<EngineEvent, "token" | "scored" | "error"> = { token: null, scored: [], error: null };
@@ -87,6 +93,7 @@ export class Engine {
   #failures = 0;
   #accepted = 0;
   #promptTokens = 0;
+  #cachedTokens = 0;
   #generatedTokens = 0;
 
   constructor(options: EngineOptions) {
@@ -118,10 +125,12 @@ export class Engine {
       running,
       waiting,
       blocksUsed: pool.used,
+      blocksCached: pool.cached,
       blocksTotal: pool.total,
       preemptions,
       steps: this.#steps,
       promptTokens: this.#promptTokens,
+      cachedTokens: this.#cachedTokens,
       generatedTokens: this.#generatedTokens,
       accepted: this.#accepted,
       finished: { ...this.#finished },
@@ -161,7 +170,7 @@ export class Engine {
     const submission = { giveUpAt: performance.now() + this.#limits.queueWaitMs, started: false };
     for (const { request, listener } of requests) {
       this.#scheduler.add(request);
-      this.#entries.set(request.id, { listener, submission, scored: 0 });
+      this.#entries.set(request.id, { listener, submission, scored: 0, cachedTokens: null });
       this.#accepted++;
       this.#promptTokens += request.prompt.length;
     }
@@ -201,7 +210,7 @@ export class Engine {
   }
 
   async #step(plan: StepPlan): Promise<void> {
-    for (const { id } of plan.items) this.#entries.get(id)!.submission.started = true;
+    for (const { id } of plan.items) this.#begin(id);
     const items = plan.items.map((item) => this.#runItem(item));
     this.#steps++;
     let results: readonly ItemResult[];
@@ -227,6 +236,14 @@ export class Engine {
     }
   }
 
+  #begin(id: string): void {
+    const entry = this.#entries.get(id)!;
+    entry.submission.started = true;
+    if (entry.cachedTokens !== null) return;
+    entry.cachedTokens = this.#scheduler.get(id)!.cachedTokens!;
+    this.#cachedTokens += entry.cachedTokens;
+  }
+
   #report(sequence: Sequence, item: RunItem, outcome: ItemResult, finish: FinishReason | null): void {
     const entry = this.#entries.get(sequence.request.id);
     // An earlier listener of this very step may have aborted it.
@@ -235,7 +252,9 @@ export class Engine {
     const { sampled: token, scored } = outcome;
     if (token !== null) this.#generatedTokens++;
     if (finish !== null) this.#end(sequence.request.id, finish, { token, scored, error: null });
-    else if (token !== null || scored.length > 0) entry.listener({ token, scored, finish, error: null });
+    else if (token !== null || scored.length > 0) {
+      entry.listener({ token, scored, finish, error: null, cachedTokens: entry.cachedTokens ?? 0 });
+    }
   }
 
   #runItem({ id, start, count }: PlanItem): RunItem {
@@ -296,7 +315,7 @@ export class Engine {
     this.#entries.delete(id);
     this.#scheduler.remove(id);
     this.#finished[finish]++;
-    entry.listener({ ...news, finish });
+    entry.listener({ ...news, finish, cachedTokens: entry.cachedTokens ?? 0 });
     return true;
   }
 

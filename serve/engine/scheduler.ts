@@ -15,6 +15,9 @@ export interface SchedulerConfig {
   readonly agingSteps: number;
 }
 
+/** Preemptions after which a request makes way for its betters only. */
+const MAX_PREEMPTIONS = 3;
+
 /** A request on its way through the engine. */
 export interface Sequence {
   readonly request: Request;
@@ -25,6 +28,11 @@ export interface Sequence {
   readonly table: BlockTable;
   readonly client: Client;
   running: boolean;
+  /** Prompt tokens whose K and V were there when it first ran. */
+  cachedTokens: number | null;
+  preemptions: number;
+  /** Waits until a running sequence has computed `until` positions that the two have in common. */
+  following: { readonly leader: Sequence; readonly until: number } | null;
   /** Order among the sequences of its client: smaller first, then by `arrival`. */
   readonly rank: number;
   readonly arrival: number;
@@ -59,8 +67,12 @@ export interface Advanced {
  * priority, which improves by one per agingSteps of waiting until it equals the best there is. So every sequence is next
  * at some time.
  *
- * When blocks run out, the victim of the preemption is the last sequence in order (of the worst level, of the client that
- * runs most): it gives back all blocks and is computed again later. The first in order always advances.
+ * When blocks run out, the victim of the preemption is the last sequence in order (of the worst level, not yet preempted
+ * MAX_PREEMPTIONS times, of the client that runs most): it gives back all blocks and is computed again later. The first in
+ * order always advances.
+ *
+ * A sequence begins after the longest prefix that some block still holds. While another of the same client computes a longer
+ * one, it waits for that: the choices of one prompt compute it once.
  *
  * A sequence is admitted only when all tokens it has fit the free blocks, so a chunk of a prompt never waits for memory and
  * only a decode may preempt. Decodes go first in a step; the rest of the token budget is shared evenly among clients, and
@@ -94,7 +106,7 @@ export class Scheduler {
       );
     }
     this.config = config;
-    this.pool = new BlockPool(config.blockCount);
+    this.pool = new BlockPool(config.blockCount, config.blockSize);
   }
 
   get running(): number {
@@ -137,8 +149,11 @@ export class Scheduler {
       client,
       tokens: [...request.prompt],
       computed: 0,
-      table: new BlockTable(this.pool, this.config.blockSize),
+      table: new BlockTable(this.pool, apartOf(request)),
       running: false,
+      cachedTokens: null,
+      preemptions: 0,
+      following: null,
       rank: this.#steps + request.priority * this.config.agingSteps,
       arrival: this.#arrivals++,
     };
@@ -177,6 +192,7 @@ export class Scheduler {
       if (sequence === undefined || outcome === undefined || outcome.error !== undefined) return;
       if (sequence.computed !== start) throw new Error(`results of ${id} out of order`);
       sequence.computed += count;
+      sequence.table.publish(sequence.tokens, sequence.computed);
       if (outcome.sampled !== null) sequence.tokens.push(outcome.sampled.id);
       const finish = finishOf(sequence);
       if (finish !== null) this.remove(id);
@@ -191,7 +207,9 @@ export class Scheduler {
       while (sequence.running && !sequence.table.grow(sequence.tokens.length)) {
         const best = this.#bestPriority();
         const later = (a: Sequence, b: Sequence) =>
-          this.#level(a, best) - this.#level(b, best) || a.client.running - b.client.running;
+          this.#level(a, best) - this.#level(b, best) ||
+          Number(isExempt(b)) - Number(isExempt(a)) ||
+          a.client.running - b.client.running;
         // Among equals, the last by rank.
         this.#preempt(
           this.#running.reduce((a, b) => (later(a, b) > 0 ? a : b)),
@@ -205,6 +223,7 @@ export class Scheduler {
     this.#stop(victim);
     victim.table.clear();
     victim.computed = 0;
+    victim.preemptions++;
     this.#preemptions++;
     this.#enqueue(victim);
     preempted.push(victim.request.id);
@@ -214,12 +233,20 @@ export class Scheduler {
     if (this.waiting === 0) return;
     const best = this.#bestPriority();
     for (let next = this.#next(best); next !== null; next = this.#next(best)) {
-      const { client } = next;
-      const victims = this.#displaced(next, best);
-      if (victims === null) return;
+      if (!this.#mayRun(next)) return;
+      const { client, table, tokens } = next;
+      const cached = this.#adopt(next);
+      const victims = next.following === null ? this.#displaced(next, best) : [];
+      if (next.following !== null || victims === null) {
+        table.clear();
+        if (victims === null) return;
+        continue;
+      }
       for (const victim of victims) this.#preempt(victim, preempted);
       this.#unqueue(next);
-      next.table.grow(next.tokens.length);
+      table.grow(tokens.length);
+      next.computed = cached;
+      next.cachedTokens ??= cached;
       next.running = true;
       client.running++;
       client.turn = this.#admissions++;
@@ -227,15 +254,42 @@ export class Scheduler {
     }
   }
 
+  /** Whether it is worth looking up what `next` needs: a place and a block are free, or could be taken from somebody. */
+  #mayRun({ client }: Sequence): boolean {
+    if (this.#running.length < this.config.maxSeqs && this.pool.free > 0) return true;
+    return this.#running.some((one) => one.client.running >= client.running + 2);
+  }
+
+  /**
+   * Takes over the blocks of the longest known prefix; returns how many positions they hold. Sets `following` where waiting
+   * would give more. Prompt scores need every row of the prompt.
+   */
+  #adopt(next: Sequence): number {
+    next.following = null;
+    if (next.request.scorePrompt && generated(next) === 0) return 0;
+    const cached = next.table.adopt(next.tokens);
+    const { blockSize } = this.config;
+    for (const leader of this.#running) {
+      // A decode has nothing to wait for: what it computed is known.
+      if (leader.client !== next.client || leader.computed + 1 >= leader.tokens.length) continue;
+      if (leader.table.apart !== next.table.apart) continue;
+      const until = commonBlocks(leader.tokens, next.tokens, blockSize) * blockSize;
+      if (until > cached && until > leader.computed) next.following = { leader, until };
+    }
+    return cached;
+  }
+
   /** The sequence to be admitted next, or null when none waits. */
   #next(best: number): Sequence | null {
-    const key = ({ waiting, running, turn }: Client) => [this.#level(waiting[0], best), running, turn];
-    let first: Client | null = null;
-    for (const client of this.#clients.values()) {
-      if (client.waiting.length === 0) continue;
-      if (first === null || isLess(key(client), key(first))) first = client;
+    const key = ({ client }: Sequence, level: number) => [level, client.running, client.turn];
+    let first: Sequence | null = null;
+    for (const { waiting } of this.#clients.values()) {
+      const one = waiting.find(isReady);
+      if (one === undefined) continue;
+      if (first === null || isLess(key(one, this.#level(one, best)), key(first, this.#level(first, best))))
+        first = one;
     }
-    return first === null ? null : first.waiting[0];
+    return first;
   }
 
   /**
@@ -260,10 +314,12 @@ export class Scheduler {
           this.#level(one, best) >= this.#level(next, best),
       );
       if (donors.length === 0) return null;
-      const victim = donors.reduce((a, b) => (left(a.client) > left(b.client) ? a : b));
+      const later = (a: Sequence, b: Sequence) =>
+        left(a.client) - left(b.client) || Number(isExempt(b)) - Number(isExempt(a));
+      const victim = donors.reduce((a, b) => (later(a, b) > 0 ? a : b));
       victims.push(victim);
       places++;
-      blocks += victim.table.blocks.length;
+      blocks += victim.table.exclusive;
     }
     return victims;
   }
@@ -328,6 +384,29 @@ export class Scheduler {
     sequence.client.running--;
     this.#running.splice(this.#running.indexOf(sequence), 1);
   }
+}
+
+/** Whether it need not wait for another's prefix. */
+function isReady({ following }: Sequence): boolean {
+  return following === null || !following.leader.running || following.leader.computed >= following.until;
+}
+
+/** Whether it has been preempted so often that only its betters may do so. */
+function isExempt({ preemptions }: Sequence): boolean {
+  return preemptions >= MAX_PREEMPTIONS;
+}
+
+/** What two requests must have in common to share blocks, besides tokens. */
+function apartOf({ adapter, cacheSalt }: Request): string {
+  return adapter === null && cacheSalt === null ? "" : JSON.stringify([adapter, cacheSalt]);
+}
+
+/** Leading full blocks that two sequences have in common; `b` has a token more. */
+function commonBlocks(a: readonly number[], b: readonly number[], blockSize: number): number {
+  const end = Math.min(a.length, b.length - 1);
+  let length = 0;
+  while (length < end && a[length] === b[length]) length++;
+  return Math.floor(length / blockSize);
 }
 
 /** Divides `total` evenly, giving nobody more than wanted. */

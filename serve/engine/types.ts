@@ -56,6 +56,10 @@ export interface Request {
   readonly topLogprobs: number | null;
   /** Report the log probability of each prompt token but the first. */
   readonly scorePrompt: boolean;
+  /** What the model is adapted with, or null. Its K and V are its own. */
+  readonly adapter: string | null;
+  /** Cached K and V are shared only between requests with the same salt. */
+  readonly cacheSalt: string | null;
 }
 
 /**
@@ -144,6 +148,8 @@ export interface Runner {
 
 /** What a request's listener hears: zero or more events with `finish` null, then exactly one with `finish` set. */
 export interface EngineEvent {
+  /** Prompt tokens that were not computed because the cache held them. */
+  readonly cachedTokens: number;
   readonly token: SampledToken | null;
   readonly scored: readonly TokenLogprob[];
   readonly finish: FinishReason | null;

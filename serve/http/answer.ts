@@ -17,11 +17,11 @@ export async function finished(starting: Promise<TextJob>, reply: FastifyReply):
 }
 
 /** OpenAI's `usage`. */
-export function usageOf({ promptTokens, completionTokens }: TextJob) {
+export function usageOf({ promptTokens, completionTokens, cachedTokens }: TextJob) {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
-    prompt_tokens_details: { cached_tokens: 0 },
+    prompt_tokens_details: { cached_tokens: cachedTokens },
   };
 }

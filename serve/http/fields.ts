@@ -4,7 +4,7 @@ import { badRequest, type HttpError } from "./errors.ts";
 const WITHOUT_EFFECT = new Set([
   // The sender, the purpose, caching.
   ...["user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "rid"],
-  ...["prompt_cache_key", "prompt_cache_retention", "cache_prompt", "cache_salt", "id_slot", "keep_alive"],
+  ...["prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot", "keep_alive"],
   ...["timings_per_token", "return_progress", "spaces_between_special_tokens", "parallel_tool_calls"],
   // Details of features whose main field is refused.
   ...["mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "smoothing_curve"],

@@ -136,6 +136,8 @@ export class Frontend {
         priority: request.priority ?? 0,
         topLogprobs: request.logprobs ?? (isRanked ? 0 : null),
         scorePrompt: request.echo === true && request.logprobs != null,
+        adapter: null,
+        cacheSalt: request.cache_salt ?? null,
       }));
     };
   }

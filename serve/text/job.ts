@@ -19,6 +19,8 @@ export class TextJob {
   readonly #engine: Engine;
   readonly #onDelta: DeltaListener;
   readonly #open = new Set<string>();
+  /** By prompt: the tokens of it that none of its choices had to compute. */
+  readonly #cached: number[] = [];
   #end!: { resolve: () => void; reject: (error: RequestError) => void };
 
   constructor(
@@ -40,6 +42,11 @@ export class TextJob {
 
   get promptTokens(): number {
     return this.prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  }
+
+  /** Prompt tokens that were not computed because the cache held them. */
+  get cachedTokens(): number {
+    return this.#cached.reduce((sum, count) => sum + count, 0);
   }
 
   get completionTokens(): number {
@@ -71,6 +78,8 @@ export class TextJob {
       this.cancel(event.error);
       return;
     }
+    const prompt = Math.floor((index * this.prompts.length) / this.choices.length);
+    this.#cached[prompt] = Math.min(this.#cached[prompt] ?? Infinity, event.cachedTokens);
     try {
       const choice = this.choices[index];
       const delta = choice.accept(event);

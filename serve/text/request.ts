@@ -50,6 +50,8 @@ export interface TextRequest extends SamplingParams {
   readonly client: string;
   /** Lower runs first; default 0. */
   readonly priority?: number | null;
+  /** What is cached of a prompt is shared only with requests of the same salt; default none. */
+  readonly cache_salt?: string | null;
   /** Put the prompt's text before each answer, and with `logprobs` its scores. */
   readonly echo?: boolean | null;
   /** Add the special tokens that the tokenizer puts around a text; default true. */

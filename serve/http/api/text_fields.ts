@@ -43,6 +43,7 @@ export function textFields(limits: Limits) {
     include_stop_str_in_output: flag,
     return_token_ids: flag,
     priority: z.int().min(-1000).max(1000).nullish(),
+    cache_salt: z.string().min(1).max(limits.cacheSaltChars).nullish(),
     response_format: z
       .discriminatedUnion("type", [
         z.object({ type: z.literal("text") }),
