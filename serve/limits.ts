@@ -41,6 +41,7 @@ export const LIMITS = {
   cacheSaltChars: 256,
   logitBias: 1024,
   logprobs: 5,
+  topLogprobs: 20,
   /** A prompt string longer than this many characters per position of the context is refused before tokenising. */
   charsPerToken: 128,
   /** Bytes that may wait for a slow client without limit of time. */

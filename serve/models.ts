@@ -1,9 +1,10 @@
 import { KilnError } from "../core/errors.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import { DeviceShare } from "./engine/device_share.ts";
 import { Engine } from "./engine/engine.ts";
 import type { Runner } from "./engine/types.ts";
 import { LIMITS, type Limits } from "./limits.ts";
-import { Frontend, type ServeTokenizer } from "./text/frontend.ts";
+import { Frontend } from "./text/frontend.ts";
 
 interface Served {
   /** Its own name: aliases stand for it. */
@@ -38,7 +39,7 @@ export interface TextModelOptions {
   readonly name: string;
   readonly aliases?: readonly string[];
   readonly runner: Runner;
-  readonly tokenizer: ServeTokenizer;
+  readonly tokenizer: Tokenizer;
   /** Sequences that run at once (default 64). */
   readonly maxSeqs?: number;
   /** Tokens computed in one step (default 512). */

@@ -14,7 +14,8 @@ import type {
   TokenLogprob,
 } from "../serve/engine/types.ts";
 import { createServer, type ServerOptions } from "../serve/index.ts";
-import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
+import { Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
+import { checkAnswer, checkSchema } from "./support/openai_schemas.ts";
 
 export interface FakeOptions {
   vocabSize?: number;
@@ -47,6 +48,8 @@ class FakeRunner implements Runner {
   /** Makes the row of one item fail. */
   failItem: (item: RunItem) => string | undefined = () => undefined;
   largestStep = 0;
+  /** Tokens that every answer must consist of, instead of what the model would say; the end of text follows. */
+  says: readonly number[] | null = null;
 
   constructor(options: FakeOptions = {}) {
     this.vocabSize = options.vocabSize ?? 32;
@@ -104,6 +107,11 @@ class FakeRunner implements Runner {
       scored.push(scoreRow(row, target, item.score!.topLogprobs));
     });
     const row = fakeLogits(read(item.start + item.tokens.length), this.vocabSize);
+    const { says } = this;
+    if (says !== null && item.sample !== null) {
+      const { position, promptLength } = item.sample;
+      row[says[position - promptLength] ?? 0] = 100;
+    }
     return { sampled: item.sample === null ? null : sampleRow(row, item.sample), scored };
   }
 }
@@ -258,9 +266,16 @@ export function fakeTokenizer(): Tokenizer {
   );
 }
 
+/** The same with ChatML, whose special tokens follow the vocabulary. */
+export function fakeChatTokenizer(): Tokenizer {
+  return withChatTemplate(fakeTokenizer());
+}
+
 /** A server over the fake model on a free port of 127.0.0.1, its tokenizer, and the official client pointed at it. */
-export async function startServer(options: FakeOptions & Partial<ServerOptions> & { host?: string } = {}) {
-  const tokenizer = fakeTokenizer();
+export async function startServer(
+  options: FakeOptions & Partial<ServerOptions> & { host?: string; tokenizer?: Tokenizer } = {},
+) {
+  const tokenizer = options.tokenizer ?? fakeTokenizer();
   const runner = new FakeRunner({ vocabSize: tokenizer.vocabSize, ...options });
   const errors: unknown[] = [];
   const server = createServer({
@@ -281,7 +296,7 @@ export async function startServer(options: FakeOptions & Partial<ServerOptions> 
 
 export type TestServer = Awaited<ReturnType<typeof startServer>>;
 
-/** A request as curl would send it. Every failure must carry OpenAI's envelope with all four keys, and a request id. */
+/** A request as curl would send it (W2, W5): what comes back must be as OpenAI's schemas say, and have a request id. */
 export async function send(url: string, init: RequestInit & { json?: unknown } = {}) {
   const { json, ...rest } = init;
   const body = json === undefined ? {} : { method: "POST", body: JSON.stringify(json) };
@@ -291,7 +306,7 @@ export async function send(url: string, init: RequestInit & { json?: unknown } =
   const text = await response.text();
   const isJson = response.headers.get("content-type")?.includes("application/json") ?? false;
   const parsed = isJson && text !== "" ? JSON.parse(text) : null;
-  if (!response.ok && init.method !== "HEAD") checkEnvelope(parsed);
+  if (init.method !== "HEAD" && response.status !== 204) checkAnswer(new URL(url).pathname, response, text);
   return { status: response.status, headers: response.headers, text, body: parsed };
 }
 
@@ -310,12 +325,7 @@ export function raw(url: string, text: string | Uint8Array): Promise<string> {
 }
 
 export function checkEnvelope(body: unknown): void {
-  const error = (body as { error?: Record<string, unknown> } | null)?.error ?? {};
-  const nullable = (value: unknown) => value === null || typeof value === "string";
-  const good = typeof error.message === "string" && typeof error.type === "string";
-  if (!good || !nullable(error.param) || !nullable(error.code) || Object.keys(error).length !== 4) {
-    throw new Error(`not an error envelope: ${JSON.stringify(body)}`);
-  }
+  checkSchema("ErrorResponse", body);
 }
 
 /** Waits until a condition holds; the bound only stops a failing test. */

@@ -214,24 +214,39 @@ export class Tokenizer implements TokenSource {
   async encodePieces(
     pieces: readonly (string | number)[],
   ): Promise<{ ids: number[]; ranges: [start: number, end: number][] }> {
-    const { native, nameOf } = this.#markedFor(pieces.filter((piece) => typeof piece === "string"));
+    const { encoding, nameOf } = await this.#encodePieces(pieces);
     // Maps each position in the text with marked names to its position in the text with real names.
     const places = [0];
     for (const piece of pieces) {
       const last = places.at(-1)!;
       const isText = typeof piece === "string";
-      if (!isText && !this.#specialIds.has(piece)) throw new TokenizerError(`${piece} is no special token`);
       const [shown, real] = isText ? [piece, piece] : [nameOf(piece), this.#tokens[piece]!];
       const size = [...shown].length;
       const end = last + [...real].length;
       for (let i = 1; i <= size; i++) places.push(i === size ? end : isText ? last + i : last);
     }
-    const text = pieces.map((piece) => (typeof piece === "string" ? piece : nameOf(piece))).join("");
-    const encoding = await native.encode(text, null, { addSpecialTokens: false });
     const ranges = encoding
       .getOffsets()
       .map(([start, end]): [number, number] => [places[start], places[end]]);
     return { ids: encoding.getIds(), ranges };
+  }
+
+  /** The number of ids of a text in pieces, and the ids unless they are more than `most`. @throws as `encodePieces`. */
+  async encodePiecesUpTo(
+    most: number,
+    pieces: readonly (string | number)[],
+  ): Promise<{ count: number; ids: number[] | null }> {
+    const { encoding } = await this.#encodePieces(pieces);
+    const count = encoding.getLength();
+    return { count, ids: count > most ? null : encoding.getIds() };
+  }
+
+  async #encodePieces(pieces: readonly (string | number)[]) {
+    const unknown = pieces.find((piece) => typeof piece === "number" && !this.isSpecial(piece));
+    if (unknown !== undefined) throw new TokenizerError(`${unknown} is no special token`);
+    const { native, nameOf } = this.#markedFor(pieces.filter((piece) => typeof piece === "string"));
+    const text = pieces.map((piece) => (typeof piece === "string" ? piece : nameOf(piece))).join("");
+    return { encoding: await library(native.encode(text, null, { addSpecialTokens: false })), nameOf };
   }
 
   /**
@@ -275,7 +290,7 @@ export class Tokenizer implements TokenSource {
   idToBytes(id: number): Uint8Array {
     const token = this.#tokens[id];
     if (token === undefined) return new Uint8Array(0);
-    return this.#specialIds.has(id)
+    return this.isSpecial(id)
       ? new TextEncoder().encode(token)
       : tokenBytes(this.json.decoder ?? null, token);
   }

@@ -1,8 +1,11 @@
 import type { FastifyReply } from "fastify";
+import type { Limits } from "../limits.ts";
 import type { TextJob } from "../text/job.ts";
+import { asHttpError } from "./errors.ts";
+import { SseStream } from "./sse.ts";
 
 /** Waits for a job to finish; cancels it, so that this rejects, when the client leaves. */
-export async function finished(starting: Promise<TextJob>, reply: FastifyReply): Promise<TextJob> {
+async function finished(starting: Promise<TextJob>, reply: FastifyReply): Promise<TextJob> {
   let job: TextJob | null = null;
   let gone = false;
   // Only the response tells that a client left: the request's "close" comes as soon as its body is read.
@@ -14,6 +17,86 @@ export async function finished(starting: Promise<TextJob>, reply: FastifyReply):
   if (gone) job.cancel();
   await job.done;
   return job;
+}
+
+/**
+ * Answers by events. `send` has to end the stream; if it fails before the first event, the answer is an ordinary error,
+ * later an error event.
+ */
+async function streamed(
+  reply: FastifyReply,
+  limits: Limits,
+  send: (stream: SseStream) => Promise<void>,
+): Promise<FastifyReply> {
+  const stream = new SseStream(reply, limits);
+  try {
+    await send(stream);
+  } catch (error) {
+    stream.dispose();
+    if (!stream.opened) throw error;
+    stream.fail(asHttpError(error));
+  }
+  return reply;
+}
+
+/** Starts a job whose pieces the listener hears. */
+export type Start<Delta> = (onDelta: (index: number, delta: Delta) => void) => Promise<TextJob>;
+
+/** Waits for a job, as `finished`, and gathers the pieces of each choice. */
+export async function gathered<Delta>(
+  start: Start<Delta>,
+  reply: FastifyReply,
+): Promise<{ job: TextJob; deltas: Delta[][] }> {
+  const deltas: Delta[][] = [];
+  const job = await finished(
+    start((index, delta) => {
+      deltas[index] ??= [];
+      deltas[index].push(delta);
+    }),
+    reply,
+  );
+  return { job, deltas };
+}
+
+/** How one protocol words an answer. */
+export interface ChunkWriter<Delta> {
+  /** What all chunks have. */
+  header(job: TextJob): object;
+  /** The chunks' choices that a piece makes. */
+  choices(job: TextJob, index: number, delta: Delta, isFirst: boolean): Iterable<object>;
+}
+
+interface StreamOptions {
+  readonly include_usage?: boolean | null | undefined;
+  readonly continuous_usage_stats?: boolean | null | undefined;
+}
+
+/** Streams a job as OpenAI's chunks of one choice each, with one more for the usage where that is asked for. */
+export function streamedChunks<Delta>(
+  start: Start<Delta>,
+  writer: ChunkWriter<Delta>,
+  { include_usage, continuous_usage_stats }: StreamOptions,
+  { reply, limits }: { reply: FastifyReply; limits: Limits },
+): Promise<FastifyReply> {
+  return streamed(reply, limits, async (stream) => {
+    const seen = new Set<number>();
+    let job: TextJob | null = null;
+    const send = (index: number, delta: Delta) => {
+      if (job === null) return;
+      const usage = include_usage ? { usage: continuous_usage_stats ? usageOf(job) : null } : {};
+      for (const choice of writer.choices(job, index, delta, !seen.has(index))) {
+        stream.send({ ...writer.header(job), choices: [choice], ...usage });
+      }
+      seen.add(index);
+    };
+    const starting = start(send).then((started) => {
+      job = started;
+      return started;
+    });
+    const done = await finished(starting, reply);
+    if (include_usage) stream.send({ ...writer.header(done), choices: [], usage: usageOf(done) });
+    stream.end();
+  });
 }
 
 /** OpenAI's `usage`. */

@@ -10,33 +10,40 @@ const WITHOUT_EFFECT = new Set([
   ...["mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "smoothing_curve"],
   ...["dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "truncation_side"],
   ...["guided_decoding_backend", "guided_whitespace_pattern", "n_keep", "num_keep", "n_discard"],
-  ...["logprob_start_len", "grammar_lazy", "grammar_triggers", "preserved_tokens"],
+  ...["logprob_start_len", "grammar_lazy", "grammar_triggers", "preserved_tokens", "prediction"],
 ]);
 
 /** Values besides null, "", false, [] and {} at which a field asks for nothing. */
 type Neutral = readonly (string | number | boolean)[];
 
-/** Fields of other completion servers that would change the answer, grouped by the advice to give. */
+/** Advice that depends on the route. */
+const ROUTE_ADVICE = {
+  length: "use max_tokens",
+  prompt: "give the whole text, or its token ids, as prompt",
+  tools: "completions call no tools: use /v1/chat/completions",
+};
+
+/** A route's own advice, where it differs from that of completions. */
+export type RouteAdvice = Partial<typeof ROUTE_ADVICE>;
+
+/** Fields of other servers that would change the answer, grouped by the advice to give. A route may have some of them. */
 const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral>>][] = [
   [
-    "use max_tokens",
+    "length",
     {
       ...{ max_completion_tokens: [], max_new_tokens: [], max_output_tokens: [], max_length: [] },
-      ...{ n_predict: [], num_predict: [] },
+      ...{ n_predict: [], num_predict: [], max_tokens: [] },
     },
   ],
   [
-    "give the whole text, or its token ids, as prompt",
+    "prompt",
     {
       ...{ messages: [], inputs: [], input: [], system: [], template: [], context: [], prompt_embeds: [] },
       ...{ images: [], image_data: [], suffix: [], input_prefix: [], input_suffix: [], input_extra: [] },
-      ...{ chat_template: [], chat_template_kwargs: [], documents: [] },
+      ...{ chat_template: [], chat_template_kwargs: [], documents: [], prompt: [], instructions: [] },
     },
   ],
-  [
-    "this server completes text and calls no tools",
-    { tools: [], functions: [], tool_choice: ["none", "auto"], function_call: ["none", "auto"] },
-  ],
+  ["tools", { tools: [], functions: [], tool_choice: ["none", "auto"], function_call: ["none", "auto"] }],
   [
     "put its fields at the top level of the body",
     { options: [], parameters: [], extra_body: [], sampling_params: [] },
@@ -56,10 +63,12 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     "penalties count the whole answer: remove it",
     { repeat_last_n: [-1], penalize_nl: [], repetition_penalty_range: [0] },
   ],
+  ["an answer does not repeat what it answers: put both together in the client", { echo: [] }],
   ["use echo", { return_full_text: [] }],
-  ["use n", { n_cmpl: [1], num_return_sequences: [1] }],
+  ["use n", { n_cmpl: [1], num_return_sequences: [1], best_of: [1] }],
   ["use ignore_eos", { ban_eos_token: [] }],
   ["use add_special_tokens", { add_bos_token: [true] }],
+  ["the chat template writes the special tokens", { add_special_tokens: [] }],
   ["use include_stop_str_in_output", { no_stop_trim: [] }],
   [
     "use return_token_ids: ids come beside the text",
@@ -111,10 +120,15 @@ const ELSEWHERE = new Map(
 );
 
 /**
- * The refusal of a field that this server does not implement, or null. Fields that would change the answer are refused
+ * The refusal of a field that a route does not have, or null. Fields that would change the answer are refused
  * unless their value asks for nothing; unknown fields are refused if `strict`.
  */
-export function refusal(name: string, value: unknown, strict: boolean): HttpError | null {
+export function refusal(
+  name: string,
+  value: unknown,
+  strict: boolean,
+  routeAdvice: RouteAdvice = {},
+): HttpError | null {
   const known = ELSEWHERE.get(name);
   if (known !== undefined) {
     if (known.neutral.includes(value as never)) return null;
@@ -122,7 +136,8 @@ export function refusal(name: string, value: unknown, strict: boolean): HttpErro
     const asks =
       value === false ? known.neutral.includes(true) : ASKS_WHEN_EMPTY.has(name) && Object(value) === value;
     if (isEmpty(value) && !asks) return null;
-    return badRequest(name, `${name} is not supported: ${known.advice}`, "unsupported_parameter");
+    const advice = { ...ROUTE_ADVICE, ...routeAdvice }[known.advice] ?? known.advice;
+    return badRequest(name, `${name} is not supported: ${advice}`, "unsupported_parameter");
   }
   if (!strict || WITHOUT_EFFECT.has(name)) return null;
   return badRequest(name, `${name} is not a field of this server, which is strict`, "unknown_parameter");

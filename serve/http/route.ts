@@ -5,7 +5,7 @@ import type { Limits } from "../limits.ts";
 import type { Models, ServedModel } from "../models.ts";
 import type { Frontend } from "../text/frontend.ts";
 import { badRequest, HttpError } from "./errors.ts";
-import { refusal } from "./fields.ts";
+import { type RouteAdvice, refusal } from "./fields.ts";
 import type { Caller } from "./gate.ts";
 
 /** Shared by all routes of a server. */
@@ -34,6 +34,8 @@ export interface Route<Body = never> {
   readonly open?: boolean;
   /** The fields of the body. Others are refused as `fields.ts` says. */
   readonly schema?: (limits: Limits) => z.ZodObject;
+  /** What refusals of other fields advise. */
+  readonly advice?: RouteAdvice;
   readonly handle: (call: Call<Body>) => unknown;
 }
 
@@ -48,7 +50,11 @@ export function route<Schema extends z.ZodObject>(
  * Makes the parser of a route's bodies.
  * @returns a function that throws HttpError 400 with `param` = dotted path of the first bad field.
  */
-export function bodyParser(schema: z.ZodObject, strict: boolean): (body: unknown) => Record<string, unknown> {
+export function bodyParser(
+  schema: z.ZodObject,
+  strict: boolean,
+  advice?: RouteAdvice,
+): (body: unknown) => Record<string, unknown> {
   return (body) => {
     if (!isObject(body)) {
       throw new HttpError(400, "the request body must be a JSON object", { code: "invalid_json" });
@@ -60,7 +66,7 @@ export function bodyParser(schema: z.ZodObject, strict: boolean): (body: unknown
       throw badRequest(param, `${param}: ${message}`);
     }
     for (const [name, value] of Object.entries(body)) {
-      const refused = Object.hasOwn(schema.shape, name) ? null : refusal(name, value, strict);
+      const refused = Object.hasOwn(schema.shape, name) ? null : refusal(name, value, strict, advice);
       if (refused !== null) throw refused;
     }
     return parsed.data;

@@ -98,9 +98,9 @@ function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyRepl
 
 /** Adds a route, with the parser of its bodies. */
 function addRoute(app: FastifyInstance, route: Route, options: HttpOptions): void {
-  const { method, path, schema, handle } = route;
+  const { method, path, schema, advice, handle } = route;
   const { limits } = options.models;
-  const parse = schema && bodyParser(schema(limits), options.strict);
+  const parse = schema && bodyParser(schema(limits), options.strict, advice);
   app.route({
     method,
     url: path,

@@ -1,5 +1,5 @@
+import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { EngineEvent, SampledToken } from "../engine/types.ts";
-import type { ServeTokenizer } from "./frontend.ts";
 import type { AnswerDecoder, AnswerText, PromptText } from "./prompt_text.ts";
 import { StopMatcher } from "./stop.ts";
 
@@ -9,6 +9,8 @@ export interface ShownToken extends SampledToken {
   readonly text: string;
   /** Where it begins in the text of its choice, in UTF-16 units. */
   readonly offset: number;
+  /** Whether the text is without it: a special token, or the one that ended the answer. */
+  readonly hidden: boolean;
 }
 
 /** A piece of one choice's answer. */
@@ -39,11 +41,12 @@ interface PlacedToken {
   readonly token: SampledToken;
   readonly start: number;
   readonly end: number;
+  readonly hidden: boolean;
 }
 
 /** Turns the tokens of one sequence into text with stop strings cut off, and log probabilities beside it. */
 export class Choice {
-  readonly #tokenizer: ServeTokenizer;
+  readonly #tokenizer: Tokenizer;
   readonly #options: ChoiceOptions;
   readonly #decoder: AnswerDecoder;
   readonly #matcher: StopMatcher;
@@ -59,7 +62,7 @@ export class Choice {
   completionTokens = 0;
   finished = false;
 
-  constructor(tokenizer: ServeTokenizer, options: ChoiceOptions) {
+  constructor(tokenizer: Tokenizer, options: ChoiceOptions) {
     this.#tokenizer = tokenizer;
     this.#options = options;
     this.#matcher = new StopMatcher(options.stops, options.includeStop);
@@ -113,7 +116,11 @@ export class Choice {
     const { offsets } = this.#options.prompt;
     const start = offsets[this.#scored];
     const end = offsets[++this.#scored];
-    this.#unsent.push({ token, start, end });
+    this.#unsent.push({ token, start, end, hidden: this.#isSkipped(token.id) });
+  }
+
+  #isSkipped(id: number): boolean {
+    return this.#options.prompt.skipSpecialTokens && this.#tokenizer.isSpecial(id);
   }
 
   /** @param isStop a stop token has no text, unless it is to be included. */
@@ -122,8 +129,10 @@ export class Choice {
     this.#logprobSum += token.logprob ?? 0;
     this.#tokenIds.push(token.id);
     const start = this.#decoded;
-    if (!isStop || this.#options.includeStop) this.#show(this.#decoder.push(token.id));
-    if (this.#options.logprobs) this.#unsent.push({ token, start, end: this.#decoded });
+    const isOut = isStop && !this.#options.includeStop;
+    if (!isOut) this.#show(this.#decoder.push(token.id));
+    if (!this.#options.logprobs) return;
+    this.#unsent.push({ token, start, end: this.#decoded, hidden: isOut || this.#isSkipped(token.id) });
   }
 
   /** Stop strings are searched in the answer only, not in the end of the prompt. */
@@ -138,23 +147,23 @@ export class Choice {
     const cut = this.#matcher.matched !== null;
     let count = this.#unsent.findIndex(({ start, end }) => (cut ? start >= this.#sent : end > this.#sent));
     if (count < 0 || (this.finished && !cut)) count = this.#unsent.length;
-    return this.#unsent.splice(0, count).map(({ token, start, end }) => {
+    return this.#unsent.splice(0, count).map(({ token, start, end, hidden }) => {
       const text = tokenText(this.#tokenizer, token.id);
       // Counted from the end, since a token may be shown without its leading space.
       const shown = end > this.#sent ? text.slice(0, text.length - (end - this.#sent)) : text;
-      return { ...token, text: shown, offset: start };
+      return { ...token, text: shown, offset: start, hidden };
     });
   }
 }
 
 /** Cached: a step may report tens of thousands of tokens, and spelling them would be most of its work. */
-const tokenTexts = new WeakMap<ServeTokenizer, Map<number, string>>();
+const tokenTexts = new WeakMap<Tokenizer, Map<number, string>>();
 
 /**
  * The one spelling of a token: special ones by their names, those without text by their ids, parts of characters by their
  * bytes. Evaluation tools compare the spelling of a token with those of its alternatives.
  */
-export function tokenText(tokenizer: ServeTokenizer, id: number): string {
+export function tokenText(tokenizer: Tokenizer, id: number): string {
   const known = tokenTexts.get(tokenizer) ?? new Map<number, string>();
   const text = known.get(id) ?? spell(tokenizer.idToBytes(id), id);
   tokenTexts.set(tokenizer, known.set(id, text));

@@ -9,25 +9,19 @@ import { Choice } from "./choice.ts";
 import { constraintOf } from "./constraint.ts";
 import { type DeltaListener, TextJob } from "./job.ts";
 import { PromptText } from "./prompt_text.ts";
-import type { TextRequest } from "./request.ts";
+import type { Prompt, TextRequest } from "./request.ts";
 import { resolveSampling } from "./sampling.ts";
-
-/** The part of a tokenizer that the server uses. */
-export type ServeTokenizer = Pick<
-  Tokenizer,
-  "encodeUpTo" | "streamDecoder" | "idToBytes" | "isSpecial" | "eosIds" | "vocabSize"
->;
 
 type TextLimits = Pick<Limits, "sequences" | "charsPerToken">;
 
 /** Turns text requests into engine requests, and the engine's tokens back into text. One for each model. */
 export class Frontend {
   readonly engine: Engine;
-  readonly tokenizer: ServeTokenizer;
+  readonly tokenizer: Tokenizer;
   readonly #limits: TextLimits;
   readonly #grammars: Grammars;
 
-  constructor(engine: Engine, tokenizer: ServeTokenizer, limits: TextLimits) {
+  constructor(engine: Engine, tokenizer: Tokenizer, limits: TextLimits) {
     this.engine = engine;
     this.tokenizer = tokenizer;
     this.#limits = limits;
@@ -64,32 +58,44 @@ export class Frontend {
   }
 
   /** The ids of a prompt, which with the answer fit the context. */
-  async #tokenise(
-    prompt: string | readonly number[],
-    { add_special_tokens, max_tokens, fit_context }: TextRequest,
-  ): Promise<readonly number[]> {
+  async #tokenise(prompt: Prompt, request: TextRequest): Promise<readonly number[]> {
+    const { max_tokens, fit_context, prompt_field: field = "prompt" } = request;
     const { maxModelLen, vocabSize } = this.engine.runner;
-    const isText = typeof prompt === "string";
-    if (isText && prompt.length > maxModelLen * this.#limits.charsPerToken) {
-      throw tooLong(maxModelLen, `${prompt.length} characters in the prompt`);
-    }
-    const { count, ids } = isText
-      ? await this.tokenizer.encodeUpTo(maxModelLen, prompt, { addSpecialTokens: add_special_tokens ?? true })
-      : { count: prompt.length, ids: prompt };
-    if (count === 0) throw invalid("prompt", "prompt must not be empty");
+    const { count, ids } = await this.#encode(prompt, request);
+    if (count === 0) throw invalid(field, "prompt must not be empty");
     const wanted = fit_context ? Math.min(max_tokens ?? 1, 1) : (max_tokens ?? 1);
     if (ids === null || count + wanted > maxModelLen) {
       const counts = `${count} in the prompt and ${wanted} for the completion`;
-      throw tooLong(maxModelLen, `${count + wanted} tokens (${counts})`);
+      throw tooLong(maxModelLen, `${count + wanted} tokens (${counts})`, field);
     }
     const unknown = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
     if (unknown === undefined) return ids;
-    if (!isText) throw invalid("prompt", `token ids must be integers from 0 to ${vocabSize - 1}`);
+    if (Array.isArray(prompt)) throw invalid(field, `token ids must be integers from 0 to ${vocabSize - 1}`);
     throw invalid(
-      "prompt",
+      field,
       `the prompt holds token ${unknown}, which the tokenizer has but the model has not (its vocab_size is ${vocabSize}); ` +
         "leave that token out, or use the tokenizer that belongs to the model",
     );
+  }
+
+  /** The number of ids of a prompt, and the ids unless they are more than the context holds. */
+  async #encode(
+    prompt: Prompt,
+    { add_special_tokens, prompt_field = "prompt" }: TextRequest,
+  ): Promise<{ count: number; ids: readonly number[] | null }> {
+    const { maxModelLen } = this.engine.runner;
+    if (typeof prompt !== "string" && !("pieces" in prompt)) return { count: prompt.length, ids: prompt };
+    const pieces = typeof prompt === "string" ? [prompt] : prompt.pieces;
+    const characters = pieces.reduce(
+      (sum: number, piece) => sum + (typeof piece === "string" ? piece.length : 1),
+      0,
+    );
+    if (characters > maxModelLen * this.#limits.charsPerToken) {
+      throw tooLong(maxModelLen, `${characters} characters in the prompt`, prompt_field);
+    }
+    return typeof prompt === "string"
+      ? this.tokenizer.encodeUpTo(maxModelLen, prompt, { addSpecialTokens: add_special_tokens ?? true })
+      : this.tokenizer.encodePiecesUpTo(maxModelLen, pieces);
   }
 
   #choice(request: TextRequest, prompt: PromptText): Choice {
@@ -150,10 +156,10 @@ function choicesPerPrompt(request: TextRequest): number {
   return bestOf;
 }
 
-function tooLong(maxModelLen: number, requested: string): RequestError {
+function tooLong(maxModelLen: number, requested: string, param: string): RequestError {
   return new RequestError(
     "context_length_exceeded",
     `this model's maximum context length is ${maxModelLen} tokens, but the request has ${requested}; shorten the prompt or lower max_tokens`,
-    { param: "prompt" },
+    { param },
   );
 }

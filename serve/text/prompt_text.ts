@@ -9,15 +9,17 @@ export class PromptText {
   readonly offsets: readonly number[];
   /** The text after `settled` if the prompt ended here; the tokens of an answer may change it. */
   readonly held: string;
+  readonly skipSpecialTokens: boolean;
   readonly #decoder: StreamDecoder;
 
   constructor(
     tokenizer: Pick<Tokenizer, "streamDecoder">,
     tokens: readonly number[],
-    options: { skipSpecialTokens?: boolean } = {},
+    { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {},
   ) {
     this.tokens = tokens;
-    this.#decoder = tokenizer.streamDecoder(options);
+    this.skipSpecialTokens = skipSpecialTokens;
+    this.#decoder = tokenizer.streamDecoder({ skipSpecialTokens });
     const offsets = [0];
     let settled = "";
     for (const id of tokens) {

@@ -42,10 +42,15 @@ export interface SamplingParams {
   logprobs?: number | null;
 }
 
+/** A text, its token ids, or a text in pieces: plain text, and ids of special tokens (`Tokenizer.encodePieces`). */
+export type Prompt = string | readonly number[] | { readonly pieces: readonly (string | number)[] };
+
 /** What the front end is asked for, whichever protocol asked. */
 export interface TextRequest extends SamplingParams {
-  /** At least one; each a text or its token ids. */
-  readonly prompts: readonly (string | readonly number[])[];
+  /** At least one. */
+  readonly prompts: readonly Prompt[];
+  /** What refusals call the prompt; default `prompt`. */
+  readonly prompt_field?: string;
   /** Who asks: clients share the model evenly, however much each asks for. */
   readonly client: string;
   /** Lower runs first; default 0. */

@@ -21,6 +21,8 @@ export type TextSpan = [start: number, end: number];
 export interface RenderOptions {
   /** Whether to end the text with the beginning of an assistant turn. Default false. */
   addGenerationPrompt?: boolean;
+  /** Whether to end the text within the last message, which the model then continues. Default false. */
+  continueFinalMessage?: boolean;
   /** Further variables for the template, such as enable_thinking. */
   variables?: Record<string, unknown>;
 }
@@ -64,20 +66,32 @@ function mapStrings(value: unknown, change: (text: string) => string): unknown {
   );
 }
 
-/** Three characters of the private use area that do not occur in the texts. */
-function unusedCharacters(texts: string): [guard: string, open: string, close: string] {
+/** Characters that are not text: a guard inside a special token's name, generation blocks, the end of a message to continue. */
+type Marks = Record<"guard" | "open" | "close" | "end", string>;
+
+/** Four characters of the private use area that do not occur in the texts. */
+function unusedCharacters(texts: string): Marks {
   const found: string[] = [];
-  for (let code = 0xe000; found.length < 3 && code <= 0xf8ff; code++) {
+  for (let code = 0xe000; found.length < 4 && code <= 0xf8ff; code++) {
     const char = String.fromCharCode(code);
     if (!texts.includes(char)) found.push(char);
   }
-  if (found.length < 3)
+  if (found.length < 4)
     throw new ConversationError("the conversation uses the whole private use area of Unicode");
-  return found as [string, string, string];
+  const [guard, open, close, end] = found;
+  return { guard, open, close, end };
 }
 
 function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split("\n")[0];
+}
+
+/** The rendered text up to the end of the message to continue, as transformers cuts it. */
+function upToEnd(rendered: string, end: string): string {
+  const at = rendered.lastIndexOf(end);
+  if (at < 0) throw new ConversationError("the chat template does not show the last message as it is");
+  const text = rendered.slice(0, at);
+  return rendered[at + 1] === " " ? text : text.trimEnd();
 }
 
 /**
@@ -116,25 +130,31 @@ export class ChatTemplate {
   render(conversation: Conversation, options: RenderOptions = {}): RenderedChat {
     const { messages, tools } = checkConversation(conversation);
     const all = JSON.stringify([this.source, messages, tools, options.variables]);
-    const [guard, open, close] = unusedCharacters(all);
-    const guarded = (value: unknown) => mapStrings(value, (text) => this.#guard(text, guard));
+    const marks = unusedCharacters(all);
+    const guarded = (value: unknown) => mapStrings(value, (text) => this.#guard(text, marks.guard));
+    const isContinued = options.continueFinalMessage ?? false;
+    const shown = messages.map(({ weight: _, ...message }) => guarded(message) as ChatMessage);
+    // The space tells whether the template keeps white space at the end of a message.
+    if (isContinued) shown.at(-1)!.content += `${marks.end} `;
     const name = (id: number | null) => (id === null ? "" : this.#tokenizer.idToToken(id));
     const variables = {
       bos_token: name(this.#tokenizer.bosId),
       eos_token: name(this.#tokenizer.eosId),
       pad_token: name(this.#tokenizer.padId),
       ...options.variables,
-      messages: messages.map(({ weight: _, ...message }) => guarded(message)),
+      messages: shown,
       tools: tools === undefined ? null : guarded(tools),
       add_generation_prompt: options.addGenerationPrompt ?? false,
-      kiln_open: open,
-      kiln_close: close,
+      kiln_open: marks.open,
+      kiln_close: marks.close,
     };
+    let rendered: string;
     try {
-      return this.#cut(this.#template.render(variables), { guard, open, close });
+      rendered = this.#template.render(variables);
     } catch (error) {
       throw new ConversationError(`the chat template refuses this conversation: ${firstLine(error)}`, error);
     }
+    return this.#cut(isContinued ? upToEnd(rendered, marks.end) : rendered, marks);
   }
 
   /** Encodes a conversation and marks what the assistant says. Throws ConversationError like `render`. */
@@ -176,7 +196,7 @@ export class ChatTemplate {
   }
 
   /** Removes the markers from a rendered text and records their positions. */
-  #cut(rendered: string, marks: { guard: string; open: string; close: string }): RenderedChat {
+  #cut(rendered: string, marks: Marks): RenderedChat {
     const names = [...this.#special.keys()].sort((a, b) => b.length - a.length);
     const escaped = [...names, ...Object.values(marks)].map((name) =>
       name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"),
@@ -187,7 +207,7 @@ export class ChatTemplate {
     for (const part of rendered.split(new RegExp(`(${escaped.join("|")})`, "u"))) {
       if (part === marks.open) spans.push([text.length, text.length]);
       else if (part === marks.close && spans.length > 0) spans.at(-1)![1] = text.length;
-      else if (part !== marks.guard && part !== marks.close && part !== "") {
+      else if (!Object.values(marks).includes(part) && part !== "") {
         text += part;
         pieces.push(this.#special.get(part) ?? part);
       }

@@ -1,15 +1,14 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
+import type { Tokenizer } from "../../../tokenizer/index.ts";
 import type { Limits } from "../../limits.ts";
 import { type ChoiceDelta, type ShownToken, tokenText } from "../../text/choice.ts";
-import type { ServeTokenizer } from "../../text/frontend.ts";
 import type { DeltaListener, TextJob } from "../../text/job.ts";
 import type { TextRequest } from "../../text/request.ts";
-import { finished, usageOf } from "../answer.ts";
-import { asHttpError, badRequest } from "../errors.ts";
+import { type ChunkWriter, gathered, type Start, streamedChunks, usageOf } from "../answer.ts";
+import { badRequest } from "../errors.ts";
 import { type Call, modelNamed, route } from "../route.ts";
-import { SseStream } from "../sse.ts";
 import { flag, textFields, textOptions } from "./text_fields.ts";
 
 /** OpenAI's default for completions. */
@@ -38,7 +37,8 @@ export const completions = route({
     const frontend = modelNamed(service, body.model);
     const answer = new Answer(body, frontend.tokenizer);
     const start = (onDelta: DeltaListener) => frontend.start(textRequest(call), onDelta);
-    return body.stream ? streamed(start, answer, service.limits, reply) : whole(start, answer, reply);
+    if (!body.stream) return inOne(start, answer, reply);
+    return streamedChunks(start, answer, body.stream_options ?? {}, { reply, limits: service.limits });
   },
 });
 
@@ -75,17 +75,8 @@ function promptList(prompt: unknown, { prompts }: Limits): (string | number[])[]
   throw bad("prompt must not mix strings and token ids");
 }
 
-type Start = (onDelta: DeltaListener) => Promise<TextJob>;
-
-async function whole(start: Start, answer: Answer, reply: FastifyReply): Promise<string> {
-  const deltas: ChoiceDelta[][] = [];
-  const job = await finished(
-    start((index, delta) => {
-      deltas[index] ??= [];
-      deltas[index].push(delta);
-    }),
-    reply,
-  );
+async function inOne(start: Start<ChoiceDelta>, answer: Answer, reply: FastifyReply): Promise<string> {
+  const { job, deltas } = await gathered(start, reply);
   const perPrompt = job.choices.length / job.prompts.length;
   const n = answer.body.n ?? 1;
   const choices: string[] = [];
@@ -104,47 +95,23 @@ async function whole(start: Start, answer: Answer, reply: FastifyReply): Promise
   return `${opening},"choices":[${choices.join(",")}],"usage":${JSON.stringify(usageOf(job))}}`;
 }
 
-async function streamed(start: Start, answer: Answer, limits: Limits, reply: FastifyReply): Promise<unknown> {
-  const stream = new SseStream(reply, limits);
-  const { include_usage, continuous_usage_stats } = answer.body.stream_options ?? {};
-  const seen = new Set<number>();
-  let job: TextJob | null = null;
-  const send = (index: number, delta: ChoiceDelta) => {
-    if (job === null) return;
-    const promptIndex = Math.floor((index * job.prompts.length) / job.choices.length);
-    const prompt = seen.has(index) ? null : job.prompts[promptIndex].tokens;
-    seen.add(index);
-    const usage = include_usage ? { usage: continuous_usage_stats ? usageOf(job) : null } : {};
-    stream.send({ ...answer.header(job), choices: [answer.choice(index, delta, prompt)], ...usage });
-  };
-  try {
-    const starting = start(send).then((started) => {
-      job = started;
-      return started;
-    });
-    const done = await finished(starting, reply);
-    if (include_usage) stream.send({ ...answer.header(done), choices: [], usage: usageOf(done) });
-    stream.end();
-  } catch (error) {
-    stream.dispose();
-    if (!stream.opened) throw error;
-    stream.fail(asHttpError(error));
-  }
-  return reply;
-}
-
 /** Puts the pieces of an answer into OpenAI's form. */
-class Answer {
+class Answer implements ChunkWriter<ChoiceDelta> {
   readonly body: CompletionBody;
-  readonly #tokenizer: ServeTokenizer;
+  readonly #tokenizer: Tokenizer;
 
-  constructor(body: CompletionBody, tokenizer: ServeTokenizer) {
+  constructor(body: CompletionBody, tokenizer: Tokenizer) {
     this.body = body;
     this.#tokenizer = tokenizer;
   }
 
   header(job: TextJob) {
     return { id: `cmpl-${job.id}`, object: "text_completion", created: job.created, model: this.body.model };
+  }
+
+  choices(job: TextJob, index: number, delta: ChoiceDelta, isFirst: boolean) {
+    const promptIndex = Math.floor((index * job.prompts.length) / job.choices.length);
+    return [this.choice(index, delta, isFirst ? job.prompts[promptIndex].tokens : null)];
   }
 
   /** @param prompt the ids of the prompt, null after the first piece of a stream. */

@@ -1,7 +1,8 @@
 import type { Route } from "../route.ts";
+import { chat } from "./chat.ts";
 import { completions } from "./completions.ts";
 import { health } from "./health.ts";
 import { model, models } from "./models.ts";
 
 /** Every route of the server: paths, methods, keys and schemas are read from here alone. */
-export const routes: readonly Route[] = [health, models, model, completions];
+export const routes: readonly Route[] = [health, models, model, completions, chat];
