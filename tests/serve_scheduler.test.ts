@@ -67,6 +67,26 @@ describe("scheduler", () => {
     expect(scheduler.pool.used).toBe(0);
   });
 
+  it("spares who was preempted three times, but not from its betters", () => {
+    for (const better of [0, -1]) {
+      const scheduler = make({ blockCount: 33, agingSteps: 1000 });
+      const first = scheduler.add(makeRequest({ prompt: prompt(40), maxTokens: 60, priority: better }));
+      const second = scheduler.add(makeRequest({ prompt: prompt(40), maxTokens: 60 }));
+      while (second.preemptions < 3) {
+        while (scheduler.running < 2) step(scheduler);
+        // For a moment no block is free.
+        const taken = scheduler.pool.alloc(scheduler.pool.free)!;
+        const plan = scheduler.schedule();
+        for (const block of taken) scheduler.pool.release(block);
+        scheduler.advance(plan, resultsOf(scheduler, plan));
+        if (plan.preempted.length > 0) expect(plan.preempted).toEqual([second.request.id]);
+      }
+      let preempted: readonly string[] = [];
+      while (preempted.length === 0) preempted = step(scheduler).plan.preempted;
+      expect(preempted).toEqual([(better === 0 ? first : second).request.id]);
+    }
+  });
+
   it("prefers priority as victim over arrival", () => {
     const scheduler = make({ blockCount: 33, maxSeqs: 3 });
     const low = scheduler.add(makeRequest({ prompt: prompt(40), maxTokens: 40, priority: 1 }));

@@ -2,7 +2,7 @@ import { ListedScheduler, makeRequest } from "../serve_fake.ts";
 import { checkBlocks, checkPlan, resultsOf } from "./serve_plans.ts";
 
 /** Numbers below `n`, the same for the same seed (Mulberry32). */
-function randomBelow(seed: number): (n: number) => number {
+export function randomBelow(seed: number): (n: number) => number {
   let state = seed;
   return (n) => {
     state = (state + 0x6d2b79f5) | 0;
