@@ -42,14 +42,13 @@ program
     const { demo } = await import("./train/demo.ts");
     const { describe } = await import("./core/platform/adapter.ts");
     say(describe((await openOnce()).description));
-    const { loadModel } = await import("./models/formats/hf_directory.ts");
     const { modelDir } = await demo({
       ...flags,
       say,
       pretrain: (config) => runPretraining(config, writers),
     });
-    const { serveModel } = await import("./serve/serve_model.ts");
-    await serveModel(await loadModel(modelDir), address, flags.smoke);
+    const { planServing, serveModels } = await import("./serve/serve_model.ts");
+    await serveModels(await planServing([modelDir], address), flags.smoke);
   });
 
 await runCommand(program);

@@ -18,6 +18,8 @@ export interface Compiled<A extends Tensor[], R> {
    * @throws KilnError `webgpu_error` where a kernel does not compile
    */
   prepare(...args: A): Promise<void>;
+  /** Gives the memory of the plans back at once, instead of when the step is garbage; a later call traces again. */
+  discard(): void;
 }
 
 let generation = 0;
@@ -73,8 +75,11 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
     for (const known of traced.get(signature) ?? []) known.step.discard();
     traced.delete(signature);
   };
+  const discardAll = () => {
+    for (const signature of [...traced.keys()]) discard(signature);
+  };
   const tracedOn = (on: Device, compiler: StepCompiler, args: A) => {
-    if (seen !== generation) for (const old of [...traced.keys()]) discard(old);
+    if (seen !== generation) discardAll();
     seen = generation;
     const signature = signatureOf(on, args);
     const known = traced.get(signature)?.find((entry) => entry.guards.every((holds) => holds()));
@@ -104,7 +109,7 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
     }
     await compiler.warm();
   };
-  return Object.assign(run, { prepare });
+  return Object.assign(run, { prepare, discard: discardAll });
 }
 
 function deviceOf(args: readonly Tensor[]) {

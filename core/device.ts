@@ -31,6 +31,8 @@ export interface Device {
   release(storage: Storage): void;
   /** Resolves when everything recorded so far has run. */
   sync(): Promise<void>;
+  /** Gives memory that no tensor holds, but the device keeps for the next ones, back to the system. */
+  trim?(): Promise<void>;
 }
 
 /** A step as `compile` keeps it: traced for one signature of its arguments. */

@@ -1,4 +1,5 @@
 import { checkpoint } from "../core/autograd.ts";
+import { dispose } from "../core/scope.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
   type ComputeDtype,
@@ -6,7 +7,7 @@ import {
   type DropoutRates,
   Module,
   normalInit,
-  type Parameter,
+  Parameter,
   type SequenceContext,
 } from "../nn/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -117,6 +118,13 @@ export abstract class Model<Batch = TokenBatch> extends Module {
   /** Further files of a model directory: name to JSON content. */
   extraFiles(): Record<string, unknown> {
     return {};
+  }
+
+  /** Frees the memory of its weights and adapters; it must not be used again. */
+  dispose(): void {
+    for (const adapter of this.adapters.values()) adapter.dispose();
+    for (const tensor of this.stateDict().values())
+      dispose([tensor, tensor instanceof Parameter ? tensor.half : null]);
   }
 
   /** The dtype of matrices, activations and any cache. */

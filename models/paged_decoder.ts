@@ -1,4 +1,4 @@
-import { compile } from "../core/compile.ts";
+import { type Compiled, compile } from "../core/compile.ts";
 import type { HostArray } from "../core/dtype.ts";
 import { dispose, persist, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
@@ -34,8 +34,8 @@ interface Step {
   input: Tensor;
   /** Where tokens, sequences, positions, slots, rows and the table start in it. */
   starts: number[];
-  logits: () => Tensor;
-  greedy: () => Tensor;
+  logits: Compiled<[], Tensor>;
+  greedy: Compiled<[], Tensor>;
 }
 
 /**
@@ -139,8 +139,10 @@ export class PagedDecoder {
     return step;
   }
 
-  /** Frees the cache. */
+  /** Frees the cache and the memory of the steps. */
   close(): void {
+    for (const { logits, greedy } of this.#steps.values())
+      for (const step of [logits, greedy]) step.discard();
     dispose([this.#cache, [...this.#steps.values()].map(({ input }) => input)]);
     this.#steps.clear();
   }

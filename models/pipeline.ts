@@ -2,8 +2,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { readJson } from "../core/platform/files.ts";
-import { cast, ne, reshape } from "../kernels/index.ts";
-import { type ComputeDtype, normalized, type Pooling, pool } from "../nn/index.ts";
+import { cast, reshape } from "../kernels/index.ts";
+import { type ComputeDtype, normalized, type Pooling } from "../nn/index.ts";
 import type { TextEncoding, Tokenizer } from "../tokenizer/index.ts";
 import type { AnyModel } from "./architectures.ts";
 import type { GenerateOptions } from "./beam_search.ts";
@@ -152,6 +152,18 @@ export async function modelPooling(directory: string): Promise<Pooling | null> {
   );
 }
 
+/**
+ * What a text classifier says of each label: probabilities, which add up to 1 unless a text may have several labels; of a
+ * regression the numbers themselves.
+ */
+export function labelScores({ config, labels }: Encoder, logits: Float32Array): number[] {
+  if (config.problem_type === "regression") return [...logits];
+  const independent = config.problem_type === "multi_label_classification" || labels.length === 1;
+  return independent ? Array.from(logits, sigmoid) : [...softmax(logits)];
+}
+
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+
 /** The indices of the largest values, the largest first, of equal ones the first. */
 const top = (values: ArrayLike<number>, count: number): number[] =>
   Array.from(values, (_, i) => i)
@@ -164,13 +176,10 @@ const listOf = (texts: string | string[]): string[] => [texts].flat();
 
 const pipelines: { [T in Task]: (reader: TextReader) => Pipelines[T] } = {
   "text-classification": (reader) => {
-    const { labels, config } = reader.model;
-    const independent = config.problem_type === "multi_label_classification" || labels.length === 1;
-    const scoresOf = (logits: Float32Array) =>
-      independent ? Array.from(logits, (x) => 1 / (1 + Math.exp(-x))) : softmax(logits);
+    const { labels } = reader.model;
     return async (texts, { top_k = 1 } = {}) => {
       const found = (await reader.logits(await reader.encode(listOf(texts)))).map((logits) => {
-        const scores = scoresOf(logits);
+        const scores = labelScores(reader.model, logits);
         return top(scores, top_k ?? labels.length).map((i) => ({ label: labels[i], score: scores[i] }));
       });
       return top_k === 1 ? found.flat() : same(texts, found);
@@ -229,12 +238,13 @@ const pipelines: { [T in Task]: (reader: TextReader) => Pipelines[T] } = {
       const encodings = await reader.encode(listOf(texts));
       const perToken = pooling === "none";
       const compute = (input: EncoderInput) => {
-        const hidden = reader.model.hidden(input);
-        const rows =
-          pooling === "none" ? reshape(hidden, [-1, width]) : pool(hidden, ne(input.segments!, 0), pooling);
+        const rows = reshape(reader.model.hidden(input), [-1, width]);
         return cast(normalize ? normalized(rows) : rows, "f32");
       };
-      const found = await reader.read(encodings, compute, { perToken });
+      const found =
+        pooling === "none"
+          ? await reader.read(encodings, compute, { perToken })
+          : await reader.vectors(encodings, pooling, normalize);
       const room = Math.max(...found.map((values) => values.length));
       const data = new Float32Array(found.length * room);
       found.forEach((values, i) => {

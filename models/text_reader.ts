@@ -2,12 +2,14 @@ import { KilnError } from "../core/errors.ts";
 import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
+import { cast, ne } from "../kernels/index.ts";
+import { normalized, type Pooling, pool } from "../nn/index.ts";
 import type { TextEncoding, Tokenizer } from "../tokenizer/index.ts";
 import type { Encoder, EncoderInput } from "./encoder.ts";
 import { type EncodedText, rowsOfOne, uploadRows } from "./text_rows.ts";
 
 /** Texts that are computed together have at most so many tokens, and rows a multiple of `step`. */
-const most = 4096;
+export const mostBatchTokens = 4096;
 const step = 16;
 /** Numbers of a result that are held at a time, where the head reads several tokens of a text. */
 const mostLogits = 2 ** 25;
@@ -40,12 +42,13 @@ export class TextReader {
       const size = encoding.ids.length;
       if (size <= this.longest || !this.#onTruncated) return encoding;
       this.#onTruncated(size, this.longest);
-      const closing = size - 1 - encoding.sources.findLastIndex((source) => source !== null);
-      const from = this.longest - closing;
-      const cut = <T>(values: T[]) => values.toSpliced(from, size - this.longest);
-      const { ids, typeIds, sources, offsets } = encoding;
-      return { ids: cut(ids), typeIds: cut(typeIds), sources: cut(sources), offsets: cut(offsets) };
+      return cutEncoding(encoding, this.longest);
     });
+  }
+
+  /** Tokens of the row in which a text of so many tokens is computed: the bits of its result depend on it. */
+  rowLength(tokens: number): number {
+    return Math.min(Math.ceil(tokens / step) * step, this.longest);
   }
 
   /**
@@ -94,7 +97,7 @@ export class TextReader {
             code: "text_length",
           },
         );
-      const room = Math.min(Math.ceil(ids.length / step) * step, this.longest);
+      const room = this.rowLength(ids.length);
       const group = groups.get(room);
       if (group) group.push(i);
       else groups.set(room, [i]);
@@ -105,7 +108,10 @@ export class TextReader {
       let count = 0;
       for (const i of members) {
         const more = places?.[i].length ?? 0;
-        if (chosen.length > 0 && ((chosen.length + 1) * room > most || count + more > mostPlaces)) {
+        if (
+          chosen.length > 0 &&
+          ((chosen.length + 1) * room > mostBatchTokens || count + more > mostPlaces)
+        ) {
           yield { room, chosen };
           [chosen, count] = [[], 0];
         }
@@ -121,4 +127,21 @@ export class TextReader {
     const perToken = this.model.task !== "text-classification" && !places;
     return this.read(texts, (input) => this.model.logits(input), { perToken, ...(places && { places }) });
   }
+
+  /** A vector [hidden_size] of each text, of length 1 if `normalize`. */
+  vectors(texts: readonly EncodedText[], pooling: Pooling, normalize: boolean): Promise<Float32Array[]> {
+    return this.read(texts, (input) => {
+      const rows = pool(this.model.hidden(input), ne(input.segments!, 0), pooling);
+      return cast(normalize ? normalized(rows) : rows, "f32");
+    });
+  }
+}
+
+/** The first `longest` tokens of a text or a pair, with the special tokens at its end. */
+export function cutEncoding({ ids, typeIds, sources, offsets }: TextEncoding, longest: number): TextEncoding {
+  const over = ids.length - longest;
+  if (over <= 0) return { ids, typeIds, sources, offsets };
+  const closing = ids.length - 1 - sources.findLastIndex((source) => source !== null);
+  const cut = <T>(values: T[]) => values.toSpliced(Math.max(longest - closing, 0), over);
+  return { ids: cut(ids), typeIds: cut(typeIds), sources: cut(sources), offsets: cut(offsets) };
 }

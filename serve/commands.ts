@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { type Command, Option } from "commander";
 import { definedOnly } from "../core/defined_only.ts";
 import {
@@ -203,11 +202,9 @@ async function sampleMasked(path: string, flags: SampleFlags): Promise<void> {
   }
 }
 
-function addServe(program: Command): void {
-  program
-    .command("serve")
-    .argument("<model>", modelArgument)
-    .description("serve a model to OpenAI clients: /v1/completions, /v1/models, /health")
+/** Where a server listens, and to whom. */
+const withAccess = (command: Command) =>
+  command
     .option("--port <n>", "0 takes a free one", port, 8000)
     .option("--host <address>", "address to listen on", nonEmpty, "127.0.0.1")
     .addOption(
@@ -223,11 +220,6 @@ function addServe(program: Command): void {
       "a key that may also set `priority` (lower runs first); several are allowed",
       keys,
     )
-    .option("--served-model-name <name>", "the name that clients use; default: the folder's name", nonEmpty)
-    .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
-    .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
-    .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
-    .option("--cache-mib <n>", "room for keys and values (default 256)", whole(1))
     .option("--strict", "refuse unknown request fields")
     .option(
       "--allowed-host <name>",
@@ -238,21 +230,42 @@ function addServe(program: Command): void {
       "--allowed-origin <origin>",
       "an origin whose pages may ask without a key, besides local ones, or *; several are allowed",
       origins,
+    );
+
+function addServe(program: Command): void {
+  withAccess(program.command("serve"))
+    .argument("<models...>", `each a ${modelArgument}; NAME=MODEL gives it a name, NAME,ALIAS=MODEL several`)
+    .description("serve models to OpenAI clients: they write, embed, classify or rerank texts, as each can")
+    .option(
+      "--served-model-name <name>",
+      "of one model, the name that clients use (default: the folder's name), and given again, aliases",
+      listOf("a text that is not empty", /./),
+    )
+    .option("--max-model-len <n>", "longest prompt plus answer, in tokens", whole(1))
+    .option("--max-num-seqs <n>", "answers written at once", whole(1, 1024), 64)
+    .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
+    .option(
+      "--cache-mib <n>",
+      "room for keys and values (default 256): models that write share it evenly, but none gets more than --max-num-seqs of its longest answers need",
+      whole(1),
     )
     .addOption(dtypeOption())
-    .addHelpText("after", examples("kiln serve runs/demo/model --port 8000"))
-    .action(async (given: string, flags: import("./serve_model.ts").ServeFlags) => {
-      const path = await resolveModel(given);
-      // A pulled model's folder is called by its commit.
-      if (!existsSync(given)) flags.servedModelName ??= given;
-      const { checkServing, serveModel } = await import("./serve_model.ts");
-      await checkServing(path, flags);
+    .addHelpText(
+      "after",
+      examples(
+        "kiln serve runs/demo/model --port 8000",
+        "kiln serve small=runs/a/model large,gpt-4o-mini=runs/b/model",
+        "kiln serve runs/demo/model sentence-transformers/all-MiniLM-L6-v2 spam=runs/spam/model",
+      ),
+    )
+    .action(async (given: string[], flags: import("./serve_model.ts").ServeFlags) => {
+      const { planServing, serveModels } = await import("./serve_model.ts");
+      const plan = await planServing(given, flags);
       const { takeQuickest } = await import("./adapter_choice.ts");
-      const taken = await takeQuickest(path, flags.dtype ?? "f32", { say });
+      const writer = plan.sources.find((_, i) => plan.needs[i] > 0);
+      const taken = writer && (await takeQuickest(writer.path, flags.dtype ?? "f32", { say }));
       if (taken) say(taken);
       await openOnce();
-      const { loadModel } = await import("../models/formats/hf_directory.ts");
-      const loaded = await loadModel(path, flags.dtype);
-      await serveModel(loaded, flags);
+      await serveModels(plan);
     });
 }

@@ -10,7 +10,14 @@
 export { RequestError, type RequestErrorCode } from "./engine/errors.ts";
 export { ModelRunner, type RunnerOptions } from "./engine/runner.ts";
 export { LIMITS, type Limits } from "./limits.ts";
-export { ModelPool, type PoolOptions, type TextModel, type TextModelOptions } from "./models.ts";
+export {
+  type EncoderModel,
+  type EncoderModelOptions,
+  ModelPool,
+  type PoolOptions,
+  type TextModel,
+  type TextModelOptions,
+} from "./models.ts";
 export { pipeline } from "./pipeline.ts";
 export { createServer, type Server, type ServerOptions } from "./server.ts";
 export type { SamplingParams } from "./text/request.ts";

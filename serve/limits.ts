@@ -5,6 +5,8 @@
 export const LIMITS = {
   /** Bytes of a request body. */
   bodyBytes: 4 * 1024 * 1024,
+  /** Bytes of the body of a request that gives texts to an encoder. */
+  textsBodyBytes: 16 * 1024 * 1024,
   /** Nesting of a JSON body. */
   jsonDepth: 64,
   /** Members of objects, objects and arrays in a JSON body, for each of which the parser allocates. */
@@ -27,8 +29,12 @@ export const LIMITS = {
   queuedRequests: 256,
   /** Prompt tokens of all waiting sequences. */
   queuedTokens: 1_000_000,
-  /** Time a sequence may wait for its first step. */
+  /** Texts that wait for an encoder, and may have `queuedTokens` too. A request for more is accepted if none waits. */
+  queuedTexts: 8192,
+  /** Time a sequence, or a request to an encoder, may wait for its first step. */
   queueWaitMs: 60_000,
+  /** Texts of one request to an encoder. */
+  inputs: 2048,
   /** Prompts in one request. */
   prompts: 256,
   /** Prompts times choices of one request. */

@@ -1,9 +1,12 @@
 import { KilnError } from "../core/errors.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { DeviceShare } from "./engine/device_share.ts";
+import { EncoderEngine } from "./engine/encoder_engine.ts";
+import type { EncoderRunner } from "./engine/encoder_runner.ts";
 import { Engine } from "./engine/engine.ts";
 import type { Runner } from "./engine/types.ts";
 import { LIMITS, type Limits } from "./limits.ts";
+import { EncoderFrontend, type EncoderTask, type EncoderTokenizer } from "./text/encoder_frontend.ts";
 import { Frontend } from "./text/frontend.ts";
 
 interface Served {
@@ -27,25 +30,46 @@ export interface TextModel extends Served {
   readonly frontend: Frontend;
 }
 
-export type ServedModel = TextModel;
+/** A model that reads texts. */
+export interface EncoderModel extends Served {
+  readonly kind: "encoder";
+  readonly frontend: EncoderFrontend;
+}
+
+export type ServedModel = TextModel | EncoderModel;
+
+/** What a model is for. */
+export type ModelTask = "generate" | EncoderTask["name"];
+
+export const taskOf = (model: ServedModel): ModelTask =>
+  model.kind === "text" ? "generate" : model.frontend.task.name;
 
 /** The models of a server by the names that clients give as `model`: their own names and aliases. */
 export interface Models extends Iterable<[name: string, model: ServedModel]> {
   get(name: string): ServedModel | undefined;
 }
 
-export interface TextModelOptions {
+interface ModelOptions {
   /** The name that clients give as `model`. */
   readonly name: string;
   readonly aliases?: readonly string[];
+  /** Frees what the runner holds, when the model is unloaded. */
+  readonly close?: () => Promise<void>;
+}
+
+export interface TextModelOptions extends ModelOptions {
   readonly runner: Runner;
   readonly tokenizer: Tokenizer;
   /** Sequences that run at once (default 64). */
   readonly maxSeqs?: number;
   /** Tokens computed in one step (default 512). */
   readonly maxBatchedTokens?: number;
-  /** Frees what the runner holds, when the model is unloaded. */
-  readonly close?: () => Promise<void>;
+}
+
+export interface EncoderModelOptions extends ModelOptions {
+  readonly runner: EncoderRunner;
+  readonly tokenizer: EncoderTokenizer;
+  readonly task: EncoderTask;
 }
 
 export interface PoolOptions {
@@ -62,6 +86,9 @@ interface Entry {
   /** Called when the last of them ends. */
   free: (() => void) | null;
 }
+
+/** Longer than any request runs: the most that a timer waits. */
+const FOREVER = 2 ** 31 - 1;
 
 /**
  * The models that a server has, which may come and go while it runs. They share one device: see `DeviceShare`. A request
@@ -91,12 +118,16 @@ export class ModelPool implements Models {
   addText({ name, aliases, tokenizer, close, ...options }: TextModelOptions): TextModel {
     const { limits, onError } = this;
     const engine = new Engine({ ...options, limits, onError, share: this.#share });
-    return this.#add(aliases, {
-      ...{ kind: "text", name, parent: null, created: now(), maxModelLen: options.runner.maxModelLen },
-      frontend: new Frontend(engine, tokenizer, limits),
-      drain: (timeoutMs) => engine.drain(timeoutMs),
-      close: async () => close?.(),
-    });
+    const frontend = new Frontend(engine, tokenizer, limits);
+    return this.#add(aliases, { kind: "text", frontend, ...served(name, engine, close) });
+  }
+
+  /** Adds a model that reads texts. @throws KilnError for a name that is taken. */
+  addEncoder({ name, aliases, runner, tokenizer, task, close }: EncoderModelOptions): EncoderModel {
+    const { limits, onError } = this;
+    const engine = new EncoderEngine({ runner, limits, onError, share: this.#share });
+    const frontend = new EncoderFrontend(engine, tokenizer, task, limits);
+    return this.#add(aliases, { kind: "encoder", frontend, ...served(name, engine, close) });
   }
 
   #add<M extends ServedModel>(aliases: readonly string[] = [], model: M): M {
@@ -110,6 +141,37 @@ export class ModelPool implements Models {
     const entry: Entry = { model, holders: 0, free: null };
     for (const name of names) this.#names.set(name, entry);
     return model;
+  }
+
+  /**
+   * Lets a name stand for a model, from the next request on; null: for none. Requests that found another by it keep that.
+   * @throws KilnError for a model that does not exist, and a name that is a model's own.
+   */
+  alias(alias: string, name: string | null): void {
+    if (this.get(alias)?.name === alias) {
+      throw new KilnError(`\`${alias}\` is a model's own name, no alias`, { code: "name_taken" });
+    }
+    if (name === null) this.#names.delete(alias);
+    else this.#names.set(alias, this.#entry(name));
+  }
+
+  /** Takes a model out of the pool with all its names, lets what runs on it finish and frees its memory. */
+  async remove(name: string): Promise<void> {
+    const entry = this.#entry(name);
+    for (const [known, { model }] of this.#names) if (model === entry.model) this.#names.delete(known);
+    if (entry.holders > 0) {
+      await new Promise<void>((resolve) => {
+        entry.free = resolve;
+      });
+    }
+    await entry.model.drain(FOREVER);
+    await entry.model.close();
+  }
+
+  #entry(name: string): Entry {
+    const entry = this.#names.get(name);
+    if (entry !== undefined) return entry;
+    throw new KilnError(`there is no model \`${name}\``, { code: "model_not_found" });
   }
 
   /** Models that one request uses: what it gets here stays until `release`. */
@@ -141,7 +203,16 @@ export class ModelPool implements Models {
   }
 }
 
-const now = () => Math.floor(Date.now() / 1000);
+function served(name: string, engine: Engine | EncoderEngine, close = async () => {}): Served {
+  return {
+    name,
+    parent: null,
+    created: Math.floor(Date.now() / 1000),
+    maxModelLen: engine.runner.maxModelLen,
+    drain: (timeoutMs) => engine.drain(timeoutMs),
+    close,
+  };
+}
 
 function logError(error: unknown): void {
   const text = error instanceof Error ? (process.env.DEBUG ? error.stack : error.message) : String(error);

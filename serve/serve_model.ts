@@ -1,10 +1,12 @@
+import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
-import { say } from "../core/platform/command_line.ts";
-import { readModelConfig, shapeOf } from "../models/architectures.ts";
-import type { LoadedModel } from "../models/formats/hf_directory.ts";
-import { contextLength, ModelRunner } from "./engine/runner.ts";
+import { resolveModel } from "../models/hub/resolve.ts";
+import type { ComputeDtype } from "../nn/index.ts";
+import { defaultCacheBytes } from "./engine/runner.ts";
+import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
+import { ModelPool, type ModelTask, taskOf } from "./models.ts";
 import { assertCanListen, createServer } from "./server.ts";
 
 /** The options of `kiln serve`, as the command line gives them. */
@@ -13,19 +15,31 @@ export interface ServeFlags {
   host: string;
   apiKey?: string[];
   priorityKey?: string[];
-  servedModelName?: string;
+  servedModelName?: string[];
   maxModelLen?: number;
   maxNumSeqs?: number;
   maxNumBatchedTokens?: number;
   cacheMib?: number;
-  dtype?: "f32" | "f16";
+  dtype?: ComputeDtype;
   strict?: boolean;
   allowedHost?: string[];
   allowedOrigin?: string[];
 }
 
-/** Refuses what cannot be served, before anything is loaded. @throws KilnError. */
-export async function checkServing(path: string, flags: ServeFlags): Promise<void> {
+/** What a server begins with. */
+export interface ServingPlan {
+  readonly sources: readonly ModelSource[];
+  /** Bytes of keys and values that each model uses at most. */
+  readonly needs: readonly number[];
+  readonly settings: LoadSettings;
+  readonly flags: ServeFlags;
+}
+
+/**
+ * What to serve, from the arguments `PATH`, `NAME=PATH` and `NAME,ALIAS=PATH`. Refuses what cannot be served, before
+ * anything is loaded. @throws KilnError.
+ */
+export async function planServing(given: readonly string[], flags: ServeFlags): Promise<ServingPlan> {
   const { maxNumSeqs = 1, maxNumBatchedTokens = maxNumSeqs } = flags;
   if (maxNumSeqs > maxNumBatchedTokens) {
     throw new KilnError(
@@ -33,44 +47,73 @@ export async function checkServing(path: string, flags: ServeFlags): Promise<voi
         `--max-num-batched-tokens (${maxNumBatchedTokens}): lower the one or raise the other`,
     );
   }
-  contextLength(shapeOf(await readModelConfig(path)).max_position_embeddings, flags.maxModelLen);
+  const sources: ModelSource[] = [];
+  for (const argument of given) sources.push(await sourceOf(argument));
+  const [first] = sources;
+  const { servedModelName } = flags;
+  if (servedModelName) {
+    if (sources.length > 1)
+      throw new KilnError("--served-model-name names one model: with several, give each as NAME=PATH", {
+        exitCode: 2,
+      });
+    const [name, ...aliases] = servedModelName;
+    sources[0] = { ...first, name, aliases };
+  }
+  const names = sources.flatMap(({ name, aliases }) => [name, ...aliases]);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined)
+    throw new KilnError(`two models would be called ${twice}: give each a name of its own, as NAME=PATH`);
+  const settings: LoadSettings = {
+    dtype: flags.dtype ?? "f32",
+    ...definedOnly({
+      maxModelLen: flags.maxModelLen,
+      maxSequences: flags.maxNumSeqs,
+      maxBatchedTokens: flags.maxNumBatchedTokens,
+    }),
+  };
+  const needs: number[] = [];
+  for (const { path } of sources) needs.push(await cacheNeed(path, settings));
   await assertCanListen(flags);
+  return { sources, needs, settings, flags };
+}
+
+/** `PATH`, `NAME=PATH` or `NAME,ALIAS=PATH`; a path may hold `=` itself. */
+async function sourceOf(argument: string): Promise<ModelSource> {
+  const [, names, after] = (!existsSync(argument) && /^([^=/]*[^=]*?)=(.+)$/.exec(argument)) || [];
+  if (names === undefined) {
+    const path = await resolveModel(argument);
+    // A pulled model's folder is called by its commit.
+    return { name: existsSync(argument) ? modelNameOf(path) : argument, aliases: [], path };
+  }
+  const [name, ...aliases] = names.split(",").map((part) => part.trim());
+  if ([name, ...aliases].includes(""))
+    throw new KilnError(`${argument} has an empty name: give NAME=PATH or NAME,ALIAS=PATH`, { exitCode: 2 });
+  return { name, aliases, path: await resolveModel(after) };
 }
 
 /** Serves until a signal; with `once`, sends itself one request and stops. */
-export async function serveModel(loaded: LoadedModel, flags: ServeFlags, once = false): Promise<void> {
-  const { maxModelLen, maxNumSeqs: maxSequences, cacheMib } = flags;
-  const runner = new ModelRunner(
-    loaded.model,
-    definedOnly({ maxModelLen, maxSequences, cacheBytes: cacheMib && cacheMib * 2 ** 20 }),
-  );
-  const unknown = loaded.tokenizer.eosIds.filter((id) => !(id >= 0 && id < runner.vocabSize));
-  if (unknown.length > 0) {
-    say(
-      `warning: no answer ends at eos_token_id ${unknown.join(", ")}, since the model has tokens 0 to ` +
-        `${runner.vocabSize - 1} only; correct generation_config.json or config.json`,
-    );
-  }
-  const modelName = flags.servedModelName ?? modelNameOf(loaded.directory);
+export async function serveModels(
+  { sources, needs, settings, flags }: ServingPlan,
+  once = false,
+): Promise<void> {
+  const models = new ModelPool();
+  const budget = new CacheBudget(flags.cacheMib ? flags.cacheMib * 2 ** 20 : defaultCacheBytes);
+  const shares = budget.shares(needs, 0);
+  for (const [i, source] of sources.entries()) await loadInto(models, source, settings, shares[i]);
   const server = createServer({
-    runner,
-    tokenizer: loaded.tokenizer,
-    modelName,
+    models,
     ...definedOnly({
       apiKey: flags.apiKey,
       strict: flags.strict,
       allowedHosts: [flags.host, ...(flags.allowedHost ?? [])],
       allowedOrigins: flags.allowedOrigin,
       priorityKeys: flags.priorityKey,
-      maxSeqs: maxSequences,
-      maxBatchedTokens: flags.maxNumBatchedTokens,
     }),
   });
-  await runner.warmUp();
   const url = await server.listen({ host: flags.host, port: flags.port });
-  process.stdout.write(connectionHelp(url, modelName));
+  process.stdout.write(connectionHelp(url, models));
   if (once) {
-    await askOnce(url, modelName);
+    await askOnce(url, sources[0].name);
     await server.close();
     return;
   }
@@ -106,18 +149,37 @@ function modelNameOf(directory: string): string {
   return own === "model" || own === "merged" ? basename(dirname(directory)) || own : own;
 }
 
-/** Commands that talk to the server, ready to be pasted. */
-function connectionHelp(url: string, model: string): string {
-  const body = JSON.stringify({ model, prompt: "Once upon a time", max_tokens: 64 });
-  return `
-Serving ${model} at ${url}
-
-  curl ${url}/v1/completions -H 'content-type: application/json' -d '${body}'
-
+/** What is served, and a command for each kind of model, ready to be pasted. */
+function connectionHelp(url: string, models: ModelPool): string {
+  const names = [...models].map(([name]) => name);
+  const shown = new Set<string>();
+  const commands = [...models].flatMap(([model, served]) => {
+    const task = taskOf(served);
+    if (shown.has(task)) return [];
+    shown.add(task);
+    const { path, body } = example[task];
+    const json = JSON.stringify({ model, ...body });
+    return `  curl ${url}${path} -H 'content-type: application/json' -d '${json}'\n`;
+  });
+  const writer = [...models].find(([, served]) => served.kind === "text")?.[0];
+  const client = `
   import OpenAI from "openai";
   const client = new OpenAI({ baseURL: "${url}/v1", apiKey: "none" });
-  const answer = await client.completions.create({ model: "${model}", prompt: "Once upon a time", max_tokens: 64 });
+  const answer = await client.completions.create({ model: "${writer}", prompt: "Once upon a time", max_tokens: 64 });
+`;
+  return `
+Serving ${names.join(", ")} at ${url}
 
+${commands.join("")}${writer === undefined ? "" : client}
 Ctrl-C stops it.
 `;
 }
+
+const texts = ["a text", "another"];
+/** A request for each kind of model. */
+const example: Record<ModelTask, { path: string; body: object }> = {
+  generate: { path: "/v1/completions", body: { prompt: "Once upon a time", max_tokens: 64 } },
+  embed: { path: "/v1/embeddings", body: { input: texts } },
+  classify: { path: "/classify", body: { input: texts } },
+  score: { path: "/rerank", body: { query: "a question", documents: texts } },
+};

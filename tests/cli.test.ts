@@ -111,7 +111,7 @@ describe("refused before anything is loaded", () => {
     [["train", "pretrain", "nowhere.yaml"], 1, "nowhere.yaml does not exist"],
     [["train", "pretrain", "--set", "train.warmup_steps=-1"], 1, "--set train.warmup_steps=-1"],
     [["bench", "--budget", "0"], 2, "expected a whole number, 1 or more."],
-    [["serve"], 2, "missing required argument 'model'"],
+    [["serve"], 2, "missing required argument 'models'"],
     [["serve", "/nowhere"], 1, "/nowhere does not exist"],
     [["nonsense"], 2, "unknown command 'nonsense'"],
   ])("kiln %j", async (args, code, message) => {

@@ -299,9 +299,10 @@ export class WebGpuDevice implements WebGpuHost {
     return this.profile.class === "cpu" ? awaitIdle(promise) : promise;
   }
 
-  /** Destroys idle buffers once the device is quiet. */
+  /** Destroys idle buffers. Others may work meanwhile: what is submitted keeps its buffers. */
   async trim(): Promise<void> {
     await this.sync();
+    this.recorder.flush();
     this.#bindGroups.clear();
     this.pool.trim();
   }

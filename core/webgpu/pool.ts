@@ -74,7 +74,7 @@ export class Pool {
     return this.bytesInUse + this.#bytesIdle;
   }
 
-  /** Destroys the idle buffers; call it only when nothing is in flight. */
+  /** Destroys the idle buffers; call it only when nothing that uses them is recorded and not submitted. */
   trim(): void {
     for (const slot of [...this.#idle.values()].flat()) {
       slot.buffer.destroy();

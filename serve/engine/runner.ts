@@ -1,8 +1,9 @@
 import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
-import type { CausalLM } from "../../models/decoder.ts";
+import type { CausalLM, DecoderShape } from "../../models/decoder.ts";
 import { PagedDecoder } from "../../models/paged_decoder.ts";
+import type { ComputeDtype } from "../../nn/index.ts";
 import { isGreedy, notFinite, sampleRow, scoreRow } from "./sampler.ts";
 import type { ItemResult, RunItem, Runner, TokenLogprob } from "./types.ts";
 
@@ -32,18 +33,17 @@ export class ModelRunner implements Runner {
 
   constructor(model: CausalLM, options: RunnerOptions = {}) {
     const { shape } = model;
-    const { blockSize = 16, maxSequences = 64, cacheBytes = 256 * 2 ** 20 } = options;
+    const { cacheBytes = defaultCacheBytes } = options;
+    const plan = cachePlan(shape, model.computeDtype, options);
+    const { maxModelLen, blockSize, maxSequences, blocksPerSequence, layerBlockBytes, blockBytes } = plan;
     this.vocabSize = shape.vocab_size;
-    this.maxModelLen = contextLength(shape.max_position_embeddings, options.maxModelLen);
+    this.maxModelLen = maxModelLen;
     this.blockSize = blockSize;
-    const blocksPerSequence = Math.ceil(this.maxModelLen / blockSize);
-    const layerBlockBytes =
-      blockSize * shape.num_key_value_heads * shape.head_dim * byteSize(model.computeDtype);
     const affordable = Math.min(
-      cacheBytes / (layerBlockBytes * 2 * shape.num_hidden_layers),
+      cacheBytes / blockBytes,
       device().profile.maxBindingBytes / layerBlockBytes - 1,
     );
-    this.blockCount = Math.min(Math.floor(affordable), blocksPerSequence * maxSequences + 1);
+    this.blockCount = Math.min(Math.floor(affordable), plan.mostBlocks);
     if (this.blockCount < blocksPerSequence + 1) {
       throw new KilnError(
         `a context of ${this.maxModelLen} tokens needs ${blocksPerSequence + 1} cache blocks, ` +
@@ -90,10 +90,25 @@ export class ModelRunner implements Runner {
   }
 }
 
+export const defaultCacheBytes = 256 * 2 ** 20;
+
+/** The sizes of a cache of keys and values, and the most blocks that its sequences can use. */
+export function cachePlan(shape: DecoderShape, dtype: ComputeDtype, options: RunnerOptions) {
+  const { blockSize = 16, maxSequences = 64 } = options;
+  const maxModelLen = contextLength(shape.max_position_embeddings, options.maxModelLen);
+  const blocksPerSequence = Math.ceil(maxModelLen / blockSize);
+  const layerBlockBytes = blockSize * shape.num_key_value_heads * shape.head_dim * byteSize(dtype);
+  return {
+    ...{ maxModelLen, blockSize, maxSequences, blocksPerSequence, layerBlockBytes },
+    blockBytes: layerBlockBytes * 2 * shape.num_hidden_layers,
+    mostBlocks: blocksPerSequence * maxSequences + 1,
+  };
+}
+
 const NOTHING: ItemResult = { sampled: null, scored: [] };
 
 /** The context to serve: the model's `positions`, or less if asked. @throws KilnError for more than the model has. */
-export function contextLength(positions: number, asked = positions): number {
+function contextLength(positions: number, asked = positions): number {
   if (Number.isInteger(asked) && asked >= 1 && asked <= positions) return asked;
   throw new KilnError(
     `a context of ${asked} tokens cannot be served: the model has ${positions} positions; ` +

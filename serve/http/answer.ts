@@ -4,9 +4,14 @@ import type { TextJob } from "../text/job.ts";
 import { asHttpError } from "./errors.ts";
 import { SseStream } from "./sse.ts";
 
+interface Job {
+  readonly done: Promise<unknown>;
+  cancel(): void;
+}
+
 /** Waits for a job to finish; cancels it, so that this rejects, when the client leaves. */
-async function finished(starting: Promise<TextJob>, reply: FastifyReply): Promise<TextJob> {
-  let job: TextJob | null = null;
+export async function finished<J extends Job>(starting: Promise<J>, reply: FastifyReply): Promise<J> {
+  let job: J | null = null;
   let gone = false;
   // Only the response tells that a client left: the request's "close" comes as soon as its body is read.
   reply.raw.once("close", () => {

@@ -51,7 +51,7 @@ function unsound(status: number, message: string, code = "bad_request"): HttpErr
 }
 
 /** Refuses kinds of bodies that cannot be read, before reading them. @throws HttpError. */
-export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
+export function checkBody({ headers }: FastifyRequest, bodyBytes: number): void {
   const encoding = headers["content-encoding"]?.toLowerCase() ?? "identity";
   if (encoding !== "identity") {
     throw new HttpError(415, "compressed bodies are not read: send the JSON as it is", {
@@ -65,7 +65,7 @@ export function checkBody({ headers }: FastifyRequest, limits: Limits): void {
       code: "unsupported_charset",
     });
   }
-  if (Number(headers["content-length"] ?? 0) > limits.bodyBytes) {
+  if (Number(headers["content-length"] ?? 0) > bodyBytes) {
     throw new HttpError(413, "the request body is too large", { code: "body_too_large" });
   }
 }

@@ -2,7 +2,8 @@ import type { FastifyReply } from "fastify";
 import type { z } from "zod";
 import { isObject } from "../../core/platform/files.ts";
 import type { Limits } from "../limits.ts";
-import type { Models, ServedModel } from "../models.ts";
+import { type EncoderModel, type Models, type ModelTask, type ServedModel, taskOf } from "../models.ts";
+import type { EncoderFrontend, EncoderTask } from "../text/encoder_frontend.ts";
 import type { Frontend } from "../text/frontend.ts";
 import { badRequest, HttpError } from "./errors.ts";
 import { type RouteAdvice, refusal } from "./fields.ts";
@@ -32,6 +33,8 @@ export interface Route<Body = never> {
   readonly path: string;
   /** Whether it needs no API key. */
   readonly open?: boolean;
+  /** Bytes that the body may have; default: `limits.bodyBytes`. */
+  readonly bodyBytes?: (limits: Limits) => number;
   /** The fields of the body. Others are refused as `fields.ts` says. */
   readonly schema?: (limits: Limits) => z.ZodObject;
   /** What refusals of other fields advise. */
@@ -87,5 +90,44 @@ export function servedModel({ models }: Service, name: string): ServedModel {
 
 /** The front end of the model with a name, which must write text. @throws HttpError 404; 400 for an encoder. */
 export function modelNamed(service: Service, name: string): Frontend {
-  return servedModel(service, name).frontend;
+  const model = servedModel(service, name);
+  if (model.kind === "text") return model.frontend;
+  throw wrongTask(service, name, model, (other) => other.kind === "text", "which writes no text");
 }
+
+/**
+ * The front end of the encoder with a name, which must be one for these tasks; messages call the route `path`.
+ * @throws HttpError 404; 400 for a model of another kind.
+ */
+export function encoderNamed<Name extends EncoderTask["name"]>(
+  service: Service,
+  name: string,
+  tasks: readonly Name[],
+  path: string,
+): EncoderFrontend<Extract<EncoderTask, { name: Name }>> {
+  const does = (model: ServedModel) => tasks.includes(taskOf(model) as Name);
+  const model = servedModel(service, name);
+  if (does(model)) return (model as EncoderModel).frontend as never;
+  throw wrongTask(service, name, model, does, `which ${path} cannot use`);
+}
+
+function wrongTask(
+  service: Service,
+  name: string,
+  model: ServedModel,
+  does: (other: ServedModel) => boolean,
+  problem: string,
+): HttpError {
+  const others = [...service.models].filter(([, other]) => does(other)).map(([known]) => `\`${known}\``);
+  const { is, routes } = purposes[taskOf(model)];
+  const remedy = others.length > 0 ? `use ${others.join(" or ")}` : `${is} is for ${routes}`;
+  return badRequest("model", `\`${name}\` is ${is}, ${problem}: ${remedy}`, "model_not_supported");
+}
+
+/** What models are for. */
+const purposes: Record<ModelTask, { is: string; routes: string }> = {
+  generate: { is: "a model that writes text", routes: "/v1/completions and the like" },
+  embed: { is: "an embedding model", routes: "/v1/embeddings, /score and /rerank" },
+  classify: { is: "a classifier", routes: "/classify" },
+  score: { is: "a model that scores pairs of texts", routes: "/score and /rerank" },
+};

@@ -91,19 +91,20 @@ function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyRepl
   const route = routes.find(({ path }) => path === request.routeOptions.url);
   if (route?.open !== true) checkKey(request, options);
   if (request.is404) throw unrouted(request);
-  if (route?.method === "POST") checkBody(request, limits);
+  if (route?.method === "POST") checkBody(request, route.bodyBytes?.(limits) ?? limits.bodyBytes);
   if (request.headers.expect !== undefined) reply.raw.writeContinue();
   return undefined;
 }
 
 /** Adds a route, with the parser of its bodies. */
 function addRoute(app: FastifyInstance, route: Route, options: HttpOptions): void {
-  const { method, path, schema, advice, handle } = route;
+  const { method, path, schema, advice, bodyBytes, handle } = route;
   const { limits } = options.models;
   const parse = schema && bodyParser(schema(limits), options.strict, advice);
   app.route({
     method,
     url: path,
+    bodyLimit: bodyBytes?.(limits) ?? limits.bodyBytes,
     handler: async (request, reply) => {
       const body = parse?.(request.body) as never;
       const { "*": rest = "" } = request.params as { "*"?: string };

@@ -9,6 +9,7 @@ import type { TextRequest } from "../../text/request.ts";
 import { type ChunkWriter, gathered, type Start, streamedChunks, usageOf } from "../answer.ts";
 import { badRequest } from "../errors.ts";
 import { type Call, modelNamed, route } from "../route.ts";
+import { textList } from "./inputs.ts";
 import { flag, textFields, textOptions } from "./text_fields.ts";
 
 /** OpenAI's default for completions. */
@@ -18,7 +19,7 @@ const MAX_TOKENS_DEFAULT = 16;
 function completionSchema(limits: Limits) {
   return z.object({
     ...textFields(limits),
-    prompt: z.unknown(),
+    prompt: z.unknown().optional(),
     best_of: z.int().min(0).max(limits.bestOf).nullish(),
     logprobs: z.int().min(0).max(limits.logprobs).nullish(),
     echo: flag,
@@ -51,28 +52,9 @@ function textRequest(call: Call<CompletionBody>): TextRequest {
   return {
     ...textOptions(call),
     ...{ best_of, logprobs, echo },
-    prompts: promptList(body.prompt, service.limits),
+    prompts: textList("prompt", body.prompt, service.limits.prompts),
     max_tokens: max_tokens ?? MAX_TOKENS_DEFAULT,
   };
-}
-
-function promptList(prompt: unknown, { prompts }: Limits): (string | number[])[] {
-  const bad = (message: string) => badRequest("prompt", message);
-  if (prompt == null)
-    throw bad("prompt is missing: give a string, a list of strings, token ids, or lists of token ids");
-  const list = typeof prompt === "string" ? [prompt] : prompt;
-  if (!Array.isArray(list))
-    throw bad("prompt must be a string, a list of strings, token ids, or lists of token ids");
-  if (list.length > prompts && typeof list[0] !== "number")
-    throw bad(`at most ${prompts} prompts are allowed in one request, got ${list.length}`);
-  if (list.length === 0 || list.some((item) => item === "" || (Array.isArray(item) && item.length === 0))) {
-    throw bad("prompt must not be empty");
-  }
-  if (list.every((item) => typeof item === "number")) return [list];
-  if (list.every((item) => typeof item === "string" || Array.isArray(item))) {
-    if (list.every((item) => typeof item === typeof list[0])) return list;
-  }
-  throw bad("prompt must not mix strings and token ids");
 }
 
 async function inOne(start: Start<ChoiceDelta>, answer: Answer, reply: FastifyReply): Promise<string> {

@@ -1,4 +1,4 @@
-import type { ServedModel } from "../../models.ts";
+import { type ServedModel, taskOf } from "../../models.ts";
 import { type Route, servedModel } from "../route.ts";
 
 /** GET /v1/models. */
@@ -19,9 +19,10 @@ export const model: Route = {
 };
 
 /** vLLM's fields: `root` is the model that an alias stands for, `parent` the one that an adapter belongs to. */
-function modelBody(id: string, { name, created, parent, maxModelLen }: ServedModel) {
+function modelBody(id: string, model: ServedModel) {
+  const { name, created, parent, maxModelLen } = model;
   return {
     ...{ id, object: "model", created, owned_by: "kiln" },
-    ...{ root: name, parent, max_model_len: maxModelLen },
+    ...{ root: name, parent, max_model_len: maxModelLen, task: taskOf(model) },
   };
 }

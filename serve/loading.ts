@@ -1,0 +1,266 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { definedOnly } from "../core/defined_only.ts";
+import { device } from "../core/device.ts";
+import { KilnError } from "../core/errors.ts";
+import { say } from "../core/platform/command_line.ts";
+import { isObject, readJson } from "../core/platform/files.ts";
+import { scope } from "../core/scope.ts";
+import { decoderConfig, isEncoderConfig, readModelConfig, shapeOf } from "../models/architectures.ts";
+import type { CausalLM, DecoderShape } from "../models/decoder.ts";
+import { Encoder } from "../models/encoder.ts";
+import { fromPretrained, type LoadedModel, loadModel } from "../models/formats/hf_directory.ts";
+import type { Model } from "../models/model.ts";
+import { labelScores, modelPooling } from "../models/pipeline.ts";
+import { TextReader } from "../models/text_reader.ts";
+import type { ComputeDtype } from "../nn/index.ts";
+import { type EmbeddingSettings, ModelEncoderRunner } from "./engine/encoder_runner.ts";
+import { cachePlan, ModelRunner } from "./engine/runner.ts";
+import type { ModelPool, ServedModel } from "./models.ts";
+import type { EncoderTask } from "./text/encoder_frontend.ts";
+
+/** A model to serve. */
+export interface ModelSource {
+  /** The name that clients give, and others for it. */
+  readonly name: string;
+  readonly aliases: readonly string[];
+  /** A model's folder, or a GGUF file. */
+  readonly path: string;
+}
+
+/** How models are served. */
+export interface LoadSettings {
+  readonly dtype: ComputeDtype;
+  /** Tokens of the longest prompt plus answer; absent: as many as each model has positions. */
+  readonly maxModelLen?: number;
+  readonly maxSequences?: number;
+  readonly maxBatchedTokens?: number;
+}
+
+/**
+ * Room for the keys and values of all models together. At the start it is shared out evenly, but no model gets more than its
+ * longest answers need; what is left, and what unloaded models give back, models get that are loaded later.
+ */
+export class CacheBudget {
+  #free: number;
+
+  /** @param bytes of the whole. */
+  constructor(bytes: number) {
+    this.#free = bytes;
+  }
+
+  /** Shares for these needs, of which `spare` more equal ones are left. */
+  shares(needs: readonly number[], spare: number): number[] {
+    const order = needs.map((_, i) => i).sort((a, b) => needs[a] - needs[b]);
+    const shares: number[] = [];
+    for (const [rank, i] of order.entries())
+      shares[i] = this.take(Math.min(needs[i], this.#free / (needs.length + spare - rank)));
+    return shares;
+  }
+
+  /** As much as is free of what is wanted. */
+  take(wanted: number): number {
+    const got = Math.min(wanted, this.#free);
+    this.#free -= got;
+    return got;
+  }
+
+  give(bytes: number): void {
+    this.#free += bytes;
+  }
+}
+
+/** Bytes of keys and values that a model uses at most: none for an encoder. @throws KilnError as `contextLength`. */
+export async function cacheNeed(path: string, settings: LoadSettings): Promise<number> {
+  const config = await readModelConfig(path);
+  if (isEncoderConfig(config)) return 0;
+  const shape = shapeOf(decoderConfig(config, path)) as DecoderShape;
+  const { blockBytes, mostBlocks } = cachePlan(shape, settings.dtype, settings);
+  return blockBytes * mostBlocks;
+}
+
+/**
+ * Loads a model and adds it to the pool, ready to answer; `cacheBytes` are for its keys and values.
+ * @throws KilnError for a model that cannot be loaded or served, and where the device has no memory for it.
+ */
+export async function loadInto(
+  pool: ModelPool,
+  source: ModelSource,
+  settings: LoadSettings,
+  cacheBytes: number,
+): Promise<ServedModel> {
+  const { path } = source;
+  const isEncoder = isEncoderConfig(await readModelConfig(path));
+  const loaded = isEncoder ? await fromPretrained(path, settings) : await loadModel(path, settings.dtype);
+  const { model } = loaded;
+  try {
+    await device()
+      .sync()
+      .catch(noMemory(`the weights of ${path}`));
+    if (model instanceof Encoder) return await addEncoder(pool, source, { ...loaded, model });
+    return await addText(pool, source, loaded as LoadedModel, settings, cacheBytes);
+  } catch (error) {
+    await free(model);
+    throw error;
+  }
+}
+
+async function addText(
+  pool: ModelPool,
+  { name, aliases }: ModelSource,
+  { model, tokenizer }: LoadedModel,
+  settings: LoadSettings,
+  cacheBytes: number,
+): Promise<ServedModel> {
+  const runner = await openRunner(model, settings, cacheBytes);
+  const unknown = tokenizer.eosIds.filter((id) => !(id >= 0 && id < runner.vocabSize));
+  if (unknown.length > 0) {
+    say(
+      `warning: no answer of ${name} ends at eos_token_id ${unknown.join(", ")}, since the model has tokens 0 to ` +
+        `${runner.vocabSize - 1} only; correct generation_config.json or config.json`,
+    );
+  }
+  await runner.warmUp();
+  const { maxSequences: maxSeqs, maxBatchedTokens } = settings;
+  const limits = definedOnly({ maxSeqs, maxBatchedTokens });
+  const close = () => free(model, runner);
+  return pool.addText({ name, aliases, runner, tokenizer, close, ...limits });
+}
+
+/**
+ * A runner with a cache of `cacheBytes`, or half as much, or a quarter, as the device has memory.
+ * @throws KilnError where there is not even room for one sequence.
+ */
+async function openRunner(
+  model: CausalLM,
+  { maxModelLen, maxSequences }: LoadSettings,
+  cacheBytes: number,
+): Promise<ModelRunner> {
+  const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+  let refused: unknown = null;
+  for (let bytes = cacheBytes; ; bytes /= 2) {
+    let runner: ModelRunner | null = null;
+    try {
+      // What it made before it failed goes with the scope.
+      runner = scope(
+        () => new ModelRunner(model, definedOnly({ maxModelLen, maxSequences, cacheBytes: bytes })),
+      );
+      await device().sync();
+      if (refused !== null)
+        say(`the device has no memory for a cache of ${mib(cacheBytes)}: it has ${mib(bytes)}`);
+      return runner;
+    } catch (error) {
+      runner?.close();
+      await trimmed();
+      if ((error as KilnError).code !== "webgpu_error") {
+        if (refused === null) throw error;
+        return noMemory("a cache of keys and values for even one answer")(refused);
+      }
+      refused = error;
+    }
+  }
+}
+
+/** What a device that has no memory for something throws. */
+function noMemory(what: string): (cause: unknown) => never {
+  return (cause) => {
+    throw new KilnError(
+      `the device has no memory for ${what}: stop what else uses it, or take --dtype f16, a lower --max-model-len or a smaller model`,
+      { code: "out_of_memory", cause },
+    );
+  };
+}
+
+/** Gives a model's memory back to the system. */
+async function free(model: Model<never>, runner?: ModelRunner): Promise<void> {
+  runner?.close();
+  model.dispose();
+  await trimmed();
+}
+
+/** Gives idle memory back, also that of buffers which the device refused and would not have again. */
+async function trimmed(): Promise<void> {
+  // A failure that the device reports late is thrown once.
+  for (let tries = 0; tries < 3; tries++) {
+    try {
+      return await device().trim?.();
+    } catch {}
+  }
+}
+
+async function addEncoder(
+  pool: ModelPool,
+  { name, aliases, path }: ModelSource,
+  { model, tokenizer, directory }: LoadedModel<Encoder>,
+): Promise<ServedModel> {
+  const folder = await sentenceSettings(directory, path);
+  const task = encoderTask(model, folder, path);
+  const reader = new TextReader(model, tokenizer);
+  const runner = new ModelEncoderRunner(
+    reader,
+    task.name === "embed" ? folder.embedding : null,
+    folder.longest,
+  );
+  // Compiles the kernels, so that no client waits for that.
+  for (const length of [1, Math.min(64, runner.maxModelLen)])
+    await runner.run([{ ids: new Int32Array(length).fill(model.padId) }]);
+  const close = () => free(model);
+  return pool.addEncoder({ name, aliases, runner, tokenizer, task, close });
+}
+
+/** What the files of sentence-transformers, and its keys of config.json, say of an encoder. */
+interface SentenceSettings {
+  readonly embedding: EmbeddingSettings;
+  readonly matryoshka: readonly number[] | boolean;
+  /** Tokens that it reads of a text, if less than it has positions. */
+  readonly longest: number;
+  /** Whether a cross-encoder's score is its logit. */
+  readonly rawScore: boolean;
+}
+
+/** Without such files a vector is the mean of all tokens, of length 1. */
+async function sentenceSettings(directory: string, path: string): Promise<SentenceSettings> {
+  const read = async (name: string) => {
+    const file = join(directory, name);
+    return existsSync(file) ? await readJson(file) : null;
+  };
+  const modules = (await read("modules.json")) as { type?: string }[] | null;
+  const kinds = modules?.map(({ type }) => String(type).split(".").at(-1)!) ?? ["Normalize"];
+  const other = kinds.find((kind) => !["Transformer", "Pooling", "Normalize"].includes(kind));
+  if (other !== undefined) {
+    throw new KilnError(
+      `${path}: modules.json has a ${other}, which kiln does not compute; serve a model of a transformer and a pooling alone`,
+    );
+  }
+  const config = ((await read("config.json")) ?? {}) as Record<string, unknown>;
+  const sentence = (await read("sentence_bert_config.json")) as { max_seq_length?: unknown } | null;
+  const {
+    matryoshka_dimensions: dimensions,
+    is_matryoshka,
+    sbert_ce_default_activation_function: old,
+  } = config;
+  const own = isObject(config.sentence_transformers) ? config.sentence_transformers.activation_fn : old;
+  return {
+    embedding: {
+      pooling: (await modelPooling(directory)) ?? "mean",
+      normalize: kinds.includes("Normalize"),
+    },
+    matryoshka: Array.isArray(dimensions) ? dimensions.map(Number) : is_matryoshka === true,
+    longest: Number(sentence?.max_seq_length) || Number.POSITIVE_INFINITY,
+    rawScore: String(own).endsWith("Identity"),
+  };
+}
+
+function encoderTask(model: Encoder, { matryoshka, rawScore }: SentenceSettings, path: string): EncoderTask {
+  const { task, labels } = model;
+  if (task === "feature-extraction" || task === "fill-mask")
+    return { name: "embed", width: model.shape.hidden_size, matryoshka };
+  if (task !== "text-classification") {
+    throw new KilnError(
+      `${path} is for ${task}, which kiln serve has no route for; use pipeline("${task}") of kiln/models`,
+    );
+  }
+  if (labels.length > 1) return { name: "classify", labels, scores: (logits) => labelScores(model, logits) };
+  const scores = (logits: Float32Array) => (rawScore ? [...logits] : labelScores(model, logits));
+  return { name: "score", labels, scores };
+}
