@@ -9,6 +9,7 @@ import {
 } from "./kernels.ts";
 import { decodeRow, firstStepRow, gptTrainRow, modelRows, tinyllmTrainRow } from "./models.ts";
 import { type GpuRow, precisions, type Row } from "./row.ts";
+import { prefixRow, schedulerRow } from "./serving.ts";
 import { fullSizes, quickSizes } from "./sizes.ts";
 import { streamsRow } from "./streams.ts";
 import { tuningRows } from "./tuning.ts";
@@ -53,6 +54,9 @@ export function smallRows(): Row[] {
     decodeRow(16),
     streamsRow(1),
     streamsRow(16),
+    schedulerRow(64),
+    schedulerRow(256),
+    prefixRow(),
   ];
 }
 

@@ -11,12 +11,12 @@ import type { Model } from "../../models/model.ts";
 import { PagedDecoder } from "../../models/paged_decoder.ts";
 import { Engine } from "../../serve/engine/engine.ts";
 import { ModelRunner } from "../../serve/engine/runner.ts";
-import { resolveSampling } from "../../serve/text/sampling.ts";
 import { AdamW } from "../../train/optimizers/index.ts";
 import { type Objective, Trainer, type TrainerOptions } from "../../train/trainer.ts";
 import { batchOf, madeUpTokens } from "../data.ts";
 import { deviceRandom } from "./kernels.ts";
 import { bytesOf, type GpuRow, type Precision, type Prepared, type Row } from "./row.ts";
+import { plainRequest } from "./serving.ts";
 import type { GpuSizes, ModelSize } from "./sizes.ts";
 
 /** The ruler's model: a GPT-2 of that size, its weights made on the device; in f16 with copies of its matrices. */
@@ -243,28 +243,16 @@ export function prepareGeneration(model: CausalLM, batch: number, prompt: number
     maxBatchedTokens: 2048,
     onError: (error) => failures.push(error),
   });
-  const sampling = { ...resolveSampling({ temperature: 0 }, vocab_size, () => [0, 0]), choice: 0 };
   let requests = 0;
   const answerAll = () =>
     new Promise<void>((resolve, reject) => {
       let open = batch;
       const one = (i: number) => ({
-        request: {
-          id: `row-${requests++}`,
-          client: "bench",
-          prompt: Array.from({ length: prompt }, (_, t) => (i * 31 + t * 7919) % vocab_size),
-          sampling,
-          maxTokens: fresh,
-          minTokens: fresh,
-          stopTokenIds: new Set<number>(),
-          constraint: null,
-          priority: 0,
-          topLogprobs: null,
-          scorePrompt: false,
-          adapter: null,
-          // Every answer computes its prompt.
-          cacheSalt: `${requests}`,
-        },
+        request: plainRequest(
+          `row-${requests++}`,
+          Array.from({ length: prompt }, (_, t) => (i * 31 + t * 7919) % vocab_size),
+          fresh,
+        ),
         listener: ({ finish, error }: { finish: unknown; error: unknown }) => {
           if (finish === "error") reject(failures[0] ?? error);
           else if (finish && --open === 0) resolve();
