@@ -1,4 +1,4 @@
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { definedOnly } from "../core/defined_only.ts";
 import {
   decimal,
@@ -27,6 +27,10 @@ const origins = listOf(
   "an origin as browsers send it, for example https://app.example, or *",
   /^(\*|null|[a-z][a-z\d+.-]*:\/\/[^\s/A-Z]+)$/,
 );
+const metricsPrefix = (text: string) => {
+  if (/^[a-z_]\w*$/i.test(text)) return text;
+  throw new InvalidArgumentError("expected letters, digits and underscores, such as vllm.");
+};
 const between = (low: number, high: number) =>
   decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
 const modelArgument =
@@ -221,6 +225,11 @@ const withAccess = (command: Command) =>
       keys,
     )
     .option("--strict", "refuse unknown request fields")
+    .option(
+      "--metrics-prefix <name>",
+      "what the names at /metrics begin with (default kiln); vllm fits the dashboards made for it",
+      metricsPrefix,
+    )
     .option(
       "--allowed-host <name>",
       "a name besides localhost to answer to without a key, or *; several are allowed",

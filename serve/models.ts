@@ -100,6 +100,7 @@ export class ModelPool implements Models {
   readonly #share = new DeviceShare();
   /** By name and alias. */
   readonly #names = new Map<string, Entry>();
+  readonly #watchers: ((model: ServedModel) => void)[] = [];
 
   constructor({ limits, onError = logError }: PoolOptions = {}) {
     this.limits = { ...LIMITS, ...limits };
@@ -140,6 +141,7 @@ export class ModelPool implements Models {
     }
     const entry: Entry = { model, holders: 0, free: null };
     for (const name of names) this.#names.set(name, entry);
+    for (const watcher of this.#watchers) watcher(model);
     return model;
   }
 
@@ -172,6 +174,12 @@ export class ModelPool implements Models {
     const entry = this.#names.get(name);
     if (entry !== undefined) return entry;
     throw new KilnError(`there is no model \`${name}\``, { code: "model_not_found" });
+  }
+
+  /** Calls `watcher` with each model that is there, and with each that is added. */
+  watch(watcher: (model: ServedModel) => void): void {
+    this.#watchers.push(watcher);
+    for (const model of new Set([...this].map(([, served]) => served))) watcher(model);
   }
 
   /** Models that one request uses: what it gets here stays until `release`. */

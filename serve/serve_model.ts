@@ -22,6 +22,7 @@ export interface ServeFlags {
   cacheMib?: number;
   dtype?: ComputeDtype;
   strict?: boolean;
+  metricsPrefix?: string;
   allowedHost?: string[];
   allowedOrigin?: string[];
 }
@@ -105,6 +106,7 @@ export async function serveModels(
     ...definedOnly({
       apiKey: flags.apiKey,
       strict: flags.strict,
+      metricsPrefix: flags.metricsPrefix,
       allowedHosts: [flags.host, ...(flags.allowedHost ?? [])],
       allowedOrigins: flags.allowedOrigin,
       priorityKeys: flags.priorityKey,

@@ -10,6 +10,8 @@ import { ModelPool, type PoolOptions, type TextModelOptions } from "./models.ts"
 interface CommonOptions extends Access {
   /** Refuse unknown request fields instead of ignoring them. */
   readonly strict?: boolean;
+  /** What the names of metrics at /metrics begin with, before a colon (default `kiln`; `vllm` fits its dashboards). */
+  readonly metricsPrefix?: string;
 }
 
 /** One model that writes text. */
@@ -39,7 +41,8 @@ export interface Server {
 export function createServer(options: ServerOptions): Server {
   assertKeys(options);
   const models = "models" in options ? options.models : poolOfOne(options);
-  const app = buildApp({ ...options, models, strict: options.strict ?? false });
+  const { strict = false, metricsPrefix = "kiln" } = options;
+  const app = buildApp({ ...options, models, strict, metricsPrefix });
   return {
     models,
     get engine() {

@@ -1,5 +1,6 @@
 import { connect } from "node:net";
 import OpenAI from "openai";
+import { afterEach } from "vitest";
 import { Engine, type EngineOptions } from "../serve/engine/engine.ts";
 import { sampleRow, scoreRow } from "../serve/engine/sampler.ts";
 import { Scheduler, type Sequence } from "../serve/engine/scheduler.ts";
@@ -13,7 +14,7 @@ import type {
   Sampling,
   TokenLogprob,
 } from "../serve/engine/types.ts";
-import { createServer, type ServerOptions } from "../serve/index.ts";
+import { createServer, type Server, type ServerOptions } from "../serve/index.ts";
 import { Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
 import { checkAnswer, checkSchema } from "./support/openai_schemas.ts";
 
@@ -271,6 +272,38 @@ export function fakeChatTokenizer(): Tokenizer {
   return withChatTemplate(fakeTokenizer());
 }
 
+/** The engines of a test file's servers, and what each server has told its clients of their tokens. */
+const started: { engine: Engine; jobs: { readonly completionTokens: number }[] }[] = [];
+
+/** What an engine counts agrees with what clients were told: at any moment, whether or not requests have ended. */
+afterEach(() => {
+  for (const { engine, jobs } of started) {
+    const { accepted, finished, running, waiting, generatedTokens } = engine.stats();
+    const ended = Object.values(finished).reduce((sum, count) => sum + count, 0);
+    const told = jobs.reduce((sum, { completionTokens }) => sum + completionTokens, 0);
+    if (ended + running + waiting !== accepted)
+      throw new Error(`${accepted} accepted, but ${ended} ended, ${running} run and ${waiting} wait`);
+    if (told !== generatedTokens)
+      throw new Error(`${generatedTokens} tokens were generated, but usage says ${told}`);
+  }
+});
+
+/** Keeps the jobs of a server, of which `usage` is made. */
+function jobsOf({ models }: Server): { readonly completionTokens: number }[] {
+  const jobs: { readonly completionTokens: number }[] = [];
+  models.watch((model) => {
+    if (model.kind !== "text") return;
+    const { frontend } = model;
+    const start = frontend.start.bind(frontend);
+    frontend.start = async (...request) => {
+      const job = await start(...request);
+      jobs.push(job);
+      return job;
+    };
+  });
+  return jobs;
+}
+
 /** A server over the fake model on a free port of 127.0.0.1, its tokenizer, and the official client pointed at it. */
 export async function startServer(
   options: FakeOptions & Partial<ServerOptions> & { host?: string; tokenizer?: Tokenizer } = {},
@@ -285,6 +318,7 @@ export async function startServer(
     runner,
     tokenizer,
   });
+  started.push({ engine: server.engine, jobs: jobsOf(server) });
   const url = await server.listen({ port: 0, ...(options.host ? { host: options.host } : {}) });
   const client = new OpenAI({
     baseURL: `${url}/v1`,

@@ -1,6 +1,7 @@
 import { LIMITS } from "../limits.ts";
 import type { DeviceShare } from "./device_share.ts";
 import { RequestError } from "./errors.ts";
+import type { EngineObserver, SequenceTimes } from "./observer.ts";
 import { generated, Scheduler, type Sequence } from "./scheduler.ts";
 import type {
   EngineEvent,
@@ -41,12 +42,15 @@ export interface EngineStats {
   readonly state: EngineState;
   readonly running: number;
   readonly waiting: number;
+  /** Those of the waiting that wait for another to compute their prefix. */
+  readonly deferred: number;
   readonly blocksUsed: number;
   /** Free blocks that hold a prefix which may be asked for again. */
   readonly blocksCached: number;
   readonly blocksTotal: number;
   readonly preemptions: number;
   readonly steps: number;
+  /** Of the sequences that have begun. */
   readonly promptTokens: number;
   /** Those of them that the cache held. */
   readonly cachedTokens: number;
@@ -63,7 +67,9 @@ interface Submission {
 }
 
 interface Entry {
+  readonly request: Request;
   readonly listener: EngineListener;
+  readonly times: SequenceTimes;
   readonly submission: Submission;
   /** Prompt positions whose score was reported. A recompute does not report them again. */
   scored: number;
@@ -84,6 +90,7 @@ export class Engine {
   readonly #limits: typeof LIMITS;
   readonly #onError: (error: unknown) => void;
   readonly #entries = new Map<string, Entry>();
+  readonly #observers: EngineObserver[] = [];
   readonly #finished: Record<FinishReason, number> = { stop: 0, length: 0, abort: 0, error: 0 };
   #loop: Promise<void> | null = null;
   #draining = false;
@@ -119,11 +126,12 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    const { pool, running, waiting, preemptions } = this.#scheduler;
+    const { pool, running, waiting, deferred, preemptions } = this.#scheduler;
     return {
       state: this.state,
       running,
       waiting,
+      deferred,
       blocksUsed: pool.used,
       blocksCached: pool.cached,
       blocksTotal: pool.total,
@@ -135,6 +143,11 @@ export class Engine {
       accepted: this.#accepted,
       finished: { ...this.#finished },
     };
+  }
+
+  /** Adds somebody to be told of all that happens from now on. */
+  observe(observer: EngineObserver): void {
+    this.#observers.push(observer);
   }
 
   /**
@@ -167,19 +180,24 @@ export class Engine {
       requests.length,
       requests.reduce((sum, { request }) => sum + request.prompt.length, 0),
     );
-    const submission = { giveUpAt: performance.now() + this.#limits.queueWaitMs, started: false };
+    const accepted = performance.now();
+    const submission = { giveUpAt: accepted + this.#limits.queueWaitMs, started: false };
     for (const { request, listener } of requests) {
       this.#scheduler.add(request);
-      this.#entries.set(request.id, { listener, submission, scored: 0, cachedTokens: null });
+      const times = { accepted, started: null, firstToken: null, lastToken: null, generated: 0 };
+      this.#entries.set(request.id, { request, listener, times, submission, scored: 0, cachedTokens: null });
       this.#accepted++;
-      this.#promptTokens += request.prompt.length;
     }
+    for (const observer of this.#observers) observer.accepted(requests.map(({ request }) => request));
     this.#loop ??= this.#work();
   }
 
-  /** Ends a request with `abort` now and frees its blocks. False when it has ended or never was. */
-  abort(id: string): boolean {
-    return this.#end(id, "abort", NOTHING);
+  /**
+   * Ends a request now and frees its blocks: with `stop` if its answer is complete, as at a stop string. False when it has
+   * ended or never was.
+   */
+  abort(id: string, finish: "abort" | "stop" = "abort"): boolean {
+    return this.#end(id, finish, NOTHING);
   }
 
   /** Refuses new requests, lets the accepted ones finish for `timeoutMs`, then ends the rest with an error. */
@@ -225,6 +243,8 @@ export class Engine {
       for (const { id } of plan.items) this.#fail(id, error);
       return;
     }
+    const count = plan.items.reduce((sum, item) => sum + item.count, 0);
+    for (const observer of this.#observers) observer.stepped(count);
     results.forEach(({ error: message }, i) => {
       if (message === undefined) return;
       const error = new Error(message);
@@ -239,9 +259,11 @@ export class Engine {
   #begin(id: string): void {
     const entry = this.#entries.get(id)!;
     entry.submission.started = true;
+    entry.times.started ??= performance.now();
     if (entry.cachedTokens !== null) return;
     entry.cachedTokens = this.#scheduler.get(id)!.cachedTokens!;
     this.#cachedTokens += entry.cachedTokens;
+    this.#promptTokens += entry.request.prompt.length;
   }
 
   #report(sequence: Sequence, item: RunItem, outcome: ItemResult, finish: FinishReason | null): void {
@@ -250,11 +272,22 @@ export class Engine {
     if (entry === undefined) return;
     if (item.score !== null) entry.scored = item.start + item.rows[0] + item.score.targets.length;
     const { sampled: token, scored } = outcome;
-    if (token !== null) this.#generatedTokens++;
+    if (token !== null) this.#countToken(entry.times);
     if (finish !== null) this.#end(sequence.request.id, finish, { token, scored, error: null });
     else if (token !== null || scored.length > 0) {
       entry.listener({ token, scored, finish, error: null, cachedTokens: entry.cachedTokens ?? 0 });
     }
+  }
+
+  #countToken(times: SequenceTimes): void {
+    const now = performance.now();
+    const isFirst = times.firstToken === null;
+    const ms = now - (times.lastToken ?? times.accepted);
+    times.firstToken ??= now;
+    times.lastToken = now;
+    times.generated++;
+    this.#generatedTokens++;
+    for (const observer of this.#observers) observer.token(ms, isFirst);
   }
 
   #runItem({ id, start, count }: PlanItem): RunItem {
@@ -315,6 +348,8 @@ export class Engine {
     this.#entries.delete(id);
     this.#scheduler.remove(id);
     this.#finished[finish]++;
+    for (const observer of this.#observers)
+      observer.ended(entry.request, finish, entry.times, performance.now());
     entry.listener({ ...news, finish, cachedTokens: entry.cachedTokens ?? 0 });
     return true;
   }

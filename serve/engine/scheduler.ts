@@ -117,6 +117,13 @@ export class Scheduler {
     return this.#byId.size - this.#running.length;
   }
 
+  /** Those of the waiting that wait for another to compute their prefix. */
+  get deferred(): number {
+    let count = 0;
+    for (const { waiting } of this.#clients.values()) count += waiting.filter((one) => !isReady(one)).length;
+    return count;
+  }
+
   /** The size of the queue, of everybody and of one client, and how many other clients wait. */
   queue(client: string) {
     const all = [...this.#clients].filter(([, { waiting }]) => waiting.length > 0);

@@ -8,11 +8,13 @@ import type { Frontend } from "../text/frontend.ts";
 import { badRequest, HttpError } from "./errors.ts";
 import { type RouteAdvice, refusal } from "./fields.ts";
 import type { Caller } from "./gate.ts";
+import type { Metrics } from "./metrics.ts";
 
 /** Shared by all routes of a server. */
 export interface Service {
   readonly models: Models;
   readonly limits: Limits;
+  readonly metrics: Metrics;
 }
 
 /** One request for a route. */

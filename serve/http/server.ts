@@ -18,12 +18,15 @@ import {
   isPreflight,
 } from "./gate.ts";
 import { parseJson } from "./json.ts";
+import { Metrics } from "./metrics.ts";
 import { bodyParser, type Route } from "./route.ts";
 
 export interface HttpOptions extends Access {
   readonly models: ModelPool;
   /** Refuse unknown fields instead of ignoring them. */
   readonly strict: boolean;
+  /** What the names of metrics begin with, before a colon. */
+  readonly metricsPrefix: string;
 }
 
 /** Builds the HTTP application; the caller makes it listen. */
@@ -45,7 +48,11 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     clientErrorHandler: refuseSocket,
     frameworkErrors: (error, _request, reply) => sendError(reply, asHttpError(error)),
   });
+  const metrics = new Metrics(options.models, options.metricsPrefix);
   listenForMore(app, limits);
+  app.addHook("onResponse", async ({ method, routeOptions }, { statusCode }) =>
+    metrics.answered(method, routeOptions.url ?? "none", statusCode),
+  );
   app.addHook("onRequest", async (request, reply) => admit(options, request, reply));
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(
@@ -53,7 +60,7 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     { parseAs: "buffer" },
     async (_request: FastifyRequest, body: Buffer) => parseJson(body, limits),
   );
-  for (const route of routes) addRoute(app, route, options);
+  for (const route of routes) addRoute(app, route, options, metrics);
   app.setErrorHandler((error, _request, reply) => {
     const refusal = asHttpError(error);
     if (refusal.code === "internal_error") onError(error);
@@ -97,7 +104,7 @@ function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyRepl
 }
 
 /** Adds a route, with the parser of its bodies. */
-function addRoute(app: FastifyInstance, route: Route, options: HttpOptions): void {
+function addRoute(app: FastifyInstance, route: Route, options: HttpOptions, metrics: Metrics): void {
   const { method, path, schema, advice, bodyBytes, handle } = route;
   const { limits } = options.models;
   const parse = schema && bodyParser(schema(limits), options.strict, advice);
@@ -115,7 +122,7 @@ function addRoute(app: FastifyInstance, route: Route, options: HttpOptions): voi
           body,
           rest,
           caller: callerOf(request, options),
-          service: { models, limits },
+          service: { models, limits, metrics },
           reply,
         });
       } finally {

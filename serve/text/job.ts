@@ -86,7 +86,7 @@ export class TextJob {
       if (choice.finished) {
         this.#open.delete(id);
         // Does nothing unless a stop string ended the choice, which the engine cannot see.
-        this.#engine.abort(id);
+        this.#engine.abort(id, "stop");
       }
       if (delta !== null) this.#onDelta(index, delta);
       if (this.#open.size === 0) this.#end.resolve();

@@ -1,0 +1,11 @@
+import type { Route } from "../route.ts";
+
+/** GET /metrics: counts and times in the text format of Prometheus, version 0.0.4. */
+export const metrics: Route = {
+  method: "GET",
+  path: "/metrics",
+  handle: ({ service, reply }) => {
+    reply.header("content-type", service.metrics.contentType);
+    return service.metrics.text();
+  },
+};
