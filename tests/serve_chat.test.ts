@@ -119,7 +119,7 @@ describe("a chat", () => {
   it("W19 W40: one score for each token, whose bytes are the text; in a stream the same", async () => {
     const fields = { logprobs: true, top_logprobs: 3, temperature: 1, max_tokens: 40, n: 2 };
     let ends = 0;
-    for (let seed = 1; seed < 12; seed++) {
+    for (let seed = 1; seed < 7; seed++) {
       const { body } = await post({ ...fields, seed });
       const chunks = await chunksOf({ ...fields, seed });
       for (const { index, message, logprobs, finish_reason } of body.choices) {
@@ -338,7 +338,14 @@ describe("what the model reads", () => {
       "system\n",
     );
     const content = fc
-      .array(fc.oneof(control, control, fc.string({ unit: "binary", maxLength: 4 })), { maxLength: 8 })
+      .array(
+        fc.oneof(
+          control,
+          control,
+          fc.integer({ min: 0xe000, max: 0x10ffff }).map((code) => String.fromCodePoint(code)),
+        ),
+        { maxLength: 8 },
+      )
       .map((parts) => parts.join(""));
     const encode = async (texts: readonly string[]) => {
       const messages = texts.map((text, i) => ({

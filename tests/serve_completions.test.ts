@@ -46,7 +46,7 @@ const textOf = (chunks: Chunk[], index = 0) =>
     .join("");
 
 describe("completions", () => {
-  it("minimal request", async () => {
+  it("W1: minimal request", async () => {
     const { status, headers, body } = await send(`${server.url}/v1/completions`, {
       json: { model: MODEL, prompt: "once upon" },
     });
@@ -63,7 +63,7 @@ describe("completions", () => {
     else expect(finish_reason).toBe("stop");
   });
 
-  it("usage counts a prompt once whatever n", async () => {
+  it("W3: usage counts a prompt once whatever n", async () => {
     const prompts = ["once upon", "the dog was"];
     const counts = await Promise.all(
       prompts.map(async (prompt) => (await server.tokenizer.encode(prompt)).length),
@@ -77,7 +77,7 @@ describe("completions", () => {
     });
   });
 
-  it("a stream gives the same text, one finish per choice", async () => {
+  it("W11 W12: a stream gives the same text, one finish per choice", async () => {
     for (const options of [{}, { temperature: 1, seed: 5, n: 3 }, { echo: true }, { max_tokens: 40 }]) {
       const { body } = await post(options);
       const chunks = await chunksOf(options);
@@ -95,7 +95,7 @@ describe("completions", () => {
     }
   });
 
-  it("include_usage puts null on all chunks and the counts on one more", async () => {
+  it("W13: include_usage puts null on all chunks and the counts on one more", async () => {
     const chunks = await chunksOf({ stream_options: { include_usage: true } });
     const last = chunks.pop()!;
     expect(last.choices).toEqual([]);
@@ -105,7 +105,7 @@ describe("completions", () => {
     expect(running.every(({ usage }) => (usage as { total_tokens: number }).total_tokens > 0)).toBe(true);
   });
 
-  it("stop strings, with the string kept on demand", async () => {
+  it("W17: stop strings, with the string kept on demand", async () => {
     const whole = (await post({ max_tokens: 30 })).body.choices[0].text as string;
     const stop = whole.slice(9, 12);
     const at = whole.indexOf(stop);
@@ -123,7 +123,7 @@ describe("completions", () => {
     expect(kept.body.choices[0].text).toBe(whole.slice(0, at + stop.length));
   });
 
-  it("stop_token_ids, min_tokens, ignore_eos, return_token_ids", async () => {
+  it("W28: stop_token_ids, min_tokens, ignore_eos, return_token_ids", async () => {
     const ids = (await post({ max_tokens: 8, return_token_ids: true, ignore_eos: true })).body.choices[0]
       .token_ids;
     expect(ids).toHaveLength(8);
@@ -156,7 +156,7 @@ describe("completions", () => {
     });
   });
 
-  it("log probabilities", async () => {
+  it("W19 W21 W22: log probabilities", async () => {
     for (const logprobs of [0, 1, 5]) {
       const { body } = await post({ logprobs, max_tokens: 20, ignore_eos: true, temperature: 1, seed: 3 });
       const { text, logprobs: got } = body.choices[0];
@@ -177,7 +177,7 @@ describe("completions", () => {
     expect((await post({ logprobs: 21 })).body.error.param).toBe("logprobs");
   });
 
-  it("echo with scores, as evaluation tools ask for them", async () => {
+  it("W23: echo with scores, as evaluation tools ask for them", async () => {
     const prompt = await server.tokenizer.encode("the dog was happy");
     const options = { prompt, max_tokens: 1, logprobs: 1, echo: true, seed: 1234 };
     const { logprobs, text } = (await post(options)).body.choices[0];
@@ -194,7 +194,7 @@ describe("completions", () => {
     expect(plain.startsWith("the dog")).toBe(true);
   });
 
-  it("best_of returns the likeliest, best first", async () => {
+  it("W24: best_of returns the likeliest, best first", async () => {
     const options = { temperature: 1, seed: 11, logprobs: 0, max_tokens: 6, ignore_eos: true };
     const all = (await post({ ...options, n: 5 })).body.choices;
     const best = (await post({ ...options, n: 2, best_of: 5 })).body;
@@ -209,7 +209,7 @@ describe("completions", () => {
     expect(unseen.choices).toEqual(best.choices.map((choice: object) => ({ ...choice, logprobs: null })));
   });
 
-  it("a seed fixes the answer and tells choices apart", async () => {
+  it("W25: a seed fixes the answer and tells choices apart", async () => {
     const options = { temperature: 1, seed: 42, n: 3 };
     const texts = async () => (await post(options)).body.choices.map(({ text }: { text: string }) => text);
     const first = await texts();
@@ -220,7 +220,7 @@ describe("completions", () => {
     );
   });
 
-  it("seeds past 2^53 are exact, whatever the spelling of the key, and the last of equal keys counts", async () => {
+  it("W20: seeds past 2^53 are exact, whatever the spelling of the key, and the last of equal keys counts", async () => {
     const answer = async (seed: string) => {
       const rest = JSON.stringify({ ...base, temperature: 1, max_tokens: 12, ignore_eos: true });
       const { status, body } = await send(`${server.url}/v1/completions`, {
@@ -249,7 +249,7 @@ describe("completions", () => {
     expect(await answer(`"seed":9007199254740993,"seed":1e17`)).toBe("seed");
   });
 
-  it("logit_bias and top_k 1", async () => {
+  it("W26 W29: logit_bias and top_k 1", async () => {
     const greedy = (await post({ return_token_ids: true })).body.choices[0].token_ids;
     const without = await post({ return_token_ids: true, logit_bias: { [greedy[0]]: -100 } });
     expect(without.body.choices[0].token_ids).not.toContain(greedy[0]);
@@ -258,7 +258,7 @@ describe("completions", () => {
     ).toEqual(greedy);
   });
 
-  it("max_tokens 0, and a context that is full", async () => {
+  it("W15 W27: max_tokens 0, and a context that is full", async () => {
     expect((await post({ max_tokens: 0 })).body.choices[0]).toMatchObject({
       text: "",
       finish_reason: "length",
@@ -281,7 +281,7 @@ describe("completions", () => {
     await small.server.close();
   });
 
-  it("prompts in all four forms, choices in order", async () => {
+  it("W31 W37: prompts in all four forms, choices in order", async () => {
     const texts = ["once upon", "the dog", "a time"];
     const ids = await Promise.all(texts.map((text) => server.tokenizer.encode(text)));
     const single = await Promise.all(
@@ -338,7 +338,7 @@ describe("completions", () => {
     ["stream type", { stream: "yes" }, "stream"],
     ["suffix", { suffix: "end" }, "suffix"],
     ["model type", { model: 5 }, "model"],
-  ])("W20 W32-W34: %s is refused before the engine", async (_name, json, param) => {
+  ])("W14 W20 W32-W34: %s is refused before the engine", async (_name, json, param) => {
     const steps = server.runner.steps;
     const { status, body } = await post(json);
     expect(status).toBe(400);
@@ -346,7 +346,7 @@ describe("completions", () => {
     expect(server.runner.steps).toBe(steps);
   });
 
-  it("an explicit null is the default", async () => {
+  it("W20: an explicit null is the default", async () => {
     const fields = [
       "max_tokens",
       "top_p",
@@ -385,7 +385,7 @@ describe("the official client", () => {
     expect(whole._request_id).toBeTruthy();
   });
 
-  it("understands our errors", async () => {
+  it("W54: understands our errors", async () => {
     const wrong = server.client.completions.create({ ...base, model: "nope" });
     await expect(wrong).rejects.toMatchObject({
       status: 404,
@@ -399,7 +399,7 @@ describe("the official client", () => {
     });
   });
 
-  it("lists models", async () => {
+  it("W45: lists models", async () => {
     const { data } = await server.client.models.list();
     expect(data.map(({ id, object }) => [id, object])).toEqual([[MODEL, "model"]]);
     expect((await server.client.models.retrieve(MODEL)).id).toBe(MODEL);
@@ -410,7 +410,7 @@ describe("the official client", () => {
     });
   });
 
-  it("gets 32 concurrent streams that equal the same prompts one at a time", async () => {
+  it("W25: gets 32 concurrent streams that equal the same prompts one at a time", async () => {
     const ask = (i: number) => ({
       model: MODEL,
       prompt: `the dog ${i} was ${"happy ".repeat(i % 7)}`,

@@ -228,7 +228,7 @@ describe("who may ask", () => {
   const ask = (server: TestServer, origin: string, json: object) =>
     send(`${server.url}/v1/completions`, { json, headers: { origin, authorization: "Bearer k" } });
 
-  it("pages of this machine may ask, others where a key or an option says so", async () => {
+  it("W51: pages of this machine may ask, others where a key or an option says so", async () => {
     const plain = await startServer({ allowedOrigins: ["https://app.example"] });
     const local = ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:8080", "https://app.example"];
     for (const origin of local) {
@@ -262,7 +262,7 @@ describe("who may ask", () => {
     await plain.server.close();
   });
 
-  it("with a key every page may ask, a preflight without it", async () => {
+  it("W50 W51: with a key every page may ask, a preflight without it", async () => {
     const keyed = await startServer({ apiKey: "k" });
     const origin = "https://app.example";
     expect((await preflight(keyed, origin)).status).toBe(204);

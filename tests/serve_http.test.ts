@@ -29,7 +29,7 @@ describe("the envelope on every path", () => {
   const json = { "content-type": "application/json" };
   const path = () => `${server.url}/v1/completions`;
 
-  it("unknown path 404, known path with another method 405 with Allow", async () => {
+  it("W7: unknown path 404, known path with another method 405 with Allow", async () => {
     expect((await send(`${server.url}/nothing`)).status).toBe(404);
     expect((await send(`${server.url}/v1/completions/x`, { json: {} })).status).toBe(404);
     const wrong = await send(path());
@@ -38,13 +38,13 @@ describe("the envelope on every path", () => {
     expect((await send(`${server.url}/%zz`)).status).toBe(400);
   });
 
-  it("HEAD and OPTIONS never reach the engine", async () => {
+  it("W8: HEAD and OPTIONS never reach the engine", async () => {
     for (const method of ["HEAD", "OPTIONS"]) expect((await send(path(), { method })).status).toBe(405);
     expect((await send(`${server.url}/health`, { method: "HEAD" })).status).toBe(200);
     expect(server.engine.stats().accepted).toBe(0);
   });
 
-  it("echoes a short printable request id, makes one otherwise", async () => {
+  it("W5: echoes a short printable request id, makes one otherwise", async () => {
     const id = async (given: string) =>
       (await send(`${server.url}/health`, { headers: { "x-request-id": given } })).headers.get(
         "x-request-id",
@@ -56,7 +56,7 @@ describe("the envelope on every path", () => {
     expect(stream.headers.get("x-request-id")).toBe("s1");
   });
 
-  it("JSON that is no object, no JSON, too deep, too large, of another type", async () => {
+  it("W35 W36: JSON that is no object, no JSON, too deep, too large, of another type", async () => {
     for (const body of ["[]", '"x"', "1", "null", "true", "", "{", "{} {}", "\0", '{"a":'.repeat(100)]) {
       const { status, body: answer } = await send(path(), { method: "POST", headers: json, body });
       expect([status, answer.error.code]).toEqual([400, "invalid_json"]);
@@ -74,7 +74,7 @@ describe("the envelope on every path", () => {
     expect((await send(path(), { method: "POST" })).status).toBe(400);
   });
 
-  it("strange but harmless bodies do not disturb the next request", async () => {
+  it("W36: strange but harmless bodies do not disturb the next request", async () => {
     const before = (await send(path(), { json: base })).body.choices;
     for (const body of [
       '{"model":"tiny/fake","prompt":"a","__proto__":{"n":5},"constructor":{"prototype":1}}',
@@ -87,7 +87,7 @@ describe("the envelope on every path", () => {
     expect((await send(path(), { json: base })).body.choices).toEqual(before);
   });
 
-  it("answers what node's parser refuses: garbage, both lengths, large headers, slow senders", async () => {
+  it("W54: answers what node's parser refuses: garbage, both lengths, large headers, slow senders", async () => {
     checkRaw(await raw(server.url, "GARBAGE\r\n\r\n"), 400);
     const both =
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -158,7 +158,7 @@ describe("clients that leave", () => {
   afterAll(() => server.server.close());
   const long = { ...base, max_tokens: 3900, ignore_eos: true };
 
-  it("breaking out of the loop aborts all choices", async () => {
+  it("W18: breaking out of the loop aborts all choices", async () => {
     const stream = await server.client.completions.create({ ...long, n: 3, stream: true });
     for await (const _ of stream) break;
     await settled(server);
@@ -264,7 +264,7 @@ describe("clients that leave", () => {
 });
 
 describe("overload and failure", () => {
-  it("a full queue answers 429 with Retry-After before the engine sees anything", async () => {
+  it("W52: a full queue answers 429 with Retry-After before the engine sees anything", async () => {
     const server = await startServer({ maxSeqs: 1, limits: { queuedRequests: 2 } });
     let release = () => {};
     const held = new Promise<void>((resolve) => {
@@ -287,7 +287,7 @@ describe("overload and failure", () => {
     await server.server.close();
   });
 
-  it("a failure before the first token is an HTTP error, later an event without [DONE]", async () => {
+  it("W9 W53: a failure before the first token is an HTTP error, later an event without [DONE]", async () => {
     const server = await startServer();
     server.runner.before = () => {
       throw new Error("secret detail");
@@ -326,7 +326,7 @@ describe("overload and failure", () => {
     await server.server.close();
   });
 
-  it("a silent stream gets comments, which the client skips", async () => {
+  it("W10: a silent stream gets comments, which the client skips", async () => {
     const server = await startServer({ limits: { pingMs: 5 } });
     server.runner.before = () => pause(30);
     const { text } = await send(`${server.url}/v1/completions`, {
@@ -342,7 +342,7 @@ describe("overload and failure", () => {
     await server.server.close();
   });
 
-  it("a hung model shows in /health and in answers", async () => {
+  it("W49: a hung model shows in /health and in answers", async () => {
     const server = await startServer({ limits: { stepMs: 20 } });
     expect((await send(`${server.url}/health`)).body).toEqual({ status: "ok" });
     let release = () => {};
@@ -361,7 +361,7 @@ describe("overload and failure", () => {
 });
 
 describe("keys and life cycle", () => {
-  it("every route but /health wants the key", async () => {
+  it("W50: every route but /health wants the key", async () => {
     const server = await startServer({ apiKey: "s3cret" });
     const routes: [string, string][] = [
       ["GET", "/v1/models"],

@@ -23,7 +23,7 @@ const letters = (maxLength: number, minLength = 0) =>
   fc.array(fc.constantFrom("a", "b", "c", "é", "🙂"), { minLength, maxLength }).map((list) => list.join(""));
 
 describe("stop strings", () => {
-  it("never leak, and the pieces make no difference", () => {
+  it("W17: never leak, and the pieces make no difference", () => {
     fc.assert(
       fc.property(
         fc.array(letters(6), { maxLength: 20 }),
@@ -104,7 +104,7 @@ function play(
 describe("a choice", () => {
   const tokenizer = fakeTokenizer();
 
-  it("joins to the whole decode, without U+FFFD on the way, one log probability per token", async () => {
+  it("W16 W19: joins to the whole decode, without U+FFFD on the way, one log probability per token", async () => {
     await fc.assert(
       fc.asyncProperty(fc.string({ unit: "grapheme", minLength: 1, maxLength: 30 }), async (text) => {
         const generated = await tokenizer.encode(text, { addSpecialTokens: false });

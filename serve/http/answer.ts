@@ -1,7 +1,7 @@
 import type { FastifyReply } from "fastify";
 import type { Limits } from "../limits.ts";
 import type { TextJob } from "../text/job.ts";
-import { asHttpError } from "./errors.ts";
+import { asHttpError, type HttpError } from "./errors.ts";
 import { SseStream } from "./sse.ts";
 
 interface Job {
@@ -26,12 +26,13 @@ export async function finished<J extends Job>(starting: Promise<J>, reply: Fasti
 
 /**
  * Answers by events. `send` has to end the stream; if it fails before the first event, the answer is an ordinary error,
- * later an error event.
+ * later what `fail` sends, by default an error event.
  */
-async function streamed(
+export async function streamed(
   reply: FastifyReply,
   limits: Limits,
   send: (stream: SseStream) => Promise<void>,
+  fail = (stream: SseStream, error: HttpError) => stream.fail(error),
 ): Promise<FastifyReply> {
   const stream = new SseStream(reply, limits);
   try {
@@ -39,7 +40,7 @@ async function streamed(
   } catch (error) {
     stream.dispose();
     if (!stream.opened) throw error;
-    stream.fail(asHttpError(error));
+    fail(stream, asHttpError(error));
   }
   return reply;
 }

@@ -104,8 +104,15 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
       ...{ banned_tokens: [], custom_token_bans: [], banned_strings: [] },
     },
   ],
-  ["a prompt is never cut: send what shall be read", { truncate_prompt_tokens: [], truncate: [] }],
+  [
+    "a prompt is never cut: send what shall be read",
+    { truncate_prompt_tokens: [], truncate: [], truncation: ["disabled"] },
+  ],
   ["the context's length is the server's: see --max-model-len", { num_ctx: [], n_ctx: [] }],
+  [
+    "nothing is stored here: send the whole conversation each time",
+    { previous_response_id: [], conversation: [], background: [] },
+  ],
   ["cut the connection to end an answer early", { t_max_predict_ms: [0], max_time: [], n_indent: [0] }],
   ["serve the model with the adapter merged in", { lora: [], lora_path: [], adapter_id: [] }],
 ];

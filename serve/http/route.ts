@@ -15,6 +15,8 @@ export interface Service {
   readonly models: Models;
   readonly limits: Limits;
   readonly metrics: Metrics;
+  /** All of them. */
+  readonly routes: readonly Route[];
 }
 
 /** One request for a route. */
@@ -37,16 +39,26 @@ export interface Route<Body = never> {
   readonly open?: boolean;
   /** Bytes that the body may have; default: `limits.bodyBytes`. */
   readonly bodyBytes?: (limits: Limits) => number;
+  /** In a few words, for the description of the server. */
+  readonly summary: string;
   /** The fields of the body. Others are refused as `fields.ts` says. */
   readonly schema?: (limits: Limits) => z.ZodObject;
+  /** A body that the schema accepts. */
+  readonly example?: Readonly<Record<string, unknown>>;
   /** What refusals of other fields advise. */
   readonly advice?: RouteAdvice;
   readonly handle: (call: Call<Body>) => unknown;
 }
 
+/** A route with a body shows an example of it. */
+interface Described<Schema> {
+  readonly schema: (limits: Limits) => Schema;
+  readonly example: Readonly<Record<string, unknown>>;
+}
+
 /** Types the body of `handle` by the route's schema. */
 export function route<Schema extends z.ZodObject>(
-  definition: Route<z.infer<Schema>> & { readonly schema: (limits: Limits) => Schema },
+  definition: Route<z.infer<Schema>> & Described<Schema>,
 ): Route {
   return definition;
 }
@@ -66,7 +78,7 @@ export function bodyParser(
     }
     const parsed = schema.safeParse(body);
     if (!parsed.success) {
-      const { path, message } = parsed.error.issues[0];
+      const { path, message } = firstIssue(parsed.error.issues);
       const param = path.join(".");
       throw badRequest(param, `${param}: ${message}`);
     }
@@ -76,6 +88,19 @@ export function bodyParser(
     }
     return parsed.data;
   };
+}
+
+type Issue = z.core.$ZodIssue;
+
+/** The first of several; where a union has no message of its own, that of the alternative that came nearest. */
+function firstIssue([issue]: readonly Issue[]): Pick<Issue, "path" | "message"> {
+  if (issue.code !== "invalid_union" || issue.message !== "Invalid input") return issue;
+  const nearness = (inner: Issue) => inner.path.length + (inner.code === "invalid_type" ? 0 : 0.5);
+  const inner = issue.errors.flatMap((issues) => issues.slice(0, 1));
+  const nearest = inner.toSorted((a, b) => nearness(b) - nearness(a))[0];
+  if (nearest === undefined) return issue;
+  const found = firstIssue([nearest]);
+  return { path: [...issue.path, ...found.path], message: found.message };
 }
 
 /** The model with a name or alias. @throws HttpError 404. */
@@ -133,3 +158,10 @@ const purposes: Record<ModelTask, { is: string; routes: string }> = {
   classify: { is: "a classifier", routes: "/classify" },
   score: { is: "a model that scores pairs of texts", routes: "/score and /rerank" },
 };
+
+/** The name of the model of a server that has one. @throws HttpError 400. */
+export function onlyModel({ models }: Service): string {
+  const names = [...new Set([...models].map(([, { name }]) => name))];
+  if (names.length === 1) return names[0];
+  throw badRequest("model", `model is missing: this server has ${names.length} models`);
+}

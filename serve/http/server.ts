@@ -122,7 +122,7 @@ function addRoute(app: FastifyInstance, route: Route, options: HttpOptions, metr
           body,
           rest,
           caller: callerOf(request, options),
-          service: { models, limits, metrics },
+          service: { models, limits, metrics, routes },
           reply,
         });
       } finally {

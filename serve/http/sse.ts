@@ -33,21 +33,21 @@ export class SseStream {
     return this.#opened;
   }
 
-  send(data: unknown): void {
+  send(data: unknown, event?: string): void {
     this.#ping.refresh();
-    this.#write(`data: ${JSON.stringify(data)}\n\n`);
+    this.#write(`${event === undefined ? "" : `event: ${event}\n`}data: ${JSON.stringify(data)}\n\n`);
   }
 
-  /** The regular end. */
+  /** The regular end of completions. */
   end(): void {
     this.#write("data: [DONE]\n\n");
-    this.#close();
+    this.close();
   }
 
   /** Ends with an error event and without [DONE], which clients would take for success. */
   fail(error: HttpError): void {
     this.#write(`data: ${JSON.stringify(envelope(error))}\n\n`);
-    this.#close();
+    this.close();
   }
 
   /** Stops the timer of a stream that never opened. */
@@ -89,7 +89,8 @@ export class SseStream {
     });
   }
 
-  #close(): void {
+  /** The end of protocols whose last event says that it is the last. */
+  close(): void {
     clearInterval(this.#ping);
     if (!this.#reply.raw.destroyed) this.#reply.raw.end();
   }

@@ -23,7 +23,7 @@ import {
 } from "./tool_calls.ts";
 
 /** An answer to a conversation, whichever protocol asked. */
-export interface ChatRequest extends Omit<TextRequest, "prompts" | "prompt_field" | "echo"> {
+export interface ChatRequest extends Omit<TextRequest, "prompts" | "echo"> {
   readonly conversation: Conversation;
   /** Whether the answer begins a turn of the assistant; default true. */
   readonly add_generation_prompt?: boolean | null;
@@ -67,7 +67,7 @@ export async function startChat(
     {
       ...rest,
       prompts: [{ pieces }],
-      prompt_field: "messages",
+      prompt_field: messagesField(request),
       ...(marksAreSpecial ? { skip_special_tokens: false } : {}),
       ...(forced === null ? {} : { structured: forced }),
     },
@@ -158,9 +158,14 @@ function rendered(
     });
     return pieces;
   } catch (error) {
-    if (error instanceof ConversationError) throw invalid("messages", error.message);
+    if (error instanceof ConversationError) throw invalid(messagesField(request), error.message);
     throw error;
   }
+}
+
+/** What refusals call the conversation. */
+function messagesField({ prompt_field = "messages" }: Omit<ChatRequest, "client">): string {
+  return prompt_field;
 }
 
 const templates = new WeakMap<Tokenizer, ChatTemplate>();

@@ -61,7 +61,7 @@ export class Frontend {
   async #tokenise(prompt: Prompt, request: TextRequest): Promise<readonly number[]> {
     const { max_tokens, fit_context, prompt_field: field = "prompt" } = request;
     const { maxModelLen, vocabSize } = this.engine.runner;
-    const { count, ids } = await this.#encode(prompt, request);
+    const { count, ids } = await this.encode(prompt, request, maxModelLen);
     if (count === 0) throw invalid(field, "prompt must not be empty");
     const wanted = fit_context ? Math.min(max_tokens ?? 1, 1) : (max_tokens ?? 1);
     if (ids === null || count + wanted > maxModelLen) {
@@ -78,10 +78,14 @@ export class Frontend {
     );
   }
 
-  /** The number of ids of a prompt, and the ids unless they are more than the context holds. */
-  async #encode(
+  /**
+   * The number of ids of a prompt, and the ids unless they are more than `most`.
+   * @throws RequestError for a text so long that no context of the model holds it.
+   */
+  async encode(
     prompt: Prompt,
-    { add_special_tokens, prompt_field = "prompt" }: TextRequest,
+    { add_special_tokens, prompt_field = "prompt" }: Pick<TextRequest, "add_special_tokens" | "prompt_field">,
+    most = Infinity,
   ): Promise<{ count: number; ids: readonly number[] | null }> {
     const { maxModelLen } = this.engine.runner;
     if (typeof prompt !== "string" && !("pieces" in prompt)) return { count: prompt.length, ids: prompt };
@@ -94,8 +98,8 @@ export class Frontend {
       throw tooLong(maxModelLen, `${characters} characters in the prompt`, prompt_field);
     }
     return typeof prompt === "string"
-      ? this.tokenizer.encodeUpTo(maxModelLen, prompt, { addSpecialTokens: add_special_tokens ?? true })
-      : this.tokenizer.encodePiecesUpTo(maxModelLen, pieces);
+      ? this.tokenizer.encodeUpTo(most, prompt, { addSpecialTokens: add_special_tokens ?? true })
+      : this.tokenizer.encodePiecesUpTo(most, pieces);
   }
 
   #choice(request: TextRequest, prompt: PromptText): Choice {

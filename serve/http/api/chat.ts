@@ -3,12 +3,13 @@ import { z } from "zod";
 import type { Tokenizer } from "../../../tokenizer/index.ts";
 import type { Limits } from "../../limits.ts";
 import { type ChatRequest, type MessageDelta, type MessageListener, startChat } from "../../text/chat.ts";
-import { type ShownToken, tokenText } from "../../text/choice.ts";
+import type { ShownToken } from "../../text/choice.ts";
 import type { TextJob } from "../../text/job.ts";
 import type { CallPiece } from "../../text/tool_calls.ts";
 import { type ChunkWriter, gathered, type Start, streamedChunks, usageOf } from "../answer.ts";
 import { badRequest } from "../errors.ts";
 import { type Call, modelNamed, route } from "../route.ts";
+import { tokenLogprobs } from "../token_logprobs.ts";
 import { conversationFields, conversationOf, toolChoiceOf } from "./messages.ts";
 import { flag, textFields, textOptions } from "./text_fields.ts";
 
@@ -32,6 +33,8 @@ type ChatBody = z.infer<ReturnType<typeof chatSchema>>;
 export const chat = route({
   method: "POST",
   path: "/v1/chat/completions",
+  summary: "Answer a conversation",
+  example: { model: "MODEL", messages: [{ role: "user", content: "Hello." }] },
   schema: chatSchema,
   advice: { length: "use max_completion_tokens", prompt: "put everything into messages" },
   handle: (call: Call<ChatBody>) => {
@@ -123,24 +126,7 @@ class ChatAnswer implements ChunkWriter<MessageDelta> {
   }
 
   #logprobs(tokens: readonly ShownToken[]) {
-    return {
-      content: tokens.map(({ id, logprob, top, text, hidden }) => ({
-        token: text,
-        logprob: logprob ?? 0,
-        bytes: hidden ? null : this.#bytes(id, text),
-        top_logprobs: top.slice(0, this.body.top_logprobs ?? 0).map(([other, value]) => {
-          const spelled = tokenText(this.#tokenizer, other);
-          return { token: spelled, logprob: value, bytes: this.#bytes(other, spelled) };
-        }),
-      })),
-      refusal: null,
-    };
-  }
-
-  /** The bytes of a token, or of the part of it that is shown. */
-  #bytes(id: number, text: string): number[] {
-    const isWhole = text === tokenText(this.#tokenizer, id);
-    return [...(isWhole ? this.#tokenizer.idToBytes(id) : new TextEncoder().encode(text))];
+    return { content: tokenLogprobs(this.#tokenizer, tokens, this.body.top_logprobs ?? 0), refusal: null };
   }
 }
 

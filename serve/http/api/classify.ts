@@ -7,6 +7,8 @@ import { encoderAdvice, encoderHeader, encoderUsage, textList, truncation } from
 export const classify = route({
   method: "POST",
   path: "/classify",
+  summary: "How likely each label of a text is",
+  example: { model: "MODEL", input: ["It was fun."] },
   bodyBytes: (limits) => limits.textsBodyBytes,
   advice: encoderAdvice("input"),
   schema: () => z.object({ model: z.string().min(1), input: z.unknown().optional(), ...truncation }),

@@ -32,6 +32,8 @@ type CompletionBody = z.infer<ReturnType<typeof completionSchema>>;
 export const completions = route({
   method: "POST",
   path: "/v1/completions",
+  summary: "Continue a text",
+  example: { model: "MODEL", prompt: "Once upon a time", max_tokens: 50 },
   schema: completionSchema,
   handle: (call: Call<CompletionBody>) => {
     const { body, service, reply } = call;

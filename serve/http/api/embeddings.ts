@@ -10,6 +10,8 @@ import { encoderAdvice, encoderUsage, textList, truncation } from "./inputs.ts";
 export const embeddings = route({
   method: "POST",
   path: "/v1/embeddings",
+  summary: "A vector of each text",
+  example: { model: "MODEL", input: ["Once upon a time"] },
   bodyBytes: (limits) => limits.textsBodyBytes,
   advice: encoderAdvice("input"),
   schema: () =>

@@ -1,19 +1,46 @@
 import { HttpError } from "../errors.ts";
-import type { Route } from "../route.ts";
+import type { Route, Service } from "../route.ts";
 
-/** GET /health: 200 while requests are accepted, else 503. */
+/** GET /health: 200 while the server works, else 503. */
 export const health: Route = {
   method: "GET",
   path: "/health",
+  summary: "Whether the server works",
   open: true,
   handle: ({ service }) => {
-    for (const [, { frontend }] of service.models) {
-      const [message, code] = PROBLEMS[frontend.engine.state] ?? [];
-      if (message !== undefined) throw new HttpError(503, message, { code });
+    assertWorking(service);
+    return { status: "ok" };
+  },
+};
+
+/** GET /ready: 200 while a request would be taken now, else 503; a full queue is no fault, but others may be free. */
+export const ready: Route = {
+  method: "GET",
+  path: "/ready",
+  summary: "Whether a request would be taken now",
+  open: true,
+  handle: ({ service }) => {
+    assertWorking(service);
+    const models = [...service.models];
+    if (models.length === 0) throw new HttpError(503, "no model is loaded yet", { code: "no_model" });
+    for (const [name, model] of models) {
+      if (model.kind !== "text" || model.frontend.engine.stats().waiting < service.limits.queuedRequests)
+        continue;
+      throw new HttpError(503, `the queue of \`${name}\` is full`, {
+        code: "queue_full",
+        headers: { "retry-after": "1" },
+      });
     }
     return { status: "ok" };
   },
 };
+
+function assertWorking({ models }: Service): void {
+  for (const [, { frontend }] of models) {
+    const [message, code] = PROBLEMS[frontend.engine.state] ?? [];
+    if (message !== undefined) throw new HttpError(503, message, { code });
+  }
+}
 
 const PROBLEMS: Record<string, readonly [message: string, code: string] | undefined> = {
   draining: ["the server is shutting down", "shutting_down"],

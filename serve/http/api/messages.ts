@@ -4,26 +4,24 @@ import type { ChatMessage, ChatTool, Conversation, ToolCall } from "../../../tok
 import type { ToolChoice } from "../../text/chat.ts";
 import { badRequest } from "../errors.ts";
 
-const textPart = z.looseObject({ type: z.literal("text"), text: z.string() });
-
-/** Text, or parts of text. */
-const content = z.union([z.string(), z.array(textPart)], { error: ({ input }) => wrongContent(input) });
-
-function wrongContent(input: unknown): string {
-  const other = Array.isArray(input)
-    ? input.find((part) => !isObject(part) || part.type !== "text")
-    : undefined;
-  if (isObject(other) && typeof other.type === "string") {
-    return `parts of type ${other.type.slice(0, 50)} are not read: this model takes text only`;
-  }
-  return 'must be a string or a list of parts {type: "text", text}';
+/** Text, or parts of text, whose types are given. */
+export function contentOf(...types: readonly [string, ...string[]]) {
+  const part = z.looseObject({ type: z.enum(types), text: z.string() });
+  const error = ({ input }: { input?: unknown }) => {
+    const items: unknown[] = Array.isArray(input) ? input : [];
+    const other = items.filter(isObject).find(({ type }) => !types.includes(String(type)));
+    return typeof other?.type === "string"
+      ? `parts of type ${other.type.slice(0, 50)} are not read: this model takes text only`
+      : `must be a string or a list of parts {type: "${types[0]}", text}`;
+  };
+  return z.union([z.string(), z.array(part)], { error });
 }
 
 const functionCall = z.looseObject({ name: z.string().min(1), arguments: z.string() });
 
 const message = z.looseObject({
   role: z.enum(["system", "developer", "user", "assistant", "tool"]),
-  content: content.nullish(),
+  content: contentOf("text").nullish(),
   name: z.string().nullish(),
   tool_calls: z
     .array(z.looseObject({ id: z.string().nullish(), type: z.literal("function"), function: functionCall }))
@@ -57,8 +55,8 @@ export const conversationFields = {
   parallel_tool_calls: z.boolean().nullish(),
 };
 
-type Message = z.infer<typeof message>;
-type ConversationBody = z.infer<z.ZodObject<typeof conversationFields>>;
+export type Message = z.infer<typeof message>;
+export type ConversationBody = z.infer<z.ZodObject<typeof conversationFields>>;
 
 /** The conversation of a chat request. @throws HttpError for a message that says nothing. */
 export function conversationOf({

@@ -4,6 +4,7 @@ import type { Route } from "../route.ts";
 export const metrics: Route = {
   method: "GET",
   path: "/metrics",
+  summary: "Counters and histograms for Prometheus",
   handle: ({ service, reply }) => {
     reply.header("content-type", service.metrics.contentType);
     return service.metrics.text();

@@ -5,6 +5,7 @@ import { type Route, servedModel } from "../route.ts";
 export const models: Route = {
   method: "GET",
   path: "/v1/models",
+  summary: "The models and their aliases",
   handle: ({ service }) => ({
     object: "list",
     data: [...service.models].map(([name, model]) => modelBody(name, model)),
@@ -15,6 +16,7 @@ export const models: Route = {
 export const model: Route = {
   method: "GET",
   path: "/v1/models/*",
+  summary: "One model",
   handle: ({ service, rest: name }) => modelBody(name, servedModel(service, name)),
 };
 

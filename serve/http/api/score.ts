@@ -17,6 +17,8 @@ const scoreRoute = (path: string) =>
   route({
     method: "POST",
     path,
+    summary: "How well the texts of each pair fit",
+    example: { model: "MODEL", text_1: "What is rain?", text_2: ["Water.", "Fire."] },
     bodyBytes: (limits) => limits.textsBodyBytes,
     advice: encoderAdvice("text_1 and text_2"),
     schema: scoreSchema,
@@ -54,6 +56,8 @@ const rerankRoute = (path: string) =>
   route({
     method: "POST",
     path,
+    summary: "Documents by how well they fit a query",
+    example: { model: "MODEL", query: "What is rain?", documents: ["Water.", "Fire."] },
     bodyBytes: (limits) => limits.textsBodyBytes,
     advice: encoderAdvice("query and documents"),
     schema: rerankSchema,
