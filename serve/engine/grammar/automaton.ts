@@ -1,9 +1,7 @@
-import { invalid } from "../errors.ts";
+import type { Effort } from "./effort.ts";
 
-/** Nodes of one automaton; with the tables of a step they bound the memory and the time that a request's form may take. */
+/** Nodes of one automaton. */
 const MOST_NODES = 10_000;
-/** Edges of all kinds, and so the work of compiling. */
-const MOST_EDGES = 200_000;
 
 /** Bytes lo..hi lead to node `to`. */
 export interface ByteEdge {
@@ -40,31 +38,28 @@ export class Automaton {
   readonly #ruleByKey = new Map<unknown, number>();
   /** Rules that are called and not yet written: one after the other, so that no chain of them overflows the stack. */
   readonly #unwritten: (() => void)[] = [];
-  readonly #param: string;
-  #edges = 0;
+  readonly effort: Effort;
 
-  /** @param param the request field that is compiled, for refusals. */
-  constructor(param: string) {
-    this.#param = param;
+  constructor(effort: Effort) {
+    this.effort = effort;
   }
 
   node(): number {
     if (this.nodes.length >= MOST_NODES) {
-      throw invalid(
-        this.#param,
-        `${this.#param} needs more than ${MOST_NODES} states; allow fewer or shorter alternatives and repetitions`,
+      throw this.effort.refused(
+        `needs more than ${MOST_NODES} states: allow fewer or shorter alternatives and repetitions`,
       );
     }
     return this.nodes.push({ bytes: [], skips: [], calls: [] }) - 1;
   }
 
   bytes(from: number, lo: number, hi: number, to: number): void {
-    this.#count();
+    this.effort.spend();
     this.nodes[from].bytes.push({ lo, hi, to });
   }
 
   skip(from: number, to: number): void {
-    this.#count();
+    this.effort.spend();
     this.nodes[from].skips.push(to);
   }
 
@@ -106,7 +101,7 @@ export class Automaton {
    * @param write adds the rule's paths from its start to its end; it may call the rule itself.
    */
   call(from: number, key: unknown, write: (start: number, end: number) => void, to: number): void {
-    this.#count();
+    this.effort.spend();
     this.nodes[from].calls.push({ rule: this.rule(key, write), to });
   }
 
@@ -118,12 +113,6 @@ export class Automaton {
     this.#ruleByKey.set(key, rule);
     this.#unwritten.push(() => write(start, end));
     return rule;
-  }
-
-  #count(): void {
-    if (++this.#edges > MOST_EDGES) {
-      throw invalid(this.#param, `${this.#param} is too large: simplify its alternatives and repetitions`);
-    }
   }
 
   /**
@@ -146,7 +135,7 @@ export class Automaton {
       node.calls = node.calls.filter(({ rule, to }) => alive[to] && ends(rule));
     }
     if (!ends(root)) {
-      throw invalid(this.#param, `${this.#param} cannot be fulfilled: no text that ends has this form`);
+      throw this.effort.refused("cannot be fulfilled: no text that ends has this form");
     }
     this.#refuseEndlessCalls();
   }
@@ -191,7 +180,7 @@ export class Automaton {
     const visit = (rule: number): void => {
       if (state[rule] === 2) return;
       if (state[rule] === 1) {
-        throw invalid(this.#param, `${this.#param} refers to itself with nothing in between`);
+        throw this.effort.refused("refers to itself with nothing in between");
       }
       state[rule] = 1;
       const seen = new Set([this.rules[rule].start]);

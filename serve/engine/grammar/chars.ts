@@ -1,5 +1,5 @@
-import { invalid } from "../errors.ts";
 import type { Automaton } from "./automaton.ts";
+import type { Effort } from "./effort.ts";
 
 /** Code points as ranges [lo, hi], ascending and apart from each other. */
 export type CharSet = readonly (readonly [lo: number, hi: number])[];
@@ -38,47 +38,40 @@ function intersection(a: CharSet, b: CharSet): CharSet {
   return common;
 }
 
-const MOST_NODES = 10_000;
-
 /** A nondeterministic automaton over characters, from node 0 to node 1. */
 export class CharAutomaton {
   readonly nodes: { edges: { set: CharSet; to: number }[]; skips: number[] }[] = [];
-  readonly #param: string;
-  #edges = 0;
+  readonly #effort: Effort;
 
-  constructor(param: string) {
-    this.#param = param;
+  constructor(effort: Effort) {
+    this.#effort = effort;
     this.node();
     this.node();
   }
 
   node(): number {
-    if (this.nodes.length >= MOST_NODES) throw this.#tooLarge();
+    this.#effort.spend();
     return this.nodes.push({ edges: [], skips: [] }) - 1;
   }
 
   edge(from: number, set: CharSet, to: number): void {
-    if (++this.#edges > MOST_NODES * 4) throw this.#tooLarge();
+    this.#effort.spend(set.length);
     if (set.length > 0) this.nodes[from].edges.push({ set, to });
   }
 
   skip(from: number, to: number): void {
-    if (++this.#edges > MOST_NODES * 4) throw this.#tooLarge();
+    this.#effort.spend();
     this.nodes[from].skips.push(to);
-  }
-
-  #tooLarge() {
-    return invalid(
-      this.#param,
-      `${this.#param} needs more than ${MOST_NODES} states; allow fewer or shorter repetitions`,
-    );
   }
 
   /** Texts that both automata accept. */
   and(other: CharAutomaton): CharAutomaton {
-    const both = new CharAutomaton(this.#param);
-    const known = new Map([[0, 0]]);
-    known.set(this.nodes.length + 1, 1);
+    const both = new CharAutomaton(this.#effort);
+    // By a number of the pair: both starts, both ends.
+    const known = new Map([
+      [0, 0],
+      [this.nodes.length + 1, 1],
+    ]);
     const open: [number, number][] = [[0, 0]];
     const place = (a: number, b: number) => {
       const key = b * this.nodes.length + a;
@@ -97,6 +90,7 @@ export class CharAutomaton {
       for (const to of other.nodes[b].skips) both.skip(from, place(a, to));
       for (const left of this.nodes[a].edges) {
         for (const right of other.nodes[b].edges) {
+          this.#effort.spend(left.set.length * right.set.length);
           const set = intersection(left.set, right.set);
           if (set.length > 0) both.edge(from, set, place(left.to, right.to));
         }
@@ -105,22 +99,84 @@ export class CharAutomaton {
     return both;
   }
 
+  /** The same texts, each in one way only: there may be many more nodes, or fewer. */
+  deterministic(): CharAutomaton {
+    const result = new CharAutomaton(this.#effort);
+    const known = new Map<string, number>();
+    const open: { at: number; places: readonly number[] }[] = [];
+    const place = (reached: Iterable<number>) => {
+      const places = this.#closure(reached);
+      const key = places.join();
+      let at = known.get(key);
+      if (at === undefined) {
+        at = known.size === 0 ? 0 : result.node();
+        known.set(key, at);
+        open.push({ at, places });
+      }
+      return at;
+    };
+    place([0]);
+    for (let next = open.pop(); next !== undefined; next = open.pop()) {
+      const { at, places } = next;
+      if (places.includes(1)) result.skip(at, 1);
+      const edges = places.flatMap((node) => this.nodes[node].edges);
+      const starts = edges.flatMap(({ set }) => set.flatMap(([lo, hi]) => [lo, hi + 1]));
+      const cuts = [...new Set(starts)].sort((a, b) => a - b);
+      this.#effort.spend(cuts.length * edges.length);
+      const sets = new Map<number, CharSet>();
+      for (const [i, lo] of cuts.slice(0, -1).entries()) {
+        const reached = edges.filter(({ set }) => set.some(([from, to]) => from <= lo && lo <= to));
+        if (reached.length === 0) continue;
+        const to = place(reached.map((edge) => edge.to));
+        sets.set(to, union(sets.get(to) ?? [], [[lo, cuts[i + 1] - 1]]));
+      }
+      for (const [to, set] of sets) result.edge(at, set, to);
+    }
+    return result;
+  }
+
+  #closure(reached: Iterable<number>): number[] {
+    const places = new Set(reached);
+    for (const node of places) for (const to of this.nodes[node].skips) places.add(to);
+    this.#effort.spend(places.size);
+    return [...places].sort((a, b) => a - b);
+  }
+
+  /** The nodes from which the end can be reached. */
+  #alive(): Set<number> {
+    const before: number[][] = this.nodes.map(() => []);
+    this.nodes.forEach(({ edges, skips }, from) => {
+      for (const { to } of edges) before[to].push(from);
+      for (const to of skips) before[to].push(from);
+    });
+    const alive = new Set([1]);
+    for (const node of alive) for (const from of before[node]) alive.add(from);
+    return alive;
+  }
+
   /**
    * Adds its paths to an automaton over bytes.
    * @param inJson characters are written as within a JSON string, escaped where they must be and only there.
    */
   lower(automaton: Automaton, from: number, to: number, inJson: boolean): void {
-    const places = this.nodes.map((_, i) => (i === 0 ? from : i === 1 ? to : automaton.node()));
+    const alive = this.#alive();
+    const places = this.nodes.map((_, i) => {
+      if (i < 2) return i === 0 ? from : to;
+      return alive.has(i) ? automaton.node() : -1;
+    });
     this.nodes.forEach(({ edges, skips }, i) => {
-      for (const { set, to: next } of edges) addChars(automaton, places[i], set, places[next], inJson);
-      for (const next of skips) automaton.skip(places[i], places[next]);
+      if (places[i] < 0) return;
+      for (const { set, to: next } of edges) {
+        if (places[next] >= 0) addChars(automaton, places[i], set, places[next], inJson);
+      }
+      for (const next of skips) if (places[next] >= 0) automaton.skip(places[i], places[next]);
     });
   }
 }
 
 /** `min` to `max` characters. */
-export function counted(param: string, min: number, max: number): CharAutomaton {
-  const automaton = new CharAutomaton(param);
+export function counted(effort: Effort, min: number, max: number): CharAutomaton {
+  const automaton = new CharAutomaton(effort);
   let at = 0;
   for (let i = 0; i < min; i++) {
     const next = automaton.node();
@@ -173,11 +229,12 @@ export function addChars(
     `characters ${wide.join(";")} escaped ${escaped.join(";")}`,
     (start, end) => {
       for (const [lo, hi] of wide) addUtf8(automaton, start, lo, hi, end);
-      for (const [lo, hi] of escaped) {
-        for (let code = lo; code <= hi; code++) {
-          automaton.text(start, JSON.stringify(String.fromCharCode(code)).slice(1, -1), end);
-        }
-      }
+      const codes = escaped.flatMap(([lo, hi]) => Array.from({ length: hi - lo + 1 }, (_, i) => lo + i));
+      automaton.texts(
+        start,
+        codes.map((code) => JSON.stringify(String.fromCharCode(code)).slice(1, -1)),
+        end,
+      );
     },
     to,
   );

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
+import type { Effort } from "./effort.ts";
 import type { NumberBounds } from "./numbers.ts";
 
 export type Schema = boolean | { readonly [keyword: string]: unknown };
@@ -28,8 +29,12 @@ export interface Flat {
   readonly bounds: NumberBounds;
 }
 
+/** What looking at one schema counts for. */
+export const STEPS_OF_A_SCHEMA = 20;
 const MOST_ALTERNATIVES = 256;
 const MOST_NESTED = 32;
+/** Each remainder is a state. */
+const MOST_DIVISOR = 100;
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
@@ -145,7 +150,8 @@ export function resolve(root: unknown, ref: string): Schema {
 }
 
 /** The alternatives of a schema, each without `$ref`, `allOf`, `anyOf` and `oneOf` of its own. */
-export function flatten(one: Schema, root: unknown, depth = 0): Flat[] {
+export function flatten(one: Schema, root: unknown, effort: Effort, depth = 0): Flat[] {
+  effort.spend(STEPS_OF_A_SCHEMA);
   if (one === false) return [];
   if (depth > MOST_NESTED)
     throw new SchemaError(`it combines more than ${MOST_NESTED} schemas in each other`);
@@ -155,12 +161,13 @@ export function flatten(one: Schema, root: unknown, depth = 0): Flat[] {
     if (flats.length * others.length > MOST_ALTERNATIVES) {
       throw new SchemaError(`its combinations have more than ${MOST_ALTERNATIVES} alternatives`);
     }
+    effort.spend(STEPS_OF_A_SCHEMA * flats.length * others.length);
     flats = flats.flatMap((a) => others.map((b) => a && both(a, b))).filter((flat) => flat !== null);
   };
-  if (words.$ref !== undefined) and(flatten(resolve(root, words.$ref), root, depth + 1));
-  for (const part of words.allOf ?? []) and(flatten(part, root, depth + 1));
+  if (words.$ref !== undefined) and(flatten(resolve(root, words.$ref), root, effort, depth + 1));
+  for (const part of words.allOf ?? []) and(flatten(part, root, effort, depth + 1));
   for (const parts of [words.anyOf, words.oneOf]) {
-    if (parts !== undefined) and(parts.flatMap((part) => flatten(part, root, depth + 1)));
+    if (parts !== undefined) and(parts.flatMap((part) => flatten(part, root, effort, depth + 1)));
   }
   return flats.filter((flat) => flat !== null);
 }
@@ -172,8 +179,8 @@ function flatOf(words: Keywords): Flat {
   const tuple = Array.isArray(words.items) ? words.items : words.prefixItems;
   const only = Object.hasOwn(words, "const") ? [words.const] : null;
   const ends = format === undefined ? undefined : FORMATS[format];
-  if (multipleOf !== undefined && !(Number.isInteger(multipleOf) && multipleOf <= 1000)) {
-    throw new SchemaError("multipleOf must be a whole number up to 1000");
+  if (multipleOf !== undefined && !(Number.isInteger(multipleOf) && multipleOf <= MOST_DIVISOR)) {
+    throw new SchemaError(`multipleOf must be a whole number up to ${MOST_DIVISOR}`);
   }
   return {
     types: types ?? null,
@@ -229,6 +236,8 @@ function both(a: Flat, b: Flat): Flat | null {
 
 function all(a: Schema | undefined, b: Schema | undefined): Schema | undefined {
   if (a === undefined || b === undefined) return a ?? b;
+  // The same twice, above all the same reference: another schema for it would recur without end.
+  if (isDeepStrictEqual(a, b)) return a;
   return { allOf: [a, b] };
 }
 
@@ -239,7 +248,9 @@ function extreme(of: (a: number, b: number) => number, a?: number, b?: number): 
 function leastCommonMultiple(a: number, b: number): number {
   const divisor = (x: number, y: number): number => (y === 0 ? x : divisor(y, x % y));
   const multiple = (a / divisor(a, b)) * b;
-  if (multiple > 1000) throw new SchemaError("multipleOf of several schemas comes to more than 1000");
+  if (multiple > MOST_DIVISOR) {
+    throw new SchemaError(`multipleOf of several schemas comes to more than ${MOST_DIVISOR}`);
+  }
   return multiple;
 }
 

@@ -1,5 +1,6 @@
 import { invalid } from "../errors.ts";
 import { Automaton } from "./automaton.ts";
+import { Effort } from "./effort.ts";
 import { addAnyObject } from "./json.ts";
 import { Grammar } from "./matcher.ts";
 import { compileRegex } from "./regex.ts";
@@ -64,8 +65,8 @@ export class Grammars {
     let grammar = this.#kept.get(key);
     if (grammar === undefined) {
       const vocabulary = this.#words(param);
-      const automaton = new Automaton(param);
-      const root = automaton.rule("root", (start, end) => addForm(automaton, form, start, end, param));
+      const automaton = new Automaton(new Effort(param));
+      const root = automaton.rule("root", (start, end) => addForm(automaton, form, start, end));
       automaton.finish(root, (byte) => vocabulary.hasByte(byte));
       grammar = new Grammar(automaton, root, vocabulary);
       if (this.#kept.size >= MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value!);
@@ -92,25 +93,19 @@ export class Grammars {
   }
 }
 
-function addForm(
-  automaton: Automaton,
-  form: StructuredOutput,
-  from: number,
-  to: number,
-  param: string,
-): void {
+function addForm(automaton: Automaton, form: StructuredOutput, from: number, to: number): void {
   switch (form.kind) {
     case "json_object":
       addAnyObject(automaton, from, to);
       break;
     case "json_schema":
-      addSchema(automaton, from, to, form.value, param);
+      addSchema(automaton, from, to, form.value);
       break;
     case "regex":
-      compileRegex(form.value, true, param).lower(automaton, from, to, false);
+      compileRegex(form.value, true, automaton.effort).lower(automaton, from, to, false);
       break;
     case "choice":
-      if (form.value.length === 0) throw invalid(param, `${param} must have at least one choice`);
+      if (form.value.length === 0) throw automaton.effort.refused("must have at least one choice");
       automaton.texts(from, form.value, to);
       break;
   }

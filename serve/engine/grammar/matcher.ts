@@ -12,7 +12,7 @@ const MOST_STATES = 4096;
 /** Masks kept for reuse. */
 const MOST_MASKS = 256;
 /** Places visited in one walk over the vocabulary. What it does not reach is not allowed, single bytes excepted. */
-const MOST_VISITS = 4_000_000;
+const MOST_VISITS = 1_000_000;
 
 /** A call that has not ended: where to go on, in the call around it. */
 class Frame {

@@ -1,5 +1,6 @@
 import type { Automaton } from "./automaton.ts";
 import { CharAutomaton, type CharSet } from "./chars.ts";
+import type { Effort } from "./effort.ts";
 import { compileRegex } from "./regex.ts";
 
 /** What a schema says of numbers. */
@@ -23,17 +24,21 @@ const BOUNDED = "-?(0|[1-9]\\d{0,8})(\\.\\d{1,6})?|-?[1-9]\\d{9,14}";
 
 /** Numbers within bounds. */
 export function addNumber(automaton: Automaton, from: number, to: number, bounds: NumberBounds = {}): void {
+  const { effort } = automaton;
   const { integer, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf } = bounds;
   const write = (start: number, end: number) => {
     const limits = [
-      minimum === undefined ? null : atLeast(minimum, false),
-      exclusiveMinimum === undefined ? null : atLeast(exclusiveMinimum, true),
-      maximum === undefined ? null : atMost(maximum, false),
-      exclusiveMaximum === undefined ? null : atMost(exclusiveMaximum, true),
-      multipleOf === undefined ? null : divisible(multipleOf),
+      minimum === undefined ? null : atLeast(effort, minimum, false),
+      exclusiveMinimum === undefined ? null : atLeast(effort, exclusiveMinimum, true),
+      maximum === undefined ? null : atMost(effort, maximum, false),
+      exclusiveMaximum === undefined ? null : atMost(effort, exclusiveMaximum, true),
     ].filter((limit) => limit !== null);
     const form = integer ? INTEGER : limits.length === 0 ? NUMBER : BOUNDED;
-    const all = limits.reduce((a, b) => a.and(b), compileRegex(form, true, "number"));
+    const bounded = limits.reduce(
+      (a, b) => a.and(b.deterministic()),
+      compileRegex(form, true, effort).deterministic(),
+    );
+    const all = multipleOf === undefined ? bounded : bounded.and(divisible(effort, multipleOf));
     all.lower(automaton, start, end, false);
   };
   const key = [integer === true, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf];
@@ -48,8 +53,8 @@ const POINT: CharSet = [[0x2e, 0x2e]];
 const MINUS: CharSet = [[0x2d, 0x2d]];
 
 /** Signed decimals of at least `bound`, or above it. */
-function atLeast(bound: number, strict: boolean): CharAutomaton {
-  const automaton = new CharAutomaton("minimum");
+function atLeast(effort: Effort, bound: number, strict: boolean): CharAutomaton {
+  const automaton = new CharAutomaton(effort);
   if (bound >= 0) addAbove(automaton, 0, decimal(bound), strict);
   else {
     addAbove(automaton, 0, decimal(0), false);
@@ -59,8 +64,8 @@ function atLeast(bound: number, strict: boolean): CharAutomaton {
 }
 
 /** Signed decimals of at most `bound`, or below it. */
-function atMost(bound: number, strict: boolean): CharAutomaton {
-  const automaton = new CharAutomaton("maximum");
+function atMost(effort: Effort, bound: number, strict: boolean): CharAutomaton {
+  const automaton = new CharAutomaton(effort);
   const negative = after(automaton, 0, MINUS);
   if (bound < 0) addAbove(automaton, negative, decimal(-bound), strict);
   else {
@@ -72,8 +77,8 @@ function atMost(bound: number, strict: boolean): CharAutomaton {
 }
 
 /** Whole numbers that `divisor` divides. */
-function divisible(divisor: number): CharAutomaton {
-  const automaton = new CharAutomaton("multipleOf");
+function divisible(effort: Effort, divisor: number): CharAutomaton {
+  const automaton = new CharAutomaton(effort);
   const rest = Array.from({ length: divisor }, () => automaton.node());
   automaton.skip(0, rest[0]);
   automaton.edge(0, MINUS, rest[0]);

@@ -1,5 +1,5 @@
-import { invalid } from "../errors.ts";
 import { ANY, CharAutomaton, type CharSet, complement, union } from "./chars.ts";
+import type { Effort } from "./effort.ts";
 
 type Regex =
   | { readonly kind: "set"; readonly set: CharSet }
@@ -16,9 +16,9 @@ const MOST_REPEATS = 10_000;
  * @param whole whether the text as a whole must match, or it is enough if a part of it does.
  * @throws RequestError for a syntax error, and for what no finite automaton can do: assertions and references.
  */
-export function compileRegex(source: string, whole: boolean, param: string): CharAutomaton {
-  const regex = new Parser(source, param).parse();
-  const automaton = new CharAutomaton(param);
+export function compileRegex(source: string, whole: boolean, effort: Effort): CharAutomaton {
+  const regex = new Parser(source, effort).parse();
+  const automaton = new CharAutomaton(effort);
   const anywhere: Regex = { kind: "repeat", item: { kind: "set", set: ANY }, min: 0, max: Infinity };
   for (const alternative of alternatives(regex)) {
     let items = alternative.kind === "sequence" ? [...alternative.items] : [alternative];
@@ -30,7 +30,7 @@ export function compileRegex(source: string, whole: boolean, param: string): Cha
     items = items.slice(0, ends + 1);
     if (!whole && !begun) items.unshift(anywhere);
     if (!whole && !ended) items.push(anywhere);
-    add(automaton, 0, { kind: "sequence", items }, 1, param);
+    add(automaton, 0, { kind: "sequence", items }, 1, effort);
   }
   return automaton;
 }
@@ -42,29 +42,29 @@ function alternatives(regex: Regex): readonly Regex[] {
   return [regex];
 }
 
-function add(automaton: CharAutomaton, from: number, regex: Regex, to: number, param: string): void {
+function add(automaton: CharAutomaton, from: number, regex: Regex, to: number, effort: Effort): void {
   switch (regex.kind) {
     case "set":
       automaton.edge(from, regex.set, to);
       break;
     case "either":
-      for (const item of regex.items) add(automaton, from, item, to, param);
+      for (const item of regex.items) add(automaton, from, item, to, effort);
       break;
     case "sequence": {
       let at = from;
       for (const item of regex.items) {
         const next = automaton.node();
-        add(automaton, at, item, next, param);
+        add(automaton, at, item, next, effort);
         at = next;
       }
       automaton.skip(at, to);
       break;
     }
     case "repeat":
-      addRepeat(automaton, from, regex, to, param);
+      addRepeat(automaton, from, regex, to, effort);
       break;
     default:
-      throw invalid(param, `${param}: ^ and $ may stand only at the ends of an alternative`);
+      throw effort.refused("has a ^ or $ that is not at an end of an alternative");
   }
 }
 
@@ -73,19 +73,19 @@ function addRepeat(
   from: number,
   { item, min, max }: Extract<Regex, { kind: "repeat" }>,
   to: number,
-  param: string,
+  effort: Effort,
 ): void {
   let at = from;
   const once = () => {
     const next = automaton.node();
-    add(automaton, at, item, next, param);
+    add(automaton, at, item, next, effort);
     at = next;
   };
   for (let i = 0; i < min; i++) once();
   if (max === Infinity) {
     const loop = automaton.node();
     automaton.skip(at, loop);
-    add(automaton, loop, item, loop, param);
+    add(automaton, loop, item, loop, effort);
     at = loop;
   }
   for (let i = min; i < max && max !== Infinity; i++) {
@@ -112,14 +112,14 @@ const CONTROLS: Readonly<Record<string, number>> = { n: 10, r: 13, t: 9, f: 12, 
 class Parser {
   readonly #chars: readonly string[];
   readonly #source: string;
-  readonly #param: string;
+  readonly #effort: Effort;
   #at = 0;
   #nested = 0;
 
-  constructor(source: string, param: string) {
+  constructor(source: string, effort: Effort) {
     this.#source = source;
     this.#chars = [...source];
-    this.#param = param;
+    this.#effort = effort;
   }
 
   parse(): Regex {
@@ -280,6 +280,6 @@ class Parser {
 
   #error(problem: string) {
     const shown = this.#source.length > 80 ? `${this.#source.slice(0, 80)}…` : this.#source;
-    return invalid(this.#param, `${this.#param}: the regular expression ${JSON.stringify(shown)} ${problem}`);
+    return this.#effort.refused(`has a regular expression, ${JSON.stringify(shown)}, that ${problem}`);
   }
 }

@@ -1,7 +1,16 @@
-import { invalid, type RequestError } from "../errors.ts";
 import type { Automaton } from "./automaton.ts";
 import { ANY, CharAutomaton, complement, counted } from "./chars.ts";
-import { type Flat, flatten, type JsonType, keywordsOf, resolve, type Schema, SchemaError } from "./flat.ts";
+import type { Effort } from "./effort.ts";
+import {
+  type Flat,
+  flatten,
+  type JsonType,
+  keywordsOf,
+  resolve,
+  type Schema,
+  SchemaError,
+  STEPS_OF_A_SCHEMA,
+} from "./flat.ts";
 import { addAny, addAnyObject, addColon, addComma, addList, addSpace, addString } from "./json.ts";
 import { addNumber } from "./numbers.ts";
 import { compileRegex } from "./regex.ts";
@@ -14,48 +23,40 @@ const MOST_NESTED = 32;
  * have at most 15 digits; `oneOf` is read as `anyOf`.
  * @throws RequestError for a keyword that would have to be ignored, and for a schema that is none.
  */
-export function addSchema(
-  automaton: Automaton,
-  from: number,
-  to: number,
-  schema: unknown,
-  param: string,
-): void {
+export function addSchema(automaton: Automaton, from: number, to: number, schema: unknown): void {
   let root = schema;
   try {
     if (typeof schema === "string") root = JSON.parse(schema);
   } catch {
-    throw invalid(param, `${param} is not JSON`);
+    throw automaton.effort.refused("is not JSON");
   }
   if (typeof root !== "boolean" && (typeof root !== "object" || root === null || Array.isArray(root))) {
-    throw invalid(param, `${param} must be a JSON Schema: an object, true or false`);
+    throw automaton.effort.refused("must be a JSON Schema: an object, true or false");
   }
-  new Writer(automaton, root as Schema, param).add(root as Schema, from, to, 0);
+  new Writer(automaton, root as Schema).add(root as Schema, from, to, 0);
 }
 
 class Writer {
   readonly #automaton: Automaton;
   readonly #root: Schema;
-  readonly #param: string;
 
-  constructor(automaton: Automaton, root: Schema, param: string) {
+  constructor(automaton: Automaton, root: Schema) {
     this.#automaton = automaton;
     this.#root = root;
-    this.#param = param;
   }
 
   /** @param depth schemas around this one. */
   add(schema: Schema, from: number, to: number, depth: number): void {
-    if (depth > MOST_NESTED) throw this.#refused(`it has more than ${MOST_NESTED} schemas in each other`);
+    if (depth > MOST_NESTED)
+      throw this.#automaton.effort.refused(`has more than ${MOST_NESTED} schemas in each other`);
+    this.#automaton.effort.spend(STEPS_OF_A_SCHEMA);
     try {
       this.#add(schema, from, to, depth);
     } catch (error) {
-      throw error instanceof SchemaError ? this.#refused(error.message) : error;
+      throw error instanceof SchemaError
+        ? this.#automaton.effort.refused(`is no schema that is supported: ${error.message}`)
+        : error;
     }
-  }
-
-  #refused(why: string): RequestError {
-    return invalid(this.#param, `${this.#param}: ${why}`);
   }
 
   #add(schema: Schema, from: number, to: number, depth: number): void {
@@ -72,7 +73,8 @@ class Writer {
     } else if (only && either !== undefined) {
       for (const one of either) this.add(one, from, to, depth + 1);
     } else {
-      for (const flat of flatten(schema, this.#root)) this.#addFlat(flat, from, to, depth);
+      for (const flat of flatten(schema, this.#root, this.#automaton.effort))
+        this.#addFlat(flat, from, to, depth);
     }
   }
 
@@ -136,13 +138,14 @@ class Writer {
 
   #addString({ patterns, minLength, maxLength }: Flat, from: number, to: number): void {
     const automaton = this.#automaton;
+    if (minLength > maxLength) return;
     if (patterns.length === 0) {
       addString(automaton, from, to, minLength, maxLength);
       return;
     }
     const write = (start: number, end: number) => {
-      const parts = patterns.map((pattern) => compileRegex(pattern, false, this.#param));
-      if (minLength > 0 || maxLength < Infinity) parts.push(counted(this.#param, minLength, maxLength));
+      const parts = patterns.map((pattern) => compileRegex(pattern, false, automaton.effort));
+      if (minLength > 0 || maxLength < Infinity) parts.push(counted(automaton.effort, minLength, maxLength));
       const [opened, closing] = [automaton.node(), automaton.node()];
       automaton.text(start, '"', opened);
       parts.reduce((a, b) => a.and(b)).lower(automaton, opened, closing, true);
@@ -216,7 +219,7 @@ class Writer {
     const write = (start: number, end: number) => {
       const [opened, closing] = [automaton.node(), automaton.node()];
       automaton.text(start, '"', opened);
-      noneOf(names, this.#param).lower(automaton, opened, closing, true);
+      noneOf(names, automaton.effort).lower(automaton, opened, closing, true);
       automaton.text(closing, '"', end);
     };
     automaton.call(from, `key not of ${JSON.stringify(names)}`, write, to);
@@ -243,8 +246,8 @@ function isOf(value: unknown, type: JsonType): boolean {
 }
 
 /** All texts but some. */
-function noneOf(names: readonly string[], param: string): CharAutomaton {
-  const automaton = new CharAutomaton(param);
+function noneOf(names: readonly string[], effort: Effort): CharAutomaton {
+  const automaton = new CharAutomaton(effort);
   const other = automaton.node();
   automaton.edge(other, ANY, other);
   automaton.skip(other, 1);
