@@ -47,6 +47,10 @@ export const LIMITS = {
   cacheSaltChars: 256,
   logitBias: 1024,
   logprobs: 5,
+  promptLogprobs: 20,
+  allowedTokenIds: 65_536,
+  badWords: 128,
+  badWordChars: 256,
   topLogprobs: 20,
   /** A prompt string longer than this many characters per position of the context is refused before tokenising. */
   charsPerToken: 128,

@@ -36,7 +36,6 @@ describe("fields of other servers", () => {
     ["suffix", "end"],
     ["top_logprobs", 2],
     ["n_probs", 2],
-    ["prompt_logprobs", 0],
     ["stop_sequences", ["x"]],
     ["repeat_penalty", 1.1],
     ["repeat_last_n", 64],
@@ -55,9 +54,6 @@ describe("fields of other servers", () => {
     // As in llama.cpp: any JSON, and none of its samplers.
     ["json_schema", {}],
     ["samplers", []],
-    ["allowed_token_ids", [1]],
-    ["bad_words", ["a"]],
-    ["truncate_prompt_tokens", 5],
     ["min_new_tokens", 4],
     ["detokenize", false],
     ["custom_token_bans", "3"],

@@ -54,7 +54,7 @@ describe("stop strings", () => {
   });
 });
 
-const token = (id: number): TokenLogprob => ({ id, logprob: -1, top: [[id, -1]] });
+const token = (id: number): TokenLogprob => ({ id, logprob: -1, rank: 1, top: [[id, -1]] });
 
 /** Gives a choice its tokens one by one, the last with the reason of the end. */
 function play(
@@ -67,7 +67,8 @@ function play(
   const choice = new Choice(tokenizer, {
     prompt: new PromptText(tokenizer, prompt),
     echo: false,
-    logprobs: true,
+    logprobs: 1,
+    promptLogprobs: null,
     stops: [],
     includeStop: false,
     minTokens: 0,

@@ -317,7 +317,10 @@ export class Engine {
             topLogprobs: request.topLogprobs,
           }
         : null,
-      score: targets.length > 0 ? { targets, topLogprobs: request.topLogprobs ?? 0 } : null,
+      score:
+        targets.length > 0
+          ? { targets, topLogprobs: request.promptLogprobs ?? request.topLogprobs ?? 0 }
+          : null,
     };
   }
 

@@ -68,9 +68,13 @@ function choose(logits: Float32Array, spec: SampleSpec): number {
 
 function score(logits: Float32Array, id: number, top: number, max: number): TokenLogprob {
   const normaliser = logSumExp(logits, max);
+  const own = logits[id];
+  let rank = 1;
+  for (let i = 0; i < logits.length; i++) if (logits[i] > own || (logits[i] === own && i < id)) rank++;
   return {
     id,
-    logprob: logits[id] - normaliser,
+    logprob: own - normaliser,
+    rank,
     top: largest(logits, top).map((other) => [other, logits[other] - normaliser] as const),
   };
 }

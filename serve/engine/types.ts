@@ -56,6 +56,8 @@ export interface Request {
   readonly topLogprobs: number | null;
   /** Report the log probability of each prompt token but the first. */
   readonly scorePrompt: boolean;
+  /** Alternatives to report beside those; default `topLogprobs`. */
+  readonly promptLogprobs?: number | null;
   /** What the model is adapted with, or null. Its K and V are its own. */
   readonly adapter: string | null;
   /** Cached K and V are shared only between requests with the same salt. */
@@ -89,6 +91,8 @@ export interface SampledToken {
 /** A token with its log probability. */
 export interface TokenLogprob extends SampledToken {
   readonly logprob: number;
+  /** How many tokens are at least as likely and come first: 1 for the likeliest. */
+  readonly rank: number;
 }
 
 /** What the sampler needs besides the row of logits. Valid only during the step: `history` grows afterwards. */

@@ -100,14 +100,11 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
   [
     "use logit_bias with -100",
     {
-      ...{ allowed_token_ids: [], bad_words: [], bad_words_ids: [], suppress_tokens: [] },
+      ...{ bad_words_ids: [], suppress_tokens: [] },
       ...{ banned_tokens: [], custom_token_bans: [], banned_strings: [] },
     },
   ],
-  [
-    "a prompt is never cut: send what shall be read",
-    { truncate_prompt_tokens: [], truncate: [], truncation: ["disabled"] },
-  ],
+  ["use truncate_prompt_tokens", { truncate: [], truncation: ["disabled"] }],
   ["the context's length is the server's: see --max-model-len", { num_ctx: [], n_ctx: [] }],
   [
     "nothing is stored here: send the whole conversation each time",

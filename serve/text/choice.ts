@@ -1,5 +1,5 @@
 import type { Tokenizer } from "../../tokenizer/index.ts";
-import type { EngineEvent, SampledToken } from "../engine/types.ts";
+import type { EngineEvent, SampledToken, TokenLogprob } from "../engine/types.ts";
 import type { AnswerDecoder, AnswerText, PromptText } from "./prompt_text.ts";
 import { StopMatcher } from "./stop.ts";
 
@@ -29,7 +29,10 @@ export interface ChoiceOptions {
   readonly prompt: PromptText;
   /** Put the prompt's text before the answer. */
   readonly echo: boolean;
-  readonly logprobs: boolean;
+  /** Alternatives beside each token of the text; null: no log probabilities. */
+  readonly logprobs: number | null;
+  /** The same of the prompt's tokens, echoed or not. */
+  readonly promptLogprobs: number | null;
   readonly stops: readonly string[];
   readonly includeStop: boolean;
   /** Tokens in whose text stop strings do not count yet. */
@@ -61,6 +64,8 @@ export class Choice {
   #logprobSum = 0;
   completionTokens = 0;
   finished = false;
+  /** The prompt's tokens but the first, if asked for. */
+  readonly promptScores: TokenLogprob[] = [];
 
   constructor(tokenizer: Tokenizer, options: ChoiceOptions) {
     this.#tokenizer = tokenizer;
@@ -69,7 +74,7 @@ export class Choice {
     this.#decoder = options.prompt.answer();
     this.#text = options.echo ? options.prompt.settled : "";
     this.#decoded = this.#text.length;
-    if (options.logprobs && options.echo) {
+    if (options.logprobs !== null && options.echo) {
       this.#addPromptToken({ id: options.prompt.tokens[0], logprob: null, top: [] });
     }
   }
@@ -81,7 +86,7 @@ export class Choice {
 
   /** Takes in one event of the engine; returns the piece to send, or null when there is nothing to show yet. */
   accept({ token, scored, finish }: EngineEvent): ChoiceDelta | null {
-    for (const score of scored) this.#addPromptToken(score);
+    for (const score of scored) this.#addScore(score);
     const isStop = finish === "stop";
     if (token !== null) this.#addToken(token, isStop);
     const ended = finish === "stop" || finish === "length";
@@ -96,7 +101,7 @@ export class Choice {
     const text = this.#text;
     this.#text = "";
     this.#sent += text.length;
-    const logprobs = this.#options.logprobs ? this.#takeSent() : null;
+    const logprobs = this.#options.logprobs !== null ? this.#takeSent() : null;
     if (text === "" && !this.finished && (logprobs === null || logprobs.length === 0)) return null;
     const tokenIds = this.#tokenIds;
     this.#tokenIds = [];
@@ -110,6 +115,14 @@ export class Choice {
       finishReason: this.finished ? reason : null,
       stopReason: matched ?? stopToken,
     };
+  }
+
+  /** A score of the prompt has as many alternatives as the field that wants most. */
+  #addScore(score: TokenLogprob): void {
+    const { echo, logprobs, promptLogprobs } = this.#options;
+    if (promptLogprobs !== null)
+      this.promptScores.push({ ...score, top: score.top.slice(0, promptLogprobs) });
+    if (echo && logprobs !== null) this.#addPromptToken({ ...score, top: score.top.slice(0, logprobs) });
   }
 
   #addPromptToken(token: SampledToken): void {
@@ -131,7 +144,7 @@ export class Choice {
     const start = this.#decoded;
     const isOut = isStop && !this.#options.includeStop;
     if (!isOut) this.#show(this.#decoder.push(token.id));
-    if (!this.#options.logprobs) return;
+    if (this.#options.logprobs === null) return;
     this.#unsent.push({ token, start, end: this.#decoded, hidden: isOut || this.#isSkipped(token.id) });
   }
 

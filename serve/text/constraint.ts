@@ -3,14 +3,39 @@ import type { Grammars } from "../engine/grammar/index.ts";
 import type { TokenConstraint } from "../engine/types.ts";
 import type { SamplingParams } from "./request.ts";
 
+/** What constraints need of the model. */
+export interface ConstraintSource {
+  readonly grammars: Grammars;
+  readonly vocabSize: number;
+  /** Tokens that may not come before `min_tokens`. */
+  readonly stopTokenIds: ReadonlySet<number>;
+  /** The ids of a text, without special tokens around them. */
+  encode(text: string): Promise<readonly number[]>;
+}
+
 /**
  * What a request lets its answers consist of, as a function that makes the constraint of one answer.
- * @throws RequestError for a form that cannot be had, and for fields that contradict it.
+ * @throws RequestError for what cannot be had, and for fields that contradict each other.
  */
-export function constraintOf(request: SamplingParams, grammars: Grammars): () => TokenConstraint | null {
-  const { structured } = request;
-  if (structured == null) return () => null;
-  const { param = "structured" } = structured;
+export async function constraintOf(
+  request: SamplingParams,
+  source: ConstraintSource,
+): Promise<() => TokenConstraint | null> {
+  const { structured, allowed_token_ids: allowed, bad_words: words } = request;
+  const asked = [
+    structured == null ? [] : [structured.param ?? "structured"],
+    allowed == null ? [] : ["allowed_token_ids"],
+    words == null || words.length === 0 ? [] : ["bad_words"],
+  ].flat();
+  if (asked.length > 1) throw invalid(asked[1], `${asked[1]} cannot be combined with ${asked[0]}`);
+  if (structured != null) return structuredAnswers(request, source.grammars);
+  if (allowed != null) return onlyAllowed(allowed, request, source);
+  if (asked.length > 0) return withoutWords(words!, request, source);
+  return () => null;
+}
+
+function structuredAnswers(request: SamplingParams, grammars: Grammars): () => TokenConstraint {
+  const { param = "structured" } = request.structured!;
   if (request.ignore_eos) {
     throw invalid(
       "ignore_eos",
@@ -23,6 +48,62 @@ export function constraintOf(request: SamplingParams, grammars: Grammars): () =>
       `min_tokens cannot be combined with ${param}, which says when an answer may end`,
     );
   }
-  const grammar = grammars.compile(structured);
+  const grammar = grammars.compile(request.structured!);
   return () => grammar.matcher();
+}
+
+/** Nothing but some tokens. */
+function onlyAllowed(
+  allowed: readonly number[],
+  { min_tokens }: SamplingParams,
+  { vocabSize, stopTokenIds }: ConstraintSource,
+): () => TokenConstraint {
+  const mask = new Uint32Array(Math.ceil(vocabSize / 32));
+  for (const id of allowed) {
+    if (!(Number.isInteger(id) && id >= 0 && id < vocabSize)) {
+      throw invalid("allowed_token_ids", `allowed_token_ids must be token ids from 0 to ${vocabSize - 1}`);
+    }
+    mask[id >>> 5] |= 1 << (id & 31);
+  }
+  if (allowed.length === 0) throw invalid("allowed_token_ids", "allowed_token_ids must not be empty");
+  if (min_tokens && allowed.every((id) => stopTokenIds.has(id))) {
+    throw invalid("allowed_token_ids", "allowed_token_ids leave no token to begin with, as min_tokens wants");
+  }
+  return () => ({ allowed: () => mask });
+}
+
+/**
+ * Anything but some words: the last token of each is not allowed after the others of it, as in vLLM. A word counts as it is
+ * and after a space.
+ */
+async function withoutWords(
+  words: readonly string[],
+  { min_tokens }: SamplingParams,
+  { vocabSize, stopTokenIds, encode }: ConstraintSource,
+): Promise<() => TokenConstraint> {
+  const banned: (readonly number[])[] = [];
+  for (const word of words) {
+    if (word.trim() === "") throw invalid("bad_words", "bad_words must not be empty");
+    const bare = await encode(word.trimStart());
+    const spaced = await encode(` ${word.trimStart()}`);
+    banned.push(bare);
+    // Longer ones begin with a token for the space alone, which does not make another word.
+    if (spaced[0] !== bare[0] && spaced.length === bare.length) banned.push(spaced);
+  }
+  const last = new Set([...banned.map((ids) => ids[ids.length - 1]), ...(min_tokens ? stopTokenIds : [])]);
+  if (last.size >= vocabSize) throw invalid("bad_words", "bad_words leave no token to write");
+  const mask = new Uint32Array(Math.ceil(vocabSize / 32));
+  return () => ({
+    allowed: (history, promptLength) => {
+      mask.fill(0xffffffff);
+      for (const ids of banned) {
+        const from = history.length - (ids.length - 1);
+        const follows =
+          from >= promptLength && ids.every((id, i) => i === ids.length - 1 || history[from + i] === id);
+        const id = ids[ids.length - 1];
+        if (follows) mask[id >>> 5] &= ~(1 << (id & 31));
+      }
+      return mask;
+    },
+  });
 }

@@ -40,7 +40,7 @@ export class Frontend {
       throw invalid("n", `prompts times choices may be at most ${this.#limits.sequences}`);
     }
     this.engine.checkRoom(request.client, total, 0);
-    const toEngine = this.#engineRequests(request, perPrompt);
+    const toEngine = await this.#engineRequests(request, perPrompt);
     const skipSpecialTokens = request.skip_special_tokens ?? true;
     const prompts: PromptText[] = [];
     for (const prompt of request.prompts) {
@@ -61,9 +61,12 @@ export class Frontend {
   async #tokenise(prompt: Prompt, request: TextRequest): Promise<readonly number[]> {
     const { max_tokens, fit_context, prompt_field: field = "prompt" } = request;
     const { maxModelLen, vocabSize } = this.engine.runner;
-    const { count, ids } = await this.encode(prompt, request, maxModelLen);
-    if (count === 0) throw invalid(field, "prompt must not be empty");
     const wanted = fit_context ? Math.min(max_tokens ?? 1, 1) : (max_tokens ?? 1);
+    const most = request.truncate_prompt_tokens == null ? maxModelLen : Infinity;
+    const encoded = await this.encode(prompt, request, most);
+    const bounds = { room: maxModelLen - wanted, keepsSpecial: !Array.isArray(prompt) };
+    const { count, ids } = this.#truncated(encoded, request, bounds);
+    if (count === 0) throw invalid(field, "prompt must not be empty");
     if (ids === null || count + wanted > maxModelLen) {
       const counts = `${count} in the prompt and ${wanted} for the completion`;
       throw tooLong(maxModelLen, `${count + wanted} tokens (${counts})`, field);
@@ -76,6 +79,26 @@ export class Frontend {
       `the prompt holds token ${unknown}, which the tokenizer has but the model has not (its vocab_size is ${vocabSize}); ` +
         "leave that token out, or use the tokenizer that belongs to the model",
     );
+  }
+
+  /** The end of a prompt, where only that is to be read. Special tokens before a text stay, as in transformers. */
+  #truncated(
+    prompt: { count: number; ids: readonly number[] | null },
+    { truncate_prompt_tokens: asked }: TextRequest,
+    { room, keepsSpecial }: { room: number; keepsSpecial: boolean },
+  ): typeof prompt {
+    const { maxModelLen } = this.engine.runner;
+    if (asked == null) return prompt;
+    if (!Number.isInteger(asked) || asked < -1 || asked === 0 || asked > maxModelLen) {
+      const message = `truncate_prompt_tokens must be -1 or a number of tokens from 1 to ${maxModelLen}`;
+      throw invalid("truncate_prompt_tokens", message);
+    }
+    const most = asked === -1 ? Math.max(room, 1) : asked;
+    const ids = prompt.ids!;
+    if (ids.length <= most) return prompt;
+    const first = keepsSpecial ? ids.findIndex((id) => !this.tokenizer.isSpecial(id)) : 0;
+    const kept = Math.min(Math.max(first, 0), most);
+    return { count: most, ids: [...ids.slice(0, kept), ...ids.slice(ids.length - (most - kept))] };
   }
 
   /**
@@ -106,7 +129,8 @@ export class Frontend {
     return new Choice(this.tokenizer, {
       prompt,
       echo: request.echo ?? false,
-      logprobs: request.logprobs != null,
+      logprobs: request.logprobs ?? null,
+      promptLogprobs: request.prompt_logprobs ?? null,
       stops: [request.stop ?? []].flat(),
       includeStop: request.include_stop_str_in_output ?? false,
       minTokens: request.min_tokens ?? 0,
@@ -114,7 +138,7 @@ export class Frontend {
   }
 
   /** Checks the other fields; returns a function that makes the engine requests of one prompt. */
-  #engineRequests(request: TextRequest, count: number) {
+  async #engineRequests(request: TextRequest, count: number) {
     const { vocabSize, maxModelLen } = this.engine.runner;
     const sampling = resolveSampling(request, vocabSize);
     const stopIds = request.stop_token_ids ?? [];
@@ -130,7 +154,12 @@ export class Frontend {
     if (minTokens > 0 && stopTokenIds.size >= vocabSize) {
       throw invalid("stop_token_ids", "stop_token_ids leave no token to begin with, as min_tokens wants");
     }
-    const constraint = constraintOf(request, this.#grammars);
+    const constraint = await constraintOf(request, {
+      ...{ grammars: this.#grammars, vocabSize, stopTokenIds },
+      encode: async (text) =>
+        (await this.tokenizer.encodeUpTo(Infinity, text, { addSpecialTokens: false })).ids!,
+    });
+    const scored = Math.max(request.echo ? (request.logprobs ?? -1) : -1, request.prompt_logprobs ?? -1);
     // `best_of` ranks the answers by their log probabilities.
     const isRanked = count > (request.n ?? 1);
     return (prompt: readonly number[]): Omit<Request, "id">[] => {
@@ -145,7 +174,8 @@ export class Frontend {
         constraint: constraint(),
         priority: request.priority ?? 0,
         topLogprobs: request.logprobs ?? (isRanked ? 0 : null),
-        scorePrompt: request.echo === true && request.logprobs != null,
+        scorePrompt: scored >= 0,
+        promptLogprobs: scored < 0 ? null : scored,
         adapter: null,
         cacheSalt: request.cache_salt ?? null,
       }));

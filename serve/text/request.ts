@@ -33,6 +33,14 @@ export interface SamplingParams {
   stop_token_ids?: readonly number[] | null;
   /** Whether to go on after the end-of-text token. */
   ignore_eos?: boolean | null;
+  /** The only tokens that may be written; not with `structured` or `bad_words`. */
+  allowed_token_ids?: readonly number[] | null;
+  /** Words that are not written: the last token of each is not taken after the others of it. */
+  bad_words?: readonly string[] | null;
+  /** Read the last of a prompt's tokens only, this many; -1: as many as fit the context with `max_tokens`. Default: all. */
+  truncate_prompt_tokens?: number | null;
+  /** Alternatives reported beside each token of the prompt and its log probability; null: neither is computed. */
+  prompt_logprobs?: number | null;
   include_stop_str_in_output?: boolean | null;
   /** The form that the answer must have; it has it when a stop token ends it, and may be cut at `max_tokens`. */
   structured?: StructuredOutput | null;
