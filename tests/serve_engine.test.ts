@@ -1,12 +1,26 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { DeviceShare } from "../serve/engine/device_share.ts";
 import { scoreRow } from "../serve/engine/sampler.ts";
 import type { Request, Sampling } from "../serve/engine/types.ts";
-import { collect, expected, fakeLogits, GREEDY, IDLE, idle, makeEngine, makeRequest } from "./serve_fake.ts";
+import {
+  collect,
+  expected,
+  fakeLogits,
+  GREEDY,
+  IDLE,
+  idle,
+  makeEngine,
+  makeRequest,
+  until,
+} from "./serve_fake.ts";
 
 const VOCAB = 32;
 const ids = (tokens: readonly { id: number }[]) => tokens.map(({ id }) => id);
 const tick = () => new Promise((resolve) => setImmediate(resolve));
+
+/** One step after the other, and with the next in flight before the results are there. */
+const both = [{ overlap: false }, { overlap: true }];
 
 const sampling: fc.Arbitrary<Sampling> = fc
   .record({
@@ -35,14 +49,17 @@ const anyRequest: fc.Arbitrary<Request> = fc
 describe("an answer depends on its request alone", () => {
   it("equals the plain computation in any company, chunk size, block size, and pool", async () => {
     let preemptions = 0;
+    let fed = 0;
     await fc.assert(
       fc.asyncProperty(
         fc.array(anyRequest, { minLength: 1, maxLength: 20 }),
         fc.constantFrom(1, 4, 16),
         fc.constantFrom(8, 9, 64),
         fc.nat(12),
-        async (requests, blockSize, maxBatchedTokens, spare) => {
-          const { engine } = makeEngine({
+        fc.boolean(),
+        async (requests, blockSize, maxBatchedTokens, spare, overlap) => {
+          const { engine, runner } = makeEngine({
+            overlap,
             blockSize,
             blockCount: Math.ceil(128 / blockSize) + 1 + spare,
             maxSeqs: 8,
@@ -65,15 +82,24 @@ describe("an answer depends on its request alone", () => {
           }
           expect(idle(engine)).toEqual(IDLE);
           preemptions += engine.stats().preemptions;
+          fed += runner.fed;
         },
       ),
-      { numRuns: 100 },
+      { numRuns: 200 },
     );
     expect(preemptions).toBeGreaterThan(0);
+    expect(fed).toBeGreaterThan(100);
   });
 
-  it("survives forced preemption: 32 requests in a pool of 1.2 of the longest", async () => {
-    const { engine } = makeEngine({ blockCount: 39, blockSize: 4, maxSeqs: 16, maxBatchedTokens: 32 });
+  it.each(both)("survives forced preemption, overlap $overlap", async ({ overlap }) => {
+    // 32 requests in a pool of 1.2 of the longest.
+    const { engine } = makeEngine({
+      overlap,
+      blockCount: 39,
+      blockSize: 4,
+      maxSeqs: 16,
+      maxBatchedTokens: 32,
+    });
     const runs = Array.from({ length: 32 }, (_, i) =>
       collect(engine, makeRequest({ prompt: [i % VOCAB, 5, 6, 7], maxTokens: 60 })),
     );
@@ -137,13 +163,13 @@ describe("prompt scores", () => {
   });
 });
 
-describe("abort", () => {
+describe.each(both)("abort, overlap $overlap", ({ overlap }) => {
   it("frees all blocks and leaves the companions' answers alone, at every step of a request's life", async () => {
     const target = makeRequest({ prompt: new Array<number>(30).fill(4), maxTokens: 6 });
     const life = 12;
     for (let at = 0; at < life; at++) {
       for (const where of ["before", "during"] as const) {
-        const { engine, runner } = makeEngine({ maxSeqs: 4, maxBatchedTokens: 8 });
+        const { engine, runner } = makeEngine({ overlap, maxSeqs: 4, maxBatchedTokens: 8 });
         const friends = [0, 1].map((i) => collect(engine, makeRequest({ prompt: [i, 2], maxTokens: 20 })));
         const gone = collect(engine, { ...target, id: `t${at}${where}` });
         let blocksAfter = -1;
@@ -169,7 +195,7 @@ describe("abort", () => {
   });
 
   it("works on a queued request, twice, and on an unknown id", async () => {
-    const { engine } = makeEngine({ maxSeqs: 1 });
+    const { engine } = makeEngine({ overlap, maxSeqs: 1 });
     const first = collect(engine, makeRequest());
     const queued = collect(engine, makeRequest());
     expect(engine.abort(queued.request.id)).toBe(true);
@@ -182,7 +208,7 @@ describe("abort", () => {
   });
 
   it("from a listener ends a companion of the same step without another event", async () => {
-    const { engine } = makeEngine();
+    const { engine } = makeEngine({ overlap });
     const second = makeRequest({ maxTokens: 3 });
     const first = collect(engine, makeRequest({ maxTokens: 3 }), ({ finish }) => {
       if (finish === "length") engine.abort(second.id);
@@ -195,10 +221,11 @@ describe("abort", () => {
   });
 });
 
-describe("failures", () => {
+describe.each(both)("failures, overlap $overlap", ({ overlap }) => {
   it("a runner that throws ends the requests of that step with an error; later ones work", async () => {
     const seen: unknown[] = [];
     const { engine, runner } = makeEngine({
+      overlap,
       maxSeqs: 2,
       maxBatchedTokens: 64,
       onError: (error) => seen.push(error),
@@ -217,7 +244,7 @@ describe("failures", () => {
   });
 
   it("a bad row ends that request alone", async () => {
-    const { engine, runner } = makeEngine();
+    const { engine, runner } = makeEngine({ overlap });
     const bad = makeRequest({ prompt: [1], maxTokens: 9 });
     const good = collect(engine, makeRequest({ prompt: [2], maxTokens: 9 }));
     const run = collect(engine, bad);
@@ -231,7 +258,7 @@ describe("failures", () => {
   });
 
   it("a step that hangs fails everything and refuses more, until it returns", async () => {
-    const { engine, runner } = makeEngine({ limits: { stepMs: 20 } });
+    const { engine, runner } = makeEngine({ overlap, limits: { stepMs: 20 } });
     let release = () => {};
     const hang = new Promise<void>((resolve) => {
       release = resolve;
@@ -255,6 +282,58 @@ it("steps without a limit may take as long as they take", async () => {
   const { engine, runner } = makeEngine({ limits: { stepMs: Number.POSITIVE_INFINITY } });
   runner.before = () => new Promise((resolve) => setTimeout(resolve, 20));
   expect((await collect(engine, makeRequest()).end).finish).toBe("length");
+});
+
+describe("a step in flight", () => {
+  it("is followed by the next before its results are there, where these need not be known", async () => {
+    const penalty = { ...GREEDY, presencePenalty: 1 };
+    for (const [sampling, fed] of [
+      [GREEDY, 7],
+      [penalty, 0],
+    ] as const) {
+      const { engine, runner } = makeEngine({ overlap: true });
+      const run = collect(engine, makeRequest({ sampling, maxTokens: 8 }));
+      await run.end;
+      expect(run.tokens).toEqual(expected(run.request, VOCAB));
+      // The last token leads to nothing that is wanted.
+      expect([runner.fed, runner.steps]).toEqual([fed, 8]);
+    }
+  });
+
+  it("that a stop token ended is followed by one whose result is dropped", async () => {
+    const { engine, runner } = makeEngine({ overlap: true });
+    const plain = makeRequest({ maxTokens: 8 });
+    const third = expected(plain, VOCAB)[2].id;
+    const run = collect(engine, { ...plain, stopTokenIds: new Set([third]) });
+    expect((await run.end).finish).toBe("stop");
+    expect(run.tokens.at(-1)!.id).toBe(third);
+    await until(() => runner.steps === run.tokens.length + 1);
+    expect(idle(engine)).toEqual(IDLE);
+  });
+
+  it("shares the device with the one that follows it, unless somebody else waits", async () => {
+    const share = new DeviceShare();
+    const begun: string[] = [];
+    const ends: Record<string, () => void> = {};
+    const step = (name: string, follows: boolean) =>
+      share.step(() => {
+        begun.push(name);
+        return new Promise<void>((resolve) => (ends[name] = resolve));
+      }, follows);
+    const first = step("a1", false);
+    await tick();
+    void [step("a2", true), step("b", false), step("a3", true)];
+    expect(begun).toEqual(["a1", "a2"]);
+    ends.a1();
+    await first;
+    expect(begun).toEqual(["a1", "a2"]);
+    ends.a2();
+    await tick();
+    expect(begun).toEqual(["a1", "a2", "b"]);
+    ends.b();
+    await tick();
+    expect(begun).toEqual(["a1", "a2", "b", "a3"]);
+  });
 });
 
 describe("queue", () => {

@@ -11,6 +11,7 @@ import type {
   RunItem,
   Runner,
   SampledToken,
+  SampleSpec,
   Sampling,
   TokenLogprob,
 } from "../serve/engine/types.ts";
@@ -23,6 +24,8 @@ export interface FakeOptions {
   maxModelLen?: number;
   blockSize?: number;
   blockCount?: number;
+  /** A step may be given before the results of the one before it are there. */
+  overlap?: boolean;
 }
 
 /** What a fake cache holds of one position: its token, and a hash of it and all before it, as K and V depend on them. */
@@ -49,6 +52,11 @@ class FakeRunner implements Runner {
   /** Makes the row of one item fail. */
   failItem: (item: RunItem) => string | undefined = () => undefined;
   largestStep = 0;
+  /** Items that were given before their last token was known. */
+  fed = 0;
+  readonly feeds: (item: RunItem) => boolean;
+  /** The last step, and what it sampled for each request. */
+  #last = Promise.resolve<Sampled>(new Map());
   /** Tokens that every answer must consist of, instead of what the model would say; the end of text follows. */
   says: readonly number[] | null = null;
 
@@ -57,9 +65,25 @@ class FakeRunner implements Runner {
     this.maxModelLen = options.maxModelLen ?? 128;
     this.blockSize = options.blockSize ?? 4;
     this.blockCount = options.blockCount ?? 256;
+    // A sampler on a device has no history.
+    this.feeds = ({ sample, score }) =>
+      options.overlap === true && score === null && (sample === null || hasNoPenalty(sample));
   }
 
-  async run(items: readonly RunItem[]): Promise<ItemResult[]> {
+  run(given: readonly RunItem[]): Promise<ItemResult[]> {
+    this.fed += given.filter(({ isFed }) => isFed).length;
+    const tables = given.map(({ blockTable }) => blockTable.slice());
+    const results = this.#last.then((sampled) =>
+      this.#step(given.map((item, i) => ({ ...item, ...fill(item, sampled), blockTable: tables[i] }))),
+    );
+    this.#last = results.then(
+      (all) => new Map(all.map(({ sampled }, i) => [given[i].id, sampled?.id])),
+      () => new Map(given.map(({ id }) => [id, undefined])),
+    );
+    return results;
+  }
+
+  async #step(items: readonly RunItem[]): Promise<ItemResult[]> {
     this.steps++;
     await this.before(items);
     this.largestStep = Math.max(
@@ -67,8 +91,9 @@ class FakeRunner implements Runner {
       items.reduce((sum, { tokens }) => sum + tokens.length, 0),
     );
     checkWrites(items, this.blockSize);
-    for (const item of items) this.#write(item);
-    return items.map((item) => this.#compute(item));
+    const orphan = ({ tokens }: RunItem) => tokens.includes(-1);
+    for (const item of items) if (!orphan(item)) this.#write(item);
+    return items.map((item) => (orphan(item) ? ORPHAN : this.#compute(item)));
   }
 
   #write(item: RunItem): void {
@@ -116,6 +141,21 @@ class FakeRunner implements Runner {
     return { sampled: item.sample === null ? null : sampleRow(row, item.sample), scored };
   }
 }
+
+const hasNoPenalty = ({ params }: SampleSpec) =>
+  params.repetitionPenalty === 1 && params.frequencyPenalty === 0 && params.presencePenalty === 0;
+
+/** The token of each request of a step, if it sampled one. */
+type Sampled = ReadonlyMap<string, number | undefined>;
+
+/** The tokens of an item, with the one that the step before sampled; -1 stays where that failed. */
+function fill({ id, tokens, isFed }: RunItem, sampled: Sampled): { tokens: readonly number[] } {
+  if (!isFed) return { tokens };
+  if (!sampled.has(id) || tokens.at(-1) !== -1) throw new Error(`nothing is fed to ${id}`);
+  return { tokens: [...tokens.slice(0, -1), sampled.get(id) ?? -1] };
+}
+
+const ORPHAN: ItemResult = { sampled: null, scored: [], error: "the step before failed" };
 
 /** No item writes to a block that is in another's table. */
 function checkWrites(items: readonly RunItem[], blockSize: number): void {

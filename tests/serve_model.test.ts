@@ -126,7 +126,14 @@ describe("a TinyLLM with random weights", () => {
       topLogprobs: null,
     };
     const items = Array.from({ length: 6 }, (_, i) => ({
-      ...{ id: `${i}`, tokens: [1], start: 0, blockTable: Int32Array.of(2 * i, 2 * i + 1), score: null },
+      ...{
+        id: `${i}`,
+        tokens: [1],
+        start: 0,
+        blockTable: Int32Array.of(2 * i, 2 * i + 1),
+        score: null,
+        isFed: false,
+      },
       rows: [0],
       sample: { params: sampling, ...rest },
     }));

@@ -226,6 +226,12 @@ describe("choices of one prompt", () => {
     expect(finish(scheduler)).toEqual([32, 56, 56]);
   });
 
+  it("with salts of their own do not wait for each other", () => {
+    const scheduler = make();
+    for (const cacheSalt of ["a", "b"]) scheduler.add(makeRequest({ prompt: counting(60), cacheSalt }));
+    expect(step(scheduler).plan.items).toHaveLength(2);
+  });
+
   it("of one client wait for each other, but no client waits for another", () => {
     const scheduler = make({ maxBatchedTokens: 16 });
     const [, own, other] = ["a", "a", "b"].map((client) =>

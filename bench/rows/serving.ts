@@ -48,10 +48,9 @@ export function schedulerRow(sequences: number): Row {
         run: async (times) => {
           for (let i = 0; i < times; i++) {
             const plan = scheduler.schedule();
-            const results = plan.items.map(({ id, start, count }) => {
-              const isLast = start + count === scheduler.get(id)!.tokens.length;
+            const results = plan.items.map(({ start, samples }) => {
               return {
-                sampled: isLast ? { id: start % vocabulary, logprob: null, top: [] } : null,
+                sampled: samples ? { id: start % vocabulary, logprob: null, top: [] } : null,
                 scored: [],
               };
             });

@@ -18,7 +18,9 @@ export class DeviceShare {
   readonly #batches: Turn[] = [];
   /** Engines that have requests, and so will ask for a step. */
   #writing = 0;
-  #busy = false;
+  /** Steps and batches that run: one, or two steps of one engine. */
+  #running = 0;
+  #stepEnd = 0;
   /** Steps that must come before the next batch. */
   #owed = 0;
   /** A step's time in milliseconds: it follows short ones, of single tokens, sooner than long ones, of prompts. */
@@ -35,21 +37,27 @@ export class DeviceShare {
 
   leave(): void {
     this.#writing--;
-    if (!this.#busy) this.#next();
+    if (this.#running === 0) this.#next();
   }
 
-  /** Runs a step of a text model when the device is free. */
-  async step<T>(work: () => Promise<T>): Promise<T> {
-    await this.#turn(this.#steps);
+  /**
+   * Runs a step of a text model when the device is free. One that `follows` a step of its engine which still runs may begin
+   * at once if nobody waits: the device is never idle between the two.
+   */
+  async step<T>(work: () => Promise<T>, follows = false): Promise<T> {
+    if (follows && this.#running > 0 && this.#steps.length + this.#batches.length === 0) this.#running++;
+    else await this.#turn(this.#steps);
     const begin = this.#now();
     try {
       return await work();
     } finally {
-      const took = this.#now() - begin;
+      const end = this.#now();
+      const took = end - Math.max(begin, this.#stepEnd);
+      this.#stepEnd = end;
       const weight = this.#stepMs === 0 ? 1 : took < this.#stepMs ? 0.3 : 0.03;
       this.#stepMs += weight * (took - this.#stepMs);
       this.#owed = Math.max(0, this.#owed - 1);
-      this.#next();
+      this.#done();
     }
   }
 
@@ -62,22 +70,27 @@ export class DeviceShare {
     } finally {
       const took = this.#now() - begin;
       this.#owed = this.#stepMs > 0 ? Math.max(1, Math.ceil(took / this.#stepMs)) : 1;
-      this.#next();
+      this.#done();
     }
   }
 
   #turn(queue: Turn[]): Promise<void> {
     return new Promise((resolve) => {
       queue.push({ start: resolve });
-      if (!this.#busy) this.#next();
+      if (this.#running === 0) this.#next();
     });
+  }
+
+  #done(): void {
+    if (--this.#running === 0) this.#next();
   }
 
   /** Gives the device to whoever is next. */
   #next(): void {
     const batchMay = this.#batches.length > 0 && (this.#owed === 0 || this.#writing === 0);
     const turn = batchMay ? this.#batches.shift() : this.#steps.shift();
-    this.#busy = turn !== undefined;
-    turn?.start();
+    if (turn === undefined) return;
+    this.#running++;
+    turn.start();
   }
 }

@@ -2,7 +2,7 @@ import { LIMITS } from "../limits.ts";
 import type { DeviceShare } from "./device_share.ts";
 import { RequestError } from "./errors.ts";
 import type { EngineObserver, SequenceTimes } from "./observer.ts";
-import { generated, Scheduler, type Sequence } from "./scheduler.ts";
+import { Scheduler, type Sequence } from "./scheduler.ts";
 import type {
   EngineEvent,
   FinishReason,
@@ -75,6 +75,15 @@ interface Entry {
   scored: number;
   /** Prompt tokens that the cache held; null before the first step. */
   cachedTokens: number | null;
+}
+
+/** A step that runs. */
+interface Flight {
+  readonly plan: StepPlan;
+  readonly items: readonly RunItem[];
+  readonly results: Promise<readonly ItemResult[]>;
+  /** Whether the next step may begin before its results are there. */
+  readonly feeds: boolean;
 }
 
 const NOTHING: Pick<EngineEvent, "token" | "scored" | "error"> = { token: null, scored: [], error: null };
@@ -210,12 +219,19 @@ export class Engine {
   async #work(): Promise<void> {
     this.#share?.enter();
     try {
-      while (this.#entries.size > 0) {
+      let flight: Flight | null = null;
+      while (this.#entries.size > 0 || flight !== null) {
         // Sockets and timers get a turn, even where no step waits for a device.
         await new Promise((resolve) => setImmediate(resolve));
         this.#dropStale();
-        const plan = this.#scheduler.schedule();
-        if (plan.items.length > 0) await this.#step(plan);
+        const plan = this.#scheduler.schedule(flight !== null);
+        const next: Flight | null = plan.items.length > 0 ? this.#launch(plan, flight !== null) : null;
+        if (flight !== null) await this.#land(flight);
+        flight = next;
+        if (flight !== null && !flight.feeds) {
+          await this.#land(flight);
+          flight = null;
+        }
       }
     } catch (error) {
       this.#onError(error);
@@ -227,14 +243,23 @@ export class Engine {
     }
   }
 
-  async #step(plan: StepPlan): Promise<void> {
+  /** Begins a step; its results may be waited for later. `follows`: the step before it is still in flight. */
+  #launch(plan: StepPlan, follows: boolean): Flight {
     for (const { id } of plan.items) this.#begin(id);
     const items = plan.items.map((item) => this.#runItem(item));
     this.#steps++;
+    const run = async () => this.#watched(this.runner.run(items), follows ? 2 : 1);
+    const results = this.#share?.step(run, follows) ?? run();
+    // Until somebody waits for it, a failure must not end the process.
+    results.catch(() => {});
+    return { plan, items, results, feeds: items.every((item) => this.runner.feeds?.(item) ?? false) };
+  }
+
+  /** Waits for a step and takes in what it gave. */
+  async #land({ plan, items, results: running }: Flight): Promise<void> {
     let results: readonly ItemResult[];
     try {
-      const run = () => this.#watched(this.runner.run(items));
-      results = await (this.#share?.step(run) ?? run());
+      results = await running;
       if (results.length !== items.length) throw new Error("the runner returned another number of items");
       this.#failures = 0;
     } catch (error) {
@@ -246,7 +271,8 @@ export class Engine {
     const count = plan.items.reduce((sum, item) => sum + item.count, 0);
     for (const observer of this.#observers) observer.stepped(count);
     results.forEach(({ error: message }, i) => {
-      if (message === undefined) return;
+      // What ended before has nothing to tell: a step in flight goes on without it.
+      if (message === undefined || !this.#entries.has(plan.items[i].id)) return;
       const error = new Error(message);
       this.#onError(error);
       this.#fail(plan.items[i].id, error);
@@ -290,11 +316,11 @@ export class Engine {
     for (const observer of this.#observers) observer.token(ms, isFirst);
   }
 
-  #runItem({ id, start, count }: PlanItem): RunItem {
+  #runItem({ id, start, count, samples }: PlanItem): RunItem {
     const sequence = this.#scheduler.get(id)!;
     const { request, tokens, table } = sequence;
     const end = start + count;
-    const samples = end === tokens.length && request.maxTokens > 0;
+    const isFed = end > tokens.length;
     // Each position predicts the token after it: those of the prompt are scored once, though a recompute sees them again.
     const scored = request.scorePrompt ? Math.max(start, this.#entries.get(id)!.scored) : end;
     const targets = request.prompt.slice(scored + 1, end + 1);
@@ -302,7 +328,8 @@ export class Engine {
     if (samples) rows.push(count - 1);
     return {
       id,
-      tokens: tokens.slice(start, end),
+      tokens: isFed ? [...tokens.slice(start), -1] : tokens.slice(start, end),
+      isFed,
       start,
       blockTable: table.blocks,
       rows,
@@ -311,8 +338,8 @@ export class Engine {
             params: request.sampling,
             history: tokens,
             promptLength: request.prompt.length,
-            position: tokens.length,
-            banned: generated(sequence) < request.minTokens ? request.stopTokenIds : null,
+            position: end,
+            banned: end - request.prompt.length < request.minTokens ? request.stopTokenIds : null,
             constraint: request.constraint,
             topLogprobs: request.topLogprobs,
           }
@@ -357,14 +384,17 @@ export class Engine {
     return true;
   }
 
-  /** Fails all requests, and refuses new ones, while a step takes longer than it may. Work resumes if it returns. */
-  async #watched<T>(step: Promise<T>): Promise<T> {
+  /**
+   * Fails all requests, and refuses new ones, while a step takes longer than it may, or than `steps` may. Work resumes if it
+   * returns.
+   */
+  async #watched<T>(step: Promise<T>, steps: number): Promise<T> {
     // A timer with an infinite delay would go off at once.
     if (this.#limits.stepMs === Number.POSITIVE_INFINITY) return step;
     const timer = setTimeout(() => {
       this.#hung = true;
       this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
-    }, this.#limits.stepMs);
+    }, this.#limits.stepMs * steps);
     try {
       return await step;
     } finally {

@@ -25,6 +25,10 @@ export interface Sequence {
   readonly tokens: number[];
   /** Positions whose K and V are in the cache. */
   computed: number;
+  /** Those, and what the step in flight computes. */
+  planned: number;
+  /** Tokens that the step in flight samples: one at most, except while the step after it is planned. */
+  coming: number;
   readonly table: BlockTable;
   readonly client: Client;
   running: boolean;
@@ -156,6 +160,8 @@ export class Scheduler {
       client,
       tokens: [...request.prompt],
       computed: 0,
+      planned: 0,
+      coming: 0,
       table: new BlockTable(this.pool, apartOf(request)),
       running: false,
       cachedTokens: null,
@@ -181,16 +187,19 @@ export class Scheduler {
     return true;
   }
 
-  /** Plans the next step; no items when nothing is left to do. Its results must be taken in before the next plan. */
-  schedule(): StepPlan {
+  /**
+   * Plans the next step; no items when nothing can be done. The results of the plan before must have been taken in, or are
+   * `ahead`: then the tokens that it samples count as if they were known, and whatever would preempt somebody waits.
+   */
+  schedule(ahead = false): StepPlan {
     this.#steps++;
     const preempted: string[] = [];
-    this.#makeRoom(preempted);
-    this.#admit(preempted);
+    if (!this.#makeRoom(ahead, preempted)) return { items: [], preempted };
+    this.#admit(ahead, preempted);
     return { items: this.#share(), preempted };
   }
 
-  /** Takes in the results of `plan`. Sequences that left meanwhile, and items with an error, are skipped. */
+  /** Takes in the results of `plan`, in order. Sequences that left meanwhile, and items with an error, are skipped. */
   advance(plan: StepPlan, results: readonly ItemResult[]): Advanced[] {
     const advanced: Advanced[] = [];
     plan.items.forEach(({ id, start, count }, index) => {
@@ -200,7 +209,10 @@ export class Scheduler {
       if (sequence.computed !== start) throw new Error(`results of ${id} out of order`);
       sequence.computed += count;
       sequence.table.publish(sequence.tokens, sequence.computed);
-      if (outcome.sampled !== null) sequence.tokens.push(outcome.sampled.id);
+      if (outcome.sampled !== null) {
+        sequence.tokens.push(outcome.sampled.id);
+        sequence.coming--;
+      }
       const finish = finishOf(sequence);
       if (finish !== null) this.remove(id);
       advanced.push({ index, sequence, finish });
@@ -208,10 +220,15 @@ export class Scheduler {
     return advanced;
   }
 
-  /** Gives every running sequence room for the tokens it has, preempting the last in order where blocks run out. */
-  #makeRoom(preempted: string[]): void {
-    for (const sequence of [...this.#running]) {
-      while (sequence.running && !sequence.table.grow(sequence.tokens.length)) {
+  /**
+   * Gives every running sequence room for what it has to compute, preempting the last in order where blocks run out. False,
+   * with less done, where that cannot be as results are `ahead`.
+   */
+  #makeRoom(ahead: boolean, preempted: string[]): boolean {
+    const lacking = this.#running.filter((sequence) => !sequence.table.grow(endOf(sequence)));
+    if (lacking.length > 0 && ahead) return false;
+    for (const sequence of lacking) {
+      while (sequence.running && !sequence.table.grow(endOf(sequence))) {
         const best = this.#bestPriority();
         const later = (a: Sequence, b: Sequence) =>
           this.#level(a, best) - this.#level(b, best) ||
@@ -224,19 +241,21 @@ export class Scheduler {
         );
       }
     }
+    return true;
   }
 
   #preempt(victim: Sequence, preempted: string[]): void {
     this.#stop(victim);
     victim.table.clear();
     victim.computed = 0;
+    victim.planned = 0;
     victim.preemptions++;
     this.#preemptions++;
     this.#enqueue(victim);
     preempted.push(victim.request.id);
   }
 
-  #admit(preempted: string[]): void {
+  #admit(ahead: boolean, preempted: string[]): void {
     if (this.waiting === 0) return;
     const best = this.#bestPriority();
     for (let next = this.#next(best); next !== null; next = this.#next(best)) {
@@ -244,15 +263,17 @@ export class Scheduler {
       const { client, table, tokens } = next;
       const cached = this.#adopt(next);
       const victims = next.following === null ? this.#displaced(next, best) : [];
-      if (next.following !== null || victims === null) {
+      const mustWait = victims === null || (ahead && victims.length > 0);
+      if (next.following !== null || mustWait) {
         table.clear();
-        if (victims === null) return;
+        if (mustWait) return;
         continue;
       }
       for (const victim of victims) this.#preempt(victim, preempted);
       this.#unqueue(next);
       table.grow(tokens.length);
       next.computed = cached;
+      next.planned = cached;
       next.cachedTokens ??= cached;
       next.running = true;
       client.running++;
@@ -344,13 +365,14 @@ export class Scheduler {
 
   /** Each sequence gets one token; those with more to compute share the rest of the budget evenly. */
   #share(): PlanItem[] {
-    const more = this.#running.map(({ tokens, computed }) => tokens.length - computed - 1);
-    const budget = this.config.maxBatchedTokens - this.#running.length;
-    const counts = more.map(() => 1);
-    const clients = [...new Set(this.#running.filter((_, i) => more[i] > 0).map(({ client }) => client))];
-    const own = clients.map((client) => [...more.keys()].filter((i) => this.#running[i].client === client));
+    const able = this.#running.filter((sequence) => endOf(sequence) > sequence.planned);
+    const counts = able.map(() => 1);
+    const more = able.map((sequence) => endOf(sequence) - sequence.planned - 1);
+    const long = [...more.keys()].filter((i) => more[i] > 0);
+    const clients = [...new Set(long.map((i) => able[i].client))];
+    const own = clients.map((client) => long.filter((i) => able[i].client === client));
     const wanted = own.map((indices) => indices.reduce((sum, i) => sum + more[i], 0));
-    evenShares(wanted, budget).forEach((share, c) => {
+    evenShares(wanted, this.config.maxBatchedTokens - able.length).forEach((share, c) => {
       const indices = own[c];
       evenShares(
         indices.map((i) => more[i]),
@@ -359,11 +381,7 @@ export class Scheduler {
         counts[indices[j]] += count;
       });
     });
-    return this.#running.map(({ request, computed }, i) => ({
-      id: request.id,
-      start: computed,
-      count: counts[i],
-    }));
+    return able.map((sequence, i) => plan(sequence, counts[i]));
   }
 
   #clientOf(name: string): Client {
@@ -416,6 +434,20 @@ function commonBlocks(a: readonly number[], b: readonly number[], blockSize: num
   return Math.floor(length / blockSize);
 }
 
+/** Positions that can be computed of it now. What an answer's last token leads to is not. */
+function endOf({ request, tokens, coming }: Sequence): number {
+  return Math.min(tokens.length + coming, request.prompt.length + Math.max(0, request.maxTokens - 1));
+}
+
+/** The next `count` positions of a sequence are computed. */
+function plan(sequence: Sequence, count: number): PlanItem {
+  const { request, tokens, coming, planned: start } = sequence;
+  const samples = start + count === tokens.length + coming && request.maxTokens > 0;
+  sequence.planned += count;
+  if (samples) sequence.coming++;
+  return { id: request.id, start, count, samples };
+}
+
 /** Divides `total` evenly, giving nobody more than wanted. */
 function evenShares(wanted: readonly number[], total: number): number[] {
   const shares = wanted.map(() => 0);
@@ -428,7 +460,7 @@ function evenShares(wanted: readonly number[], total: number): number[] {
 }
 
 /** Tokens generated so far. */
-export function generated(sequence: Sequence): number {
+function generated(sequence: Sequence): number {
   return sequence.tokens.length - sequence.request.prompt.length;
 }
 

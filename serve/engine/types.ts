@@ -77,6 +77,8 @@ export interface PlanItem {
   readonly id: string;
   readonly start: number;
   readonly count: number;
+  /** Whether its last position predicts a token of the answer. */
+  readonly samples: boolean;
 }
 
 /** A sampled token; `logprob` is null and `top` empty where nobody asked. */
@@ -98,10 +100,10 @@ export interface TokenLogprob extends SampledToken {
 /** What the sampler needs besides the row of logits. Valid only during the step: `history` grows afterwards. */
 export interface SampleSpec {
   readonly params: Sampling;
-  /** Prompt and generated tokens so far. */
+  /** Prompt and generated tokens so far; without the last if that is fed. */
   readonly history: readonly number[];
   readonly promptLength: number;
-  /** Index in the sequence that the sampled token will have (= history.length). */
+  /** Index in the sequence that the sampled token will have (= history.length, or one more). */
   readonly position: number;
   /** Token ids that may not be sampled now, or null. */
   readonly banned: ReadonlySet<number> | null;
@@ -120,7 +122,9 @@ export interface ScoreSpec {
 /** A plan item with its tokens and blocks, and what becomes of the logits of its `rows`. */
 export interface RunItem extends PagedItem {
   readonly id: string;
+  /** If `isFed`, the last is -1: it is the one that the step before samples for this request. */
   readonly tokens: readonly number[];
+  readonly isFed: boolean;
   readonly blockTable: Int32Array;
   /** Sample from the logits of the last row, or null in the middle of a prompt. */
   readonly sample: SampleSpec | null;
@@ -146,7 +150,13 @@ export interface Runner {
   readonly blockSize: number;
   /** Blocks in the K/V pool. */
   readonly blockCount: number;
-  /** Results in the order of the items. */
+  /**
+   * Whether the token that an item samples stays where the next step can take it. If this holds for all of a step, the next
+   * may be given before its results are there, with items that are fed. Steps run in the order in which they are given. What
+   * is fed after an item or a step that failed, and what becomes of it, does not matter.
+   */
+  feeds?(item: RunItem): boolean;
+  /** Results in the order of the items. Reads what the items refer to before it first waits. */
   run(items: readonly RunItem[]): Promise<readonly ItemResult[]>;
 }
 

@@ -9,11 +9,10 @@ export function resultsOf(
   plan: StepPlan,
   token: (sequence: Sequence) => number = () => 7,
 ): ItemResult[] {
-  return plan.items.map(({ id, start, count }) => {
-    const sequence = scheduler.get(id)!;
-    const { tokens, request } = sequence;
-    const samples = start + count === tokens.length && request.maxTokens > 0;
-    return { sampled: samples ? { id: token(sequence), logprob: 0, top: [] } : null, scored: [] };
+  return plan.items.map(({ id, samples }) => {
+    const sequence = scheduler.get(id);
+    const sampled = samples && sequence ? { id: token(sequence), logprob: 0, top: [] } : null;
+    return { sampled, scored: [] };
   });
 }
 
@@ -51,28 +50,37 @@ export function checkBlocks({ pool }: ListedScheduler, sequences: readonly Seque
   }
 }
 
-/** The plan is legal, no block is lost, and no step leaves budget and blocks unused that somebody could use. */
-export function checkPlan(scheduler: ListedScheduler, { items }: StepPlan): void {
+/**
+ * The plan is legal, no block is lost, and no step leaves budget and blocks unused that somebody could use. `ahead`: it was
+ * made before the results of the one before it.
+ */
+export function checkPlan(scheduler: ListedScheduler, { items }: StepPlan, ahead = false): void {
   const { maxBatchedTokens, maxSeqs } = scheduler.config;
   const total = items.reduce((sum, { count }) => sum + count, 0);
   const planned = new Set(items.map(({ id }) => id));
   equal(planned.size, items.length, "different items");
-  if (total > maxBatchedTokens || items.length > maxSeqs)
-    throw new Error(`${total} tokens of ${items.length}`);
+  if (total > maxBatchedTokens || scheduler.running > maxSeqs) throw new Error(`${total} of ${items.length}`);
   let left = 0;
-  for (const { id, start, count } of items) {
-    const { computed, tokens, table } = scheduler.get(id)!;
-    equal(start, computed, "the start of an item");
-    equal(table.missing(start + count), 0, "blocks that an item lacks");
-    left += tokens.length - start - count;
-    if (count < 1 || start + count > tokens.length) throw new Error(`${count} of ${tokens.length} tokens`);
+  for (const { id, start, count, samples } of items) {
+    const { computed, tokens, table, request } = scheduler.get(id)!;
+    const end = start + count;
+    const known = tokens.length + (ahead && end > tokens.length ? 1 : 0);
+    if (start !== computed && !(ahead && start > computed)) throw new Error(`from ${start}, not ${computed}`);
+    equal(samples, end === known && request.maxTokens > 0, "whether an item samples");
+    equal(table.missing(end), 0, "blocks that an item lacks");
+    left += known - end;
+    if (count < 1 || end > known || end >= request.prompt.length + Math.max(1, request.maxTokens)) {
+      throw new Error(`${count} of ${known} tokens from ${start}`);
+    }
   }
   if (left > 0) equal(total, maxBatchedTokens, "tokens of a step that leaves some");
   const sequences = scheduler.sequences();
   checkBlocks(scheduler, sequences);
-  const waiting = sequences.filter(({ request }) => !planned.has(request.id));
+  const waiting = sequences.filter(({ running }) => !running);
   equal(scheduler.waiting, waiting.length, "waiting");
   for (const { table } of waiting) equal(table.blocks.length, 0, "blocks of one that waits");
+  if (ahead) return;
+  equal(scheduler.running, items.length, "running");
   const ready = nextOf(waiting.filter((one) => !follows(one)));
   if (ready.length > 0 && items.length < maxSeqs && ready.every((one) => fits(scheduler, one))) {
     throw new Error("a place and blocks are free, and somebody waits");

@@ -1,3 +1,4 @@
+import type { StepPlan } from "../../serve/engine/types.ts";
 import { ListedScheduler, makeRequest } from "../serve_fake.ts";
 import { checkBlocks, checkPlan, resultsOf } from "./serve_plans.ts";
 
@@ -18,6 +19,8 @@ export function randomBelow(seed: number): (n: number) => number {
  */
 export function randomTraffic(seed: number, operations: number) {
   const below = randomBelow(seed);
+  /** Whether each step is planned before the results of the one before it. */
+  const ahead = below(2) === 1;
   const blockSize = [1, 2, 3, 8][below(4)];
   const scheduler = new ListedScheduler({
     ...{ blockSize, blockCount: 100, maxModelLen: 99 * blockSize, agingSteps: 10 },
@@ -35,14 +38,22 @@ export function randomTraffic(seed: number, operations: number) {
     const scorePrompt = below(10) === 0;
     scheduler.add(makeRequest({ prompt, maxTokens, client, cacheSalt, scorePrompt, priority: below(3) }));
   };
+  let flight: StepPlan | null = null;
+  const land = () => {
+    if (flight === null) return;
+    const results = resultsOf(scheduler, flight, () => below(2));
+    counts.finished += scheduler.advance(flight, results).filter(({ finish }) => finish !== null).length;
+    flight = null;
+  };
   const runStep = (during: () => void) => {
-    const plan = scheduler.schedule();
-    checkPlan(scheduler, plan);
-    const results = resultsOf(scheduler, plan, () => below(2));
+    const plan = scheduler.schedule(flight !== null);
+    checkPlan(scheduler, plan, flight !== null);
     during();
     counts.preempted += plan.preempted.length;
-    counts.finished += scheduler.advance(plan, results).filter(({ finish }) => finish !== null).length;
     counts.steps++;
+    land();
+    if (plan.items.length > 0) flight = plan;
+    if (!ahead) land();
   };
   const operation = [
     () => {
@@ -60,6 +71,7 @@ export function randomTraffic(seed: number, operations: number) {
     () => runStep(remove),
     // Nothing is free for a moment: whoever needs a block takes it from somebody.
     () => {
+      land();
       const hostages = scheduler.pool.alloc(scheduler.pool.free)!;
       const plan = scheduler.schedule();
       for (const block of hostages) scheduler.pool.release(block);
