@@ -31,6 +31,8 @@ export interface Device {
   release(storage: Storage): void;
   /** Resolves when everything recorded so far has run. */
   sync(): Promise<void>;
+  /** Whether there is memory for buffers of so many bytes at once, beside all that is in use. */
+  fits?(sizes: readonly number[]): Promise<boolean>;
   /** Gives memory that no tensor holds, but the device keeps for the next ones, back to the system. */
   trim?(): Promise<void>;
 }

@@ -1,4 +1,4 @@
-import { persist } from "../core/scope.ts";
+import { dispose, persist } from "../core/scope.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import {
   add,
@@ -168,6 +168,11 @@ export class DebertaEncoder extends BertEncoder {
     this.#distances = place(this, `${encoder}.rel_embeddings`, new Embedding(2 * span, hidden_size));
     const rows = rowsOfDistances(config, max_position_embeddings);
     this.#rows = persist(tensor(rows, [1, rows.length], "i32"));
+  }
+
+  override dispose(): void {
+    super.dispose();
+    dispose(this.#rows);
   }
 
   protected override block(path: string, i: number, family: Family): Block {

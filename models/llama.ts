@@ -1,4 +1,4 @@
-import { persist } from "../core/scope.ts";
+import { dispose, persist } from "../core/scope.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
 import {
   CausalSelfAttention,
@@ -47,16 +47,23 @@ class LlamaModel extends Module {
   readonly embedTokens: Embedding;
   readonly layers: DecoderLayer[];
   readonly norm: RmsNorm;
+  readonly #inverseFrequencies: Tensor;
 
   constructor(config: LlamaConfig) {
     super();
     const inverseFrequencies = persist(tensor(ropeInverseFrequencies(config))); // [head_dim / 2]
+    this.#inverseFrequencies = inverseFrequencies;
     this.embedTokens = new Embedding(config.vocab_size, config.hidden_size);
     this.layers = Array.from(
       { length: config.num_hidden_layers },
       () => new DecoderLayer(config, inverseFrequencies),
     );
     this.norm = new RmsNorm(config.hidden_size, config.rms_norm_eps);
+  }
+
+  /** Frees what is no part of the checkpoint. */
+  dispose(): void {
+    dispose(this.#inverseFrequencies);
   }
 }
 
@@ -109,6 +116,11 @@ export class LlamaForCausalLM extends CausalLM {
 
   protected get finalNorm(): RmsNorm {
     return this.model.norm;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.model.dispose();
   }
 
   toHfConfig(): Record<string, unknown> {

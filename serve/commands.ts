@@ -22,6 +22,7 @@ export function addServeCommands(program: Command): void {
 }
 
 const keys = listOf("a key of visible ASCII characters", /^[\x21-\x7e]+$/);
+const key = (text: string) => keys(text)[0];
 const hosts = listOf("a host without scheme and port, or *", /^(\*|[^\s/:@]+|\[?[\da-f:.]+\]?)$/i);
 const origins = listOf(
   "an origin as browsers send it, for example https://app.example, or *",
@@ -224,6 +225,19 @@ const withAccess = (command: Command) =>
       "a key that may also set `priority` (lower runs first); several are allowed",
       keys,
     )
+    .addOption(
+      new Option(
+        "--admin-key <key>",
+        "the key that may load and unload models, and move aliases, while the server runs",
+      )
+        .env("KILN_ADMIN_KEY")
+        .argParser(key),
+    )
+    .option(
+      "--model-dir <folder>",
+      "a folder whose models the holder of --admin-key may load; several are allowed",
+      listOf("a folder", /./),
+    )
     .option("--strict", "refuse unknown request fields")
     .option(
       "--metrics-prefix <name>",
@@ -255,7 +269,7 @@ function addServe(program: Command): void {
     .option("--max-num-batched-tokens <n>", "tokens computed in one step", whole(1, 65536), 512)
     .option(
       "--cache-mib <n>",
-      "room for keys and values (default 256): models that write share it evenly, but none gets more than --max-num-seqs of its longest answers need",
+      "room for keys and values (default 256): models that write share it evenly, but none gets more than --max-num-seqs of its longest answers need; with --admin-key a share is left for one more",
       whole(1),
     )
     .addOption(dtypeOption())
@@ -265,6 +279,7 @@ function addServe(program: Command): void {
         "kiln serve runs/demo/model --port 8000",
         "kiln serve small=runs/a/model large,gpt-4o-mini=runs/b/model",
         "kiln serve runs/demo/model sentence-transformers/all-MiniLM-L6-v2 spam=runs/spam/model",
+        "kiln serve v1,chat=runs/v1/model --model-dir runs --admin-key SECRET",
       ),
     )
     .action(async (given: string[], flags: import("./serve_model.ts").ServeFlags) => {

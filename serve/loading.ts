@@ -5,7 +5,6 @@ import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
 import { isObject, readJson } from "../core/platform/files.ts";
-import { scope } from "../core/scope.ts";
 import { decoderConfig, isEncoderConfig, readModelConfig, shapeOf } from "../models/architectures.ts";
 import type { CausalLM, DecoderShape } from "../models/decoder.ts";
 import { Encoder } from "../models/encoder.ts";
@@ -15,7 +14,7 @@ import { labelScores, modelPooling } from "../models/pipeline.ts";
 import { TextReader } from "../models/text_reader.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import { type EmbeddingSettings, ModelEncoderRunner } from "./engine/encoder_runner.ts";
-import { cachePlan, ModelRunner } from "./engine/runner.ts";
+import { blocksIn, cachePlan, ModelRunner } from "./engine/runner.ts";
 import type { ModelPool, ServedModel } from "./models.ts";
 import type { EncoderTask } from "./text/encoder_frontend.ts";
 
@@ -43,30 +42,36 @@ export interface LoadSettings {
  */
 export class CacheBudget {
   #free: number;
+  /** What each model has, by its name. */
+  readonly #taken = new Map<string, number>();
 
   /** @param bytes of the whole. */
   constructor(bytes: number) {
     this.#free = bytes;
   }
 
-  /** Shares for these needs, of which `spare` more equal ones are left. */
-  shares(needs: readonly number[], spare: number): number[] {
+  /** Gives each of `models` its share of their `needs`; as much as for `spare` more is left. */
+  share(models: readonly string[], needs: readonly number[], spare: number): void {
     const order = needs.map((_, i) => i).sort((a, b) => needs[a] - needs[b]);
-    const shares: number[] = [];
     for (const [rank, i] of order.entries())
-      shares[i] = this.take(Math.min(needs[i], this.#free / (needs.length + spare - rank)));
-    return shares;
+      this.take(models[i], Math.min(needs[i], this.#free / (needs.length + spare - rank)));
   }
 
-  /** As much as is free of what is wanted. */
-  take(wanted: number): number {
+  /** Gives a model as much of what it wants as is free. */
+  take(model: string, wanted: number): void {
     const got = Math.min(wanted, this.#free);
     this.#free -= got;
-    return got;
+    this.#taken.set(model, got);
   }
 
-  give(bytes: number): void {
-    this.#free += bytes;
+  /** Bytes that a model has. */
+  of(model: string): number {
+    return this.#taken.get(model) ?? 0;
+  }
+
+  give(model: string): void {
+    this.#free += this.of(model);
+    this.#taken.delete(model);
   }
 }
 
@@ -128,37 +133,30 @@ async function addText(
 }
 
 /**
- * A runner with a cache of `cacheBytes`, or half as much, or a quarter, as the device has memory.
- * @throws KilnError where there is not even room for one sequence.
+ * A runner with a cache of `cacheBytes`, or of half or a quarter of it and so on, as the device has memory.
+ * @throws KilnError where there is none for even one sequence.
  */
-async function openRunner(
-  model: CausalLM,
-  { maxModelLen, maxSequences }: LoadSettings,
-  cacheBytes: number,
-): Promise<ModelRunner> {
-  const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-  let refused: unknown = null;
-  for (let bytes = cacheBytes; ; bytes /= 2) {
-    let runner: ModelRunner | null = null;
-    try {
-      // What it made before it failed goes with the scope.
-      runner = scope(
-        () => new ModelRunner(model, definedOnly({ maxModelLen, maxSequences, cacheBytes: bytes })),
-      );
-      await device().sync();
-      if (refused !== null)
-        say(`the device has no memory for a cache of ${mib(cacheBytes)}: it has ${mib(bytes)}`);
-      return runner;
-    } catch (error) {
-      runner?.close();
-      await trimmed();
-      if ((error as KilnError).code !== "webgpu_error") {
-        if (refused === null) throw error;
-        return noMemory("a cache of keys and values for even one answer")(refused);
-      }
-      refused = error;
-    }
+async function openRunner(model: CausalLM, settings: LoadSettings, cacheBytes: number): Promise<ModelRunner> {
+  const { maxModelLen, maxSequences } = settings;
+  const options = definedOnly({ maxModelLen, maxSequences });
+  const plan = cachePlan(model.shape, model.computeDtype, options);
+  let bytes = cacheBytes;
+  for (let blocks = blocksIn(plan, bytes); ; blocks = blocksIn(plan, bytes)) {
+    // Too few for one sequence: the runner says what to do, unless it is the device that has no more.
+    if (blocks <= plan.blocksPerSequence && bytes < cacheBytes)
+      return noMemory("the keys and values of even one answer")(undefined);
+    const layers = Array<number>(2 * model.shape.num_hidden_layers).fill(blocks * plan.layerBlockBytes);
+    if (blocks <= plan.blocksPerSequence || (await device().fits?.(layers)) !== false) break;
+    bytes = (blocks * plan.blockBytes) / 2;
   }
+  const runner = new ModelRunner(model, { ...options, cacheBytes: bytes });
+  await device().sync();
+  const mib = (size: number) => `${Math.floor(size / 2 ** 20)} MiB`;
+  if (bytes < cacheBytes)
+    say(
+      `warning: the device has no memory for ${mib(cacheBytes)} of keys and values: they get ${mib(bytes)}`,
+    );
+  return runner;
 }
 
 /** What a device that has no memory for something throws. */
@@ -175,17 +173,7 @@ function noMemory(what: string): (cause: unknown) => never {
 async function free(model: Model<never>, runner?: ModelRunner): Promise<void> {
   runner?.close();
   model.dispose();
-  await trimmed();
-}
-
-/** Gives idle memory back, also that of buffers which the device refused and would not have again. */
-async function trimmed(): Promise<void> {
-  // A failure that the device reports late is thrown once.
-  for (let tries = 0; tries < 3; tries++) {
-    try {
-      return await device().trim?.();
-    } catch {}
-  }
+  await device().trim?.();
 }
 
 async function addEncoder(

@@ -131,14 +131,16 @@ export class ModelPool implements Models {
     return this.#add(aliases, { kind: "encoder", frontend, ...served(name, engine, close) });
   }
 
+  /** @throws KilnError for a name that is taken, or that comes twice. */
+  assertFree(names: readonly string[]): void {
+    const taken = names.find((name, i) => this.#names.has(name) || names.indexOf(name) !== i);
+    if (taken === undefined) return;
+    throw new KilnError(`there is a model \`${taken}\` already: choose another name`, { code: "name_taken" });
+  }
+
   #add<M extends ServedModel>(aliases: readonly string[] = [], model: M): M {
     const names = [model.name, ...aliases];
-    const taken = names.find((name, i) => this.#names.has(name) || names.indexOf(name) !== i);
-    if (taken !== undefined) {
-      throw new KilnError(`there is a model \`${taken}\` already: choose another name`, {
-        code: "name_taken",
-      });
-    }
+    this.assertFree(names);
     const entry: Entry = { model, holders: 0, free: null };
     for (const name of names) this.#names.set(name, entry);
     for (const watcher of this.#watchers) watcher(model);
@@ -168,6 +170,11 @@ export class ModelPool implements Models {
     }
     await entry.model.drain(FOREVER);
     await entry.model.close();
+  }
+
+  /** `get` for a model that must exist. @throws KilnError. */
+  find(name: string): ServedModel {
+    return this.#entry(name).model;
   }
 
   #entry(name: string): Entry {

@@ -2,8 +2,10 @@ import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
+import { currentDirectory } from "../core/platform/files.ts";
 import { resolveModel } from "../models/hub/resolve.ts";
 import type { ComputeDtype } from "../nn/index.ts";
+import { Administration } from "./administration.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
 import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
 import { ModelPool, type ModelTask, taskOf } from "./models.ts";
@@ -25,6 +27,8 @@ export interface ServeFlags {
   metricsPrefix?: string;
   allowedHost?: string[];
   allowedOrigin?: string[];
+  adminKey?: string;
+  modelDir?: string[];
 }
 
 /** What a server begins with. */
@@ -74,6 +78,11 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
   };
   const needs: number[] = [];
   for (const { path } of sources) needs.push(await cacheNeed(path, settings));
+  for (const folder of flags.modelDir ?? []) await currentDirectory(folder);
+  if (flags.modelDir && flags.adminKey === undefined)
+    throw new KilnError("--model-dir is for models that are loaded later, which needs --admin-key KEY", {
+      exitCode: 2,
+    });
   await assertCanListen(flags);
   return { sources, needs, settings, flags };
 }
@@ -98,12 +107,17 @@ export async function serveModels(
   once = false,
 ): Promise<void> {
   const models = new ModelPool();
-  const budget = new CacheBudget(flags.cacheMib ? flags.cacheMib * 2 ** 20 : defaultCacheBytes);
-  const shares = budget.shares(needs, 0);
-  for (const [i, source] of sources.entries()) await loadInto(models, source, settings, shares[i]);
+  const { cacheMib, adminKey, modelDir: folders = [] } = flags;
+  const budget = new CacheBudget(cacheMib ? cacheMib * 2 ** 20 : defaultCacheBytes);
+  const names = sources.map(({ name }) => name);
+  // A new version of a model can then be loaded beside the old one.
+  budget.share(names, needs, adminKey === undefined ? 0 : 1);
+  for (const source of sources) await loadInto(models, source, settings, budget.of(source.name));
   const server = createServer({
     models,
+    administration: new Administration({ models, settings, budget, folders }),
     ...definedOnly({
+      adminKey,
       apiKey: flags.apiKey,
       strict: flags.strict,
       metricsPrefix: flags.metricsPrefix,

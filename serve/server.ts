@@ -1,6 +1,7 @@
 import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
+import type { Administration } from "./administration.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { Access } from "./http/access.ts";
 import { assertKeys } from "./http/gate.ts";
@@ -12,6 +13,8 @@ interface CommonOptions extends Access {
   readonly strict?: boolean;
   /** What the names of metrics at /metrics begin with, before a colon (default `kiln`; `vllm` fits its dashboards). */
   readonly metricsPrefix?: string;
+  /** What the holder of `adminKey` may do. */
+  readonly administration?: Administration;
 }
 
 /** One model that writes text. */

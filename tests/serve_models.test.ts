@@ -53,6 +53,41 @@ describe("several models in one server", () => {
   });
 });
 
+it("a model that a request holds is closed after it, under whatever name the request found it", async () => {
+  const models = new ModelPool();
+  const closed: string[] = [];
+  const tokenizer = fakeTokenizer();
+  for (const name of ["old", "new"]) {
+    const { runner } = makeEngine({ vocabSize: tokenizer.vocabSize }).engine;
+    models.addText({
+      name,
+      aliases: [`${name}-too`],
+      runner,
+      tokenizer,
+      close: async () => void closed.push(name),
+    });
+  }
+  const request = models.hold();
+  const held = request.get("old-too")!;
+  expect([request.get("old-too"), request.get("old")]).toEqual([held, held]);
+  models.alias("old-too", "new");
+  const removed = models.remove("old");
+  expect([models.get("old"), models.get("old-too")?.name]).toEqual([undefined, "new"]);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  expect(closed).toEqual([]);
+  // What it starts now is answered, though nobody else finds the model any more.
+  if (held.kind === "text") {
+    const job = await held.frontend.start({ prompts: [[5]], max_tokens: 2, client: "one" }, () => {});
+    await job.done;
+  }
+  request.release();
+  await removed;
+  expect(closed).toEqual(["old"]);
+  expect(() => models.alias("x", "old")).toThrow("there is no model `old`");
+  models.alias("new-too", null);
+  expect([...models].map(([name]) => name)).toEqual(["old-too", "new"]);
+});
+
 describe("the share of a device", () => {
   it("runs steps and batches one at a time, and text models answer as they would alone", async () => {
     const share = new DeviceShare();

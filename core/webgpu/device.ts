@@ -12,7 +12,7 @@ import type { WebGpuHost } from "./host.ts";
 import { emit, type LoweredCall, lower } from "./lowering.ts";
 import { matrixFeature, matrixShapes } from "./matrix_units.ts";
 import { debugLevel, Pipelines } from "./pipelines.ts";
-import { Pool, type Slot, slotOf } from "./pool.ts";
+import { Pool, type Slot, sizeClass, slotOf } from "./pool.ts";
 import { Recorder } from "./recorder.ts";
 import { signatureOf } from "./signature.ts";
 import { openTuner, type Tuner } from "./tuner.ts";
@@ -297,6 +297,17 @@ export class WebGpuDevice implements WebGpuHost {
   /** Awaits a promise of the adapter's in the way that suits it. */
   settled<T>(promise: Promise<T>): Promise<T> {
     return this.profile.class === "cpu" ? awaitIdle(promise) : promise;
+  }
+
+  async fits(sizes: readonly number[]): Promise<boolean> {
+    // A tensor's own buffer would be used before its error is known, and take what is submitted with it down.
+    for (const kind of ["out-of-memory", "validation"] as const) this.gpu.pushErrorScope(kind);
+    const buffers = sizes.map((size) => {
+      return this.gpu.createBuffer({ size: sizeClass(size), usage: GPUBufferUsage.STORAGE });
+    });
+    const errors = await Promise.all([this.gpu.popErrorScope(), this.gpu.popErrorScope()]);
+    for (const buffer of buffers) buffer.destroy();
+    return errors.every((error) => error === null);
   }
 
   /** Destroys idle buffers. Others may work meanwhile: what is submitted keeps its buffers. */

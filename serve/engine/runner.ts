@@ -33,17 +33,12 @@ export class ModelRunner implements Runner {
 
   constructor(model: CausalLM, options: RunnerOptions = {}) {
     const { shape } = model;
-    const { cacheBytes = defaultCacheBytes } = options;
     const plan = cachePlan(shape, model.computeDtype, options);
-    const { maxModelLen, blockSize, maxSequences, blocksPerSequence, layerBlockBytes, blockBytes } = plan;
+    const { maxModelLen, blockSize, maxSequences, blocksPerSequence } = plan;
     this.vocabSize = shape.vocab_size;
     this.maxModelLen = maxModelLen;
     this.blockSize = blockSize;
-    const affordable = Math.min(
-      cacheBytes / blockBytes,
-      device().profile.maxBindingBytes / layerBlockBytes - 1,
-    );
-    this.blockCount = Math.min(Math.floor(affordable), plan.mostBlocks);
+    this.blockCount = blocksIn(plan, options.cacheBytes ?? defaultCacheBytes);
     if (this.blockCount < blocksPerSequence + 1) {
       throw new KilnError(
         `a context of ${this.maxModelLen} tokens needs ${blocksPerSequence + 1} cache blocks, ` +
@@ -103,6 +98,16 @@ export function cachePlan(shape: DecoderShape, dtype: ComputeDtype, options: Run
     blockBytes: layerBlockBytes * 2 * shape.num_hidden_layers,
     mostBlocks: blocksPerSequence * maxSequences + 1,
   };
+}
+
+/** Blocks that a cache of so many bytes has on this device. */
+export function blocksIn(plan: ReturnType<typeof cachePlan>, cacheBytes: number): number {
+  const { blockBytes, layerBlockBytes, mostBlocks } = plan;
+  const affordable = Math.min(
+    cacheBytes / blockBytes,
+    device().profile.maxBindingBytes / layerBlockBytes - 1,
+  );
+  return Math.min(Math.floor(affordable), mostBlocks);
 }
 
 const NOTHING: ItemResult = { sampled: null, scored: [] };

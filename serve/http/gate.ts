@@ -16,7 +16,7 @@ export interface Caller {
 
 /** @throws KilnError for a key that no header can carry, or that an empty header would match. */
 export function assertKeys(access: Access): void {
-  if (keysOf(access).every((key) => /^[\x21-\x7e]+$/.test(key))) return;
+  if ([...keysOf(access), access.adminKey ?? "-"].every((key) => /^[\x21-\x7e]+$/.test(key))) return;
   throw new KilnError("an API key must be of visible ASCII characters, at least one", { code: "bad_key" });
 }
 
@@ -163,11 +163,29 @@ export function answerPreflight(
 
 /** @throws HttpError 401 for a request without one of the server's keys, where there are any. */
 export function checkKey(request: FastifyRequest, access: Access): void {
-  if (keysOf(access).length === 0 || givenKey(request, access) !== null) return;
-  throw new HttpError(401, "missing or wrong API key: send it as `Authorization: Bearer KEY`", {
+  if (keysOf(access).length === 0 || givenKey(request, access) !== null || isAdmin(request, access)) return;
+  throw wrongKey("missing or wrong API key");
+}
+
+/** @throws HttpError 403 where the server has no administrator's key, 401 for a request without it. */
+export function checkAdmin(request: FastifyRequest, access: Access): void {
+  if (access.adminKey === undefined) {
+    throw new HttpError(403, "models can be changed only on a server that was started with --admin-key KEY", {
+      code: "administration_off",
+    });
+  }
+  if (!isAdmin(request, access)) throw wrongKey("missing or wrong administrator's key");
+}
+
+function wrongKey(what: string): HttpError {
+  return new HttpError(401, `${what}: send it as \`Authorization: Bearer KEY\``, {
     code: "invalid_api_key",
     headers: { "www-authenticate": "Bearer" },
   });
+}
+
+function isAdmin(request: FastifyRequest, { adminKey }: Access): boolean {
+  return adminKey !== undefined && matchingKey(request, [adminKey]) !== null;
 }
 
 /** Tells callers apart by their keys if the server has several, else by their connections. */
@@ -203,11 +221,16 @@ function keysOf({ apiKey = [], priorityKeys = [] }: Access): string[] {
   return [...new Set([apiKey, priorityKeys].flat())];
 }
 
-/** The server's key that the request carries, or null. All are compared, so that the time reveals nothing. */
-function givenKey({ headers }: FastifyRequest, access: Access): string | null {
+/** The server's key that the request carries, or null. */
+function givenKey(request: FastifyRequest, access: Access): string | null {
+  return matchingKey(request, keysOf(access));
+}
+
+/** That of `keys` which the request carries, or null. All are compared, so that the time reveals nothing. */
+function matchingKey({ headers }: FastifyRequest, keys: readonly string[]): string | null {
   const given = /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1] ?? headers["x-api-key"];
   if (typeof given !== "string") return null;
-  return keysOf(access).filter((key) => timingSafeEqual(digest(given), digest(key)))[0] ?? null;
+  return keys.filter((key) => timingSafeEqual(digest(given), digest(key)))[0] ?? null;
 }
 
 /** Gives keys equal lengths, for a comparison in constant time. */

@@ -1,6 +1,7 @@
 import type { FastifyReply } from "fastify";
 import type { z } from "zod";
 import { isObject } from "../../core/platform/files.ts";
+import type { Administration } from "../administration.ts";
 import type { Limits } from "../limits.ts";
 import { type EncoderModel, type Models, type ModelTask, type ServedModel, taskOf } from "../models.ts";
 import type { EncoderFrontend, EncoderTask } from "../text/encoder_frontend.ts";
@@ -17,6 +18,8 @@ export interface Service {
   readonly metrics: Metrics;
   /** All of them. */
   readonly routes: readonly Route[];
+  /** Of servers that were started with a key for it. */
+  readonly administration?: Administration | undefined;
 }
 
 /** One request for a route. */
@@ -37,6 +40,8 @@ export interface Route<Body = never> {
   readonly path: string;
   /** Whether it needs no API key. */
   readonly open?: boolean;
+  /** Whether it needs the administrator's key. */
+  readonly admin?: boolean;
   /** Bytes that the body may have; default: `limits.bodyBytes`. */
   readonly bodyBytes?: (limits: Limits) => number;
   /** In a few words, for the description of the server. */

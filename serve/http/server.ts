@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
+import type { Administration } from "../administration.ts";
 import type { Limits } from "../limits.ts";
 import type { ModelPool } from "../models.ts";
 import type { Access } from "./access.ts";
@@ -11,6 +12,7 @@ import {
   allowOrigin,
   answerPreflight,
   callerOf,
+  checkAdmin,
   checkBody,
   checkFraming,
   checkHost,
@@ -23,6 +25,7 @@ import { bodyParser, type Route } from "./route.ts";
 
 export interface HttpOptions extends Access {
   readonly models: ModelPool;
+  readonly administration?: Administration | undefined;
   /** Refuse unknown fields instead of ignoring them. */
   readonly strict: boolean;
   /** What the names of metrics begin with, before a colon. */
@@ -97,6 +100,7 @@ function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyRepl
   if (isPreflight(request) && methods !== "") return answerPreflight(request, reply, permitted, methods);
   const route = routes.find(({ path }) => path === request.routeOptions.url);
   if (route?.open !== true) checkKey(request, options);
+  if (route?.admin === true) checkAdmin(request, options);
   if (request.is404) throw unrouted(request);
   if (route?.method === "POST") checkBody(request, route.bodyBytes?.(limits) ?? limits.bodyBytes);
   if (request.headers.expect !== undefined) reply.raw.writeContinue();
@@ -122,7 +126,7 @@ function addRoute(app: FastifyInstance, route: Route, options: HttpOptions, metr
           body,
           rest,
           caller: callerOf(request, options),
-          service: { models, limits, metrics, routes },
+          service: { models, limits, metrics, routes, administration: options.administration },
           reply,
         });
       } finally {

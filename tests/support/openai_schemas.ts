@@ -11,7 +11,7 @@ const PATHS: readonly (readonly [path: RegExp, body: string, event?: string])[] 
   [/^\/v1\/responses$/, "Response", "ResponseStreamEvent"],
   [/^\/v1\/embeddings$/, "CreateEmbeddingResponse"],
   [/^\/v1\/models$/, "ListModelsResponse"],
-  [/^\/v1\/models\/./, "Model"],
+  [/^\/v1\/models\/(?!unload$)./, "Model"],
 ];
 
 /** @throws Error that names the first place where a value is not as a schema of tests/fixtures/openai_schemas.json says. */

@@ -1,4 +1,5 @@
 import type { Route } from "../route.ts";
+import { administration } from "./administration.ts";
 import { chat } from "./chat.ts";
 import { classify } from "./classify.ts";
 import { completions } from "./completions.ts";
@@ -17,4 +18,5 @@ export const routes: readonly Route[] = [
   ...[models, model, completions, chat, responses],
   ...[embeddings, classify, ...scoring],
   ...[tokenize, detokenize],
+  ...administration,
 ];

@@ -21,7 +21,7 @@ export const model: Route = {
 };
 
 /** vLLM's fields: `root` is the model that an alias stands for, `parent` the one that an adapter belongs to. */
-function modelBody(id: string, model: ServedModel) {
+export function modelBody(id: string, model: ServedModel) {
   const { name, created, parent, maxModelLen } = model;
   return {
     ...{ id, object: "model", created, owned_by: "kiln" },

@@ -1,0 +1,99 @@
+import { realpath } from "node:fs/promises";
+import { resolve, sep } from "node:path";
+import { KilnError } from "../core/errors.ts";
+import { say } from "../core/platform/command_line.ts";
+import { modelAt } from "../models/hub/resolve.ts";
+import { type CacheBudget, cacheNeed, type LoadSettings, loadInto } from "./loading.ts";
+import type { ModelPool, ServedModel } from "./models.ts";
+
+export interface AdministrationOptions {
+  readonly models: ModelPool;
+  readonly settings: LoadSettings;
+  readonly budget: CacheBudget;
+  /** Folders whose models may be loaded. */
+  readonly folders: readonly string[];
+}
+
+/** Loads and unloads models of a running server, and moves aliases. */
+export class Administration {
+  readonly #options: AdministrationOptions;
+  /** Loads, one after the other: each knows what the one before left. */
+  #loading: Promise<unknown> = Promise.resolve();
+
+  constructor(options: AdministrationOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Adds the model of a folder or GGUF file below one of the folders, ready to answer.
+   * @throws KilnError for a path outside of them, a name that is taken, and as `loadInto`.
+   */
+  load(name: string, path: string, aliases: readonly string[]): Promise<ServedModel> {
+    const loaded = this.#loading.then(() => this.#load(name, path, aliases));
+    this.#loading = loaded.catch(() => {});
+    return loaded;
+  }
+
+  async #load(name: string, given: string, aliases: readonly string[]): Promise<ServedModel> {
+    const { models, settings, budget } = this.#options;
+    models.assertFree([name, ...aliases]);
+    const path = await this.#confined(given);
+    budget.take(name, await cacheNeed(path, settings));
+    try {
+      const model = await loadInto(models, { name, aliases, path }, settings, budget.of(name));
+      say(`loaded ${name} from ${path}`);
+      return model;
+    } catch (error) {
+      budget.give(name);
+      throw error;
+    }
+  }
+
+  /**
+   * Takes a model out: nobody finds it any more, what runs on it finishes, and then its memory comes back.
+   * @returns its name and the aliases that went with it. @throws KilnError for one that does not exist.
+   */
+  async unload(given: string): Promise<{ name: string; aliases: string[] }> {
+    const { models, budget } = this.#options;
+    const model = models.find(given);
+    const { name } = model;
+    const aliases = [...models].flatMap(([known, other]) =>
+      other === model && known !== name ? [known] : [],
+    );
+    await models.remove(name);
+    budget.give(name);
+    say(`unloaded ${name}`);
+    return { name, aliases };
+  }
+
+  /** See `ModelPool.alias`. */
+  alias(alias: string, model: string | null): void {
+    this.#options.models.alias(alias, model);
+    say(model === null ? `${alias} stands for no model` : `${alias} stands for ${model}`);
+  }
+
+  /** The real path of a model below one of the folders. One message for all others, which tells nothing of the disk. */
+  async #confined(given: string): Promise<string> {
+    const { folders } = this.#options;
+    if (folders.length === 0) {
+      throw new KilnError("no model can be loaded: start the server with --model-dir FOLDER", {
+        code: "no_model_dir",
+      });
+    }
+    for (const folder of folders) {
+      const path = resolve(folder, given);
+      if (given.includes("\0") || !isWithin(path, resolve(folder))) continue;
+      const root = await realpath(folder);
+      const real = await realpath(path).catch(() => null);
+      if (real === null || !isWithin(real, root)) continue;
+      const model = await realpath(await modelAt(real));
+      if (isWithin(model, root)) return model;
+    }
+    throw new KilnError(`${given.slice(0, 200)} is no model below a folder that was given as --model-dir`, {
+      code: "path_not_allowed",
+    });
+  }
+}
+
+const isWithin = (path: string, folder: string) =>
+  path.startsWith(folder.endsWith(sep) ? folder : folder + sep);

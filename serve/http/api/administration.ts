@@ -1,0 +1,74 @@
+import { z } from "zod";
+import type { KilnError } from "../../../core/errors.ts";
+import { HttpError } from "../errors.ts";
+import { type Route, route, type Service } from "../route.ts";
+import { modelBody } from "./models.ts";
+
+/** What a model may be called: no control characters or spaces, and nothing that looks like a way out of a folder. */
+const name = z
+  .string()
+  .max(200)
+  .regex(/^\w[\w.:@+-]*(\/\w[\w.:@+-]*)*$/, "must be letters, digits, _ . : @ + - and single / between them");
+
+/** POST /v1/models/load: answers when the model is ready. */
+const load = route({
+  method: "POST",
+  path: "/v1/models/load",
+  summary: "Loads a model from below the server's folders",
+  example: { model: "MODEL", path: "folder", aliases: ["latest"] },
+  admin: true,
+  schema: () =>
+    z.object({ model: name, path: z.string().min(1).max(4096), aliases: z.array(name).max(64).nullish() }),
+  handle: async ({ body, service }) => {
+    const loaded = await told(service, (admin) => admin.load(body.model, body.path, body.aliases ?? []));
+    return modelBody(body.model, loaded);
+  },
+});
+
+/** POST /v1/models/unload: answers when what ran on the model has ended and its memory is free. */
+const unload = route({
+  method: "POST",
+  path: "/v1/models/unload",
+  summary: "Takes a model out when what runs on it has ended",
+  example: { model: "MODEL" },
+  admin: true,
+  schema: () => z.object({ model: name }),
+  handle: async ({ body, service }) => {
+    const { name: model, aliases } = await told(service, (admin) => admin.unload(body.model));
+    return { model, aliases, unloaded: true };
+  },
+});
+
+/** POST /v1/aliases: lets a name stand for a model from the next request on, or for none (`"model": null`). */
+const aliases = route({
+  method: "POST",
+  path: "/v1/aliases",
+  summary: "Lets a name stand for a model from the next request on",
+  example: { alias: "latest", model: "MODEL" },
+  admin: true,
+  schema: () => z.object({ alias: name, model: name.nullable() }),
+  handle: async ({ body: { alias, model }, service }) => {
+    await told(service, async (admin) => admin.alias(alias, model));
+    return { alias, model };
+  },
+});
+
+export const administration: readonly Route[] = [load, unload, aliases];
+
+const statuses: Record<string, number> = { name_taken: 409, model_not_found: 404, out_of_memory: 503 };
+
+/** Does something as the administrator, who may read why it failed. @throws HttpError. */
+async function told<T>(
+  { administration: admin }: Service,
+  act: (admin: NonNullable<Service["administration"]>) => Promise<T>,
+): Promise<T> {
+  if (admin === undefined)
+    throw new HttpError(403, "this server's models cannot be changed", { code: "administration_off" });
+  try {
+    return await act(admin);
+  } catch (error) {
+    const { message, code = null, name: kind } = error as KilnError;
+    if (kind !== "KilnError") throw error;
+    throw new HttpError(statuses[code ?? ""] ?? 400, message, { code });
+  }
+}
