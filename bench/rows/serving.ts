@@ -1,6 +1,6 @@
 import { BlockPool, BlockTable } from "../../serve/engine/blocks.ts";
 import { Scheduler } from "../../serve/engine/scheduler.ts";
-import type { Request } from "../../serve/engine/types.ts";
+import type { ItemResult, Request } from "../../serve/engine/types.ts";
 import { resolveSampling } from "../../serve/text/sampling.ts";
 import type { Row } from "./row.ts";
 
@@ -10,6 +10,9 @@ const blockSize = 16;
 const vocabulary = 32_000;
 /** Tokens of a prompt and of an answer. */
 const [promptLength, answerLength] = [128, 512];
+
+const COMPUTED: ItemResult = { sampled: null, scored: [] };
+const SAMPLED: ItemResult = { ...COMPUTED, sampled: { id: 1, logprob: null, top: [] } };
 
 /** A greedy request of the benchmarks. No two share a prefix: every answer computes its prompt. */
 export function plainRequest(id: string, prompt: readonly number[], maxTokens: number): Request {
@@ -48,12 +51,7 @@ export function schedulerRow(sequences: number): Row {
         run: async (times) => {
           for (let i = 0; i < times; i++) {
             const plan = scheduler.schedule();
-            const results = plan.items.map(({ start, samples }) => {
-              return {
-                sampled: samples ? { id: start % vocabulary, logprob: null, top: [] } : null,
-                scored: [],
-              };
-            });
+            const results = plan.items.map(({ samples }) => (samples ? SAMPLED : COMPUTED));
             for (const { finish } of scheduler.advance(plan, results)) if (finish !== null) add();
           }
         },

@@ -248,7 +248,6 @@ export class Scheduler {
     this.#stop(victim);
     victim.table.clear();
     victim.computed = 0;
-    victim.planned = 0;
     victim.preemptions++;
     this.#preemptions++;
     this.#enqueue(victim);
@@ -363,23 +362,27 @@ export class Scheduler {
     return Math.max(best, Math.ceil((rank - this.#steps) / this.config.agingSteps));
   }
 
-  /** Each sequence gets one token; those with more to compute share the rest of the budget evenly. */
+  /** Each sequence gets one token; those with more to compute share the rest of the budget evenly, first by client. */
   #share(): PlanItem[] {
-    const able = this.#running.filter((sequence) => endOf(sequence) > sequence.planned);
-    const counts = able.map(() => 1);
-    const more = able.map((sequence) => endOf(sequence) - sequence.planned - 1);
-    const long = [...more.keys()].filter((i) => more[i] > 0);
-    const clients = [...new Set(long.map((i) => able[i].client))];
-    const own = clients.map((client) => long.filter((i) => able[i].client === client));
-    const wanted = own.map((indices) => indices.reduce((sum, i) => sum + more[i], 0));
-    evenShares(wanted, this.config.maxBatchedTokens - able.length).forEach((share, c) => {
-      const indices = own[c];
-      evenShares(
-        indices.map((i) => more[i]),
-        share,
-      ).forEach((count, j) => {
-        counts[indices[j]] += count;
-      });
+    const able: Sequence[] = [];
+    const counts: number[] = [];
+    const long = new Map<Client, number[]>();
+    for (const sequence of this.#running) {
+      const left = leftOf(sequence);
+      if (left <= 0) continue;
+      if (left > 1) {
+        const own = long.get(sequence.client);
+        if (own === undefined) long.set(sequence.client, [able.length]);
+        else own.push(able.length);
+      }
+      able.push(sequence);
+      counts.push(1);
+    }
+    const wanted = [...long.values()].map((own) => own.map((i) => leftOf(able[i]) - 1));
+    const total = wanted.map((own) => own.reduce((sum, more) => sum + more, 0));
+    const shares = evenShares(total, this.config.maxBatchedTokens - able.length);
+    [...long.values()].forEach((own, c) => {
+      for (const [j, extra] of evenShares(wanted[c], shares[c]).entries()) counts[own[j]] += extra;
     });
     return able.map((sequence, i) => plan(sequence, counts[i]));
   }
@@ -437,6 +440,11 @@ function commonBlocks(a: readonly number[], b: readonly number[], blockSize: num
 /** Positions that can be computed of it now. What an answer's last token leads to is not. */
 function endOf({ request, tokens, coming }: Sequence): number {
   return Math.min(tokens.length + coming, request.prompt.length + Math.max(0, request.maxTokens - 1));
+}
+
+/** Positions that can still be planned. */
+function leftOf(sequence: Sequence): number {
+  return endOf(sequence) - sequence.planned;
 }
 
 /** The next `count` positions of a sequence are computed. */
