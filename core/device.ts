@@ -120,6 +120,9 @@ export function device(): Device {
   return current;
 }
 
+/** Whether there is a device for new tensors. */
+export const hasDevice = (): boolean => current !== null;
+
 /** Makes `d` the device of new tensors and returns the one before. */
 export function setDevice(d: Device | null): Device | null {
   const previous = current;

@@ -5,14 +5,20 @@ import { device } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
 import { isObject, readJson } from "../core/platform/files.ts";
-import { decoderConfig, isEncoderConfig, readModelConfig, shapeOf } from "../models/architectures.ts";
-import type { CausalLM, DecoderShape } from "../models/decoder.ts";
+import {
+  type AnyModel,
+  decoderConfig,
+  isEncoderConfig,
+  readModelConfig,
+  shapeOf,
+} from "../models/architectures.ts";
+import { CausalLM, type DecoderShape } from "../models/decoder.ts";
 import { Encoder } from "../models/encoder.ts";
-import { fromPretrained, type LoadedModel, loadModel } from "../models/formats/hf_directory.ts";
-import type { Model } from "../models/model.ts";
+import { fromPretrained, loadModel } from "../models/formats/hf_directory.ts";
 import { labelScores, modelPooling } from "../models/pipeline.ts";
 import { TextReader } from "../models/text_reader.ts";
 import type { ComputeDtype } from "../nn/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import { type EmbeddingSettings, ModelEncoderRunner } from "./engine/encoder_runner.ts";
 import { blocksIn, cachePlan, ModelRunner } from "./engine/runner.ts";
 import type { ModelPool, ServedModel } from "./models.ts";
@@ -102,20 +108,47 @@ export async function loadInto(
     await device()
       .sync()
       .catch(noMemory(`the weights of ${path}`));
-    if (model instanceof Encoder) return await addEncoder(pool, source, { ...loaded, model });
-    return await addText(pool, source, loaded as LoadedModel, settings, cacheBytes);
+    return await addLoaded(pool, source, { ...loaded, path }, settings, cacheBytes, () => model.dispose());
   } catch (error) {
-    await free(model);
+    model.dispose();
+    await device().trim?.();
     throw error;
   }
 }
 
-async function addText(
+interface Loaded<M> {
+  readonly model: M;
+  readonly tokenizer: Tokenizer;
+  /** Where it is from. */
+  readonly directory?: string;
+  /** What messages call it. */
+  readonly path?: string;
+}
+
+/**
+ * Adds a loaded model to the pool, ready to answer.
+ * @param dispose frees the model when it is taken out of the pool; by default it stays.
+ * @throws KilnError for a model that cannot be served, and where the device has no memory for its cache.
+ */
+export async function addLoaded(
   pool: ModelPool,
-  { name, aliases }: ModelSource,
-  { model, tokenizer }: LoadedModel,
+  source: Pick<ModelSource, "name" | "aliases">,
+  { model, ...loaded }: Loaded<AnyModel>,
   settings: LoadSettings,
   cacheBytes: number,
+  dispose = () => {},
+): Promise<ServedModel> {
+  if (model instanceof Encoder) return addEncoder(pool, source, { ...loaded, model }, dispose);
+  if (model instanceof CausalLM)
+    return addText(pool, source, { ...loaded, model }, { settings, cacheBytes, dispose });
+  throw new KilnError(`a ${model.toHfConfig().architectures} cannot be served`);
+}
+
+async function addText(
+  pool: ModelPool,
+  { name, aliases }: Pick<ModelSource, "name" | "aliases">,
+  { model, tokenizer }: Loaded<CausalLM>,
+  { settings, cacheBytes, dispose }: { settings: LoadSettings; cacheBytes: number; dispose: () => void },
 ): Promise<ServedModel> {
   const runner = await openRunner(model, settings, cacheBytes);
   const unknown = tokenizer.eosIds.filter((id) => !(id >= 0 && id < runner.vocabSize));
@@ -128,7 +161,11 @@ async function addText(
   await runner.warmUp();
   const { maxSequences: maxSeqs, maxBatchedTokens } = settings;
   const limits = definedOnly({ maxSeqs, maxBatchedTokens });
-  const close = () => free(model, runner);
+  const close = async () => {
+    runner.close();
+    dispose();
+    await device().trim?.();
+  };
   return pool.addText({ name, aliases, runner, tokenizer, close, ...limits });
 }
 
@@ -169,17 +206,11 @@ function noMemory(what: string): (cause: unknown) => never {
   };
 }
 
-/** Gives a model's memory back to the system. */
-async function free(model: Model<never>, runner?: ModelRunner): Promise<void> {
-  runner?.close();
-  model.dispose();
-  await device().trim?.();
-}
-
 async function addEncoder(
   pool: ModelPool,
-  { name, aliases, path }: ModelSource,
-  { model, tokenizer, directory }: LoadedModel<Encoder>,
+  { name, aliases }: Pick<ModelSource, "name" | "aliases">,
+  { model, tokenizer, directory, path = "the model" }: Loaded<Encoder>,
+  dispose: () => void,
 ): Promise<ServedModel> {
   const folder = await sentenceSettings(directory, path);
   const task = encoderTask(model, folder, path);
@@ -192,7 +223,10 @@ async function addEncoder(
   // Compiles the kernels, so that no client waits for that.
   for (const length of [1, Math.min(64, runner.maxModelLen)])
     await runner.run([{ ids: new Int32Array(length).fill(model.padId) }]);
-  const close = () => free(model);
+  const close = async () => {
+    dispose();
+    await device().trim?.();
+  };
   return pool.addEncoder({ name, aliases, runner, tokenizer, task, close });
 }
 
@@ -207,9 +241,9 @@ interface SentenceSettings {
 }
 
 /** Without such files a vector is the mean of all tokens, of length 1. */
-async function sentenceSettings(directory: string, path: string): Promise<SentenceSettings> {
+async function sentenceSettings(directory: string | undefined, path: string): Promise<SentenceSettings> {
   const read = async (name: string) => {
-    const file = join(directory, name);
+    const file = directory === undefined ? "" : join(directory, name);
     return existsSync(file) ? await readJson(file) : null;
   };
   const modules = (await read("modules.json")) as { type?: string }[] | null;
@@ -230,7 +264,7 @@ async function sentenceSettings(directory: string, path: string): Promise<Senten
   const own = isObject(config.sentence_transformers) ? config.sentence_transformers.activation_fn : old;
   return {
     embedding: {
-      pooling: (await modelPooling(directory)) ?? "mean",
+      pooling: (directory === undefined ? null : await modelPooling(directory)) ?? "mean",
       normalize: kinds.includes("Normalize"),
     },
     matryoshka: Array.isArray(dimensions) ? dimensions.map(Number) : is_matryoshka === true,

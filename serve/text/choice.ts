@@ -79,7 +79,12 @@ export class Choice {
     }
   }
 
-  /** Mean log probability of the generated tokens: what `best_of` ranks by. 0 if the engine was not asked for them. */
+  /** Of the log probabilities of the generated tokens. 0 if the engine was not asked for them. */
+  get logprobSum(): number {
+    return this.#logprobSum;
+  }
+
+  /** What `best_of` ranks by. */
   get meanLogprob(): number {
     return this.completionTokens === 0 ? 0 : this.#logprobSum / this.completionTokens;
   }

@@ -23,6 +23,8 @@ export interface EncoderRequest {
 /** One accepted request. */
 export interface EncoderJob {
   readonly promptTokens: number;
+  /** The texts as tokens, in order. */
+  readonly texts: readonly EncodedText[];
   /** Numbers of each text, in order; rejects with the RequestError that ended the request. */
   readonly done: Promise<readonly Float32Array[]>;
   cancel(): void;
@@ -81,7 +83,7 @@ export class EncoderFrontend<Task extends EncoderTask = EncoderTask> {
       // Other requests get their turn between the texts of a large one.
       if (i % 16 === 15) await nextTurn();
     }
-    return { promptTokens, ...this.engine.submit(client, texts) };
+    return { promptTokens, texts, ...this.engine.submit(client, texts) };
   }
 
   async #encode(input: EncoderInput, index: number, request: EncoderRequest): Promise<EncodedText> {

@@ -7,6 +7,7 @@ import { ModelRunner } from "../engine/runner.ts";
 import { LIMITS } from "../limits.ts";
 import { Frontend } from "./frontend.ts";
 import type { SamplingParams, TextRequest } from "./request.ts";
+import { inParallel, writtenTo } from "./request_output.ts";
 
 /** How to continue a prompt; `max_tokens` is 256 by default, and the end of the context may come earlier. */
 export type GenerateOptions = Omit<SamplingParams, "n" | "best_of" | "logprobs">;
@@ -74,39 +75,11 @@ export class TextGenerator implements TextGeneration {
     prompts: readonly (string | readonly number[])[],
     options: GenerationOptions = {},
   ): Promise<Generated[][]> {
-    const all: Generated[][] = [];
-    let next = 0;
-    const work = async () => {
-      while (next < prompts.length) {
-        const index = next++;
-        all[index] = await this.#generateOne(prompts[index], options).catch((error) => {
-          next = prompts.length; // no others begin; those that are being written end first
-          throw error;
-        });
-      }
-    };
-    const workers = Array.from({ length: this.#maxSequences }, work);
-    await Promise.allSettled(workers);
-    await Promise.all(workers);
-    return all;
-  }
-
-  async #generateOne(prompt: string | readonly number[], options: GenerationOptions): Promise<Generated[]> {
-    const written = Array.from({ length: options.n ?? 1 }, (): Generated => {
-      return { text: "", token_ids: [], finish_reason: "length" };
+    return inParallel(prompts.length, this.#maxSequences, async (index) => {
+      const request = await this.#request(prompts[index], options);
+      const { outputs } = await writtenTo(this.#frontend, request, String(index));
+      return outputs.map(({ text, token_ids, finish_reason }) => ({ text, token_ids, finish_reason }));
     });
-    const job = await this.#frontend.start(await this.#request(prompt, options), (index, delta) => {
-      const one = written[index];
-      one.text += delta.text;
-      one.token_ids.push(...delta.tokenIds);
-      one.finish_reason = delta.finishReason ?? one.finish_reason;
-    });
-    try {
-      await job.done;
-    } catch (error) {
-      throw (error as Error).cause ?? error;
-    }
-    return written;
   }
 
   /** Frees the cache; nothing may be running. */
