@@ -101,6 +101,8 @@ describe("tools", () => {
     const cut = (await post({ ...fields, max_tokens: ids.length - 10 })).body.choices[0];
     expect(cut.finish_reason).toBe("length");
     expect(cut.message.tool_calls[0].function.name).toBe("weather");
+    // Nor is half a call one that a client should make.
+    expect((await post({ ...fields, stop: "own" })).body.choices[0].finish_reason).toBe("stop");
   });
 
   it("without tools, or with tool_choice none, the text is text, and the model is shown no tools", async () => {

@@ -185,7 +185,7 @@ function templateOf(tokenizer: Tokenizer): ChatTemplate {
 function messageDelta(reader: CallReader, { text, finishReason, ...rest }: ChoiceDelta): MessageDelta {
   const read = reader.push(text);
   const last = finishReason === null ? null : reader.flush();
-  const isCall = finishReason === "stop" && reader.count > 0;
+  const isCall = finishReason === "stop" && reader.count > 0 && reader.isWhole;
   return {
     ...rest,
     content: read.content + (last?.content ?? ""),

@@ -92,6 +92,8 @@ export interface CallOptions {
 export interface CallReader {
   /** Calls found so far. */
   readonly count: number;
+  /** Whether the last of them has its end. */
+  readonly isWhole: boolean;
   push(text: string): MessagePiece;
   /** What was held back; call at the end. */
   flush(): MessagePiece;
@@ -102,6 +104,7 @@ const NOTHING: MessagePiece = { content: "", calls: [] };
 /** Reads an answer without tools. */
 export const noCalls: CallReader = {
   count: 0,
+  isWhole: true,
   push: (content) => ({ content, calls: [] }),
   flush: () => NOTHING,
 };
@@ -109,6 +112,7 @@ export const noCalls: CallReader = {
 /** Reads an answer that was bound to be the arguments of one tool. */
 export class ArgumentsReader implements CallReader {
   readonly #name: string;
+  readonly isWhole = true;
   count = 0;
 
   constructor(name: string) {
@@ -155,6 +159,10 @@ export class ToolCallReader implements CallReader {
 
   get count(): number {
     return this.#options.parallel ? this.#count : Math.min(this.#count, 1);
+  }
+
+  get isWhole(): boolean {
+    return this.#call === null;
   }
 
   push(text: string): MessagePiece {
