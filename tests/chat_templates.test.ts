@@ -288,4 +288,24 @@ describe("texts in pieces", () => {
       expect(whole.slice(...ranges.at(-1)!).join("")).toBe("[SEP]");
     },
   );
+
+  it("no name of a special token is left in a message where names lie in or across each other", async () => {
+    const special_tokens = ["<a>", "<<a>>", "a><", "|<a>"];
+    const odd = new Tokenizer(trainBpe(["abc"], { vocab_size: 300, special_tokens }));
+    const template = new ChatTemplate(odd, "{% for m in messages %}<<a>>{{ m.content }}{% endfor %}");
+    const word = fc.constantFrom("<", "<a>", "a>", ">", "|", "a", "<<a");
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(word, { maxLength: 8 }),
+        fc.array(word, { maxLength: 8 }),
+        async (one, two) => {
+          const contents = [one.join(""), two.join("")];
+          const { text, pieces } = template.render({ messages: contents.map(ask) });
+          expect(text).toBe(contents.map((content) => `<<a>>${content}`).join(""));
+          const names = pieces.filter((piece) => typeof piece === "number").map((id) => odd.idToToken(id));
+          expect(names).toEqual(["<<a>>", "<<a>>"]);
+        },
+      ),
+    );
+  });
 });

@@ -248,6 +248,40 @@ describe("a chat", () => {
     expect((await post(fields)).body.choices).toEqual((await post({})).body.choices);
   });
 
+  it("the scores of the prompt, as vLLM has them", async () => {
+    const { body } = await post({ prompt_logprobs: 1, return_token_ids: true });
+    expect(body.prompt_logprobs).toHaveLength(body.usage.prompt_tokens);
+    expect(body.prompt_logprobs[0]).toBeNull();
+    body.prompt_token_ids.slice(1).forEach((id: number, i: number) => {
+      expect(body.prompt_logprobs[i + 1][id].logprob).toBeLessThanOrEqual(0);
+    });
+    expect((await post({ prompt_logprobs: 1, stream: true })).body.error.param).toBe("prompt_logprobs");
+  });
+
+  it("F2: a full queue is told before the messages are rendered", async () => {
+    const busy = await startServer({
+      tokenizer: fakeChatTokenizer(),
+      maxSeqs: 1,
+      limits: { queuedRequests: 1 },
+    });
+    const render = vi.spyOn(ChatTemplate.prototype, "render");
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    busy.runner.before = () => held;
+    const asked = [post({}, busy)];
+    await until(() => busy.engine.stats().running === 1);
+    asked.push(post({}, busy));
+    await until(() => busy.engine.stats().waiting === 1);
+    expect((await post({}, busy)).status).toBe(429);
+    expect(render).toHaveBeenCalledTimes(2);
+    render.mockRestore();
+    release();
+    await Promise.all(asked);
+    await busy.server.close();
+  });
+
   it("W44: without a template the model cannot chat", async () => {
     const plain = await startServer({ tokenizer: fakeTokenizer() });
     const { status, body } = await post({}, plain);

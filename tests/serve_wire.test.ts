@@ -211,7 +211,8 @@ describe("vLLM's cases", () => {
       [{ stream: true, best_of: 3 }, "best_of"],
       [{ stream_options: { include_usage: true } }, "stream_options"],
       [{ stop_token_ids: [1e6] }, "stop_token_ids"],
-      [{ truncate_prompt_tokens: 3 }, "truncate_prompt_tokens"],
+      [{ truncate_prompt_tokens: -2 }, "truncate_prompt_tokens"],
+      [{ stream: true, prompt_logprobs: 1 }, "prompt_logprobs"],
     ];
     for (const [fields, param] of refused) {
       const { status, body } = await post(fields);
@@ -228,6 +229,17 @@ describe("the rest of the checklist", () => {
     expect(await cached()).toBe(0);
     expect(await cached()).toBe(Math.floor((21 - 1) / 4) * 4);
     await fresh.server.close();
+  });
+
+  it("W16: a character that comes in parts is sent whole", async () => {
+    const said = "é😀 日本 ａ́ z";
+    server.runner.says = (await server.tokenizer.encodeUpTo(1000, said, { addSpecialTokens: false })).ids;
+    const chunks = await chunksOf({ max_tokens: 60 });
+    server.runner.says = null;
+    const pieces = chunks.flatMap(({ choices }) => choices.map(({ text }) => text));
+    expect(pieces.join("")).toBe(said);
+    expect(pieces.length).toBeGreaterThan(5);
+    expect(pieces.some((piece) => /\uFFFD|^[\uDC00-\uDFFF]|[\uD800-\uDBFF]$/.test(piece))).toBe(false);
   });
 
   it("W6: every JSON answer says so", async () => {

@@ -60,6 +60,8 @@ export async function startChat(
   onDelta: MessageListener,
 ): Promise<TextJob> {
   const { conversation, ...rest } = request;
+  // A full queue is told before anything is rendered.
+  frontend.engine.checkRoom(request.client, request.n ?? 1, 0);
   const { pieces, reader, marksAreSpecial } = chatPrompt(frontend.tokenizer, request);
   const forced = forcedCalls(conversation.tools ?? [], request);
   const readers: CallReader[] = [];

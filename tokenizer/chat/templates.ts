@@ -82,6 +82,12 @@ function unusedCharacters(texts: string): Marks {
   return { guard, open, close, end };
 }
 
+/** A pattern for any of some texts, the longest first. */
+function anyOf(texts: readonly string[]): string {
+  const escaped = texts.map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  return escaped.sort((a, b) => b.length - a.length).join("|");
+}
+
 function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split("\n")[0];
 }
@@ -103,6 +109,11 @@ export class ChatTemplate {
   readonly #template: Template;
   readonly #tokenizer: Tokenizer;
   readonly #special: ReadonlyMap<string, number>;
+  /** Finds names of special tokens of at least two characters. */
+  readonly #names: RegExp;
+  /** What they begin with, and the characters of the longest of these. */
+  readonly #beginnings: ReadonlySet<string>;
+  readonly #longest: number;
   readonly #hasBlocks: boolean;
 
   /**
@@ -124,12 +135,18 @@ export class ChatTemplate {
     }
     const added = tokenizer.json.added_tokens ?? [];
     this.#special = new Map(added.filter(({ special }) => special).map(({ content, id }) => [content, id]));
+    const names = [...this.#special.keys()].filter((name) => name.length > 1);
+    this.#names = names.length === 0 ? /(?!)/ : new RegExp(anyOf(names), "gu");
+    this.#longest = Math.max(0, ...names.map((name) => name.length - 1));
+    const beginnings = (name: string) =>
+      Array.from({ length: name.length - 1 }, (_, i) => name.slice(0, i + 1));
+    this.#beginnings = new Set(names.flatMap(beginnings));
   }
 
   /** Renders a conversation. Throws ConversationError, in one line, if the template raises an error. */
   render(conversation: Conversation, options: RenderOptions = {}): RenderedChat {
     const { messages, tools } = checkConversation(conversation);
-    const all = JSON.stringify([this.source, messages, tools, options.variables]);
+    const all = JSON.stringify([this.source, messages, tools, options.variables, ...this.#special.keys()]);
     const marks = unusedCharacters(all);
     const guarded = (value: unknown) => mapStrings(value, (text) => this.#guard(text, marks.guard));
     const isContinued = options.continueFinalMessage ?? false;
@@ -187,24 +204,21 @@ export class ChatTemplate {
   /** Breaks up special tokens in a message, and their beginnings at its end, which the next message might complete. */
   #guard(text: string, guard: string): string {
     let safe = text;
-    for (const token of this.#special.keys())
-      safe = safe.replaceAll(token, (found) => found[0] + guard + found.slice(1));
-    const isBeginning = [...this.#special.keys()].some((token) =>
-      Array.from(token, (_, i) => token.slice(0, i)).some((part) => part !== "" && safe.endsWith(part)),
-    );
+    // A name within a name is found once the outer one is broken up.
+    while (safe.search(this.#names) >= 0)
+      safe = safe.replace(this.#names, (found) => found[0] + guard + found.slice(1));
+    const ends = Array.from({ length: this.#longest }, (_, i) => safe.slice(-i - 1));
+    const isBeginning = ends.some((end) => this.#beginnings.has(end));
     return isBeginning ? safe + guard : safe;
   }
 
   /** Removes the markers from a rendered text and records their positions. */
   #cut(rendered: string, marks: Marks): RenderedChat {
-    const names = [...this.#special.keys()].sort((a, b) => b.length - a.length);
-    const escaped = [...names, ...Object.values(marks)].map((name) =>
-      name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"),
-    );
+    const parts = anyOf([...this.#special.keys(), ...Object.values(marks)]);
     const spans: TextSpan[] = [];
     const pieces: (string | number)[] = [];
     let text = "";
-    for (const part of rendered.split(new RegExp(`(${escaped.join("|")})`, "u"))) {
+    for (const part of rendered.split(new RegExp(`(${parts})`, "u"))) {
       if (part === marks.open) spans.push([text.length, text.length]);
       else if (part === marks.close && spans.length > 0) spans.at(-1)![1] = text.length;
       else if (!Object.values(marks).includes(part) && part !== "") {

@@ -9,7 +9,7 @@ import type { CallPiece } from "../../text/tool_calls.ts";
 import { type ChunkWriter, gathered, type Start, streamedChunks, usageOf } from "../answer.ts";
 import { badRequest } from "../errors.ts";
 import { type Call, modelNamed, route } from "../route.ts";
-import { tokenLogprobs } from "../token_logprobs.ts";
+import { promptLogprobs, tokenLogprobs } from "../token_logprobs.ts";
 import { conversationFields, conversationOf, toolChoiceOf } from "./messages.ts";
 import { flag, textFields, textOptions } from "./text_fields.ts";
 
@@ -64,12 +64,15 @@ function chatRequest(call: Call<ChatBody>): ChatRequest {
 
 async function inOne(start: Start<MessageDelta>, answer: ChatAnswer, reply: FastifyReply) {
   const { job, deltas } = await gathered(start, reply);
-  const ids = answer.body.return_token_ids ? { prompt_token_ids: job.prompts[0].tokens } : {};
+  const { return_token_ids, prompt_logprobs } = answer.body;
+  const ids = return_token_ids ? { prompt_token_ids: job.prompts[0].tokens } : {};
+  const scores = prompt_logprobs == null ? {} : answer.promptLogprobs(job);
   return {
     ...answer.header(job, "chat.completion"),
     choices: deltas.map((pieces, index) => answer.whole(index, pieces)),
     usage: usageOf(job),
     ...ids,
+    ...scores,
   };
 }
 
@@ -85,6 +88,10 @@ class ChatAnswer implements ChunkWriter<MessageDelta> {
 
   header(job: TextJob, object = "chat.completion.chunk") {
     return { id: `chatcmpl-${job.id}`, object, created: job.created, model: this.body.model };
+  }
+
+  promptLogprobs(job: TextJob) {
+    return { prompt_logprobs: promptLogprobs(this.#tokenizer, job.choices[0].promptScores) };
   }
 
   whole(index: number, deltas: readonly MessageDelta[]) {

@@ -2,7 +2,6 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
 import type { Tokenizer } from "../../../tokenizer/index.ts";
-import type { TokenLogprob } from "../../engine/types.ts";
 import type { Limits } from "../../limits.ts";
 import { type ChoiceDelta, type ShownToken, tokenText } from "../../text/choice.ts";
 import type { DeltaListener, TextJob } from "../../text/job.ts";
@@ -10,6 +9,7 @@ import type { TextRequest } from "../../text/request.ts";
 import { type ChunkWriter, gathered, type Start, streamedChunks, usageOf } from "../answer.ts";
 import { badRequest } from "../errors.ts";
 import { type Call, modelNamed, route } from "../route.ts";
+import { promptLogprobs } from "../token_logprobs.ts";
 import { textList } from "./inputs.ts";
 import { flag, textFields, textOptions } from "./text_fields.ts";
 
@@ -23,7 +23,6 @@ function completionSchema(limits: Limits) {
     prompt: z.unknown().optional(),
     best_of: z.int().min(0).max(limits.bestOf).nullish(),
     logprobs: z.int().min(0).max(limits.logprobs).nullish(),
-    prompt_logprobs: z.int().min(0).max(limits.promptLogprobs).nullish(),
     echo: flag,
   });
 }
@@ -49,16 +48,13 @@ export const completions = route({
 
 function textRequest(call: Call<CompletionBody>): TextRequest {
   const { body, service } = call;
-  const { stream, n, best_of, logprobs, prompt_logprobs, echo, max_tokens } = body;
+  const { stream, n, best_of, logprobs, echo, max_tokens } = body;
   if (stream && best_of != null && best_of > (n ?? 1)) {
     throw badRequest("best_of", "best_of greater than n cannot be streamed");
   }
-  if (stream && prompt_logprobs != null) {
-    throw badRequest("prompt_logprobs", "prompt_logprobs cannot be streamed; leave stream out");
-  }
   return {
     ...textOptions(call),
-    ...{ best_of, logprobs, prompt_logprobs, echo },
+    ...{ best_of, logprobs, echo },
     prompts: textList("prompt", body.prompt, service.limits.prompts),
     max_tokens: max_tokens ?? MAX_TOKENS_DEFAULT,
   };
@@ -76,8 +72,7 @@ async function inOne(start: Start<ChoiceDelta>, answer: Answer, reply: FastifyRe
       // Log probabilities of many long prompts are megabytes: others have their turn between two choices.
       if (choices.length > 0) await nextTurn();
       const choice = answer.choice(choices.length, join(deltas[index]), job.prompts[promptIndex].tokens);
-      const scores = job.choices[index].promptScores;
-      choices.push(JSON.stringify({ ...choice, ...answer.promptLogprobs(scores) }));
+      choices.push(JSON.stringify({ ...choice, ...answer.promptLogprobs(job, index) }));
     }
   }
   reply.header("content-type", "application/json; charset=utf-8");
@@ -104,19 +99,9 @@ class Answer implements ChunkWriter<ChoiceDelta> {
     return [this.choice(index, delta, isFirst ? job.prompts[promptIndex].tokens : null)];
   }
 
-  /** The scores of the prompt as vLLM writes them, by token id; the first token has none. */
-  promptLogprobs(scores: readonly TokenLogprob[]) {
+  promptLogprobs(job: TextJob, index: number) {
     if (this.body.prompt_logprobs == null) return {};
-    const entry = (id: number, logprob: number, rank: number) => {
-      return [id, { logprob, rank, decoded_token: tokenText(this.#tokenizer, id) }] as const;
-    };
-    const entries = scores.map(({ id, logprob, rank, top }) =>
-      Object.fromEntries([
-        ...top.map(([other, value], i) => entry(other, value, i + 1)),
-        entry(id, logprob, rank),
-      ]),
-    );
-    return { prompt_logprobs: [null, ...entries] };
+    return { prompt_logprobs: promptLogprobs(this.#tokenizer, job.choices[index].promptScores) };
   }
 
   /** @param prompt the ids of the prompt, null after the first piece of a stream. */

@@ -16,16 +16,16 @@ import { flag, textFields, textOptions } from "./text_fields.ts";
 const LOGPROBS = "message.output_text.logprobs";
 
 function responseSchema(limits: Limits) {
-  const {
-    max_tokens: _,
-    n,
-    add_special_tokens,
-    response_format,
-    return_token_ids,
-    ...shared
-  } = textFields(limits);
+  const others = {
+    max_tokens: true,
+    n: true,
+    add_special_tokens: true,
+    response_format: true,
+    return_token_ids: true,
+    prompt_logprobs: true,
+  } as const;
   return z.object({
-    ...shared,
+    ...z.object(textFields(limits)).omit(others).shape,
     ...inputFields,
     max_output_tokens: z.int().min(1).nullish(),
     top_logprobs: z.int().min(0).max(limits.topLogprobs).nullish(),

@@ -41,6 +41,7 @@ export function textFields(limits: Limits) {
     min_tokens: z.int().min(0).nullish(),
     allowed_token_ids: atMost(limits.allowedTokenIds, z.int().min(0)).nullish(),
     bad_words: atMost(limits.badWords, z.string().max(limits.badWordChars)).nullish(),
+    prompt_logprobs: z.int().min(0).max(limits.promptLogprobs).nullish(),
     truncate_prompt_tokens: z.int().nullish(),
     skip_special_tokens: flag,
     include_stop_str_in_output: flag,
@@ -87,6 +88,9 @@ type TextBody = z.infer<z.ZodObject<ReturnType<typeof textFields>>>;
 export function textOptions({ body, caller }: Call<TextBody>): Omit<TextRequest, "prompts"> {
   if (body.stream_options != null && !body.stream) {
     throw badRequest("stream_options", "stream_options is allowed only with stream: true");
+  }
+  if (body.stream && body.prompt_logprobs != null) {
+    throw badRequest("prompt_logprobs", "prompt_logprobs cannot be streamed; leave stream out");
   }
   const structured = structuredOutput(body);
   return { ...body, structured, client: caller.client, priority: priorityOf(caller, body.priority) };
