@@ -355,6 +355,8 @@ export async function startServer(
     modelName: "tiny/fake",
     onError: (error) => errors.push(error),
     ...options,
+    // Tests may think longer between two requests than a server keeps a connection by default.
+    limits: { keepAliveMs: 120_000, ...("limits" in options ? options.limits : {}) },
     runner,
     tokenizer,
   });
