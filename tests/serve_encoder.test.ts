@@ -94,7 +94,7 @@ const post = (path: string, json: unknown) => send(`${url}${path}`, { json });
 const length = (vector: readonly number[]) => Math.hypot(...vector);
 
 describe("/v1/embeddings", () => {
-  it("gives the official client the vectors of the pipeline, in order, in both encodings", async () => {
+  it("W46: gives the official client the vectors of the pipeline, in order, in both encodings", async () => {
     const { data, dims } = await (await vectorsOf("plain"))(texts, { pooling: "mean", normalize: true });
     // The client asks for base64 unless it is told what to ask for.
     for (const format of [undefined, "float", "base64"] as const) {
@@ -116,7 +116,7 @@ describe("/v1/embeddings", () => {
     }
   });
 
-  it("takes a text, its ids, and lists of either", async () => {
+  it("W46: takes a text, its ids, and lists of either", async () => {
     const ids = await Promise.all(texts.map((text) => tokenizer.encode(text)));
     const ask = async (input: never) => (await client.embeddings.create({ model: "plain-too", input })).data;
     const all = await ask(texts as never);
@@ -132,7 +132,7 @@ describe("/v1/embeddings", () => {
     expect(length(answer.data[0].embedding)).not.toBeCloseTo(1, 2);
   });
 
-  it("shortens vectors of models that were trained for it alone", async () => {
+  it("W46: shortens vectors of models that were trained for it alone", async () => {
     const whole = (await client.embeddings.create({ model: "short", input: "good" })).data[0].embedding;
     const part = await client.embeddings.create({ model: "short", input: "good", dimensions: 4 });
     const norm = length(whole.slice(0, 4));
@@ -192,7 +192,7 @@ describe("/v1/embeddings", () => {
 });
 
 describe("/classify", () => {
-  it("says the likeliest label, and probabilities that add up to 1", async () => {
+  it("W47: says the likeliest label, and probabilities that add up to 1", async () => {
     const { body } = await post("/classify", { model: "sorter", input: texts });
     const found = await (await pipeline("text-classification", join(folder, "sorter")))(texts, {
       top_k: null,
@@ -264,7 +264,7 @@ describe("/score and /rerank", () => {
 });
 
 describe("models of another kind", () => {
-  it("are refused with what they are for, and who could do it", async () => {
+  it("W47: are refused with what they are for, and who could do it", async () => {
     const cases: [path: string, body: object, message: string][] = [
       [
         "/v1/completions",

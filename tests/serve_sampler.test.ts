@@ -81,7 +81,7 @@ describe("sampler", () => {
     }
   });
 
-  it("takes the lowest id among equals when greedy, and always with top_k 1 of distinct logits", () => {
+  it("W29: takes the lowest id among equals when greedy, and always with top_k 1 of distinct logits", () => {
     expect(sampleRow(row(1, 3, 3, 2), spec({ temperature: 0 })).id).toBe(1);
     for (let i = 0; i < 50; i++)
       expect(sampleRow(row(1, 2, 4, 3), spec({ topK: 1, seed: [i, 0] })).id).toBe(2);
@@ -139,7 +139,7 @@ describe("sampler", () => {
     );
   });
 
-  it("counts frequency and presence over generated tokens, repetition over all", () => {
+  it("W30: counts frequency and presence over generated tokens, repetition over all", () => {
     const logits = row(2, 2, 2, -2);
     const at = (params: Partial<Sampling>) =>
       [...probabilities(logits, spec(params, [0, 3, 1, 1], 2))].map((p) => Math.log(p));
@@ -231,7 +231,7 @@ describe("parameters", () => {
     );
   });
 
-  it("normalises: tiny temperature is greedy, top_k out of play is off", () => {
+  it("W29: normalises: tiny temperature is greedy, top_k out of play is off", () => {
     expect(resolve({ temperature: 1e-6 }).temperature).toBe(0);
     expect([-1, 0, 100, 1000, 7].map((top_k) => resolve({ top_k }).topK)).toEqual([0, 0, 0, 0, 7]);
   });
