@@ -304,7 +304,7 @@ describe("a step in flight", () => {
     const { engine, runner } = makeEngine({ overlap: true });
     const plain = makeRequest({ maxTokens: 8 });
     const third = expected(plain, VOCAB)[2].id;
-    const run = collect(engine, { ...plain, stopTokenIds: new Set([third]) });
+    const run = collect(engine, { ...plain, minTokens: 2, stopTokenIds: new Set([third]) });
     expect((await run.end).finish).toBe("stop");
     expect(run.tokens.at(-1)!.id).toBe(third);
     await until(() => runner.steps === run.tokens.length + 1);
