@@ -16,6 +16,7 @@ import "./fill/op.ts";
 export * from "./fused_linear/op.ts";
 export * from "./gather/op.ts";
 export * from "./interpolate/index.ts";
+export * from "./lora/op.ts";
 export * from "./matmul/index.ts";
 
 import "./methods.ts";

@@ -11,6 +11,7 @@ import {
   embedding,
   type LinearOptions,
   linear,
+  loraRows,
   matmul,
   mul,
   reshape,
@@ -30,32 +31,46 @@ export interface ProductOptions extends Omit<LinearOptions, "scale"> {
   dropout?: PassDropout | undefined;
 }
 
-let off = false;
+/** What changes the results of layers. */
+export interface LayerAdapter {
+  /** See `project`. */
+  project(layer: Projection, x: Tensor, options: ProductOptions): Tensor;
+  /** See `LayerAdapter`. */
+  embed(layer: Adaptable, ids: Tensor, rows: Tensor): Tensor;
+}
+
+/** What layers take in place of the adapters that they have. */
+let instead: ((layer: Adaptable) => LayerAdapter | null) | null = null;
+
+/** What `body` returns where each layer has the adapter that `adapterOf` gives it, whatever adapter it has. */
+export function withAdapters<T>(adapterOf: (layer: Adaptable) => LayerAdapter | null, body: () => T): T {
+  const before = instead;
+  instead = adapterOf;
+  try {
+    return body();
+  } finally {
+    instead = before;
+  }
+}
 
 /**
  * What `body` returns where layers compute with their own matrices alone, whatever adapter they have: what a model says beside
  * its adapter in one compiled step. Parameters that an adapter trains whole keep its values.
  */
 export function withoutAdapters<T>(body: () => T): T {
-  const before = off;
-  off = true;
-  try {
-    return body();
-  } finally {
-    off = before;
-  }
+  return withAdapters(() => null, body);
 }
 
 /** A layer whose matrix an adapter may change. */
 export abstract class Adaptable extends Module {
-  #adapter: LoraLayer | null = null;
+  #adapter: LayerAdapter | null = null;
 
   /** Null: the layer computes with its own matrix alone. */
-  get adapter(): LoraLayer | null {
-    return off ? null : dependsOn(() => this.#adapter);
+  get adapter(): LayerAdapter | null {
+    return instead ? instead(this) : dependsOn(() => this.#adapter);
   }
 
-  set adapter(adapter: LoraLayer | null) {
+  set adapter(adapter: LayerAdapter | null) {
     this.#adapter = adapter;
   }
 
@@ -94,7 +109,7 @@ export interface LoraOptions {
  * A low-rank change of a matrix W [out, in]: W' = W + s B A with s = alpha / rank (Hu et al. 2022, LoRA); with `dora`
  * W' = m (W + s B A) / ||W + s B A||, row by row. The numbers are those of PEFT.
  */
-export class LoraLayer {
+export class LoraLayer implements LayerAdapter {
   /** A [rank, in]. */
   readonly a: Parameter;
   /** B [out, rank]. */
@@ -151,7 +166,7 @@ export class LoraLayer {
     return finish(layer.bias ? add(kept, cast(layer.bias, kept.dtype)) : kept);
   }
 
-  /** Rows of an embedding [..., D] with the adapter's change; `rows` are those of the layer's own matrix. */
+  /** See `LayerAdapter`. */
   embed(layer: Adaptable, ids: Tensor, rows: Tensor): Tensor {
     const low = embedding(ids, transpose(this.a.compute, 0, 1)); // [..., rank]
     const options = { scale: this.#scale, residual: rows, batchInvariant: true };
@@ -178,6 +193,49 @@ export class LoraLayer {
 
   #rescale(y: Tensor, layer: Adaptable): Tensor {
     return cast(mul(cast(y, "f32"), div(this.magnitude!, this.#lengths(layer))), y.dtype);
+  }
+}
+
+/** The low-rank changes of one layer by several adapters: the tensors of `lora_rows`. */
+export interface LoraStack {
+  /** The A of all, [C, in]. */
+  readonly a: Tensor;
+  /** The B of all, transposed: [C, out]. */
+  readonly b: Tensor;
+  /** i32 [S, 2]: the first row of each adapter, and its rank; 0 for one that does not change the layer. */
+  readonly spans: Tensor;
+  /** f32 [S]. */
+  readonly scales: Tensor;
+  /** The largest rank that there may be. */
+  readonly rank: number;
+}
+
+/**
+ * The change of a layer where each row of a batch x [N, in] has an adapter of its own: that of slots [N] i32, or none (-1). The bits
+ * of a row do not depend on the others, nor on the adapters that there are besides its own: a layer that no adapter changes
+ * (`stack` null) goes the same way, with one rounding at its end.
+ */
+export class RowAdapter implements LayerAdapter {
+  readonly #stack: LoraStack | null;
+  readonly #slots: Tensor;
+
+  constructor(stack: LoraStack | null, slots: Tensor) {
+    this.#stack = stack;
+    this.#slots = slots;
+  }
+
+  /** See `project`. */
+  project(layer: Projection, x: Tensor, { residual, activation, outDtype }: ProductOptions): Tensor {
+    const base = layer.product(x, layer.bias, { batchInvariant: true, outDtype: "f32" });
+    const changed = this.#stack ? loraRows(base, x, this.#stack, this.#slots) : base;
+    const active = activation ? activate(changed, activation) : changed;
+    const y = residual ? add(active, cast(residual, "f32")) : active;
+    return cast(y, outDtype ?? x.dtype);
+  }
+
+  /** No adapter of a row changes an embedding. */
+  embed(_layer: Adaptable, _ids: Tensor, rows: Tensor): Tensor {
+    return rows;
   }
 }
 

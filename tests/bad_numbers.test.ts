@@ -235,6 +235,7 @@ const without: Record<string, readonly string[]> = {
     "suitsFusion",
     "fusedLinear",
     "fusedQkv",
+    "loraRows",
   ],
   "layers whose numbers are sizes of their matrices": [
     ...["quantizedMatmul", "dequantize", "quantizeNf4", "toWords"],

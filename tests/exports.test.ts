@@ -22,7 +22,15 @@ const internal: Record<string, readonly string[]> = {
     "updateLossScale",
   ],
   "the server and the decoders of kiln/models do it": [
-    ...["fusedLinear", "fusedQkv", "greedyTokens", "pagedAttention", "pagedKvWrite", "suitsFusion"],
+    ...[
+      "fusedLinear",
+      "fusedQkv",
+      "greedyTokens",
+      "loraRows",
+      "pagedAttention",
+      "pagedKvWrite",
+      "suitsFusion",
+    ],
   ],
   "parts of conv, pool, fold and unfold": [
     ...["batched", "overlapAdd", "padSpatial", "perAxis", "spatialWindows", "windows"],

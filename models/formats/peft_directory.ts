@@ -5,8 +5,8 @@ import { atomicWriteDirectory, currentDirectory, readJson, writeJson } from "../
 import { type Shape, sameShape, show } from "../../core/shape.ts";
 import { type ComputeDtype, Conv1D } from "../../nn/index.ts";
 import { Tokenizer } from "../../tokenizer/index.ts";
-import { parseAdapterConfig } from "../adapter_config.ts";
-import { type AnyModel, defaultsFor, planOf, tensorShapes } from "../adapter_plan.ts";
+import { type AdapterConfig, parseAdapterConfig } from "../adapter_config.ts";
+import { type AdapterPlan, type AnyModel, defaultsFor, planOf, tensorShapes } from "../adapter_plan.ts";
 import { type Adapter, adapterOf, createAdapter, useAdapter } from "../adapters.ts";
 import { withTokenizer } from "../vocabulary.ts";
 import { isGguf } from "./gguf.ts";
@@ -15,12 +15,16 @@ import { checkedValues, type LoadedModel, loadModel, readTensors } from "./hf_di
 import { type HostTensor, readSafetensors, writeSafetensors } from "./safetensors.ts";
 import { quoted } from "./safetensors_header.ts";
 
-/**
- * Adds the adapter of a PEFT directory or a GGUF file to a model; `useAdapter` makes it the active one. Throws a one-line KilnError for
- * another kind of adapter, one for another base (which names the tensor that does not fit), a tensor that is missing or that
- * the model has no place for, and values that are not finite.
- */
-export async function loadAdapter(model: AnyModel, path: string, name?: string): Promise<Adapter> {
+/** What a PEFT directory or a GGUF file holds, checked against a model. */
+export interface AdapterFiles {
+  config: AdapterConfig;
+  plan: AdapterPlan;
+  /** The values of a tensor, by PEFT's name; throws a KilnError for values that are not finite (`half`: in f16). */
+  values(name: string, half: boolean): ReturnType<typeof checkedValues>;
+}
+
+/** Reads an adapter for a model. Throws as `loadAdapter`. */
+export async function readAdapter(model: AnyModel, path: string): Promise<AdapterFiles> {
   const { file, config, weights } = isGguf(path)
     ? { file: path, ...readGgufAdapter(model, path) }
     : await readPeft(model, path);
@@ -28,9 +32,18 @@ export async function loadAdapter(model: AnyModel, path: string, name?: string):
   const shapes = tensorShapes(plan, config.use_dora);
   assertFits(file, weights, shapes);
   await assertBase(file, model, weights, shapes);
+  return { config, plan, values: (name, half) => checkedValues(name, weights.get(name)!, half) };
+}
+
+/**
+ * Adds the adapter of a PEFT directory or a GGUF file to a model; `useAdapter` makes it the active one. Throws a one-line KilnError for
+ * another kind of adapter, one for another base (which names the tensor that does not fit), a tensor that is missing or that
+ * the model has no place for, and values that are not finite.
+ */
+export async function loadAdapter(model: AnyModel, path: string, name?: string): Promise<Adapter> {
+  const { config, plan, values } = await readAdapter(model, path);
   return createAdapter(model, name, config, plan, (adapter) => {
-    for (const [key, tensor] of adapter.tensors(false))
-      tensor.write(checkedValues(key, weights.get(key)!, tensor.dtype === "f16"));
+    for (const [key, tensor] of adapter.tensors(false)) tensor.write(values(key, tensor.dtype === "f16"));
   });
 }
 
