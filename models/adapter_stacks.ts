@@ -23,11 +23,13 @@ export interface AdapterLimits {
   maxRank: number;
 }
 
-/** One adapter's part of a stack. */
+/** One adapter's part of a stack: an even number of rows, so that writing one in f16 touches whole words and no other's. */
 interface Span {
   readonly start: number;
-  readonly rank: number;
+  readonly rows: number;
 }
+
+const rowsFor = (rank: number) => rank + (rank % 2);
 
 /** The stack of one layer, and which rows of it are whose. */
 interface Stack extends LoraStack {
@@ -44,7 +46,7 @@ export class AdapterStacks {
   readonly #model: CausalLM;
   readonly #dtype: ComputeDtype;
   readonly #stacks = new Map<Adaptable, Stack>();
-  readonly #slots = new Set<number>();
+  readonly #slots = new Map<string, number>();
 
   constructor(model: CausalLM, limits: Partial<AdapterLimits> = {}) {
     this.#model = model;
@@ -53,42 +55,52 @@ export class AdapterStacks {
   }
 
   /**
-   * Puts an adapter on the device; returns its slot, by which rows ask for it.
+   * Puts an adapter on the device, under a name of its own.
    * @throws KilnError for one that cannot be mixed with others: with DoRA, with parameters trained whole, with a change of an
    *   embedding, or of too large a rank; and where there are as many as there may be.
    */
-  add(path: string, { config, plan, values }: AdapterFiles): number {
+  add(name: string, path: string, { config, plan, values }: AdapterFiles): void {
     this.#check(path, config.use_dora, plan);
-    const slot = Array.from({ length: this.limits.maxAdapters }, (_, i) => i).find((i) => !this.#slots.has(i));
+    const { maxAdapters } = this.limits;
+    const used = new Set(this.#slots.values());
+    const slot = Array.from({ length: maxAdapters }, (_, i) => i).find((i) => !used.has(i));
     if (slot === undefined) {
       throw new KilnError(
-        `there are ${this.limits.maxAdapters} adapters already: unload one, or give --max-loras a larger number`,
+        `there are ${maxAdapters} adapters already: unload one, or give --max-loras a larger number`,
         { code: "too_many_adapters" },
       );
     }
     // Everything is read before anything is changed.
     const half = this.#dtype === "f16";
-    const changes = [...plan.targets].map(([name, { layer, rank, alpha }]) => {
-      const [a, b] = tensorNames(name, layer);
+    const changes = [...plan.targets].map(([module, { layer, rank, alpha }]) => {
+      const [a, b] = tensorNames(module, layer);
       const scale = alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
       return { layer, rank, scale, a: values(a, half), b: transposed(values(b, half), rank) };
     });
-    this.#slots.add(slot);
+    this.#slots.set(name, slot);
     for (const { layer, rank, scale, a, b } of changes) {
       const stack = this.#room(layer, rank);
       const start = gapOf(stack, rank)!;
-      stack.taken.set(slot, { start, rank });
+      stack.taken.set(slot, { start, rows: rowsFor(rank) });
       narrow(stack.a, 0, start, rank).write(a);
       narrow(stack.b, 0, start, rank).write(b);
       narrow(stack.spans, 0, slot, 1).write([start, rank]);
       narrow(stack.scales, 0, slot, 1).write([scale]);
     }
+  }
+
+  /** The number by which a row of a step asks for an adapter: -1 for none (null). */
+  slotOf(name: string | null): number {
+    if (name === null) return -1;
+    const slot = this.#slots.get(name);
+    if (slot === undefined) throw new KilnError(`there is no adapter ${quoted(name)}`);
     return slot;
   }
 
   /** Takes an adapter away, which no row may ask for any more. A stack that nobody needs gives its memory back. */
-  remove(slot: number): void {
-    this.#slots.delete(slot);
+  remove(name: string): void {
+    const slot = this.slotOf(name);
+    this.#slots.delete(name);
     for (const [layer, stack] of this.#stacks) {
       if (!stack.taken.delete(slot)) continue;
       narrow(stack.spans, 0, slot, 1).write([0, 0]);
@@ -142,7 +154,7 @@ export class AdapterStacks {
     if (old && rank <= old.rank && gapOf(old, rank) !== null) return old;
     const [outputs, inputs] = layer.features;
     const rows = old?.a.shape[0] ?? 0;
-    const capacity = old && gapOf(old, rank) !== null ? rows : powerOfTwo(rows + rank);
+    const capacity = old && gapOf(old, rank) !== null ? rows : powerOfTwo(rows + rowsFor(rank));
     const most = powerOfTwo(Math.max(old?.rank ?? 1, rank));
     const grown = (width: number, before: Tensor | undefined) => {
       const tensor = zeros([capacity, width], this.#dtype);
@@ -170,14 +182,15 @@ const tensorsOf = ({ a, b, spans, scales }: Stack) => [a, b, spans, scales];
 
 const powerOfTwo = (n: number) => 2 ** Math.ceil(Math.log2(n));
 
-/** Where the first `rank` free rows in a row are, or null. */
+/** Where the first free rows for a rank are, or null. */
 function gapOf({ a, taken }: Stack, rank: number): number | null {
+  const needed = rowsFor(rank);
   let start = 0;
   for (const span of [...taken.values()].sort((x, y) => x.start - y.start)) {
-    if (span.start - start >= rank) break;
-    start = span.start + span.rank;
+    if (span.start - start >= needed) break;
+    start = span.start + span.rows;
   }
-  return start + rank <= a.shape[0] ? start : null;
+  return start + needed <= a.shape[0] ? start : null;
 }
 
 /** B [out, rank] as [rank, out]. */

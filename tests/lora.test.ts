@@ -29,6 +29,7 @@ import {
 } from "../models/index.ts";
 import { AdamW } from "../train/optimizers/index.ts";
 import { Trainer } from "../train/trainer.ts";
+import { withAdapter } from "./support/tiny_adapters.ts";
 import {
   difference,
   largest,
@@ -76,17 +77,6 @@ const cases: [string, () => CausalLM, Partial<AdapterConfig>][] = [
   ["LoRA on Conv1D", tinyGpt2, { target_modules: ["c_attn", "c_fc", "c_proj"] }],
   ["DoRA on Conv1D", tinyGpt2, { use_dora: true }],
 ];
-
-/** Adds an adapter whose parameters are all far from their first values, and makes it the active one. */
-function withAdapter(model: CausalLM, config: Partial<AdapterConfig>, name = "default"): void {
-  const adapter = addAdapter(model, config, { name });
-  let seed = name.length;
-  for (const [key, parameter] of adapter.parameters()) {
-    const about = key.endsWith("magnitude_vector") ? 1 : 0;
-    parameter.write(Array.from({ length: parameter.size }, () => about + 0.2 * Math.sin(seed++ * 12.9898)));
-  }
-  useAdapter(model, name);
-}
 
 describe.each(cases)("%s", (_, make, config) => {
   it("applied and merged are one model; unmerged, the base has its bits again", async () => {
