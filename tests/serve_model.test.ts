@@ -5,6 +5,7 @@ import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import { tensor } from "../core/tensor.ts";
 import { openDevice } from "../kernels/index.ts";
+import { addAdapter, useAdapter } from "../models/adapters.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
@@ -223,6 +224,34 @@ it("many prompts at once are continued as each alone, and a refused one leaves n
   await expect(modelsPipeline("text-generation", { model, tokenizer })).rejects.toThrow(
     'for text of a LlamaForCausalLM import { pipeline } from "kiln/serve"',
   );
+  generator.close();
+});
+
+it("a model that is trained, or given an adapter, between two answers forgets what it read before", async () => {
+  const tokenizer = new Tokenizer(kinds["sentencepiece with byte fallback"]);
+  const sizes = { hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 2, initializer_range: 0.5 };
+  const model = new LlamaForCausalLM(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...sizes })).init(1);
+  const prompt = Array.from({ length: 70 }, (_, i) => 3 + (i % 20));
+  const options = { max_tokens: 12, temperature: 0 };
+  const fresh = async () => {
+    const generator = new TextGenerator(model, tokenizer);
+    const text = await generator.complete(prompt, options);
+    generator.close();
+    return text;
+  };
+  const generator = new TextGenerator(model, tokenizer);
+  const before = await generator.complete(prompt, options);
+  model.init(2);
+  const trained = await generator.complete(prompt, options);
+  expect(trained).toBe(await fresh());
+  expect(trained).not.toBe(before);
+  const adapter = addAdapter(model, { r: 4, target_modules: ["v_proj"] });
+  for (const parameter of adapter.parameters().values())
+    parameter.write(Float32Array.from({ length: parameter.size }, (_, i) => Math.sin(i)));
+  useAdapter(model, "default");
+  const adapted = await generator.complete(prompt, options);
+  expect(adapted).toBe(await fresh());
+  expect(adapted).not.toBe(trained);
   generator.close();
 });
 

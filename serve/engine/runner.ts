@@ -30,8 +30,10 @@ export class ModelRunner implements Runner {
   readonly blockSize: number;
   readonly blockCount: number;
   readonly #decoder: PagedDecoder;
+  readonly #model: CausalLM;
 
   constructor(model: CausalLM, options: RunnerOptions = {}) {
+    this.#model = model;
     const { shape } = model;
     const plan = cachePlan(shape, model.computeDtype, options);
     const { maxModelLen, blockSize, maxSequences, blocksPerSequence } = plan;
@@ -51,6 +53,14 @@ export class ModelRunner implements Runner {
       maxSequences,
       maxBlocksPerSequence: blocksPerSequence,
     });
+  }
+
+  /** A model may be trained, or given another adapter, between two answers. */
+  get weights(): string {
+    const { adapters, adapter } = this.#model;
+    const name = [...adapters.keys()].find((key) => adapters.get(key) === adapter);
+    const parameters = [...this.#model.parameters(), ...(adapter?.parameters().values() ?? [])];
+    return `${name ?? ""} ${parameters.reduce((sum, { storage }) => sum + storage.version, 0)}`;
   }
 
   async run(items: readonly RunItem[]): Promise<readonly ItemResult[]> {

@@ -150,6 +150,8 @@ export interface Runner {
   readonly blockSize: number;
   /** Blocks in the K/V pool. */
   readonly blockCount: number;
+  /** Changes with the weights, where they can: what was computed with others is not used again. */
+  readonly weights?: string;
   /**
    * Whether the token that an item samples stays where the next step can take it. If this holds for all of a step, the next
    * may be given before its results are there, with items that are fed. Steps run in the order in which they are given. What

@@ -164,6 +164,9 @@ export class Frontend {
     const isRanked = count > (request.n ?? 1);
     return (prompt: readonly number[]): Omit<Request, "id">[] => {
       const seed = request.seed == null ? freshSeed() : sampling.seed;
+      const { weights = null } = this.engine.runner;
+      const salt =
+        weights === null ? (request.cache_salt ?? null) : JSON.stringify([request.cache_salt, weights]);
       return Array.from({ length: count }, (_, choice) => ({
         client: request.client,
         prompt,
@@ -177,7 +180,7 @@ export class Frontend {
         scorePrompt: scored >= 0,
         promptLogprobs: scored < 0 ? null : scored,
         adapter: null,
-        cacheSalt: request.cache_salt ?? null,
+        cacheSalt: salt,
       }));
     };
   }
