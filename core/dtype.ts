@@ -55,16 +55,16 @@ export function wgslType(dtype: DType): string {
   return dtype === "bool" ? "u32" : dtype;
 }
 
-/** Host bytes of `values` as the device stores them; f16 rounds to nearest even. */
+/** Host bytes of `values` as the device stores them, their own memory where that is the same; f16 rounds to nearest even. */
 export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
   if (dtype === "f16") {
     const half = new Uint16Array(values.length);
     for (let i = 0; i < half.length; i++) half[i] = toHalf(values[i]);
     return new Uint8Array(half.buffer);
   }
-  if (dtype === "f32") return bytesOf(Float32Array.from(values));
-  if (dtype === "i32") return bytesOf(Int32Array.from(values));
-  if (dtype === "u32") return bytesOf(Uint32Array.from(values));
+  if (dtype === "f32") return bytesOf(values instanceof Float32Array ? values : Float32Array.from(values));
+  if (dtype === "i32") return bytesOf(values instanceof Int32Array ? values : Int32Array.from(values));
+  if (dtype === "u32") return bytesOf(values instanceof Uint32Array ? values : Uint32Array.from(values));
   return bytesOf(Uint32Array.from(values, (v) => Number(v !== 0)));
 }
 
@@ -76,8 +76,8 @@ export function decode(bytes: ArrayBuffer, dtype: DType, length: number): HostAr
   return Float32Array.from(new Uint16Array(bytes, 0, length), fromHalf);
 }
 
-function bytesOf(array: Float32Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>) {
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Int32Array | Uint32Array) {
+  return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
 }
 
 const f32Scratch = new Float32Array(1);

@@ -77,16 +77,16 @@ export class ModelRunner implements Runner {
   }
 
   /**
-   * Compiles the steps of a prompt and of a single token, so that no client waits for that. Writes to blocks that nobody
-   * owns yet; their first owner writes before it reads.
+   * Compiles the kernels of prompts, of a few tokens and of a single one, so that no client waits for that; the steps of other
+   * sizes, and those that read logits, have the same. Writes to blocks that nobody owns yet; their first owner writes before
+   * it reads.
    */
   async warmUp(): Promise<void> {
     const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
-    for (const length of [Math.min(64, this.maxModelLen), Math.min(4, this.maxModelLen), 1]) {
-      const item = { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] };
-      await this.#decoder.forward([item]);
-      await this.#decoder.greedy([item]);
-    }
+    for (const length of [Math.min(16, this.maxModelLen), Math.min(4, this.maxModelLen), 1])
+      await this.#decoder.greedy([
+        { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] },
+      ]);
   }
 
   /** Frees the cache. */
