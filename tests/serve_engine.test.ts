@@ -1,19 +1,9 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { DeviceShare } from "../serve/engine/device_share.ts";
 import { scoreRow } from "../serve/engine/sampler.ts";
 import type { Request, Sampling } from "../serve/engine/types.ts";
-import {
-  collect,
-  expected,
-  fakeLogits,
-  GREEDY,
-  IDLE,
-  idle,
-  makeEngine,
-  makeRequest,
-  until,
-} from "./serve_fake.ts";
+import { collect, expected, fakeLogits, GREEDY, IDLE, idle, makeEngine, makeRequest } from "./serve_fake.ts";
 
 const VOCAB = 32;
 const ids = (tokens: readonly { id: number }[]) => tokens.map(({ id }) => id);
@@ -285,30 +275,58 @@ it("steps without a limit may take as long as they take", async () => {
 });
 
 describe("a step in flight", () => {
-  it("is followed by the next before its results are there, where these need not be known", async () => {
-    const penalty = { ...GREEDY, presencePenalty: 1 };
-    for (const [sampling, fed] of [
-      [GREEDY, 7],
-      [penalty, 0],
+  const penalty = { ...GREEDY, presencePenalty: 1 };
+
+  it("is followed by the next before its results are there, where none of these need be known", async () => {
+    for (const [samplings, fed] of [
+      [[GREEDY, GREEDY], 14],
+      [[GREEDY, penalty], 0],
     ] as const) {
       const { engine, runner } = makeEngine({ overlap: true });
-      const run = collect(engine, makeRequest({ sampling, maxTokens: 8 }));
-      await run.end;
-      expect(run.tokens).toEqual(expected(run.request, VOCAB));
+      const runs = samplings.map((sampling, i) =>
+        collect(engine, makeRequest({ prompt: [i, 2], sampling, maxTokens: 8 })),
+      );
+      for (const { request, tokens, end } of runs) {
+        await end;
+        expect(tokens).toEqual(expected(request, VOCAB));
+      }
       // The last token leads to nothing that is wanted.
       expect([runner.fed, runner.steps]).toEqual([fed, 8]);
     }
   });
 
-  it("that a stop token ended is followed by one whose result is dropped", async () => {
+  it("that a stop token ended is followed by one whose result is dropped, which a shutdown waits for", async () => {
     const { engine, runner } = makeEngine({ overlap: true });
     const plain = makeRequest({ maxTokens: 8 });
     const third = expected(plain, VOCAB)[2].id;
     const run = collect(engine, { ...plain, minTokens: 2, stopTokenIds: new Set([third]) });
+    let finish = () => {};
+    runner.before = () => (runner.steps === 4 ? new Promise<void>((resolve) => (finish = resolve)) : null);
     expect((await run.end).finish).toBe("stop");
     expect(run.tokens.at(-1)!.id).toBe(third);
-    await until(() => runner.steps === run.tokens.length + 1);
     expect(idle(engine)).toEqual(IDLE);
+    let drained = false;
+    const end = engine.drain(10_000).then(() => (drained = true));
+    for (let i = 0; i < 5; i++) await tick();
+    expect([drained, runner.steps]).toEqual([false, 4]);
+    finish();
+    await end;
+    expect(run.tokens).toHaveLength(3);
+  });
+
+  it("may take its time, and so may the one that follows it", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    const { engine, runner } = makeEngine({ overlap: true, limits: { stepMs: 100 } });
+    runner.before = () => new Promise((resolve) => setTimeout(resolve, 80));
+    const run = collect(engine, makeRequest({ maxTokens: 4 }));
+    for (let i = 0; run.endings() === 0; i++) {
+      await tick();
+      vi.advanceTimersByTime(5);
+      expect(i).toBeLessThan(1000);
+    }
+    vi.useRealTimers();
+    expect((await run.end).finish).toBe("length");
+    expect(runner.fed).toBe(3);
   });
 
   it("shares the device with the one that follows it, unless somebody else waits", async () => {
