@@ -303,6 +303,22 @@ describe("models of another kind", () => {
     });
   });
 
+  it("count in the metrics what they have, and no more", async () => {
+    const metrics = async () => (await send(`${url}/metrics`)).text;
+    const value = (text: string, name: string) =>
+      Number(new RegExp(`^kiln:${name}\\{model_name="sorter"[^}]*\\} (\\d+)$`, "m").exec(text)?.[1]);
+    const before = await metrics();
+    const { usage } = (await post("/classify", { model: "sorter", input: texts })).body;
+    const after = await metrics();
+    const grown = (name: string) => value(after, name) - value(before, name);
+    expect(grown("prompt_tokens_total")).toBe(usage.prompt_tokens);
+    expect(/request_success_total\{model_name="sorter",finished_reason="stop"\}/.test(after)).toBe(true);
+    expect(grown("request_success_total")).toBe(1);
+    expect(value(after, "num_requests_running")).toBe(0);
+    expect(after).not.toContain("NaN");
+    expect(after).not.toMatch(/kv_cache_usage_perc\{model_name="sorter"/);
+  });
+
   it("that have no route are refused before they are served", async () => {
     const path = await save("tagger", "ForTokenClassification", labels);
     const models = new ModelPool();

@@ -10,6 +10,8 @@ interface Reading {
   readonly help: string;
   /** Labels besides `model_name`. */
   readonly labels?: readonly string[];
+  /** Whether encoders have it too: then `read` takes what both kinds of engines say. */
+  readonly encoders?: boolean;
   readonly read: (stats: EngineStats, runner: Runner) => number | readonly (readonly [Labels, number])[];
 }
 
@@ -17,10 +19,12 @@ interface Reading {
 const READINGS: Readonly<Record<string, Reading>> = {
   num_requests_running: {
     help: "Sequences in the running batch.",
+    encoders: true,
     read: ({ running }) => running,
   },
   num_requests_waiting: {
     help: "Sequences that wait to be run.",
+    encoders: true,
     read: ({ waiting }) => waiting,
   },
   num_requests_waiting_by_reason: {
@@ -54,6 +58,7 @@ const READINGS: Readonly<Record<string, Reading>> = {
   },
   prompt_tokens_total: {
     help: "Tokens of the prompts that were begun.",
+    encoders: true,
     read: ({ promptTokens }) => promptTokens,
   },
   generation_tokens_total: {
@@ -62,6 +67,7 @@ const READINGS: Readonly<Record<string, Reading>> = {
   },
   request_success_total: {
     help: "Sequences that have ended, by how: stop and length are complete answers.",
+    encoders: true,
     labels: ["finished_reason"],
     read: ({ finished }) =>
       Object.entries(finished).map(([finished_reason, count]) => [{ finished_reason }, count] as const),
@@ -161,16 +167,13 @@ export class Metrics {
     this.#responses.inc({ method, handler, status });
   }
 
-  /** Models that write text, each once. */
-  *#texts(): Generator<TextModel> {
-    const seen = new Set<unknown>();
-    for (const [, model] of this.#models) {
-      if (model.kind === "text" && !seen.has(model)) yield model;
-      seen.add(model);
-    }
+  /** Each model once; encoders are asked for what they have in common with the others alone. */
+  #modelsWith(encoders: boolean): TextModel[] {
+    const models = new Set([...this.#models].map(([, model]) => model));
+    return [...models].filter(({ kind }) => encoders || kind === "text") as TextModel[];
   }
 
-  #read(suffix: string, { help, labels = [], read }: Reading): void {
+  #read(suffix: string, { help, labels = [], encoders = false, read }: Reading): void {
     const Kind = suffix.endsWith("_total") ? Counter : Gauge;
     const metric: Counter | Gauge = new Kind({
       name: `${this.#prefix}:${suffix}`,
@@ -179,7 +182,7 @@ export class Metrics {
       registers: [this.#registry],
       collect: () => {
         metric.reset();
-        for (const { name: model_name, frontend } of this.#texts()) {
+        for (const { name: model_name, frontend } of this.#modelsWith(encoders)) {
           const { engine } = frontend;
           const value = read(engine.stats(), engine.runner);
           const values = typeof value === "number" ? ([[{}, value]] as const) : value;
