@@ -1,4 +1,5 @@
 import { philox4x32, toUnit } from "../core/random.ts";
+import { kthLargest } from "../kernels/index.ts";
 
 /** How a token is drawn from a row of logits: what transformers' processors of these names mean, in their order. */
 export interface Warping {
@@ -29,24 +30,6 @@ export function applyTopK(row: Float64Array, k: number): void {
   if (k === 0 || k >= row.length) return;
   const threshold = kthLargest(row, k);
   for (let i = 0; i < row.length; i++) if (row[i] < threshold) row[i] = -Infinity;
-}
-
-/** The k-th largest value, by a min-heap of the k largest so far: k is small beside a vocabulary. */
-function kthLargest(row: Float64Array, k: number): number {
-  const heap = row.slice(0, k).sort();
-  for (let i = k; i < row.length; i++) {
-    const value = row[i];
-    if (!(value > heap[0])) continue;
-    let at = 0;
-    for (let child = 1; child < k; child = 2 * at + 1) {
-      if (child + 1 < k && heap[child + 1] < heap[child]) child++;
-      if (heap[child] >= value) break;
-      heap[at] = heap[child];
-      at = child;
-    }
-    heap[at] = value;
-  }
-  return heap[0];
 }
 
 /**

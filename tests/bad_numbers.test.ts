@@ -215,6 +215,7 @@ const without: Record<string, readonly string[]> = {
     "searchsorted",
     ...["zerosLike", "onesLike", "outer", "dot", "mv", "mm", "bmm"],
     ...["mseLoss", "l1Loss", "bceLoss", "bceWithLogitsLoss", "contiguous", "embedding", "greedyTokens"],
+    ...["feedTokens", "sampleTokens"],
     ...[
       "softmaxBackward",
       "roundBfloat16",
@@ -248,6 +249,9 @@ const without: Record<string, readonly string[]> = {
     "spatialWindows",
     "isIndex",
     "overRowChunks",
+  ],
+  "the host's half of sampleTokens, whose numbers the server checks": [
+    ...["settingsRow", "drawToken", "keptWeights", "kthLargest"],
   ],
   "an equation and tensors": ["einsum"],
   devices: ["openDevice", "openOnce", "openReference"],

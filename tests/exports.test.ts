@@ -31,6 +31,16 @@ const internal: Record<string, readonly string[]> = {
       "pagedKvWrite",
       "suitsFusion",
     ],
+    ...[
+      "MOST_DRAWN",
+      "SETTINGS_WIDTH",
+      "drawToken",
+      "feedTokens",
+      "keptWeights",
+      "sampleTokens",
+      "settingsRow",
+    ],
+    "kthLargest",
   ],
   "parts of conv, pool, fold and unfold": [
     ...["batched", "overlapAdd", "padSpatial", "perAxis", "spatialWindows", "windows"],

@@ -77,7 +77,7 @@ describe("greedy_tokens", () => {
   );
 });
 
-describe("a step whose tokens are all the likeliest", () => {
+describe("a step whose tokens the device chooses", () => {
   /** Large weights: with the usual small ones every answer would be the same few tokens. */
   function makeModel() {
     return new LlamaForCausalLM(
@@ -96,8 +96,15 @@ describe("a step whose tokens are all the likeliest", () => {
   }
 
   /** Answers all requests together, counting what comes back from the device. */
-  async function answer(requests: readonly Partial<Request>[], model = makeModel()) {
+  async function answer(requests: readonly Partial<Request>[], model = makeModel(), feeds = true) {
     const runner = new ModelRunner(model, { maxSequences: MAX_SEQS, maxModelLen: 32 });
+    if (!feeds) vi.spyOn(runner, "feeds").mockReturnValue(false);
+    let fed = 0;
+    const run = runner.run.bind(runner);
+    runner.run = (items) => {
+      fed += items.filter(({ isFed }) => isFed).length;
+      return run(items);
+    };
     const errors: unknown[] = [];
     const engine = new Engine({
       runner,
@@ -116,6 +123,7 @@ describe("a step whose tokens are all the likeliest", () => {
       finish: ends.map(({ finish }) => finish),
       errors,
       steps: engine.stats().steps,
+      fed,
       values,
     };
   }
@@ -136,8 +144,8 @@ describe("a step whose tokens are all the likeliest", () => {
   it("changes to logits and back with the company, at the cost of reading them alone", async () => {
     const alone = await answer(plain);
     // A companion of four tokens needs the logits as long as it runs.
-    const sampled = { prompt: [9], maxTokens: 4, sampling: { ...GREEDY, temperature: 1 } };
-    const mixed = await answer([...plain.slice(1), { ...sampled, topLogprobs: null }]);
+    const penalised = { prompt: [9], maxTokens: 4, sampling: { ...GREEDY, presencePenalty: 1 } };
+    const mixed = await answer([...plain.slice(1), { ...penalised, topLogprobs: null }]);
     expect(mixed.ids.slice(0, -1)).toEqual(alone.ids.slice(1));
     expect(new Set(mixed.values.slice(0, 4))).toEqual(new Set([MAX_SEQS * VOCAB]));
     expect(new Set(mixed.values.slice(4))).toEqual(new Set([MAX_SEQS]));
@@ -179,5 +187,61 @@ describe("a step whose tokens are all the likeliest", () => {
     expect(few.finish).toEqual(["length", ...new Array(MAX_SEQS - 1).fill("error")]);
     expect(few.errors).toEqual(new Array(MAX_SEQS - 1).fill("the model returned logits that are not finite"));
     expect([many.finish, many.errors, many.ids]).toEqual([few.finish, few.errors, few.ids]);
+  });
+
+  const drawn = plain.map((request, i): Partial<Request> => {
+    const some = [{}, { topK: 5 }, { topP: 0.8 }, { minP: 0.05, topP: 0.95 }, { temperature: 0 }][i % 5];
+    const params = { ...GREEDY, temperature: 1.2, seed: [i, 5] as const, choice: i, ...some };
+    // Of different lengths, so that sequences leave while a step is in flight.
+    return { ...request, maxTokens: 5 + i, sampling: params };
+  });
+
+  it("draws at any temperature on the device what the host would have drawn", async () => {
+    const few = await answer(drawn);
+    const many = await answer(drawn.map((request) => ({ ...request, topLogprobs: 0 })));
+    expect(few.values.every((length) => length <= MAX_SEQS)).toBe(true);
+    expect(many.values.every((length) => length % VOCAB === 0)).toBe(true);
+    expect(few.ids).toEqual(many.ids);
+    expect(new Set(few.ids.flat()).size).toBeGreaterThan(20);
+  });
+
+  it("is given while the step before it runs, and answers as if it had waited", async () => {
+    for (const requests of [plain, drawn]) {
+      // Stop tokens are seen a step late: what runs on is dropped.
+      const ids = (await answer(requests, makeModel(), false)).ids;
+      const stopped = requests.map((request, i) => ({ ...request, stopTokenIds: new Set([ids[i][3]]) }));
+      for (const each of [requests, stopped]) {
+        const [fed, waited] = [await answer(each), await answer(each, makeModel(), false)];
+        expect([fed.fed > 0, waited.fed]).toEqual([true, 0]);
+        expect([fed.ids, fed.finish]).toEqual([waited.ids, waited.finish]);
+      }
+    }
+  });
+
+  it("feeds a step that needs the logits for others", async () => {
+    const late = { prompt: [9, 1], maxTokens: 4, topLogprobs: 2 };
+    const alone = await answer(plain.slice(1));
+    const runner = new ModelRunner(makeModel(), { maxSequences: MAX_SEQS, maxModelLen: 32 });
+    const engine = new Engine({ runner, maxSeqs: MAX_SEQS, maxBatchedTokens: 64 });
+    const mixedSteps: boolean[] = [];
+    const run = runner.run.bind(runner);
+    runner.run = (items) => {
+      mixedSteps.push(items.some(({ isFed }) => isFed) && items.some((item) => !runner.feeds(item)));
+      return run(items);
+    };
+    let joined = false;
+    const ends: Promise<unknown>[] = [];
+    const runs = plain.slice(1).map((request) =>
+      collect(engine, makeRequest(request), () => {
+        if (joined) return;
+        joined = true;
+        ends.push(collect(engine, makeRequest(late)).end);
+      }),
+    );
+    await Promise.all(runs.map(({ end }) => end));
+    await Promise.all(ends);
+    runner.close();
+    expect(mixedSteps).toContain(true);
+    expect(runs.map(({ tokens }) => tokens.map(({ id }) => id))).toEqual(alone.ids);
   });
 });

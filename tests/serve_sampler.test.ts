@@ -143,7 +143,7 @@ describe("sampler", () => {
     const logits = row(2, 2, 2, -2);
     const at = (params: Partial<Sampling>) =>
       [...probabilities(logits, spec(params, [0, 3, 1, 1], 2))].map((p) => Math.log(p));
-    const relative = (values: number[]) => values.map((value) => Math.round((value - values[2]) * 1e6) / 1e6);
+    const relative = (values: number[]) => values.map((value) => Math.round((value - values[2]) * 1e5) / 1e5);
     expect(relative(at({ frequencyPenalty: 0.5 }))).toEqual([0, -1, 0, -4]);
     expect(relative(at({ presencePenalty: 0.5 }))).toEqual([0, -0.5, 0, -4]);
     expect(relative(at({ repetitionPenalty: 2 }))).toEqual([-1, -1, 0, -6]);

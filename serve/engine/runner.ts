@@ -1,10 +1,11 @@
 import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
+import { MOST_DRAWN, settingsRow } from "../../kernels/index.ts";
 import type { CausalLM, DecoderShape } from "../../models/decoder.ts";
-import { PagedDecoder } from "../../models/paged_decoder.ts";
+import { PagedDecoder, type PagedItem, type SampledIds } from "../../models/paged_decoder.ts";
 import type { ComputeDtype } from "../../nn/index.ts";
-import { isGreedy, notFinite, sampleRow, scoreRow } from "./sampler.ts";
+import { drawSettings, isPlain, notFinite, sampleRow, scoreRow } from "./sampler.ts";
 import type { ItemResult, RunItem, Runner, TokenLogprob } from "./types.ts";
 
 export interface RunnerOptions {
@@ -19,10 +20,9 @@ export interface RunnerOptions {
 }
 
 /**
- * Runs the engine's steps on a model. The logits come back to the host, where one sampler chooses every token in float64:
- * an answer cannot depend on how many others are in the step. If all of a step's tokens are greedy and no log probabilities
- * are wanted, the device chooses them and only ids come back; both look at the same bits and break ties alike, so that the
- * answers are the same.
+ * Runs the engine's steps on a model. The device chooses the tokens of a step where all are chosen of the logits as they are
+ * and no log probabilities are wanted; else the logits come to the host, which chooses in the same whole numbers (or, of
+ * greedy tokens, by the same bits): an answer cannot depend on where, nor on how many others are in the step.
  */
 export class ModelRunner implements Runner {
   readonly vocabSize: number;
@@ -31,6 +31,8 @@ export class ModelRunner implements Runner {
   readonly blockCount: number;
   readonly #decoder: PagedDecoder;
   readonly #model: CausalLM;
+  /** The last step, if the next may take its tokens on the device. */
+  #last: LastStep | null = null;
 
   constructor(model: CausalLM, options: RunnerOptions = {}) {
     this.#model = model;
@@ -63,17 +65,39 @@ export class ModelRunner implements Runner {
     return `${name ?? ""} ${parameters.reduce((sum, { storage }) => sum + storage.version, 0)}`;
   }
 
+  feeds(item: RunItem): boolean {
+    return this.#needsIdOnly(item);
+  }
+
   async run(items: readonly RunItem[]): Promise<readonly ItemResult[]> {
-    if (items.every(needsIdOnly)) {
-      const ids = await this.#decoder.greedy(items);
+    const before = this.#last;
+    this.#last = null;
+    const paged = items.map((item) => placed(item, before));
+    const ids = before?.ids ?? null;
+    if (items.every((item) => this.#needsIdOnly(item))) {
+      const sampled = this.#decoder.sample(paged, ids);
+      // The next step may be given before this one is read, and takes its tokens where it leaves them.
+      this.#last = { ids: sampled, index: new Map(items.map(({ id }, i) => [id, i])) };
+      const reading = sampled.read();
+      ids?.free();
+      const values = await reading;
       let next = 0;
-      return items.map(({ sample }) => (sample === null ? NOTHING : takeId(ids[next++])));
+      return items.map(({ sample }) => (sample === null ? NOTHING : takeId(values[next++])));
     }
-    const logits = await this.#decoder.forward(items);
+    const running = this.#decoder.forward(paged, ids);
+    ids?.free();
+    const logits = await running;
     const turns = new Turns();
     const results: ItemResult[] = [];
     for (const [i, item] of items.entries()) results.push(await takeLogits(item, logits[i], turns));
     return results;
+  }
+
+  #needsIdOnly({ sample, score }: RunItem): boolean {
+    if (score !== null) return false;
+    return (
+      sample === null || (sample.topLogprobs === null && isPlain(sample) && this.vocabSize <= MOST_DRAWN)
+    );
   }
 
   /**
@@ -83,14 +107,21 @@ export class ModelRunner implements Runner {
    */
   async warmUp(): Promise<void> {
     const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
-    for (const length of [Math.min(16, this.maxModelLen), Math.min(4, this.maxModelLen), 1])
-      await this.#decoder.greedy([
-        { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] },
-      ]);
+    for (const length of [Math.min(16, this.maxModelLen), Math.min(4, this.maxModelLen), 1]) {
+      const item = { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] };
+      await this.#decoder.greedy([item]);
+      if (length > 1 || this.vocabSize > MOST_DRAWN) continue;
+      const drawn = { ...item, draw: settingsRow(DRAWN) };
+      const first = this.#decoder.sample([drawn]);
+      const fed = this.#decoder.sample([{ ...drawn, follows: 0 }], first);
+      for (const ids of [first, fed]) await ids.read();
+      for (const ids of [first, fed]) ids.free();
+    }
   }
 
   /** Frees the cache. */
   close(): void {
+    this.#last?.ids.free();
     this.#decoder.close();
   }
 }
@@ -120,6 +151,15 @@ export function blocksIn(plan: ReturnType<typeof cachePlan>, cacheBytes: number)
   return Math.min(Math.floor(affordable), mostBlocks);
 }
 
+/** What a step samples, and the number of each request's item in it. */
+interface LastStep {
+  readonly ids: SampledIds;
+  readonly index: ReadonlyMap<string, number>;
+}
+
+/** Settings of a draw that does no more than it must, for warming up. */
+const DRAWN = { temperature: 1, topK: 0, topP: 1, minP: 0, seed: [0, 0], choice: 0, position: 0 } as const;
+
 const NOTHING: ItemResult = { sampled: null, scored: [] };
 
 /** The context to serve: the model's `positions`, or less if asked. @throws KilnError for more than the model has. */
@@ -132,8 +172,19 @@ function contextLength(positions: number, asked = positions): number {
   );
 }
 
-function needsIdOnly({ sample, score }: RunItem): boolean {
-  return score === null && (sample === null || (sample.topLogprobs === null && isGreedy(sample)));
+/** The item as the decoder takes it: how its token is drawn, and where the step before leaves the last of its tokens. */
+function placed(item: RunItem, before: LastStep | null): PagedItem {
+  const { tokens, start, blockTable, rows, adapter, sample } = item;
+  const drawn = sample !== null && sample.params.temperature > 0 && isPlain(sample);
+  const follows = item.isFed ? before?.index.get(item.id) : undefined;
+  if (item.isFed && follows === undefined) {
+    throw new Error(`${item.id} is fed, but the step before sampled nothing for it`);
+  }
+  return {
+    ...{ tokens, start, blockTable, rows, adapter },
+    ...(drawn && { draw: settingsRow(drawSettings(sample)) }),
+    ...(follows !== undefined && { follows }),
+  };
 }
 
 function takeId(id: number): ItemResult {

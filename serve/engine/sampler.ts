@@ -1,4 +1,5 @@
-import { argmax, draw, softmax, uniform, warp } from "../../models/sampling.ts";
+import { type DrawSettings, drawToken, keptWeights, settingsRow } from "../../kernels/index.ts";
+import { argmax } from "../../models/sampling.ts";
 import type { SampledToken, SampleSpec, TokenLogprob } from "./types.ts";
 
 /**
@@ -7,7 +8,8 @@ import type { SampledToken, SampleSpec, TokenLogprob } from "./types.ts";
  * top-p, min-p; the bias and OpenAI's two penalties come before the temperature, as in vLLM. A removed token has the
  * logit -Infinity.
  *
- * The result depends on the row and the spec alone: the random draw is a function of (seed, choice, position).
+ * The result depends on the row and the spec alone: the random draw is a function of (seed, choice, position), and from the
+ * temperature on all is computed in whole numbers (kernels/sampling/draw.ts), as a device does it.
  *
  * @param logits one row of finite numbers or -Infinity, not changed.
  * @throws Error when the row holds NaN or +Infinity, or nothing but -Infinity.
@@ -26,9 +28,13 @@ export function scoreRow(logits: Float32Array, id: number, top: number): TokenLo
 }
 
 /** Whether the sampler takes the highest logit, the lowest id of equals, of any row. */
-export function isGreedy({ params, banned, constraint }: SampleSpec): boolean {
+function isGreedy(spec: SampleSpec): boolean {
+  return spec.params.temperature === 0 && isPlain(spec);
+}
+
+/** Whether a token is chosen of the logits as they are. */
+export function isPlain({ params, banned, constraint }: SampleSpec): boolean {
   return (
-    params.temperature === 0 &&
     params.logitBias.size === 0 &&
     params.repetitionPenalty === 1 &&
     params.frequencyPenalty === 0 &&
@@ -57,13 +63,19 @@ function checkedArgmax(logits: Float32Array): number {
   return best;
 }
 
+/** What a device needs of a spec that changes no logits. */
+export function drawSettings({ params, position }: SampleSpec): DrawSettings {
+  const { temperature, topK, topP, minP, seed, choice } = params;
+  return { temperature, topK, topP, minP, seed, choice, position };
+}
+
 function choose(logits: Float32Array, spec: SampleSpec): number {
-  const { params } = spec;
+  if (isPlain(spec)) return drawToken(logits, settingsRow(drawSettings(spec)));
   const row = adjustedLogits(logits, spec);
   const likeliest = argmax(row);
   if (row[likeliest] === -Infinity) throw new Error("no token is left that the request allows");
-  if (params.temperature === 0) return likeliest;
-  return draw(warp(row, params), uniform(params.seed, params.choice, spec.position));
+  if (spec.params.temperature === 0) return likeliest;
+  return drawToken(new Float32Array(row), settingsRow(drawSettings(spec)));
 }
 
 function score(logits: Float32Array, id: number, top: number, max: number): TokenLogprob {
@@ -79,10 +91,13 @@ function score(logits: Float32Array, id: number, top: number, max: number): Toke
   };
 }
 
-/** The distribution that `sampleRow` draws from (one-hot when greedy), in float64. */
+/** The distribution that `sampleRow` draws from (one-hot when greedy). */
 export function probabilities(logits: Float32Array, spec: SampleSpec): Float64Array {
   const row = adjustedLogits(logits, spec);
-  if (spec.params.temperature > 0) return softmax(warp(row, spec.params));
+  if (spec.params.temperature > 0) {
+    const { weights, total } = keptWeights(new Float32Array(row), settingsRow(drawSettings(spec)));
+    return weights.map((weight) => weight / total);
+  }
   const oneHot = new Float64Array(row.length);
   oneHot[argmax(row)] = 1;
   return oneHot;

@@ -1,0 +1,184 @@
+import fc from "fast-check";
+import { beforeAll, describe, expect, it } from "vitest";
+import { scope } from "../core/scope.ts";
+import { tensor } from "../core/tensor.ts";
+import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import {
+  type DrawSettings,
+  drawToken,
+  keptWeights,
+  openDevice,
+  SETTINGS_WIDTH,
+  sampleTokens,
+  settingsRow,
+} from "../kernels/index.ts";
+import { softmax, warp } from "../models/sampling.ts";
+
+/** One sampler on host and device: the same token of the same bits, and the distribution that transformers' words mean. */
+let gpu: WebGpuDevice;
+beforeAll(async () => {
+  gpu = (await openDevice()) as WebGpuDevice;
+});
+
+const settings: fc.Arbitrary<DrawSettings> = fc.record({
+  temperature: fc.constantFrom(0, 1e-5, 0.01, 0.3, 0.7, 1, 1, 1.3, 2),
+  topK: fc.constantFrom(0, 0, 1, 2, 5, 40, 900),
+  topP: fc.oneof(
+    fc.constantFrom(1, 1, 0.5, 0.9, 0.95, 1e-12),
+    fc.double({ min: 0.01, max: 0.999, noNaN: true }),
+  ),
+  minP: fc.constantFrom(0, 0, 0.05, 0.5, 1),
+  seed: fc.tuple(fc.nat(0xffffffff), fc.nat(0xffffffff)),
+  choice: fc.nat(200),
+  position: fc.nat(4096),
+});
+
+/** Logits of many shapes: peaked, flat, tied, far from zero, at the ends of what f32 holds, any bits at all. */
+const rowOf = (width: number): fc.Arbitrary<Float32Array> => {
+  const list = (of: fc.Arbitrary<number>) => fc.array(of, { minLength: width, maxLength: width });
+  const bits = fc.nat(0xffffffff).map((word) => new Float32Array(Uint32Array.of(word).buffer)[0]);
+  const spread = fc.tuple(fc.constantFrom(0.1, 1, 4, 12), fc.constantFrom(0, -100, 300, 1e5, -3e30));
+  const usual = spread.chain(([scale, offset]) =>
+    list(fc.double({ min: -1, max: 1, noNaN: true }).map((x) => offset + x * scale * (1 + Math.abs(x)))),
+  );
+  return fc
+    .oneof(
+      { weight: 6, arbitrary: usual },
+      { weight: 2, arbitrary: list(fc.constantFrom(0, -0, 1, 1, 2, 2.5, -Infinity)) },
+      { weight: 1, arbitrary: list(fc.constantFrom(0, 1e-42, -1e-42, 3e38, -3e38, 1e-20, 64, 63.99999)) },
+      { weight: 1, arbitrary: list(bits) },
+    )
+    .map((values) => Float32Array.from(values));
+};
+
+async function onDevice(rows: readonly Float32Array[], of: readonly DrawSettings[]): Promise<number[]> {
+  const words = tensor(of.flatMap(settingsRow), [of.length, SETTINGS_WIDTH], "i32");
+  const logits = new Float32Array(rows.length * rows[0].length);
+  // Copied by bits: NaN keeps its payload.
+  const into = new Uint32Array(logits.buffer);
+  for (const [i, row] of rows.entries()) {
+    into.set(new Uint32Array(row.buffer, row.byteOffset, row.length), i * row.length);
+  }
+  const ids = scope(() => sampleTokens(tensor(logits, [rows.length, rows[0].length]), words));
+  return [...(await ids.data())];
+}
+
+describe("sample_tokens", () => {
+  it.for(["subgroup", "thread", "workgroup"])(
+    "draws on the device what the host draws, of any rows and settings (%s)",
+    async (variant, { skip }) => {
+      if (variant === "subgroup" && gpu.profile.subgroupSize === 0) skip("no subgroups of one size");
+      if (variant === "thread" && gpu.profile.class === "gpu") skip("no GPU is given a row a thread");
+      gpu.forcedVariant.set("sample_tokens", variant);
+      const batch = fc
+        .constantFrom(1, 3, 7, 64, 65, 300)
+        .chain((width) =>
+          fc.tuple(
+            fc.array(rowOf(width), { minLength: 50, maxLength: 50 }),
+            fc.array(settings, { minLength: 50, maxLength: 50 }),
+          ),
+        );
+      // 10,000 rows with the variant that serves, fewer with the others.
+      const runs = variant === "subgroup" ? 200 : 20;
+      try {
+        await fc.assert(
+          fc.asyncProperty(batch, async ([rows, each]) => {
+            const ids = await onDevice(rows, each);
+            rows.forEach((row, i) => {
+              const expected = drawToken(row, settingsRow(each[i]));
+              if (ids[i] !== expected) {
+                throw new Error(`${ids[i]}, not ${expected}: ${JSON.stringify([each[i], [...row]])}`);
+              }
+            });
+          }),
+          { numRuns: runs, endOnFailure: true },
+        );
+      } finally {
+        gpu.forcedVariant.delete("sample_tokens");
+      }
+    },
+  );
+
+  it("draws each token as often as transformers' probabilities say (chi-squared, p > 1e-4)", async () => {
+    const row = Float32Array.from({ length: 40 }, (_, i) => 3 * Math.sin(i * 1.7));
+    const params = { temperature: 0.8, topK: 20, topP: 0.95, minP: 0.01 };
+    const probs = softmax(warp(new Float64Array(row), params));
+    const draws = 20_000;
+    const each = Array.from({ length: draws }, (_, position) => ({
+      ...params,
+      seed: [99, 1] as const,
+      choice: 0,
+      position,
+    }));
+    const counts = new Array<number>(40).fill(0);
+    for (const id of await onDevice(
+      each.map(() => row),
+      each,
+    ))
+      counts[id]++;
+    let chi = 0;
+    let kept = 0;
+    probs.forEach((p, id) => {
+      if (p === 0) expect(counts[id]).toBe(0);
+      else {
+        chi += (counts[id] - draws * p) ** 2 / (draws * p);
+        kept++;
+      }
+    });
+    expect(kept).toBe(14);
+    // 13 degrees of freedom: the point of p = 1e-4.
+    expect(chi).toBeLessThan(40.9);
+  });
+});
+
+describe("whole weights", () => {
+  it("are those of float64 to 1e-6, of tokens that top-k, top-p and min-p keep in float64", () => {
+    const width = 200;
+    fc.assert(
+      fc.property(
+        fc.array(fc.double({ min: -12, max: 12, noNaN: true }), { minLength: width, maxLength: width }),
+        settings.filter(({ temperature, topK }) => temperature >= 0.3 && topK < width),
+        (values, one) => {
+          const row = Float32Array.from(values);
+          const { weights, total } = keptWeights(row, settingsRow(one));
+          const { temperature, topP, minP } = one;
+          const all = softmax(warp(new Float64Array(row), { temperature, topK: one.topK, topP: 1, minP: 0 }));
+          // Most likely first, lower ids first among equals: what is kept is the beginning.
+          const order = [...all.keys()].sort((a, b) => row[b] - row[a] || a - b);
+          const count = weights.filter((weight) => weight > 0).length;
+          const kept = order.slice(0, count);
+          expect(kept.every((id) => weights[id] > 0)).toBe(true);
+          const mass = kept.reduce((sum, id) => sum + all[id], 0);
+          for (const id of kept) expect(Math.abs(weights[id] / total - all[id] / mass)).toBeLessThan(1e-6);
+          // Where a bound falls on a token to within the rounding, either is right.
+          const [last, next] = [all[kept[count - 1]], all[order[count]] ?? 0];
+          expect(mass - last).toBeLessThan(topP + 1e-6);
+          expect(last).toBeGreaterThan(all[order[0]] * (minP - 1e-6));
+          const isEnough = topP < 1 && mass > topP - 1e-6;
+          expect(isEnough || next < all[order[0]] * (minP + 1e-6)).toBe(true);
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+
+  it("of one distance are equal wherever the row lies, and fall with the logit", () => {
+    const one = settingsRow({
+      temperature: 0.9,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      seed: [1, 2],
+      choice: 0,
+      position: 0,
+    });
+    const row = (offset: number) => Float32Array.from({ length: 60 }, (_, i) => offset - i / 4);
+    const { weights } = keptWeights(row(0), one);
+    for (const offset of [-64, 32, 100, 4000]) expect(keptWeights(row(offset), one).weights).toEqual(weights);
+    const fine = Float32Array.from({ length: 100_000 }, (_, i) => -i / 5000);
+    const falling = keptWeights(fine, one).weights;
+    for (let i = 1; i < falling.length; i++)
+      if (falling[i] > falling[i - 1]) throw new Error(`weight ${i} rises`);
+    expect([falling[0], falling[1] < falling[0]]).toEqual([2 ** 27, true]);
+  });
+});
