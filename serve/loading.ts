@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { device } from "../core/device.ts";
+import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
 import { isObject, readJson } from "../core/platform/files.ts";
@@ -14,6 +15,7 @@ import {
 } from "../models/architectures.ts";
 import { CausalLM, type DecoderShape } from "../models/decoder.ts";
 import { Encoder } from "../models/encoder.ts";
+import { isGguf } from "../models/formats/gguf.ts";
 import { fromPretrained, loadModel } from "../models/formats/hf_directory.ts";
 import { labelScores, modelPooling } from "../models/pipeline.ts";
 import { TextReader } from "../models/text_reader.ts";
@@ -21,7 +23,7 @@ import type { ComputeDtype } from "../nn/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { type EmbeddingSettings, ModelEncoderRunner } from "./engine/encoder_runner.ts";
 import { blocksIn, cachePlan, ModelRunner } from "./engine/runner.ts";
-import type { ModelPool, ServedModel } from "./models.ts";
+import type { ModelFacts, ModelPool, ServedModel } from "./models.ts";
 import type { EncoderTask } from "./text/encoder_frontend.ts";
 
 /** A model to serve. */
@@ -147,7 +149,7 @@ export async function addLoaded(
 async function addText(
   pool: ModelPool,
   { name, aliases }: Pick<ModelSource, "name" | "aliases">,
-  { model, tokenizer }: Loaded<CausalLM>,
+  { model, tokenizer, directory }: Loaded<CausalLM>,
   { settings, cacheBytes, dispose }: { settings: LoadSettings; cacheBytes: number; dispose: () => void },
 ): Promise<ServedModel> {
   const runner = await openRunner(model, settings, cacheBytes);
@@ -166,7 +168,15 @@ async function addText(
     dispose();
     await device().trim?.();
   };
-  return pool.addText({ name, aliases, runner, tokenizer, close, ...limits });
+  return pool.addText({
+    name,
+    aliases,
+    runner,
+    tokenizer,
+    close,
+    facts: factsOf(model, directory),
+    ...limits,
+  });
 }
 
 /**
@@ -227,7 +237,14 @@ async function addEncoder(
     dispose();
     await device().trim?.();
   };
-  return pool.addEncoder({ name, aliases, runner, tokenizer, task, close });
+  return pool.addEncoder({ name, aliases, runner, tokenizer, task, close, facts: factsOf(model, directory) });
+}
+
+function factsOf(model: Encoder | CausalLM, path = ""): ModelFacts {
+  const { computeDtype: dtype, numParameters: parameters } = model;
+  const bytes = parameters * byteSize(dtype);
+  const format = isGguf(path) ? "gguf" : "safetensors";
+  return { family: model.config.model_type, format, parameters, bytes, dtype };
 }
 
 /** What the files of sentence-transformers, and its keys of config.json, say of an encoder. */

@@ -9,6 +9,17 @@ import { LIMITS, type Limits } from "./limits.ts";
 import { EncoderFrontend, type EncoderTask, type EncoderTokenizer } from "./text/encoder_frontend.ts";
 import { Frontend } from "./text/frontend.ts";
 
+/** What a model is made of. */
+export interface ModelFacts {
+  /** The `model_type` of its config.json. */
+  readonly family: string;
+  readonly format: "safetensors" | "gguf";
+  readonly parameters: number;
+  /** Of the weights on the device. */
+  readonly bytes: number;
+  readonly dtype: string;
+}
+
 interface Served {
   /** Its own name: aliases stand for it. */
   readonly name: string;
@@ -18,6 +29,8 @@ interface Served {
   readonly maxModelLen: number;
   /** Name of the model that this is an adapter of, or null. */
   readonly parent: string | null;
+  /** What else is known of it; null where it was made by hand. */
+  readonly facts: ModelFacts | null;
   /** Lets what runs on it finish for `timeoutMs`, then ends the rest with an error. */
   drain(timeoutMs: number): Promise<void>;
   /** Gives its memory back; nothing may run on it. */
@@ -53,6 +66,7 @@ interface ModelOptions {
   /** The name that clients give as `model`. */
   readonly name: string;
   readonly aliases?: readonly string[];
+  readonly facts?: ModelFacts | null;
   /** Frees what the runner holds, when the model is unloaded. */
   readonly close?: () => Promise<void>;
 }
@@ -116,19 +130,19 @@ export class ModelPool implements Models {
   }
 
   /** Adds a model that writes text. @throws KilnError for a name that is taken. */
-  addText({ name, aliases, tokenizer, close, ...options }: TextModelOptions): TextModel {
+  addText({ aliases, tokenizer, ...options }: TextModelOptions): TextModel {
     const { limits, onError } = this;
     const engine = new Engine({ ...options, limits, onError, share: this.#share });
     const frontend = new Frontend(engine, tokenizer, limits);
-    return this.#add(aliases, { kind: "text", frontend, ...served(name, engine, close) });
+    return this.#add(aliases, { kind: "text", frontend, ...served(options, engine) });
   }
 
   /** Adds a model that reads texts. @throws KilnError for a name that is taken. */
-  addEncoder({ name, aliases, runner, tokenizer, task, close }: EncoderModelOptions): EncoderModel {
+  addEncoder({ aliases, runner, tokenizer, task, ...options }: EncoderModelOptions): EncoderModel {
     const { limits, onError } = this;
     const engine = new EncoderEngine({ runner, limits, onError, share: this.#share });
     const frontend = new EncoderFrontend(engine, tokenizer, task, limits);
-    return this.#add(aliases, { kind: "encoder", frontend, ...served(name, engine, close) });
+    return this.#add(aliases, { kind: "encoder", frontend, ...served(options, engine) });
   }
 
   /** @throws KilnError for a name that is taken, or that comes twice. */
@@ -218,14 +232,15 @@ export class ModelPool implements Models {
   }
 }
 
-function served(name: string, engine: Engine | EncoderEngine, close = async () => {}): Served {
+function served({ name, facts = null, close }: ModelOptions, engine: Engine | EncoderEngine): Served {
   return {
     name,
+    facts,
     parent: null,
     created: Math.floor(Date.now() / 1000),
     maxModelLen: engine.runner.maxModelLen,
     drain: (timeoutMs) => engine.drain(timeoutMs),
-    close,
+    close: async () => close?.(),
   };
 }
 

@@ -2,7 +2,7 @@ import type { FastifyReply } from "fastify";
 import type { Limits } from "../limits.ts";
 import type { TextJob } from "../text/job.ts";
 import { asHttpError, type HttpError } from "./errors.ts";
-import { SseStream } from "./sse.ts";
+import { type Framing, SseStream } from "./sse.ts";
 
 interface Job {
   readonly done: Promise<unknown>;
@@ -32,9 +32,10 @@ export async function streamed(
   reply: FastifyReply,
   limits: Limits,
   send: (stream: SseStream) => Promise<void>,
-  fail = (stream: SseStream, error: HttpError) => stream.fail(error),
+  options: { fail?: (stream: SseStream, error: HttpError) => void; framing?: Framing } = {},
 ): Promise<FastifyReply> {
-  const stream = new SseStream(reply, limits);
+  const { fail = (failed, error) => failed.fail(error) } = options;
+  const stream = new SseStream(reply, limits, options.framing);
   try {
     await send(stream);
   } catch (error) {

@@ -60,7 +60,12 @@ export interface ErrorEnvelope {
 /** Characters of a message or a field's name. */
 const LONGEST = 1000;
 
-/** The only place that makes an error body. */
+/** The body of an error where Ollama's clients are. */
+export function ollamaError({ message }: HttpError): { readonly error: string } {
+  return { error: message.slice(0, LONGEST) };
+}
+
+/** The only place that makes an error body, but for Ollama's clients. */
 export function envelope(error: HttpError): ErrorEnvelope {
   const { status, code } = error;
   // Both may quote what the client sent, which may be long.

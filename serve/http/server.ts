@@ -7,7 +7,7 @@ import type { Limits } from "../limits.ts";
 import type { ModelPool } from "../models.ts";
 import type { Access } from "./access.ts";
 import { routes } from "./api/index.ts";
-import { asHttpError, envelope, HttpError, type ParserFault, parserError } from "./errors.ts";
+import { asHttpError, envelope, HttpError, ollamaError, type ParserFault, parserError } from "./errors.ts";
 import {
   allowOrigin,
   answerPreflight,
@@ -177,8 +177,12 @@ function sendError(reply: FastifyReply, error: HttpError): FastifyReply {
   // A client that waits for 100 may or may not send its body now, so the connection is in doubt.
   const unsure = request.headers.expect !== undefined;
   if (error.code === "shutting_down" || error.status === 413 || unsure) reply.header("connection", "close");
-  return reply.code(error.status).headers(error.headers).send(envelope(error));
+  return reply.code(error.status).headers(error.headers).send(bodyOf(request, error));
 }
+
+/** Ollama's clients read errors of another form, and theirs are the routes under /api. */
+const bodyOf = (request: FastifyRequest, error: HttpError) =>
+  pathOf(request).startsWith("/api/") ? ollamaError(error) : envelope(error);
 
 /** Answers what node's HTTP parser refused. */
 function refuseSocket(cause: ParserFault, socket: Socket): void {

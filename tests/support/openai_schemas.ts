@@ -27,7 +27,12 @@ export function checkSchema(name: string, value: unknown): void {
 export function checkAnswer(path: string, { ok, headers }: Response, text: string): void {
   const type = headers.get("content-type") ?? "";
   const [, body, event] = PATHS.find(([pattern]) => pattern.test(path)) ?? [];
-  if (!ok) checkSchema("ErrorResponse", JSON.parse(text));
+  // Ollama's clients read errors of their own form.
+  if (!ok && path.startsWith("/api/")) {
+    const failure = JSON.parse(text);
+    if (Object.keys(failure).join() !== "error" || typeof failure.error !== "string")
+      throw new Error(`not an error of Ollama's: ${text}`);
+  } else if (!ok) checkSchema("ErrorResponse", JSON.parse(text));
   else if (type.startsWith("text/event-stream")) {
     for (const line of text.split("\n").filter((one) => one.startsWith("data: ") && one !== "data: [DONE]")) {
       const data = JSON.parse(line.slice(6));

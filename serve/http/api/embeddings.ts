@@ -53,7 +53,10 @@ function base64(vector: Float32Array): string {
 }
 
 /** Makes vectors of `wanted` numbers, as models do that were trained for it (Kusupati et al. 2022). @throws HttpError 400. */
-function shortener({ width, matryoshka }: Embedding, wanted: number): (vector: Float32Array) => Float32Array {
+export function shortener(
+  { width, matryoshka }: Embedding,
+  wanted: number,
+): (vector: Float32Array) => Float32Array {
   if (wanted === width) return (vector) => vector;
   const may = Array.isArray(matryoshka) ? matryoshka.includes(wanted) : matryoshka && wanted < width;
   if (!may) {

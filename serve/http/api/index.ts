@@ -7,6 +7,7 @@ import { embeddings } from "./embeddings.ts";
 import { health, ready } from "./health.ts";
 import { metrics } from "./metrics.ts";
 import { model, models } from "./models.ts";
+import { ollama } from "./ollama/index.ts";
 import { responses } from "./responses.ts";
 import { scoring } from "./score.ts";
 import { load, openapi, version } from "./server_info.ts";
@@ -18,5 +19,6 @@ export const routes: readonly Route[] = [
   ...[models, model, completions, chat, responses],
   ...[embeddings, classify, ...scoring],
   ...[tokenize, detokenize],
+  ...ollama,
   ...administration,
 ];

@@ -139,10 +139,11 @@ function inEvents(
     sendState(stream, `response.${state.status}`, state);
     stream.close();
   };
-  return streamed(reply, limits, run, (stream, failure) => {
+  const fail = (stream: SseStream, failure: HttpError) => {
     sendState(stream, "response.failed", { status: "failed", failure });
     stream.close();
-  });
+  };
+  return streamed(reply, limits, run, { fail });
 }
 
 interface ResponseState {

@@ -5,7 +5,9 @@ import { openApi } from "../openapi.ts";
 import type { Route } from "../route.ts";
 
 /** kiln's version. */
-const { version: ours } = JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8"));
+export const { version: ours }: { version: string } = JSON.parse(
+  readFileSync(join(packageRoot, "package.json"), "utf8"),
+);
 
 /** GET /version. */
 export const version: Route = {
