@@ -1,5 +1,5 @@
 import { Argument, type Command, Option } from "commander";
-import { examples, whole } from "../core/platform/command_line.ts";
+import { decimal, examples, whole } from "../core/platform/command_line.ts";
 
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
@@ -51,8 +51,9 @@ function addVerify(program: Command): void {
 }
 
 function addBench(program: Command): void {
-  program
-    .command("bench")
+  const bench = program.command("bench");
+  addBenchServe(bench);
+  bench
     .description(
       "measure kernels, a training step and decoding against this adapter's own limits and against peers",
     )
@@ -73,6 +74,58 @@ function addBench(program: Command): void {
     .action(async (options: import("./run_command.ts").BenchFlags) => {
       const { runBench } = await import("./run_command.ts");
       await runBench(options);
+    });
+}
+
+const each = (one: (text: string) => number) => (text: string) => text.split(",").map(one);
+const rates = each(decimal("rates above 0, such as 1,2,4", (rate) => rate > 0));
+const counts = each(whole(1, 10_000));
+
+function addBenchServe(bench: Command): void {
+  bench
+    .command("serve")
+    .argument("<url>", "an OpenAI-compatible server, such as http://127.0.0.1:8000")
+    .description("put a load on a server and measure its latency and throughput, by streams")
+    .option("--model <name>", "default: the first of /v1/models")
+    .option("--chat", "ask /v1/chat/completions instead of /v1/completions")
+    .option("--rate <list>", "requests a second at random times (Poisson), one run each: 1,2,4", rates)
+    .option("--concurrency <list>", "requests at once, one run each: 1,8,16 (8 without --rate)", counts)
+    .option("--requests <n>", "of each run", whole(1), 100)
+    .option("--warm-up <n>", "requests before the first run, which do not count", whole(0), 4)
+    .option("--prompt-tokens <lengths>", "128, uniform:16-128, or lognormal:128,0.5 (median, sigma)", "64")
+    .option("--output-tokens <lengths>", "likewise", "64")
+    .option("--dataset <file>", 'prompts instead of random ones: a text or {"prompt"} a line')
+    .option(
+      "--vocab <n>",
+      "random prompts are token ids below this; with --chat they are words",
+      whole(8),
+      250,
+    )
+    .option("--seed <n>", "the same seed gives the same requests at the same times", whole(0), 0)
+    .option(
+      "--temperature <x>",
+      "of each request",
+      decimal("a number of 0 or more", (x) => x >= 0),
+      0,
+    )
+    .option("--no-ignore-eos", "let answers end by themselves; for servers that do not know ignore_eos")
+    .addOption(new Option("--api-key <key>", "sent as a bearer token").env("KILN_API_KEY"))
+    .option("--timeout <seconds>", "of each request", whole(1), 600)
+    .option("--goodput <goals...>", "milliseconds that count as good: ttft:200 itl:50 e2e:2000")
+    .option("--json", "one JSON object instead of a table")
+    .option("--svg <file>", "draw latency against rate")
+    .addHelpText(
+      "after",
+      examples(
+        "kiln bench serve http://127.0.0.1:8000 --concurrency 1,4,16",
+        "kiln bench serve http://127.0.0.1:8000 --rate 1,2,4,8 --goodput ttft:200 itl:50 --svg load.svg",
+        "kiln bench serve http://127.0.0.1:8080 --chat --prompt-tokens lognormal:64,0.6 --json",
+      ),
+    )
+    .addHelpText("after", "\nThe exit code is 1 when a request failed.\n")
+    .action(async (url: string, flags: import("./serve/command.ts").LoadFlags) => {
+      const { benchServer } = await import("./serve/command.ts");
+      process.exitCode = (await benchServer(url, flags)) ? 0 : 1;
     });
 }
 
