@@ -1,4 +1,4 @@
-import { dependsOn } from "../core/compile.ts";
+import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
 import { dispose, persist, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
@@ -43,6 +43,8 @@ interface Stack extends LoraStack {
  */
 export class AdapterStacks {
   readonly limits: AdapterLimits;
+  /** Changes whenever steps must be traced again: which layers have a stack, and where it is. */
+  version = 0;
   readonly #model: CausalLM;
   readonly #dtype: ComputeDtype;
   readonly #stacks = new Map<Adaptable, Stack>();
@@ -89,6 +91,18 @@ export class AdapterStacks {
     }
   }
 
+  /** Bytes of the buffers that `add` would take anew. Throws as that. */
+  newBuffers(path: string, { config, plan }: AdapterFiles): number[] {
+    this.#check(path, config.use_dora, plan);
+    return [...plan.targets.values()].flatMap(({ layer, rank }) => {
+      const old = this.#stacks.get(layer);
+      const rows = capacityFor(old, rank);
+      return rows === old?.a.shape[0]
+        ? []
+        : layer.features.map((width) => rows * width * byteSize(this.#dtype));
+    });
+  }
+
   /** The number by which a row of a step asks for an adapter: -1 for none (null). */
   slotOf(name: string | null): number {
     if (name === null) return -1;
@@ -106,6 +120,7 @@ export class AdapterStacks {
       narrow(stack.spans, 0, slot, 1).write([0, 0]);
       if (stack.taken.size > 0) continue;
       this.#stacks.delete(layer);
+      this.version++;
       dispose(tensorsOf(stack));
     }
   }
@@ -116,7 +131,7 @@ export class AdapterStacks {
    */
   adapterOf(slots: Tensor, headSlots: Tensor): (layer: Adaptable) => LayerAdapter {
     return (layer) => {
-      const stack = dependsOn(() => this.#stacks.get(layer) ?? null);
+      const stack = this.#stacks.get(layer) ?? null;
       return new RowAdapter(stack, layer === this.#model.lmHead ? headSlots : slots);
     };
   }
@@ -148,13 +163,13 @@ export class AdapterStacks {
     }
   }
 
-  /** The layer's stack, with `rank` free rows in a row. One that is too short is replaced: steps are traced again. */
+  /** The layer's stack, with `rank` free rows in a row. One that is too short is replaced. */
   #room(layer: Adaptable, rank: number): Stack {
     const old = this.#stacks.get(layer);
     if (old && rank <= old.rank && gapOf(old, rank) !== null) return old;
     const [outputs, inputs] = layer.features;
     const rows = old?.a.shape[0] ?? 0;
-    const capacity = old && gapOf(old, rank) !== null ? rows : powerOfTwo(rows + rowsFor(rank));
+    const capacity = capacityFor(old, rank);
     const most = powerOfTwo(Math.max(old?.rank ?? 1, rank));
     const grown = (width: number, before: Tensor | undefined) => {
       const tensor = zeros([capacity, width], this.#dtype);
@@ -173,6 +188,7 @@ export class AdapterStacks {
       })),
     );
     this.#stacks.set(layer, stack);
+    this.version++;
     dispose([old?.a, old?.b]);
     return stack;
   }
@@ -191,6 +207,12 @@ function gapOf({ a, taken }: Stack, rank: number): number | null {
     start = span.start + span.rows;
   }
   return start + needed <= a.shape[0] ? start : null;
+}
+
+/** Rows of a stack that has room for a rank besides what it holds. */
+function capacityFor(stack: Stack | undefined, rank: number): number {
+  const rows = stack?.a.shape[0] ?? 0;
+  return stack && gapOf(stack, rank) !== null ? rows : powerOfTwo(rows + rowsFor(rank));
 }
 
 /** B [out, rank] as [rank, out]. */

@@ -93,6 +93,8 @@ interface Step {
   input: Tensor;
   /** Where tokens, sequences, positions, slots, rows, draws, the adapters of tokens and of rows, and the table start in it. */
   starts: number[];
+  /** That of the adapters for which it was traced. */
+  version: number;
   /** Each may be given the ids that tokens refer to. */
   logits: Compiled<Tensor[], Tensor>;
   greedy: Compiled<Tensor[], Tensor>;
@@ -270,13 +272,17 @@ export class PagedDecoder {
         return noGrad(() => withAdapters(this.adapters.adapterOf(adapters, rowAdapters), run));
       };
       step = {
-        ...{ input, starts, logits: compile(logits) },
+        ...{ input, starts, version: this.adapters.version, logits: compile(logits) },
         greedy: compile((ids?: Tensor) => greedyTokens(logits(ids))),
         drawn: compile((ids?: Tensor) =>
           sampleTokens(logits(ids), reshape(part(5), [wanted, SETTINGS_WIDTH])),
         ),
       };
       this.#steps.set(key, step);
+    }
+    if (isAdapted && step.version !== this.adapters.version) {
+      for (const compiled of [step.logits, step.greedy, step.drawn]) compiled.discard();
+      step.version = this.adapters.version;
     }
     return step;
   }

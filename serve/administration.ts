@@ -4,6 +4,7 @@ import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
 import { modelAt } from "../models/hub/resolve.ts";
 import { type CacheBudget, cacheNeed, type LoadSettings, loadInto } from "./loading.ts";
+import { loadAdapterInto } from "./lora.ts";
 import type { ModelPool, ServedModel } from "./models.ts";
 
 export interface AdministrationOptions {
@@ -14,7 +15,7 @@ export interface AdministrationOptions {
   readonly folders: readonly string[];
 }
 
-/** Loads and unloads models of a running server, and moves aliases. */
+/** Loads and unloads models and adapters of a running server, and moves aliases. */
 export class Administration {
   readonly #options: AdministrationOptions;
   /** Loads, one after the other: each knows what the one before left. */
@@ -29,7 +30,34 @@ export class Administration {
    * @throws KilnError for a path outside of them, a name that is taken, and as `loadInto`.
    */
   load(name: string, path: string, aliases: readonly string[]): Promise<ServedModel> {
-    const loaded = this.#loading.then(() => this.#load(name, path, aliases));
+    return this.#next(() => this.#load(name, path, aliases));
+  }
+
+  /**
+   * Adds the adapter of a folder or GGUF file below one of the folders to the model `base`, or to the only one.
+   * @throws KilnError for a path outside of them, and as `loadAdapterInto`.
+   */
+  loadAdapter(name: string, given: string, base: string | undefined): Promise<ServedModel> {
+    return this.#next(async () => {
+      const { models } = this.#options;
+      models.assertFree([name]);
+      const path = await this.#confined(given);
+      const adapter = await loadAdapterInto(models, { name, path, base });
+      say(`loaded the adapter ${name} from ${path}`);
+      return adapter;
+    });
+  }
+
+  /** Takes an adapter out as `unload` does a model. @throws KilnError for one that does not exist. */
+  async unloadAdapter(name: string): Promise<void> {
+    if ((this.#options.models.get(name)?.parent ?? null) === null)
+      throw new KilnError(`there is no adapter \`${name}\``, { code: "model_not_found" });
+    await this.unload(name);
+  }
+
+  /** Runs a load after those before it. */
+  #next(load: () => Promise<ServedModel>): Promise<ServedModel> {
+    const loaded = this.#loading.then(load);
     this.#loading = loaded.catch(() => {});
     return loaded;
   }

@@ -32,6 +32,21 @@ const metricsPrefix = (text: string) => {
   if (/^[a-z_]\w*$/i.test(text)) return text;
   throw new InvalidArgumentError("expected letters, digits and underscores, such as vllm.");
 };
+const adapters = (text: string, before: import("./lora.ts").AdapterSource[] = []) => {
+  const expected = new InvalidArgumentError(
+    'expected NAME=PATH or {"name": …, "path": …, "base_model_name": …}.',
+  );
+  const [, name, path] = /^([^={]+)=(.+)$/.exec(text) ?? [];
+  if (name !== undefined) return [...before, { name, path }];
+  try {
+    const { name, path, base_model_name: base } = JSON.parse(text);
+    if (![name, path, base ?? "-"].every((value) => typeof value === "string" && value !== ""))
+      throw expected;
+    return [...before, { name, path, base }];
+  } catch {
+    throw expected;
+  }
+};
 const between = (low: number, high: number) =>
   decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
 const modelArgument =
@@ -272,6 +287,13 @@ function addServe(program: Command): void {
       "room for keys and values (default 256): models that write share it evenly, but none gets more than --max-num-seqs of its longest answers need; with --admin-key a share is left for one more",
       whole(1),
     )
+    .option(
+      "--lora-modules <name=path...>",
+      "LoRA adapters of PEFT (or GGUF) to serve beside their model, each as a model of its own; with several models as JSON with name, path and base_model_name",
+      adapters,
+    )
+    .option("--max-loras <n>", "adapters that a model may have at once", whole(1, 4096), 16)
+    .option("--max-lora-rank <n>", "rank that an adapter may have", whole(1, 4096), 64)
     .addOption(dtypeOption())
     .addHelpText(
       "after",
@@ -279,6 +301,7 @@ function addServe(program: Command): void {
         "kiln serve runs/demo/model --port 8000",
         "kiln serve small=runs/a/model large,gpt-4o-mini=runs/b/model",
         "kiln serve runs/demo/model sentence-transformers/all-MiniLM-L6-v2 spam=runs/spam/model",
+        "kiln serve runs/base/model --lora-modules poems=runs/poems/model jokes=runs/jokes/model",
         "kiln serve v1,chat=runs/v1/model --model-dir runs --admin-key SECRET",
       ),
     )

@@ -42,6 +42,9 @@ export interface LoadSettings {
   readonly maxModelLen?: number;
   readonly maxSequences?: number;
   readonly maxBatchedTokens?: number;
+  /** Adapters that a model may have beside each other, and the rank that one may have. */
+  readonly maxAdapters?: number;
+  readonly maxRank?: number;
 }
 
 /**
@@ -184,8 +187,8 @@ async function addText(
  * @throws KilnError where there is none for even one sequence.
  */
 async function openRunner(model: CausalLM, settings: LoadSettings, cacheBytes: number): Promise<ModelRunner> {
-  const { maxModelLen, maxSequences } = settings;
-  const options = definedOnly({ maxModelLen, maxSequences });
+  const { maxModelLen, maxSequences, maxAdapters, maxRank } = settings;
+  const options = definedOnly({ maxModelLen, maxSequences, maxAdapters, maxRank });
   const plan = cachePlan(model.shape, model.computeDtype, options);
   let bytes = cacheBytes;
   for (let blocks = blocksIn(plan, bytes); ; blocks = blocksIn(plan, bytes)) {

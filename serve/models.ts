@@ -29,6 +29,8 @@ interface Served {
   readonly maxModelLen: number;
   /** Name of the model that this is an adapter of, or null. */
   readonly parent: string | null;
+  /** Of an adapter, where it was loaded from. */
+  readonly root?: string;
   /** What else is known of it; null where it was made by hand. */
   readonly facts: ModelFacts | null;
   /** Lets what runs on it finish for `timeoutMs`, then ends the rest with an error. */
@@ -78,6 +80,16 @@ export interface TextModelOptions extends ModelOptions {
   readonly maxSeqs?: number;
   /** Tokens computed in one step (default 512). */
   readonly maxBatchedTokens?: number;
+}
+
+/** An adapter of a model of the pool, ready on its runner. */
+export interface AdapterOptions extends Omit<ModelOptions, "aliases"> {
+  readonly parent: TextModel;
+  /** What the runner calls it. */
+  readonly adapter: string;
+  /** Where it was loaded from. */
+  readonly root: string;
+  readonly tokenizer: Tokenizer;
 }
 
 export interface EncoderModelOptions extends ModelOptions {
@@ -137,6 +149,20 @@ export class ModelPool implements Models {
     return this.#add(aliases, { kind: "text", frontend, ...served(options, engine) });
   }
 
+  /**
+   * Adds an adapter, by whose name clients ask for its model with it.
+   * @throws KilnError for a name that is taken, and where the model is not here any more.
+   */
+  addAdapter({ name, parent, adapter, root, tokenizer, close }: AdapterOptions): TextModel {
+    this.find(parent.name);
+    const { engine } = parent.frontend;
+    const frontend = new Frontend(engine, tokenizer, this.limits, adapter);
+    // What runs on it has ended when nobody holds it: the engine is its parent's.
+    const drain = async () => {};
+    const own = { ...served({ name, close, facts: parent.facts }, engine), parent: parent.name, root, drain };
+    return this.#add([], { kind: "text", frontend, ...own });
+  }
+
   /** Adds a model that reads texts. @throws KilnError for a name that is taken. */
   addEncoder({ aliases, runner, tokenizer, task, ...options }: EncoderModelOptions): EncoderModel {
     const { limits, onError } = this;
@@ -173,10 +199,14 @@ export class ModelPool implements Models {
     else this.#names.set(alias, this.#entry(name));
   }
 
-  /** Takes a model out of the pool with all its names, lets what runs on it finish and frees its memory. */
+  /** Takes a model out of the pool with all its names and adapters, lets what runs on it finish and frees its memory. */
   async remove(name: string): Promise<void> {
     const entry = this.#entry(name);
+    const adapters = [...this].flatMap(([known, { name: own, parent }]) =>
+      parent === entry.model.name && known === own ? [this.remove(own)] : [],
+    );
     for (const [known, { model }] of this.#names) if (model === entry.model) this.#names.delete(known);
+    await Promise.all(adapters);
     if (entry.holders > 0) {
       await new Promise<void>((resolve) => {
         entry.free = resolve;

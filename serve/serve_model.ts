@@ -8,6 +8,7 @@ import type { ComputeDtype } from "../nn/index.ts";
 import { Administration } from "./administration.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
 import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
+import { type AdapterSource, loadAdapterInto } from "./lora.ts";
 import { ModelPool, type ModelTask, taskOf } from "./models.ts";
 import { assertCanListen, createServer } from "./server.ts";
 
@@ -29,11 +30,15 @@ export interface ServeFlags {
   allowedOrigin?: string[];
   adminKey?: string;
   modelDir?: string[];
+  loraModules?: AdapterSource[];
+  maxLoras?: number;
+  maxLoraRank?: number;
 }
 
 /** What a server begins with. */
 export interface ServingPlan {
   readonly sources: readonly ModelSource[];
+  readonly adapters: readonly AdapterSource[];
   /** Bytes of keys and values that each model uses at most. */
   readonly needs: readonly number[];
   readonly settings: LoadSettings;
@@ -64,7 +69,13 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
     const [name, ...aliases] = servedModelName;
     sources[0] = { ...first, name, aliases };
   }
-  const names = sources.flatMap(({ name, aliases }) => [name, ...aliases]);
+  const adapters: AdapterSource[] = [];
+  for (const adapter of flags.loraModules ?? [])
+    adapters.push({ ...adapter, path: await resolveModel(adapter.path) });
+  const names = [...sources, ...adapters].flatMap((one) => [
+    one.name,
+    ...("aliases" in one ? one.aliases : []),
+  ]);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice !== undefined)
     throw new KilnError(`two models would be called ${twice}: give each a name of its own, as NAME=PATH`);
@@ -74,6 +85,8 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
       maxModelLen: flags.maxModelLen,
       maxSequences: flags.maxNumSeqs,
       maxBatchedTokens: flags.maxNumBatchedTokens,
+      maxAdapters: flags.maxLoras,
+      maxRank: flags.maxLoraRank,
     }),
   };
   const needs: number[] = [];
@@ -84,7 +97,7 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
       exitCode: 2,
     });
   await assertCanListen(flags);
-  return { sources, needs, settings, flags };
+  return { sources, adapters, needs, settings, flags };
 }
 
 /** `PATH`, `NAME=PATH` or `NAME,ALIAS=PATH`; a path may hold `=` itself. */
@@ -103,7 +116,7 @@ async function sourceOf(argument: string): Promise<ModelSource> {
 
 /** Serves until a signal; with `once`, sends itself one request and stops. */
 export async function serveModels(
-  { sources, needs, settings, flags }: ServingPlan,
+  { sources, adapters, needs, settings, flags }: ServingPlan,
   once = false,
 ): Promise<void> {
   const models = new ModelPool();
@@ -113,6 +126,7 @@ export async function serveModels(
   // A new version of a model can then be loaded beside the old one.
   budget.share(names, needs, adminKey === undefined ? 0 : 1);
   for (const source of sources) await loadInto(models, source, settings, budget.of(source.name));
+  for (const adapter of adapters) await loadAdapterInto(models, adapter);
   const server = createServer({
     models,
     administration: new Administration({ models, settings, budget, folders }),

@@ -138,6 +138,7 @@ describe.each(cases)("adapters of %s side by side", (kind, make, configs) => {
     const bytes: number[] = [];
     for (let cycle = 0; cycle < 3; cycle++) {
       for (const name of names.slice(1)) await add(decoder, model, name, paths.get(name)!);
+      await decoder.forward(names.map((name, i) => item(i, name)));
       for (const name of names.slice(1)) decoder.adapters.remove(name);
       await decoder.forward([item(0, names[0])]);
       bytes.push(gpu.bytesInUse);

@@ -333,6 +333,7 @@ export class Engine {
       start,
       blockTable: table.blocks,
       rows,
+      adapter: request.adapter,
       sample: samples
         ? {
             params: request.sampling,

@@ -1,12 +1,14 @@
+import { definedOnly } from "../../core/defined_only.ts";
 import { device } from "../../core/device.ts";
 import { byteSize } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
 import { MOST_DRAWN, settingsRow } from "../../kernels/index.ts";
 import type { CausalLM, DecoderShape } from "../../models/decoder.ts";
+import { readAdapter } from "../../models/formats/peft_directory.ts";
 import { PagedDecoder, type PagedItem, type SampledIds } from "../../models/paged_decoder.ts";
 import type { ComputeDtype } from "../../nn/index.ts";
 import { drawSettings, isPlain, notFinite, sampleRow, scoreRow } from "./sampler.ts";
-import type { ItemResult, RunItem, Runner, TokenLogprob } from "./types.ts";
+import type { AdapterHost, ItemResult, RunItem, Runner, TokenLogprob } from "./types.ts";
 
 export interface RunnerOptions {
   /** Tokens of the longest prompt plus answer; default and at most the model's max_position_embeddings. */
@@ -17,6 +19,9 @@ export interface RunnerOptions {
   maxSequences?: number;
   /** Room for keys and values of all sequences together, in bytes; default 256 MiB. */
   cacheBytes?: number;
+  /** Adapters that there may be beside each other, and the rank that one may have. */
+  maxAdapters?: number;
+  maxRank?: number;
 }
 
 /**
@@ -29,8 +34,15 @@ export class ModelRunner implements Runner {
   readonly maxModelLen: number;
   readonly blockSize: number;
   readonly blockCount: number;
-  readonly #decoder: PagedDecoder;
+  readonly adapters: AdapterHost = {
+    add: (name, path) => this.#addAdapter(name, path),
+    remove: async (name) => {
+      this.#decoder.adapters.remove(name);
+      await device().trim?.();
+    },
+  };
   readonly #model: CausalLM;
+  readonly #decoder: PagedDecoder;
   /** The last step, if the next may take its tokens on the device. */
   #last: LastStep | null = null;
 
@@ -49,12 +61,12 @@ export class ModelRunner implements Runner {
           `there is room for ${this.blockCount}; lower --max-model-len or raise --cache-mib`,
       );
     }
-    this.#decoder = new PagedDecoder(model, {
-      numBlocks: this.blockCount,
-      blockSize,
-      maxSequences,
-      maxBlocksPerSequence: blocksPerSequence,
-    });
+    const { maxAdapters, maxRank } = options;
+    this.#decoder = new PagedDecoder(
+      model,
+      { numBlocks: this.blockCount, blockSize, maxSequences, maxBlocksPerSequence: blocksPerSequence },
+      definedOnly({ maxAdapters, maxRank }),
+    );
   }
 
   /** A model may be trained, or given another adapter, between two answers. */
@@ -107,7 +119,7 @@ export class ModelRunner implements Runner {
    */
   async warmUp(): Promise<void> {
     const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
-    for (const length of [Math.min(16, this.maxModelLen), Math.min(4, this.maxModelLen), 1]) {
+    for (const length of this.#warmLengths) {
       const item = { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] };
       await this.#decoder.greedy([item]);
       if (length > 1 || this.vocabSize > MOST_DRAWN) continue;
@@ -119,7 +131,23 @@ export class ModelRunner implements Runner {
     }
   }
 
-  /** Frees the cache. */
+  get #warmLengths(): number[] {
+    return [Math.min(16, this.maxModelLen), Math.min(4, this.maxModelLen), 1];
+  }
+
+  async #addAdapter(name: string, path: string): Promise<void> {
+    const files = await readAdapter(this.#model, path);
+    const { adapters } = this.#decoder;
+    if ((await device().fits?.(adapters.newBuffers(path, files))) === false) {
+      throw new KilnError(`the device has no memory for the adapter ${path}: unload another`, {
+        code: "out_of_memory",
+      });
+    }
+    adapters.add(name, path, files);
+    await this.#decoder.prepareAdapted(this.#warmLengths);
+  }
+
+  /** Frees the cache and the adapters. */
   close(): void {
     this.#last?.ids.free();
     this.#decoder.close();

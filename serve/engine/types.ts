@@ -139,6 +139,14 @@ export interface ItemResult {
   readonly error?: string;
 }
 
+/** Adapters that a runner has beside each other on its model, by the names that requests give as `adapter`. */
+export interface AdapterHost {
+  /** Reads an adapter and makes it ready. @throws KilnError for one that cannot be had; nothing is changed then. */
+  add(name: string, path: string): Promise<void>;
+  /** Gives its memory back. No request may ask for it any more. */
+  remove(name: string): Promise<void>;
+}
+
 /**
  * The model behind the engine. `run` writes K and V of every item through its block table before any row reads them, and
  * gives each row the same numbers whatever else is in the step. A rejected promise ends every request of the step.
@@ -152,6 +160,8 @@ export interface Runner {
   readonly blockCount: number;
   /** Changes with the weights, where they can: what was computed with others is not used again. */
   readonly weights?: string;
+  /** Absent: its model takes none. */
+  readonly adapters?: AdapterHost;
   /**
    * Whether the token that an item samples stays where the next step can take it. If this holds for all of a step, the next
    * may be given before its results are there, with items that are fed. Steps run in the order in which they are given. What

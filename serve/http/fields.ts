@@ -111,7 +111,7 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     { previous_response_id: [], conversation: [], background: [] },
   ],
   ["cut the connection to end an answer early", { t_max_predict_ms: [0], max_time: [], n_indent: [0] }],
-  ["serve the model with the adapter merged in", { lora: [], lora_path: [], adapter_id: [] }],
+  ["give the adapter's name as model: see --lora-modules", { lora: [], lora_path: [], adapter_id: [] }],
 ];
 
 /** Fields that ask for something when they hold nothing: any JSON, no sampler at all. */

@@ -150,7 +150,8 @@ export class Metrics {
       registers,
     });
     models.watch((model) => {
-      if (model.kind === "text") model.frontend.engine.observe(this.#observer(model.name));
+      if (model.kind === "text" && model.parent === null)
+        model.frontend.engine.observe(this.#observer(model.name));
     });
   }
 
@@ -167,10 +168,13 @@ export class Metrics {
     this.#responses.inc({ method, handler, status });
   }
 
-  /** Each model once; encoders are asked for what they have in common with the others alone. */
+  /**
+   * Each model once, with what runs on its adapters; encoders are asked for what they have in common with the others alone.
+   */
   #modelsWith(encoders: boolean): TextModel[] {
     const models = new Set([...this.#models].map(([, model]) => model));
-    return [...models].filter(({ kind }) => encoders || kind === "text") as TextModel[];
+    const wanted = [...models].filter(({ kind, parent }) => parent === null && (encoders || kind === "text"));
+    return wanted as TextModel[];
   }
 
   #read(suffix: string, { help, labels = [], encoders = false, read }: Reading): void {

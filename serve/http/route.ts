@@ -164,9 +164,9 @@ const purposes: Record<ModelTask, { is: string; routes: string }> = {
   score: { is: "a model that scores pairs of texts", routes: "/score and /rerank" },
 };
 
-/** The name of the model of a server that has one. @throws HttpError 400. */
+/** The name of the model of a server that has one, with adapters or without. @throws HttpError 400. */
 export function onlyModel({ models }: Service): string {
-  const names = [...new Set([...models].map(([, { name }]) => name))];
+  const names = [...new Set([...models].flatMap(([, { name, parent }]) => (parent === null ? [name] : [])))];
   if (names.length === 1) return names[0];
   throw badRequest("model", `model is missing: this server has ${names.length} models`);
 }

@@ -14,17 +14,20 @@ import { resolveSampling } from "./sampling.ts";
 
 type TextLimits = Pick<Limits, "sequences" | "charsPerToken">;
 
-/** Turns text requests into engine requests, and the engine's tokens back into text. One for each model. */
+/** Turns text requests into engine requests, and the engine's tokens back into text. One for each model and adapter. */
 export class Frontend {
   readonly engine: Engine;
   readonly tokenizer: Tokenizer;
   readonly #limits: TextLimits;
+  readonly #adapter: string | null;
   readonly #grammars: Grammars;
 
-  constructor(engine: Engine, tokenizer: Tokenizer, limits: TextLimits) {
+  /** @param adapter of the engine's runner, with which it answers. */
+  constructor(engine: Engine, tokenizer: Tokenizer, limits: TextLimits, adapter: string | null = null) {
     this.engine = engine;
     this.tokenizer = tokenizer;
     this.#limits = limits;
+    this.#adapter = adapter;
     this.#grammars = new Grammars(tokenizer, engine.runner.vocabSize);
   }
 
@@ -179,7 +182,7 @@ export class Frontend {
         topLogprobs: request.logprobs ?? (isRanked ? 0 : null),
         scorePrompt: scored >= 0,
         promptLogprobs: scored < 0 ? null : scored,
-        adapter: null,
+        adapter: this.#adapter,
         cacheSalt: salt,
       }));
     };

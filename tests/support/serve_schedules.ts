@@ -1,7 +1,13 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect } from "vitest";
 import { dispose, scope } from "../../core/scope.ts";
 import { noGrad } from "../../core/tape.ts";
 import { tensor } from "../../core/tensor.ts";
+import type { AdapterConfig } from "../../models/adapter_config.ts";
+import { removeAdapter, useAdapter } from "../../models/adapters.ts";
+import { loadAdapter } from "../../models/formats/peft_directory.ts";
 import { LlamaForCausalLM } from "../../models/llama.ts";
 import { tinyllmConfig } from "../../models/llama_config.ts";
 import { Engine } from "../../serve/engine/engine.ts";
@@ -10,6 +16,7 @@ import { sampleRow } from "../../serve/engine/sampler.ts";
 import type { EngineEvent, Request, Runner } from "../../serve/engine/types.ts";
 import { collect, GREEDY, makeRequest } from "../serve_fake.ts";
 import { randomBelow } from "./serve_traffic.ts";
+import { llamaAdapters, writeAdapter } from "./tiny_adapters.ts";
 
 const vocabulary = 96;
 const context = 96;
@@ -26,7 +33,16 @@ function makeModel(): LlamaForCausalLM {
   ).init(11);
 }
 
-/** Requests of every kind, many of which begin alike. */
+/** Eight adapters of it, which differ in rank, scale and layers. */
+const adapters = Object.entries<Partial<AdapterConfig>>({
+  ...Object.fromEntries(Object.entries(llamaAdapters).filter(([name]) => name !== "head")),
+  one: { r: 1, target_modules: ["v_proj"] },
+  feed: { r: 16, target_modules: ["gate_proj", "up_proj", "down_proj"] },
+  wide: { r: 24, lora_alpha: 48, target_modules: ["o_proj"] },
+  all: { r: 2, target_modules: "all-linear" },
+});
+
+/** Requests of every kind, many of which begin alike, to the model and to its adapters. */
 function makeRequests(count: number): Request[] {
   const below = randomBelow(3);
   const tokens = (length: number) => Array.from({ length }, () => below(vocabulary));
@@ -43,6 +59,7 @@ function makeRequests(count: number): Request[] {
       ...{ sampling, maxTokens: 1 + below(30) },
       topLogprobs: [null, 0, 3][below(3)],
       scorePrompt: below(6) === 0,
+      adapter: i % 2 === 0 ? null : adapters[(i >> 1) % adapters.length][0],
     });
   });
 }
@@ -58,7 +75,8 @@ interface Answer {
  * to the last bit of the log probabilities.
  */
 export class Schedules {
-  readonly counts = { answers: 0, cached: 0, preempted: 0, aborted: 0, steps: 0 };
+  readonly counts = { answers: 0, adapted: 0, cached: 0, preempted: 0, aborted: 0, steps: 0 };
+  readonly #folder = mkdtempSync(join(tmpdir(), "kiln-schedules-"));
   readonly #model = makeModel();
   readonly #requests: readonly Request[];
   readonly #answers: Answer[] = [];
@@ -71,12 +89,17 @@ export class Schedules {
   }
 
   close(): void {
+    rmSync(this.#folder, { recursive: true });
     for (const runner of this.#runners) runner.close();
     dispose(this.#model.parameters());
   }
 
   /** Answers each request alone. */
   async prepare(): Promise<void> {
+    for (const [name, config] of adapters) {
+      const path = await writeAdapter(this.#model, config, this.#folder, name);
+      for (const runner of this.#runners) await runner.adapters.add(name, path);
+    }
     for (const request of this.#requests) {
       const engine = new Engine({ runner: this.#runners[0] });
       const { tokens, scored, end } = collect(engine, request);
@@ -90,7 +113,9 @@ export class Schedules {
 
   /** Compares with forward passes over whole sequences, without a cache: the same tokens, log probabilities to 1e-4. */
   async checkWhole(): Promise<void> {
-    for (const [i, { prompt, sampling, topLogprobs }] of this.#requests.entries()) {
+    for (const [name] of adapters) await loadAdapter(this.#model, join(this.#folder, name), name);
+    for (const [i, { prompt, sampling, topLogprobs, adapter }] of this.#requests.entries()) {
+      useAdapter(this.#model, adapter);
       const { tokens, scored } = this.#answers[i];
       const history = [...prompt, ...tokens.map((token) => token!.id)];
       const logits = scope(() =>
@@ -116,6 +141,7 @@ export class Schedules {
       });
       expect(scored.map(({ id }) => id)).toEqual(this.#requests[i].scorePrompt ? prompt.slice(1) : []);
     }
+    for (const [name] of adapters) removeAdapter(this.#model, name);
   }
 
   /**
@@ -159,6 +185,7 @@ export class Schedules {
       }
       expect({ tokens, scored, finish }, `seed ${seed}`).toEqual({ ...want, finish: "length" });
       this.counts.answers++;
+      if (this.#requests[pick].adapter !== null) this.counts.adapted++;
       if (cachedTokens > 0) this.counts.cached++;
     }
     const { preemptions, steps, blocksUsed } = engine.stats();

@@ -53,7 +53,37 @@ const aliases = route({
   },
 });
 
-export const administration: readonly Route[] = [load, unload, aliases];
+/** POST /v1/load_lora_adapter, with vLLM's fields and answers; with several models, `base_model_name` says for which. */
+const loadAdapter = route({
+  method: "POST",
+  path: "/v1/load_lora_adapter",
+  summary: "Loads an adapter from below the server's folders",
+  example: { lora_name: "ADAPTER", lora_path: "folder" },
+  admin: true,
+  schema: () =>
+    z.object({ lora_name: name, lora_path: z.string().min(1).max(4096), base_model_name: name.nullish() }),
+  handle: async ({ body: { lora_name, lora_path, base_model_name }, service }) => {
+    const base = base_model_name ?? undefined;
+    await told(service, (admin) => admin.loadAdapter(lora_name, lora_path, base), { name_taken: 400 });
+    return `Success: LoRA adapter '${lora_name}' added successfully.`;
+  },
+});
+
+/** POST /v1/unload_lora_adapter: answers when what ran with the adapter has ended and its memory is free. */
+const unloadAdapter = route({
+  method: "POST",
+  path: "/v1/unload_lora_adapter",
+  summary: "Takes an adapter out when what runs with it has ended",
+  example: { lora_name: "ADAPTER" },
+  admin: true,
+  schema: () => z.object({ lora_name: name }),
+  handle: async ({ body: { lora_name }, service }) => {
+    await told(service, (admin) => admin.unloadAdapter(lora_name));
+    return `Success: LoRA adapter '${lora_name}' removed successfully.`;
+  },
+});
+
+export const administration: readonly Route[] = [load, unload, aliases, loadAdapter, unloadAdapter];
 
 const statuses: Record<string, number> = { name_taken: 409, model_not_found: 404, out_of_memory: 503 };
 
@@ -61,6 +91,7 @@ const statuses: Record<string, number> = { name_taken: 409, model_not_found: 404
 async function told<T>(
   { administration: admin }: Service,
   act: (admin: NonNullable<Service["administration"]>) => Promise<T>,
+  special: Record<string, number> = {},
 ): Promise<T> {
   if (admin === undefined)
     throw new HttpError(403, "this server's models cannot be changed", { code: "administration_off" });
@@ -69,6 +100,6 @@ async function told<T>(
   } catch (error) {
     const { message, code = null, name: kind } = error as KilnError;
     if (kind !== "KilnError") throw error;
-    throw new HttpError(statuses[code ?? ""] ?? 400, message, { code });
+    throw new HttpError({ ...statuses, ...special }[code ?? ""] ?? 400, message, { code });
   }
 }

@@ -20,11 +20,11 @@ export const model: Route = {
   handle: ({ service, rest: name }) => modelBody(name, servedModel(service, name)),
 };
 
-/** vLLM's fields: `root` is the model that an alias stands for, `parent` the one that an adapter belongs to. */
+/** vLLM's fields: `root` is the model that an alias stands for or the folder of an adapter, `parent` the model of an adapter. */
 export function modelBody(id: string, model: ServedModel) {
-  const { name, created, parent, maxModelLen } = model;
+  const { name, created, parent, maxModelLen, root = name } = model;
   return {
     ...{ id, object: "model", created, owned_by: "kiln" },
-    ...{ root: name, parent, max_model_len: maxModelLen, task: taskOf(model) },
+    ...{ root, parent, max_model_len: maxModelLen, task: taskOf(model) },
   };
 }

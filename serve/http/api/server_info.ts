@@ -24,8 +24,8 @@ export const load: Route = {
   path: "/load",
   summary: "Sequences that run or wait",
   handle: ({ service }) => {
-    const models = new Set([...service.models].map(([, model]) => model));
-    const stats = [...models].map(({ frontend }) => frontend.engine.stats());
+    const engines = new Set([...service.models].map(([, { frontend }]) => frontend.engine));
+    const stats = [...engines].map((engine) => engine.stats());
     const sum = (counts: readonly number[]) => counts.reduce((total, count) => total + count, 0);
     const running = sum(stats.map((one) => one.running));
     const waiting = sum(stats.map((one) => one.waiting));

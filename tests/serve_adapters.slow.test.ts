@@ -1,0 +1,20 @@
+import { expect, it, vi } from "vitest";
+import { openDevice } from "../kernels/index.ts";
+import { AdapterServer } from "./support/adapter_server.ts";
+import { llamaAdapters } from "./support/tiny_adapters.ts";
+
+it("adapters come and go 200 times under traffic, and leave no memory behind", async () => {
+  const gpu = await openDevice();
+  vi.spyOn(process.stderr, "write").mockReturnValue(true);
+  const on = new AdapterServer();
+  const { odd, stable, patterns } = llamaAdapters;
+  await on.open({ odd, stable, patterns }, ["patterns"]);
+  const sizes: number[] = [];
+  for (let i = 0; i < 40; i++) {
+    await on.comeAndGo(["odd", "stable"], 5);
+    sizes.push(gpu.bytesInUse);
+  }
+  expect(new Set(sizes.slice(20)).size, sizes.join()).toBe(1);
+  await on.close();
+  vi.restoreAllMocks();
+});
