@@ -165,12 +165,9 @@ export class PagedDecoder {
     }
   }
 
-  /** Traces and compiles the steps of items with an adapter of so many tokens, of which one row is wanted, without running them. */
+  /** Traces and compiles the greedy steps of items with an adapter of so many tokens, without running them. */
   async prepareAdapted(lengths: readonly number[]): Promise<void> {
-    for (const length of lengths) {
-      const step = this.#stepFor(powerOfTwo(length), 1, true);
-      for (const compiled of [step.logits, step.greedy, step.drawn]) await compiled.prepare();
-    }
+    for (const length of lengths) await this.#stepFor(powerOfTwo(length), 1, true).greedy.prepare();
   }
 
   /**
