@@ -1,8 +1,27 @@
+import { createHash } from "node:crypto";
 import type { FastifyReply } from "fastify";
 import type { Limits } from "../limits.ts";
-import type { TextJob } from "../text/job.ts";
+import { TextJob } from "../text/job.ts";
 import { asHttpError, type HttpError } from "./errors.ts";
 import { type Framing, SseStream } from "./sse.ts";
+
+/** Tokens of a prompt's beginning that make its key: four blocks of the usual size. */
+const KEY_TOKENS = 64;
+
+/**
+ * Names the beginning of a prompt, so that a proxy can send requests that begin alike to the server that has it in its cache.
+ * A proxy knows no tokens, so clients send the key of an answer with their next request; that one is the conversation's from
+ * then on.
+ */
+function tellPrefixKey({ prompts: [prompt] }: TextJob, reply: FastifyReply): void {
+  const given = reply.request.headers["x-kiln-prefix-key"];
+  const known = typeof given === "string" && /^[\w-]{1,64}$/.test(given) ? given : null;
+  const beginning = Int32Array.from(prompt.tokens.slice(0, KEY_TOKENS));
+  reply.header(
+    "x-kiln-prefix-key",
+    known ?? createHash("sha256").update(beginning).digest("hex").slice(0, 16),
+  );
+}
 
 interface Job {
   readonly done: Promise<unknown>;
@@ -20,6 +39,7 @@ export async function finished<J extends Job>(starting: Promise<J>, reply: Fasti
   });
   job = await starting;
   if (gone) job.cancel();
+  if (job instanceof TextJob) tellPrefixKey(job, reply);
   await job.done;
   return job;
 }

@@ -122,7 +122,10 @@ export function allowOrigin(request: FastifyRequest, reply: FastifyReply, access
     keysOf(access).length > 0 || allowedOrigins.some((allowed) => allowed === "*" || allowed === origin);
   if (!open && !isLocalOrigin(origin)) return false;
   reply.header("access-control-allow-origin", origin);
-  reply.header("access-control-expose-headers", "x-request-id, retry-after, x-should-retry");
+  reply.header(
+    "access-control-expose-headers",
+    "x-request-id, x-kiln-prefix-key, retry-after, x-should-retry",
+  );
   return true;
 }
 
