@@ -140,6 +140,25 @@ describe("kiln train classify", () => {
     expect(checkpointed.weights).toBe(once.weights);
   });
 
+  it("weighs texts by their label", async () => {
+    const settings = [...small, "train.steps=20", "train.learning_rate=0.01"];
+    const plain = await train("plain", toy, ...settings);
+    const ones = await train("ones", toy, ...settings, "data.class_weights={good: 1}");
+    expect(ones.losses).toEqual(plain.losses);
+    const { metrics } = await train(
+      "only_odd",
+      toy,
+      ...settings,
+      "data.class_weights={good: 1e-6, bad: 1e-6}",
+    );
+    expect(metrics!.accuracy).toBeLessThan(0.5); // all are called odd
+    const wrong = train("wrong", toy, ...settings, "data.class_weights={goood: 2}");
+    await expect(wrong).rejects.toThrow('data.class_weights names "goood"');
+    await expect(train("none", toy, ...settings, "data.class_weights={good: 0}")).rejects.toThrow(
+      "data.class_weights",
+    );
+  });
+
   it("ends early with the best weights, and reports what chose no step", async () => {
     const early = ["eval.every=2", "eval.patience=2", "eval.criterion=accuracy", "train.learning_rate=0.01"];
     const { steps, metrics, test, out, weights, said } = await train(

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { classWeights, labelIds, orderLabels, stratifiedSplit } from "../train/data/labels.ts";
+import { classWeights, labelIds, labelWeights, orderLabels, stratifiedSplit } from "../train/data/labels.ts";
 
 describe("labels", () => {
   it("are numbered by value or code point, whatever the order of the rows", () => {
@@ -25,6 +25,12 @@ describe("labels", () => {
     // compute_class_weight("balanced", classes=[0, 1, 2], y=[0, 0, 0, 1, 1, 2]) of scikit-learn: 6 / (3 * count).
     expect([...classWeights(Int32Array.of(0, 0, 0, 1, 1, 2), 3)]).toEqual([2 / 3, 1, 2].map(Math.fround));
     expect([...classWeights(Int32Array.of(0, 0), 2)]).toEqual([0.5, 0]);
+  });
+
+  it("weigh what they are told to, the others 1, and unknown ones are named", () => {
+    expect([...labelWeights({ b: 2.5 }, ["a", "b", "c"])]).toEqual([1, 2.5, 1]);
+    const wrong = 'data.class_weights names "d", but the labels are "a", "b"';
+    expect(() => labelWeights({ a: 1, d: 2 }, ["a", "b"])).toThrow(wrong);
   });
 });
 

@@ -6,7 +6,7 @@ import { type LabelledText, labelIds, orderLabels, readLabelled, stratifiedSplit
 import { listed } from "./data/labels.ts";
 import { tableFormats } from "./data/table.ts";
 import type { RecipeContext } from "./recipe.ts";
-import { natural, share } from "./settings/numbers.ts";
+import { natural, positive, share } from "./settings/numbers.ts";
 import { paths } from "./settings/text.ts";
 
 /** What a text classifier learns from: its settings, and from them to texts with numbered labels. */
@@ -36,7 +36,12 @@ export const labelledData = z
         "share of each label for a test of the finished model, where no test_path is given; 0.1 with eval.patience, else 0",
       ),
     seed: natural.default(0).describe("which texts are held out"),
-    class_weights: z.boolean().default(false).describe("weigh losses so that all labels count alike"),
+    class_weights: z
+      .union([z.boolean(), z.record(z.string(), positive)])
+      .default(false)
+      .describe(
+        "what texts count in the loss: true so that all labels count alike, or by label, as {0: 2}; else 1",
+      ),
   })
   .prefault({})
   .describe("what to train on");

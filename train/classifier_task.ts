@@ -3,7 +3,7 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { BagOfWords } from "./bag_of_words.ts";
 import { type ClassifierData, targetsOf } from "./classifier_data.ts";
 import { ClassifierEvaluation, numbers } from "./classifier_evaluation.ts";
-import { classWeights, type LabelledText, ShuffledBatches } from "./data/index.ts";
+import { classWeights, type LabelledText, labelWeights, ShuffledBatches } from "./data/index.ts";
 import { encodeTexts } from "./encoder_settings.ts";
 import { Classification } from "./metrics/classification.ts";
 import type { Metrics, RecipeContext, Task } from "./recipe.ts";
@@ -11,7 +11,7 @@ import type { RunSettings } from "./settings/run.ts";
 import { fillRows, type TextBatch, TextBatches, type TextInputs } from "./text_batches.ts";
 
 interface Settings extends Pick<RunSettings, "train" | "out_dir"> {
-  data: { class_weights?: boolean };
+  data: { class_weights?: boolean | Record<string, number> };
   eval: Pick<RunSettings["eval"], "tokens"> & { criterion: string };
 }
 
@@ -47,7 +47,9 @@ export async function classifierTask(
   const rows = await rowsOf(texts.train);
   const [held, tested] = [await rowsOf(texts.validation), await rowsOf(texts.test)];
   const ids = Int32Array.from(rows.flat(), ({ target }) => target[0]);
-  const weights = config.data.class_weights ? classWeights(ids, labels.length) : null;
+  const { class_weights: asked = false } = config.data;
+  const balanced = asked === true ? classWeights(ids, labels.length) : null;
+  const weights = typeof asked === "object" ? labelWeights(asked, labels) : balanced;
   const mostInRow = [rows, held, tested].flat().reduce((most, row) => Math.max(most, row.length), 0);
   const batches = new TextBatches(model, { length, width: rows[0][0].target.length, mostInRow, weights });
   say(`${rows.length} rows of ${length} tokens hold the training texts`);

@@ -12,6 +12,7 @@ export {
   classWeights,
   type LabelSplit,
   labelIds,
+  labelWeights,
   orderLabels,
   stratifiedSplit,
 } from "./labels.ts";

@@ -106,3 +106,18 @@ export function classWeights(ids: Int32Array, labels: number): Float32Array {
   // A label without rows is never multiplied with its weight.
   return Float32Array.from(counts, (count) => (count === 0 ? 0 : ids.length / (labels * count)));
 }
+
+/** The weights that are given by name, in the order of `names`; 1 for the others. Throws a KilnError for a label that is not there. */
+export function labelWeights(
+  given: Readonly<Record<string, number>>,
+  names: readonly string[],
+): Float32Array {
+  const unknown = Object.keys(given).filter((label) => !names.includes(label));
+  if (unknown.length > 0) {
+    throw new KilnError(
+      `data.class_weights names ${listed(unknown)}, but the labels are ${listed(names)}: correct it, or leave it out`,
+      { code: "labels_unknown" },
+    );
+  }
+  return Float32Array.from(names, (name) => given[name] ?? 1);
+}
