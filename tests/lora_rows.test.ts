@@ -122,9 +122,17 @@ describe.each(cases)("adapters of %s side by side", (kind, make, configs) => {
   });
 
   it("do not change each other's bits by being there, and leave no memory behind", async () => {
+    const all = await withAll();
+    const alone = new Map<string, Float32Array[]>();
+    for (const name of names) alone.set(name, (await all.forward([item(0, name)]))[0]);
+    all.close();
     const decoder = await withAll([names[0]]);
     const before = (await decoder.forward([item(0, names[0])]))[0];
-    for (const name of names.slice(1)) await add(decoder, model, name, paths.get(name)!);
+    expect(before).toEqual(alone.get(names[0]));
+    for (const name of names.slice(1)) {
+      await add(decoder, model, name, paths.get(name)!);
+      expect((await decoder.forward([item(0, name)]))[0], name).toEqual(alone.get(name));
+    }
     expect((await decoder.forward([item(0, names[0])]))[0]).toEqual(before);
     for (const name of names.slice(1)) decoder.adapters.remove(name);
     expect((await decoder.forward([item(0, names[0])]))[0]).toEqual(before);

@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { DeviceShare } from "../serve/engine/device_share.ts";
 import { createServer, ModelPool } from "../serve/index.ts";
+import { loadAdapterInto } from "../serve/lora.ts";
 import { expected, fakeTokenizer, GREEDY, makeEngine, makeRequest, send } from "./serve_fake.ts";
 
 const open: { close(ms?: number): Promise<void> }[] = [];
@@ -86,6 +87,48 @@ it("a model that a request holds is closed after it, under whatever name the req
   expect(() => models.alias("x", "old")).toThrow("there is no model `old`");
   models.alias("new-too", null);
   expect([...models].map(([name]) => name)).toEqual(["old-too", "new"]);
+});
+
+it("an adapter whose model is taken out while it is being loaded is taken out too", async () => {
+  const models = new ModelPool();
+  const tokenizer = fakeTokenizer();
+  const { runner } = makeEngine({ vocabSize: tokenizer.vocabSize }).engine;
+  const done: string[] = [];
+  let arrive = () => {};
+  const adapters = {
+    add: () =>
+      new Promise<void>((resolve) => {
+        arrive = resolve;
+      }),
+    remove: async (name: string) => void done.push(name),
+  };
+  const close = async () => void done.push("base");
+  models.addText({ name: "base", runner: Object.assign(runner, { adapters }), tokenizer, close });
+  const loading = loadAdapterInto(models, { name: "poems", path: "poems.gguf" });
+  const refused = expect(loading).rejects.toThrow("there is no model `base`");
+  const removed = models.remove("base");
+  await new Promise((resolve) => setImmediate(resolve));
+  arrive();
+  await refused;
+  await removed;
+  expect([...models]).toEqual([]);
+  expect(done).toEqual([expect.stringMatching(/^poems /), "base"]);
+});
+
+it("a request that names no model gets the only one, whatever adapters that has", async () => {
+  const models = new ModelPool();
+  const tokenizer = fakeTokenizer();
+  const { runner } = makeEngine({ vocabSize: tokenizer.vocabSize }).engine;
+  const parent = models.addText({ name: "base", runner, tokenizer });
+  const server = createServer({ models });
+  open.push(server);
+  models.addAdapter({ name: "poems", parent, adapter: "poems 1", root: "/poems", tokenizer });
+  const url = await server.listen({ port: 0 });
+  const { body } = await send(`${url}/tokenize`, { json: { prompt: "a" } });
+  expect(body.count).toBeGreaterThan(0);
+  expect((await send(`${url}/load`)).body).toEqual({ server_load: 0, running: 0, waiting: 0 });
+  const { data } = (await send(`${url}/v1/models`)).body;
+  expect(data[1]).toMatchObject({ id: "poems", root: "/poems", parent: "base" });
 });
 
 describe("the share of a device", () => {

@@ -1,3 +1,4 @@
+import { adaptersRow } from "./adapters.ts";
 import {
   adamRow,
   attentionRows,
@@ -54,6 +55,8 @@ export function smallRows(): Row[] {
     decodeRow(16),
     streamsRow(1),
     streamsRow(16),
+    adaptersRow(1),
+    adaptersRow(16),
     schedulerRow(64),
     schedulerRow(256),
     prefixRow(),

@@ -225,8 +225,14 @@ export async function prepareDecoding(model: CausalLM, batch: number, context: n
   };
 }
 
-/** `batch` greedy answers of `fresh` tokens to made-up prompts, by the engine. */
-export function prepareGeneration(model: CausalLM, batch: number, prompt: number, fresh: number) {
+/** `batch` greedy answers of `fresh` tokens to made-up prompts, by the engine; `adapterOf` names the adapter of each on its runner. */
+export function prepareGeneration(
+  model: CausalLM,
+  batch: number,
+  prompt: number,
+  fresh: number,
+  adapterOf: (answer: number) => string | null = () => null,
+) {
   const { num_hidden_layers, num_key_value_heads, head_dim, vocab_size } = model.shape;
   const length = prompt + fresh;
   const tokenBytes = 8 * num_hidden_layers * num_key_value_heads * head_dim;
@@ -252,6 +258,7 @@ export function prepareGeneration(model: CausalLM, batch: number, prompt: number
           `row-${requests++}`,
           Array.from({ length: prompt }, (_, t) => (i * 31 + t * 7919) % vocab_size),
           fresh,
+          adapterOf(i),
         ),
         listener: ({ finish, error }: { finish: unknown; error: unknown }) => {
           if (finish === "error") reject(failures[0] ?? error);
@@ -261,6 +268,7 @@ export function prepareGeneration(model: CausalLM, batch: number, prompt: number
       engine.submit(Array.from({ length: batch }, (_, i) => one(i)));
     });
   return {
+    runner,
     run: async (times: number) => {
       for (let i = 0; i < times; i++) await answerAll();
     },

@@ -15,11 +15,16 @@ const COMPUTED: ItemResult = { sampled: null, scored: [] };
 const SAMPLED: ItemResult = { ...COMPUTED, sampled: { id: 1, logprob: null, top: [] } };
 
 /** A greedy request of the benchmarks. No two share a prefix: every answer computes its prompt. */
-export function plainRequest(id: string, prompt: readonly number[], maxTokens: number): Request {
+export function plainRequest(
+  id: string,
+  prompt: readonly number[],
+  maxTokens: number,
+  adapter: string | null = null,
+): Request {
   return {
     ...{ id, client: "bench", prompt, maxTokens, minTokens: maxTokens, stopTokenIds: new Set() },
     sampling: { ...resolveSampling({ temperature: 0 }, 1, () => [0, 0]), choice: 0 },
-    ...{ priority: 0, topLogprobs: null, scorePrompt: false, constraint: null, adapter: null, cacheSalt: id },
+    ...{ priority: 0, topLogprobs: null, scorePrompt: false, constraint: null, adapter, cacheSalt: id },
   };
 }
 

@@ -24,7 +24,10 @@ const sizes = {
   max_position_embeddings: 512,
 };
 /** Tokens of an answer. */
-const length = 200;
+export const answerLength = 200;
+const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers, vocab_size } = sizes;
+/** Weights that a token is multiplied by. */
+export const weightsRead = layers * (2 * d * d + 2 * d * 32 + 3 * d * i) + d * vocab_size;
 /** The same model for llama.cpp. */
 const ggufPath = path.join(tmpdir(), "kiln-bench", "model.gguf");
 
@@ -49,17 +52,15 @@ export async function prepareStreams(count: number, tokens: number) {
 
 /** What a small model's server does: answers of 200 tokens for `count` clients at once, beside llama.cpp on one thread. */
 export function streamsRow(count: number): Row {
-  const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers, vocab_size } = sizes;
-  const weights = layers * (2 * d * d + 2 * d * 32 + 3 * d * i) + d * vocab_size;
   return {
     name: `stories260K, ${count} stream${count > 1 ? "s" : ""}`,
-    flops: 2 * weights * count * length,
-    bytes: 4 * weights * length,
+    flops: 2 * weightsRead * count * answerLength,
+    bytes: 4 * weightsRead * answerLength,
     unit: "GB/s",
-    tokens: count * length,
-    peer: { op: "streams", sizes: [count, length], file: ggufPath },
+    tokens: count * answerLength,
+    peer: { op: "streams", sizes: [count, answerLength], file: ggufPath },
     prepare: async () => {
-      const { model, tokenizer, ...prepared } = await prepareStreams(count, length);
+      const { model, tokenizer, ...prepared } = await prepareStreams(count, answerLength);
       // kiln goes before its peers: they find the file.
       const tensors = await readTensors(model.namedParameters());
       await writeGgufModel(ggufPath, model, tensors, tokenizer, { dtype: "f32", name: "kiln bench" });
