@@ -17,4 +17,4 @@ it("adapters come and go 200 times under traffic, and leave no memory behind", a
   expect(new Set(sizes.slice(20)).size, sizes.join()).toBe(1);
   await on.close();
   vi.restoreAllMocks();
-});
+}, 900_000);
