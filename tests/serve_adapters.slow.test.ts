@@ -14,7 +14,9 @@ it("adapters come and go 200 times under traffic, and leave no memory behind", a
     await on.comeAndGo(["odd", "stable"], 5);
     sizes.push(gpu.bytesInUse);
   }
-  expect(new Set(sizes.slice(20)).size, sizes.join()).toBe(1);
+  // Some memory is held for a moment after a step; a leak would grow for ever.
+  const least = (from: number) => Math.min(...sizes.slice(from, from + 10));
+  expect(least(30), sizes.join()).toBe(least(10));
   await on.close();
   vi.restoreAllMocks();
 }, 900_000);

@@ -4,6 +4,7 @@ import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { loadAdapted } from "../models/formats/peft_directory.ts";
 import { TextGenerator } from "../serve/text/text_generator.ts";
+import { Tokenizer, withChatTemplate } from "../tokenizer/index.ts";
 import { AdapterServer } from "./support/adapter_server.ts";
 import { llamaAdapters } from "./support/tiny_adapters.ts";
 
@@ -47,6 +48,23 @@ describe("an adapter", () => {
       texts.add(text);
     }
     expect(texts.size).toBe(3);
+  });
+
+  it("has its own tokenizer and chat where its folder brings them, if its model has the tokens", async () => {
+    const path = await on.write("chat", attention);
+    const talk = (model: string) =>
+      on.post("/v1/chat/completions", { model, messages: [{ role: "user", content: "Hi" }], max_tokens: 4 });
+    const withChat = withChatTemplate(on.tokenizer);
+    withChat.save(path);
+    const refused = await on.load("chat");
+    expect(refused.body.error.message).toMatch(/has 402 tokens and its model 400: .*merge it into its base/);
+    const { json, config } = on.tokenizer;
+    const chatTemplate = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}";
+    new Tokenizer(json, { tokenizer_config: { ...config, chat_template: chatTemplate } }).save(path);
+    expect((await on.load("chat")).status).toBe(200);
+    expect((await talk("chat")).status).toBe(200);
+    expect((await talk("base")).body.error.message).toMatch(/chat template/);
+    await on.unload("chat");
   });
 
   it("gives the bits that it gives alone beside others and the base, from one cache", async () => {
