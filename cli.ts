@@ -1,6 +1,6 @@
 import { Command } from "commander";
 import { addBenchCommands } from "./bench/commands.ts";
-import { port, runCommand, say } from "./core/platform/command_line.ts";
+import { examples, port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
 import { addTrainCommands, runPretraining, type Writers } from "./train/commands.ts";
@@ -10,6 +10,11 @@ const openOnce = async () => (await import("./kernels/index.ts")).openOnce();
 /** The `kiln` command: each room's commands, and those that need two rooms. */
 const program = new Command("kiln")
   .description("Train, sample and serve small language models on any GPU, in TypeScript.")
+  .configureHelp({ minWidthToWrap: 30 }) // commander's 40 would leave the list of commands unwrapped at 80 columns
+  .addHelpText(
+    "after",
+    examples("kiln demo", "kiln train pretrain --data FILE --out runs/first", "kiln sample runs/first"),
+  )
   .showHelpAfterError("(add --help for all options)")
   .helpCommand(true)
   .exitOverride();

@@ -3,7 +3,12 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { addBenchCommands } from "../bench/commands.ts";
+import { addModelCommands } from "../models/commands.ts";
+import { addServeCommands } from "../serve/commands.ts";
+import { addTrainCommands, type Writers } from "../train/commands.ts";
 
 /** A folder with a config and nothing else: what is refused because of it was refused before any loading. */
 let model: string;
@@ -16,11 +21,11 @@ beforeAll(() => {
 afterAll(() => rmSync(model, { recursive: true }));
 
 /** Runs the command on no adapter at all: whatever needs one ends with "No WebGPU adapter". */
-function kiln(args: string[]): Promise<{ code: number; stderr: string }> {
+function kiln(args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const env = { ...process.env, KILN_ADAPTER: "none" };
   return new Promise((resolve) => {
-    execFile(process.execPath, ["bin/kiln.mjs", ...args], { env }, (error, _stdout, stderr) => {
-      resolve({ code: typeof error?.code === "number" ? error.code : 0, stderr });
+    execFile(process.execPath, ["bin/kiln.mjs", ...args], { env }, (error, stdout, stderr) => {
+      resolve({ code: typeof error?.code === "number" ? error.code : 0, stdout, stderr });
     });
   });
 }
@@ -49,6 +54,65 @@ it("every flag that messages and documents name exists", () => {
     /(?:\.(?:option|requiredOption)\(|new Option\(|^ *(?:flags: \[|const \w+: Flag = )?\[)\s*"(--[a-z-]+)/gm;
   const known = new Set([...commands.matchAll(options)].map(([, flag]) => flag));
   expect([...declared].filter((flag) => !known.has(flag))).toEqual([]);
+});
+
+/** All commands but those of `cli.ts` itself, and what each prints as its help at 80 columns. */
+function commandTree() {
+  let printed = "";
+  const program = new Command("kiln").configureOutput({
+    writeOut(text) {
+      printed += text;
+    },
+    getOutHelpWidth: () => 80,
+  });
+  addTrainCommands(program, {} as Writers);
+  for (const add of [addServeCommands, addModelCommands, addBenchCommands]) add(program);
+  const helps = leaves(program).map((command) => {
+    printed = "";
+    command.outputHelp();
+    return printed;
+  });
+  return { program, helps };
+}
+
+const leaves = (command: Command): Command[] =>
+  command.commands.length === 0 ? [command] : command.commands.flatMap(leaves);
+
+/** The flags of the commands in a text that the command so called does not have. */
+function strangeFlags(program: Command, text: string): string[] {
+  return [...text.replaceAll("\\\n", " ").matchAll(/\bkiln ([^\n`|>#;]+)/g)].flatMap(([line, after]) => {
+    const words = after.split(/\s+/);
+    let command = program;
+    for (const word of words) command = command.commands.find((child) => child.name() === word) ?? command;
+    if (command.commands.length > 0) return []; // prose, or `kiln train NAME`
+    const known = new Set(["--help", ...command.options.map(({ long }) => long)]);
+    const strange = words.filter((word) => /^--[a-z][a-z-]+$/.test(word) && !known.has(word));
+    return strange.map((flag) => `${flag} in ${line}`);
+  });
+}
+
+it("commands in documents and examples have the flags that are given to them", () => {
+  const { program, helps } = commandTree();
+  const documents = ["README.md", ...["docs", "train", "models", "serve"].flatMap(list)];
+  const texts = documents.filter((file) => file.endsWith(".md")).map((file) => readFileSync(file, "utf8"));
+  expect(strangeFlags(program, "`kiln export a --steps 2 --rank 4`")).toHaveLength(1);
+  expect([...texts, ...helps].flatMap((text) => strangeFlags(program, text))).toEqual([]);
+});
+
+it("help is readable at 80 columns", async () => {
+  const root = (await kiln(["--help"])).stdout;
+  expect(root).toMatch(/\n {2}classify /);
+  for (const help of [root, ...commandTree().helps]) {
+    const lines = help.split("\nExamples:")[0].split("\n");
+    expect(lines.filter((line) => line.length > 80)).toEqual([]);
+    expect(help).not.toContain("default: []");
+  }
+});
+
+it("a model to start from that is given twice is refused", async () => {
+  const done = await kiln(["train", "sft", model, "--init-from", "runs/b", "--data", "chats.jsonl"]);
+  expect(done.code).toBe(2);
+  expect(done.stderr).toContain("the model to start from is given twice");
 });
 
 function list(folder: string): string[] {
@@ -95,8 +159,8 @@ describe("refused before anything is loaded", () => {
     await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
     const { port } = other.address() as { port: number };
     const line = `kiln: port ${port} on 127.0.0.1 is in use: stop the other program or choose another port with --port\n`;
-    expect(await kiln(["serve", model, "--port", `${port}`])).toEqual({ code: 1, stderr: line });
-    expect(await kiln(["demo", "--port", `${port}`])).toEqual({ code: 1, stderr: line });
+    expect(await kiln(["serve", model, "--port", `${port}`])).toMatchObject({ code: 1, stderr: line });
+    expect(await kiln(["demo", "--port", `${port}`])).toMatchObject({ code: 1, stderr: line });
     await new Promise((resolve) => other.close(resolve));
   });
 

@@ -1,5 +1,6 @@
 import { dirname, join } from "node:path";
 import { type Command, Option } from "commander";
+import { KilnError } from "../core/errors.ts";
 import {
   byteCount,
   decimal,
@@ -93,7 +94,7 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
   if (previews) command.option("--preview", "show what would be learned of the data, and train nothing");
   const options = [...settingFlags, ...own].map((flag) => addSettingFlag(command, flag));
   command
-    .option("--set <name=value...>", "any other setting, e.g. --set train.optimizer.name=muon", [])
+    .option("--set <name=value...>", "any other setting, e.g. --set train.optimizer.name=muon")
     .option(
       "--lr-range-test",
       "train nothing: find the rates at which a fresh model's loss falls (Smith 2017)",
@@ -114,14 +115,14 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
       const isModel = takesModel && first !== undefined && !/\.(ya?ml|json)$/i.test(first);
       const given = options.filter(({ key }) => flags[key] !== undefined);
       const overrides = [
-        ...parseOverrides(flags.set as string[]),
+        ...parseOverrides((flags.set as string[] | undefined) ?? []),
         ...given.map(({ setting, from, key, read }) => ({
           path: setting.split("."),
           value: read(flags[key]),
           from,
         })),
       ];
-      if (isModel) overrides.push({ path: ["model", "init_from"], value: first, from: first });
+      if (isModel) overrides.push(startFrom(first, flags.initFrom));
       const recipe = await recipes[name].load();
       const settings = await loadSettings(recipe, isModel ? null : (first ?? null), overrides);
       if (flags.preview) {
@@ -132,7 +133,7 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
       say(describe((await openOnce()).description));
       if (flags.lrRangeTest) return await findRate(recipe, settings, writers, flags.json === true);
       const result = await runRecipe(name, settings, writers);
-      const { model, tokenizer: _t, samples, ...summary } = result;
+      const { model, tokenizer, samples, ...summary } = result;
       if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, samples })}\n`);
       else {
         const { lossText } = await import("./report/run_log.ts");
@@ -140,9 +141,17 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
         const { modelDir, lossCurve } = summary;
         say(`${lossText(result, 4)}\nmodel: ${modelDir}\nloss curve: ${lossCurve}`);
         const whole = model.adapter ? join(dirname(modelDir), "merged") : modelDir;
-        if (model instanceof CausalLM) say(`try: kiln sample ${whole}`);
+        const tried = tokenizer.chatTemplate === null ? "sample" : "chat";
+        if (model instanceof CausalLM) say(`try: kiln ${tried} ${whole}`);
       }
     });
+}
+
+/** The setting of the model that is a command's argument; `--init-from` may not name another beside it. */
+function startFrom(model: string, initFrom: unknown) {
+  if (initFrom === undefined) return { path: ["model", "init_from"], value: model, from: model };
+  const message = `the model to start from is given twice, ${model} and by --init-from ${initFrom}: leave one out`;
+  throw new KilnError(message, { exitCode: 2 });
 }
 
 function addSweep(program: Command): void {
@@ -192,7 +201,6 @@ function addSettings(program: Command): void {
     .argument("[recipe]", "one of kiln train", "pretrain")
     .description("list every setting of kiln train pretrain, or of another recipe, with its default")
     .action(async (name: string) => {
-      const { KilnError } = await import("../core/errors.ts");
       if (!Object.hasOwn(recipes, name)) {
         const names = Object.keys(recipes).join(", ");
         throw new KilnError(`there is no recipe ${name}; there is ${names}`, { exitCode: 2 });
@@ -226,14 +234,18 @@ function addExport(program: Command): void {
     )
     .requiredOption(
       "--out <path>",
-      "folder (hf, ollama, peft) or file (gguf) that does not exist yet",
+      "folder (hf, ollama, peft, torchrun) or file (gguf) that does not exist yet",
       nonEmpty,
     )
+    .addOption(
+      new Option("--max-shard-size <size>", "hf: the largest file of weights, such as 5GB or 200MB")
+        .argParser(byteCount)
+        .default(5e9, "5GB"),
+    )
     .option(
-      "--max-shard-size <size>",
-      "hf: the largest file of weights, such as 5GB or 200MB",
-      byteCount,
-      5e9,
+      "--steps <n>",
+      "torchrun: updates of the whole run, those already done too; default: the run's",
+      whole(1),
     )
     .addHelpText(
       "after",
