@@ -231,11 +231,14 @@ describe("kiln train preference", () => {
     expect(parts.weights).toBe(whole.weights);
   });
 
-  it("refuses a model that cannot chat, and label smoothing for IPO", async () => {
+  it("refuses a model that cannot chat, pairs of which none fits a row, and label smoothing for IPO", async () => {
     const bare = new Tokenizer(tokenizer.json, { tokenizer_config: { eos_token: "<|im_end|>" } });
     await saveModel(place("bare"), model(), bare);
     await expect(train("no", ...settings(), `model.init_from=${place("bare")}`)).rejects.toThrow(
       /kiln train sft/,
+    );
+    await expect(train("no", ...settings(), "train.sequence_length=4")).rejects.toThrow(
+      /no pair is left: \d+ with more than .* 4 tokens, .*; raise --sequence-length/,
     );
     const both = ["preference.loss=ipo", "preference.label_smoothing=0.1"];
     await expect(train("no", ...settings(), ...both)).rejects.toThrow(/label_smoothing/);

@@ -323,6 +323,12 @@ describe("kiln train sft", () => {
     );
   });
 
+  it("says what to raise where no conversation fits a row", async () => {
+    await expect(train("rows", ...toy, ...quiet, "train.sequence_length=4")).rejects.toThrow(
+      /no conversation is left: \d+ conversations longer than .* 4, .*; raise --sequence-length/,
+    );
+  });
+
   it("refuses a tokenizer with ids that the embedding lacks", async () => {
     cpSync(place("base"), place("short"), { recursive: true });
     const config = {

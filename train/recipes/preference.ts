@@ -137,8 +137,12 @@ async function openPairs(
   const read = async (files: readonly string[]) => {
     const { pairs, tooLong, equal, hash } = await readPairs(files, template, train.sequence_length);
     const left = `${tooLong} with more than train.sequence_length ${train.sequence_length} tokens, ${equal} with equal replies`;
-    if (pairs.length === 0)
-      throw new KilnError(`${files.join(", ")}: no pair is left: ${left}`, { code: "corpus_empty" });
+    if (pairs.length === 0) {
+      const remedy = tooLong > 0 ? "raise --sequence-length as far as the model reads" : "give other data";
+      throw new KilnError(`${files.join(", ")}: no pair is left: ${left}; ${remedy}`, {
+        code: "corpus_empty",
+      });
+    }
     if (tooLong + equal > 0) say(`left out of ${files.join(", ")}: ${left}`);
     return { examples: pairs, hash };
   };

@@ -93,8 +93,10 @@ async function openChats({ data, train }: SftConfig, template: ChatTemplate, say
     const { examples, tooLong, empty, hash } = await readChatData(files, template, longest);
     const name = files.join(", ");
     const left = `${tooLong} conversations longer than train.sequence_length ${longest}, ${empty} with an empty turn of the user or the assistant`;
-    if (examples.length === 0)
-      throw new KilnError(`${name}: no conversation is left: ${left}`, { code: "corpus_empty" });
+    if (examples.length === 0) {
+      const remedy = tooLong > 0 ? "raise --sequence-length as far as the model reads" : "give other data";
+      throw new KilnError(`${name}: no conversation is left: ${left}; ${remedy}`, { code: "corpus_empty" });
+    }
     if (tooLong + empty > 0) say(`left out of ${name}: ${left}`);
     return { examples, hash };
   };
