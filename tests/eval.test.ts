@@ -256,6 +256,9 @@ it("measures a classifier by the names of its labels, whatever the order of the 
   const rows = [...right, wrong, { text: "film ".repeat(60), label: "O" }];
   const path = file("rows.jsonl", rows.map((row) => JSON.stringify(row)).join("\n"));
   const report = await evaluateClassify(loaded, "bert", { data: [path] });
+  const whole = file("whole.jsonl", right.map((row) => JSON.stringify(row)).join("\n"));
+  const { tables } = await evaluateClassify(loaded, "bert", { data: [whole] }); // which leave nothing out to count
+  expect(tables.filter(({ rows }) => rows.length === 0)).toEqual([]);
   const { accuracy, ece } = report.values as Record<string, number>;
   expect(accuracy).toBeCloseTo(5 / 6, 12);
   const bins = new Calibration();

@@ -137,7 +137,7 @@ export async function evaluateClassify(
     ...report,
     title: `Classification by ${name}`,
     values: { ...values, ...report.values },
-    tables: [...report.tables, valueTable(counts)],
+    tables: [...report.tables, ...(Object.keys(counts).length > 0 ? [valueTable(counts)] : [])],
   };
 }
 
