@@ -105,11 +105,14 @@ export class ModelRunner implements Runner {
     return results;
   }
 
+  /** Whether the device chooses an item's token and nothing else of its logits is wanted. */
   #needsIdOnly({ sample, score }: RunItem): boolean {
     if (score !== null) return false;
-    return (
-      sample === null || (sample.topLogprobs === null && isPlain(sample) && this.vocabSize <= MOST_DRAWN)
-    );
+    if (sample === null) return true;
+    const { temperature, topK, topP } = sample.params;
+    const isFiltered = temperature > 0 && (topK > 0 || topP < 1);
+    const most = isFiltered && device().profile.class === "cpu" ? MOST_FILTERED_ON_CPU : MOST_DRAWN;
+    return sample.topLogprobs === null && isPlain(sample) && this.vocabSize <= most;
   }
 
   /**
@@ -178,6 +181,9 @@ export function blocksIn(plan: ReturnType<typeof cachePlan>, cacheBytes: number)
   );
   return Math.min(Math.floor(affordable), mostBlocks);
 }
+
+/** Up to this many logits a software adapter searches a row as quickly as the host does; both find the same token. */
+const MOST_FILTERED_ON_CPU = 1024;
 
 /** What a step samples, and the number of each request's item in it. */
 interface LastStep {
