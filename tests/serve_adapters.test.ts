@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
 import { openDevice } from "../kernels/index.ts";
 import { loadAdapted } from "../models/formats/peft_directory.ts";
+import { PagedDecoder } from "../models/paged_decoder.ts";
 import { TextGenerator } from "../serve/text/text_generator.ts";
 import { Tokenizer, withChatTemplate } from "../tokenizer/index.ts";
 import { AdapterServer } from "./support/adapter_server.ts";
@@ -127,6 +128,12 @@ describe("adapters of a running server", () => {
     const other = await on.load("new", "odd", { base_model_name: "attention" });
     expect(other.body.error.message).toMatch(/`attention` takes no adapters/);
     for (const name of ["none", "base"]) expect((await on.unload(name)).status).toBe(404);
+    const failing = vi
+      .spyOn(PagedDecoder.prototype, "prepareAdapted")
+      .mockRejectedValue(new Error("no kernel"));
+    // More often than there may be adapters.
+    for (let i = 0; i < 17; i++) expect((await on.load("new", "odd")).status).toBe(500);
+    failing.mockRestore();
     expect(gpu.bytesInUse).toBe(before);
   });
 

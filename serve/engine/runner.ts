@@ -147,7 +147,12 @@ export class ModelRunner implements Runner {
       });
     }
     adapters.add(name, path, files);
-    await this.#decoder.prepareAdapted(this.#warmLengths);
+    try {
+      await this.#decoder.prepareAdapted(this.#warmLengths);
+    } catch (error) {
+      adapters.remove(name);
+      throw error;
+    }
   }
 
   /** Frees the cache and the adapters. */
