@@ -1,7 +1,11 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parallelCoordinatesSvg } from "../train/report/parallel_coordinates.ts";
 import { draw, parseSweep } from "../train/sweep/space.ts";
+import { TrialRun } from "../train/sweep/trial.ts";
 
 const parse = (space: string, rest = "") =>
   parseSweep(`recipe: pretrain\nspace:\n  ${space}\n${rest}`, "sweep.yaml");
@@ -104,4 +108,16 @@ it("a picture has an axis for each setting and the metric, and a line for each t
   // Rate at the top, the first choice at the bottom, the lowest loss at the bottom.
   expect(points[0]).toBeLessThan(points[1]);
   expect(points[2]).toBe(points[1]);
+});
+
+it("a trial that is stopped while it starts has not failed", async () => {
+  const out_dir = mkdtempSync(join(tmpdir(), "kiln-sweep-"));
+  const sweep = { ...parse("train.learning_rate: { min: 1, max: 2 }"), out_dir };
+  const run = new TrialRun(sweep, 0);
+  const controller = new AbortController();
+  const ended = run.train(5, controller.signal);
+  setTimeout(() => controller.abort(), 100); // Node itself takes longer
+  await ended;
+  rmSync(out_dir, { recursive: true });
+  expect(run.trial).toMatchObject({ failure: null, steps: 0, value: null });
 });

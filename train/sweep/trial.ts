@@ -61,14 +61,15 @@ export class TrialRun {
     const watch = setInterval(() => {
       if (this.#measurements().some(({ step }) => step >= until)) pause();
     }, 200);
-    const code = await new Promise<number | null>((resolve, reject) => {
+    const [code, by] = await new Promise<[number | null, string | null]>((resolve, reject) => {
       child.on("error", reject);
-      child.on("close", resolve);
+      child.on("close", (...ended) => resolve(ended));
     });
     clearInterval(watch);
     signal.removeEventListener("abort", pause);
     this.#read();
-    if (code === 0 || code === 130) return;
+    // A trial that is paused before it listens for signals is ended by this one, with nothing to save yet.
+    if (code === 0 || code === 130 || (paused && by === "SIGTERM")) return;
     const line = errors.trim().split("\n").at(-1) ?? "";
     this.trial.failure = line.replace(/^kiln: /, "") || `kiln train ended with status ${code}`;
   }
