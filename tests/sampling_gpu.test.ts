@@ -99,6 +99,37 @@ describe("sample_tokens", () => {
     },
   );
 
+  it("weighs a token as the host does, to the last bit", async () => {
+    const random = (i: number) => ((Math.imul(i + 1, 0x9e3779b1) >>> 0) / 2 ** 32) ** 2;
+    const probes = Array.from({ length: 400 }, (_, i) => {
+      const row = Float32Array.from([12.5, 12.5 - 5 * random(i)]);
+      const params = {
+        temperature: 0.7 + random(i * 7),
+        topK: 0,
+        topP: 1,
+        minP: 0,
+        seed: [i, 1] as const,
+        choice: 0,
+      };
+      // A position at which the second token is drawn if it is kept.
+      let position = 0;
+      while (drawToken(row, settingsRow({ ...params, position })) !== 1) position++;
+      const words = settingsRow({ ...params, position });
+      const [, weight] = keptWeights(row, words).weights;
+      // The fifth word is the least weight that is kept.
+      return { row, kept: words.with(4, weight), removed: words.with(4, weight + 1) };
+    });
+    const logits = tensor(Float32Array.from(probes.flatMap(({ row }) => [...row])), [probes.length, 2]);
+    const idsOf = async (each: number[][]) => {
+      const ids = scope(() =>
+        sampleTokens(logits, tensor(each.flat(), [each.length, SETTINGS_WIDTH], "i32")),
+      );
+      return [...new Set(await ids.data())];
+    };
+    expect(await idsOf(probes.map(({ kept }) => kept))).toEqual([1]);
+    expect(await idsOf(probes.map(({ removed }) => removed))).toEqual([0]);
+  });
+
   it("draws each token as often as transformers' probabilities say (chi-squared, p > 1e-4)", async () => {
     const row = Float32Array.from({ length: 40 }, (_, i) => 3 * Math.sin(i * 1.7));
     const params = { temperature: 0.8, topK: 20, topP: 0.95, minP: 0.01 };
