@@ -69,7 +69,7 @@ export class LLM {
   // There is no connection to time out, so a slow machine may take as long as it needs.
   readonly #pool = new ModelPool({
     limits: {
-      stepMs: 2 ** 31 - 1,
+      stepMs: Infinity,
       queueWaitMs: Infinity,
       queuedRequests: Infinity,
       queuedTokens: Infinity,

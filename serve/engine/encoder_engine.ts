@@ -5,6 +5,7 @@ import type { EncoderRunner } from "./encoder_runner.ts";
 import type { EngineState } from "./engine.ts";
 import { RequestError } from "./errors.ts";
 import type { FinishReason } from "./types.ts";
+import { watched } from "./watchdog.ts";
 
 export interface EncoderEngineOptions {
   readonly runner: EncoderRunner;
@@ -300,14 +301,13 @@ export class EncoderEngine {
 
   /** Fails all requests, and refuses new ones, while a batch takes longer than a step may. */
   async #watched<T>(batch: Promise<T>): Promise<T> {
-    const timer = setTimeout(() => {
+    const hang = () => {
       this.#hung = true;
       this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
-    }, this.#limits.stepMs);
+    };
     try {
-      return await batch;
+      return await watched(batch, this.#limits.stepMs, hang);
     } finally {
-      clearTimeout(timer);
       this.#hung = false;
     }
   }

@@ -13,6 +13,7 @@ import type {
   Runner,
   StepPlan,
 } from "./types.ts";
+import { watched } from "./watchdog.ts";
 
 export interface EngineOptions {
   readonly runner: Runner;
@@ -390,18 +391,16 @@ export class Engine {
    * returns.
    */
   async #watched<T>(step: Promise<T>, steps: number): Promise<T> {
-    // A timer with an infinite delay would go off at once.
-    if (this.#limits.stepMs === Number.POSITIVE_INFINITY) return step;
-    const timer = setTimeout(() => {
-      this.#hung = true;
-      this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
-    }, this.#limits.stepMs * steps);
     try {
-      return await step;
+      return await watched(step, this.#limits.stepMs * steps, () => this.#hang());
     } finally {
-      clearTimeout(timer);
       this.#hung = false;
     }
+  }
+
+  #hang(): void {
+    this.#hung = true;
+    this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
   }
 }
 
