@@ -6,7 +6,7 @@ import { load } from "../../bin/load.mjs";
 const { openAdapter } = await load("core/platform/adapter");
 const { measure } = await load("bench/measure");
 const { values } = await load("bench/data");
-const { restfully } = await load("core/webgpu/waiting");
+const { awaitIdle } = await load("core/webgpu/waiting");
 
 /** The device that the peer opens, to wait for and to hear errors from. */
 const opened = { device: null, error: null };
@@ -59,7 +59,7 @@ async function time({ ops, cpuMs }, restful, { op, sizes, file, ms }) {
     const timing = await measure(
       async (times) => {
         const answer = run(times);
-        if (Number.isNaN(await (restful ? restfully(answer) : answer))) throw new Error("it computes NaN");
+        if (Number.isNaN(await (restful ? awaitIdle(answer) : answer))) throw new Error("it computes NaN");
       },
       ms,
       cpuMs,
