@@ -1,61 +1,13 @@
 import fc from "fast-check";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { chatPrompt } from "../serve/text/chat.ts";
 import { ChatTemplate, type Conversation, Tokenizer } from "../tokenizer/index.ts";
-import {
-  fakeChatTokenizer,
-  fakeTokenizer,
-  IDLE,
-  idle,
-  send,
-  startServer,
-  type TestServer,
-  until,
-} from "./serve_fake.ts";
+import { fakeChatTokenizer, fakeTokenizer, startServer, until } from "./serve_fake.ts";
+import { type Chunk, fakeChat, MODEL, of, user } from "./support/fake_chat.ts";
 
-const MODEL = "tiny/fake";
 const CONTEXT = 512;
-let server: TestServer;
-beforeAll(async () => {
-  server = await startServer({ tokenizer: fakeChatTokenizer(), maxModelLen: CONTEXT });
-});
-afterEach(async () => {
-  server.runner.says = null;
-  await until(() => JSON.stringify(idle(server.engine)) === JSON.stringify(IDLE));
-});
-afterAll(() => server.server.close());
-
-const user = (content: unknown) => ({ role: "user", content });
-const base = { model: MODEL, messages: [user("once upon a time")], temperature: 0, max_tokens: 16 };
-const post = (fields: object, to = server) =>
-  send(`${to.url}/v1/chat/completions`, { json: { ...base, ...fields } });
-
-interface Chunk {
-  id: string;
-  created: number;
-  choices: {
-    index: number;
-    delta: {
-      role?: string;
-      content?: string | null;
-      tool_calls?: { index: number; id?: string; function: { name?: string; arguments: string } }[];
-    };
-    finish_reason: string | null;
-    logprobs: { content: { token: string; bytes: number[] | null }[] } | null;
-  }[];
-  usage?: { total_tokens: number } | null;
-}
-
-async function chunksOf(fields: object): Promise<Chunk[]> {
-  const { status, headers, text } = await post({ ...fields, stream: true });
-  expect([status, headers.get("cache-control")]).toEqual([200, "no-cache"]);
-  const events = text.split("\n\n");
-  expect(events.splice(-2)).toEqual(["data: [DONE]", ""]);
-  return events.map((event) => JSON.parse(event.slice("data: ".length)));
-}
-
-const of = (chunks: readonly Chunk[], index: number) =>
-  chunks.flatMap(({ choices }) => choices.filter((choice) => choice.index === index));
+const chat = fakeChat(CONTEXT);
+const { post, chunksOf } = chat;
 const textOf = (chunks: readonly Chunk[], index = 0) =>
   of(chunks, index)
     .map(({ delta }) => delta.content ?? "")
@@ -64,7 +16,7 @@ const textOf = (chunks: readonly Chunk[], index = 0) =>
 /** Ids of the prompt as the server rendered it. */
 const promptOf = async (fields: object): Promise<number[]> =>
   (await post({ ...fields, max_tokens: 1, return_token_ids: true })).body.prompt_token_ids;
-const asText = (ids: readonly number[]) => server.tokenizer.decode(ids, { skipSpecialTokens: false });
+const asText = (ids: readonly number[]) => chat.server.tokenizer.decode(ids, { skipSpecialTokens: false });
 
 describe("a chat", () => {
   it("W39: the body in full", async () => {
@@ -225,14 +177,14 @@ describe("a chat", () => {
     ["an unnamed tool", { tools: [{ type: "function", function: {} }] }, "tools.0.function.name"],
     ["a tool of another kind", { tools: [{ type: "web_search" }] }, "tools.0.type"],
   ])("W15 W20 W38: %s is refused before the engine, streaming or not", async (_name, fields, param) => {
-    const { steps } = server.runner;
+    const { steps } = chat.server.runner;
     for (const stream of [false, true]) {
       const { status, body } = await post(
         stream ? { stream, ...fields, ...("stream_options" in fields ? { stream: false } : {}) } : fields,
       );
       expect([status, body.error.param]).toEqual([400, param]);
     }
-    expect(server.runner.steps).toBe(steps);
+    expect(chat.server.runner.steps).toBe(steps);
   });
 
   it("neutral values of what other routes have pass", async () => {
@@ -301,7 +253,7 @@ describe("what the model reads", () => {
         { role: "user", content: "one\ntwo" },
       ],
     };
-    const { ids } = await new ChatTemplate(server.tokenizer).encode(conversation, {
+    const { ids } = await new ChatTemplate(chat.server.tokenizer).encode(conversation, {
       addGenerationPrompt: true,
     });
     const messages = conversation.messages.map((message, i) => ({
@@ -332,12 +284,12 @@ describe("what the model reads", () => {
 
   it("continues a message that its template trims, as transformers does", () => {
     const source = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
-    const { text } = new ChatTemplate(server.tokenizer, source).render(
+    const { text } = new ChatTemplate(chat.server.tokenizer, source).render(
       { messages: [{ role: "assistant", content: " once upon " }] },
       { continueFinalMessage: true },
     );
     expect(text).toBe("[once upon");
-    const hidden = new ChatTemplate(server.tokenizer, "{{ messages | length }}");
+    const hidden = new ChatTemplate(chat.server.tokenizer, "{{ messages | length }}");
     const ask = () =>
       hidden.render({ messages: [{ role: "user", content: "a" }] }, { continueFinalMessage: true });
     expect(ask).toThrow("does not show the last message");
@@ -358,7 +310,7 @@ describe("what the model reads", () => {
   });
 
   it("W41 F30: special tokens that a message spells are text (property, 10,000 random texts)", async () => {
-    const { tokenizer } = server;
+    const { tokenizer } = chat.server;
     const special = (ids: readonly number[]) => ids.filter((id) => tokenizer.isSpecial(id));
     const control = fc.constantFrom(
       "<|im_end|>",

@@ -1,64 +1,16 @@
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { Tokenizer } from "../tokenizer/index.ts";
-import {
-  fakeChatTokenizer,
-  fakeTokenizer,
-  IDLE,
-  idle,
-  send,
-  startServer,
-  type TestServer,
-  until,
-} from "./serve_fake.ts";
+import { fakeChatTokenizer, fakeTokenizer, startServer } from "./serve_fake.ts";
+import { fakeChat, of, user } from "./support/fake_chat.ts";
 
-const MODEL = "tiny/fake";
 const CONTEXT = 1000;
-let server: TestServer;
-beforeAll(async () => {
-  server = await startServer({ tokenizer: fakeChatTokenizer(), maxModelLen: CONTEXT });
-});
-afterEach(async () => {
-  server.runner.says = null;
-  await until(() => JSON.stringify(idle(server.engine)) === JSON.stringify(IDLE));
-});
-afterAll(() => server.server.close());
-
-const user = (content: unknown) => ({ role: "user", content });
-const base = { model: MODEL, messages: [user("once upon a time")], temperature: 0, max_tokens: 16 };
-const post = (fields: object, to = server) =>
-  send(`${to.url}/v1/chat/completions`, { json: { ...base, ...fields } });
-
-interface Chunk {
-  id: string;
-  created: number;
-  choices: {
-    index: number;
-    delta: {
-      role?: string;
-      content?: string | null;
-      tool_calls?: { index: number; id?: string; function: { name?: string; arguments: string } }[];
-    };
-    finish_reason: string | null;
-    logprobs: { content: { token: string; bytes: number[] | null }[] } | null;
-  }[];
-  usage?: { total_tokens: number } | null;
-}
-
-async function chunksOf(fields: object): Promise<Chunk[]> {
-  const { status, headers, text } = await post({ ...fields, stream: true });
-  expect([status, headers.get("cache-control")]).toEqual([200, "no-cache"]);
-  const events = text.split("\n\n");
-  expect(events.splice(-2)).toEqual(["data: [DONE]", ""]);
-  return events.map((event) => JSON.parse(event.slice("data: ".length)));
-}
-
-const of = (chunks: readonly Chunk[], index: number) =>
-  chunks.flatMap(({ choices }) => choices.filter((choice) => choice.index === index));
+const chat = fakeChat(CONTEXT);
+const { post, chunksOf } = chat;
 
 /** Ids of the prompt as the server rendered it. */
 const promptOf = async (fields: object): Promise<number[]> =>
   (await post({ ...fields, max_tokens: 1, return_token_ids: true })).body.prompt_token_ids;
-const asText = (ids: readonly number[]) => server.tokenizer.decode(ids, { skipSpecialTokens: false });
+const asText = (ids: readonly number[]) => chat.server.tokenizer.decode(ids, { skipSpecialTokens: false });
 
 describe("tools", () => {
   const weather = {
@@ -71,7 +23,7 @@ describe("tools", () => {
   };
   const call = '<tool_call>\n{"name": "weather", "arguments": {"city": "a town"}}\n</tool_call>';
   const say = async (text: string) => {
-    server.runner.says = await server.tokenizer.encode(text, { addSpecialTokens: false } as never);
+    chat.server.runner.says = await chat.server.tokenizer.encode(text, { addSpecialTokens: false } as never);
   };
   const fields = { tools: [weather], max_tokens: 120 };
 
@@ -97,7 +49,7 @@ describe("tools", () => {
   it("content is null beside calls, and a cut answer ends with length", async () => {
     await say(call);
     expect((await post(fields)).body.choices[0].message.content).toBeNull();
-    const ids = server.runner.says!;
+    const ids = chat.server.runner.says!;
     const cut = (await post({ ...fields, max_tokens: ids.length - 10 })).body.choices[0];
     expect(cut.finish_reason).toBe("length");
     expect(cut.message.tool_calls[0].function.name).toBe("weather");
@@ -181,10 +133,10 @@ describe("tools", () => {
       });
     }
     expect(stops).toBeGreaterThan(0);
-    const { steps } = server.runner;
+    const { steps } = chat.server.runner;
     const bad = { type: "json_schema", json_schema: { schema: { type: "oddity" } } };
     expect((await post({ response_format: bad })).body.error.param).toBe("response_format");
-    expect(server.runner.steps).toBe(steps);
+    expect(chat.server.runner.steps).toBe(steps);
   });
 
   it("a call and its result are read back, arguments as an object", async () => {
