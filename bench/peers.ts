@@ -28,7 +28,7 @@ const peers = [
   },
   { module: "served", name: "kiln serve", package: null, ops: ["streams"] },
   { module: "llamacpp", name: "llama.cpp, 1 thread", package: "node-llama-cpp", ops: ["streams"] },
-  { module: "torch", name: "PyTorch, processor", package: null, ops: ["classify", "lora"] },
+  { module: "torch", name: "PyTorch, processor", package: null, ops: ["classify", "lora", "streams"] },
 ];
 
 /** The same work for a peer: an operation that the peers know, and its extents. */

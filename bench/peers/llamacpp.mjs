@@ -9,16 +9,24 @@ export async function open() {
     version: installedVersion("node-llama-cpp"),
     native: true,
     ops: {
-      async streams(count, length, file) {
+      async streams(count, prompt, length, file) {
         const model = await llama.loadModel({ modelPath: file, gpuLayers: 0 });
-        const settings = { contextSize: length + 8, sequences: count, threads: 1, batchSize: 64 };
+        const settings = {
+          contextSize: prompt + length + 8,
+          sequences: count,
+          threads: 1,
+          batchSize: Math.max(64, prompt),
+        };
         const context = await model.createContext(settings);
         const sequences = Array.from({ length: count }, () => context.getSequence());
+        let requests = 0;
         const generate = async (sequence) => {
+          const ids = Array.from({ length: prompt }, (_, t) => 1 + ((31 * requests + 7919 * t) % 500));
+          requests++;
           await sequence.clearHistory();
           let tokens = 0;
           const options = { temperature: 0, yieldEogToken: true };
-          for await (const _ of sequence.evaluate([1], options)) if (++tokens === length) break;
+          for await (const _ of sequence.evaluate(ids, options)) if (++tokens === length) break;
           if (tokens < length) throw new Error(`it stopped after ${tokens} tokens`);
         };
         return async (times) => {

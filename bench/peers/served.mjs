@@ -12,6 +12,6 @@ export async function open() {
     version: taken ? `on ${taken.split(":")[0]}` : "",
     // Its own waits are as they are in the server.
     native: true,
-    ops: { streams: async (count, length) => (await prepareStreams(count, length)).run },
+    ops: { streams: async (...sizes) => (await prepareStreams(...sizes.slice(0, 3))).run },
   };
 }

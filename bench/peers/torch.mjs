@@ -1,10 +1,11 @@
-// PyTorch on the processor, eager, in f32: what somebody without a GPU would fine-tune with. A Python process does the work.
+// PyTorch on the processor, eager, in f32: what somebody without a GPU would fine-tune and generate with. A Python process does
+// the work.
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 export async function open() {
-  const script = fileURLToPath(new URL("torch_updates.py", import.meta.url));
+  const script = fileURLToPath(new URL("torch_work.py", import.meta.url));
   const stdio = ["pipe", "pipe", "pipe"];
   const python = spawn(process.env.KILN_PYTHON ?? "python3", [script], { stdio });
   let complaint = "";
@@ -25,16 +26,16 @@ export async function open() {
     return next();
   };
   const { version } = await next();
-  const update =
+  const work =
     (op) =>
     async (...sizes) => {
-      await ask({ op, sizes: sizes.slice(0, -1) }); // the last is a file, which these have not
+      await ask({ op, sizes: sizes.slice(0, -1), file: sizes.at(-1) });
       return (times) => ask({ times }).then(() => undefined);
     };
   return {
     version,
     native: true,
     cpuMs: () => cpu_ms,
-    ops: { classify: update("classify"), lora: update("lora") },
+    ops: { classify: work("classify"), lora: work("lora"), streams: work("streams") },
   };
 }

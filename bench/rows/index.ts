@@ -12,7 +12,7 @@ import { decodeRow, firstStepRow, gptTrainRow, modelRows, tinyllmTrainRow } from
 import { type GpuRow, precisions, type Row } from "./row.ts";
 import { prefixRow, schedulerRow } from "./serving.ts";
 import { fullSizes, quickSizes } from "./sizes.ts";
-import { streamsRow } from "./streams.ts";
+import { firstTokenRow, streamsRow } from "./streams.ts";
 import { tuningRows } from "./tuning.ts";
 
 /** A layer of TinyLLM on a training batch of 8 rows of 128 tokens. */
@@ -55,6 +55,7 @@ export function smallRows(): Row[] {
     decodeRow(16),
     streamsRow(1),
     streamsRow(16),
+    firstTokenRow(256),
     adaptersRow(1),
     adaptersRow(16),
     schedulerRow(64),

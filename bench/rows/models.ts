@@ -253,18 +253,22 @@ export function prepareGeneration(
   const answerAll = () =>
     new Promise<void>((resolve, reject) => {
       let open = batch;
-      const one = (i: number) => ({
-        request: plainRequest(
-          `row-${requests++}`,
-          Array.from({ length: prompt }, (_, t) => (i * 31 + t * 7919) % vocab_size),
-          fresh,
-          adapterOf(i),
-        ),
-        listener: ({ finish, error }: { finish: unknown; error: unknown }) => {
-          if (finish === "error") reject(failures[0] ?? error);
-          else if (finish && --open === 0) resolve();
-        },
-      });
+      const one = (i: number) => {
+        const number = requests++;
+        return {
+          request: plainRequest(
+            `row-${number}`,
+            // Never the same twice, lest the cache have it.
+            Array.from({ length: prompt }, (_, t) => (31 * number + 7919 * t) % vocab_size),
+            fresh,
+            adapterOf(i),
+          ),
+          listener: ({ finish, error }: { finish: unknown; error: unknown }) => {
+            if (finish === "error") reject(failures[0] ?? error);
+            else if (finish && --open === 0) resolve();
+          },
+        };
+      };
       engine.submit(Array.from({ length: batch }, (_, i) => one(i)));
     });
   return {

@@ -28,8 +28,9 @@ export const answerLength = 200;
 const { hidden_size: d, intermediate_size: i, num_hidden_layers: layers, vocab_size } = sizes;
 /** Weights that a token is multiplied by. */
 export const weightsRead = layers * (2 * d * d + 2 * d * 32 + 3 * d * i) + d * vocab_size;
-/** The same model for llama.cpp. */
+/** The same model for peers: a GGUF file, and beside it a folder for transformers. */
 const ggufPath = path.join(tmpdir(), "kiln-bench", "model.gguf");
+const folderPath = path.join(tmpdir(), "kiln-bench", "model");
 
 /** The folder of stories260K if it is beside the project, else that of a model of its size with random weights. */
 export async function streamsModel(): Promise<string> {
@@ -45,26 +46,37 @@ export async function streamsModel(): Promise<string> {
 }
 
 /** `count` greedy answers at once by the server's engine, on the device that is open. */
-export async function prepareStreams(count: number, tokens: number) {
+export async function prepareStreams(count: number, prompt: number, tokens: number) {
   const { model, tokenizer } = await loadModel(await streamsModel());
-  return { model, tokenizer, ...prepareGeneration(model, count, 1, tokens) };
+  return { model, tokenizer, ...prepareGeneration(model, count, prompt, tokens) };
 }
 
-/** What a small model's server does: answers of 200 tokens for `count` clients at once, beside llama.cpp on one thread. */
-export function streamsRow(count: number): Row {
+/** `count` answers at once to prompts of `prompt` tokens, beside llama.cpp on one thread and transformers' `generate`. */
+function generationRow(name: string, count: number, prompt: number, tokens: number): Row {
   return {
-    name: `stories260K, ${count} stream${count > 1 ? "s" : ""}`,
-    flops: 2 * weightsRead * count * answerLength,
-    bytes: 4 * weightsRead * answerLength,
+    name: `stories260K, ${name}`,
+    flops: 2 * weightsRead * count * (prompt - 1 + tokens),
+    bytes: 4 * weightsRead * tokens,
     unit: "GB/s",
-    tokens: count * answerLength,
-    peer: { op: "streams", sizes: [count, answerLength], file: ggufPath },
+    tokens: count * tokens,
+    peer: { op: "streams", sizes: [count, prompt, tokens], file: ggufPath },
     prepare: async () => {
-      const { model, tokenizer, ...prepared } = await prepareStreams(count, answerLength);
-      // kiln goes before its peers: they find the file.
+      const { model, tokenizer, ...prepared } = await prepareStreams(count, prompt, tokens);
+      // kiln goes before its peers: they find the files.
       const tensors = await readTensors(model.namedParameters());
       await writeGgufModel(ggufPath, model, tensors, tokenizer, { dtype: "f32", name: "kiln bench" });
+      await saveModel(folderPath, model, tokenizer);
       return prepared;
     },
   };
+}
+
+/** What a small model's server does: answers of 200 tokens for `count` clients at once. */
+export function streamsRow(count: number): Row {
+  return generationRow(`${count} stream${count > 1 ? "s" : ""}`, count, 1, answerLength);
+}
+
+/** The time until the first token of an answer to `prompt` tokens that no cache holds. */
+export function firstTokenRow(prompt: number): Row {
+  return generationRow(`first token after ${prompt}`, 1, prompt, 1);
 }

@@ -1,4 +1,5 @@
-"""PyTorch on this machine's processor, all of its cores: one update of a model, for torch.mjs. A line of JSON in, one out."""
+"""PyTorch on this machine's processor, all of its cores: an update of a model, or answers of one, for torch.mjs. A line of JSON in,
+one out."""
 import json
 import os
 import sys
@@ -43,13 +44,31 @@ def update_of(model, loss):
     return update
 
 
+def streams(count, prompt, tokens, file):
+    """transformers' generate, greedy, a batch of `count` prompts that are new each time."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(file.removesuffix(".gguf"), dtype=torch.float32)
+    length = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+
+    @torch.no_grad()
+    def answers():
+        ids = torch.randint(0, model.config.vocab_size, (count, prompt))
+        model.generate(ids, attention_mask=torch.ones_like(ids), **length)
+
+    return answers
+
+
 print(json.dumps({"version": torch.__version__}), flush=True)
-update = None
+work = None
 for line in sys.stdin:
     asked = json.loads(line)
     if "op" in asked:
-        update = update_of(*{"classify": classify, "lora": lora}[asked["op"]](*asked["sizes"]))
+        if asked["op"] == "streams":
+            work = streams(*asked["sizes"], asked["file"])
+        else:
+            work = update_of(*{"classify": classify, "lora": lora}[asked["op"]](*asked["sizes"]))
     else:
         for _ in range(asked["times"]):
-            update()
+            work()
     print(json.dumps({"cpu_ms": time.process_time() * 1e3}), flush=True)
