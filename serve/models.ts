@@ -1,9 +1,11 @@
+import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { DeviceShare } from "./engine/device_share.ts";
 import { EncoderEngine } from "./engine/encoder_engine.ts";
 import type { EncoderRunner } from "./engine/encoder_runner.ts";
 import { Engine } from "./engine/engine.ts";
+import type { EncoderPort, EnginePort } from "./engine/port.ts";
 import type { Runner } from "./engine/types.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import { EncoderFrontend, type EncoderTask, type EncoderTokenizer } from "./text/encoder_frontend.ts";
@@ -73,9 +75,14 @@ interface ModelOptions {
   readonly close?: () => Promise<void>;
 }
 
-export interface TextModelOptions extends ModelOptions {
-  readonly runner: Runner;
+/** A model that writes text, with an engine of its own. */
+export interface WriterOptions extends ModelOptions {
+  readonly engine: EnginePort;
   readonly tokenizer: Tokenizer;
+}
+
+export interface TextModelOptions extends Omit<WriterOptions, "engine"> {
+  readonly runner: Runner;
   /** Sequences that run at once (default 64). */
   readonly maxSeqs?: number;
   /** Tokens computed in one step (default 512). */
@@ -92,10 +99,15 @@ export interface AdapterOptions extends Omit<ModelOptions, "aliases"> {
   readonly tokenizer: Tokenizer;
 }
 
-export interface EncoderModelOptions extends ModelOptions {
-  readonly runner: EncoderRunner;
+/** A model that reads texts, with an engine of its own. */
+export interface ReaderOptions extends ModelOptions {
+  readonly engine: EncoderPort;
   readonly tokenizer: EncoderTokenizer;
   readonly task: EncoderTask;
+}
+
+export interface EncoderModelOptions extends Omit<ReaderOptions, "engine"> {
+  readonly runner: EncoderRunner;
 }
 
 export interface PoolOptions {
@@ -142,10 +154,16 @@ export class ModelPool implements Models {
   }
 
   /** Adds a model that writes text. @throws KilnError for a name that is taken. */
-  addText({ aliases, tokenizer, ...options }: TextModelOptions): TextModel {
+  addText({ runner, maxSeqs, maxBatchedTokens, ...options }: TextModelOptions): TextModel {
     const { limits, onError } = this;
-    const engine = new Engine({ ...options, limits, onError, share: this.#share });
-    const frontend = new Frontend(engine, tokenizer, limits);
+    const sizes = definedOnly({ maxSeqs, maxBatchedTokens });
+    const engine = new Engine({ runner, ...sizes, limits, onError, share: this.#share });
+    return this.addWriter({ ...options, engine });
+  }
+
+  /** Adds a model that writes text on its own engine. @throws KilnError for a name that is taken. */
+  addWriter({ engine, aliases, tokenizer, ...options }: WriterOptions): TextModel {
+    const frontend = new Frontend(engine, tokenizer, this.limits);
     return this.#add(aliases, { kind: "text", frontend, ...served(options, engine) });
   }
 
@@ -164,10 +182,17 @@ export class ModelPool implements Models {
   }
 
   /** Adds a model that reads texts. @throws KilnError for a name that is taken. */
-  addEncoder({ aliases, runner, tokenizer, task, ...options }: EncoderModelOptions): EncoderModel {
+  addEncoder({ runner, ...options }: EncoderModelOptions): EncoderModel {
     const { limits, onError } = this;
-    const engine = new EncoderEngine({ runner, limits, onError, share: this.#share });
-    const frontend = new EncoderFrontend(engine, tokenizer, task, limits);
+    return this.addReader({
+      ...options,
+      engine: new EncoderEngine({ runner, limits, onError, share: this.#share }),
+    });
+  }
+
+  /** Adds a model that reads texts on its own engine. @throws KilnError for a name that is taken. */
+  addReader({ engine, aliases, tokenizer, task, ...options }: ReaderOptions): EncoderModel {
+    const frontend = new EncoderFrontend(engine, tokenizer, task, this.limits);
     return this.#add(aliases, { kind: "encoder", frontend, ...served(options, engine) });
   }
 
@@ -262,7 +287,7 @@ export class ModelPool implements Models {
   }
 }
 
-function served({ name, facts = null, close }: ModelOptions, engine: Engine | EncoderEngine): Served {
+function served({ name, facts = null, close }: ModelOptions, engine: EnginePort | EncoderPort): Served {
   return {
     name,
     facts,

@@ -2,7 +2,7 @@ import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
 import type { Administration } from "./administration.ts";
-import type { Engine } from "./engine/engine.ts";
+import type { EnginePort } from "./engine/port.ts";
 import type { Access } from "./http/access.ts";
 import { assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
@@ -30,7 +30,7 @@ export type ServerOptions = CommonOptions & (OneModel | { readonly models: Model
 export interface Server {
   readonly models: ModelPool;
   /** That of the first model that writes text. */
-  readonly engine: Engine;
+  readonly engine: EnginePort;
   /**
    * Starts to listen; returns the base URL. Port 0 takes a free one.
    * @throws KilnError when the address cannot be had.

@@ -2,8 +2,10 @@ import { connect } from "node:net";
 import OpenAI from "openai";
 import { afterEach } from "vitest";
 import { Engine, type EngineOptions } from "../serve/engine/engine.ts";
+import type { EnginePort } from "../serve/engine/port.ts";
 import { sampleRow, scoreRow } from "../serve/engine/sampler.ts";
-import { Scheduler, type Sequence } from "../serve/engine/scheduler.ts";
+import { Scheduler } from "../serve/engine/scheduler.ts";
+import type { Sequence } from "../serve/engine/sequence.ts";
 import type {
   EngineEvent,
   ItemResult,
@@ -257,7 +259,11 @@ export class ListedScheduler extends Scheduler {
 }
 
 /** Submits a request and collects its events; `end` resolves at its one ending and checks that nothing follows. */
-export function collect(engine: Engine, request: Request, onEvent: (event: EngineEvent) => void = () => {}) {
+export function collect(
+  engine: EnginePort,
+  request: Request,
+  onEvent: (event: EngineEvent) => void = () => {},
+) {
   const tokens: SampledToken[] = [];
   const scored: TokenLogprob[] = [];
   let endings = 0;
@@ -289,7 +295,7 @@ export function makeEngine(options: FakeOptions & Omit<EngineOptions, "runner"> 
 }
 
 /** Every block is free and nothing runs or waits: must hold whenever all requests have ended. */
-export function idle(engine: Engine) {
+export function idle(engine: EnginePort) {
   const { running, waiting, blocksUsed, accepted, finished } = engine.stats();
   const ended = finished.stop + finished.length + finished.abort + finished.error;
   return { running, waiting, blocksUsed, open: accepted - ended };
@@ -313,7 +319,7 @@ export function fakeChatTokenizer(): Tokenizer {
 }
 
 /** The engines of a test file's servers, and what each server has told its clients of their tokens. */
-const started: { engine: Engine; jobs: { readonly completionTokens: number }[] }[] = [];
+const started: { engine: EnginePort; jobs: { readonly completionTokens: number }[] }[] = [];
 
 /** What an engine counts agrees with what clients were told: at any moment, whether or not requests have ended. */
 afterEach(() => {

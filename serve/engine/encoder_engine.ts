@@ -2,10 +2,19 @@ import type { EncodedText } from "../../models/text_rows.ts";
 import { LIMITS } from "../limits.ts";
 import type { DeviceShare } from "./device_share.ts";
 import type { EncoderRunner } from "./encoder_runner.ts";
-import type { EngineState } from "./engine.ts";
-import { RequestError } from "./errors.ts";
+import {
+  asRequestError,
+  closedByClient,
+  cutOff,
+  type RequestError,
+  shuttingDown,
+  unresponsive,
+  waitedTooLong,
+} from "./errors.ts";
+import type { EncoderPort, EncoderRun, EncoderStats, EngineState } from "./port.ts";
+import { assertRoom, type Queue, type QueueSize, sizeOf } from "./queues.ts";
 import type { FinishReason } from "./types.ts";
-import { watched } from "./watchdog.ts";
+import { watched, within } from "./watchdog.ts";
 
 export interface EncoderEngineOptions {
   readonly runner: EncoderRunner;
@@ -16,17 +25,6 @@ export interface EncoderEngineOptions {
   readonly limits?: Partial<Pick<typeof LIMITS, "queuedTexts" | "queuedTokens" | "queueWaitMs" | "stepMs">>;
   /** Monotonic time in milliseconds. */
   readonly now?: () => number;
-}
-
-export interface EncoderStats {
-  readonly state: EngineState;
-  /** Texts of the batch that runs. */
-  readonly running: number;
-  readonly waiting: number;
-  readonly batches: number;
-  readonly promptTokens: number;
-  readonly accepted: number;
-  readonly finished: Readonly<Record<FinishReason, number>>;
 }
 
 /** Texts of one request. */
@@ -83,7 +81,7 @@ const firstBatchTokens = 512;
  * what room is left, others' texts of that length fill. A batch has as many tokens as lately fitted the time that the
  * device's share gives it (see `DeviceShare`). Each accepted request ends exactly once.
  */
-export class EncoderEngine {
+export class EncoderEngine implements EncoderPort {
   readonly runner: EncoderRunner;
   readonly #share: DeviceShare;
   readonly #limits: typeof LIMITS;
@@ -120,7 +118,7 @@ export class EncoderEngine {
     return {
       state: this.state,
       running: this.#running,
-      waiting: sizeOf(this.#jobs()).texts,
+      waiting: sizeOf(this.queue.values()).sequences,
       batches: this.#batches,
       promptTokens: this.#promptTokens,
       accepted: this.#accepted,
@@ -128,29 +126,20 @@ export class EncoderEngine {
     };
   }
 
-  /**
-   * Checks that so many more texts and tokens of a client may join. A full queue still takes each client's fair share.
-   * @throws RequestError 429 when the queue is full, 503 when the engine is draining or hung.
-   */
-  checkRoom(client: string, texts: number, tokens: number): void {
-    if (this.#hung) throw new RequestError("engine_unavailable", "the model does not respond");
-    if (this.#draining) throw new RequestError("shutting_down", "the server is shutting down");
-    const total = sizeOf(this.#jobs());
-    const own = sizeOf(this.#clients.get(client) ?? []);
-    const others = this.#clients.size - (this.#clients.has(client) ? 1 : 0);
-    const { queuedTexts, queuedTokens } = this.#limits;
-    const over = (size: typeof total, clients: number) =>
-      size.texts + texts > queuedTexts / clients || size.tokens + tokens > queuedTokens / clients;
-    if (total.texts > 0 && over(total, 1) && over(own, others + 1)) {
-      throw new RequestError("queue_full", `${total.texts} texts are waiting already; try again later`);
-    }
+  /** What waits, by client: of one whose texts all run, nothing. */
+  get queue(): Queue {
+    return new Map([...this.#clients].map(([client, jobs]) => [client, sizeOf([...jobs].map(waitingOf))]));
   }
 
-  /**
-   * Accepts the texts of one request, none longer than the runner's `maxModelLen`, or (by throwing as `checkRoom` does) none.
-   * `done` gives the numbers of each, or rejects with the RequestError that ended the request.
-   */
-  submit(client: string, texts: readonly EncodedText[]) {
+  checkRoom(client: string, sequences: number, tokens: number): void {
+    if (this.#hung) throw unresponsive();
+    if (this.#draining) throw shuttingDown();
+    const { queuedTexts, queuedTokens } = this.#limits;
+    const limit = { sequences: queuedTexts, tokens: queuedTokens };
+    assertRoom(this.queue, client, { sequences, tokens }, limit, "texts");
+  }
+
+  submit(client: string, texts: readonly EncodedText[]): EncoderRun {
     const tokens = texts.reduce((sum, { ids }) => sum + ids.length, 0);
     this.checkRoom(client, texts.length, tokens);
     const { runner } = this;
@@ -162,23 +151,13 @@ export class EncoderEngine {
     this.#accepted++;
     this.#promptTokens += tokens;
     this.#loop ??= this.#work();
-    const cancel = () => {
-      const error = new RequestError("client_closed", "the client closed the request");
-      this.#end(job, "abort", error);
-    };
-    return { done: job.done, cancel };
+    return { done: job.done, cancel: () => void this.#end(job, "abort", closedByClient()) };
   }
 
-  /** Refuses new requests, lets the accepted ones finish for `timeoutMs`, then ends the rest with an error. */
   async drain(timeoutMs: number): Promise<void> {
     this.#draining = true;
-    let timer: NodeJS.Timeout | undefined;
-    const timeout = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, timeoutMs);
-    });
-    await Promise.race([this.#loop, timeout]);
-    clearTimeout(timer);
-    this.#failAll(new RequestError("shutting_down", "the server shut down before the request was done"));
+    await within(this.#loop, timeoutMs);
+    this.#failAll(cutOff());
   }
 
   *#jobs(): Generator<Job> {
@@ -269,11 +248,7 @@ export class EncoderEngine {
   }
 
   #fail(job: Job, cause: unknown): void {
-    const error =
-      cause instanceof RequestError
-        ? cause
-        : new RequestError("engine_error", "the model failed on this request", { cause });
-    this.#end(job, "error", error);
+    this.#end(job, "error", asRequestError(cause));
   }
 
   #failAll(error: unknown): void {
@@ -284,8 +259,7 @@ export class EncoderEngine {
     const now = this.#now();
     for (const job of [...this.#jobs()]) {
       if (job.started || now < job.giveUpAt) continue;
-      const message = "the request waited too long for its turn; try again later";
-      this.#fail(job, new RequestError("queue_timeout", message));
+      this.#fail(job, waitedTooLong());
     }
   }
 
@@ -303,7 +277,7 @@ export class EncoderEngine {
   async #watched<T>(batch: Promise<T>): Promise<T> {
     const hang = () => {
       this.#hung = true;
-      this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
+      this.#failAll(unresponsive());
     };
     try {
       return await watched(batch, this.#limits.stepMs, hang);
@@ -314,13 +288,7 @@ export class EncoderEngine {
 }
 
 /** Texts that wait, and their tokens. */
-function sizeOf(jobs: Iterable<Job>): { texts: number; tokens: number } {
-  let [texts, tokens] = [0, 0];
-  for (const { waiting, texts: all } of jobs) {
-    for (const indices of waiting.values()) {
-      texts += indices.length;
-      for (const i of indices) tokens += all[i].ids.length;
-    }
-  }
-  return { texts, tokens };
+function waitingOf({ waiting, texts }: Job): QueueSize {
+  const indices = [...waiting.values()].flat();
+  return { sequences: indices.length, tokens: indices.reduce((sum, i) => sum + texts[i].ids.length, 0) };
 }

@@ -1,8 +1,11 @@
 import { LIMITS } from "../limits.ts";
 import type { DeviceShare } from "./device_share.ts";
-import { RequestError } from "./errors.ts";
+import { asRequestError, cutOff, shuttingDown, unresponsive, waitedTooLong } from "./errors.ts";
 import type { EngineObserver, SequenceTimes } from "./observer.ts";
-import { Scheduler, type Sequence } from "./scheduler.ts";
+import type { EngineListener, EnginePort, EngineState, EngineStats, Submitted } from "./port.ts";
+import { assertRoom, type Queue } from "./queues.ts";
+import { Scheduler } from "./scheduler.ts";
+import type { Sequence } from "./sequence.ts";
 import type {
   EngineEvent,
   FinishReason,
@@ -13,7 +16,7 @@ import type {
   Runner,
   StepPlan,
 } from "./types.ts";
-import { watched } from "./watchdog.ts";
+import { watched, within } from "./watchdog.ts";
 
 export interface EngineOptions {
   readonly runner: Runner;
@@ -31,34 +34,7 @@ export interface EngineOptions {
   >;
 }
 
-/** Gets the events of one request. Must not throw; may call `abort`. */
-export type EngineListener = (event: EngineEvent) => void;
-
-/** `failing`: the last steps all failed. Requests are still accepted, and the first step that succeeds ends it. */
-export type EngineState = "ready" | "draining" | "hung" | "failing";
-
 const FAILING_AFTER = 3;
-
-export interface EngineStats {
-  readonly state: EngineState;
-  readonly running: number;
-  readonly waiting: number;
-  /** Those of the waiting that wait for another to compute their prefix. */
-  readonly deferred: number;
-  readonly blocksUsed: number;
-  /** Free blocks that hold a prefix which may be asked for again. */
-  readonly blocksCached: number;
-  readonly blocksTotal: number;
-  readonly preemptions: number;
-  readonly steps: number;
-  /** Of the sequences that have begun. */
-  readonly promptTokens: number;
-  /** Those of them that the cache held. */
-  readonly cachedTokens: number;
-  readonly generatedTokens: number;
-  readonly accepted: number;
-  readonly finished: Readonly<Record<FinishReason, number>>;
-}
 
 /** The requests of one call to `submit`: given up as a whole, and only before the first step of any of them. */
 interface Submission {
@@ -93,7 +69,7 @@ const NOTHING: Pick<EngineEvent, "token" | "scored" | "error"> = { token: null, 
  * Runs requests over one model, step by step: schedule, run, report. Everything that ends a request goes through `#end`,
  * so each accepted request ends exactly once.
  */
-export class Engine {
+export class Engine implements EnginePort {
   readonly runner: Runner;
   readonly #share: DeviceShare | undefined;
   readonly #scheduler: Scheduler;
@@ -155,36 +131,24 @@ export class Engine {
     };
   }
 
-  /** Adds somebody to be told of all that happens from now on. */
+  /** What waits, by client. */
+  get queue(): Queue {
+    return this.#scheduler.queue;
+  }
+
   observe(observer: EngineObserver): void {
     this.#observers.push(observer);
   }
 
-  /**
-   * Checks that `requests` more sequences of a client, with `tokens` prompt tokens in all, may join. A full queue still
-   * takes each client's fair share: those who filled it do not lock others out.
-   * @throws RequestError 429 when the queue is full, 503 when the engine is draining or hung.
-   */
-  checkRoom(client: string, requests: number, tokens: number): void {
-    if (this.#hung) throw new RequestError("engine_unavailable", "the model does not respond");
-    if (this.#draining) throw new RequestError("shutting_down", "the server is shutting down");
-    const { total, own, others } = this.#scheduler.queue(client);
+  checkRoom(client: string, sequences: number, tokens: number): void {
+    if (this.#hung) throw unresponsive();
+    if (this.#draining) throw shuttingDown();
     const { queuedRequests, queuedTokens } = this.#limits;
-    const over = ({ sequences, tokens: waiting }: typeof own, clients: number) =>
-      sequences + requests > queuedRequests / clients || waiting + tokens > queuedTokens / clients;
-    if (total.sequences > 0 && over(total, 1) && over(own, others + 1)) {
-      throw new RequestError(
-        "queue_full",
-        `${total.sequences} requests are waiting already; try again later`,
-      );
-    }
+    const limit = { sequences: queuedRequests, tokens: queuedTokens };
+    assertRoom(this.queue, client, { sequences, tokens }, limit, "requests");
   }
 
-  /**
-   * Accepts all requests of one client or (by throwing as `checkRoom` does) none. Events come later, never from within
-   * this call.
-   */
-  submit(requests: readonly { readonly request: Request; readonly listener: EngineListener }[]): void {
+  submit(requests: readonly Submitted[]): void {
     this.checkRoom(
       requests[0].request.client,
       requests.length,
@@ -202,19 +166,14 @@ export class Engine {
     this.#loop ??= this.#work();
   }
 
-  /**
-   * Ends a request now and frees its blocks: with `stop` if its answer is complete, as at a stop string. False when it has
-   * ended or never was.
-   */
   abort(id: string, finish: "abort" | "stop" = "abort"): boolean {
     return this.#end(id, finish, NOTHING);
   }
 
-  /** Refuses new requests, lets the accepted ones finish for `timeoutMs`, then ends the rest with an error. */
   async drain(timeoutMs: number): Promise<void> {
     this.#draining = true;
-    await within(this.#loop ?? Promise.resolve(), timeoutMs);
-    this.#failAll(new RequestError("shutting_down", "the server shut down before the request was done"));
+    await within(this.#loop, timeoutMs);
+    this.#failAll(cutOff());
   }
 
   async #work(): Promise<void> {
@@ -354,10 +313,7 @@ export class Engine {
   }
 
   #fail(id: string, cause: unknown): void {
-    const error =
-      cause instanceof RequestError
-        ? cause
-        : new RequestError("engine_error", "the model failed on this request", { cause });
+    const error = asRequestError(cause);
     this.#end(id, "error", { ...NOTHING, error });
   }
 
@@ -369,8 +325,7 @@ export class Engine {
     const now = performance.now();
     for (const [id, { submission }] of this.#entries) {
       if (submission.started || now < submission.giveUpAt) continue;
-      const message = "the request waited too long for its turn; try again later";
-      this.#fail(id, new RequestError("queue_timeout", message));
+      this.#fail(id, waitedTooLong());
     }
   }
 
@@ -400,16 +355,6 @@ export class Engine {
 
   #hang(): void {
     this.#hung = true;
-    this.#failAll(new RequestError("engine_unavailable", "the model does not respond"));
+    this.#failAll(unresponsive());
   }
-}
-
-/** Waits for `work`, but no longer than `timeoutMs`. */
-async function within(work: Promise<void>, timeoutMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs);
-  });
-  await Promise.race([work, timeout]);
-  clearTimeout(timer);
 }

@@ -29,3 +29,24 @@ export class RequestError extends KilnError {
 export function invalid(param: string, message: string): RequestError {
   return new RequestError("invalid_request", message, { param });
 }
+
+/** What a request ends with when the model failed on it. */
+export function asRequestError(cause: unknown): RequestError {
+  if (cause instanceof RequestError) return cause;
+  // Not this request's fault: it may be sent again.
+  const lost = cause instanceof KilnError && cause.code === "device_lost";
+  if (lost) return new RequestError("engine_unavailable", "the device was lost", { cause });
+  return new RequestError("engine_error", "the model failed on this request", { cause });
+}
+
+export const unresponsive = () => new RequestError("engine_unavailable", "the model does not respond");
+
+export const shuttingDown = () => new RequestError("shutting_down", "the server is shutting down");
+
+export const cutOff = () =>
+  new RequestError("shutting_down", "the server shut down before the request was done");
+
+export const waitedTooLong = () =>
+  new RequestError("queue_timeout", "the request waited too long for its turn; try again later");
+
+export const closedByClient = () => new RequestError("client_closed", "the client closed the request");

@@ -1,5 +1,18 @@
 import { KilnError } from "../../core/errors.ts";
 import { BlockPool, BlockTable } from "./blocks.ts";
+import { ClientQueues, type Queue } from "./queues.ts";
+import {
+  apartOf,
+  type Client,
+  endOf,
+  finishOf,
+  generated,
+  insert,
+  isExempt,
+  leftOf,
+  plan,
+  type Sequence,
+} from "./sequence.ts";
 import type { FinishReason, ItemResult, PlanItem, Request, StepPlan } from "./types.ts";
 
 export interface SchedulerConfig {
@@ -13,46 +26,6 @@ export interface SchedulerConfig {
   readonly maxBatchedTokens: number;
   /** A waiting request overtakes those of the next better priority that arrive this many steps after it. */
   readonly agingSteps: number;
-}
-
-/** Preemptions after which a request makes way for its betters only. */
-const MAX_PREEMPTIONS = 3;
-
-/** A request on its way through the engine. */
-export interface Sequence {
-  readonly request: Request;
-  /** Prompt, then what was generated. */
-  readonly tokens: number[];
-  /** Positions whose K and V are in the cache. */
-  computed: number;
-  /** Those, and what the step in flight computes. */
-  planned: number;
-  /** Tokens that the step in flight samples: one at most, except while the step after it is planned. */
-  coming: number;
-  readonly table: BlockTable;
-  readonly client: Client;
-  running: boolean;
-  /** Prompt tokens whose K and V were there when it first ran. */
-  cachedTokens: number | null;
-  preemptions: number;
-  /** Waits until a running sequence has computed `until` positions that the two have in common. */
-  following: { readonly leader: Sequence; readonly until: number } | null;
-  /** Order among the sequences of its client: smaller first, then by `arrival`. */
-  readonly rank: number;
-  readonly arrival: number;
-}
-
-/** One of those who share the model: all sequences with its name. */
-interface Client {
-  /** In order of service. */
-  readonly waiting: Sequence[];
-  /** Tokens of the waiting sequences. */
-  waitingTokens: number;
-  running: number;
-  /** Waiting and running. */
-  sequences: number;
-  /** When it was last admitted, or arrived: of clients that run equally many, the lowest turn is next. */
-  turn: number;
 }
 
 /** What a step did to one sequence. `index` points into the plan's items. */
@@ -87,8 +60,7 @@ export class Scheduler {
   readonly pool: BlockPool;
   /** By rank. */
   readonly #running: Sequence[] = [];
-  /** Clients with a sequence here, by name. */
-  readonly #clients = new Map<string, Client>();
+  readonly #queues = new ClientQueues();
   readonly #byId = new Map<string, Sequence>();
   #steps = 0;
   #arrivals = 0;
@@ -123,20 +95,12 @@ export class Scheduler {
 
   /** Those of the waiting that wait for another to compute their prefix. */
   get deferred(): number {
-    let count = 0;
-    for (const { waiting } of this.#clients.values()) count += waiting.filter((one) => !isReady(one)).length;
-    return count;
+    return this.#queues.deferred;
   }
 
-  /** The size of the queue, of everybody and of one client, and how many other clients wait. */
-  queue(client: string) {
-    const all = [...this.#clients].filter(([, { waiting }]) => waiting.length > 0);
-    const size = (of: typeof all) => ({
-      sequences: of.reduce((sum, [, { waiting }]) => sum + waiting.length, 0),
-      tokens: of.reduce((sum, [, { waitingTokens }]) => sum + waitingTokens, 0),
-    });
-    const own = all.filter(([name]) => name === client);
-    return { total: size(all), own: size(own), others: all.length - own.length };
+  /** What waits, by client. */
+  get queue(): Queue {
+    return this.#queues.sizes();
   }
 
   get preemptions(): number {
@@ -153,8 +117,7 @@ export class Scheduler {
     if (request.prompt.length + request.maxTokens > this.config.maxModelLen) {
       throw new Error(`request ${request.id} cannot fit the model length ${this.config.maxModelLen}`);
     }
-    const client = this.#clientOf(request.client);
-    client.sequences++;
+    const client = this.#queues.enter(request.client, this.#admissions);
     const sequence: Sequence = {
       request,
       client,
@@ -171,7 +134,7 @@ export class Scheduler {
       arrival: this.#arrivals++,
     };
     this.#byId.set(request.id, sequence);
-    this.#enqueue(sequence);
+    this.#queues.enqueue(sequence);
     return sequence;
   }
 
@@ -181,8 +144,8 @@ export class Scheduler {
     if (sequence === undefined) return false;
     this.#byId.delete(id);
     if (sequence.running) this.#stop(sequence);
-    else this.#unqueue(sequence);
-    if (--sequence.client.sequences === 0) this.#clients.delete(sequence.request.client);
+    else this.#queues.unqueue(sequence);
+    this.#queues.leave(sequence);
     sequence.table.clear();
     return true;
   }
@@ -250,7 +213,7 @@ export class Scheduler {
     victim.computed = 0;
     victim.preemptions++;
     this.#preemptions++;
-    this.#enqueue(victim);
+    this.#queues.enqueue(victim);
     preempted.push(victim.request.id);
   }
 
@@ -269,7 +232,7 @@ export class Scheduler {
         continue;
       }
       for (const victim of victims) this.#preempt(victim, preempted);
-      this.#unqueue(next);
+      this.#queues.unqueue(next);
       table.grow(tokens.length);
       next.computed = cached;
       next.planned = cached;
@@ -310,9 +273,7 @@ export class Scheduler {
   #next(best: number): Sequence | null {
     const key = ({ client }: Sequence, level: number) => [level, client.running, client.turn];
     let first: Sequence | null = null;
-    for (const { waiting } of this.#clients.values()) {
-      const one = waiting.find(isReady);
-      if (one === undefined) continue;
+    for (const one of this.#queues.heads()) {
       if (first === null || isLess(key(one, this.#level(one, best)), key(first, this.#level(first, best))))
         first = one;
     }
@@ -331,7 +292,10 @@ export class Scheduler {
     const victims: Sequence[] = [];
     const left = (client: Client) => client.running - victims.filter((one) => one.client === client).length;
     while (places < 1 || blocks < missing) {
-      if (this.#clients.size === 1 || (blocks < missing && missing * this.#clients.size > this.pool.total)) {
+      if (
+        this.#queues.clients === 1 ||
+        (blocks < missing && missing * this.#queues.clients > this.pool.total)
+      ) {
         return null;
       }
       const donors = this.#running.filter(
@@ -387,46 +351,11 @@ export class Scheduler {
     return able.map((sequence, i) => plan(sequence, counts[i]));
   }
 
-  #clientOf(name: string): Client {
-    let client = this.#clients.get(name);
-    if (client === undefined) {
-      client = { waiting: [], waitingTokens: 0, running: 0, sequences: 0, turn: this.#admissions };
-      this.#clients.set(name, client);
-    }
-    return client;
-  }
-
-  #enqueue(sequence: Sequence): void {
-    insert(sequence.client.waiting, sequence);
-    sequence.client.waitingTokens += sequence.tokens.length;
-  }
-
-  #unqueue(sequence: Sequence): void {
-    const { client } = sequence;
-    client.waiting.splice(client.waiting.indexOf(sequence), 1);
-    client.waitingTokens -= sequence.tokens.length;
-  }
-
   #stop(sequence: Sequence): void {
     sequence.running = false;
     sequence.client.running--;
     this.#running.splice(this.#running.indexOf(sequence), 1);
   }
-}
-
-/** Whether it need not wait for another's prefix. */
-function isReady({ following }: Sequence): boolean {
-  return following === null || !following.leader.running || following.leader.computed >= following.until;
-}
-
-/** Whether it has been preempted so often that only its betters may do so. */
-function isExempt({ preemptions }: Sequence): boolean {
-  return preemptions >= MAX_PREEMPTIONS;
-}
-
-/** What two requests must have in common to share blocks, besides tokens. */
-function apartOf({ adapter, cacheSalt }: Request): string {
-  return adapter === null && cacheSalt === null ? "" : JSON.stringify([adapter, cacheSalt]);
 }
 
 /** Leading full blocks that two sequences have in common; `b` has a token more. */
@@ -435,25 +364,6 @@ function commonBlocks(a: readonly number[], b: readonly number[], blockSize: num
   let length = 0;
   while (length < end && a[length] === b[length]) length++;
   return Math.floor(length / blockSize);
-}
-
-/** Positions that can be computed of it now. What an answer's last token leads to is not. */
-function endOf({ request, tokens, coming }: Sequence): number {
-  return Math.min(tokens.length + coming, request.prompt.length + Math.max(0, request.maxTokens - 1));
-}
-
-/** Positions that can still be planned. */
-function leftOf(sequence: Sequence): number {
-  return endOf(sequence) - sequence.planned;
-}
-
-/** The next `count` positions of a sequence are computed. */
-function plan(sequence: Sequence, count: number): PlanItem {
-  const { request, tokens, coming, planned: start } = sequence;
-  const samples = start + count === tokens.length + coming && request.maxTokens > 0;
-  sequence.planned += count;
-  if (samples) sequence.coming++;
-  return { id: request.id, start, count, samples };
 }
 
 /** Divides `total` evenly, giving nobody more than wanted. */
@@ -465,29 +375,6 @@ function evenShares(wanted: readonly number[], total: number): number[] {
     total -= shares[at];
   });
   return shares;
-}
-
-/** Tokens generated so far. */
-function generated(sequence: Sequence): number {
-  return sequence.tokens.length - sequence.request.prompt.length;
-}
-
-function finishOf(sequence: Sequence): FinishReason | null {
-  const { request, tokens, computed } = sequence;
-  const count = generated(sequence);
-  if (count === 0) return request.maxTokens === 0 && computed === tokens.length ? "length" : null;
-  if (request.stopTokenIds.has(tokens.at(-1)!) && count > request.minTokens) return "stop";
-  return count >= request.maxTokens ? "length" : null;
-}
-
-function insert(list: Sequence[], sequence: Sequence): void {
-  let at = list.length;
-  while (at > 0 && before(sequence, list[at - 1])) at--;
-  list.splice(at, 0, sequence);
-}
-
-function before(a: Sequence, b: Sequence): boolean {
-  return a.rank < b.rank || (a.rank === b.rank && a.arrival < b.arrival);
 }
 
 function isLess(a: readonly number[], b: readonly number[]): boolean {

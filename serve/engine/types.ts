@@ -1,4 +1,5 @@
 import type { PagedItem } from "../../models/paged_decoder.ts";
+import type { ConstraintSpec } from "./constraint.ts";
 import type { RequestError } from "./errors.ts";
 
 /** How a request ended: at a stop token, at max_tokens, or cut short by the client or a failure. */
@@ -30,6 +31,8 @@ export interface Sampling {
 
 /** Which tokens may come next in one sequence, by what it holds so far. */
 export interface TokenConstraint {
+  /** What it is made from. Absent: only this process has it. */
+  readonly spec?: ConstraintSpec;
   /** A bit for each token id, the lowest bit of the first word for id 0. Valid until the next call. */
   allowed(history: readonly number[], promptLength: number): Uint32Array;
 }

@@ -10,3 +10,13 @@ export async function watched<T>(work: Promise<T>, limitMs: number, onHang: () =
     clearTimeout(timer);
   }
 }
+
+/** Waits for `work`, but no longer than `timeoutMs`. */
+export async function within(work: Promise<void> | null, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs);
+  });
+  await Promise.race([work, timeout]);
+  clearTimeout(timer);
+}

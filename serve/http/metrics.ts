@@ -1,7 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import type { EngineStats } from "../engine/engine.ts";
 import type { EngineObserver, SequenceTimes } from "../engine/observer.ts";
-import type { Request, Runner } from "../engine/types.ts";
+import type { EnginePort, EngineStats } from "../engine/port.ts";
+import type { Request } from "../engine/types.ts";
 import type { ModelPool, TextModel } from "../models.ts";
 
 type Labels = Readonly<Record<string, string | number>>;
@@ -12,7 +12,10 @@ interface Reading {
   readonly labels?: readonly string[];
   /** Whether encoders have it too: then `read` takes what both kinds of engines say. */
   readonly encoders?: boolean;
-  readonly read: (stats: EngineStats, runner: Runner) => number | readonly (readonly [Labels, number])[];
+  readonly read: (
+    stats: EngineStats,
+    runner: EnginePort["runner"],
+  ) => number | readonly (readonly [Labels, number])[];
 }
 
 /** What an engine can be asked at any moment: counters are called `_total`, the others are gauges. */

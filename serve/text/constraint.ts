@@ -1,3 +1,4 @@
+import { type ConstraintSpec, constraintFrom } from "../engine/constraint.ts";
 import { invalid } from "../engine/errors.ts";
 import type { Grammars } from "../engine/grammar/index.ts";
 import type { TokenConstraint } from "../engine/types.ts";
@@ -28,13 +29,16 @@ export async function constraintOf(
     words == null || words.length === 0 ? [] : ["bad_words"],
   ].flat();
   if (asked.length > 1) throw invalid(asked[1], `${asked[1]} cannot be combined with ${asked[0]}`);
-  if (structured != null) return structuredAnswers(request, source.grammars);
-  if (allowed != null) return onlyAllowed(allowed, request, source);
-  if (asked.length > 0) return withoutWords(words!, request, source);
-  return () => null;
+  if (asked.length === 0) return () => null;
+  const { grammars, vocabSize } = source;
+  let spec: ConstraintSpec;
+  if (structured != null) spec = structuredAnswers(request, grammars);
+  else if (allowed != null) spec = onlyAllowed(allowed, request, source);
+  else spec = await withoutWords(words!, request, source);
+  return () => constraintFrom(spec, grammars, vocabSize);
 }
 
-function structuredAnswers(request: SamplingParams, grammars: Grammars): () => TokenConstraint {
+function structuredAnswers(request: SamplingParams, grammars: Grammars): ConstraintSpec {
   const { param = "structured" } = request.structured!;
   if (request.ignore_eos) {
     throw invalid(
@@ -48,8 +52,10 @@ function structuredAnswers(request: SamplingParams, grammars: Grammars): () => T
       `min_tokens cannot be combined with ${param}, which says when an answer may end`,
     );
   }
-  const grammar = grammars.compile(request.structured!);
-  return () => grammar.matcher();
+  const form = request.structured!;
+  // Refuses what cannot be had.
+  grammars.compile(form);
+  return { kind: "form", form };
 }
 
 /** Nothing but some tokens. */
@@ -57,7 +63,7 @@ function onlyAllowed(
   allowed: readonly number[],
   { min_tokens }: SamplingParams,
   { vocabSize, stopTokenIds }: ConstraintSource,
-): () => TokenConstraint {
+): ConstraintSpec {
   const mask = new Uint32Array(Math.ceil(vocabSize / 32));
   for (const id of allowed) {
     if (!(Number.isInteger(id) && id >= 0 && id < vocabSize)) {
@@ -69,7 +75,7 @@ function onlyAllowed(
   if (min_tokens && allowed.every((id) => stopTokenIds.has(id))) {
     throw invalid("allowed_token_ids", "allowed_token_ids leave no token to begin with, as min_tokens wants");
   }
-  return () => ({ allowed: () => mask });
+  return { kind: "allowed", mask };
 }
 
 /**
@@ -80,7 +86,7 @@ async function withoutWords(
   words: readonly string[],
   { min_tokens }: SamplingParams,
   { vocabSize, stopTokenIds, encode }: ConstraintSource,
-): Promise<() => TokenConstraint> {
+): Promise<ConstraintSpec> {
   const banned: (readonly number[])[] = [];
   for (const word of words) {
     if (word.trim() === "") throw invalid("bad_words", "bad_words must not be empty");
@@ -92,18 +98,5 @@ async function withoutWords(
   }
   const last = new Set([...banned.map((ids) => ids[ids.length - 1]), ...(min_tokens ? stopTokenIds : [])]);
   if (last.size >= vocabSize) throw invalid("bad_words", "bad_words leave no token to write");
-  const mask = new Uint32Array(Math.ceil(vocabSize / 32));
-  return () => ({
-    allowed: (history, promptLength) => {
-      mask.fill(0xffffffff);
-      for (const ids of banned) {
-        const from = history.length - (ids.length - 1);
-        const follows =
-          from >= promptLength && ids.every((id, i) => i === ids.length - 1 || history[from + i] === id);
-        const id = ids[ids.length - 1];
-        if (follows) mask[id >>> 5] &= ~(1 << (id & 31));
-      }
-      return mask;
-    },
-  });
+  return { kind: "banned", words: banned };
 }

@@ -2,8 +2,8 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { cutEncoding } from "../../models/text_reader.ts";
 import type { EncodedText } from "../../models/text_rows.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
-import type { EncoderEngine } from "../engine/encoder_engine.ts";
 import { invalid, RequestError } from "../engine/errors.ts";
+import type { EncoderPort } from "../engine/port.ts";
 import type { Limits } from "../limits.ts";
 
 /** A text, its token ids as they are, or a pair of texts that are read together. */
@@ -53,13 +53,13 @@ export type EncoderTask =
 
 /** Turns texts into the requests of an encoder's engine. One for each model. */
 export class EncoderFrontend<Task extends EncoderTask = EncoderTask> {
-  readonly engine: EncoderEngine;
+  readonly engine: EncoderPort;
   readonly task: Task;
   readonly #tokenizer: EncoderTokenizer;
   readonly #limits: Pick<Limits, "charsPerToken">;
 
   constructor(
-    engine: EncoderEngine,
+    engine: EncoderPort,
     tokenizer: EncoderTokenizer,
     task: Task,
     limits: Pick<Limits, "charsPerToken">,

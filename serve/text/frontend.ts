@@ -1,8 +1,8 @@
 import { freshSeed } from "../../core/random.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
-import type { Engine } from "../engine/engine.ts";
 import { invalid, RequestError } from "../engine/errors.ts";
 import { Grammars } from "../engine/grammar/index.ts";
+import type { EnginePort } from "../engine/port.ts";
 import type { Request } from "../engine/types.ts";
 import type { Limits } from "../limits.ts";
 import { Choice } from "./choice.ts";
@@ -16,14 +16,14 @@ type TextLimits = Pick<Limits, "sequences" | "charsPerToken">;
 
 /** Turns text requests into engine requests, and the engine's tokens back into text. One for each model and adapter. */
 export class Frontend {
-  readonly engine: Engine;
+  readonly engine: EnginePort;
   readonly tokenizer: Tokenizer;
   readonly #limits: TextLimits;
   readonly #adapter: string | null;
   readonly #grammars: Grammars;
 
   /** @param adapter of the engine's runner, with which it answers. */
-  constructor(engine: Engine, tokenizer: Tokenizer, limits: TextLimits, adapter: string | null = null) {
+  constructor(engine: EnginePort, tokenizer: Tokenizer, limits: TextLimits, adapter: string | null = null) {
     this.engine = engine;
     this.tokenizer = tokenizer;
     this.#limits = limits;

@@ -1,5 +1,5 @@
-import type { Engine, EngineListener } from "../engine/engine.ts";
-import { RequestError } from "../engine/errors.ts";
+import { closedByClient, RequestError } from "../engine/errors.ts";
+import type { EngineListener, EnginePort } from "../engine/port.ts";
 import type { EngineEvent, Request } from "../engine/types.ts";
 import type { Choice, ChoiceDelta } from "./choice.ts";
 import type { PromptText } from "./prompt_text.ts";
@@ -16,7 +16,7 @@ export class TextJob {
   readonly choices: readonly Choice[];
   /** Resolves when every choice is finished; rejects with the RequestError that ended the request. */
   readonly done: Promise<void>;
-  readonly #engine: Engine;
+  readonly #engine: EnginePort;
   readonly #onDelta: DeltaListener;
   readonly #open = new Set<string>();
   /** By prompt: the tokens of it that none of its choices had to compute. */
@@ -24,7 +24,7 @@ export class TextJob {
   #end!: { resolve: () => void; reject: (error: RequestError) => void };
 
   constructor(
-    engine: Engine,
+    engine: EnginePort,
     prompts: readonly PromptText[],
     choices: readonly Choice[],
     onDelta: DeltaListener,
@@ -65,7 +65,7 @@ export class TextJob {
   }
 
   /** Ends the choices that still run; `done` rejects. */
-  cancel(error = new RequestError("client_closed", "the client closed the request")): void {
+  cancel(error = closedByClient()): void {
     const open = [...this.#open];
     this.#open.clear();
     for (const id of open) this.#engine.abort(id);

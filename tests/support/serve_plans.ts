@@ -1,5 +1,5 @@
 import { BlockTable } from "../../serve/engine/blocks.ts";
-import type { Sequence } from "../../serve/engine/scheduler.ts";
+import type { Sequence } from "../../serve/engine/sequence.ts";
 import type { ItemResult, StepPlan } from "../../serve/engine/types.ts";
 import type { ListedScheduler } from "../serve_fake.ts";
 

@@ -1,4 +1,5 @@
-import type { SchedulerConfig, Sequence } from "../../serve/engine/scheduler.ts";
+import type { SchedulerConfig } from "../../serve/engine/scheduler.ts";
+import type { Sequence } from "../../serve/engine/sequence.ts";
 import type { Request } from "../../serve/engine/types.ts";
 import { ListedScheduler, makeRequest } from "../serve_fake.ts";
 import { checkPlan, resultsOf } from "./serve_plans.ts";

@@ -23,9 +23,9 @@ export const ready: Route = {
     assertWorking(service);
     const models = [...service.models];
     if (models.length === 0) throw new HttpError(503, "no model is loaded yet", { code: "no_model" });
-    for (const [name, model] of models) {
-      if (model.kind !== "text" || model.frontend.engine.stats().waiting < service.limits.queuedRequests)
-        continue;
+    const { queuedRequests, queuedTexts } = service.limits;
+    for (const [name, { kind, frontend }] of models) {
+      if (frontend.engine.stats().waiting < (kind === "text" ? queuedRequests : queuedTexts)) continue;
       throw new HttpError(503, `the queue of \`${name}\` is full`, {
         code: "queue_full",
         headers: { "retry-after": "1" },
@@ -45,5 +45,6 @@ function assertWorking({ models }: Service): void {
 const PROBLEMS: Record<string, readonly [message: string, code: string] | undefined> = {
   draining: ["the server is shutting down", "shutting_down"],
   hung: ["the model does not respond", "engine_unavailable"],
+  starting: ["the model is being started again", "engine_unavailable"],
   failing: ["the model fails on every step", "engine_failing"],
 };
