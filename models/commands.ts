@@ -2,10 +2,12 @@ import { type Command, Option } from "commander";
 import { examples, nonEmpty, say, untilInterrupted, whole } from "../core/platform/command_line.ts";
 import type { Pooling } from "../nn/index.ts";
 import type { Task } from "./labels.ts";
+import { addRegistryCommands } from "./registry/commands.ts";
 
-/** `kiln pull`, `classify`, `fill-mask` and `embed`. Everything is imported when it is needed: `--help` is instant. */
+/** `kiln pull`, `model`, `classify`, `fill-mask` and `embed`. Everything is imported when it is needed: `--help` is instant. */
 export function addModelCommands(program: Command): void {
   addPull(program);
+  addRegistryCommands(program);
   addClassify(program);
   addFillMask(program);
   addEmbed(program);
@@ -52,7 +54,10 @@ function addPull(program: Command): void {
 function textCommand(program: Command, name: string, description: string): Command {
   return program
     .command(name)
-    .argument("<model>", "model folder in Hugging Face layout, finished run, or org/name after kiln pull")
+    .argument(
+      "<model>",
+      "model folder in Hugging Face layout, finished run, org/name after kiln pull, or NAME@VERSION of the registry",
+    )
     .argument("[text...]", "the texts; without any, the lines of --file or of standard input")
     .description(`${description}; a JSON object a text`)
     .option("--file <path>", "a text a line", nonEmpty);

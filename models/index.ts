@@ -61,5 +61,8 @@ export {
   pipeline,
 } from "./pipeline.ts";
 export { dequantizeModel, quantizeModel } from "./quantize.ts";
+export { type AddOptions, addModel } from "./registry/describe.ts";
+export type { Facts, Manifest } from "./registry/manifest.ts";
+export { type RegisteredModel, type RegisteredVersion, Registry } from "./registry/registry.ts";
 export type { GeneratedText, TextGenerationOptions } from "./text_generation.ts";
 export { type EncodedText, packTexts, type TextRows, uploadRows } from "./text_rows.ts";

@@ -50,7 +50,7 @@ const adapters = (text: string, before: import("./lora.ts").AdapterSource[] = []
 const between = (low: number, high: number) =>
   decimal(`a number from ${low} to ${high}`, (x) => x >= low && x <= high);
 const modelArgument =
-  "model folder in Hugging Face layout, finished run, GGUF file, or org/name after kiln pull";
+  "model folder in Hugging Face layout, finished run, GGUF file, org/name after kiln pull, or NAME@VERSION of the registry";
 
 /** The type in which a model computes its answers. */
 const dtypeOption = () =>

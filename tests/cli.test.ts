@@ -33,7 +33,9 @@ function kiln(args: string[]): Promise<{ code: number; stdout: string; stderr: s
 it("every flag that messages and documents name exists", () => {
   const commands = [
     ...["cli.ts", "train/recipes/index.ts"],
-    ...["train", "train/eval", "serve", "models", "bench"].map((room) => `${room}/commands.ts`),
+    ...["train", "train/eval", "serve", "models", "models/registry", "bench"].map(
+      (room) => `${room}/commands.ts`,
+    ),
   ]
     .map((file) => readFileSync(file, "utf8"))
     .join("\n");

@@ -117,6 +117,14 @@ const recipes: Recipe[] = [
     prints: /\S/,
   },
   {
+    starts: "npx kiln model add storyteller runs/chat",
+    instead: ["npx", "kiln", "model", "add", "storyteller", join(out, "chat")],
+    prints: /storyteller@1: base, text-generation[\s\S]*\nstoryteller@1\n/,
+  },
+  { starts: "npx kiln model alias storyteller prod 1", prints: /storyteller@prod stands for storyteller@1/ },
+  { starts: "npx kiln sample storyteller --max-tokens 20", prints: /Once upon a time/ },
+  { starts: "npx kiln model list", prints: /storyteller@1 +prod +base/ },
+  {
     starts: "npx kiln export runs/demo/model",
     instead: ["npx", "kiln", "export", join(demo, "model"), "--to", "gguf", "--dtype", "q8_0", "--out", gguf],
     prints: /demo\.gguf/,
@@ -161,6 +169,7 @@ function execute(recipe: Recipe, command: string): Promise<{ text: string; code:
   ];
   const child: ChildProcess = spawn(program!, args, {
     cwd: root,
+    env: { ...process.env, KILN_REGISTRY: join(out, "registry") },
     stdio: ["pipe", "pipe", "pipe"],
     detached: true,
   });

@@ -218,7 +218,7 @@ function addExport(program: Command): void {
     .command("export")
     .argument(
       "<model>",
-      "model folder in Hugging Face layout, adapter folder of PEFT, run, GGUF file, or org/name after kiln pull",
+      "model folder in Hugging Face layout, adapter folder of PEFT, run, GGUF file, org/name after kiln pull, or NAME@VERSION of the registry",
     )
     .description("write a model or an adapter for another program, load that again and compare it")
     .addOption(

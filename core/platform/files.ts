@@ -121,7 +121,7 @@ export function atomicWriteText(path: string, text: string): void {
 }
 
 /** Makes renames and new names in a folder durable. Windows cannot open folders; its renames are durable by journal. */
-async function syncDirectory(path: string, fs: FileSystem): Promise<void> {
+export async function syncDirectory(path: string, fs: FileSystem = nodeFileSystem): Promise<void> {
   if (process.platform === "win32") return;
   const handle = await fs.open(path, "r");
   try {
@@ -202,7 +202,8 @@ function isAlive(pid: number): boolean {
   }
 }
 
-async function syncTree(path: string, fs: FileSystem): Promise<void> {
+/** Flushes every file below a folder, and the folders. */
+export async function syncTree(path: string, fs: FileSystem = nodeFileSystem): Promise<void> {
   for (const name of await fs.readdir(path)) {
     const child = join(path, name);
     if ((await fs.stat(child)).isDirectory()) {

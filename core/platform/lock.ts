@@ -15,8 +15,8 @@ import type { KilnError } from "../errors.ts";
 import { textIfPresent, writeError } from "./files.ts";
 import { makeFolder } from "./folders.ts";
 
-/** The process that holds a lock. */
-interface Owner {
+/** A process, as a lock names it. */
+export interface Owner {
   pid: number;
   host: string;
   /** When that process began, in the system's own words, or null where it does not say: process ids are reused. */
@@ -35,7 +35,7 @@ export type RefuseLock = (owner: string, remedy: string | null) => KilnError;
  * makes while the owner lives, or where it is on another machine; a KilnError where the file cannot be written.
  */
 export function takeLock(path: string, refuse: RefuseLock): () => void {
-  const own = JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) });
+  const own = JSON.stringify(thisProcess());
   const draft = `${path}.${process.pid}.${Math.random().toString(36).slice(2, 10)}`;
   try {
     makeFolder(dirname(path));
@@ -54,6 +54,12 @@ export function takeLock(path: string, refuse: RefuseLock): () => void {
   process.on("exit", release);
   return release;
 }
+
+export const thisProcess = (): Owner => ({
+  pid: process.pid,
+  host: hostname(),
+  started: startOf(process.pid),
+});
 
 function linked(from: string, to: string): boolean {
   // Not every file system has links; a copy is at least made only where nothing is.
@@ -74,7 +80,7 @@ function takeAway(path: string, aside: string, refuse: RefuseLock): void {
   const text = textIfPresent(path);
   if (text === null) return;
   const owner = ownerOf(text);
-  if (owner && isHeld(owner)) {
+  if (owner && mayLive(owner)) {
     if (owner.host === hostname()) throw refuse(`${owner.pid}`, null);
     throw refuse(`${owner.pid} on ${owner.host}`, `if that one is gone, delete ${path}`);
   }
@@ -99,7 +105,8 @@ function ownerOf(text: string): Owner | null {
   }
 }
 
-function isHeld({ pid, host, started }: Owner): boolean {
+/** Whether a process is at work as far as can be seen from here: one on another machine is taken to be. */
+export function mayLive({ pid, host, started }: Owner): boolean {
   if (host !== hostname()) return true;
   try {
     process.kill(pid, 0);

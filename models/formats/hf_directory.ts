@@ -22,6 +22,7 @@ import {
 import { generateOptions } from "../beam_search.ts";
 import type { CausalLM } from "../decoder.ts";
 import { EncoderDecoder } from "../encoder_decoder.ts";
+import { resolveModel } from "../hub/resolve.ts";
 import type { LabelKeys, Task } from "../labels.ts";
 import type { Model } from "../model.ts";
 import { isGguf, readGguf } from "./gguf.ts";
@@ -60,15 +61,15 @@ export interface LoadOptions {
 }
 
 /**
- * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory, or a GGUF file: any
- * model that kiln has, with the head that the config's class names. Errors name the file or the tensor that is missing,
+ * Loads `config.json`, `model.safetensors` (or its shards) and the tokenizer of a Hugging Face directory, or a GGUF file, also by
+ * a name that `resolveModel` knows: any model that kiln has, with the head that the config's class names. Errors name the file or the tensor that is missing,
  * corrupt or does not fit.
  */
 export async function fromPretrained(
   path: string,
   options: LoadOptions = {},
 ): Promise<LoadedModel<AnyModel>> {
-  const directory = isGguf(path) ? path : await currentDirectory(path);
+  const directory = await directoryOf(path);
   const { head } = options;
   const own = await readModelConfig(directory);
   const config = head ? headedConfig(own, head.task, head.labels, head.problemType, path) : own;
@@ -78,10 +79,15 @@ export async function fromPretrained(
 
 /** `fromPretrained` for a model that writes text. */
 export async function loadModel(path: string, dtype: ComputeDtype = "f32"): Promise<LoadedModel> {
-  const directory = isGguf(path) ? path : await currentDirectory(path);
+  const directory = await directoryOf(path);
   const config = decoderConfig(await readModelConfig(directory), path);
   assertStopTokens(config, path);
   return open(path, directory, config, dtype, null);
+}
+
+async function directoryOf(given: string): Promise<string> {
+  const path = await resolveModel(given);
+  return isGguf(path) ? path : currentDirectory(path);
 }
 
 /** With a seed the head's weights are not read, but drawn. */

@@ -8,6 +8,7 @@ import { Tokenizer } from "../../tokenizer/index.ts";
 import { type AdapterConfig, parseAdapterConfig } from "../adapter_config.ts";
 import { type AdapterPlan, type AnyModel, defaultsFor, planOf, tensorShapes } from "../adapter_plan.ts";
 import { type Adapter, adapterOf, createAdapter, useAdapter } from "../adapters.ts";
+import { findModel } from "../hub/resolve.ts";
 import { withTokenizer } from "../vocabulary.ts";
 import { isGguf } from "./gguf.ts";
 import { readGgufAdapter } from "./gguf_adapter.ts";
@@ -23,8 +24,9 @@ export interface AdapterFiles {
   values(name: string, half: boolean): ReturnType<typeof checkedValues>;
 }
 
-/** Reads an adapter for a model. Throws as `loadAdapter`. */
-export async function readAdapter(model: AnyModel, path: string): Promise<AdapterFiles> {
+/** Reads an adapter for a model, by its path or a name that `findModel` knows. Throws as `loadAdapter`. */
+export async function readAdapter(model: AnyModel, given: string): Promise<AdapterFiles> {
+  const path = await findModel(given);
   const { file, config, weights } = isGguf(path)
     ? { file: path, ...readGgufAdapter(model, path) }
     : await readPeft(model, path);

@@ -3,6 +3,8 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { KilnError } from "../../core/errors.ts";
 import { currentDirectory, isObject, readJson } from "../../core/platform/files.ts";
+import { parseReference } from "../registry/names.ts";
+import { type RegisteredVersion, Registry } from "../registry/registry.ts";
 import { RepositoryCache } from "./cache.ts";
 import { hubSettings, parseModelName } from "./names.ts";
 
@@ -28,19 +30,22 @@ export async function modelAt(path: string): Promise<string> {
 export const resolveModel = async (given: string): Promise<string> => modelAt(await findModel(given));
 
 /**
- * The path that a person names: itself, or else the place of a model that was pulled (`org/name`, with `@revision` for another
- * than main). Asks nobody. What can be no model's name comes back as it is.
- * Errors: neither a path nor pulled (`file_missing`, names both); a pulled repository with several GGUF files.
+ * The path that a person names: itself, or else the place of a version in the registry (`name`, `name@3`, `name@alias`), or of a
+ * model that was pulled (`org/name`, with `@revision` for another than main). Asks nobody. What can be no model's name comes back
+ * as it is.
+ * Errors: none of them (`file_missing`, names all); a version that does not exist; a pulled repository with several GGUF files.
  */
 export async function findModel(given: string): Promise<string> {
   const isPath = existsSync(given) || (await currentDirectory(given).then(Boolean, () => false));
   const name = parseModelName(given);
   if (isPath || !name) return given;
+  const version = await registeredVersion(given);
+  if (version) return version.path;
   const { cacheDir } = hubSettings();
   const found = await new RepositoryCache(cacheDir, name.repository).find(name.revision);
   if (!found) {
     throw new KilnError(
-      `${given} does not exist: there is no such folder below ${process.cwd()}, and no model of that name was pulled to ${cacheDir}; check the path, or run kiln pull ${given}`,
+      `${given} does not exist: there is no such folder below ${process.cwd()}, no model of that name in the registry, and none was pulled to ${cacheDir}; check the path, or run kiln pull ${given}`,
       { code: "file_missing" },
     );
   }
@@ -51,4 +56,11 @@ export async function findModel(given: string): Promise<string> {
   throw new KilnError(
     `${given} has several models, name one of them: ${ggufs.map((file) => join(found.folder, file)).join(", ")}`,
   );
+}
+
+/** The version that a text names, if the registry has a model of that name. @throws KilnError for a version that it lacks. */
+export async function registeredVersion(given: string): Promise<RegisteredVersion | null> {
+  const reference = parseReference(given);
+  const registry = new Registry();
+  return reference && (await registry.has(reference.name)) ? registry.find(given) : null;
 }

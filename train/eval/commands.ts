@@ -39,7 +39,8 @@ export function addEvalCommands(program: Command, makeGenerator: () => Promise<M
 }
 
 const temperature = decimal("a number from 0 to 2", (x) => x >= 0 && x <= 2);
-const modelArgument = "model folder, finished run, GGUF file, or org/name after kiln pull";
+const modelArgument =
+  "model folder, finished run, GGUF file, org/name after kiln pull, or NAME@VERSION of the registry";
 
 const withOutput = (command: Command) =>
   command
