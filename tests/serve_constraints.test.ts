@@ -81,6 +81,15 @@ describe("bad_words", () => {
     );
   });
 
+  it("are not written after a space either, where they have a token of their own", async () => {
+    const tokens: Record<string, number[]> = { there: [5, 6], " there": [7] };
+    const own = { ...source(), encode: async (text: string) => tokens[text] };
+    const constraint = (await constraintOf({ bad_words: [" there"] }, own))()!;
+    const isAllowed = (id: number, history: number[]) =>
+      ((constraint.allowed(history, 0)[id >>> 5] >>> (id & 31)) & 1) === 1;
+    expect([isAllowed(7, []), isAllowed(6, [5]), isAllowed(6, [])]).toEqual([false, false, true]);
+  });
+
   it("must leave something to write", async () => {
     await expect(constraintOf({ bad_words: ["ab", "c", "aba"], min_tokens: 1 }, source(4))).rejects.toThrow(
       "no token",

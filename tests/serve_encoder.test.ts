@@ -274,7 +274,7 @@ describe("models of another kind", () => {
       [
         "/v1/embeddings",
         { model: "writer", input: "a" },
-        "`writer` is a model that writes text, which /v1/embeddings cannot use: use `plain` or ",
+        "`writer` is a model that writes text, which /v1/embeddings cannot use: use `plain`, ",
       ],
       ["/v1/embeddings", { model: "sorter", input: "a" }, "`sorter` is a classifier, which /v1/embeddings"],
       [

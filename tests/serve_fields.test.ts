@@ -127,6 +127,73 @@ describe("fields of other servers", () => {
   });
 });
 
+describe("other routes refuse what they lack", () => {
+  const bodies: Record<string, object> = {
+    "/v1/chat/completions": { messages: [{ role: "user", content: "hi" }] },
+    "/v1/responses": { input: "hi" },
+    "/api/generate": { prompt: "hi" },
+  };
+
+  it.each<[path: string, name: string, value: unknown, advice: string]>([
+    ["/v1/chat/completions", "functions", [{ name: "f" }], "use tools"],
+    ["/v1/chat/completions", "modalities", ["text", "audio"], "text only"],
+    ["/v1/chat/completions", "web_search_options", {}, "text only"],
+    ["/v1/chat/completions", "chat_template", "x", "change it there"],
+    ["/v1/responses", "n", 2, "ask again"],
+    ["/v1/responses", "response_format", { type: "json_object" }, "text.format"],
+    ["/v1/responses", "return_token_ids", true, "/v1/chat/completions"],
+    ["/api/generate", "stop", "x", "options"],
+    ["/api/generate", "temperature", 0, "options"],
+    ["/api/generate", "n", 3, "ask again"],
+    ["/api/generate", "guided_json", { type: "object" }, "use format"],
+  ])("%s: %s %j", async (path, name, value, advice) => {
+    const json = { model: "tiny/fake", ...bodies[path], [name]: value };
+    const { status, text } = await send(`${server.url}${path}`, { json });
+    expect([status, text]).toEqual([400, expect.stringContaining(`${name} is not supported: `)]);
+    expect(text).toContain(advice);
+  });
+
+  it.each([
+    ["/v1/chat/completions", "modalities", ["text"]],
+    ["/v1/chat/completions", "functions", []],
+    ["/v1/responses", "n", 1],
+    ["/v1/responses", "response_format", { type: "text" }],
+  ])("%s: %s %j asks for nothing", async (path, name, value) => {
+    const json = { model: "tiny/fake", ...bodies[path], [name]: value };
+    const { text } = await send(`${server.url}${path}`, { json });
+    // The model has no chat template.
+    expect(text).toContain("no chat template");
+  });
+});
+
+describe("a wrong value is told in words", () => {
+  it.each<[fields: object, message: string]>([
+    [{ model: undefined }, "model: is missing"],
+    [{ model: "" }, "model: must not be empty"],
+    [{ model: 5 }, "model: must be a text, not 5"],
+    [{ max_tokens: "5" }, "max_tokens: must be a number, not a text"],
+    [{ max_tokens: 1.5 }, "max_tokens: must be a whole number, not 1.5"],
+    [{ max_tokens: -1 }, "max_tokens: must be at least 0"],
+    [{ max_tokens: 1e300 }, "max_tokens: is too large"],
+    [{ n: 129 }, "n: must be at most 128"],
+    [{ n: null, echo: 1 }, "echo: must be true or false, not 1"],
+    [{ stop: ["a", ""] }, "stop.1: must not be empty"],
+    [{ stop: "a".repeat(257) }, "stop: must have at most 256 characters"],
+    [{ logit_bias: [1] }, "logit_bias: must be an object, not a list"],
+    [{ logit_bias: { 5: null } }, "logit_bias.5: must be a number, not null"],
+    [{ stop_token_ids: {} }, "stop_token_ids: must be a list, not an object"],
+    [
+      { response_format: { type: "x" } },
+      'response_format.type: must be "text", "json_object" or "json_schema"',
+    ],
+    [{ response_format: { type: "json_schema" } }, "response_format.json_schema: is missing"],
+    [{ structured_outputs: { grammar: "x" } }, "structured_outputs: has no field grammar"],
+  ])("%j", async (fields, message) => {
+    const { status, body } = await post(fields);
+    expect([status, body.error.message]).toEqual([400, message]);
+  });
+});
+
 describe("bodies are measured before they are walked", () => {
   const head = '"model":"tiny/fake","prompt":"a","max_tokens":1';
   const many = (count: number, item: (i: number) => string) =>

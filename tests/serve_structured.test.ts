@@ -101,6 +101,15 @@ describe("a form that cannot be had", () => {
     ["guided_json", { guided_json: { type: "string", enum: [1] } }, /cannot be ful/],
     ["guided_regex", { guided_regex: "(" }, /without its \)/],
     ["guided_regex", { guided_regex: "(?=a)b" }, /ahead or behind/],
+    ["guided_regex", { guided_regex: "(?<!a)b" }, /ahead or behind/],
+    ["guided_regex", { guided_regex: "(?i)b" }, /begins with \(\? and is no/],
+    // The schema that nothing fits is no missing schema.
+    ["guided_json", { guided_json: false }, /cannot be ful/],
+    [
+      "response_format",
+      { response_format: { type: "json_schema", json_schema: { name: "x", schema: false } } },
+      /cannot be ful/,
+    ],
     ["guided_regex", { guided_regex: "(a)\\1" }, /not supported/],
     ["guided_choice", { guided_choice: ["a"], guided_regex: "a" }, /second form/],
     ["min_tokens", { guided_choice: ["a"], min_tokens: 2 }, /cannot be combined/],

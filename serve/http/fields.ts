@@ -16,11 +16,15 @@ const WITHOUT_EFFECT = new Set([
 /** Values besides null, "", false, [] and {} at which a field asks for nothing. */
 type Neutral = readonly (string | number | boolean)[];
 
-/** Advice that depends on the route. */
+/** Advice that depends on the route. Where it is null, the fields mean nothing there and are ignored. */
 const ROUTE_ADVICE = {
   length: "use max_tokens",
   prompt: "give the whole text, or its token ids, as prompt",
   tools: "completions call no tools: use /v1/chat/completions",
+  form: "use response_format or structured_outputs",
+  sampling: null as string | null,
+  choices: null as string | null,
+  ids: null as string | null,
 };
 
 /** A route's own advice, where it differs from that of completions. */
@@ -40,9 +44,20 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     {
       ...{ messages: [], inputs: [], input: [], system: [], template: [], context: [], prompt_embeds: [] },
       ...{ images: [], image_data: [], suffix: [], input_prefix: [], input_suffix: [], input_extra: [] },
-      ...{ chat_template: [], chat_template_kwargs: [], documents: [], prompt: [], instructions: [] },
+      ...{ chat_template_kwargs: [], documents: [], prompt: [], instructions: [] },
     },
   ],
+  ["the template of the model's folder is used: change it there", { chat_template: [] }],
+  [
+    "sampling",
+    {
+      ...{ temperature: [], top_p: [], top_k: [], min_p: [], seed: [], stop: [], logit_bias: [] },
+      ...{ presence_penalty: [0], frequency_penalty: [0], repetition_penalty: [1] },
+      ...{ stop_token_ids: [], ignore_eos: [], min_tokens: [0], allowed_token_ids: [], bad_words: [] },
+    },
+  ],
+  ["choices", { n: [1] }],
+  ["ids", { return_token_ids: [] }],
   ["tools", { tools: [], functions: [], tool_choice: ["none", "auto"], function_call: ["none", "auto"] }],
   [
     "put its fields at the top level of the body",
@@ -91,8 +106,15 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     { use_beam_search: [], num_beams: [1], length_penalty: [1], early_stopping: [] },
   ],
   [
-    "use response_format or structured_outputs",
+    "form",
     {
+      ...{
+        response_format: ["text"],
+        structured_outputs: [],
+        guided_json: [],
+        guided_regex: [],
+        guided_choice: [],
+      },
       ...{ structural_tag: [], grammar: [], json_schema: [], regex: [], ebnf: [], format: [] },
       ...{ guided_grammar: [], guided_decoding: [], grammar_string: [] },
     },
@@ -111,11 +133,12 @@ const REFUSED: readonly [advice: string, fields: Readonly<Record<string, Neutral
     { previous_response_id: [], conversation: [], background: [] },
   ],
   ["cut the connection to end an answer early", { t_max_predict_ms: [0], max_time: [], n_indent: [0] }],
+  ["this server reads and writes text only", { audio: [], modalities: ["text"], web_search_options: [] }],
   ["give the adapter's name as model: see --lora-modules", { lora: [], lora_path: [], adapter_id: [] }],
 ];
 
 /** Fields that ask for something when they hold nothing: any JSON, no sampler at all. */
-const ASKS_WHEN_EMPTY = new Set(["json_schema", "samplers"]);
+const ASKS_WHEN_EMPTY = new Set(["json_schema", "samplers", "web_search_options"]);
 
 const ELSEWHERE = new Map(
   REFUSED.flatMap(([advice, fields]) =>
@@ -134,18 +157,22 @@ export function refusal(
   routeAdvice: RouteAdvice = {},
 ): HttpError | null {
   const known = ELSEWHERE.get(name);
-  if (known !== undefined) {
-    if (known.neutral.includes(value as never)) return null;
+  const byRoute: Record<string, string | null | undefined> = { ...ROUTE_ADVICE, ...routeAdvice };
+  const advice = known && (Object.hasOwn(byRoute, known.advice) ? byRoute[known.advice] : known.advice);
+  if (known !== undefined && advice != null) {
+    if (!isEmpty(value) && [value].flat().every((one) => known.neutral.includes(typeNamed(one)))) return null;
     // If true asks for nothing, false asks for something.
     const asks =
       value === false ? known.neutral.includes(true) : ASKS_WHEN_EMPTY.has(name) && Object(value) === value;
     if (isEmpty(value) && !asks) return null;
-    const advice = { ...ROUTE_ADVICE, ...routeAdvice }[known.advice] ?? known.advice;
     return badRequest(name, `${name} is not supported: ${advice}`, "unsupported_parameter");
   }
   if (!strict || WITHOUT_EFFECT.has(name)) return null;
   return badRequest(name, `${name} is not a field of this server, which is strict`, "unknown_parameter");
 }
+
+/** What an object says it is, as `{"type": "text"}`; anything else as it is. */
+const typeNamed = (value: unknown) => ((value as { type?: unknown } | null)?.type ?? value) as string;
 
 function isEmpty(value: unknown): boolean {
   if (Array.isArray(value)) return value.length === 0;

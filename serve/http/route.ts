@@ -9,6 +9,7 @@ import type { Frontend } from "../text/frontend.ts";
 import { badRequest, HttpError } from "./errors.ts";
 import { type RouteAdvice, refusal } from "./fields.ts";
 import type { Caller } from "./gate.ts";
+import { firstIssue, inWords } from "./issues.ts";
 import type { Metrics } from "./metrics.ts";
 
 /** Shared by all routes of a server. */
@@ -81,7 +82,7 @@ export function bodyParser(
     if (!isObject(body)) {
       throw new HttpError(400, "the request body must be a JSON object", { code: "invalid_json" });
     }
-    const parsed = schema.safeParse(body);
+    const parsed = schema.safeParse(body, { error: inWords });
     if (!parsed.success) {
       const { path, message } = firstIssue(parsed.error.issues);
       const param = path.join(".");
@@ -93,19 +94,6 @@ export function bodyParser(
     }
     return parsed.data;
   };
-}
-
-type Issue = z.core.$ZodIssue;
-
-/** The first of several; where a union has no message of its own, that of the alternative that came nearest. */
-function firstIssue([issue]: readonly Issue[]): Pick<Issue, "path" | "message"> {
-  if (issue.code !== "invalid_union" || issue.message !== "Invalid input") return issue;
-  const nearness = (inner: Issue) => inner.path.length + (inner.code === "invalid_type" ? 0 : 0.5);
-  const inner = issue.errors.flatMap((issues) => issues.slice(0, 1));
-  const nearest = inner.toSorted((a, b) => nearness(b) - nearness(a))[0];
-  if (nearest === undefined) return issue;
-  const found = firstIssue([nearest]);
-  return { path: [...issue.path, ...found.path], message: found.message };
 }
 
 /** The model with a name or alias. @throws HttpError 404. */
@@ -152,7 +140,8 @@ function wrongTask(
 ): HttpError {
   const others = [...service.models].filter(([, other]) => does(other)).map(([known]) => `\`${known}\``);
   const { is, routes } = purposes[taskOf(model)];
-  const remedy = others.length > 0 ? `use ${others.join(" or ")}` : `${is} is for ${routes}`;
+  const names = [others.slice(0, -1).join(", "), ...others.slice(-1)].filter((text) => text !== "");
+  const remedy = others.length > 0 ? `use ${names.join(" or ")}` : `${is} is for ${routes}`;
   return badRequest("model", `\`${name}\` is ${is}, ${problem}: ${remedy}`, "model_not_supported");
 }
 

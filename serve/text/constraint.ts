@@ -79,8 +79,8 @@ function onlyAllowed(
 }
 
 /**
- * Anything but some words: the last token of each is not allowed after the others of it, as in vLLM. A word counts as it is
- * and after a space.
+ * Anything but some words: the last token of each is not allowed after the others of it. A word counts as it is and after a
+ * space. vLLM counts the second only where it has as many tokens, so that a word with a token of its own slips through.
  */
 async function withoutWords(
   words: readonly string[],
@@ -93,8 +93,8 @@ async function withoutWords(
     const bare = await encode(word.trimStart());
     const spaced = await encode(` ${word.trimStart()}`);
     banned.push(bare);
-    // Longer ones begin with a token for the space alone, which does not make another word.
-    if (spaced[0] !== bare[0] && spaced.length === bare.length) banned.push(spaced);
+    // One that ends like the first, after a token for the space, is no other word.
+    if (bare.some((id, i) => spaced.at(i - bare.length) !== id)) banned.push(spaced);
   }
   const last = new Set([...banned.map((ids) => ids[ids.length - 1]), ...(min_tokens ? stopTokenIds : [])]);
   if (last.size >= vocabSize) throw invalid("bad_words", "bad_words leave no token to write");

@@ -199,7 +199,7 @@ function choicesPerPrompt(request: TextRequest): number {
 function tooLong(maxModelLen: number, requested: string, param: string): RequestError {
   return new RequestError(
     "context_length_exceeded",
-    `this model's maximum context length is ${maxModelLen} tokens, but the request has ${requested}; shorten the prompt or lower max_tokens`,
+    `this model's maximum context length is ${maxModelLen} tokens, but the request has ${requested}; shorten the prompt or ask for fewer tokens`,
     { param },
   );
 }

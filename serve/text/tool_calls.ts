@@ -13,6 +13,8 @@ export interface ToolFormat {
   readonly between: readonly string[];
   /** Whether a call may be its name, perhaps this text, and the arguments, instead of one JSON object. */
   readonly named: string | null;
+  /** Whether nothing in an answer is text, also where its end is missing. */
+  readonly onlyCalls?: boolean;
   readonly makeId: () => string;
 }
 
@@ -57,6 +59,7 @@ export const CALL_LIST: ToolFormat = {
   bare: true,
   between: ["[", "]", ","],
   named: null,
+  onlyCalls: true,
   makeId: longId,
 };
 
@@ -173,7 +176,7 @@ export class ToolCallReader implements CallReader {
 
   flush(): MessagePiece {
     // A call whose name has been shown stays one, though its end is missing.
-    if (this.#call?.shown !== true) {
+    if (this.#call?.shown !== true && !this.#format.onlyCalls) {
       this.#giveBack();
       this.#content += this.#buffer;
       this.#buffer = "";

@@ -171,7 +171,11 @@ class Parser {
 
   #group(): Regex {
     if (this.#take("?") && !this.#take(":")) {
-      if (!this.#take("<") || this.#sees("=") || this.#sees("!")) {
+      const named = this.#take("<");
+      if (!named && !this.#sees("=") && !this.#sees("!")) {
+        throw this.#error("has a group that begins with (? and is no (?:…), nor (?<name>…)");
+      }
+      if (!named || this.#sees("=") || this.#sees("!")) {
         throw this.#error("looks ahead or behind, which is not supported");
       }
       while (this.#at < this.#chars.length && !this.#sees(">")) this.#at++;

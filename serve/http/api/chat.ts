@@ -36,7 +36,11 @@ export const chat = route({
   summary: "Answer a conversation",
   example: { model: "MODEL", messages: [{ role: "user", content: "Hello." }] },
   schema: chatSchema,
-  advice: { length: "use max_completion_tokens", prompt: "put everything into messages" },
+  advice: {
+    length: "use max_completion_tokens",
+    prompt: "put everything into messages",
+    tools: "use tools and tool_choice",
+  },
   handle: (call: Call<ChatBody>) => {
     const { body, service, reply } = call;
     const frontend = modelNamed(service, body.model);

@@ -30,7 +30,7 @@ const message = z.looseObject({
 });
 
 const tool = z.looseObject({
-  type: z.literal("function"),
+  type: z.literal("function", "only tools of type function are called"),
   function: z.looseObject({
     name: z.string().regex(/^[\w.-]{1,64}$/, "must be 1 to 64 letters, digits, dots, dashes or underscores"),
     description: z.string().nullish(),

@@ -53,7 +53,14 @@ export const responses = route({
   summary: "Answer a conversation, in OpenAI's later form",
   example: { model: "MODEL", input: "Hello." },
   schema: responseSchema,
-  advice: { length: "use max_output_tokens", prompt: "put everything into input and instructions" },
+  advice: {
+    length: "use max_output_tokens",
+    prompt: "put everything into input and instructions",
+    tools: "use tools and tool_choice",
+    form: "use text.format",
+    choices: "a response is one answer: ask again for another",
+    ids: "use /v1/chat/completions",
+  },
   handle: (call: Call<ResponseBody>) => {
     const { body, service, reply } = call;
     const frontend = modelNamed(service, body.model);

@@ -101,7 +101,7 @@ function structuredOutput(body: TextBody): StructuredOutput | null {
   const { response_format: format, structured_outputs: outputs } = body;
   const asked: StructuredOutput[] = [];
   const ask = (kind: StructuredOutput["kind"], param: string, value: unknown) => {
-    if (value != null && value !== false) asked.push({ kind, param, value } as StructuredOutput);
+    if (value != null) asked.push({ kind, param, value } as StructuredOutput);
   };
   if (format?.type === "json_object") ask("json_object", "response_format", true);
   if (format?.type === "json_schema") {
@@ -110,7 +110,8 @@ function structuredOutput(body: TextBody): StructuredOutput | null {
     ask("json_schema", "response_format", schema);
   }
   ask("json_schema", "structured_outputs", outputs?.json);
-  ask("json_object", "structured_outputs", outputs?.json_object);
+  // The schema false is one that nothing fits, but no JSON object is no form.
+  ask("json_object", "structured_outputs", outputs?.json_object || null);
   ask("regex", "structured_outputs", outputs?.regex);
   ask("choice", "structured_outputs", outputs?.choice);
   ask("json_schema", "guided_json", body.guided_json);

@@ -48,7 +48,15 @@ export type AnswerBody = z.infer<z.ZodObject<ReturnType<typeof answerFields>>>;
 export const ADVICE: RouteAdvice = {
   length: "use options.num_predict",
   prompt: "put everything into prompt, or into messages of /api/chat",
+  tools: "use tools of /api/chat",
+  form: "use format",
+  sampling: "give it in options, or use /v1/chat/completions",
+  choices: "an answer comes alone: ask again for another",
+  ids: "use /v1/chat/completions",
 };
+
+/** The same within `options`. */
+const OPTION_ADVICE: RouteAdvice = { ...ADVICE, sampling: "use /v1/chat/completions, which has it" };
 
 /** Options that change how a model is computed elsewhere, never its answer; the context is never shifted here. */
 const DEFAULTS = { temperature: 0.8, top_k: 40, top_p: 0.9 };
@@ -72,7 +80,7 @@ export function answerOptions({ body, caller, service }: Call<AnswerBody>): Omit
   for (const [name, value] of Object.entries(rest)) {
     // Penalties of the last tokens only: Ollama's own default asks for nothing where there is no penalty.
     const unused = name === "repeat_last_n" && (repeat_penalty == null || repeat_penalty === 1);
-    const refused = unused ? null : refusal(name, value, false, ADVICE);
+    const refused = unused ? null : refusal(name, value, false, OPTION_ADVICE);
     if (refused !== null) throw badRequest(`options.${name}`, `options.${refused.message}`, refused.code);
   }
   return {
