@@ -1,4 +1,4 @@
-import OpenAI from "openai";
+import type OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openDevice } from "../kernels/index.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
@@ -7,7 +7,7 @@ import { ModelRunner } from "../serve/engine/runner.ts";
 import { createServer, type Server } from "../serve/index.ts";
 import { TextGenerator } from "../serve/text/text_generator.ts";
 import { ChatTemplate } from "../tokenizer/index.ts";
-import { fakeChatTokenizer } from "./serve_fake.ts";
+import { fakeChatTokenizer, officialClient } from "./serve_fake.ts";
 
 /** The chat routes over a real model, which the other tests replace by a fake one. */
 const tokenizer = fakeChatTokenizer();
@@ -24,7 +24,7 @@ beforeAll(async () => {
     modelName: "tiny",
   });
   const url = await server.listen({ port: 0 });
-  client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
+  client = officialClient(url);
 });
 afterAll(() => server.close());
 

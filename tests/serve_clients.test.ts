@@ -4,12 +4,20 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { HumanMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as LangchainCompletions } from "@langchain/openai";
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";
-import OpenAI from "openai";
 import { LengthFinishReasonError } from "openai/core/error";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { z } from "zod";
-import { fakeChatTokenizer, IDLE, idle, startServer, type TestServer, until } from "./serve_fake.ts";
+import {
+  fakeChatTokenizer,
+  IDLE,
+  idle,
+  officialClient,
+  startServer,
+  type TestServer,
+  until,
+} from "./serve_fake.ts";
+import { checkedFetch } from "./support/checked_fetch.ts";
 import { checkSchema } from "./support/openai_schemas.ts";
 
 /** The clients that people use, each with its own checks of what it receives. */
@@ -134,12 +142,11 @@ describe("openai", () => {
   /** The client as it comes, with its retries, and the attempts that it makes. */
   function retrying(url: string) {
     const attempts: string[] = [];
-    const client = new OpenAI({
-      baseURL: `${url}/v1`,
-      apiKey: "none",
+    const client = officialClient(url, {
+      maxRetries: 2,
       fetch: (target, init) => {
         attempts.push(new Headers(init?.headers).get("x-stainless-retry-count") ?? "");
-        return fetch(target as string, init);
+        return checkedFetch(target as string, init);
       },
     });
     return { client, attempts };
@@ -185,6 +192,7 @@ describe("ai with @ai-sdk/openai-compatible", () => {
       baseURL: `${server.url}/v1`,
       supportsStructuredOutputs: true,
       includeUsage: true,
+      fetch: checkedFetch,
     });
 
   it("generates and streams text, with its usage", async () => {
@@ -244,7 +252,7 @@ describe("ai with @ai-sdk/openai-compatible", () => {
 });
 
 describe("@langchain/openai", () => {
-  const configuration = () => ({ baseURL: `${server.url}/v1` });
+  const configuration = () => ({ baseURL: `${server.url}/v1`, fetch: checkedFetch });
   const chat = (fields: object = {}) =>
     new ChatOpenAI({
       model: MODEL,

@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import OpenAI from "openai";
+import type OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openDevice } from "../kernels/index.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
@@ -11,7 +11,7 @@ import { TextReader } from "../models/text_reader.ts";
 import { ModelEncoderRunner } from "../serve/engine/encoder_runner.ts";
 import { createServer, ModelPool, type Server } from "../serve/index.ts";
 import { loadInto } from "../serve/loading.ts";
-import { send } from "./serve_fake.ts";
+import { officialClient, send } from "./serve_fake.ts";
 import { labels, randomBert, texts, wordPieces } from "./support/word_pieces.ts";
 
 /** Real encoders, made here, behind a real socket and the official client. */
@@ -83,7 +83,7 @@ beforeAll(async () => {
   await loadInto(models, { name: "writer", aliases: [], path }, { dtype: "f32" }, 2 ** 20);
   server = createServer({ models });
   url = await server.listen({ port: 0 });
-  client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
+  client = officialClient(url);
 });
 afterAll(async () => {
   await server.close(0);

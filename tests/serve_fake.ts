@@ -1,5 +1,5 @@
 import { connect } from "node:net";
-import OpenAI from "openai";
+import OpenAI, { type ClientOptions } from "openai";
 import { afterEach } from "vitest";
 import { Engine, type EngineOptions } from "../serve/engine/engine.ts";
 import type { EnginePort } from "../serve/engine/port.ts";
@@ -19,7 +19,8 @@ import type {
 } from "../serve/engine/types.ts";
 import { createServer, type Server, type ServerOptions } from "../serve/index.ts";
 import { Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
-import { checkAnswer, checkSchema } from "./support/openai_schemas.ts";
+import { checkedFetch } from "./support/checked_fetch.ts";
+import { checkAnswer, checkRequest, checkSchema } from "./support/openai_schemas.ts";
 
 export interface FakeOptions {
   vocabSize?: number;
@@ -318,15 +319,21 @@ export function fakeChatTokenizer(): Tokenizer {
   return withChatTemplate(fakeTokenizer());
 }
 
-/** The engines of a test file's servers, and what each server has told its clients of their tokens. */
-const started: { engine: EnginePort; jobs: { readonly completionTokens: number }[] }[] = [];
+/** What clients were told of their tokens: by requests that ended, and by those that run. */
+interface Told {
+  ended: number;
+  readonly running: Set<{ readonly completionTokens: number }>;
+}
+
+/** The engines of a test file's servers, and what each server has told its clients. */
+const started: { engine: EnginePort; told: Told }[] = [];
 
 /** What an engine counts agrees with what clients were told: at any moment, whether or not requests have ended. */
 afterEach(() => {
-  for (const { engine, jobs } of started) {
+  for (const { engine, told: counts } of started) {
     const { accepted, finished, running, waiting, generatedTokens } = engine.stats();
     const ended = Object.values(finished).reduce((sum, count) => sum + count, 0);
-    const told = jobs.reduce((sum, { completionTokens }) => sum + completionTokens, 0);
+    const told = [...counts.running].reduce((sum, job) => sum + job.completionTokens, counts.ended);
     if (ended + running + waiting !== accepted)
       throw new Error(`${accepted} accepted, but ${ended} ended, ${running} run and ${waiting} wait`);
     if (told !== generatedTokens)
@@ -334,20 +341,31 @@ afterEach(() => {
   }
 });
 
-/** Keeps the jobs of a server, of which `usage` is made. */
-function jobsOf({ models }: Server): { readonly completionTokens: number }[] {
-  const jobs: { readonly completionTokens: number }[] = [];
+/** Follows the jobs of a server, of which `usage` is made; none is kept longer than it runs. */
+function toldBy({ models }: Server): Told {
+  const told: Told = { ended: 0, running: new Set() };
   models.watch((model) => {
     if (model.kind !== "text") return;
     const { frontend } = model;
     const start = frontend.start.bind(frontend);
     frontend.start = async (...request) => {
       const job = await start(...request);
-      jobs.push(job);
+      told.running.add(job);
+      const end = () => {
+        told.running.delete(job);
+        told.ended += job.completionTokens;
+      };
+      job.done.then(end, end);
       return job;
     };
   });
-  return jobs;
+  return told;
+}
+
+/** OpenAI's client of a server; what it sends and gets is checked by OpenAI's schemas. */
+export function officialClient(url: string, options: ClientOptions = {}): OpenAI {
+  const defaults = { baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0, fetch: checkedFetch };
+  return new OpenAI({ ...defaults, ...options });
 }
 
 /** A server over the fake model on a free port of 127.0.0.1, its tokenizer, and the official client pointed at it. */
@@ -366,13 +384,9 @@ export async function startServer(
     runner,
     tokenizer,
   });
-  started.push({ engine: server.engine, jobs: jobsOf(server) });
+  started.push({ engine: server.engine, told: toldBy(server) });
   const url = await server.listen({ port: 0, ...(options.host ? { host: options.host } : {}) });
-  const client = new OpenAI({
-    baseURL: `${url}/v1`,
-    apiKey: [options.apiKey ?? "none"].flat()[0],
-    maxRetries: 0,
-  });
+  const client = officialClient(url, { apiKey: [options.apiKey ?? "none"].flat()[0] });
   return { tokenizer, runner, server, engine: server.engine, url, client, errors };
 }
 
@@ -388,6 +402,7 @@ export async function send(url: string, init: RequestInit & { json?: unknown } =
   const text = await response.text();
   const isJson = response.headers.get("content-type")?.includes("application/json") ?? false;
   const parsed = isJson && text !== "" ? JSON.parse(text) : null;
+  checkRequest(new URL(url).pathname, response, body.body ?? init.body);
   if (init.method !== "HEAD" && response.status !== 204) checkAnswer(new URL(url).pathname, response, text);
   return { status: response.status, headers: response.headers, text, body: parsed };
 }

@@ -1,8 +1,16 @@
 import { connect } from "node:net";
 import { gzipSync } from "node:zlib";
-import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { checkEnvelope, raw, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import {
+  checkEnvelope,
+  officialClient,
+  raw,
+  send,
+  startServer,
+  type TestServer,
+  until,
+} from "./serve_fake.ts";
+import { checkedFetch } from "./support/checked_fetch.ts";
 
 const base = { model: "tiny/fake", prompt: "once upon a time", max_tokens: 2, temperature: 0 };
 const BODY = JSON.stringify(base);
@@ -84,7 +92,7 @@ describe("what HTTP allows to go wrong", () => {
     ["HTTP/1.2", { line: "GET /health HTTP/1.2", body: "" }, 505, "bad_http_version"],
     ["CONNECT", { line: "CONNECT example.com:443 HTTP/1.1", head: "", body: "" }, 405, "method_not_allowed"],
     ["TRACE", { line: "TRACE /health HTTP/1.1", head: "", body: "" }, 405, "method_not_allowed"],
-  ])("%s", async (name, sent, status, code) => {
+  ])("F12: %s", async (name, sent, status, code) => {
     const answer = await ask(sent);
     const body = JSON.parse(answer.body);
     checkEnvelope(body);
@@ -139,7 +147,7 @@ describe("what HTTP allows to go wrong", () => {
     }
   });
 
-  it("garbage behind a request never runs into the answer to it", async () => {
+  it("F12: garbage behind a request never runs into the answer to it", async () => {
     let release = () => {};
     const held = new Promise<void>((resolve) => {
       release = resolve;
@@ -171,7 +179,7 @@ describe("who may ask", () => {
   const hostOf = async ({ url }: TestServer, host: string, target = "/health") =>
     parse(await raw(url, `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`));
 
-  it("without a key, a server on loopback answers to its own names only", async () => {
+  it("F27: without a key, a server on loopback answers to its own names only", async () => {
     const server = await startServer({ allowedHosts: ["kiln.test"] });
     for (const host of [
       ...["localhost", "LOCALHOST:8000", "localhost.", "app.localhost", "127.0.0.1:80", "[::1]:8000"],
@@ -295,14 +303,9 @@ describe("who may ask", () => {
       });
       expect([status, allowed.get("access-control-allow-headers")]).toEqual([204, names]);
       headers.set("origin", origin);
-      return fetch(input, { ...init, headers });
+      return checkedFetch(input, { ...init, headers });
     };
-    const client = new OpenAI({
-      baseURL: `${server.url}/v1`,
-      apiKey: "none",
-      fetch: asPage,
-      dangerouslyAllowBrowser: true,
-    });
+    const client = officialClient(server.url, { fetch: asPage, dangerouslyAllowBrowser: true });
     expect((await client.completions.create(base)).choices).toHaveLength(1);
     await server.server.close();
   });

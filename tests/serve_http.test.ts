@@ -1,10 +1,19 @@
 import { connect } from "node:net";
 import fc from "fast-check";
 import { fastify } from "fastify";
-import OpenAI from "openai";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { SseStream } from "../serve/http/sse.ts";
-import { checkEnvelope, IDLE, idle, raw, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import {
+  checkEnvelope,
+  IDLE,
+  idle,
+  officialClient,
+  raw,
+  send,
+  startServer,
+  type TestServer,
+  until,
+} from "./serve_fake.ts";
 
 const base = { model: "tiny/fake", prompt: "once upon a time", temperature: 0 };
 const settled = (server: TestServer) =>
@@ -87,7 +96,7 @@ describe("the envelope on every path", () => {
     expect((await send(path(), { json: base })).body.choices).toEqual(before);
   });
 
-  it("W54: answers what node's parser refuses: garbage, both lengths, large headers, slow senders", async () => {
+  it("W54 F8: answers what node's parser refuses: garbage, both lengths, large headers, slow senders", async () => {
     checkRaw(await raw(server.url, "GARBAGE\r\n\r\n"), 400);
     const both =
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -99,7 +108,7 @@ describe("the envelope on every path", () => {
     checkRaw(await raw(server.url, body), 408);
   });
 
-  it("mutations of a valid body never give 5xx", async () => {
+  it("F11: mutations of a valid body never give 5xx", async () => {
     const valid = {
       ...base,
       max_tokens: 2,
@@ -165,7 +174,7 @@ describe("clients that leave", () => {
     expect(server.engine.stats().finished.abort).toBe(3);
   });
 
-  it("in any phase, streaming or not, and again and again", async () => {
+  it("F4: in any phase, streaming or not, and again and again", async () => {
     for (let i = 0; i < 30; i++) {
       const controller = new AbortController();
       const asked = fetch(`${server.url}/v1/completions`, {
@@ -182,7 +191,7 @@ describe("clients that leave", () => {
     expect(server.errors).toEqual([]);
   });
 
-  it("a reader that never reads is cut off when too much has waited too long", async () => {
+  it("F7: a reader that never reads is cut off when too much has waited too long", async () => {
     const limits = { streamBacklogBytes: 60_000, streamStallMs: 20, streamMostBytes: 1e9, pingMs: 10_000 };
     const app = fastify();
     const cut = new Promise<boolean>((resolve) => {
@@ -208,7 +217,7 @@ describe("clients that leave", () => {
     await app.close();
   });
 
-  it("no reader holds more than so much memory, however short the time", async () => {
+  it("F7: no reader holds more than so much memory, however short the time", async () => {
     const limits = {
       streamBacklogBytes: 10_000,
       streamStallMs: 600_000,
@@ -264,7 +273,7 @@ describe("clients that leave", () => {
 });
 
 describe("overload and failure", () => {
-  it("W52: a full queue answers 429 with Retry-After before the engine sees anything", async () => {
+  it("W52 F2: a full queue answers 429 with Retry-After before the engine sees anything", async () => {
     const server = await startServer({ maxSeqs: 1, limits: { queuedRequests: 2 } });
     let release = () => {};
     const held = new Promise<void>((resolve) => {
@@ -277,7 +286,7 @@ describe("overload and failure", () => {
     await until(() => server.engine.stats().waiting === 2);
     const { status, headers, body } = await send(`${server.url}/v1/completions`, { json: base });
     expect([status, headers.get("retry-after"), body.error.type]).toEqual([429, "1", "rate_limit_error"]);
-    const patient = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 2 });
+    const patient = officialClient(server.url, { maxRetries: 2 });
     const retried = patient.completions.create(base);
     await pause(50);
     release();
@@ -361,7 +370,7 @@ describe("overload and failure", () => {
 });
 
 describe("keys and life cycle", () => {
-  it("W50: every route but /health wants the key", async () => {
+  it("W50 F24 F25: every route but /health wants the key", async () => {
     const server = await startServer({ apiKey: "s3cret" });
     const routes: [string, string][] = [
       ["GET", "/v1/models"],
@@ -413,7 +422,7 @@ describe("keys and life cycle", () => {
     await server.server.close();
   });
 
-  it("closing lets streams finish, refuses new requests, then frees the port", async () => {
+  it("F18: closing lets streams finish, refuses new requests, then frees the port", async () => {
     const server = await startServer();
     let release = () => {};
     const held = new Promise<void>((resolve) => {
@@ -438,7 +447,7 @@ describe("keys and life cycle", () => {
     await expect(fetch(`${server.url}/health`)).rejects.toThrow();
   });
 
-  it("what does not finish in time ends with an error event", async () => {
+  it("F18: what does not finish in time ends with an error event", async () => {
     const server = await startServer();
     server.runner.before = () => pause(20);
     const asked = send(`${server.url}/v1/completions`, {

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
-import OpenAI from "openai";
+import type OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
@@ -18,7 +18,7 @@ import { pipeline } from "../serve/pipeline.ts";
 import { TextGenerator } from "../serve/text/text_generator.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { storyCorpus } from "../train/data/index.ts";
-import { GREEDY } from "./serve_fake.ts";
+import { GREEDY, officialClient } from "./serve_fake.ts";
 import { kinds } from "./support/decoder_kinds.ts";
 
 /** A real model behind a real socket and the official client: what it answers must not depend on what else it does. */
@@ -40,7 +40,7 @@ async function start(model: LlamaForCausalLM, tokenizer: Tokenizer, options: { b
   });
   const server = createServer({ runner, tokenizer, modelName: "tiny", maxSeqs: 32, maxBatchedTokens: 128 });
   const url = await server.listen({ port: 0 });
-  return { server, client: new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 }) };
+  return { server, client: officialClient(url) };
 }
 
 describe("a TinyLLM with random weights", () => {
@@ -283,7 +283,7 @@ describe("stories260K, a real trained model", () => {
       generator.close();
       const runner = new ModelRunner(model);
       const server = createServer({ runner, tokenizer, modelName: "stories" });
-      const client = new OpenAI({ baseURL: `${await server.listen({ port: 0 })}/v1`, apiKey: "none" });
+      const client = officialClient(await server.listen({ port: 0 }));
       const answer = await client.completions.create({
         model: "stories",
         prompt: [1],

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { routes } from "../serve/http/api/index.ts";
 import { LIMITS } from "../serve/limits.ts";
 import { fakeChatTokenizer, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import { PATHS } from "./support/openai_schemas.ts";
 
 let server: TestServer;
 beforeAll(async () => {
@@ -153,6 +154,33 @@ describe("/openapi.json", () => {
     );
   });
 
+  it("has the schemas of OpenAI's answers, which are those that tests hold every answer to", async () => {
+    const { body: document } = await get("/openapi.json");
+    const told = (name: string) => ({ schema: { $ref: `#/components/schemas/${name}` } });
+    for (const { path, answer, event } of routes) {
+      const known = PATHS.find((one) => one.path.test(path.replace("*", "x")));
+      expect([path, answer, event]).toEqual([path, known?.body, known?.event]);
+      const [{ responses }] = Object.values(document.paths[path.replace("*", "{name}")]) as [never];
+      const { 200: good, default: bad } = responses as Record<string, { content?: object }>;
+      expect(bad.content).toEqual({ "application/json": told("ErrorResponse") });
+      expect(good.content).toEqual(
+        answer && {
+          "application/json": told(answer),
+          ...(event && { "text/event-stream": told(event) }),
+        },
+      );
+    }
+    const ajv = new Ajv2020({ strict: false }).addSchema(document, "document");
+    const checks = (name: string, value: unknown) =>
+      ajv.getSchema(`document#/components/schemas/${name}`)!(value);
+    const { body: models } = await get("/v1/models");
+    expect([checks("ListModelsResponse", models), checks("Model", models.data[0])]).toEqual([true, true]);
+    const { body: answer } = await post("/v1/completions", { model: "tiny/fake", prompt: "a", logprobs: 1 });
+    expect(checks("CreateCompletionResponse", answer)).toBe(true);
+    expect(checks("CreateChatCompletionResponse", answer)).toBe(false);
+    expect(checks("CreateCompletionResponse", { ...answer, choices: [{ index: 0 }] })).toBe(false);
+  });
+
   it("says the server's own limits", async () => {
     const { body } = await get("/openapi.json");
     const { properties } = body.paths["/v1/completions"].post.requestBody.content["application/json"].schema;
@@ -180,7 +208,7 @@ describe("/openapi.json", () => {
   });
 });
 
-it("W50: every route of the router's table wants a key, but for probes and the version", async () => {
+it("W50 F25: every route of the router's table wants a key, but for probes and the version", async () => {
   const locked = await startServer({ apiKey: "s3cret" });
   const open = ["/health", "/ready", "/version"];
   expect(routes.filter((route) => route.open).map(({ path }) => path)).toEqual(open);

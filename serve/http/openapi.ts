@@ -1,25 +1,9 @@
 import { z } from "zod";
 import type { Limits } from "../limits.ts";
+import { answerRef, answerSchemas } from "./answer_schemas.ts";
 import type { Route } from "./route.ts";
 
-const ERROR = {
-  type: "object",
-  required: ["error"],
-  properties: {
-    error: {
-      type: "object",
-      required: ["message", "type", "param", "code"],
-      properties: {
-        message: { type: "string" },
-        type: { type: "string" },
-        param: { type: ["string", "null"], description: "Dotted path of the field that was refused." },
-        code: { type: ["string", "null"] },
-      },
-    },
-  },
-};
-
-/** Routes as an OpenAPI 3.1 document. The schemas of bodies are those that check them. */
+/** Routes as an OpenAPI 3.1 document. The schemas of bodies are those that check them, the schemas of answers those that tests do. */
 export function openApi(routes: readonly Route[], limits: Limits) {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const route of routes) {
@@ -31,16 +15,20 @@ export function openApi(routes: readonly Route[], limits: Limits) {
     info: { title: "kiln", version: "1", description: "OpenAI's API, and vLLM's extensions of it." },
     paths,
     components: {
-      schemas: { ErrorResponse: ERROR },
+      schemas: answerSchemas(),
       securitySchemes: { key: { type: "http", scheme: "bearer" } },
     },
   };
 }
 
-function operation({ path, open, summary, schema, example }: Route, limits: Limits) {
-  const error = { $ref: "#/components/schemas/ErrorResponse" };
+function operation({ path, open, summary, schema, example, answer, event }: Route, limits: Limits) {
+  const error = answerRef("ErrorResponse");
   const { $schema: _, ...body } = schema === undefined ? {} : bodySchema(schema(limits));
   const content = { "application/json": { schema: body, ...(example === undefined ? {} : { example }) } };
+  const answers = {
+    ...(answer && { "application/json": { schema: answerRef(answer) } }),
+    ...(event && { "text/event-stream": { schema: answerRef(event) } }),
+  };
   const parameters = [{ name: "name", in: "path", required: true, schema: { type: "string" } }];
   return {
     summary,
@@ -48,7 +36,7 @@ function operation({ path, open, summary, schema, example }: Route, limits: Limi
     ...(path.endsWith("*") ? { parameters } : {}),
     ...(schema === undefined ? {} : { requestBody: { required: true, content } }),
     responses: {
-      200: { description: "The answer." },
+      200: { description: "The answer.", ...(answer && { content: answers }) },
       default: { description: "A refusal or failure.", content: { "application/json": { schema: error } } },
     },
   };

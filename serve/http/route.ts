@@ -6,6 +6,7 @@ import type { Limits } from "../limits.ts";
 import { type EncoderModel, type Models, type ModelTask, type ServedModel, taskOf } from "../models.ts";
 import type { EncoderFrontend, EncoderTask } from "../text/encoder_frontend.ts";
 import type { Frontend } from "../text/frontend.ts";
+import type { AnswerName } from "./answer_schemas.ts";
 import { badRequest, HttpError } from "./errors.ts";
 import { type RouteAdvice, refusal } from "./fields.ts";
 import type { Caller } from "./gate.ts";
@@ -51,6 +52,10 @@ export interface Route<Body = never> {
   readonly schema?: (limits: Limits) => z.ZodObject;
   /** A body that the schema accepts. */
   readonly example?: Readonly<Record<string, unknown>>;
+  /** The schema of the answer, if it is one of OpenAI's. */
+  readonly answer?: AnswerName;
+  /** The schema of each event of a streamed answer. */
+  readonly event?: AnswerName;
   /** What refusals of other fields advise. */
   readonly advice?: RouteAdvice;
   readonly handle: (call: Call<Body>) => unknown;

@@ -15,6 +15,7 @@ const load = route({
   method: "POST",
   path: "/v1/models/load",
   summary: "Loads a model from below the server's folders",
+  answer: "Model",
   example: { model: "MODEL", path: "folder", aliases: ["latest"] },
   admin: true,
   schema: () =>

@@ -36,6 +36,8 @@ export const chat = route({
   summary: "Answer a conversation",
   example: { model: "MODEL", messages: [{ role: "user", content: "Hello." }] },
   schema: chatSchema,
+  answer: "CreateChatCompletionResponse",
+  event: "CreateChatCompletionStreamResponse",
   advice: {
     length: "use max_completion_tokens",
     prompt: "put everything into messages",

@@ -36,6 +36,8 @@ export const completions = route({
   summary: "Continue a text",
   example: { model: "MODEL", prompt: "Once upon a time", max_tokens: 50 },
   schema: completionSchema,
+  answer: "CreateCompletionResponse",
+  event: "CompletionChunk",
   handle: (call: Call<CompletionBody>) => {
     const { body, service, reply } = call;
     const frontend = modelNamed(service, body.model);

@@ -11,6 +11,7 @@ export const embeddings = route({
   method: "POST",
   path: "/v1/embeddings",
   summary: "A vector of each text",
+  answer: "CreateEmbeddingResponse",
   example: { model: "MODEL", input: ["Once upon a time"] },
   bodyBytes: (limits) => limits.textsBodyBytes,
   advice: encoderAdvice("input"),

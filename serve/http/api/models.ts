@@ -6,6 +6,7 @@ export const models: Route = {
   method: "GET",
   path: "/v1/models",
   summary: "The models and their aliases",
+  answer: "ListModelsResponse",
   handle: ({ service }) => ({
     object: "list",
     data: [...service.models].map(([name, model]) => modelBody(name, model)),
@@ -17,6 +18,7 @@ export const model: Route = {
   method: "GET",
   path: "/v1/models/*",
   summary: "One model",
+  answer: "Model",
   handle: ({ service, rest: name }) => modelBody(name, servedModel(service, name)),
 };
 

@@ -53,6 +53,8 @@ export const responses = route({
   summary: "Answer a conversation, in OpenAI's later form",
   example: { model: "MODEL", input: "Hello." },
   schema: responseSchema,
+  answer: "Response",
+  event: "ResponseStreamEvent",
   advice: {
     length: "use max_output_tokens",
     prompt: "put everything into input and instructions",
