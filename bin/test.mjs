@@ -1,6 +1,7 @@
-// `npm test`: the quick tests, from a fresh clone; `npm run test:slow`: the long ones. Arguments go on to vitest:
+// `npm test`: the quick tests, from a fresh clone; `npm run test:slow`: the long ones; `npm run test:faults`: those of both
+// that have the number of a fault, as in "F7: a reader that never reads". Arguments go on to vitest:
 // `npm test -- tests/adapter.test.ts`. The last line is `N passed, N failed`, with `, N skipped` where there are any.
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { prepare, root, runNode } from "./prepare.mjs";
@@ -9,7 +10,7 @@ const [project, ...args] = process.argv.slice(2);
 const found = prepare();
 const adapters = testAdapters(found);
 const total = { passed: 0, failed: 0, skipped: 0 };
-await run(["--project", project, ...args], adapters);
+await run([...(project === "faults" ? faultTests() : ["--project", project]), ...args], adapters);
 // The quick tests run the op suite on one software adapter, the long ones on the other, which compiles for minutes.
 if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) {
   console.log(`The op suite once more, on ${adapters.KILN_F16_ADAPTER}.`);
@@ -20,6 +21,17 @@ if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) {
 const { passed, failed, skipped } = total;
 console.log(`${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`);
 process.exitCode ||= failed === 0 ? 0 : 1;
+
+/** Arguments for the tests of faults alone, and for the files that have some: others would be loaded in vain. */
+function faultTests() {
+  const name = "F[0-9]+( [A-Z][0-9]+)*: ";
+  const folder = path.join(root, "tests");
+  const files = readdirSync(folder).filter(
+    (file) =>
+      file.endsWith(".test.ts") && new RegExp(name).test(readFileSync(path.join(folder, file), "utf8")),
+  );
+  return ["-t", name, ...files.map((file) => path.join("tests", file))];
+}
 
 /** Runs vitest once and adds what it counted to the total. */
 async function run(vitestArguments, variables) {

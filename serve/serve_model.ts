@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
+import { untilInterrupted } from "../core/platform/command_line.ts";
 import { currentDirectory } from "../core/platform/files.ts";
 import { resolveModel } from "../models/hub/resolve.ts";
 import type { ComputeDtype } from "../nn/index.ts";
@@ -147,13 +148,11 @@ export async function serveModels(
     await server.close();
     return;
   }
-  await new Promise<void>((resolve) => {
-    process.once("SIGINT", resolve);
-    process.once("SIGTERM", resolve);
+  const line = "\nfinishing the running answers; once more to stop at once";
+  await untilInterrupted(line, async (signal) => {
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    await server.close();
   });
-  process.stderr.write("\nfinishing the running answers; once more to stop at once\n");
-  process.once("SIGINT", () => process.exit(130));
-  await server.close();
 }
 
 async function askOnce(url: string, model: string): Promise<void> {

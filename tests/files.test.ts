@@ -121,7 +121,7 @@ describe("atomicWriteDirectory", () => {
     expect(readdirSync(folder)).toEqual(["model"]);
   });
 
-  it("keeps a complete state and leaves no temporary, whichever step fails", async () => {
+  it("F21: keeps a complete state and leaves no temporary, whichever step fails", async () => {
     const directory = join(folder, "model");
     await atomicWriteDirectory(directory, (temporary) => fillDirectory(temporary, 1));
     const trial = failing(-1, "");
@@ -164,7 +164,7 @@ describe("atomicWriteDirectory", () => {
     expect(readdirSync(folder)).toEqual(["model"]);
   });
 
-  it("survives kill -9 at any moment", { timeout: 60_000 }, async () => {
+  it("F20: survives kill -9 at any moment", { timeout: 60_000 }, async () => {
     const directory = join(folder, "model");
     const script = join(folder, "writer.mjs");
     const module = new URL("../core/platform/files.ts", import.meta.url).href;

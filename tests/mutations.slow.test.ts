@@ -147,7 +147,7 @@ async function mutate(
   expect(loaded).toBeLessThan(share);
 }
 
-it("safetensors", async () => {
+it("F22: safetensors", async () => {
   const file = serializeSafetensors({
     "layer.weight": hostTensor("F32", [4, 3], new Float32Array(12).fill(1)),
     "layer.bias": hostTensor("F16", [3], Uint16Array.of(1, 2, 3)),

@@ -274,7 +274,7 @@ describe("malformed files", () => {
     ],
     ["metadata that is not text", forge('{"__metadata__":{"a":1}}'), "__metadata__"],
   ];
-  it.each(cases)("%s is refused in one line that names the file", async (label, bytes, problem) => {
+  it.each(cases)("F22: %s is refused in one line that names the file", async (label, bytes, problem) => {
     const path = join(folder, `${label}.safetensors`);
     writeFileSync(path, bytes);
     for (const attempt of [async () => parseSafetensors(bytes, path), () => readSafetensors(path)]) {
@@ -290,13 +290,13 @@ describe("malformed files", () => {
     }
   });
 
-  it("truncation at every byte is refused", () => {
+  it("F22: truncation at every byte is refused", () => {
     for (let length = 0; length < small.length; length++) {
       expect(() => parseSafetensors(small.subarray(0, length), "cut")).toThrow(KilnError);
     }
   });
 
-  it("100 000 tensors are read or refused", { timeout: 60_000 }, () => {
+  it("F22: 100 000 tensors are read or refused", { timeout: 60_000 }, () => {
     const many = Array.from(
       { length: 100_000 },
       (_, i) => `"t${i}":{"dtype":"U8","shape":[1],"data_offsets":[${i},${i + 1}]}`,
@@ -308,7 +308,7 @@ describe("malformed files", () => {
     );
   });
 
-  it("any mutant is refused with a KilnError or is itself a valid file", { timeout: 60_000 }, () => {
+  it("F22: any mutant is refused with a KilnError or is itself a valid file", { timeout: 60_000 }, () => {
     // Bytes around the file hold a canary: a tensor must never be a view of them.
     const room = 64;
     const interesting = fc.constantFrom(

@@ -3,7 +3,7 @@ import { openDevice } from "../kernels/index.ts";
 import { AdapterServer } from "./support/adapter_server.ts";
 import { llamaAdapters } from "./support/tiny_adapters.ts";
 
-it("adapters come and go 200 times under traffic, and leave no memory behind", async () => {
+it("F32: adapters come and go 200 times under traffic, and leave no memory behind", async () => {
   const gpu = await openDevice();
   vi.spyOn(process.stderr, "write").mockReturnValue(true);
   const on = new AdapterServer();

@@ -154,7 +154,7 @@ describe("adapters of a running server", () => {
     await on.unload("again");
   });
 
-  it("come and go under traffic and leave no memory behind", async () => {
+  it("F32: come and go under traffic and leave no memory behind", async () => {
     const sizes: number[] = [];
     // Until every size of step has been compiled; a leak would grow for ever.
     const hasSettled = () => sizes.length > 3 && new Set(sizes.slice(-3)).size === 1;

@@ -96,7 +96,7 @@ describe("administration", () => {
     expect(() => createServer({ models, adminKey: "" })).toThrow("visible ASCII");
   });
 
-  it("loads models below its folders, and touches nothing else", async () => {
+  it("F23: loads models below its folders, and touches nothing else", async () => {
     const paths = [
       ...[
         "../outside",
@@ -224,7 +224,7 @@ describe("the budget of keys and values", () => {
 });
 
 describe("a device without enough memory", () => {
-  it("gets half the cache, or a quarter, and says so", async () => {
+  it("F17: gets half the cache, or a quarter, and says so", async () => {
     const pool = new ModelPool();
     const roomy = { ...settings, maxSequences: 16 };
     const need = await cacheNeed(join(inside, "two"), roomy);
@@ -244,7 +244,7 @@ describe("a device without enough memory", () => {
     await pool.remove("two");
   });
 
-  it("refuses a model in one line where there is no room for one answer, and keeps nothing of it", async () => {
+  it("F17: refuses a model in one line where there is no room for one answer, and keeps nothing of it", async () => {
     const before = gpu.bytesInUse;
     const fits = vi.spyOn(gpu, "fits").mockResolvedValue(false);
     const { status, body } = await load({ model: "two", path: "two" });

@@ -238,7 +238,7 @@ describe("streams beside a flood of embeddings", () => {
     return { p99: gaps[Math.floor(gaps.length * 0.99)], texts: reader.stats().promptTokens, order };
   }
 
-  it("keep their time between tokens, at the 99th percentile, within twice what it is alone", async () => {
+  it("F31: keep their time between tokens, at the 99th percentile, within twice what it is alone", async () => {
     const alone = await streams(false, 0);
     const beside = await streams(true, 480);
     expect(beside.p99 / alone.p99).toBeLessThanOrEqual(2);

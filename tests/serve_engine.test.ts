@@ -212,7 +212,7 @@ describe.each(both)("abort, overlap $overlap", ({ overlap }) => {
 });
 
 describe.each(both)("failures, overlap $overlap", ({ overlap }) => {
-  it("a runner that throws ends the requests of that step with an error; later ones work", async () => {
+  it("F16: a runner that throws ends the requests of that step with an error; later ones work", async () => {
     const seen: unknown[] = [];
     const { engine, runner } = makeEngine({
       overlap,
@@ -233,7 +233,7 @@ describe.each(both)("failures, overlap $overlap", ({ overlap }) => {
     expect(idle(engine)).toEqual(IDLE);
   });
 
-  it("a bad row ends that request alone", async () => {
+  it("F16: a bad row ends that request alone", async () => {
     const { engine, runner } = makeEngine({ overlap });
     const bad = makeRequest({ prompt: [1], maxTokens: 9 });
     const good = collect(engine, makeRequest({ prompt: [2], maxTokens: 9 }));
@@ -366,7 +366,7 @@ describe("queue", () => {
     expect(idle(engine)).toEqual(IDLE);
   });
 
-  it("gives up a request that waits too long, not one that runs", async () => {
+  it("F3: gives up a request that waits too long, not one that runs", async () => {
     const { engine, runner } = makeEngine({ maxSeqs: 1, limits: { queueWaitMs: 100 } });
     runner.before = () => new Promise((resolve) => setTimeout(resolve, 10));
     const running = collect(engine, makeRequest({ maxTokens: 20 }));

@@ -207,7 +207,7 @@ describe("bodies are measured before they are walked", () => {
     ["a bottomless list", () => `{${head},"x":${"[".repeat(2_000_000)}`],
     ["a bottomless object", () => `{${head},"x":${'{"a":'.repeat(700_000)}`],
     ["logit_bias", () => `{${head},"logit_bias":{${many(5000, (i) => `"${i}":1`)}}}`],
-  ])("%s: refused before anything is made of them", async (_name, makeBody) => {
+  ])("F10: %s: refused before anything is made of them", async (_name, makeBody) => {
     const body = makeBody();
     const parse = vi.spyOn(JSON, "parse");
     const answer = await postText(body);

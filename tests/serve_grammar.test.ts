@@ -206,7 +206,7 @@ describe("a form that would cost too much", () => {
       /complex|states/,
     ],
     ["nesting", json(nested(40)), /more than 32/],
-  ])("is refused: %s", (_name, form, message) => {
+  ])("F13: is refused: %s", (_name, form, message) => {
     expect(() => grammars.compile(form)).toThrow(message);
   });
 

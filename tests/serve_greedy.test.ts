@@ -166,7 +166,7 @@ describe("a step whose tokens the device chooses", () => {
     expect(new Set(values)).toEqual(new Set([1]));
   });
 
-  it("ends the request whose logits are not finite, with the host's error, and no other", async () => {
+  it("F16: ends the request whose logits are not finite, with the host's error, and no other", async () => {
     const poisoned = () => {
       const model = makeModel();
       const embedding = model.model.embedTokens.weight;

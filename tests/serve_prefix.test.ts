@@ -122,7 +122,7 @@ describe("a cached prefix", () => {
     expect(finish(scheduler)).toEqual([16]);
   });
 
-  it("is shared neither between adapters nor between salts", () => {
+  it("F29: is shared neither between adapters nor between salts", () => {
     const scheduler = make();
     const others: Partial<Request>[] = [
       {},

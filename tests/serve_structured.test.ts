@@ -114,7 +114,7 @@ describe("a form that cannot be had", () => {
     ["guided_choice", { guided_choice: ["a"], guided_regex: "a" }, /second form/],
     ["min_tokens", { guided_choice: ["a"], min_tokens: 2 }, /cannot be combined/],
     ["ignore_eos", { guided_choice: ["a"], ignore_eos: true }, /cannot be combined/],
-  ])("is refused: %s %j", async (param, fields, message) => {
+  ])("F13: is refused: %s %j", async (param, fields, message) => {
     const steps = server.runner.steps;
     const { status, body } = await post(fields);
     expect([status, body.error.param?.split(".")[0]]).toEqual([400, param]);

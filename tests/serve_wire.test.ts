@@ -268,7 +268,7 @@ describe("the rest of the checklist", () => {
     server.runner.failItem = () => undefined;
   });
 
-  it("W55: what waits too long for its first step is told so, well before clients give up", async () => {
+  it("W55 F3: what waits too long for its first step is told so, well before clients give up", async () => {
     const slow = await startServer({ maxSeqs: 1, limits: { queueWaitMs: 50 } });
     slow.runner.before = () => new Promise((resolve) => setTimeout(resolve, 20));
     const first = post({ max_tokens: 60, ignore_eos: true }, slow);

@@ -230,7 +230,9 @@ function givenKey(request: FastifyRequest, access: Access): string | null {
 }
 
 /** That of `keys` which the request carries, or null. All are compared, so that the time reveals nothing. */
-function matchingKey({ headers }: FastifyRequest, keys: readonly string[]): string | null {
+function matchingKey({ headers, raw }: FastifyRequest, keys: readonly string[]): string | null {
+  // Of two headers, node keeps the first and a proxy before it may have looked at the other.
+  if ((raw.headersDistinct.authorization?.length ?? 0) > 1) return null;
   const given = /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1] ?? headers["x-api-key"];
   if (typeof given !== "string") return null;
   return keys.filter((key) => timingSafeEqual(digest(given), digest(key)))[0] ?? null;

@@ -1,0 +1,96 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
+import { send, until } from "./serve_fake.ts";
+import { type ServeProcess, serveProcess, writeTinyModel } from "./support/serve_process.ts";
+
+/** Signals to a process of `kiln serve`, and what it logs. */
+const folder = mkdtempSync(join(tmpdir(), "kiln-faults-"));
+const path = join(folder, "model");
+const processes: ServeProcess[] = [];
+beforeAll(() => writeTinyModel(path));
+afterEach(() => {
+  for (const { child } of processes.splice(0)) child.kill("SIGKILL");
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function start(...args: string[]): Promise<ServeProcess> {
+  const one = await serveProcess([`tiny=${path}`, ...args]);
+  processes.push(one);
+  return one;
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const long = { model: "tiny", prompt: "once upon", max_tokens: 1000, ignore_eos: true, stream: true };
+const running = async ({ url }: ServeProcess) => (await send(`${url}/load`)).body.running as number;
+
+/** Streams that run when this resolves, and what becomes of them. */
+async function streams(one: ServeProcess, count: number): Promise<Promise<string>[]> {
+  const all = Array.from({ length: count }, () =>
+    send(`${one.url}/v1/completions`, { json: long }).then(
+      ({ text }) => text,
+      (error: Error) => `cut: ${error.message}`,
+    ),
+  );
+  for (let tries = 0; (await running(one)) < count; tries++) {
+    if (tries > 300) throw new Error(`never so many: ${await Promise.race(all)}`);
+    await pause(50);
+  }
+  return all;
+}
+
+it("F18: SIGTERM under load: not ready, nothing new, the answers that run are written, exit 0", async () => {
+  const one = await start();
+  const answers = await streams(one, 4);
+  one.child.kill("SIGTERM");
+  await until(() => one.output().includes("finishing the running answers"));
+  const ready = await send(`${one.url}/ready`);
+  const refused = await send(`${one.url}/v1/completions`, { json: { ...long, max_tokens: 1 } });
+  expect([ready.status, refused.status, refused.headers.get("connection")]).toEqual([503, 503, "close"]);
+  for (const text of await Promise.all(answers)) expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
+  expect(await one.exited).toEqual({ code: 0, signal: null });
+});
+
+it.each<[NodeJS.Signals, NodeJS.Signals]>([
+  ["SIGTERM", "SIGTERM"],
+  ["SIGINT", "SIGINT"],
+  ["SIGINT", "SIGTERM"],
+  ["SIGTERM", "SIGINT"],
+])("F19: %s, then %s, which ends the process at once", async (first, second) => {
+  const one = await start();
+  const answers = await streams(one, 2);
+  one.child.kill(first);
+  await until(() => one.output().includes("finishing the running answers"));
+  expect(await running(one)).toBe(2);
+  const from = performance.now();
+  one.child.kill(second);
+  expect(await one.exited).toEqual({ code: 130, signal: null });
+  console.log(`ended after ${(performance.now() - from).toFixed()} ms`);
+  for (const text of await Promise.all(answers)) expect(text).toMatch(/^cut: /);
+});
+
+it("F26: neither output of a server holds a prompt, an answer or a key", async () => {
+  const canary = "canary7531";
+  const one = await start("--api-key", `key-${canary}`);
+  const headers = { authorization: `Bearer key-${canary}` };
+  const fields = { model: "tiny", max_tokens: 4 };
+  const messages = [{ role: "user", content: canary }];
+  const bodies: [string, object, number][] = [
+    ["/v1/completions", { ...fields, prompt: canary }, 200],
+    ["/v1/completions", { ...fields, prompt: canary, echo: true, logprobs: 1, stream: true }, 200],
+    ["/v1/chat/completions", { ...fields, messages }, 200],
+    ["/v1/completions", { ...fields, prompt: canary, temperature: canary }, 400],
+    ["/v1/completions", { ...fields, prompt: canary.repeat(1000) }, 400],
+    [`/${canary}`, {}, 404],
+  ];
+  for (const [route, json, status] of bodies)
+    expect((await send(one.url + route, { json, headers })).status).toBe(status);
+  expect(
+    (await send(`${one.url}/v1/models`, { headers: { authorization: `Bearer ${canary}` } })).status,
+  ).toBe(401);
+  one.child.kill("SIGTERM");
+  await one.exited;
+  expect(one.output()).toContain("finishing the running answers");
+  expect(one.output()).not.toContain(canary);
+});
