@@ -1,6 +1,6 @@
 // The house rule (docs/architecture.md): imports point one way only.
 //   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer only core/errors, core/platform/files
-//   within serve: engine <- text <- http
+//   within serve: engine <- text <- http, and store, which imports none of ours but core/errors and core/platform
 const below = {
   core: [],
   kernels: ["core"],
@@ -34,6 +34,12 @@ const serveLayers = ["engine", "text"].map((layer) => ({
 }));
 module.exports = {
   forbidden: [
+    {
+      name: "store-knows-nothing-of-what-it-keeps",
+      severity: "error",
+      from: { path: "^serve/store/" },
+      to: { path: "^(kernels|nn|models|tokenizer)/|^serve/(?!store/)|^core/(?!platform/|errors\\.ts)" },
+    },
     {
       name: "no-circular",
       severity: "error",

@@ -3,6 +3,7 @@ import { addBenchCommands } from "./bench/commands.ts";
 import { examples, port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
+import { addStoreCommands } from "./serve/store/commands.ts";
 import { addTrainCommands, runPretraining, type Writers } from "./train/commands.ts";
 
 const openOnce = async () => (await import("./kernels/index.ts")).openOnce();
@@ -30,6 +31,7 @@ const writers: Writers = {
 
 addTrainCommands(program, writers);
 addServeCommands(program);
+addStoreCommands(program);
 addModelCommands(program);
 addBenchCommands(program);
 
