@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { addBenchCommands } from "../bench/commands.ts";
 import { addModelCommands } from "../models/commands.ts";
 import { addServeCommands } from "../serve/commands.ts";
+import { addStoreCommands } from "../serve/store/commands.ts";
 import { addTrainCommands, type Writers } from "../train/commands.ts";
 
 /** A folder with a config and nothing else: what is refused because of it was refused before any loading. */
@@ -33,7 +34,7 @@ function kiln(args: string[]): Promise<{ code: number; stdout: string; stderr: s
 it("every flag that messages and documents name exists", () => {
   const commands = [
     ...["cli.ts", "train/recipes/index.ts"],
-    ...["train", "train/eval", "serve", "models", "models/registry", "bench"].map(
+    ...["train", "train/eval", "serve", "serve/store", "models", "models/registry", "bench"].map(
       (room) => `${room}/commands.ts`,
     ),
   ]
@@ -68,7 +69,7 @@ function commandTree() {
     getOutHelpWidth: () => 80,
   });
   addTrainCommands(program, {} as Writers);
-  for (const add of [addServeCommands, addModelCommands, addBenchCommands]) add(program);
+  for (const add of [addServeCommands, addStoreCommands, addModelCommands, addBenchCommands]) add(program);
   const helps = leaves(program).map((command) => {
     printed = "";
     command.outputHelp();

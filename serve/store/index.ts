@@ -56,8 +56,7 @@ export async function openStoreAsIs(
 }
 
 /** Where the blobs are: `KILN_BLOBS`, or the folder `blobs` of the data folder. */
-const blobsAddress = (): string =>
-  environmentVariable("KILN_BLOBS") || `fs:${join(dataFolder(), "blobs")}`;
+const blobsAddress = (): string => environmentVariable("KILN_BLOBS") || `fs:${join(dataFolder(), "blobs")}`;
 
 /** Opens blobs: `fs:FOLDER`, or `s3://BUCKET/PREFIX?endpoint=…&region=…&path_style=1` (blobs_s3.ts). */
 export async function openBlobs(address: string = blobsAddress()): Promise<Blobs> {

@@ -69,26 +69,17 @@ export class PostgresStore implements OpenStore {
     this.#pool.on("error", (error) => this.#told("lost", firstLine(error)));
   }
 
-  /** Makes the schema where it is missing. Throws where the server cannot be reached, is too old, or not in UTF-8. */
+  /** Throws where the server cannot be reached, is too old, or not in UTF-8. */
   async prepare(): Promise<void> {
-    const [{ version, encoding, present }] = (await this.all<{
-      version: number;
-      encoding: string;
-      present: number;
-    }>(
-      "SELECT CAST(current_setting('server_version_num') AS INTEGER) AS version, current_setting('server_encoding') AS encoding, to_regnamespace(?) IS NOT NULL AS present",
-      [this.schema],
-    )) as [{ version: number; encoding: string; present: number }];
+    const [found] = await this.all<{ version: number; encoding: string }>(
+      "SELECT CAST(current_setting('server_version_num') AS BIGINT) AS version, current_setting('server_encoding') AS encoding",
+    );
+    const { version, encoding } = found!;
     if (version < 130_000 || encoding !== "UTF8")
       throw storeError(
         "unfit",
         `${this.name} is Postgres ${Math.floor(version / 10_000)} with encoding ${encoding}; kiln needs 13 or newer with UTF8`,
       );
-    // Two that start at once may both try; for one of them it is there already.
-    if (!present)
-      await this.run(`CREATE SCHEMA IF NOT EXISTS ${this.schema}`).catch((error) => {
-        if ((error as KilnError).code !== "store_unique") throw error;
-      });
   }
 
   async all<T = Row>(sql: string, values: readonly Value[] = []): Promise<T[]> {
@@ -225,12 +216,13 @@ export class PostgresStore implements OpenStore {
   exclusively<T>(body: (tx: Store) => Promise<T>): Promise<T> {
     // A serializable one would see what was there before it began to wait.
     return this.writing("READ COMMITTED", async (tx, send) => {
-      await send("SELECT pg_advisory_xact_lock(hashtext('kiln'), hashtext(current_schema()))");
+      await send("SELECT pg_advisory_xact_lock(hashtext('kiln'), hashtext($1))", [this.schema]);
       return body(tx);
     });
   }
 
   async migrate(options: { to?: number; backupFolder?: string } = {}): Promise<void> {
+    await this.exclusively((tx) => tx.run(`CREATE SCHEMA IF NOT EXISTS ${this.schema}`));
     await migrate(this, options);
   }
 
