@@ -1,5 +1,5 @@
 import { hasDevice } from "../core/device.ts";
-import { KilnError } from "../core/errors.ts";
+import { checkOptions, describe, KilnError } from "../core/errors.ts";
 import { openOnce } from "../kernels/index.ts";
 import type { AnyModel } from "../models/architectures.ts";
 import { resolveModel } from "../models/hub/resolve.ts";
@@ -10,6 +10,7 @@ import { addLoaded, loadInto } from "./loading.ts";
 import { ModelPool, type ServedModel, taskOf } from "./models.ts";
 import { chatPrompt } from "./text/chat.ts";
 import type { EncoderInput, EncoderTask } from "./text/encoder_frontend.ts";
+import { checkParams } from "./text/params.ts";
 import type { Prompt, SamplingParams, TextRequest } from "./text/request.ts";
 import { inParallel, type RequestOutput, writtenTo } from "./text/request_output.ts";
 
@@ -27,6 +28,8 @@ export interface LLMOptions {
   /** Prompts without a seed of their own get this, plus 1 for each prompt before them; default 0. */
   seed?: number;
 }
+
+const OPTIONS = ["dtype", "maxModelLen", "maxSequences", "maxBatchedTokens", "cacheBytes", "seed"];
 
 /** A text, its token ids as they are, or vLLM's objects of either. */
 export type LLMPrompt =
@@ -87,7 +90,7 @@ export class LLM {
    */
   constructor(model: string | { model: AnyModel; tokenizer: Tokenizer }, options: LLMOptions = {}) {
     this.#source = model;
-    this.#options = options;
+    this.#options = checkOptions("LLM", options, OPTIONS);
   }
 
   /**
@@ -96,7 +99,7 @@ export class LLM {
    * @throws KilnError for a model that cannot be loaded or writes no text, and a prompt or parameter that cannot be used; if the
    *     model fails, its own error
    */
-  generate(prompts: LLMPrompt | readonly LLMPrompt[], params: LLMParams | readonly LLMParams[] = {}) {
+  async generate(prompts: LLMPrompt | readonly LLMPrompt[], params: LLMParams | readonly LLMParams[] = {}) {
     return this.#write(isOnePrompt(prompts) ? [promptOf(prompts)] : prompts.map(promptOf), params);
   }
 
@@ -159,6 +162,7 @@ export class LLM {
         `there are ${prompts.length} prompts and ${given.length} sets of parameters: give one for all, or one for each`,
       );
     }
+    for (const one of given) checkParams(one);
     const frontend = await this.#frontend();
     const first = this.#requests;
     this.#requests += prompts.length;
@@ -176,6 +180,8 @@ export class LLM {
     const task = model.kind === "encoder" ? model.frontend.task : null;
     if (model.kind !== "encoder" || task?.name !== name)
       throw new KilnError(`this model is for ${taskOf(model)}, so it cannot ${name}`);
+    if (typeof texts !== "string" && !Array.isArray(texts))
+      throw new KilnError(`give a text, token ids, or a list of either, not ${describe(texts)}`);
     const inputs = isOneText(texts) ? [texts] : texts;
     const first = this.#requests;
     this.#requests += inputs.length;
@@ -226,7 +232,12 @@ const isOneText = (texts: EncoderInput | readonly EncoderInput[]): texts is Enco
   typeof texts === "string" || typeof texts[0] === "number";
 
 function promptOf(prompt: LLMPrompt): string | readonly number[] {
-  if (typeof prompt === "string" || !("prompt" in prompt || "prompt_token_ids" in prompt))
-    return prompt as string | readonly number[];
-  return "prompt" in prompt ? prompt.prompt : prompt.prompt_token_ids;
+  const given: unknown = typeof prompt === "object" && prompt !== null ? { ...prompt } : {};
+  const { prompt: text, prompt_token_ids: ids } = given as { prompt?: unknown; prompt_token_ids?: unknown };
+  const said = Array.isArray(prompt) ? prompt : (text ?? ids ?? prompt);
+  if (typeof said === "string") return said;
+  if (Array.isArray(said) && said.every((id) => typeof id === "number")) return said;
+  throw new KilnError(
+    `a prompt must be a text, token ids, { prompt } or { prompt_token_ids }, not ${describe(prompt)}`,
+  );
 }

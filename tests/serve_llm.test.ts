@@ -161,6 +161,22 @@ describe("LLM.generate", () => {
     await expect(llm.embed("Hello")).rejects.toThrow("this model is for generate, so it cannot embed");
     await expect(new LLM(join(folder, "none")).generate("Hello")).rejects.toThrow("none");
     expect(await llm.generate([])).toEqual([]);
+    // What no compiler has seen. A max_tokens of "5" was never reached.
+    const untyped = llm.generate.bind(llm) as (prompts: unknown, params?: unknown) => Promise<unknown>;
+    for (const [params, message] of [
+      [{ max_tokens: "5" }, 'max_tokens must be a whole number, 0 or more, not "5"'],
+      [{ maxTokens: 5 }, "there is no parameter maxTokens; did you mean max_tokens?"],
+      [{ n: 0 }, "n must be a whole number, 1 or more, not 0"],
+      [{ stop: 5 }, "stop must be a text or a list of texts, not 5"],
+      [{ stop_token_ids: [1.5] }, "stop_token_ids must be a list of token ids, not an array"],
+      [{ temperature: "1" }, 'temperature must be a number, not "1"'],
+      [{ ignore_eos: 1 }, "ignore_eos must be true or false, not 1"],
+      [5, "parameters are given by name"],
+    ])
+      await expect(untyped("Hello", params)).rejects.toThrow(String(message));
+    for (const prompt of [5, null, ["a", null], [{ text: "a" }], [["a"]]])
+      await expect(untyped(prompt)).rejects.toThrow("a prompt must be a text, token ids");
+    expect(() => new LLM("none", { max_model_len: 5 } as object)).toThrow("did you mean maxModelLen");
     expect((await answers(llm, prompts)).length).toBe(3);
   });
 });

@@ -6,6 +6,7 @@ import { Engine } from "../engine/engine.ts";
 import { ModelRunner } from "../engine/runner.ts";
 import { LIMITS } from "../limits.ts";
 import { Frontend } from "./frontend.ts";
+import { checkParams } from "./params.ts";
 import type { SamplingParams, TextRequest } from "./request.ts";
 import { inParallel, writtenTo } from "./request_output.ts";
 
@@ -89,7 +90,7 @@ export class TextGenerator implements TextGeneration {
 
   async #request(prompt: string | readonly number[], options: SamplingParams): Promise<TextRequest> {
     const prompts = [prompt === "" ? await this.#beginning() : prompt];
-    return { max_tokens: 256, ...options, prompts, client: "generator", fit_context: true };
+    return { max_tokens: 256, ...checkParams(options), prompts, client: "generator", fit_context: true };
   }
 
   async #beginning(): Promise<readonly number[]> {
