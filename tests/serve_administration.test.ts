@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
@@ -131,6 +131,14 @@ describe("administration", () => {
     mkdirSync(join(inside, "empty"));
     const { status, body } = await load({ model: "new", path: "empty" });
     expect([status, body.error.message]).toEqual([400, expect.stringMatching(/config\.json/)]);
+    cpSync(join(inside, "two"), join(inside, "cut"), { recursive: true });
+    for (const text of ["{}", '{"model": {', null]) {
+      const file = join(inside, "cut", "tokenizer.json");
+      if (text === null) rmSync(file);
+      else writeFileSync(file, text);
+      const refused = await load({ model: "new", path: "cut" });
+      expect([refused.status, refused.body.error.message]).toEqual([400, expect.stringMatching(/tokenizer/)]);
+    }
     expect([gpu.bytesInUse, budget.of("new")]).toEqual([before, 0]);
   });
 

@@ -241,6 +241,25 @@ describe("a chat", () => {
     expect(body.error.message).toMatch(/no chat template.*chat_template\.jinja/);
     await plain.server.close();
   });
+
+  it("a template that is broken, or does not end, fails its own requests only", async () => {
+    for (const [template, param, message] of [
+      ["{% for x in %}", "model", /cannot be parsed.*correct chat_template\.jinja/],
+      ["{% for i in range(100000000) %}x{% endfor %}", "messages", /does not end within 2 s/],
+    ] as const) {
+      const { json, config } = fakeTokenizer();
+      const tokenizer = new Tokenizer(json, { tokenizer_config: { ...config }, chat_template: template });
+      const odd = await startServer({ tokenizer });
+      const { status, body } = await post({}, odd);
+      expect([status, body.error.param, body.error.message]).toEqual([
+        400,
+        param,
+        expect.stringMatching(message),
+      ]);
+      await odd.server.close();
+    }
+    expect((await post({})).status).toBe(200);
+  });
 });
 
 describe("what the model reads", () => {

@@ -21,6 +21,7 @@ import {
   ToolCallReader,
   toolFormatOf,
 } from "./tool_calls.ts";
+import { within } from "./within.ts";
 
 /** An answer to a conversation, whichever protocol asked. */
 export interface ChatRequest extends Omit<TextRequest, "prompts" | "echo"> {
@@ -152,15 +153,26 @@ function rendered(
   conversation: Conversation,
   request: Omit<ChatRequest, "client">,
 ): (string | number)[] {
+  const options = {
+    addGenerationPrompt: request.add_generation_prompt ?? true,
+    continueFinalMessage: request.continue_final_message ?? false,
+    variables: request.chat_template_kwargs ?? {},
+  };
+  const field = messagesField(request);
+  const made = told(field, () => within(TEMPLATE_MS, () => template.render(conversation, options)));
+  if (made !== null) return made.result.pieces;
+  throw invalid(field, `the chat template does not end within ${TEMPLATE_MS / 1000} s on this conversation`);
+}
+
+/** What a template may take: it is a program of the model's folder, and nobody is served while it runs. */
+const TEMPLATE_MS = 2000;
+
+/** What `work` gives; what it has against the conversation or the template is refused. */
+function told<T>(field: string, work: () => T): T {
   try {
-    const { pieces } = template.render(conversation, {
-      addGenerationPrompt: request.add_generation_prompt ?? true,
-      continueFinalMessage: request.continue_final_message ?? false,
-      variables: request.chat_template_kwargs ?? {},
-    });
-    return pieces;
+    return work();
   } catch (error) {
-    if (error instanceof ConversationError) throw invalid(messagesField(request), error.message);
+    if (error instanceof ConversationError) throw invalid(field, error.message);
     throw error;
   }
 }
@@ -179,7 +191,7 @@ function templateOf(tokenizer: Tokenizer): ChatTemplate {
       "this model has no chat template, so it cannot tell who says what: send the text as a completion, or add chat_template.jinja to the model's folder",
     );
   }
-  const known = templates.get(tokenizer) ?? new ChatTemplate(tokenizer);
+  const known = templates.get(tokenizer) ?? told("model", () => new ChatTemplate(tokenizer));
   templates.set(tokenizer, known);
   return known;
 }

@@ -1,5 +1,6 @@
 import { z } from "zod";
-import type { KilnError } from "../../../core/errors.ts";
+import { KilnError } from "../../../core/errors.ts";
+import { RequestError } from "../../engine/errors.ts";
 import { HttpError } from "../errors.ts";
 import { type Route, route, type Service } from "../route.ts";
 import { modelBody } from "./models.ts";
@@ -99,8 +100,9 @@ async function told<T>(
   try {
     return await act(admin);
   } catch (error) {
-    const { message, code = null, name: kind } = error as KilnError;
-    if (kind !== "KilnError") throw error;
-    throw new HttpError({ ...statuses, ...special }[code ?? ""] ?? 400, message, { code });
+    // What a request failed of, not the folder.
+    if (!(error instanceof KilnError) || error instanceof RequestError) throw error;
+    const { message, code } = error;
+    throw new HttpError({ ...statuses, ...special }[code] ?? 400, message, { code });
   }
 }
