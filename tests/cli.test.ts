@@ -34,9 +34,16 @@ function kiln(args: string[]): Promise<{ code: number; stdout: string; stderr: s
 it("every flag that messages and documents name exists", () => {
   const commands = [
     ...["cli.ts", "train/recipes/index.ts"],
-    ...["train", "train/eval", "serve", "serve/store", "models", "models/registry", "bench"].map(
-      (room) => `${room}/commands.ts`,
-    ),
+    ...[
+      "train",
+      "train/eval",
+      "train/data/conversations",
+      "serve",
+      "serve/store",
+      "models",
+      "models/registry",
+      "bench",
+    ].map((room) => `${room}/commands.ts`),
   ]
     .map((file) => readFileSync(file, "utf8"))
     .join("\n");

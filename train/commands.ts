@@ -10,6 +10,7 @@ import {
   untilInterrupted,
   whole,
 } from "../core/platform/command_line.ts";
+import { addDataCommands } from "./data/conversations/commands.ts";
 import { addEvalCommands } from "./eval/commands.ts";
 import type { HostBatch, MakeGenerator, MakeSampler, Recipe } from "./recipe.ts";
 import { type Flag, recipes } from "./recipes/index.ts";
@@ -25,7 +26,7 @@ export interface Writers {
   makeGenerator: () => Promise<MakeGenerator>;
 }
 
-/** `kiln train …`, `kiln settings`, `sweep`, `export`, `stories` and `eval`. Everything is imported when it is needed: `--help` is instant. */
+/** `kiln train …`, `kiln settings`, `sweep`, `export`, `stories`, `data` and `eval`. Everything is imported when it is needed: `--help` is instant. */
 export function addTrainCommands(program: Command, writers: Writers): void {
   const train = program.command("train").description("train a model");
   for (const name of Object.keys(recipes)) addRecipe(train, name, writers);
@@ -33,6 +34,7 @@ export function addTrainCommands(program: Command, writers: Writers): void {
   addSweep(program);
   addExport(program);
   addStories(program);
+  addDataCommands(program);
   addEvalCommands(program, writers.makeGenerator);
 }
 

@@ -1,4 +1,5 @@
 /** `kiln/train`: optimizers, schedules, data, the training step, and whole runs. */
+export * from "./data/conversations/index.ts";
 export * from "./data/index.ts";
 export * from "./metrics/index.ts";
 export * from "./optimizers/index.ts";

@@ -8,6 +8,7 @@ import {
   checkConversation,
   type ToolCall,
 } from "./conversation.ts";
+import { chatml, instruction, type RenderedLayout } from "./rendered.ts";
 import { hasTurns, parseTranscript, transcript } from "./transcript.ts";
 
 /** A row of a data file: a JSON object, or a table row keyed by column name. */
@@ -25,7 +26,15 @@ interface ChatFormat {
   write(conversation: Conversation): Row;
 }
 
-export type ChatFormatName = "openai" | "sharegpt" | "alpaca" | "dolly" | "prompt" | "text";
+export type ChatFormatName =
+  | "openai"
+  | "sharegpt"
+  | "alpaca"
+  | "dolly"
+  | "prompt"
+  | "chatml"
+  | "instruction"
+  | "text";
 
 function isPresent(row: Row, ...keys: string[]): boolean {
   return keys.every((key) => row[key] !== undefined && row[key] !== null);
@@ -126,8 +135,10 @@ function message(value: unknown, where: string): unknown {
   };
 }
 
+/** Tables hold a list as JSON text. */
 function messageList(row: Row, key: string): unknown[] {
-  const list = row[key];
+  const given = row[key];
+  const list = typeof given === "string" && /^\s*\[/.test(given) ? parsed(given, key) : given;
   if (!Array.isArray(list)) throw new ConversationError(`${key} should be a list, got ${describe(list)}`);
   return list.map((value, i) => message(value, `${key}[${i}]`));
 }
@@ -205,6 +216,14 @@ function shareGptTurn({ role, content, tool_calls: calls, ...others }: ChatMessa
   return { from: names[role], value: content, ...others };
 }
 
+/** Rows whose field `text` has a layout. */
+const rendered = (layout: RenderedLayout): ChatFormat => ({
+  fields: ["text"],
+  fits: ({ text }) => typeof text === "string" && layout.fits(text),
+  read: (row) => ({ messages: layout.read(textOf(row, "text", true)) }),
+  write: (conversation) => ({ text: layout.write(conversation) }),
+});
+
 /** In order of detection, the most specific fields first. */
 const formats: Record<ChatFormatName, ChatFormat> = {
   openai: {
@@ -272,6 +291,8 @@ const formats: Record<ChatFormatName, ChatFormat> = {
       return { prompt, completion };
     },
   },
+  chatml: rendered(chatml),
+  instruction: rendered(instruction),
   text: {
     fields: ["text"],
     fits: ({ text }) => typeof text === "string" && hasTurns(text),
@@ -283,7 +304,7 @@ const formats: Record<ChatFormatName, ChatFormat> = {
 export const chatFormatNames = Object.keys(formats) as ChatFormatName[];
 
 const wanted =
-  "messages; conversations; instruction and output; instruction and response; prompt and completion; or text with lines User: and Assistant:";
+  "messages; conversations; instruction and output; instruction and response; prompt and completion; or text in ChatML, with headings ### Instruction: and ### Response:, or with lines User: and Assistant:";
 
 /** The format of a row, by its fields. Throws ConversationError if it matches none. */
 export function detectChatFormat(row: unknown): ChatFormatName {

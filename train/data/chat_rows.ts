@@ -80,7 +80,8 @@ export const readChats = (
     hasEmptyTurn(conversation) ? null : { where, ...(await template.encodeForTraining(conversation)) },
   );
 
-async function* rowsOf(file: string): AsyncGenerator<TableRow> {
+/** The rows of a table of any kind, or the documents of a text file as rows with a field `text`. */
+export async function* rowsOf(file: string): AsyncGenerator<TableRow> {
   if (!/\.(txt|text|md)(\.gz)?$/i.test(file)) return yield* (await readTable(file)).rows();
   let number = 0;
   let text = "";

@@ -1,0 +1,445 @@
+import { type Command, Option } from "commander";
+import { KilnError } from "../../../core/errors.ts";
+import { examples, nonEmpty, say, whole } from "../../../core/platform/command_line.ts";
+import type { DataConfig } from "./config.ts";
+import type { ConversationMetadata, ConversationRecord } from "./record.ts";
+
+const print = (line: string) => void process.stdout.write(`${line}\n`);
+const rooms = async () => await import("./index.ts");
+
+/** `kiln data …`. Everything is imported when it is needed: `--help` is instant. */
+export function addDataCommands(program: Command): void {
+  const data = program
+    .command("data")
+    .description("conversations: log, clean, split and write them as data to train on");
+  addLog(data);
+  addImport(data);
+  addClean(data);
+  addExport(data);
+  addFormat(data);
+  addBuild(data);
+  addStats(data);
+  addPreview(data);
+}
+
+const filesArgument = "files or folders of conversations: JSON Lines, JSON, CSV, Parquet, text";
+
+interface SettingFlags {
+  config?: string;
+  set?: string[];
+}
+
+const withSettings = (command: Command) =>
+  command
+    .option("--config <file>", "YAML of settings, such as docs/configs/conversations.yaml", nonEmpty)
+    .option("--set <name=value...>", "one setting, such as clean.region=DE or quality.max_length=4000");
+
+async function settings({ config, set = [] }: SettingFlags): Promise<DataConfig> {
+  const [{ loadDataConfig }, { parseOverrides }] = await Promise.all([
+    rooms(),
+    import("../../settings/load.ts"),
+  ]);
+  return loadDataConfig(config ?? null, parseOverrides(set));
+}
+
+const withMap = (command: Command) =>
+  command.option("--map <name=field...>", "names of fields, such as prompt=question,response=answer");
+
+/** `--map a=b,c=d e=f`. */
+function fieldMap(given: readonly string[] = []): Record<string, string> {
+  return Object.fromEntries(
+    given
+      .flatMap((text) => text.split(","))
+      .map((pair) => {
+        const [to, from] = pair.split("=").map((part) => part.trim());
+        if (to && from) return [to, from];
+        throw new KilnError(`--map ${pair}: expected name=field, such as prompt=question`, { exitCode: 2 });
+      }),
+  );
+}
+
+/** Reads conversations and says what is left out, by kind of fault. */
+async function read(files: readonly string[], map: Record<string, string> = {}) {
+  const imported = await (await rooms()).importConversations(files, { map, say });
+  sayFaults(imported.faults);
+  return imported;
+}
+
+const shownFaults = 10;
+
+function sayFaults(
+  faults: readonly { file: string; row: number; path: string; code: string; message: string }[],
+): void {
+  for (const { file, row, path, code, message } of faults.slice(0, shownFaults))
+    say(
+      `left out: ${file} row ${row}: ${code}: ${path && !message.startsWith(path) ? `${path} ` : ""}${message}`,
+    );
+  if (faults.length > shownFaults) say(`and ${faults.length - shownFaults} faults more`);
+}
+
+/** "31 dropped: too_short 12, near_duplicate 9". */
+function counts(names: readonly string[]): string {
+  const all = new Map<string, number>();
+  for (const name of names) all.set(name, (all.get(name) ?? 0) + 1);
+  return [...all].map(([name, count]) => `${name} ${count}`).join(", ");
+}
+
+const summary = (before: number, dropped: readonly { reason: string }[]) =>
+  `${before} conversations, ${dropped.length} dropped${dropped.length > 0 ? ` (${counts(dropped.map(({ reason }) => reason))})` : ""}, ${before - dropped.length} kept`;
+
+async function write(path: string | undefined, text: string): Promise<void> {
+  if (path === undefined) process.stdout.write(text);
+  else await (await import("../../../core/platform/files.ts")).atomicWriteFile(path, text);
+}
+
+async function* inputLines(): AsyncGenerator<{ value: unknown; line: number }> {
+  const { createInterface } = await import("node:readline");
+  let line = 0;
+  for await (const text of createInterface({ input: process.stdin })) {
+    line++;
+    if (text.trim() === "") continue;
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch (error) {
+      throw new KilnError(
+        `standard input line ${line} is not valid JSON: ${(error as Error).message.split("\n")[0]}`,
+      );
+    }
+    yield { value, line };
+  }
+}
+
+interface LogFlags {
+  user?: string;
+  assistant?: string;
+  metadata?: string;
+}
+
+function addLog(data: Command): void {
+  data
+    .command("log")
+    .argument("<log>", "the log, a JSON Lines file")
+    .description("add a conversation to a log, or those that standard input has as JSON Lines")
+    .option("--user <text>", "what was asked")
+    .option("--assistant <text>", "what was answered")
+    .option("--metadata <json>", 'such as \'{"session_id": "s1", "rating": 1}\'')
+    .addHelpText(
+      "after",
+      examples(
+        "kiln data log chats.jsonl --user Hello --assistant 'Hi there!'",
+        "kiln data log chats.jsonl < more.jsonl",
+      ),
+    )
+    .action(async (path: string, { user, assistant, metadata }: LogFlags) => {
+      if ((user === undefined) !== (assistant === undefined))
+        throw new KilnError("give --user and --assistant together, or neither for standard input", {
+          exitCode: 2,
+        });
+      const { ConversationLogger } = await rooms();
+      const logger = new ConversationLogger(path);
+      try {
+        if (user !== undefined && assistant !== undefined)
+          print(logger.log(user, assistant, metadataOf(metadata)));
+        else
+          for await (const { value, line } of inputLines()) {
+            try {
+              print(logger.logConversation(value as ConversationRecord));
+            } catch (error) {
+              throw new KilnError(`standard input line ${line}: ${(error as Error).message}`, {
+                cause: error,
+              });
+            }
+          }
+      } finally {
+        await logger.close();
+      }
+    });
+}
+
+function metadataOf(text = "{}"): ConversationMetadata {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value))
+      return value as ConversationMetadata;
+  } catch {
+    // said below
+  }
+  throw new KilnError(`--metadata ${text}: expected a JSON object such as {"session_id": "s1"}`, {
+    exitCode: 2,
+  });
+}
+
+function addImport(data: Command): void {
+  withMap(data.command("import"))
+    .argument("<files...>", filesArgument)
+    .description("read conversations of any layout and write them in one, a JSON object a line")
+    .option("--out <file>", "where; default: standard output", nonEmpty)
+    .addHelpText(
+      "after",
+      examples(
+        "kiln data import a.json b.csv c.txt --out chats.jsonl",
+        "kiln data import faq.csv --map prompt=question,response=answer",
+      ),
+    )
+    .action(async (files: string[], { map, out }: { map?: string[]; out?: string }) => {
+      const { records, faults } = await read(files, fieldMap(map));
+      await write(out, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
+      const invalid = new Set(faults.map(({ file, row }) => `${file} ${row}`)).size;
+      say(
+        `${records.length} conversations, ${invalid} left out${invalid > 0 ? ` (${counts(faults.map(({ code }) => code))})` : ""}`,
+      );
+    });
+}
+
+interface CleanFlags extends SettingFlags {
+  out?: string;
+  jsonStrings?: boolean;
+  explain?: boolean;
+}
+
+function addClean(data: Command): void {
+  withSettings(data.command("clean"))
+    .argument("[files...]", filesArgument)
+    .description(
+      "take private data and damage out of conversations, and leave low quality and duplicates out",
+    )
+    .option("--out <file>", "where; default: standard output", nonEmpty)
+    .option("--json-strings", "instead: clean the JSON string on each line of standard input")
+    .option(
+      "--explain",
+      "also say what was changed: with --json-strings in each line, else on standard output",
+    )
+    .addHelpText(
+      "after",
+      examples(
+        "kiln data clean chats.jsonl --out clean.jsonl",
+        "echo '\"mail bob@example.com\"' | kiln data clean --json-strings --explain",
+      ),
+    )
+    .action(async (files: string[], flags: CleanFlags) => {
+      const { clean, quality, dedupe } = await settings(flags);
+      const { DataCleaner, importConversations } = await rooms();
+      const cleaner = new DataCleaner({ ...clean, ...quality, ...dedupe });
+      if (flags.jsonStrings) {
+        for await (const { value, line } of inputLines()) {
+          if (typeof value !== "string") throw new KilnError(`standard input line ${line} is no JSON string`);
+          const cleaned = cleaner.clean(value);
+          print(JSON.stringify(flags.explain ? cleaned : cleaned.text));
+        }
+        return;
+      }
+      if (files.length === 0)
+        throw new KilnError("give files to clean, or --json-strings for standard input", { exitCode: 2 });
+      if (flags.explain && flags.out === undefined)
+        throw new KilnError("--explain writes to standard output: give --out for the conversations", {
+          exitCode: 2,
+        });
+      const { records } = await read(files);
+      const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
+      const { kept, dropped } = await cleaner.filterConversations(records, { against });
+      await write(flags.out, kept.map((record) => `${JSON.stringify(record)}\n`).join(""));
+      if (flags.explain) {
+        for (const record of records) {
+          const { changes } = cleaner.cleanConversation(record);
+          if (changes.length > 0) print(JSON.stringify({ id: record.id, changes }));
+        }
+        for (const one of dropped) print(JSON.stringify(one));
+      }
+      say(summary(records.length, dropped));
+    });
+}
+
+function addExport(data: Command): void {
+  withMap(data.command("export"))
+    .argument("<files...>", filesArgument)
+    .description("write conversations as files for other programs, in every format")
+    .requiredOption("--out <folder>", "where", nonEmpty)
+    .option("--formats <names>", "only these, such as chatml,csv,parquet")
+    .addOption(
+      new Option("--feedback <kind>", "only pairs of answers by ratings and corrections").choices(["dpo"]),
+    )
+    .addHelpText(
+      "after",
+      examples(
+        "kiln data export chats.jsonl --out exports",
+        "kiln data export chats.jsonl --feedback dpo --out exports",
+      ),
+    )
+    .action(
+      async (
+        files: string[],
+        flags: { out: string; formats?: string; feedback?: string; map?: string[] },
+      ) => {
+        const { DataExporter, exportFormats } = await rooms();
+        const asked = flags.feedback ? "preference" : flags.formats;
+        const formats = (asked?.split(",") ?? exportFormats) as typeof exportFormats;
+        const { records } = await read(files, fieldMap(flags.map));
+        const written = await new DataExporter(flags.out).exportAllFormats(records, formats);
+        for (const { path, rows, sha256, skipped } of Object.values(written)) {
+          print(`${sha256}  ${path}`);
+          say(
+            `${path}: ${rows} rows${skipped.length > 0 ? `, ${skipped.length} left out: ${skipped[0].why}` : ""}`,
+          );
+        }
+      },
+    );
+}
+
+function addFormat(data: Command): void {
+  withSettings(data.command("format"))
+    .argument("<files...>", filesArgument)
+    .description("write conversations as rows to train on; what format.name and format.mode say")
+    .option("--out <file>", "where; default: standard output", nonEmpty)
+    .addHelpText(
+      "after",
+      examples(
+        "kiln data format chats.jsonl --set format.name=chatml --out rows.jsonl",
+        "kiln data format chats.jsonl --set format.mode=every_turn",
+      ),
+    )
+    .action(async (files: string[], flags: SettingFlags & { out?: string }) => {
+      const { format } = await settings(flags);
+      const { TrainingDataFormatter } = await rooms();
+      const { records } = await read(files);
+      let skipped = 0;
+      const rows = new TrainingDataFormatter(format.name).createTrainingPairs(records, {
+        mode: format.mode,
+        skip: (id, why) => {
+          skipped++;
+          say(`left out: ${id}: ${why}`);
+        },
+      });
+      await write(flags.out, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+      say(`${rows.length} rows of ${records.length} conversations, ${skipped} left out`);
+    });
+}
+
+function addBuild(data: Command): void {
+  data
+    .command("build")
+    .argument("<config>", "YAML of settings, such as docs/configs/conversations.yaml")
+    .argument("[files...]", "conversations, instead of the sources that it names")
+    .description("clean, split and format conversations into a dataset folder")
+    .requiredOption("--out <folder>", "the folder, which is replaced as a whole", nonEmpty)
+    .option("--set <name=value...>", "any setting, such as split.seed=1")
+    .option("--json", "print the report as one JSON object")
+    .addHelpText(
+      "after",
+      examples(
+        "kiln data build docs/configs/conversations.yaml --out runs/data1",
+        "kiln data build settings.yaml chats.jsonl --out runs/data1 --json",
+      ),
+    )
+    .action(async (file: string, files: string[], flags: { out: string; set?: string[]; json?: boolean }) => {
+      const config = await settings({ config: file, ...(flags.set && { set: flags.set }) });
+      if (files.length > 0)
+        Object.assign(config, { sources: files, logger: { ...config.logger, path: undefined } });
+      const { configuredConversations, DatasetBuilder } = await import("./builder.ts");
+      const imported = await configuredConversations(config, say);
+      sayFaults(imported.faults);
+      const report = await new DatasetBuilder(config).build(imported, flags.out);
+      for (const warning of report.warnings) say(`note: ${warning}`);
+      if (flags.json) return print(JSON.stringify(report));
+      print(buildTable(report));
+      nextSteps(config, flags.out).forEach(say);
+    });
+}
+
+function buildTable({
+  counts: { read: all, kept },
+  invalid,
+  dropped,
+  splits,
+  skipped,
+}: import("./builder.ts").DatasetReport): string {
+  const lines = Object.entries({ ...invalid, ...dropped }).map(
+    ([reason, count]) => [`- ${reason}`, count] as const,
+  );
+  const rows = Object.entries(splits).map(
+    ([name, split]) => [`${name}.jsonl`, `${split.rows} rows of ${split.conversations}`] as const,
+  );
+  const left = skipped.length > 0 ? [["not held by the format", skipped.length] as const] : [];
+  return [["read", all] as const, ...lines, ["kept", kept] as const, ...left, ...rows]
+    .map(([name, value]) => `${name.padEnd(24)} ${value}`)
+    .join("\n");
+}
+
+/** The commands that go on from a dataset, as the configuration has them. */
+function nextSteps(
+  { training: { base }, evaluation: { compare_to, max_tokens }, deployment: { name, ollama } }: DataConfig,
+  out: string,
+): string[] {
+  if (base === undefined)
+    return [`next: kiln train sft MODEL --data ${out}/train.jsonl --validation-data ${out}/val.jsonl`];
+  const run = `runs/${name ?? "tuned"}`;
+  return [
+    `next: kiln train sft ${out}/sft.yaml --out ${run}`,
+    ...(compare_to
+      ? [
+          `then: kiln eval chat ${run}/model --data ${out}/test.jsonl --max-tokens ${max_tokens} --before ${compare_to}`,
+        ]
+      : []),
+    ...(ollama.model
+      ? [`then: kiln export ${run}/model --to ollama --dtype ${ollama.quantization} --out ${run}/ollama`]
+      : []),
+  ];
+}
+
+function addStats(data: Command): void {
+  withMap(data.command("stats"))
+    .argument("<files...>", filesArgument)
+    .description("count conversations, turns, lengths, sessions, models, ratings, languages and duplicates")
+    .option("--tokenizer <model>", "also count tokens, as this model does", nonEmpty)
+    .option("--context <n>", "tokens that the model reads", whole(1), 1024)
+    .option("--json", "print one JSON object")
+    .action(
+      async (
+        files: string[],
+        flags: { map?: string[]; tokenizer?: string; context: number; json?: boolean },
+      ) => {
+        const { conversationStatistics, TokenizerUtils } = await rooms();
+        const { languageTeller } = await import("../../../tokenizer/text/index.ts");
+        const { records } = await read(files, fieldMap(flags.map));
+        const statistics = conversationStatistics(records, { languageOf: await languageTeller() });
+        const texts = records.map(({ messages }) => messages.map(({ content }) => content).join("\n"));
+        const utils = flags.tokenizer === undefined ? null : TokenizerUtils.load(flags.tokenizer);
+        const tokens = utils && {
+          truncation: await utils.truncation(texts, flags.context),
+          histogram: await utils.histogram(texts),
+        };
+        const all = { ...statistics, ...(tokens && { tokens }) };
+        if (flags.json) return print(JSON.stringify(all));
+        for (const [name, value] of Object.entries(all))
+          print(`${name.padEnd(26)} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+      },
+    );
+}
+
+function addPreview(data: Command): void {
+  withSettings(data.command("preview"))
+    .argument("<files...>", filesArgument)
+    .description("show what cleaning would change and leave out, and write nothing")
+    .option("--count <n>", "changed messages to show", whole(1), 10)
+    .action(async (files: string[], { count, ...flags }: SettingFlags & { count: number }) => {
+      const { clean, quality, dedupe } = await settings(flags);
+      const { DataCleaner, importConversations } = await rooms();
+      const cleaner = new DataCleaner({ ...clean, ...quality, ...dedupe });
+      const { records } = await read(files);
+      let shown = 0;
+      for (const { id, messages } of records)
+        for (const { content } of messages) {
+          const { text, changes } = cleaner.clean(content);
+          if (text === content || shown >= count) continue;
+          shown++;
+          print(
+            `${id}: ${changes.map((change) => `${change.rule} ${change.count}`).join(", ")}\n  - ${JSON.stringify(content)}\n  + ${JSON.stringify(text)}`,
+          );
+        }
+      const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
+      const { dropped } = await cleaner.filterConversations(records, { against });
+      for (const { id, reason, detail } of dropped.slice(0, count)) print(`${id}: ${reason}: ${detail}`);
+      if (dropped.length > count) print(`and ${dropped.length - count} more`);
+      print(summary(records.length, dropped));
+    });
+}
