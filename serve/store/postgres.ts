@@ -65,8 +65,9 @@ export class PostgresStore implements OpenStore {
       connectionTimeoutMillis: 5000,
       max: 10,
     });
-    // An idle connection that breaks; whoever needs one next sees it.
+    // A connection that breaks says so by an event too, which would end the process; whoever needs one next sees it.
     this.#pool.on("error", (error) => this.#told("lost", firstLine(error)));
+    this.#pool.on("connect", (client) => void client.on("error", () => {}));
   }
 
   /** Throws where the server cannot be reached, is too old, or not in UTF-8. */

@@ -165,6 +165,14 @@ class SqliteStore implements OpenStore {
     await this.#inLine(async () => {
       this.#reader.close();
       this.#writer.close();
+      // libsql keeps a connection half open as long as its statements live: the log goes into the file by word, so that the
+      // file alone is the store. Where others have it open, the last of them does it.
+      const last = new SqliteConnection(this.name);
+      try {
+        last.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+      } finally {
+        last.close();
+      }
     });
   }
 }
