@@ -180,7 +180,7 @@ it("F8: 500 clients that send a byte a second are closed with 408, and others ar
   for (const { status } of ends.flat()) expect(status).toBe("408");
   for (const [i, limit] of [10_000, 30_000].entries())
     for (const { ms } of ends[i]) expect(ms).toBeGreaterThan(limit - 1);
-  expect(times.length).toBeGreaterThan(50);
+  expect(times.length).toBeGreaterThan(20);
 }, 120_000);
 
 it("F24: the time of a refusal does not tell how much of a key is right (Welch's t of 10,000 pairs)", async () => {

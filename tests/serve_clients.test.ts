@@ -6,7 +6,7 @@ import { ChatOpenAI, OpenAI as LangchainCompletions } from "@langchain/openai";
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { LengthFinishReasonError } from "openai/core/error";
 import { zodResponseFormat } from "openai/helpers/zod";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { z } from "zod";
 import {
   fakeChatTokenizer,
@@ -48,6 +48,42 @@ const weather = {
 };
 const messages = [{ role: "user" as const, content: "once upon a time" }];
 const mood = z.object({ mood: z.enum(["glad", "sad"]), sure: z.boolean() });
+
+it("the fetch of these clients refuses what OpenAI's schemas do", async () => {
+  const json = { "content-type": "application/json" };
+  const events = { "content-type": "text/event-stream" };
+  const choice = { index: 0, text: "a", logprobs: null, finish_reason: null };
+  const chunk = { id: "x", object: "text_completion", created: 1, model: "m", choices: [choice] };
+  const usage = {
+    prompt_tokens: 1,
+    completion_tokens: 1,
+    total_tokens: 2,
+    prompt_tokens_details: { cached_tokens: 0 },
+  };
+  const answer = { ...chunk, choices: [{ ...choice, finish_reason: "stop" }], usage };
+  const asked = { model: "m", prompt: "a" };
+  const ask = async (request: object, body: string, headers: Record<string, string>) => {
+    const real = vi.spyOn(globalThis, "fetch").mockResolvedValue(new Response(body, { headers }));
+    const url = "http://127.0.0.1/v1/completions";
+    try {
+      return await (await checkedFetch(url, { method: "POST", body: JSON.stringify(request) })).text();
+    } finally {
+      real.mockRestore();
+    }
+  };
+  const stream = (...data: object[]) => data.map((one) => `data: ${JSON.stringify(one)}\n\n`).join("");
+  expect(JSON.parse(await ask(asked, JSON.stringify(answer), json))).toEqual(answer);
+  expect(await ask(asked, stream(chunk), events)).toBe(stream(chunk));
+  await expect(ask({ ...asked, n: 0 }, JSON.stringify(answer), json)).rejects.toThrow(
+    "not a valid CreateCompletionRequest",
+  );
+  await expect(ask(asked, JSON.stringify(chunk), json)).rejects.toThrow(
+    "not a valid CreateCompletionResponse",
+  );
+  await expect(ask(asked, stream(chunk, { ...chunk, created: "now" }), events)).rejects.toThrow(
+    "not a valid CompletionChunk",
+  );
+});
 
 describe("openai", () => {
   it("chats, alone and by its stream helper, which checks the order of chunks", async () => {
