@@ -12,7 +12,7 @@ function logGamma(x: number): number {
 }
 
 /** Logarithm of the binomial coefficient "n choose k". */
-function logChoose(n: number, k: number): number {
+export function logChoose(n: number, k: number): number {
   return logGamma(n + 1) - logGamma(k + 1) - logGamma(n - k + 1);
 }
 
