@@ -36,6 +36,7 @@ it("every flag that messages and documents name exists", () => {
     ...["cli.ts", "train/recipes/index.ts"],
     ...[
       "train",
+      "train/deploy",
       "train/eval",
       "train/data/conversations",
       "serve",

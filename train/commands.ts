@@ -11,6 +11,7 @@ import {
   whole,
 } from "../core/platform/command_line.ts";
 import { addDataCommands } from "./data/conversations/commands.ts";
+import { addDeployCommands } from "./deploy/commands.ts";
 import { addEvalCommands } from "./eval/commands.ts";
 import type { HostBatch, MakeGenerator, MakeSampler, Recipe } from "./recipe.ts";
 import { type Flag, recipes } from "./recipes/index.ts";
@@ -26,13 +27,14 @@ export interface Writers {
   makeGenerator: () => Promise<MakeGenerator>;
 }
 
-/** `kiln train …`, `kiln settings`, `sweep`, `export`, `stories`, `data` and `eval`. Everything is imported when it is needed: `--help` is instant. */
+/** `kiln train …`, `kiln settings`, `sweep`, `export`, `deploy`, `stories`, `data` and `eval`. Everything is imported when it is needed: `--help` is instant. */
 export function addTrainCommands(program: Command, writers: Writers): void {
   const train = program.command("train").description("train a model");
   for (const name of Object.keys(recipes)) addRecipe(train, name, writers);
   addSettings(program);
   addSweep(program);
   addExport(program);
+  addDeployCommands(program, writers.makeGenerator);
   addStories(program);
   addDataCommands(program);
   addEvalCommands(program, writers.makeGenerator);

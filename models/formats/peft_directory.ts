@@ -67,11 +67,12 @@ async function readPeft(model: AnyModel, path: string) {
  */
 export async function loadAdapted<M extends Pick<LoadedModel, "model" | "tokenizer"> = LoadedModel>(
   base: string,
-  path: string | undefined,
+  adapter: string | undefined,
   dtype?: ComputeDtype,
   prepare: (loaded: LoadedModel) => Promise<M> = async (loaded) => loaded as never,
 ): Promise<M> {
-  if (path === undefined) return prepare(await loadModel(base, dtype));
+  if (adapter === undefined) return prepare(await loadModel(base, dtype));
+  const path = await findModel(adapter);
   const directory = isGguf(path) ? path : await currentDirectory(path);
   if (!isGguf(path)) await readJson(join(directory, "adapter_config.json")); // refused before anything is loaded
   const loaded = await loadModel(base, dtype);

@@ -153,7 +153,7 @@ export async function exportModel(
  * What is exported: a model, or an adapter and its base. A run stands for the model that it trained, its adapter merged, and for
  * `peft` for the adapter.
  */
-async function sourceOf(given: string, to: ExportTarget, base?: string) {
+export async function sourceOf(given: string, to: ExportTarget, base?: string) {
   const finished = to === "peft" ? [join(given, "model")].find(existsSync) : modelInRun(given);
   const path = finished ?? (await newestCheckpoint(given)) ?? (await modelAt(given));
   const source = join(path, "adapter_config.json");

@@ -19,22 +19,26 @@ const chatMl = `{{- range .Messages }}<|im_start|>{{ .Role }}
 const inQuotes = (text: string) => (/^"|\n/.test(text) ? `"""${text}"""` : `"${text}"`);
 
 /**
- * Ollama's Modelfile (its docs/modelfile.md): the model, how turns become text, where an answer stops, and the context. A model
- * without a chat template continues its prompt as it is; one with a template other than ChatML keeps the one inside the
- * GGUF file, of which Ollama recognises the common ones.
+ * How Ollama makes a text of turns, and where an answer stops. A model without a chat template continues its prompt as it is; one
+ * with a template other than ChatML keeps the one inside the GGUF file (null), of which Ollama recognises the common ones.
  */
-export function modelfile({ from, tokenizer, contextLength }: ModelfileSettings): string {
+export function turnSettings(tokenizer: Tokenizer): { template: string | null; stops: string[] } {
   const { chatTemplate } = tokenizer;
   const isChatMl = chatTemplate?.includes("<|im_start|>") ?? false;
   const template = isChatMl ? chatMl : chatTemplate === null ? "{{ .Prompt }}" : null;
   const ends = tokenizer.eosIds.flatMap((id) => tokenizer.idToToken(id) ?? []);
-  const stops = new Set([...(isChatMl ? ["<|im_start|>", "<|im_end|>"] : []), ...ends]);
+  return { template, stops: [...new Set([...(isChatMl ? ["<|im_start|>", "<|im_end|>"] : []), ...ends])] };
+}
+
+/** Ollama's Modelfile (its docs/modelfile.md): the model, how turns become text, where an answer stops, and the context. */
+export function modelfile({ from, tokenizer, contextLength }: ModelfileSettings): string {
+  const { template, stops } = turnSettings(tokenizer);
   const lines = [
     `FROM ${from}`,
     ...(template === null
       ? ["# The chat template is the one in the GGUF file."]
       : [`TEMPLATE """${template}"""`]),
-    ...[...stops].map((stop) => `PARAMETER stop ${inQuotes(stop)}`),
+    ...stops.map((stop) => `PARAMETER stop ${inQuotes(stop)}`),
     `PARAMETER num_ctx ${contextLength}`,
   ];
   return `${lines.join("\n")}\n`;
