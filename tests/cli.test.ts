@@ -51,7 +51,7 @@ it("every flag that messages and documents name exists", () => {
   const declared = new Set(commands.match(/"--[a-z][a-z-]+/g)!.map((m) => m.slice(1)));
   const files = ["README.md", ...["docs", "train", "models", "serve"].flatMap(list)];
   const named = files.flatMap((file) => {
-    const found = readFileSync(file, "utf8").matchAll(/(?<![\w-])--[a-z][a-z-]+/g);
+    const found = readFileSync(file, "utf8").matchAll(/(?<![\w-])--[a-z][a-z-]+(?![\w-]|\.\w)/g);
     return [...found].map(([flag]) => ({ file, flag }));
   });
   // Of browsers, Node, style sheets, npm, vitest, esbuild, llama.cpp and torchrun.
