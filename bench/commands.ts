@@ -53,6 +53,7 @@ function addVerify(program: Command): void {
 function addBench(program: Command): void {
   const bench = program.command("bench");
   addBenchServe(bench);
+  addBenchApps(bench);
   bench
     .description(
       "measure kernels, a training step and decoding against this adapter's own limits and against peers",
@@ -126,6 +127,21 @@ function addBenchServe(bench: Command): void {
     .action(async (url: string, flags: import("./serve/command.ts").LoadFlags) => {
       const { benchServer } = await import("./serve/command.ts");
       process.exitCode = (await benchServer(url, flags)) ? 0 : 1;
+    });
+}
+
+function addBenchApps(bench: Command): void {
+  bench
+    .command("apps")
+    .description(
+      "time the steps of conversation data beside the figures of the system that they stand in for",
+    )
+    .option("--filter <text>", "only steps whose name holds this text", "")
+    .option("--json", "one JSON object instead of a table")
+    .action(async ({ filter, json }: { filter: string; json?: boolean }) => {
+      const { appResults, appTable } = await import("./apps/index.ts");
+      const results = await appResults(filter);
+      process.stdout.write(`${json ? JSON.stringify({ results }) : appTable(results)}\n`);
     });
 }
 

@@ -2,8 +2,11 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { withChatTemplate } from "../tokenizer/index.ts";
 import { jaccard, shinglesOf } from "../tokenizer/text/near_duplicates.ts";
 import { wordsOf } from "../tokenizer/text/normalise.ts";
+import { previewChats } from "../train/data/chat_preview.ts";
+import { trainingFormats } from "../train/data/conversations/formatter.ts";
 import {
   type ConversationRecord,
   conversationStatistics,
@@ -16,6 +19,8 @@ import {
   TokenizerUtils,
 } from "../train/data/conversations/index.ts";
 import { toxicWord } from "../train/data/conversations/toxicity.ts";
+import { recipe } from "../train/recipes/sft.ts";
+import { loadSettings } from "../train/settings/load.ts";
 import { lines, place, record, root, stories } from "./support/conversations.ts";
 
 describe("filtering", () => {
@@ -61,6 +66,25 @@ describe("filtering", () => {
     }
     const sound = [record("a", good(1)), record("b", good(2))];
     expect((await filter(sound)).kept).toEqual(sound);
+  });
+
+  it("agrees with a person on 200 conversations that were judged by hand", async () => {
+    const rows = readFileSync(join(import.meta.dirname, "fixtures/cleaning/quality.txt"), "utf8")
+      .split("\n")
+      .filter((line) => line !== "" && !line.startsWith("#"))
+      .map((line) => line.split("\t"));
+    expect(rows.length).toBe(200);
+    const list = rows.map(([, asked, answer], i) =>
+      record(String(i), [asked, answer.replaceAll("\\n", "\n")]),
+    );
+    const { dropped } = await filter(list);
+    const right = dropped.filter(({ id }) => rows[Number(id)][0] === "drop").length;
+    const bad = rows.filter(([label]) => label === "drop").length;
+    console.log(
+      `precision ${(right / dropped.length).toFixed(3)}, recall ${(right / bad).toFixed(3)} of what is to be dropped`,
+    );
+    expect(right / dropped.length).toBeGreaterThan(0.95);
+    expect(right / bad).toBeGreaterThan(0.9);
   });
 
   it("keeps one of several, by the policy", async () => {
@@ -276,6 +300,33 @@ describe("a dataset", () => {
     ).rejects.toThrow(/no conversation is left of 55: dropped as too_short 55/);
     expect(existsSync(place("none"))).toBe(false);
     await expect(builder().build(imported, root)).rejects.toThrow(/holds something else/);
+  });
+
+  it("is what kiln train sft reads, in every format, with its settings", async () => {
+    const { tokenizer } = TokenizerUtils.bpe(["user assistant once upon a time"], 270);
+    const list = stories(30);
+    for (const name of trainingFormats) {
+      const folder = place(`sft ${name}`);
+      const training = { base: place("base"), rank: 4 };
+      const config = {
+        quality: { min_length: 1 },
+        format: { name },
+        training,
+        evaluation: { prompts: ["Hello!"] },
+      };
+      const { splits } = await new DatasetBuilder(config).build(list, folder);
+      const shown = await previewChats([join(folder, "train.jsonl")], withChatTemplate(tokenizer), {
+        longest: 4096,
+        colours: false,
+      });
+      expect(shown, name).toMatch(new RegExp(`conversations +${splits.train.rows}\n`));
+      expect(shown, name).toContain("[[");
+      const settings = await loadSettings(recipe, join(folder, "sft.yaml"));
+      expect(settings.data.path).toEqual([join(folder, "train.jsonl")]);
+      expect(settings.adapter).toMatchObject({ kind: "lora", rank: 4 });
+      expect(settings.model.init_from).toBe(place("base"));
+      expect(settings.sample.prompts).toEqual(["Hello!"]);
+    }
   });
 
   it("has settings in one YAML, whose paths start from its folder and whose mistakes have a line", async () => {

@@ -117,6 +117,14 @@ const recipes: Recipe[] = [
     prints: /\S/,
   },
   {
+    starts: "npx kiln data build",
+    instead: ["npx", "kiln", "data", "build", "docs/configs/conversations.yaml", chats].concat([
+      "--out",
+      join(out, "data"),
+    ]),
+    prints: /read +\d+\n[\s\S]*kept +\d+\ntrain\.jsonl/,
+  },
+  {
     starts: "npx kiln model add storyteller runs/chat",
     instead: ["npx", "kiln", "model", "add", "storyteller", join(out, "chat")],
     prints: /storyteller@1: base, text-generation[\s\S]*\nstoryteller@1\n/,

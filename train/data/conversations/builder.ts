@@ -74,8 +74,8 @@ export class DatasetBuilder {
     const skipped: Dataset["skipped"] = [];
     const warnings: string[] = [];
     const splits = splitConversations(kept, split, {
-      // Where near duplicates were dropped, none is left.
-      near: dedupe.keep === "all" ? dedupe.near : 0,
+      // Where duplicates were dropped, none is left.
+      near: dedupe.keep === "all" || !dedupe.exact ? dedupe.near : null,
       warn: (line) => warnings.push(line),
     });
     const formatter = new TrainingDataFormatter(format.name);

@@ -65,10 +65,10 @@ export function findDuplicates(
 }
 
 /**
- * Which conversations belong together, by the number of one of them: those of a session, of the same content, and near
- * duplicates, and all that follows from these.
+ * Which conversations belong together, by the number of one of them: those of a session or name, of the same content, and near
+ * duplicates, and all that follows from these. `near`: 0 looks for no near ones, null for no duplicates at all.
  */
-export function togetherGroups(list: readonly ConversationRecord[], near: number): Int32Array {
+export function togetherGroups(list: readonly ConversationRecord[], near: number | null): Int32Array {
   const parent = Int32Array.from(list, (_, i) => i);
   const root = (of: number) => {
     let i = of;
@@ -85,7 +85,8 @@ export function togetherGroups(list: readonly ConversationRecord[], near: number
   const firstOf = new Map<string, number>();
   for (const [i, record] of list.entries()) {
     const { session_id: session } = record.metadata;
-    const keys = [`content ${contentHash(record)}`, `id ${record.id}`];
+    const keys = [`id ${record.id}`];
+    if (near !== null) keys.push(`content ${contentHash(record)}`);
     if (typeof session === "string" || typeof session === "number") keys.push(`session ${session}`);
     for (const key of keys) {
       const first = firstOf.get(key);
@@ -93,7 +94,7 @@ export function togetherGroups(list: readonly ConversationRecord[], near: number
       else join(i, first);
     }
   }
-  if (near > 0) {
+  if (near !== null && near > 0) {
     const shingles = list.map((record) => shinglesOf(conversationWords(record)));
     forEachNearPair(shingles, near, join, (a, b) => root(a) === root(b));
   }

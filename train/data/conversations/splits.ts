@@ -22,14 +22,14 @@ interface Group {
 
 /**
  * Splits conversations so that what belongs together (a session, duplicates, near duplicates at `near`; 0: none are looked for)
- * is never on two sides. Each group falls by the hash of its name, so that new conversations move none that was there, and the
+ * is never on two sides. `near: null` is for a list that is known to hold no duplicates. Each group falls by the hash of its name, so that new conversations move none that was there, and the
  * order of the list decides nothing. With `exact` or `stratify` groups are cut at the shares instead. Says what is to be
  * known by `warn`.
  */
 export function splitConversations(
   list: readonly ConversationRecord[],
   { train, val, seed, exact, stratify }: SplitSettings,
-  { near = 0, warn = () => {} }: { near?: number; warn?: (line: string) => void } = {},
+  { near = 0, warn = () => {} }: { near?: number | null; warn?: (line: string) => void } = {},
 ): Splits {
   const records = inOrder(list);
   const byRoot = new Map<number, Group>();

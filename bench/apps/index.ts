@@ -1,0 +1,80 @@
+import { dataRows } from "./data.ts";
+
+/** A step of an application: how it is run, and what it may take. */
+export interface AppRow {
+  name: string;
+  /** Milliseconds of one item, as the seed states them. */
+  seed?: number;
+  /** Milliseconds of one item, at most. */
+  target: number;
+  /** `run` does the work of `items` items. */
+  prepare: () => { items: number; run: () => void; dispose?: () => Promise<void> };
+}
+
+export interface AppResult {
+  name: string;
+  /** Of the best of five runs, and of the worst. */
+  ms: number;
+  worst_ms: number;
+  cpu_ms: number;
+  seed_ms: number | null;
+  target_ms: number;
+  /** Growth of the resident memory over the five runs. */
+  mib: number;
+}
+
+const runs = 5;
+
+/** Times each row: the best of five runs after one that does not count. */
+export async function appResults(filter = ""): Promise<AppResult[]> {
+  const results: AppResult[] = [];
+  for (const { name, seed, target, prepare } of dataRows().filter((row) => row.name.includes(filter))) {
+    const { items, run, dispose } = prepare();
+    run();
+    const before = process.memoryUsage.rss();
+    let most = before;
+    const times = Array.from({ length: runs }, () => {
+      const [start, cpu] = [performance.now(), process.cpuUsage()];
+      run();
+      const ms = (performance.now() - start) / items;
+      const { user, system } = process.cpuUsage(cpu);
+      most = Math.max(most, process.memoryUsage.rss());
+      return { ms, cpu: (user + system) / 1e3 / items };
+    }).sort((a, b) => a.ms - b.ms);
+    await dispose?.();
+    results.push({
+      name,
+      ms: times[0].ms,
+      worst_ms: times[runs - 1].ms,
+      cpu_ms: Math.min(...times.map(({ cpu }) => cpu)),
+      seed_ms: seed ?? null,
+      target_ms: target,
+      mib: (most - before) / 2 ** 20,
+    });
+  }
+  return results;
+}
+
+const number = (value: number) => (value >= 100 ? value.toFixed(0) : value.toPrecision(2));
+
+/** The results as a table in Markdown. */
+export function appTable(results: readonly AppResult[]): string {
+  const head = [
+    "step",
+    "ms, best (worst) of 5",
+    "processor ms",
+    "MiB",
+    "at most",
+    "seed",
+    "seed over processor ms",
+  ];
+  const rows = results.map(({ name, ms, worst_ms, cpu_ms, mib, target_ms, seed_ms }) => [
+    name,
+    `${number(ms)} (${number(worst_ms)})`,
+    number(cpu_ms),
+    mib.toFixed(1),
+    `${target_ms}`,
+    ...(seed_ms === null ? ["", ""] : [`${seed_ms}`, number(seed_ms / cpu_ms)]),
+  ]);
+  return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+}
