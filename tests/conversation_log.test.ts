@@ -104,6 +104,17 @@ describe("the log of conversations", () => {
     expect(rowsOf(path).length).toBe(1);
   });
 
+  it("goes on in the new file where another has put the old one aside", async () => {
+    const path = place("followed.jsonl");
+    const [first, second] = [500, 2 ** 20].map(
+      (rotateBytes) => new ConversationLogger(path, { rotateBytes, fsync: "never" }),
+    );
+    for (let i = 0; logFiles(path).length === 1; i++) first.log(`question ${i}`, "answer");
+    second.log("after that", "answer");
+    expect(rowsOf(path).map(({ messages }) => messages[0].content)).toContain("after that");
+    await Promise.all([first.close(), second.close()]);
+  });
+
   it("loses no line of two processes that share it and put it aside, nor of one that is killed", async () => {
     const path = place("shared.jsonl");
     const options = { rotateBytes: 20_000, fsync: "never" };

@@ -13,7 +13,7 @@ import { jsonLines } from "./exporter.ts";
 import { TrainingDataFormatter } from "./formatter.ts";
 import { type Imported, type ImportedFile, importConversations } from "./importer.ts";
 import { logFiles } from "./logger.ts";
-import { type ConversationRecord, inOrder, sha256 } from "./record.ts";
+import { type ConversationRecord, sha256 } from "./record.ts";
 import { type SplitName, type Splits, splitConversations, splitNames } from "./splits.ts";
 import {
   byRole,
@@ -64,7 +64,7 @@ export class DatasetBuilder {
     const { clean, quality, dedupe } = this.config;
     const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
     const cleaner = new DataCleaner({ ...clean, ...quality, ...dedupe });
-    const { kept, dropped } = await cleaner.filterConversations(inOrder(list), { against });
+    const { kept, dropped } = await cleaner.filterConversations(list, { against });
     return { ...this.splitAndFormat(kept), dropped };
   }
 

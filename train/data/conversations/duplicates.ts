@@ -41,7 +41,7 @@ export function findDuplicates(
 ): Map<ConversationRecord, Duplicate> {
   const found = new Map<ConversationRecord, Duplicate>();
   const own = keep === "all" && others.length === 0 ? [] : preferred(list, keep, leastRating);
-  const all = [...others, ...own];
+  const all = [...inOrder(others), ...own];
   const isOther = (i: number) => i < others.length;
   const add = (i: number, centre: number, reason: Duplicate["reason"]) => {
     if (isOther(i) || (keep === "all" && !isOther(centre))) return;
