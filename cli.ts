@@ -55,7 +55,7 @@ program
       pretrain: (config) => runPretraining(config, writers),
     });
     const { planServing, serveModels } = await import("./serve/serve_model.ts");
-    await serveModels(await planServing([modelDir], address), flags.smoke);
+    await serveModels(await planServing([modelDir], address), { once: flags.smoke });
   });
 
 await runCommand(program);

@@ -156,7 +156,10 @@ export async function modelPooling(directory: string): Promise<Pooling | null> {
  * What a text classifier says of each label: probabilities, which add up to 1 unless a text may have several labels; of a
  * regression the numbers themselves.
  */
-export function labelScores({ config, labels }: Encoder, logits: Float32Array): number[] {
+export function labelScores(
+  { config, labels }: Pick<Encoder, "config" | "labels">,
+  logits: Float32Array,
+): number[] {
   if (config.problem_type === "regression") return [...logits];
   const independent = config.problem_type === "multi_label_classification" || labels.length === 1;
   return independent ? Array.from(logits, sigmoid) : [...softmax(logits)];

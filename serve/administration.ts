@@ -3,7 +3,7 @@ import { resolve, sep } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
 import { modelAt } from "../models/hub/resolve.ts";
-import { type CacheBudget, cacheNeed, type LoadSettings, loadInto } from "./loading.ts";
+import { type CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelLoader } from "./loading.ts";
 import { loadAdapterInto } from "./lora.ts";
 import type { ModelPool, ServedModel } from "./models.ts";
 
@@ -13,6 +13,8 @@ export interface AdministrationOptions {
   readonly budget: CacheBudget;
   /** Folders whose models may be loaded. */
   readonly folders: readonly string[];
+  /** Default: `loadInto`. */
+  readonly load?: ModelLoader;
 }
 
 /** Loads and unloads models and adapters of a running server, and moves aliases. */
@@ -63,12 +65,12 @@ export class Administration {
   }
 
   async #load(name: string, given: string, aliases: readonly string[]): Promise<ServedModel> {
-    const { models, settings, budget } = this.#options;
+    const { models, settings, budget, load = loadInto } = this.#options;
     models.assertFree([name, ...aliases]);
     const path = await this.#confined(given);
     budget.take(name, await cacheNeed(path, settings));
     try {
-      const model = await loadInto(models, { name, aliases, path }, settings, budget.of(name));
+      const model = await load(models, { name, aliases, path }, settings, budget.of(name));
       say(`loaded ${name} from ${path}`);
       return model;
     } catch (error) {

@@ -306,13 +306,20 @@ function addServe(program: Command): void {
       ),
     )
     .action(async (given: string[], flags: import("./serve_model.ts").ServeFlags) => {
-      const { planServing, serveModels } = await import("./serve_model.ts");
-      const plan = await planServing(given, flags);
-      const { takeQuickest } = await import("./adapter_choice.ts");
-      const writer = plan.sources.find((_, i) => plan.needs[i] > 0);
-      const taken = writer && (await takeQuickest(writer.path, flags.dtype ?? "f32", { say }));
-      if (taken) say(taken);
-      await openOnce();
-      await serveModels(plan);
+      const { EngineProcess } = await import("./process/engine_process.ts");
+      const engines = new EngineProcess({ say });
+      // It reads its own modules while this process does.
+      engines.start();
+      try {
+        const { planServing, serveModels } = await import("./serve_model.ts");
+        const plan = await planServing(given, flags);
+        const { takeQuickest } = await import("./adapter_choice.ts");
+        const writer = plan.sources.find((_, i) => plan.needs[i] > 0);
+        const taken = writer && (await takeQuickest(writer.path, flags.dtype ?? "f32", { say }));
+        if (taken) say(taken);
+        await serveModels(plan, { engines });
+      } finally {
+        await engines.close();
+      }
     });
 }

@@ -1,11 +1,8 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { device } from "../core/device.ts";
 import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
-import { isObject, readJson } from "../core/platform/files.ts";
 import {
   type AnyModel,
   decoderConfig,
@@ -17,14 +14,13 @@ import { CausalLM, type DecoderShape } from "../models/decoder.ts";
 import { Encoder } from "../models/encoder.ts";
 import { isGguf } from "../models/formats/gguf.ts";
 import { fromPretrained, loadModel } from "../models/formats/hf_directory.ts";
-import { labelScores, modelPooling } from "../models/pipeline.ts";
 import { TextReader } from "../models/text_reader.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { type EmbeddingSettings, ModelEncoderRunner } from "./engine/encoder_runner.ts";
+import { encoderTask, sentenceSettings } from "./encoder_task.ts";
+import { ModelEncoderRunner } from "./engine/encoder_runner.ts";
 import { blocksIn, cachePlan, ModelRunner } from "./engine/runner.ts";
 import type { ModelFacts, ModelPool, ServedModel } from "./models.ts";
-import type { EncoderTask } from "./text/encoder_frontend.ts";
 
 /** A model to serve. */
 export interface ModelSource {
@@ -94,6 +90,9 @@ export async function cacheNeed(path: string, settings: LoadSettings): Promise<n
   const { blockBytes, mostBlocks } = cachePlan(shape, settings.dtype, settings);
   return blockBytes * mostBlocks;
 }
+
+/** Loads models into a pool: `loadInto`, or what does the same in another process. */
+export type ModelLoader = typeof loadInto;
 
 /**
  * Loads a model and adds it to the pool, ready to answer; `cacheBytes` are for its keys and values.
@@ -226,7 +225,7 @@ async function addEncoder(
   dispose: () => void,
 ): Promise<ServedModel> {
   const folder = await sentenceSettings(directory, path);
-  const task = encoderTask(model, folder, path);
+  const task = encoderTask(model.config, folder, path);
   const reader = new TextReader(model, tokenizer);
   const runner = new ModelEncoderRunner(
     reader,
@@ -248,61 +247,4 @@ function factsOf(model: Encoder | CausalLM, path = ""): ModelFacts {
   const bytes = parameters * byteSize(dtype);
   const format = isGguf(path) ? "gguf" : "safetensors";
   return { family: model.config.model_type, format, parameters, bytes, dtype };
-}
-
-/** What the files of sentence-transformers, and its keys of config.json, say of an encoder. */
-interface SentenceSettings {
-  readonly embedding: EmbeddingSettings;
-  readonly matryoshka: readonly number[] | boolean;
-  /** Tokens that it reads of a text, if less than it has positions. */
-  readonly longest: number;
-  /** Whether a cross-encoder's score is its logit. */
-  readonly rawScore: boolean;
-}
-
-/** Without such files a vector is the mean of all tokens, of length 1. */
-async function sentenceSettings(directory: string | undefined, path: string): Promise<SentenceSettings> {
-  const read = async (name: string) => {
-    const file = directory === undefined ? "" : join(directory, name);
-    return existsSync(file) ? await readJson(file) : null;
-  };
-  const modules = (await read("modules.json")) as { type?: string }[] | null;
-  const kinds = modules?.map(({ type }) => String(type).split(".").at(-1)!) ?? ["Normalize"];
-  const other = kinds.find((kind) => !["Transformer", "Pooling", "Normalize"].includes(kind));
-  if (other !== undefined) {
-    throw new KilnError(
-      `${path}: modules.json has a ${other}, which kiln does not compute; serve a model of a transformer and a pooling alone`,
-    );
-  }
-  const config = ((await read("config.json")) ?? {}) as Record<string, unknown>;
-  const sentence = (await read("sentence_bert_config.json")) as { max_seq_length?: unknown } | null;
-  const {
-    matryoshka_dimensions: dimensions,
-    is_matryoshka,
-    sbert_ce_default_activation_function: old,
-  } = config;
-  const own = isObject(config.sentence_transformers) ? config.sentence_transformers.activation_fn : old;
-  return {
-    embedding: {
-      pooling: (directory === undefined ? null : await modelPooling(directory)) ?? "mean",
-      normalize: kinds.includes("Normalize"),
-    },
-    matryoshka: Array.isArray(dimensions) ? dimensions.map(Number) : is_matryoshka === true,
-    longest: Number(sentence?.max_seq_length) || Number.POSITIVE_INFINITY,
-    rawScore: String(own).endsWith("Identity"),
-  };
-}
-
-function encoderTask(model: Encoder, { matryoshka, rawScore }: SentenceSettings, path: string): EncoderTask {
-  const { task, labels } = model;
-  if (task === "feature-extraction" || task === "fill-mask")
-    return { name: "embed", width: model.shape.hidden_size, matryoshka };
-  if (task !== "text-classification") {
-    throw new KilnError(
-      `${path} is for ${task}, which kiln serve has no route for; use pipeline("${task}") of kiln/models`,
-    );
-  }
-  if (labels.length > 1) return { name: "classify", labels, scores: (logits) => labelScores(model, logits) };
-  const scores = (logits: Float32Array) => (rawScore ? [...logits] : labelScores(model, logits));
-  return { name: "score", labels, scores };
 }

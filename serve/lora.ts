@@ -39,7 +39,7 @@ export async function loadAdapterInto(
         code: "adapter_unsupported",
       });
     }
-    const tokenizer = await tokenizerOf(path, parent.frontend);
+    const tokenizer = await adapterTokenizer(path, parent.frontend);
     // Not the name alone: what is cached for another adapter that had this name is not this one's.
     const adapter = `${name} ${++loads}`;
     await host.add(adapter, path);
@@ -68,7 +68,7 @@ function onlyWriter(pool: ModelPool): string {
 }
 
 /** An adapter's own tokenizer where its folder has one, since that knows what a chat looks like; otherwise its model's. */
-async function tokenizerOf(path: string, { tokenizer, engine }: Frontend): Promise<Tokenizer> {
+export async function adapterTokenizer(path: string, { tokenizer, engine }: Frontend): Promise<Tokenizer> {
   if (isGguf(path)) return tokenizer;
   const directory = await currentDirectory(path);
   if (!existsSync(join(directory, "tokenizer.json"))) return tokenizer;

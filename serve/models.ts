@@ -8,6 +8,7 @@ import { Engine } from "./engine/engine.ts";
 import type { EncoderPort, EnginePort } from "./engine/port.ts";
 import type { Runner } from "./engine/types.ts";
 import { LIMITS, type Limits } from "./limits.ts";
+import { logError } from "./log_error.ts";
 import { EncoderFrontend, type EncoderTask, type EncoderTokenizer } from "./text/encoder_frontend.ts";
 import { Frontend } from "./text/frontend.ts";
 
@@ -297,9 +298,4 @@ function served({ name, facts = null, close }: ModelOptions, engine: EnginePort 
     drain: (timeoutMs) => engine.drain(timeoutMs),
     close: async () => close?.(),
   };
-}
-
-function logError(error: unknown): void {
-  const text = error instanceof Error ? (process.env.DEBUG ? error.stack : error.message) : String(error);
-  process.stderr.write(`serve: ${text}\n`);
 }

@@ -11,6 +11,8 @@ import { defaultCacheBytes } from "./engine/runner.ts";
 import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
 import { type AdapterSource, loadAdapterInto } from "./lora.ts";
 import { ModelPool, type ModelTask, taskOf } from "./models.ts";
+import type { EngineProcess } from "./process/engine_process.ts";
+import { loaderInto } from "./process/loading.ts";
 import { assertCanListen, createServer } from "./server.ts";
 
 /** The options of `kiln serve`, as the command line gives them. */
@@ -115,22 +117,30 @@ async function sourceOf(argument: string): Promise<ModelSource> {
   return { name, aliases, path: await resolveModel(after) };
 }
 
-/** Serves until a signal; with `once`, sends itself one request and stops. */
+export interface ServingOptions {
+  /** Answer one request, which the server sends itself, and stop. */
+  readonly once?: boolean | undefined;
+  /** Where the models are; absent: in this process. */
+  readonly engines?: EngineProcess;
+}
+
+/** Serves until a signal. @throws KilnError when the engines end and cannot be started again. */
 export async function serveModels(
   { sources, adapters, needs, settings, flags }: ServingPlan,
-  once = false,
+  { once = false, engines }: ServingOptions = {},
 ): Promise<void> {
+  const load = engines ? loaderInto(engines) : loadInto;
   const models = new ModelPool();
   const { cacheMib, adminKey, modelDir: folders = [] } = flags;
   const budget = new CacheBudget(cacheMib ? cacheMib * 2 ** 20 : defaultCacheBytes);
   const names = sources.map(({ name }) => name);
   // A new version of a model can then be loaded beside the old one.
   budget.share(names, needs, adminKey === undefined ? 0 : 1);
-  for (const source of sources) await loadInto(models, source, settings, budget.of(source.name));
+  for (const source of sources) await load(models, source, settings, budget.of(source.name));
   for (const adapter of adapters) await loadAdapterInto(models, adapter);
   const server = createServer({
     models,
-    administration: new Administration({ models, settings, budget, folders }),
+    administration: new Administration({ models, settings, budget, folders, load }),
     ...definedOnly({
       adminKey,
       apiKey: flags.apiKey,
@@ -150,8 +160,10 @@ export async function serveModels(
   }
   const line = "\nfinishing the running answers; once more to stop at once";
   await untilInterrupted(line, async (signal) => {
-    await new Promise((resolve) => signal.addEventListener("abort", resolve));
-    await server.close();
+    const interrupted = new Promise<null>((resolve) => signal.addEventListener("abort", () => resolve(null)));
+    const failure = await Promise.race([interrupted, ...(engines ? [engines.gaveUp] : [])]);
+    await server.close(...(failure ? [0] : []));
+    if (failure) throw failure;
   });
 }
 

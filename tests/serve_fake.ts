@@ -18,8 +18,9 @@ import type {
   TokenLogprob,
 } from "../serve/engine/types.ts";
 import { createServer, type Server, type ServerOptions } from "../serve/index.ts";
-import { Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
+import { type Tokenizer, withChatTemplate } from "../tokenizer/index.ts";
 import { checkedFetch } from "./support/checked_fetch.ts";
+import { fakeTokenizer } from "./support/fake_tokenizer.ts";
 import { checkAnswer, checkRequest, checkSchema } from "./support/openai_schemas.ts";
 
 export interface FakeOptions {
@@ -30,6 +31,8 @@ export interface FakeOptions {
   /** A step may be given before the results of the one before it are there. */
   overlap?: boolean;
 }
+
+export { fakeTokenizer };
 
 /** What a fake cache holds of one position: its token, and a hash of it and all before it, as K and V depend on them. */
 interface Slot {
@@ -303,16 +306,6 @@ export function idle(engine: EnginePort) {
 }
 
 export const IDLE = { running: 0, waiting: 0, blocksUsed: 0, open: 0 };
-
-/** A real byte-level tokenizer with a few merges; id 0 is the end of text, id 1 its beginning. */
-export function fakeTokenizer(): Tokenizer {
-  const corpus = "once upon a time there was one little dog. the dog was happy and the sun was warm. ".repeat(
-    4,
-  );
-  return new Tokenizer(
-    trainBpe([corpus], { vocab_size: 300, special_tokens: ["<|endoftext|>", "<s>"], bos_token: "<s>" }),
-  );
-}
 
 /** The same with ChatML, whose special tokens follow the vocabulary. */
 export function fakeChatTokenizer(): Tokenizer {

@@ -131,7 +131,6 @@ export class Engine implements EnginePort {
     };
   }
 
-  /** What waits, by client. */
   get queue(): Queue {
     return this.#scheduler.queue;
   }

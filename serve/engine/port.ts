@@ -1,6 +1,7 @@
 import type { EncodedText } from "../../models/text_rows.ts";
 import type { EncoderRunner } from "./encoder_runner.ts";
 import type { EngineObserver } from "./observer.ts";
+import type { Queue } from "./queues.ts";
 import type { EngineEvent, FinishReason, Request, Runner } from "./types.ts";
 
 /** Gets the events of one request. Must not throw; may call `abort`. */
@@ -47,6 +48,8 @@ export interface EnginePort {
     "vocabSize" | "maxModelLen" | "blockSize" | "blockCount" | "weights" | "adapters"
   >;
   readonly state: EngineState;
+  /** What waits, by client. */
+  readonly queue: Queue;
   stats(): EngineStats;
   /** Adds somebody to be told of all that happens from now on. */
   observe(observer: EngineObserver): void;
@@ -93,6 +96,8 @@ export interface EncoderPort {
   /** What there is to know of its runner. */
   readonly runner: Pick<EncoderRunner, "vocabSize" | "maxModelLen">;
   readonly state: EngineState;
+  /** What waits, by client. */
+  readonly queue: Queue;
   stats(): EncoderStats;
   /**
    * Checks that so many more texts and tokens of a client may join. A full queue still takes each client's fair share.

@@ -1,5 +1,5 @@
 /** Milliseconds of node's longest timer; one with a longer delay would go off at once. */
-const longestTimer = 2 ** 31 - 1;
+export const longestTimer = 2 ** 31 - 1;
 
 /** Waits for `work`; calls `onHang` if it takes longer than `limitMs`, which may be infinite, and goes on waiting. */
 export async function watched<T>(work: Promise<T>, limitMs: number, onHang: () => void): Promise<T> {
