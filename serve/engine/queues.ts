@@ -46,7 +46,8 @@ export class ClientQueues {
 
   /** A sequence is done, whether or not it has run. */
   leave({ client, request }: Sequence): void {
-    if (--client.sequences === 0) this.#clients.delete(request.client);
+    client.sequences -= 1;
+    if (client.sequences === 0) this.#clients.delete(request.client);
   }
 
   enqueue(sequence: Sequence): void {
