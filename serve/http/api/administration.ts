@@ -87,7 +87,12 @@ const unloadAdapter = route({
 
 export const administration: readonly Route[] = [load, unload, aliases, loadAdapter, unloadAdapter];
 
-const statuses: Record<string, number> = { name_taken: 409, model_not_found: 404, out_of_memory: 503 };
+const statuses: Record<string, number> = {
+  name_taken: 409,
+  model_not_found: 404,
+  out_of_memory: 503,
+  engine_unavailable: 503,
+};
 
 /** Does something as the administrator, who may read why it failed. @throws HttpError. */
 async function told<T>(
