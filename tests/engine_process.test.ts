@@ -120,9 +120,9 @@ describe("when the process of the engines ends", () => {
   });
   afterAll(() => started.close());
 
-  it("all its requests end with an error, and another goes on", () => endWith("die", started));
+  it("F35: all its requests end with an error, and another goes on", () => endWith("die", started));
 
-  it("a step that takes too long ends it", () => endWith("hang", started));
+  it("F15: a step that takes too long ends it", () => endWith("hang", started));
 
   it("says what happened, a line each", () => {
     const [died, ready, hung] = started.lines;
