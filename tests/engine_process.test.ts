@@ -74,6 +74,9 @@ describe("a server whose engines are in another process", () => {
     });
     for await (const _ of stream) break;
     await until(() => engine.stats().running === 0 && engine.stats().blocksUsed === 0);
+    // It did not go on to its end, where its blocks would be free too.
+    expect(engine.stats().generatedTokens).toBeLessThan(15_000);
+    expect(engine.stats().steps).toBeLessThan(15_000);
     checkSums(started);
   });
 
