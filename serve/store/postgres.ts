@@ -5,7 +5,7 @@ import type pg from "pg";
 import { KilnError } from "../../core/errors.ts";
 import { firstLine } from "../../core/platform/files.ts";
 import { copyStore } from "./copy.ts";
-import { migrate } from "./migrate.ts";
+import { migrate, schemaOf } from "./migrate.ts";
 import { bound, parse } from "./sql.ts";
 import { openSqlite } from "./sqlite.ts";
 import {
@@ -223,7 +223,8 @@ export class PostgresStore implements OpenStore {
   }
 
   async migrate(options: { to?: number; backupFolder?: string } = {}): Promise<void> {
-    await this.exclusively((tx) => tx.run(`CREATE SCHEMA IF NOT EXISTS ${this.schema}`));
+    if ((await schemaOf(this)) === 0)
+      await this.exclusively((tx) => tx.run(`CREATE SCHEMA IF NOT EXISTS ${this.schema}`));
     await migrate(this, options);
   }
 

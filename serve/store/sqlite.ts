@@ -241,10 +241,10 @@ class SqliteConnection implements Connection {
   }
 }
 
-/** Tries until another process lets go of the file: at once, then after waits that grow, then throws `store_busy`. */
+/** Tries until another process lets go of the file, with short waits; at the end of its patience throws `store_busy`. */
 async function patiently<T>(path: string, patienceMs: number, work: () => T): Promise<T> {
   const begin = performance.now();
-  for (let tries = 0; ; tries++) {
+  for (;;) {
     try {
       return work();
     } catch (error) {
@@ -256,7 +256,7 @@ async function patiently<T>(path: string, patienceMs: number, work: () => T): Pr
       }
       // Most writes take less than the shortest timer.
       if (waited < 2) await new Promise((resolve) => setImmediate(resolve));
-      else await sleep(Math.min(1 + Math.random() * tries, 20));
+      else await sleep(1 + Math.random());
     }
   }
 }
