@@ -12,6 +12,7 @@ import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts
 
 const folder = mkdtempSync(path.join(tmpdir(), "kiln-workers-"));
 const root = fileURLToPath(new URL("..", import.meta.url));
+const script = fileURLToPath(new URL("support/store_worker.ts", import.meta.url));
 let postgres: Postgres | null = null;
 beforeAll(async () => {
   postgres = await startPostgres();
@@ -40,7 +41,6 @@ test.each([
     let names = 0;
     const start = async () => {
       const name = `worker${names++}`;
-      const script = path.join(root, "tests/support/store_worker.ts");
       const child = spawn(
         process.execPath,
         ["--import", "tsx", script, address, name, file, String(leaseMs)],

@@ -35,7 +35,10 @@ function programs(scratch: string): { bin: string; env: NodeJS.ProcessEnv } | nu
       if (target.startsWith("native/lib/"))
         symlinkSync(path.join(root, source), path.join(lib, path.basename(target)));
     }
-    return { bin: path.join(root, "native/bin"), env: { LD_LIBRARY_PATH: lib } };
+    return {
+      bin: path.join(root, "native/bin"),
+      env: { LD_LIBRARY_PATH: `${lib}:${path.join(root, "native/lib")}` },
+    };
   } catch {
     return null;
   }
