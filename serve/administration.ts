@@ -3,7 +3,14 @@ import { resolve, sep } from "node:path";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
 import { modelAt } from "../models/hub/resolve.ts";
-import { type CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelLoader } from "./loading.ts";
+import {
+  type CacheBudget,
+  cacheNeed,
+  type LoadSettings,
+  loadInto,
+  type ModelLoader,
+  type ModelSource,
+} from "./loading.ts";
 import { loadAdapterInto } from "./lora.ts";
 import type { ModelPool, ServedModel } from "./models.ts";
 
@@ -64,13 +71,32 @@ export class Administration {
     return loaded;
   }
 
+  /**
+   * Loads a model beside another, wherever it is, then lets the other's aliases stand for it. @throws KilnError as `loadInto`, and
+   * for a name that is taken.
+   */
+  replace(old: string, source: ModelSource): Promise<ServedModel> {
+    return this.#next(async () => {
+      const { models } = this.#options;
+      models.assertFree([source.name]);
+      const model = await this.#add(source);
+      for (const [alias, { name }] of [...models])
+        if (name === old && alias !== old) models.alias(alias, source.name);
+      return model;
+    });
+  }
+
   async #load(name: string, given: string, aliases: readonly string[]): Promise<ServedModel> {
+    this.#options.models.assertFree([name, ...aliases]);
+    return this.#add({ name, aliases, path: await this.#confined(given) });
+  }
+
+  async #add(source: ModelSource): Promise<ServedModel> {
     const { models, settings, budget, load = loadInto } = this.#options;
-    models.assertFree([name, ...aliases]);
-    const path = await this.#confined(given);
+    const { name, path } = source;
     budget.take(name, await cacheNeed(path, settings));
     try {
-      const model = await load(models, { name, aliases, path }, settings, budget.of(name));
+      const model = await load(models, source, settings, budget.of(name));
       say(`loaded ${name} from ${path}`);
       return model;
     } catch (error) {

@@ -2,9 +2,10 @@ import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
-import { untilInterrupted } from "../core/platform/command_line.ts";
+import { say, untilInterrupted } from "../core/platform/command_line.ts";
 import { currentDirectory } from "../core/platform/files.ts";
 import { resolveModel } from "../models/hub/resolve.ts";
+import { parseReference, versionOfPath } from "../models/registry/names.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import { Administration } from "./administration.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
@@ -13,6 +14,7 @@ import { type AdapterSource, loadAdapterInto } from "./lora.ts";
 import { ModelPool, type ModelTask, taskOf } from "./models.ts";
 import type { EngineProcess } from "./process/engine_process.ts";
 import { loaderInto } from "./process/loading.ts";
+import { type RegisteredSource, RegistryFollower } from "./registry_follower.ts";
 import { assertCanListen, createServer } from "./server.ts";
 
 /** The options of `kiln serve`, as the command line gives them. */
@@ -70,7 +72,7 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
         exitCode: 2,
       });
     const [name, ...aliases] = servedModelName;
-    sources[0] = { ...first, name, aliases };
+    sources[0] = isFollowing(first) ? { ...first, aliases: servedModelName } : { ...first, name, aliases };
   }
   const adapters: AdapterSource[] = [];
   for (const adapter of flags.loraModules ?? [])
@@ -103,18 +105,32 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
   return { sources, adapters, needs, settings, flags };
 }
 
+const isFollowing = (source: ModelSource): source is RegisteredSource =>
+  "follows" in source && source.follows !== null;
+
 /** `PATH`, `NAME=PATH` or `NAME,ALIAS=PATH`; a path may hold `=` itself. */
-async function sourceOf(argument: string): Promise<ModelSource> {
+async function sourceOf(argument: string): Promise<ModelSource | RegisteredSource> {
   const [, names, after] = (!existsSync(argument) && /^([^=/]*[^=]*?)=(.+)$/.exec(argument)) || [];
   if (names === undefined) {
     const path = await resolveModel(argument);
     // A pulled model's folder is called by its commit.
-    return { name: existsSync(argument) ? modelNameOf(path) : argument, aliases: [], path };
+    const name = existsSync(argument) ? modelNameOf(path) : argument;
+    return registered(argument, { name, aliases: [], path });
   }
   const [name, ...aliases] = names.split(",").map((part) => part.trim());
   if ([name, ...aliases].includes(""))
     throw new KilnError(`${argument} has an empty name: give NAME=PATH or NAME,ALIAS=PATH`, { exitCode: 2 });
-  return { name, aliases, path: await resolveModel(after) };
+  return registered(after, { name, aliases, path: await resolveModel(after) });
+}
+
+/** A version that was asked for by an alias is called by its number; the names given are its as long as the alias is. */
+function registered(given: string, source: ModelSource): ModelSource | RegisteredSource {
+  const version = existsSync(given) ? null : versionOfPath(source.path);
+  if (version === null) return source;
+  const { name, version: wanted } = parseReference(given)!;
+  if (typeof wanted === "number") return { ...source, version, follows: null };
+  const aliases = [source.name, ...source.aliases];
+  return { ...source, name: version, aliases, version, follows: `${name}@${wanted ?? "prod"}` };
 }
 
 export interface ServingOptions {
@@ -135,12 +151,15 @@ export async function serveModels(
   const budget = new CacheBudget(cacheMib ? cacheMib * 2 ** 20 : defaultCacheBytes);
   const names = sources.map(({ name }) => name);
   // A new version of a model can then be loaded beside the old one.
-  budget.share(names, needs, adminKey === undefined ? 0 : 1);
+  budget.share(names, needs, adminKey !== undefined || sources.some(isFollowing) ? 1 : 0);
+  const administration = new Administration({ models, settings, budget, folders, load });
+  const follower = new RegistryFollower({ switcher: administration, say });
+  for (const source of sources) if ("version" in source) await follower.add(source as RegisteredSource);
   for (const source of sources) await load(models, source, settings, budget.of(source.name));
   for (const adapter of adapters) await loadAdapterInto(models, adapter);
   const server = createServer({
     models,
-    administration: new Administration({ models, settings, budget, folders, load }),
+    administration,
     ...definedOnly({
       adminKey,
       apiKey: flags.apiKey,
@@ -156,13 +175,16 @@ export async function serveModels(
   if (once) {
     await askOnce(url, sources[0].name);
     await server.close();
-    return;
+    return follower.close();
   }
   const line = "\nfinishing the running answers; once more to stop at once";
   await untilInterrupted(line, async (signal) => {
+    const following = follower.run();
     const interrupted = new Promise<null>((resolve) => signal.addEventListener("abort", () => resolve(null)));
     const failure = await Promise.race([interrupted, ...(engines ? [engines.gaveUp] : [])]);
+    await follower.close();
     await server.close(...(failure ? [0] : []));
+    await following;
     if (failure) throw failure;
   });
 }

@@ -278,3 +278,27 @@ describe("a device without enough memory", () => {
     await gpu.sync();
   });
 });
+
+it("puts a version of the registry, wherever it is, in another's place", async () => {
+  const pool = new ModelPool();
+  const need = await cacheNeed(join(inside, "one"), settings);
+  const room = new CacheBudget(2 * need);
+  const own = new Administration({ models: pool, settings, budget: room, folders: [] });
+  room.share(["v@1"], [need], 1);
+  const source = { name: "v@1", aliases: ["v@prod"], path: join(inside, "one") };
+  const first = await loadInto(pool, source, settings, room.of("v@1"));
+  const second = await own.replace("v@1", { name: "v@2", aliases: [], path: join(folder, "outside") });
+  expect([...pool]).toEqual([
+    ["v@1", first],
+    ["v@prod", second],
+    ["v@2", second],
+  ]);
+  await expect(own.replace("v@2", { name: "v@2", aliases: [], path: "" })).rejects.toThrow(/already/);
+  await own.unload("v@1");
+  // There is room for the next one again.
+  await own.replace("v@2", { name: "v@3", aliases: [], path: join(inside, "two") });
+  expect(pool.get("v@prod")!.name).toBe("v@3");
+  await own.unload("v@2");
+  await own.unload("v@3");
+  expect([...pool]).toEqual([]);
+});
