@@ -4,8 +4,11 @@ import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { root } from "./prepare.mjs";
 
-/** Measured on Linux x64 (2026-11-30: 312.3 MB, of which webgpu has 137, chromium's SwiftShader 68, tokenizers 66), and a tenth. */
-const budget = 344e6;
+/**
+ * Measured on Linux x64 (2026-11-30: 348.1 MB, of which webgpu has 137, chromium's SwiftShader 68, tokenizers 66, libsql 20 and
+ * what conversation data needs 11), and a twentieth.
+ */
+const budget = 365e6;
 
 /** Bytes of the files below a folder; packages inside of it are listed by themselves. */
 function bytesOf(folder) {
