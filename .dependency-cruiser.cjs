@@ -1,6 +1,7 @@
 // The house rule (docs/architecture.md): imports point one way only.
 //   core <- kernels <- nn <- models <- { train, serve } <- cli      tokenizer only core/errors, core/platform/files
 //   within serve: engine <- text <- http, and store, which imports none of ours but core/errors and core/platform
+//   page: types of app/protocol.ts alone
 const below = {
   core: [],
   kernels: ["core"],
@@ -55,6 +56,21 @@ module.exports = {
     ...layers,
     ...serveLayers,
     {
+      name: "page-imports-types-of-the-protocol-alone",
+      severity: "error",
+      from: { path: "^serve/page/", pathNot: "^serve/page/build\\.ts$" },
+      to: {
+        path: "^(core|kernels|nn|models|tokenizer|train|serve|bench)/",
+        pathNot: "^serve/(page|app/protocol)",
+      },
+    },
+    {
+      name: "page-runs-nothing-of-the-server",
+      severity: "error",
+      from: { path: "^serve/page/" },
+      to: { path: "^serve/app/", dependencyTypesNot: ["type-only"] },
+    },
+    {
       name: "docs-import-the-doors-only",
       severity: "error",
       from: { path: "^docs/" },
@@ -77,6 +93,6 @@ module.exports = {
     doNotFollow: { path: "node_modules" },
     tsPreCompilationDeps: true,
     tsConfig: { fileName: "tsconfig.json" },
-    enhancedResolveOptions: { extensions: [".ts", ".mjs", ".js"] },
+    enhancedResolveOptions: { extensions: [".ts", ".tsx", ".mjs", ".js"] },
   },
 };

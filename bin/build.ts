@@ -1,10 +1,12 @@
-// `npm run build`: dist/ with kiln as JavaScript for Node, in dist/browser/ for pages, and its declarations in dist/types/.
+// `npm run build`: dist/ with kiln as JavaScript for Node, in dist/browser/ for pages, its
+// declarations in dist/types/, and the chat page in dist/page/.
 // The entry points of each share their chunks, so that a Tensor of `kiln` is one of `kiln/nn`.
 import { readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { type BuildOptions, build } from "esbuild";
 import ts from "typescript";
+import { buildPage } from "../serve/page/build.ts";
 import { kernelsInside, withoutNode } from "./bundle_plugin.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -29,6 +31,7 @@ await bundle(pageDoors, {
   target: "es2022",
   plugins: [kernelsInside(), withoutNode()],
 });
+await buildPage(path.join(dist, "page"));
 declare(doors);
 // bin/load.mjs runs what is built where no source is newer than this file.
 const stamp = path.join(dist, "built");

@@ -33,7 +33,7 @@ function changedSince(file, time) {
   if (path.extname(file)) return false;
   return readdirSync(file, { withFileTypes: true }).some(
     (entry) =>
-      (entry.isDirectory() || /\.(ts|wgsl|txt|css)$/.test(entry.name)) &&
+      (entry.isDirectory() || /\.(tsx?|wgsl|txt|css|html|svg)$/.test(entry.name)) &&
       changedSince(path.join(file, entry.name), time),
   );
 }

@@ -199,6 +199,8 @@ export interface ChatBody {
   parent_id?: string | null;
   request_id?: string;
   model?: string;
+  system?: string | null;
+  consent?: boolean;
   stream?: boolean;
   retrieve?: "auto" | "on" | "off";
   params?: Params;

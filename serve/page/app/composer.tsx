@@ -1,0 +1,125 @@
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { TokensResult } from "../../app/protocol.ts";
+import { t } from "../messages.en.ts";
+import { number } from "../render/format.ts";
+import { api } from "../state/api.ts";
+import { send, stop, streaming, thread } from "../state/chat.ts";
+import { linkState } from "../state/link.ts";
+import { draftOf, keepDraft, newSystem } from "../state/local.ts";
+import { modelInfo, modelName } from "../state/models.ts";
+import { place } from "../state/route.ts";
+import { IconButton } from "./parts.tsx";
+import { editing } from "./shell.ts";
+
+/** Where a message is written. Its text is kept until the server has accepted it. */
+export function Composer() {
+  const id = place.value.id;
+  const [text, setText] = useState(() => draftOf(id));
+  const field = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => setText(draftOf(id)), [id]);
+  useEffect(() => field.current?.focus(), [id]);
+  useLayoutEffect(() => grow(field.current!), [text]);
+  const busy = streaming();
+  const model = modelInfo();
+  const blocked = linkState.value.state !== "online" || !model || model.state === "failed";
+  const submit = () => {
+    if (busy || blocked || !text.trim() || !send(text.trim())) return;
+    setText("");
+  };
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        submit();
+      }}
+    >
+      <div class="box">
+        <textarea
+          id="composer"
+          ref={field}
+          rows={1}
+          aria-label={t.chat.message}
+          placeholder={t.chat.placeholder(modelName() ?? "")}
+          value={text}
+          onInput={(event) => {
+            setText(event.currentTarget.value);
+            keepDraft(id, event.currentTarget.value);
+          }}
+          onKeyDown={(event) => onKey(event, text, submit)}
+        />
+        <div class="composer-foot">
+          <Counter text={text} />
+          {busy ? (
+            <IconButton
+              icon="stop"
+              class="primary"
+              label={t.chat.stop}
+              disabled={busy.request !== null}
+              onClick={stop}
+            />
+          ) : (
+            <IconButton
+              icon="send"
+              class="primary"
+              type="submit"
+              label={t.chat.send}
+              disabled={blocked || !text.trim()}
+            />
+          )}
+        </div>
+      </div>
+    </form>
+  );
+}
+
+/** As high as its text, up to 8 lines. */
+function grow(field: HTMLTextAreaElement): void {
+  field.style.height = "auto";
+  field.style.height = `${field.scrollHeight}px`;
+}
+
+function onKey(event: KeyboardEvent, text: string, submit: () => void): void {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    submit();
+  }
+  if (event.key === "ArrowUp" && text === "") {
+    const last = thread.value.map((one) => one.peek()).findLast(({ role }) => role === "user");
+    if (!last || last.request) return;
+    event.preventDefault();
+    editing.value = last.id;
+  }
+}
+
+/** How many tokens the prompt would have, by the model's own tokenizer, of those that it can read. */
+function Counter({ text }: { text: string }) {
+  const [count, setCount] = useState<TokensResult | null>(null);
+  const model = modelName();
+  const conversation_id = place.value.id;
+  const last = thread.value.at(-1)?.value;
+  const online = linkState.value.state === "online";
+  useEffect(() => {
+    if (!model || !online || last?.status === "streaming") return;
+    let over = false;
+    const system = conversation_id === null ? newSystem.peek() || null : null;
+    const body = { model, text, conversation_id, parent_id: last?.id ?? null, ...(system && { system }) };
+    const timer = setTimeout(() => {
+      api<TokensResult>("POST", "/api/tokens", body).then(
+        (result) => !over && setCount(result),
+        () => !over && setCount(null),
+      );
+    }, 200);
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [text, model, conversation_id, last?.id, last?.status, online]);
+  if (!count) return <small class="counter" />;
+  const full = count.tokens > count.context_length;
+  return (
+    <small class={full ? "counter error" : "counter"} title={t.chat.counterTip}>
+      {t.chat.counter(number(count.tokens), number(count.context_length))}
+    </small>
+  );
+}

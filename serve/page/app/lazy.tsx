@@ -1,0 +1,30 @@
+import { type ComponentType, h } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { t } from "../messages.en.ts";
+
+/** A component that is fetched when it is first shown, so that the page opens without it. `frame`: something stands there before. */
+export function lazy<Props extends object>(load: () => Promise<ComponentType<Props>>, frame = false) {
+  let content: ComponentType<Props> | null = null;
+  return function Lazy(props: Props) {
+    const [failed, setFailed] = useState(false);
+    const [, drawAgain] = useState(false);
+    useEffect(() => {
+      if (content) return;
+      load().then(
+        (loaded) => {
+          content = loaded;
+          drawAgain(true);
+        },
+        () => setFailed(true),
+      );
+    }, []);
+    if (failed)
+      return (
+        <div class="notice error" role="alert">
+          {t.app.unreachable}
+        </div>
+      );
+    if (content) return h(content, props);
+    return frame ? <div class="screen skeleton" role="status" aria-label={t.app.loading} /> : null;
+  };
+}

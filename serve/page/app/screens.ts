@@ -1,0 +1,7 @@
+// One file for the browser to fetch: the screens share most of what they are made of.
+export { Analytics } from "./analytics.tsx";
+export { Compare } from "./compare.tsx";
+export { Data } from "./data.tsx";
+export { Experiments } from "./experiments.tsx";
+export { Models } from "./models.tsx";
+export { Settings } from "./settings.tsx";

@@ -1,0 +1,15 @@
+import { signal } from "@preact/signals";
+
+/** What is open over the page. */
+export const dialog = signal<"search" | "shortcuts" | null>(null);
+/** The sidebar, where the screen is too narrow to show it always. */
+export const sidebarOpen = signal(false);
+/** The message that is being edited. */
+export const editing = signal<string | null>(null);
+/** The parameters beside the chat. */
+export const panelOpen = signal(false);
+
+export const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
+
+/** Puts the cursor into the composer. */
+export const focusComposer = (): void => document.getElementById("composer")?.focus();
