@@ -9,7 +9,7 @@ import type { EncoderPort, EnginePort } from "./engine/port.ts";
 import type { Runner } from "./engine/types.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import { logError } from "./log_error.ts";
-import { EncoderFrontend, type EncoderTask, type EncoderTokenizer } from "./text/encoder_frontend.ts";
+import { EncoderFrontend, type EncoderTask } from "./text/encoder_frontend.ts";
 import { Frontend } from "./text/frontend.ts";
 
 /** What a model is made of. */
@@ -103,7 +103,7 @@ export interface AdapterOptions extends Omit<ModelOptions, "aliases"> {
 /** A model that reads texts, with an engine of its own. */
 export interface ReaderOptions extends ModelOptions {
   readonly engine: EncoderPort;
-  readonly tokenizer: EncoderTokenizer;
+  readonly tokenizer: Tokenizer;
   readonly task: EncoderTask;
 }
 

@@ -264,6 +264,23 @@ describe("/score and /rerank", () => {
 });
 
 describe("models of another kind", () => {
+  it("W48: have tokens too, of texts, not of conversations", async () => {
+    const [text] = texts;
+    const [{ ids }] = await tokenizer.encodeTexts([text]);
+    const { body } = await post("/tokenize", { model: "plain", prompt: text, return_token_strs: true });
+    expect(body).toMatchObject({ count: ids.length, tokens: [...ids], token_strs: expect.any(Array) });
+    const bare = await post("/tokenize", { model: "plain", prompt: text, add_special_tokens: false });
+    expect(bare.body.tokens).toEqual([...ids].slice(1, -1));
+    const back = await post("/detokenize", { model: "plain", tokens: bare.body.tokens });
+    expect(back.body.prompt.toLowerCase()).toBe(text.toLowerCase());
+    const messages = [{ role: "user", content: "a" }];
+    expect((await post("/tokenize", { model: "plain", messages })).body.error.code).toBe(
+      "model_not_supported",
+    );
+    const long = await post("/tokenize", { model: "plain", prompt: "a".repeat(100_000) });
+    expect([long.status, long.body.error.code]).toEqual([400, "context_length_exceeded"]);
+  });
+
   it("W47: are refused with what they are for, and who could do it", async () => {
     const cases: [path: string, body: object, message: string][] = [
       [

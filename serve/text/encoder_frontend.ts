@@ -30,9 +30,6 @@ export interface EncoderJob {
   cancel(): void;
 }
 
-/** The part of a tokenizer that encoders use. */
-export type EncoderTokenizer = Pick<Tokenizer, "encodeTexts">;
-
 interface Labelled {
   readonly labels: readonly string[];
   /** Of a text's logits, a number for each label. */
@@ -55,18 +52,13 @@ export type EncoderTask =
 export class EncoderFrontend<Task extends EncoderTask = EncoderTask> {
   readonly engine: EncoderPort;
   readonly task: Task;
-  readonly #tokenizer: EncoderTokenizer;
+  readonly tokenizer: Tokenizer;
   readonly #limits: Pick<Limits, "charsPerToken">;
 
-  constructor(
-    engine: EncoderPort,
-    tokenizer: EncoderTokenizer,
-    task: Task,
-    limits: Pick<Limits, "charsPerToken">,
-  ) {
+  constructor(engine: EncoderPort, tokenizer: Tokenizer, task: Task, limits: Pick<Limits, "charsPerToken">) {
     this.engine = engine;
     this.task = task;
-    this.#tokenizer = tokenizer;
+    this.tokenizer = tokenizer;
     this.#limits = limits;
   }
 
@@ -84,6 +76,20 @@ export class EncoderFrontend<Task extends EncoderTask = EncoderTask> {
       if (i % 16 === 15) await nextTurn();
     }
     return { promptTokens, texts, ...this.engine.submit(client, texts) };
+  }
+
+  /** The ids of a text of any length that the tokenizer is given. @throws RequestError for one past that. */
+  async encode(
+    text: string,
+    { add_special_tokens = true }: { add_special_tokens?: boolean },
+  ): Promise<{ count: number; ids: readonly number[] | null }> {
+    const { maxModelLen } = this.engine.runner;
+    const mostChars = maxModelLen * this.#limits.charsPerToken;
+    if (text.length > mostChars) {
+      const message = `this model reads ${maxModelLen} tokens at most, but the text has over ${mostChars} characters; shorten it`;
+      throw new RequestError("context_length_exceeded", message, { param: "prompt" });
+    }
+    return this.tokenizer.encodeUpTo(Infinity, text, { addSpecialTokens: add_special_tokens });
   }
 
   async #encode(input: EncoderInput, index: number, request: EncoderRequest): Promise<EncodedText> {
@@ -110,7 +116,7 @@ export class EncoderFrontend<Task extends EncoderTask = EncoderTask> {
       (typeof given === "string"
         ? given.slice(0, mostChars)
         : given.map((part) => part.slice(0, mostChars))) as T;
-    const [encoding] = await this.#tokenizer.encodeTexts([cut(input as string | readonly [string, string])]);
+    const [encoding] = await this.tokenizer.encodeTexts([cut(input as string | readonly [string, string])]);
     const size = encoding.ids.length;
     if (size === 0) throw invalid(param, `${which}has no tokens: give one that is not empty`);
     if (size > longest && truncate == null) throw tooLong(`${size}`);

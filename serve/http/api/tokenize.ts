@@ -1,9 +1,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { z } from "zod";
 import { chatPrompt } from "../../text/chat.ts";
-import type { Prompt } from "../../text/request.ts";
 import { badRequest } from "../errors.ts";
-import { type Call, modelNamed, onlyModel, route } from "../route.ts";
+import { type Call, modelNamed, onlyModel, route, servedModel } from "../route.ts";
 import { conversationFields, conversationOf, toolChoiceOf } from "./messages.ts";
 import { flag } from "./text_fields.ts";
 
@@ -21,7 +20,10 @@ const tokenizeSchema = z.object({
 
 type TokenizeBody = z.infer<typeof tokenizeSchema>;
 
-/** POST /tokenize: the ids that a model reads a text or a conversation as. The model may be left out where there is one. */
+/**
+ * POST /tokenize: the ids that a model reads a text or a conversation as, an encoder a text. The model may be left out where
+ * there is one.
+ */
 export const tokenize = route({
   method: "POST",
   path: "/tokenize",
@@ -31,26 +33,33 @@ export const tokenize = route({
   advice: { prompt: "give prompt or messages" },
   handle: async (call: Call<TokenizeBody>) => {
     const { body, service } = call;
-    const frontend = modelNamed(service, body.model ?? onlyModel(service));
+    const name = body.model ?? onlyModel(service);
+    const { count, ids, frontend } = await (body.messages == null ? ofText : ofConversation)(call, name);
     const { tokenizer, engine } = frontend;
-    const prompt_field = body.messages == null ? "prompt" : "messages";
-    const options = { add_special_tokens: body.add_special_tokens ?? true, prompt_field };
-    const { count, ids } = await frontend.encode(promptOf(call, tokenizer), options);
     const token_strs = body.return_token_strs ? ids?.map((id) => tokenizer.idToToken(id)) : null;
     return { count, max_model_len: engine.runner.maxModelLen, tokens: ids, token_strs };
   },
 });
 
-function promptOf({ body }: Call<TokenizeBody>, tokenizer: Parameters<typeof chatPrompt>[0]): Prompt {
+async function ofText({ body, service }: Call<TokenizeBody>, name: string) {
+  const { frontend } = servedModel(service, name);
+  if (body.prompt == null) throw noneOrBoth();
+  const add_special_tokens = body.add_special_tokens ?? true;
+  return { frontend, ...(await frontend.encode(body.prompt, { add_special_tokens })) };
+}
+
+async function ofConversation({ body, service }: Call<TokenizeBody>, name: string) {
+  const frontend = modelNamed(service, name);
   const { prompt, messages } = body;
-  if (prompt != null && messages == null) return prompt;
-  if (prompt != null || messages == null) throw badRequest("prompt", "give either prompt or messages");
+  if (prompt != null || messages == null) throw noneOrBoth();
   const given = { ...body, messages };
   const conversation = conversationOf(given);
-  return {
-    pieces: chatPrompt(tokenizer, { ...given, conversation, tool_choice: toolChoiceOf(given) }).pieces,
-  };
+  const asked = { ...given, conversation, tool_choice: toolChoiceOf(given) };
+  const { pieces } = chatPrompt(frontend.tokenizer, asked);
+  return { frontend, ...(await frontend.encode({ pieces }, { prompt_field: "messages" })) };
 }
+
+const noneOrBoth = () => badRequest("prompt", "give either prompt or messages");
 
 /** POST /detokenize: the text of ids, special tokens by their names. */
 export const detokenize = route({
@@ -60,7 +69,7 @@ export const detokenize = route({
   example: { tokens: [1, 40, 41] },
   schema: () => z.object({ model: z.string().min(1).nullish(), tokens: z.array(z.int().min(0)) }),
   handle: async ({ body, service }) => {
-    const { tokenizer } = modelNamed(service, body.model ?? onlyModel(service));
+    const { tokenizer } = servedModel(service, body.model ?? onlyModel(service)).frontend;
     const unknown = body.tokens.find((id) => tokenizer.idToToken(id) === null);
     if (unknown !== undefined) throw badRequest("tokens", `tokens: the tokenizer has no token ${unknown}`);
     const decoder = tokenizer.streamDecoder({ skipSpecialTokens: false });
