@@ -6,7 +6,7 @@ import { type OpenStore, type StoreOptions, storeError } from "./store.ts";
 
 export type { Blobs } from "./blobs.ts";
 export { newId } from "./ids.ts";
-export { indexMessages, searchMessages } from "./search.ts";
+export { indexMessages, searchMessages, words } from "./search.ts";
 export type { OpenStore, Store, StoreOptions, Value } from "./store.ts";
 
 /** The folder that holds a server's data: `KILN_DATA_DIR`, or `kiln-data` where the process runs. */

@@ -1,0 +1,19 @@
+import { KilnError } from "../../core/errors.ts";
+
+/** A refusal by the application, with the status that HTTP gives it. */
+export class AppError extends KilnError {
+  readonly status: number;
+  /** The field of the request that is at fault, or null. */
+  readonly param: string | null;
+
+  constructor(status: number, code: string, message: string, param: string | null = null) {
+    super(message, { code });
+    this.name = "AppError";
+    this.status = status;
+    this.param = param;
+  }
+}
+
+/** For what does not exist and for what is another's alike, so that nobody learns which ids there are. */
+export const notFound = (what: string): AppError =>
+  new AppError(404, "not_found", `there is no such ${what}: it may have been deleted`);

@@ -1,0 +1,69 @@
+import { KilnError } from "../../core/errors.ts";
+import { environmentVariable } from "../../core/platform/environment.ts";
+import { type OpenStore, openStore } from "../store/index.ts";
+import { Auth, type UserMode } from "./auth.ts";
+import { markInterrupted } from "./chat/answer_rows.ts";
+import type { AnswerSource } from "./chat/answers.ts";
+import { Chats, emptyBin } from "./chat/chats.ts";
+import { Conversing } from "./chat/conversing.ts";
+import { TIMES } from "./chat/generation.ts";
+import { Hub } from "./chat/hub.ts";
+import { Users } from "./users.ts";
+
+export interface ApplicationOptions {
+  readonly source: AnswerSource;
+  /** Default: where the environment says. */
+  readonly store?: OpenStore;
+  readonly mode?: UserMode;
+  readonly times?: Partial<typeof TIMES>;
+}
+
+/** What a server does besides answering requests: it knows people and keeps their conversations. */
+export class Application {
+  readonly store: OpenStore;
+  readonly users: Users;
+  readonly auth: Auth;
+  readonly hub = new Hub();
+  readonly source: AnswerSource;
+  readonly conversing: Conversing;
+
+  private constructor(store: OpenStore, { source, mode = userMode(), times }: ApplicationOptions) {
+    this.store = store;
+    this.source = source;
+    this.users = new Users(store);
+    this.auth = new Auth(this.users, mode);
+    this.conversing = new Conversing(store, source, this.hub, { ...TIMES, ...times });
+  }
+
+  /** Opens the store, marks the answers that an earlier run left unfinished, and empties the bin of what is old. */
+  static async open(options: ApplicationOptions): Promise<Application> {
+    const store = options.store ?? (await openStore());
+    try {
+      const application = new Application(store, options);
+      await markInterrupted(store);
+      await emptyBin(store);
+      return application;
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
+  }
+
+  /** The conversations of one user. */
+  chats(userId: string): Chats {
+    return new Chats(this.store, userId);
+  }
+
+  /** Ends the answers that are being written where they are, and closes the store. */
+  async close(): Promise<void> {
+    await this.conversing.close();
+    await this.store.close();
+  }
+}
+
+/** `KILN_USERS`. @throws KilnError for another word than the two. */
+function userMode(): UserMode {
+  const mode = environmentVariable("KILN_USERS") || "single";
+  if (mode === "single" || mode === "multi") return mode;
+  throw new KilnError(`KILN_USERS is ${mode}: set it to single or multi`, { exitCode: 2 });
+}

@@ -1,0 +1,360 @@
+import { newId, type Store } from "../../store/index.ts";
+import { AppError } from "../app_error.ts";
+import type { ChatAccepted, Message, Params } from "../protocol.ts";
+import { answerRows } from "./answer_rows.ts";
+import type { AnswerSource, Turn } from "./answers.ts";
+import { Chats } from "./chats.ts";
+import { buildContext, type Context } from "./context.ts";
+import { type AnswerEvent, type AnswerListener, Generation, type TIMES } from "./generation.ts";
+import { type Branch, readBranch } from "./history.ts";
+import type { Hub } from "./hub.ts";
+import type { Asked } from "./message_rows.ts";
+import { Recent } from "./recent.ts";
+import { replayed } from "./replay.ts";
+
+/** How long a request_id names one message. */
+const IDEMPOTENT_MS = 600_000;
+const TITLE_CHARS = 60;
+
+/** A message of a user, to be answered. */
+export interface Send {
+  readonly request_id?: string | null;
+  /** null: a new conversation, with `system` and `consent`. */
+  readonly conversation_id: string | null;
+  /** The message before it; undefined: the end of what is shown. */
+  readonly parent_id?: string | null;
+  readonly text: string;
+  readonly model?: string;
+  readonly params?: Params;
+  readonly system?: string | null;
+  readonly consent?: boolean;
+}
+
+/** An answer to be written. */
+interface Planned {
+  readonly userId: string;
+  readonly accepted: ChatAccepted;
+  readonly turns: readonly Turn[];
+  readonly params: Params;
+  readonly continues?: Message;
+}
+
+/** Takes messages of users, keeps them, and has them answered. */
+export class Conversing {
+  readonly #store: Store;
+  readonly #source: AnswerSource;
+  readonly #hub: Hub;
+  readonly #times: typeof TIMES;
+  readonly #running = new Map<string, Generation>();
+  readonly #recent = new Recent<ChatAccepted>(IDEMPOTENT_MS);
+
+  constructor(store: Store, source: AnswerSource, hub: Hub, times: typeof TIMES) {
+    this.#store = store;
+    this.#source = source;
+    this.#hub = hub;
+    this.#times = times;
+  }
+
+  /** The answers of a user that are being written. */
+  running(userId: string): Generation[] {
+    return [...this.#running.values()].filter(({ options }) => options.userId === userId);
+  }
+
+  /** The same request_id within 10 minutes is the same message. @throws AppError, before anything is kept. */
+  send(userId: string, send: Send): Promise<ChatAccepted> {
+    return this.#once(userId, send.request_id, () => this.#send(userId, send));
+  }
+
+  #once(userId: string, requestId: string | null | undefined, make: () => Promise<ChatAccepted>) {
+    return requestId == null ? make() : this.#recent.get(`${userId} ${requestId}`, make);
+  }
+
+  async #send(userId: string, send: Send): Promise<ChatAccepted> {
+    const { conversation_id, text, params = {} } = send;
+    if (text === "") throw new AppError(422, "empty_message", "text: must not be empty", "text");
+    const branch = conversation_id === null ? emptyBranch(send) : await this.#branchFor(userId, send);
+    const model = this.#modelFor(send.model ?? branch.model);
+    const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
+    const context = await buildContext(
+      this.#source,
+      model,
+      { ...branch, turns: [...branch.turns, turn] },
+      params.max_tokens,
+    );
+    const accepted = acceptedOf(send.request_id ?? null, branch.conversationId, newId(), model, context);
+    try {
+      await this.#keep(userId, send, branch, turn, accepted);
+    } catch (error) {
+      // Sent before the server was started again, or before the ten minutes began.
+      if ((error as { code?: string }).code !== "store_unique" || send.request_id == null) throw error;
+      const known = await this.#acceptedBefore(userId, send.request_id);
+      if (known === null) return this.#send(userId, send);
+      return known;
+    }
+    return this.#begin({ userId, accepted, turns: context.turns, params });
+  }
+
+  #modelFor(asked: string | null | undefined): string {
+    const model = asked ?? this.#source.models()[0];
+    if (model === undefined)
+      throw new AppError(404, "model_not_found", "this server has no model that answers", "model");
+    return model;
+  }
+
+  async #branchFor(userId: string, { conversation_id, parent_id, model }: Send): Promise<Branch> {
+    // Stopped a moment ago: its row is being written.
+    const before = this.#running.get(parent_id ?? "");
+    if (before?.ending) await before.ended;
+    const lengths = (model === undefined ? this.#source.models() : [model]).map((one) =>
+      this.#source.contextLength(one),
+    );
+    const branch = await readBranch(this.#store, userId, {
+      conversationId: conversation_id!,
+      ...(parent_id === undefined ? {} : { end: parent_id }),
+      contextLength: Math.max(1, ...lengths),
+    });
+    if (branch.end?.status === "streaming")
+      throw new AppError(
+        409,
+        "still_answering",
+        "the answer before is still being written: wait, or stop it",
+        "parent_id",
+      );
+    return branch;
+  }
+
+  async #keep(
+    userId: string,
+    send: Send,
+    branch: Branch,
+    { content }: Turn,
+    accepted: ChatAccepted,
+  ): Promise<void> {
+    const { conversation_id, user_message_id: asked, message_id: answer, model, trimmed } = accepted;
+    const now = Date.now();
+    const title = titleOf(content);
+    const kept: Asked = { params: send.params ?? {}, trimmed };
+    await this.#store.transaction(async (tx) => {
+      if (send.conversation_id === null)
+        await tx.run(
+          "INSERT INTO conversation (id, user_id, title, model, system, leaf_id, consent, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+          [conversation_id, userId, title, model, branch.system, answer, send.consent ?? false, now, now],
+        );
+      await tx.run(
+        "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, request_id, model, params, created_at) VALUES (?, ?, ?, ?, 'user', ?, 'complete', ?, NULL, NULL, ?), (?, ?, ?, ?, 'assistant', '', 'streaming', NULL, ?, ?, ?)",
+        [
+          ...[asked, conversation_id, userId, branch.end?.id ?? null, content, send.request_id ?? null, now],
+          ...[answer, conversation_id, userId, asked, model, JSON.stringify(kept), now],
+        ],
+      );
+      if (send.conversation_id !== null)
+        await tx.run(
+          "UPDATE conversation SET leaf_id = ?, model = ?, updated_at = ?, title = COALESCE(title, CAST(? AS TEXT)) WHERE id = ?",
+          [answer, model, now, title, conversation_id],
+        );
+    });
+  }
+
+  /** What was accepted under a request_id that the store knows; null, and the name is free, where that was long ago. */
+  async #acceptedBefore(userId: string, requestId: string): Promise<ChatAccepted | null> {
+    const [found] = await this.#store.all<{
+      asked: string;
+      answer: string;
+      conversation_id: string;
+      model: string;
+      params: string;
+      created_at: number;
+    }>(
+      "SELECT q.id AS asked, a.id AS answer, a.conversation_id, a.model, a.params, a.created_at FROM message q JOIN message a ON a.parent_id = q.id WHERE q.user_id = ? AND q.request_id = ? ORDER BY a.id LIMIT 1",
+      [userId, requestId],
+    );
+    if (found !== undefined && Date.now() - found.created_at < IDEMPOTENT_MS)
+      return {
+        ...{ type: "chat.accepted", request_id: requestId, conversation_id: found.conversation_id },
+        ...{ user_message_id: found.asked, message_id: found.answer, model: found.model, arm: null },
+        trimmed: (JSON.parse(found.params) as Asked).trimmed,
+      };
+    await this.#store.run("UPDATE message SET request_id = NULL WHERE user_id = ? AND request_id = ?", [
+      userId,
+      requestId,
+    ]);
+    return null;
+  }
+
+  /** Another answer beside one. @throws AppError 404, 409 for what is no answer. */
+  regenerate(
+    userId: string,
+    messageId: string,
+    { request_id, model, params }: { request_id?: string; model?: string; params?: Params },
+  ): Promise<ChatAccepted> {
+    return this.#once(userId, request_id, async () => {
+      const answer = await this.#answer(userId, messageId);
+      const chosen = this.#modelFor(model ?? answer.model);
+      const given = params ?? answer.params ?? {};
+      const branch = await this.#branchOf(userId, answer, answer.parent_id, chosen);
+      const context = await buildContext(this.#source, chosen, branch, given.max_tokens);
+      const accepted = acceptedOf(
+        request_id ?? null,
+        answer.conversation_id,
+        answer.parent_id!,
+        chosen,
+        context,
+      );
+      const { message_id: id, trimmed } = accepted;
+      const now = Date.now();
+      await this.#store.transaction(async (tx) => {
+        await tx.run(
+          "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, model, params, created_at) VALUES (?, ?, ?, ?, 'assistant', '', 'streaming', ?, ?, ?)",
+          [
+            id,
+            answer.conversation_id,
+            userId,
+            answer.parent_id,
+            chosen,
+            JSON.stringify({ params: given, trimmed }),
+            now,
+          ],
+        );
+        await tx.run("UPDATE conversation SET leaf_id = ?, updated_at = ? WHERE id = ?", [
+          id,
+          now,
+          answer.conversation_id,
+        ]);
+      });
+      return this.#begin({ userId, accepted, turns: context.turns, params: given });
+    });
+  }
+
+  /** Goes on writing an answer that was stopped, interrupted, or as long as it was allowed to be. @throws AppError 404, 409. */
+  async continue(userId: string, messageId: string): Promise<ChatAccepted> {
+    const answer = await this.#answer(userId, messageId);
+    const { status, finish_reason } = answer;
+    if (status !== "stopped" && status !== "interrupted" && finish_reason !== "length")
+      throw new AppError(
+        409,
+        "not_continuable",
+        "only an answer that was cut short can be continued: send a message, or regenerate",
+      );
+    const model = this.#modelFor(answer.model);
+    // An answer that has no text yet is begun.
+    const end = answer.content === "" ? answer.parent_id : answer.id;
+    const branch = await this.#branchOf(userId, answer, end, model);
+    const params = answer.params ?? {};
+    const context = await buildContext(this.#source, model, branch, params.max_tokens);
+    const changed = await this.#store.run(
+      "UPDATE message SET status = 'streaming' WHERE id = ? AND status = ?",
+      [messageId, status],
+    );
+    if (changed === 0) throw new AppError(409, "still_answering", "this answer is being written already");
+    const { conversation_id, parent_id } = answer;
+    const accepted = {
+      ...acceptedOf(null, conversation_id, parent_id!, model, context),
+      message_id: messageId,
+    };
+    return this.#begin({ userId, accepted, turns: context.turns, params, continues: answer });
+  }
+
+  async #answer(userId: string, messageId: string): Promise<Message> {
+    const answer = await new Chats(this.#store, userId).message(messageId);
+    if (answer.role !== "assistant") throw new AppError(409, "not_an_answer", "this message is no answer");
+    if (answer.status === "streaming")
+      throw new AppError(409, "still_answering", "this answer is still being written: wait, or stop it");
+    return answer;
+  }
+
+  #branchOf(
+    userId: string,
+    { conversation_id }: Message,
+    end: string | null,
+    model: string,
+  ): Promise<Branch> {
+    const contextLength = this.#source.contextLength(model);
+    return readBranch(this.#store, userId, { conversationId: conversation_id, end, contextLength });
+  }
+
+  #begin({ userId, accepted, turns, params, continues }: Planned): ChatAccepted {
+    const { conversation_id, message_id, model } = accepted;
+    const tell = (event: AnswerEvent) => {
+      if (event.type !== "chat.delta") this.#running.delete(message_id);
+      this.#hub.publish(userId, event, conversation_id);
+    };
+    const before = {
+      text: continues?.content ?? "",
+      seq: continues?.seq ?? 0,
+      completionTokens: continues?.usage?.completion_tokens ?? 0,
+    };
+    const generation = new Generation({
+      ...{
+        accepted,
+        userId,
+        before,
+        tell,
+        source: this.#source,
+        rows: answerRows(this.#store),
+        times: this.#times,
+      },
+      request: { model, turns, params, client: userId, continues: before.text !== "" },
+    });
+    this.#running.set(message_id, generation);
+    this.#hub.publish(userId, accepted, conversation_id);
+    generation.begin();
+    return accepted;
+  }
+
+  /** Ends an answer where it is; one that has ended stays as it is. @throws AppError 404. */
+  async stop(userId: string, messageId: string): Promise<void> {
+    const generation = this.#running.get(messageId);
+    if (generation?.options.userId === userId) await generation.stop();
+    else await new Chats(this.#store, userId).message(messageId);
+  }
+
+  /**
+   * Tells what came of an answer after event `after`, and goes on until its end. An answer that has ended comes from its row: in
+   * one piece and with its end, unless the client has that already.
+   * @returns a function that ends it, and the end. @throws AppError 404.
+   */
+  async follow(userId: string, messageId: string, after: number, listener: AnswerListener) {
+    const own = () => {
+      const generation = this.#running.get(messageId);
+      return generation?.options.userId === userId ? generation : undefined;
+    };
+    if (own() === undefined) {
+      const message = await new Chats(this.#store, userId).message(messageId);
+      // It may have been continued meanwhile.
+      if (own() === undefined) {
+        if (after !== message.seq) for (const event of replayed(message)) listener(event);
+        return { unfollow: () => {}, ended: Promise.resolve() };
+      }
+    }
+    const generation = own()!;
+    return { unfollow: generation.follow(after, listener), ended: generation.ended.then(() => {}) };
+  }
+
+  /** Ends all answers where they are. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#running.values()].map((generation) => generation.stop()));
+  }
+}
+
+const emptyBranch = ({ system }: Send): Branch => ({
+  ...{ conversationId: newId(), title: null, model: null, system: system || null, end: null, turns: [] },
+  unread: { messages: 0, chars: 0 },
+});
+
+function acceptedOf(
+  request_id: string | null,
+  conversation_id: string,
+  user_message_id: string,
+  model: string,
+  { trimmed }: Context,
+): ChatAccepted {
+  const ids = { request_id, conversation_id, user_message_id, message_id: newId() };
+  return { type: "chat.accepted", ...ids, model, arm: null, trimmed };
+}
+
+/** The first words of a conversation. */
+function titleOf(text: string): string {
+  const line = text.trim().replace(/\s+/g, " ");
+  const cut = [...line].slice(0, TITLE_CHARS).join("");
+  return cut === line ? line : `${cut}…`;
+}

@@ -1,0 +1,261 @@
+import type { ChatAccepted, ChatDelta, ChatDone, ChatError, Failure, Usage } from "../protocol.ts";
+import type { AnswerRequest, AnswerSource, RunningAnswer } from "./answers.ts";
+import { tokensPerSecond } from "./message_rows.ts";
+import { textSha256 } from "./replay.ts";
+
+/** What followers of one answer hear: pieces of it, then exactly one end. */
+export type AnswerEvent = ChatDelta | ChatDone | ChatError;
+export type AnswerEnd = ChatDone | ChatError;
+export type AnswerListener = (event: AnswerEvent) => void;
+
+/** How an answer ended, as its row keeps it. */
+export interface Outcome {
+  readonly status: "complete" | "stopped" | "error";
+  readonly text: string;
+  readonly seq: number;
+  readonly finishReason: ChatDone["finish_reason"];
+  readonly usage: Usage;
+  readonly ttftMs: number | null;
+  readonly totalMs: number;
+  readonly failure: Failure | null;
+}
+
+/** Where answers are kept. */
+export interface AnswerRows {
+  flush(messageId: string, text: string, seq: number): Promise<void>;
+  finish(generation: Generation, outcome: Outcome): Promise<void>;
+}
+
+export const TIMES = {
+  /** Between writes of an answer's row. */
+  flushMs: 500,
+  /** That an answer to which nobody listens goes on. */
+  detachedMs: 600_000,
+};
+
+export interface GenerationOptions {
+  readonly accepted: ChatAccepted;
+  readonly userId: string;
+  readonly request: AnswerRequest;
+  /** What the row has of the answer already. */
+  readonly before: { readonly text: string; readonly seq: number; readonly completionTokens: number };
+  readonly source: AnswerSource;
+  readonly rows: AnswerRows;
+  /** Told of every event, before followers. */
+  readonly tell: AnswerListener;
+  readonly times: typeof TIMES;
+}
+
+type Ending = Pick<Outcome, "status" | "finishReason"> & { readonly failure?: Failure };
+
+/**
+ * An answer that belongs to the server: it is accepted, streams, and is then complete, stopped or failed, whoever listens. Its
+ * events are numbered, so that a client which lost its connection goes on after the last that it has. The row is written twice
+ * a second and at the end, before the end is told.
+ */
+export class Generation {
+  readonly options: GenerationOptions;
+  /** Resolves with the event that ends it. */
+  readonly ended: Promise<AnswerEnd>;
+  readonly #begun = performance.now();
+  readonly #followers = new Set<AnswerListener>();
+  /** By event since `before`: where the text then ended. */
+  readonly #ends: number[] = [];
+  #text: string;
+  #seq: number;
+  #ttftMs: number | null = null;
+  #running: RunningAnswer | null = null;
+  #ending = false;
+  #flushTimer: NodeJS.Timeout | null = null;
+  #flushing: Promise<void> = Promise.resolve();
+  #detached: NodeJS.Timeout | undefined;
+  #settle!: (end: AnswerEnd) => void;
+
+  constructor(options: GenerationOptions) {
+    this.options = options;
+    this.#text = options.before.text;
+    this.#seq = options.before.seq;
+    this.ended = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+  }
+
+  get messageId(): string {
+    return this.options.accepted.message_id;
+  }
+
+  /** The number of the last event. */
+  get seq(): number {
+    return this.#seq;
+  }
+
+  /** Whether its end is near: it has been stopped, or written to its end, and its row is being written. */
+  get ending(): boolean {
+    return this.#ending;
+  }
+
+  /** Asks for the answer; everything else happens by itself. */
+  begin(): void {
+    this.#watchFollowers();
+    void this.#run();
+  }
+
+  async #run(): Promise<void> {
+    const { source, request } = this.options;
+    try {
+      const running = await source.start(request, (text) => this.#hear(text));
+      this.#running = running;
+      if (this.#ending) running.stop(); // stopped while it was being asked for
+      const finishReason = await running.done;
+      await this.#end({ status: "complete", finishReason });
+    } catch (error) {
+      await this.#end({ status: "error", finishReason: "error", failure: failureOf(error) });
+    }
+  }
+
+  /** Ends it where it is; its text so far is a normal answer. Resolves when the row is written. */
+  stop(): Promise<AnswerEnd> {
+    void this.#end({ status: "stopped", finishReason: "abort" });
+    return this.ended;
+  }
+
+  /**
+   * Calls `listener` with what came after event `after`, in one piece, and with everything from then on; a number that this
+   * answer has not reached stands for 0. @returns a function that ends it.
+   */
+  follow(after: number, listener: AnswerListener): () => void {
+    const { before } = this.options;
+    const from =
+      after > this.#textSeq || after < before.seq
+        ? 0
+        : (this.#ends[after - before.seq - 1] ?? before.text.length);
+    if (from < this.#text.length) listener(this.#delta(from));
+    this.#followers.add(listener);
+    this.#watchFollowers();
+    return () => {
+      this.#followers.delete(listener);
+      this.#watchFollowers();
+    };
+  }
+
+  #delta(offset: number): ChatDelta {
+    const text = this.#text.slice(offset);
+    return { type: "chat.delta", message_id: this.messageId, seq: this.#textSeq, offset, text };
+  }
+
+  /** The number of the last piece of text: the end has the next one. */
+  get #textSeq(): number {
+    return this.options.before.seq + this.#ends.length;
+  }
+
+  #hear(given: string): void {
+    if (this.#ending) return;
+    const text = given.replaceAll("\0", "\ufffd"); // which not every store keeps
+    const offset = this.#text.length;
+    this.#ttftMs ??= performance.now() - this.#begun;
+    this.#text += text;
+    this.#seq++;
+    this.#ends.push(this.#text.length);
+    this.#publish(this.#delta(offset));
+    this.#flushTimer ??= setTimeout(() => this.#flush(), this.options.times.flushMs);
+  }
+
+  #flush(): void {
+    this.#flushTimer = null;
+    const { rows } = this.options;
+    this.#flushing = rows.flush(this.messageId, this.#text, this.#seq).catch((error) => {
+      void this.#end({ status: "error", finishReason: "error", failure: failureOf(error) });
+    });
+  }
+
+  /** The first call decides. */
+  async #end({ failure, ...ending }: Ending): Promise<void> {
+    if (this.#ending) return;
+    this.#ending = true;
+    clearTimeout(this.#flushTimer ?? undefined);
+    clearTimeout(this.#detached);
+    this.#running?.stop();
+    const outcome: Outcome = {
+      ...ending,
+      ...{ text: this.#text, seq: ++this.#seq, usage: this.#usage(), ttftMs: this.#ttftMs },
+      ...{ totalMs: performance.now() - this.#begun, failure: failure ?? null },
+    };
+    await this.#flushing;
+    let end: AnswerEnd;
+    try {
+      await this.options.rows.finish(this, outcome);
+      end = failure ? this.#error(failure) : this.#done(outcome);
+    } catch (error) {
+      // What was flushed stays, and the next start of the server finds it interrupted.
+      end = this.#error(failureOf(error));
+    }
+    this.#settle(end);
+    this.#publish(end);
+    this.#followers.clear();
+  }
+
+  #usage(): Usage {
+    const none = { prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0, estimated: false };
+    const usage = this.#running?.usage() ?? none;
+    return { ...usage, completion_tokens: usage.completion_tokens + this.options.before.completionTokens };
+  }
+
+  #done({ text, seq, finishReason, usage, ttftMs, totalMs }: Outcome): ChatDone {
+    const { conversation_id, model } = this.options.accepted;
+    return {
+      ...{ type: "chat.done", message_id: this.messageId, conversation_id, seq, finish_reason: finishReason },
+      ...{
+        model,
+        model_version: null,
+        provider: "local",
+        usage,
+        cost_microusd: 0,
+        ttft_ms: ttftMs,
+        total_ms: totalMs,
+      },
+      tokens_per_second: tokensPerSecond(usage.completion_tokens, ttftMs, totalMs),
+      mean_logprob: null,
+      text_sha256: textSha256(text),
+    };
+  }
+
+  #error(failure: Failure): ChatError {
+    const { request_id, conversation_id } = this.options.accepted;
+    return {
+      type: "chat.error",
+      request_id,
+      conversation_id,
+      message_id: this.messageId,
+      seq: this.#seq,
+      ...failure,
+    };
+  }
+
+  #publish(event: AnswerEvent): void {
+    this.options.tell(event);
+    for (const listener of [...this.#followers]) listener(event);
+  }
+
+  #watchFollowers(): void {
+    clearTimeout(this.#detached);
+    if (this.#followers.size > 0 || this.#ending) return;
+    this.#detached = setTimeout(() => void this.stop(), this.options.times.detachedMs);
+    this.#detached.unref();
+  }
+}
+
+const RETRYABLE = new Set([
+  "queue_full",
+  "queue_timeout",
+  "engine_unavailable",
+  "shutting_down",
+  "store_lost",
+]);
+
+/** What a client is told of an error. Details of unexpected ones stay in the server. */
+function failureOf(error: unknown): Failure {
+  const { code, message } = error as { code?: unknown; message?: unknown };
+  if (typeof code === "string" && typeof message === "string" && !/^(ERR_|E[A-Z]+$)/.test(code))
+    return { code, message, retryable: RETRYABLE.has(code) };
+  return { code: "internal_error", message: "the server failed on this answer", retryable: false };
+}

@@ -1,0 +1,90 @@
+import type {
+  Feedback,
+  FeedbackReason,
+  Message,
+  MessageStatus,
+  Params,
+  Role,
+  Trimmed,
+  Usage,
+} from "../protocol.ts";
+
+/** What a query of messages selects: of `message m`, with the user's own `feedback f` beside it. */
+export const messageColumns =
+  "m.id, m.conversation_id, m.parent_id, m.role, m.content, m.status, m.model, m.model_version, m.provider, m.params, m.prompt_tokens, m.completion_tokens, m.cached_tokens, m.cost_microusd, m.ttft_ms, m.total_ms, m.mean_logprob, m.finish_reason, m.error, m.experiment_arm, m.seq, m.created_at, f.rating, f.reason, f.correction, f.created_at AS rated_at";
+export const withFeedback = "LEFT JOIN feedback f ON f.message_id = m.id AND f.user_id = m.user_id";
+
+export interface MessageRow {
+  id: string;
+  conversation_id: string;
+  parent_id: string | null;
+  role: Role;
+  content: string;
+  status: MessageStatus;
+  model: string | null;
+  model_version: string | null;
+  provider: string | null;
+  params: string | null;
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
+  cached_tokens: number | null;
+  cost_microusd: number | null;
+  ttft_ms: number | null;
+  total_ms: number | null;
+  mean_logprob: number | null;
+  finish_reason: Message["finish_reason"];
+  error: string | null;
+  experiment_arm: string | null;
+  seq: number;
+  created_at: number;
+  rating: Feedback["rating"] | null;
+  reason: FeedbackReason | null;
+  correction: string | null;
+  rated_at: number | null;
+}
+
+/** What the column `params` holds of an answer: how it was asked for. */
+export interface Asked {
+  params: Params;
+  trimmed: Trimmed;
+  /** Present where the usage is an estimate. */
+  estimated?: boolean;
+}
+
+/** The message of a row. */
+export function messageOf(row: MessageRow, siblings: readonly string[]): Message {
+  const { params, prompt_tokens, completion_tokens, cached_tokens, error, ...rest } = row;
+  const { rating, reason, correction, rated_at, ...own } = rest;
+  const asked = params === null ? null : (JSON.parse(params) as Asked);
+  const usage: Usage | null =
+    prompt_tokens === null
+      ? null
+      : {
+          prompt_tokens,
+          completion_tokens: completion_tokens ?? 0,
+          cached_tokens: cached_tokens ?? 0,
+          estimated: asked?.estimated ?? false,
+        };
+  return {
+    ...own,
+    siblings: [...siblings],
+    params: asked?.params ?? null,
+    usage,
+    tokens_per_second: tokensPerSecond(completion_tokens, row.ttft_ms, row.total_ms),
+    error: error === null ? null : JSON.parse(error),
+    trimmed: asked?.trimmed ?? null,
+    citations: [],
+    feedback:
+      rating === null ? null : { message_id: row.id, rating, reason, correction, created_at: rated_at ?? 0 },
+  };
+}
+
+/** Of the tokens after the first, whose time is that of the prompt. */
+export function tokensPerSecond(
+  tokens: number | null,
+  ttftMs: number | null,
+  totalMs: number | null,
+): number | null {
+  if (tokens === null || tokens < 2 || ttftMs === null || totalMs === null || totalMs <= ttftMs) return null;
+  return ((tokens - 1) * 1000) / (totalMs - ttftMs);
+}
