@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -6,7 +6,8 @@ import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readPage } from "../../serve/http/page.ts";
+import { packageRoot } from "../../core/platform/package_node.ts";
+import { openPage, readPage } from "../../serve/http/page.ts";
 import { buildPage } from "../../serve/page/build.ts";
 import { hue } from "../../serve/page/render/format.ts";
 import { events } from "../../serve/page/state/sse.ts";
@@ -56,6 +57,23 @@ describe("the built page", () => {
     const worker = files.get("/sw.js")!.body.toString();
     for (const name of files.keys())
       if (name !== "/sw.js" && name !== "/") expect(worker, name).toContain(name);
+  });
+
+  it("is built from source once, and again when a source is newer", async () => {
+    const made = () => statSync(path.join(packageRoot, "dist/page/index.html")).mtimeMs;
+    const files = await openPage();
+    expect(files.get("/")!.body.toString()).toContain('<div id="root">');
+    const first = made();
+    await openPage();
+    expect(made()).toBe(first);
+    const before = new Date(0);
+    for (const name of readdirSync(path.join(packageRoot, "dist/page"), {
+      recursive: true,
+      encoding: "utf8",
+    }))
+      utimesSync(path.join(packageRoot, "dist/page", name), before, before);
+    expect([...(await openPage()).keys()]).toEqual([...files.keys()]);
+    expect(made()).toBeGreaterThan(first);
   });
 
   it("is the same for the same source", async () => {

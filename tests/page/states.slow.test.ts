@@ -71,7 +71,7 @@ async function openSidebar(page: Page): Promise<void> {
 
 const states: Record<string, State> = {
   "app-loading": {
-    before: (server) => server.broken.set("/api/models", "hang"),
+    before: (server) => server.broken.set("/api/me", "hang"),
     act: wait(500),
     sees: "Message",
   },

@@ -1,12 +1,13 @@
 import { useSignalEffect } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect } from "preact/hooks";
-import type { User } from "../../app/protocol.ts";
+import type { ModelList, User } from "../../app/protocol.ts";
 import { t } from "../messages.en.ts";
 import { ApiError, api, needsLogin } from "../state/api.ts";
 import { link, open, openNew, thread } from "../state/chat.ts";
-import { loadHistory, toast } from "../state/history.ts";
+import { conversations, loadHistory, toast } from "../state/history.ts";
 import { linkState } from "../state/link.ts";
+import { setModels } from "../state/models.ts";
 import { user } from "../state/people.ts";
 import { place, type Screen } from "../state/route.ts";
 import { Banner } from "./banner.tsx";
@@ -40,10 +41,19 @@ async function begin(): Promise<void> {
     needsLogin.value = false;
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) return;
-    void loadHistory();
-    if (place.value.id) void open(place.value.id);
   }
   link.connect();
+}
+
+/** What the service worker kept, where the server does not answer. */
+function readOffline(): void {
+  void loadHistory();
+  void api<ModelList>("GET", "/api/models").then(
+    (list) => setModels(list.models, list.default_model),
+    () => {}, // the banner says why
+  );
+  const { id } = place.peek();
+  if (id && thread.peek().length === 0) void open(id);
 }
 
 export function App() {
@@ -51,12 +61,12 @@ export function App() {
   useSignalEffect(() => {
     const { screen, id } = place.value;
     if (screen !== "chat") return;
+    const isShown = thread.peek().some((one) => one.peek().conversation_id === id);
     if (id === null) openNew();
-    else if (
-      !thread.peek().some((one) => one.peek().conversation_id === id) &&
-      linkState.peek().state === "online"
-    )
-      void open(id);
+    else if (!isShown && linkState.peek().state !== "connecting") void open(id);
+  });
+  useSignalEffect(() => {
+    if (linkState.value.state === "offline" && conversations.peek() === null) readOffline();
   });
   if (needsLogin.value) return <Login done={() => void begin()} />;
   const Dialog = dialog.value && overPage[dialog.value];

@@ -2,6 +2,7 @@ import { useEffect } from "preact/hooks";
 import { regenerate, stop, streaming, thread } from "../state/chat.ts";
 import { dialog, panelOpen, sidebarOpen } from "./shell.ts";
 import { newChat } from "./sidebar.tsx";
+import { copyText } from "./text.tsx";
 
 /** The keys that work everywhere on the page, and those of the list of messages when it has the focus. */
 export function Keyboard() {
@@ -44,7 +45,7 @@ function alone(event: KeyboardEvent, key: string): (() => void) | null {
   const id = target.closest<HTMLElement>("[data-message]")?.dataset.message;
   const message = thread.value.map((one) => one.value).find((one) => one.id === id);
   if (!message) return null;
-  if (key === "c") return () => void navigator.clipboard?.writeText(message.content);
+  if (key === "c") return () => void copyText(message.content);
   if (key === "r" && message.role === "assistant") return () => void regenerate(message.id);
   return null;
 }

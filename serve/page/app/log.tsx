@@ -85,6 +85,13 @@ function Earlier({ scroller }: { scroller: () => HTMLElement }) {
   );
 }
 
+/** Where the first sentence ends that makes a text of some length whole; 0: none does yet. */
+function sentenceEnd(text: string): number {
+  const least = 120;
+  const at = text.slice(least).search(/[.!?]\s/);
+  return at < 0 ? 0 : least + at + 2;
+}
+
 /** Reads an answer out in groups of whole sentences, not token by token. */
 function Announcer() {
   const [said, setSaid] = useState("");
@@ -98,7 +105,7 @@ function Announcer() {
       position.current = { id: message.id, at: isNew ? 0 : text.length };
     }
     const rest = text.slice(position.current.at);
-    const end = message.status === "streaming" ? /[\s\S]{120,}[.!?]\s/.exec(rest)?.[0].length : rest.length;
+    const end = message.status === "streaming" ? sentenceEnd(rest) : rest.length;
     if (!end) return;
     position.current.at += end;
     setSaid(rest.slice(0, end));

@@ -1,5 +1,5 @@
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { t } from "../messages.en.ts";
 import { hue } from "../render/format.ts";
 
@@ -73,7 +73,7 @@ export function Modal(props: {
   children: ComponentChildren;
 }) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement;
     element.current!.showModal();
     return () => before instanceof HTMLElement && before.isConnected && before.focus();

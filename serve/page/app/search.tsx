@@ -52,6 +52,8 @@ export function SearchDialog() {
     go("chat", hit.conversation_id);
   };
   const onKeyDown = (event: KeyboardEvent) => {
+    // A search field would only clear itself.
+    if (event.key === "Escape") close();
     if (event.key === "Enter") openHit(hits[chosen]);
     const step = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;
     if (step === 0) return;

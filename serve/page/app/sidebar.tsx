@@ -77,7 +77,12 @@ function History() {
   const list = conversations.value;
   if (list === null)
     return historyError.value ? (
-      <p class="history note">{historyError.value}</p>
+      <div class="history note">
+        <p>{historyError.value}</p>
+        <button type="button" onClick={() => void loadHistory()}>
+          {t.app.retry}
+        </button>
+      </div>
     ) : (
       <div class="history skeleton" role="status" aria-label={t.app.loading} />
     );

@@ -87,7 +87,7 @@ export function Copy({ text, label }: { text: string; label: string }) {
 }
 
 /** By the clipboard, or by a selection where the origin is not secure. */
-async function copyText(text: string): Promise<void> {
+export async function copyText(text: string): Promise<void> {
   if (navigator.clipboard) return navigator.clipboard.writeText(text).catch(() => {});
   const field = Object.assign(document.createElement("textarea"), { value: text });
   document.body.append(field);

@@ -43,7 +43,7 @@ const marked = new Marked({
 
 /** A link that says where it leads. */
 function anchor(href: string, html: string): string {
-  const host = URL.parse(href)?.host ?? "";
+  const host = URL.canParse(href) ? new URL(href).host : "";
   const where = host && !html.includes(host) ? ` <small>(${plain(host)})</small>` : "";
   return `<a href="${plain(href)}" target="_blank" rel="noopener noreferrer">${html}</a>${where}`;
 }
