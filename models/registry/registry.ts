@@ -185,7 +185,8 @@ export class Registry {
       const draft = join(work, "version");
       const files = await copyModel(source, join(draft, "model"));
       await syncTree(draft);
-      const code_version = await versionOfKiln();
+      const { packageVersion } = await import("../../core/platform/package_node.ts");
+      const code_version = packageVersion();
       const rest = {
         name,
         ...facts,
@@ -379,10 +380,4 @@ async function entries(folder: string): Promise<string[]> {
     throw error;
   });
   return names.filter((name) => !name.startsWith("."));
-}
-
-async function versionOfKiln(): Promise<string> {
-  const { packageRoot } = await import("../../core/platform/package_node.ts");
-  const { version } = (await readJson(join(packageRoot, "package.json"))) as { version: string };
-  return version;
 }

@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { packageRoot } from "../../core/platform/package_node.ts";
+import { packageVersion } from "../../core/platform/package_node.ts";
 import { migrations } from "./migrations/index.ts";
 import type { Migration, Table } from "./migrations/migration.ts";
 import { definitions } from "./sql.ts";
@@ -44,7 +43,7 @@ export async function schemaOf(store: Store): Promise<number> {
   if (last && last.version > newest)
     throw storeError(
       "newer",
-      `${store.name} was written by kiln ${last.kiln} with schema ${last.version}; this kiln ${kilnVersion()} knows schemas up to ${newest}: update kiln, or use a backup from before`,
+      `${store.name} was written by kiln ${last.kiln} with schema ${last.version}; this kiln ${packageVersion()} knows schemas up to ${newest}: update kiln, or use a backup from before`,
     );
   for (const { version, name, checksum: found, kiln } of applied) {
     if (found === checksum(migrations[version - 1]!)) continue;
@@ -93,7 +92,7 @@ async function apply(tx: Store, migration: Migration): Promise<void> {
   await fill?.(tx);
   await tx.run(
     "INSERT INTO schema_version (version, name, applied_at, checksum, kiln) VALUES (?, ?, ?, ?, ?)",
-    [version, name, Date.now(), checksum(migration), kilnVersion()],
+    [version, name, Date.now(), checksum(migration), packageVersion()],
   );
 }
 
@@ -102,6 +101,3 @@ const own = (sql: string) =>
     .split(/;\s*\n/)
     .map((statement) => statement.trim().replace(/;$/, ""))
     .filter((statement) => statement !== "");
-
-const kilnVersion = (): string =>
-  JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8")).version as string;

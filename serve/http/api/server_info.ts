@@ -1,13 +1,9 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { packageRoot } from "../../../core/platform/package_node.ts";
+import { packageVersion } from "../../../core/platform/package_node.ts";
 import { openApi } from "../openapi.ts";
 import type { Route } from "../route.ts";
 
 /** kiln's version. */
-export const { version: ours }: { version: string } = JSON.parse(
-  readFileSync(join(packageRoot, "package.json"), "utf8"),
-);
+export const ours = packageVersion();
 
 /** GET /version. */
 export const version: Route = {

@@ -1,11 +1,10 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { stringify } from "yaml";
 import type { z } from "zod";
 import { KilnError } from "../../../core/errors.ts";
 import { atomicWriteDirectory } from "../../../core/platform/files.ts";
-import { packageRoot } from "../../../core/platform/package_node.ts";
 import type { Row } from "../../../tokenizer/index.ts";
 import { DataCleaner, type Dropped, type DropReason, dropReasons } from "./cleaner.ts";
 import { type DataConfig, dataConfig, type dataSettings } from "./config.ts";
@@ -144,9 +143,9 @@ export class DatasetBuilder {
       dedupe: { ...dedupe, against: dedupe.against.map((path) => basename(path)).sort() },
       tokenizer: { ...tokenizer, path: tokenizer.path && basename(tokenizer.path) },
     };
-    const kiln = JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8")).version as string;
+    const { packageVersion } = await import("../../../core/platform/package_node.ts");
     return {
-      kiln,
+      kiln: packageVersion(),
       config,
       sources: [...sources].sort((a, b) =>
         a.sha256 < b.sha256 ? -1 : a.sha256 > b.sha256 ? 1 : a.name < b.name ? -1 : 1,
