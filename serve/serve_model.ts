@@ -8,6 +8,7 @@ import { resolveModel } from "../models/hub/resolve.ts";
 import { parseReference, versionOfPath } from "../models/registry/names.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import { Administration } from "./administration.ts";
+import { applicationHost } from "./app/index.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
 import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
 import { type AdapterSource, loadAdapterInto } from "./lora.ts";
@@ -159,6 +160,7 @@ export async function serveModels(
   for (const adapter of adapters) await loadAdapterInto(models, adapter);
   const server = createServer({
     models,
+    application: applicationHost(models),
     administration,
     ...definedOnly({
       adminKey,

@@ -2,6 +2,7 @@ import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
 import type { Administration } from "./administration.ts";
+import type { ApplicationHost } from "./app/index.ts";
 import type { EnginePort } from "./engine/port.ts";
 import type { Access } from "./http/access.ts";
 import { assertKeys } from "./http/gate.ts";
@@ -15,6 +16,8 @@ interface CommonOptions extends Access {
   readonly metricsPrefix?: string;
   /** What the holder of `adminKey` may do. */
   readonly administration?: Administration;
+  /** Keeps conversations, where the server does. */
+  readonly application?: ApplicationHost;
 }
 
 /** One model that writes text. */
@@ -59,6 +62,7 @@ export function createServer(options: ServerOptions): Server {
       const cut = setTimeout(() => app.server.closeAllConnections(), 1000);
       await app.close();
       clearTimeout(cut);
+      await options.application?.close();
     },
   };
 }

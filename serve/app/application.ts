@@ -1,13 +1,12 @@
-import { KilnError } from "../../core/errors.ts";
-import { environmentVariable } from "../../core/platform/environment.ts";
 import { type OpenStore, openStore } from "../store/index.ts";
-import { Auth, type UserMode } from "./auth.ts";
+import { Auth } from "./auth.ts";
 import { markInterrupted } from "./chat/answer_rows.ts";
 import type { AnswerSource } from "./chat/answers.ts";
 import { Chats, emptyBin } from "./chat/chats.ts";
 import { Conversing } from "./chat/conversing.ts";
 import { TIMES } from "./chat/generation.ts";
 import { Hub } from "./chat/hub.ts";
+import { type UserMode, userMode } from "./user_mode.ts";
 import { Users } from "./users.ts";
 
 export interface ApplicationOptions {
@@ -59,11 +58,4 @@ export class Application {
     await this.conversing.close();
     await this.store.close();
   }
-}
-
-/** `KILN_USERS`. @throws KilnError for another word than the two. */
-function userMode(): UserMode {
-  const mode = environmentVariable("KILN_USERS") || "single";
-  if (mode === "single" || mode === "multi") return mode;
-  throw new KilnError(`KILN_USERS is ${mode}: set it to single or multi`, { exitCode: 2 });
 }

@@ -1,8 +1,7 @@
 import { AppError } from "./app_error.ts";
 import type { User } from "./protocol.ts";
+import type { UserMode } from "./user_mode.ts";
 import type { Users } from "./users.ts";
-
-export type UserMode = User["mode"];
 
 /** Who asks. */
 export interface Principal extends User {

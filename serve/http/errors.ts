@@ -1,3 +1,5 @@
+import { KilnError } from "../../core/errors.ts";
+import { AppError } from "../app/app_error.ts";
 import { RequestError, type RequestErrorCode } from "../engine/errors.ts";
 
 /** A refusal or failure with the status and headers that HTTP gives it. */
@@ -96,10 +98,21 @@ const REFUSALS: Record<string, Refusal> = {
   FST_ERR_BAD_URL: [400, "the path is not a valid URL", "bad_url"],
 };
 
+/** What a client may know of a store that fails. */
+const STORE_FAULTS: Record<string, readonly [status: number, message: string]> = {
+  store_lost: [503, "the database cannot be reached; nothing was kept: try again"],
+  store_busy: [503, "the database is held by another process; nothing was kept: try again"],
+  disk_full: [507, "the server's disk is full; nothing was kept"],
+};
+
 /** Any thrown value as the error that the client sees. Details of unexpected ones stay in the server. */
 export function asHttpError(error: unknown): HttpError {
   if (error instanceof HttpError) return error;
   if (error instanceof RequestError) return ofRequest(error);
+  if (error instanceof AppError)
+    return new HttpError(error.status, error.message, { param: error.param, code: error.code });
+  const fault = error instanceof KilnError ? STORE_FAULTS[error.code] : undefined;
+  if (fault !== undefined) return new HttpError(fault[0], fault[1], { code: (error as KilnError).code });
   const refusal = REFUSALS[(error as { code?: string } | null)?.code ?? ""];
   if (refusal !== undefined) return new HttpError(refusal[0], refusal[1], { code: refusal[2] });
   // Fastify and node blame the request, say for a body that breaks off.

@@ -170,6 +170,16 @@ export function checkKey(request: FastifyRequest, access: Access): void {
   throw wrongKey("missing or wrong API key");
 }
 
+/** What belongs to the one user of a server is for this machine, or for who has a key. @throws HttpError 403. */
+export function checkPrivate(request: FastifyRequest, access: Access): void {
+  if (keysOf(access).length > 0 || listensOnLoopback(request)) return;
+  throw new HttpError(
+    403,
+    "other machines reach this server, and its conversations are one user's: start it with --api-key, or set KILN_USERS=multi",
+    { code: "users_needed" },
+  );
+}
+
 /** @throws HttpError 403 where the server has no administrator's key, 401 for a request without it. */
 export function checkAdmin(request: FastifyRequest, access: Access): void {
   if (access.adminKey === undefined) {

@@ -7,7 +7,7 @@ import type { Route } from "./route.ts";
 export function openApi(routes: readonly Route[], limits: Limits) {
   const paths: Record<string, Record<string, unknown>> = {};
   for (const route of routes) {
-    const path = route.path.replace("*", "{name}");
+    const path = openApiPath(route.path);
     paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route, limits) };
   }
   return {
@@ -21,6 +21,9 @@ export function openApi(routes: readonly Route[], limits: Limits) {
   };
 }
 
+/** `/a/:id/*` as `/a/{id}/{name}`. */
+const openApiPath = (path: string) => path.replace(/:(\w+)/g, "{$1}").replace("*", "{name}");
+
 function operation({ path, open, summary, schema, example, answer, event }: Route, limits: Limits) {
   const error = answerRef("ErrorResponse");
   const { $schema: _, ...body } = schema === undefined ? {} : bodySchema(schema(limits));
@@ -29,11 +32,13 @@ function operation({ path, open, summary, schema, example, answer, event }: Rout
     ...(answer && { "application/json": { schema: answerRef(answer) } }),
     ...(event && { "text/event-stream": { schema: answerRef(event) } }),
   };
-  const parameters = [{ name: "name", in: "path", required: true, schema: { type: "string" } }];
+  const parameters = [...openApiPath(path).matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+    ...{ name, in: "path", required: true, schema: { type: "string" } },
+  }));
   return {
     summary,
     ...(open ? {} : { security: [{ key: [] }] }),
-    ...(path.endsWith("*") ? { parameters } : {}),
+    ...(parameters.length > 0 ? { parameters } : {}),
     ...(schema === undefined ? {} : { requestBody: { required: true, content } }),
     responses: {
       200: { description: "The answer.", ...(answer && { content: answers }) },

@@ -1,7 +1,9 @@
 import type { FastifyReply } from "fastify";
 import type { z } from "zod";
+import { nearestName } from "../../core/errors.ts";
 import { isObject } from "../../core/platform/files.ts";
 import type { Administration } from "../administration.ts";
+import type { ApplicationHost } from "../app/index.ts";
 import type { Limits } from "../limits.ts";
 import { type EncoderModel, type Models, type ModelTask, type ServedModel, taskOf } from "../models.ts";
 import type { EncoderFrontend, EncoderTask } from "../text/encoder_frontend.ts";
@@ -22,6 +24,8 @@ export interface Service {
   readonly routes: readonly Route[];
   /** Of servers that were started with a key for it. */
   readonly administration?: Administration | undefined;
+  /** Of servers that keep conversations. */
+  readonly application?: ApplicationHost | undefined;
 }
 
 /** One request for a route. */
@@ -30,6 +34,8 @@ export interface Call<Body = unknown> {
   readonly body: Body;
   /** The part of the path that matches the `*` of the route's path. */
   readonly rest: string;
+  /** What stands for the parts `:name` of the path. */
+  readonly params: Readonly<Record<string, string>>;
   readonly caller: Caller;
   readonly service: Service;
   readonly reply: FastifyReply;
@@ -37,11 +43,15 @@ export interface Call<Body = unknown> {
 
 /** One method of one path. The result of `handle` is sent as JSON, a string unchanged. */
 export interface Route<Body = never> {
-  readonly method: "GET" | "POST";
-  /** May end in `*`. */
+  readonly method: "GET" | "POST" | "PATCH" | "DELETE";
+  /** May end in `*`, and have parts `:name`. */
   readonly path: string;
   /** Whether it needs no API key. */
   readonly open?: boolean;
+  /** Whether it is one of the application's, which knows its users by itself; its refusals of bodies are 422. */
+  readonly app?: boolean;
+  /** Another form of the same route, which bodies with a member `query` and without `messages` have. */
+  readonly queryForm?: Route;
   /** Whether it needs the administrator's key. */
   readonly admin?: boolean;
   /** Bytes that the body may have; default: `limits.bodyBytes`. */
@@ -98,6 +108,26 @@ export function bodyParser(
       if (refused !== null) throw refused;
     }
     return parsed.data;
+  };
+}
+
+/** Makes the parser of the application's bodies. @returns a function that throws HttpError 422, also for unknown fields. */
+export function appParser(schema: z.ZodObject): (body: unknown) => Record<string, unknown> {
+  const names = Object.keys(schema.shape);
+  const refuse = (param: string | null, message: string) =>
+    new HttpError(422, message, { param, code: "invalid_body" });
+  return (body) => {
+    if (!isObject(body)) throw refuse(null, "the request body must be a JSON object");
+    const unknown = Object.keys(body).find((name) => !names.includes(name));
+    if (unknown !== undefined) {
+      const near = nearestName(unknown, names);
+      const hint = near === null ? `its fields are ${names.join(", ")}` : `did you mean ${near}?`;
+      throw refuse(unknown, `there is no field ${unknown.slice(0, 100)}: ${hint}`);
+    }
+    const parsed = schema.safeParse(body, { error: inWords });
+    if (parsed.success) return parsed.data;
+    const { path, message } = firstIssue(parsed.error.issues);
+    throw refuse(path.join("."), `${path.join(".")}: ${message}`);
   };
 }
 

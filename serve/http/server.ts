@@ -3,10 +3,12 @@ import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:ht
 import type { Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import type { Administration } from "../administration.ts";
+import type { ApplicationHost } from "../app/index.ts";
 import type { Limits } from "../limits.ts";
 import type { ModelPool } from "../models.ts";
 import type { Access } from "./access.ts";
-import { routes } from "./api/index.ts";
+import { appRoutes } from "./api/app/index.ts";
+import { routes as ownRoutes } from "./api/index.ts";
 import { asHttpError, envelope, HttpError, ollamaError, type ParserFault, parserError } from "./errors.ts";
 import {
   allowOrigin,
@@ -17,15 +19,17 @@ import {
   checkFraming,
   checkHost,
   checkKey,
+  checkPrivate,
   isPreflight,
 } from "./gate.ts";
 import { parseJson } from "./json.ts";
 import { Metrics } from "./metrics.ts";
-import { bodyParser, type Route } from "./route.ts";
+import { appParser, bodyParser, type Route } from "./route.ts";
 
 export interface HttpOptions extends Access {
   readonly models: ModelPool;
   readonly administration?: Administration | undefined;
+  readonly application?: ApplicationHost | undefined;
   /** Refuse unknown fields instead of ignoring them. */
   readonly strict: boolean;
   /** What the names of metrics begin with, before a colon. */
@@ -35,6 +39,7 @@ export interface HttpOptions extends Access {
 /** Builds the HTTP application; the caller makes it listen. */
 export function buildApp(options: HttpOptions): FastifyInstance {
   const { limits, onError } = options.models;
+  const routes = options.application ? [...ownRoutes, ...appRoutes] : ownRoutes;
   const app = fastify({
     bodyLimit: limits.bodyBytes,
     keepAliveTimeout: limits.keepAliveMs,
@@ -56,20 +61,20 @@ export function buildApp(options: HttpOptions): FastifyInstance {
   app.addHook("onResponse", async ({ method, routeOptions }, { statusCode }) =>
     metrics.answered(method, routeOptions.url ?? "none", statusCode),
   );
-  app.addHook("onRequest", async (request, reply) => admit(options, request, reply));
+  app.addHook("onRequest", async (request, reply) => admit({ ...options, routes }, request, reply));
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(
     "application/json",
     { parseAs: "buffer" },
     async (_request: FastifyRequest, body: Buffer) => parseJson(body, limits),
   );
-  for (const route of routes) addRoute(app, route, options, metrics);
+  for (const route of routes) addRoute(app, route, { ...options, routes }, metrics);
   app.setErrorHandler((error, _request, reply) => {
     const refusal = asHttpError(error);
     if (refusal.code === "internal_error") onError(error);
     return sendError(reply, refusal);
   });
-  app.setNotFoundHandler((request, reply) => sendError(reply, unrouted(request)));
+  app.setNotFoundHandler((request, reply) => sendError(reply, unrouted(routes, request)));
   return app;
 }
 
@@ -89,44 +94,62 @@ function listenForMore({ server }: FastifyInstance, limits: Limits): void {
   });
 }
 
+interface Routed extends HttpOptions {
+  readonly routes: readonly Route[];
+}
+
 /** Checks the head of a request, before any of its body is read. @throws HttpError. */
-function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
+function admit(options: Routed, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
   reply.header("x-request-id", request.id);
-  const { limits } = options.models;
+  const { models, routes, application } = options;
+  const { limits } = models;
   const permitted = allowOrigin(request, reply, options);
   checkFraming(request, limits);
   checkHost(request, options);
-  const methods = allowedMethods(request);
+  const methods = allowedMethods(routes, request);
   if (isPreflight(request) && methods !== "") return answerPreflight(request, reply, permitted, methods);
-  const route = routes.find(({ path }) => path === request.routeOptions.url);
-  if (route?.open !== true) checkKey(request, options);
+  const method = request.method === "HEAD" ? "GET" : request.method;
+  const route = routes.find((one) => one.path === request.routeOptions.url && one.method === method);
+  // Where users have tokens, the application asks for them.
+  const hasUsers = application?.mode === "multi" && (route?.app || route?.queryForm) !== undefined;
+  if (route?.open !== true && !hasUsers) checkKey(request, options);
+  if (route?.app === true && application?.mode === "single") checkPrivate(request, options);
   if (route?.admin === true) checkAdmin(request, options);
-  if (request.is404) throw unrouted(request);
-  if (route?.method === "POST") checkBody(request, route.bodyBytes?.(limits) ?? limits.bodyBytes);
+  if (request.is404) throw unrouted(routes, request);
+  if (route?.schema !== undefined || route?.method === "POST")
+    checkBody(request, route.bodyBytes?.(limits) ?? limits.bodyBytes);
   if (request.headers.expect !== undefined) reply.raw.writeContinue();
   return undefined;
 }
 
 /** Adds a route, with the parser of its bodies. */
-function addRoute(app: FastifyInstance, route: Route, options: HttpOptions, metrics: Metrics): void {
-  const { method, path, schema, advice, bodyBytes, handle } = route;
+function addRoute(app: FastifyInstance, route: Route, options: Routed, metrics: Metrics): void {
+  const { method, path, bodyBytes, queryForm } = route;
+  const { routes, administration, application } = options;
   const { limits } = options.models;
-  const parse = schema && bodyParser(schema(limits), options.strict, advice);
+  const own = formOf(route, options);
+  const other = queryForm && application && formOf(queryForm, options);
   app.route({
     method,
     url: path,
     bodyLimit: bodyBytes?.(limits) ?? limits.bodyBytes,
     handler: async (request, reply) => {
-      const body = parse?.(request.body) as never;
-      const { "*": rest = "" } = request.params as { "*"?: string };
+      const form = other && isQuery(request.body) ? other : own;
+      if (form === other) queries.add(request);
+      // Let in for the sake of the other form.
+      if (form === own && other && application.mode === "multi") checkKey(request, options);
+      if (form === other && application?.mode === "single") checkPrivate(request, options);
+      const body = form.parse?.(request.body) as never;
+      const { "*": rest = "", ...params } = request.params as Record<string, string>;
       // A model that is unloaded meanwhile stays until the answer is complete.
       const models = options.models.hold();
       try {
-        return await handle({
+        return await form.handle({
           body,
           rest,
+          params,
           caller: callerOf(request, options),
-          service: { models, limits, metrics, routes, administration: options.administration },
+          service: { models, limits, metrics, routes, administration, application },
           reply,
         });
       } finally {
@@ -136,6 +159,15 @@ function addRoute(app: FastifyInstance, route: Route, options: HttpOptions, metr
   });
 }
 
+/** What handles a route's requests, and parses their bodies. */
+function formOf({ schema, app, advice, handle }: Route, { models, strict }: HttpOptions) {
+  const fields = schema?.(models.limits);
+  return { handle, parse: fields && (app ? appParser(fields) : bodyParser(fields, strict, advice)) };
+}
+
+/** Whether a body is of a route's other form; one that is of both is too, and refused there. */
+const isQuery = (body: unknown) => (body as { query?: unknown } | null | undefined)?.query != null;
+
 /** The client's own id if it is short and printable, else a fresh one. */
 function requestId(request: { headers: Record<string, string | string[] | undefined> }): string {
   const given = request.headers["x-request-id"];
@@ -143,10 +175,10 @@ function requestId(request: { headers: Record<string, string | string[] | undefi
 }
 
 /** 405 for a path that has another method, else 404. */
-function unrouted(request: FastifyRequest): HttpError {
+function unrouted(routes: readonly Route[], request: FastifyRequest): HttpError {
   const { method } = request;
   const path = pathOf(request);
-  const allow = allowedMethods(request);
+  const allow = allowedMethods(routes, request);
   if (allow === "")
     return new HttpError(404, `there is nothing at ${method} ${path.slice(0, 200)}`, { code: "not_found" });
   return new HttpError(405, `${path.slice(0, 200)} does not take ${method}; use ${allow}`, {
@@ -156,7 +188,7 @@ function unrouted(request: FastifyRequest): HttpError {
 }
 
 /** The methods of the request's path, as in `Allow`; empty if there is no such path. */
-function allowedMethods(request: FastifyRequest): string {
+function allowedMethods(routes: readonly Route[], request: FastifyRequest): string {
   return routes
     .filter((route) => matches(route.path, pathOf(request)))
     .map((route) => (route.method === "GET" ? "GET, HEAD" : route.method))
@@ -168,7 +200,10 @@ function pathOf({ url }: FastifyRequest): string {
 }
 
 function matches(pattern: string, path: string): boolean {
-  return pattern.endsWith("*") ? path.startsWith(pattern.slice(0, -1)) : path === pattern;
+  if (pattern.endsWith("*")) return path.startsWith(pattern.slice(0, -1));
+  const parts = pattern.split("/");
+  const given = path.split("/");
+  return parts.length === given.length && parts.every((part, i) => part.startsWith(":") || part === given[i]);
 }
 
 function sendError(reply: FastifyReply, error: HttpError): FastifyReply {
@@ -182,7 +217,13 @@ function sendError(reply: FastifyReply, error: HttpError): FastifyReply {
 
 /** Ollama's clients read errors of another form, and theirs are the routes under /api. */
 const bodyOf = (request: FastifyRequest, error: HttpError) =>
-  pathOf(request).startsWith("/api/") ? ollamaError(error) : envelope(error);
+  pathOf(request).startsWith("/api/") && !isApplications(request) ? ollamaError(error) : envelope(error);
+
+const appPaths = new Set(appRoutes.map(({ path }) => path));
+/** Requests of the application's form of a route that Ollama's clients have too. */
+const queries = new WeakSet<FastifyRequest>();
+const isApplications = (request: FastifyRequest) =>
+  appPaths.has(request.routeOptions.url ?? "") || queries.has(request);
 
 /** Answers what node's HTTP parser refused. */
 function refuseSocket(cause: ParserFault, socket: Socket): void {

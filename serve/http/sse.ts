@@ -13,7 +13,7 @@ export interface Framing {
   readonly errorBody: (error: HttpError) => object;
 }
 
-const EVENTS: Framing = {
+export const EVENTS: Framing = {
   contentType: "text/event-stream; charset=utf-8",
   frame: (data, event) =>
     `${event === undefined ? "" : `event: ${event}\n`}data: ${JSON.stringify(data)}\n\n`,

@@ -6,6 +6,7 @@ import { type MessageDelta, startChat } from "../../../text/chat.ts";
 import type { Frontend } from "../../../text/frontend.ts";
 import { badRequest, HttpError } from "../../errors.ts";
 import { type Call, modelNamed, route } from "../../route.ts";
+import { chatByQuery } from "../app/answers.ts";
 import { conversationFields } from "../messages.ts";
 import { type AnswerWriter, answered, loaded } from "./answer.ts";
 import { ADVICE, answerFields, answerOptions, knownName } from "./fields.ts";
@@ -42,6 +43,7 @@ export const chat = route({
   example: { model: "MODEL", messages: [{ role: "user", content: "Hello." }] },
   schema: chatSchema,
   advice: ADVICE,
+  queryForm: chatByQuery,
   handle: (given: Call<ChatBody>) => {
     const { body, service } = given;
     refuseQuery(body);
@@ -54,14 +56,14 @@ export const chat = route({
   },
 });
 
-/** `query` is the application's own form of this route, which is not there yet. */
+/** Where the server has an application, a body with `query` does not come here. */
 function refuseQuery({ query, messages }: ChatBody): void {
   if (query == null) return;
   if (messages != null)
     throw new HttpError(422, "messages and query are two forms of this route: send one of them", {
       param: "query",
     });
-  throw badRequest("query", "query is not supported yet: send messages");
+  throw badRequest("query", "query is for servers that keep conversations: send messages");
 }
 
 function conversationOf({ messages, tools }: ChatBody): Conversation {

@@ -1,0 +1,84 @@
+import type { ModelPool, Models, TextModel } from "../../models.ts";
+import { chatPrompt, startChat } from "../../text/chat.ts";
+import type { TextJob } from "../../text/job.ts";
+import type { Prompt } from "../../text/request.ts";
+import { AppError } from "../app_error.ts";
+import type { Usage } from "../protocol.ts";
+import type { AnswerSource, Turn } from "./answers.ts";
+
+/** The models of this server as a source of answers. */
+export function localAnswers(pool: ModelPool): AnswerSource {
+  const models = () => [...pool].flatMap(([name, { kind }]) => (kind === "text" ? [name] : []));
+  const find = (name: string, from: Models = pool): TextModel => {
+    const model = from.get(name);
+    if (model?.kind === "text") return model;
+    const names = models().map((known) => `\`${known}\``);
+    throw new AppError(
+      404,
+      "model_not_found",
+      `no model \`${name.slice(0, 100)}\` answers here; this server has ${names.join(", ") || "none that does"}`,
+      "model",
+    );
+  };
+  return {
+    models,
+    contextLength: (name) => find(name).maxModelLen,
+    async count(name, turns) {
+      const { frontend } = find(name);
+      const prompt = promptOf(frontend.tokenizer, turns);
+      try {
+        return (await frontend.encode(prompt, {}, frontend.engine.runner.maxModelLen)).count;
+      } catch (error) {
+        if ((error as { code?: string }).code === "context_length_exceeded") return Infinity;
+        throw error;
+      }
+    },
+    async start({ model, turns, params, client, continues }, onText) {
+      const held = pool.hold();
+      try {
+        const { frontend } = find(model, held);
+        const request = { ...params, client, fit_context: true };
+        let finish: "stop" | "length" = "stop";
+        const hear = (text: string, reason: string | null) => {
+          if (reason !== null) finish = reason === "length" ? "length" : "stop";
+          if (text !== "") onText(text);
+        };
+        const job =
+          frontend.tokenizer.chatTemplate === null
+            ? await frontend.start({ ...request, prompts: [joined(turns)] }, (_, { text, finishReason }) =>
+                hear(text, finishReason),
+              )
+            : await startChat(
+                frontend,
+                {
+                  ...request,
+                  conversation: { messages: [...turns] },
+                  ...(continues ? { add_generation_prompt: false, continue_final_message: true } : {}),
+                },
+                (_, { content, finishReason }) => hear(content, finishReason),
+              );
+        const release = () => held.release();
+        job.done.then(release, release);
+        return { done: job.done.then(() => finish), usage: () => usageOf(job), stop: () => job.cancel() };
+      } catch (error) {
+        held.release();
+        throw error;
+      }
+    },
+  };
+}
+
+/** A model without a chat template was not trained to talk: it goes on writing the text so far. */
+const joined = (turns: readonly Turn[]) => turns.map(({ content }) => content).join("\n");
+
+const promptOf = (tokenizer: Parameters<typeof chatPrompt>[0], turns: readonly Turn[]): Prompt =>
+  tokenizer.chatTemplate === null
+    ? joined(turns)
+    : { pieces: chatPrompt(tokenizer, { conversation: { messages: [...turns] } }).pieces };
+
+const usageOf = ({ promptTokens, completionTokens, cachedTokens }: TextJob): Usage => ({
+  prompt_tokens: promptTokens,
+  completion_tokens: completionTokens,
+  cached_tokens: cachedTokens,
+  estimated: false,
+});

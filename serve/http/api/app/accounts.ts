@@ -1,0 +1,86 @@
+import { z } from "zod";
+import { modelList } from "../../../app/model_list.ts";
+import type { User } from "../../../app/protocol.ts";
+import { HttpError } from "../../errors.ts";
+import type { Call, Route } from "../../route.ts";
+import { noContent } from "./answers.ts";
+import { appRoute } from "./app_route.ts";
+
+const me = appRoute({
+  method: "GET",
+  path: "/api/me",
+  summary: "Who asks",
+  handle: ({ principal: { id, name, role, mode } }): User => ({ id, name, role, mode }),
+});
+
+const models = appRoute({
+  method: "GET",
+  path: "/api/models",
+  summary: "The models that answer here",
+  handle: ({ service }) => modelList(service.models),
+});
+
+const loginSchema = z.object({ token: z.string().min(1).max(200) });
+
+/** Needs no principal: it makes one. */
+const login: Route = {
+  method: "POST",
+  path: "/api/login",
+  summary: "Log a browser in by a token",
+  example: { token: "TOKEN" },
+  app: true,
+  schema: () => loginSchema,
+  handle: async ({ body, service, reply }: Call<z.infer<typeof loginSchema>>) => {
+    if (service.application === undefined)
+      throw new HttpError(501, "this server keeps no conversations", { code: "no_application" });
+    const { user, cookie } = await (await service.application.open()).auth.login(body.token);
+    reply.header("set-cookie", cookie);
+    return user;
+  },
+};
+
+const logout = appRoute({
+  method: "POST",
+  path: "/api/logout",
+  summary: "End this browser's session",
+  handle: async ({ application, principal, reply }) => {
+    reply.header("set-cookie", await application.auth.logout(principal));
+    return noContent(reply);
+  },
+});
+
+const keys = appRoute({
+  method: "GET",
+  path: "/api/keys",
+  summary: "The caller's keys",
+  handle: async ({ application, principal }) => ({ keys: await application.users.keys(principal.id) }),
+});
+
+const addKey = appRoute({
+  method: "POST",
+  path: "/api/keys",
+  summary: "A new key of the caller, whose token is shown this once",
+  example: { name: "laptop" },
+  schema: () => z.object({ name: z.string().max(100), scopes: z.array(z.enum(["act_as"])).optional() }),
+  handle: async ({ application, principal, body: { scopes = [] }, reply }) => {
+    if (scopes.length > 0 && principal.role !== "admin")
+      throw new HttpError(403, "only an admin makes keys that act as others", {
+        ...{ param: "scopes", code: "scope_not_allowed" },
+      });
+    const key = await application.users.addKey(principal.id, scopes);
+    reply.code(201);
+    return key;
+  },
+});
+
+const removeKey = appRoute({
+  method: "DELETE",
+  path: "/api/keys/:id",
+  summary: "Revoke a key of the caller",
+  handle: async ({ application, principal, params, reply }) => {
+    await application.users.revokeKey(principal.id, params.id!);
+    return noContent(reply);
+  },
+});
+
+export const accountRoutes: readonly Route[] = [me, models, login, logout, keys, addKey, removeKey];

@@ -1,0 +1,189 @@
+import type { FastifyReply } from "fastify";
+import { z } from "zod";
+import { AppError } from "../../../app/app_error.ts";
+import type { AnswerEnd } from "../../../app/chat/generation.ts";
+import type { ChatAccepted, ChatResult } from "../../../app/protocol.ts";
+import { streamed } from "../../answer.ts";
+import type { Route } from "../../route.ts";
+import { EVENTS, type Framing } from "../../sse.ts";
+import { type AppCall, appRoute, wholeOf } from "./app_route.ts";
+
+/** Characters of a message; the model's context is mostly the nearer bound. */
+const TEXT_CHARS = 1_000_000;
+const id = z.string().min(1).max(100);
+const model = z.string().min(1).max(200);
+export const text = z.string().min(1).max(TEXT_CHARS);
+
+const params = z.strictObject({
+  temperature: z.number().optional(),
+  top_p: z.number().optional(),
+  max_tokens: z.int().min(1).optional(),
+  seed: z.int().optional(),
+});
+
+/** Events of answers: the id of each is its `seq`, so that `Last-Event-ID` says where to go on. */
+const NUMBERED: Framing = {
+  ...EVENTS,
+  frame: (data) => {
+    const seq = (data as { seq?: number | null }).seq ?? null;
+    return `${seq === null ? "" : `id: ${seq}\n`}${EVENTS.frame(data)}`;
+  },
+};
+
+/** POST /api/chat with `query`: a message and its answer. */
+export const chatByQuery: Route = appRoute({
+  method: "POST",
+  path: "/api/chat",
+  summary: "Answer a message of a conversation that the server keeps",
+  example: { user_id: "local", query: "Once upon a time", stream: true },
+  schema: () =>
+    z.object({
+      user_id: z.string().min(1).max(100),
+      query: text,
+      messages: z.null("messages and query are two forms of this route: send one of them").optional(),
+      conversation_id: id.nullish(),
+      parent_id: id.nullish(),
+      request_id: id.optional(),
+      model: model.optional(),
+      stream: z.boolean().optional(),
+      retrieve: z.enum(["auto", "off"]).optional(),
+      params: params.optional(),
+      system: text.nullish(),
+      consent: z.boolean().optional(),
+    }),
+  handle: async (call) => {
+    const { body, application, userId } = call;
+    const { query, conversation_id = null, parent_id, request_id, stream, system = null } = body;
+    const accepted = await application.conversing.send(userId, {
+      ...{ text: query, conversation_id, request_id: request_id ?? null },
+      ...{ system, consent: body.consent ?? false },
+      ...(parent_id === undefined ? {} : { parent_id }),
+      ...(body.model === undefined ? {} : { model: body.model }),
+      ...(body.params === undefined ? {} : { params: body.params as never }),
+    });
+    if (stream) return answerEvents(call, accepted.message_id, 0, accepted);
+    return whole(call, accepted);
+  },
+});
+
+/** Streams what comes of an answer after an event. The answer goes on when the client leaves. */
+function answerEvents(call: AppCall<unknown>, messageId: string, after: number, accepted?: ChatAccepted) {
+  const { application, userId, reply, service } = call;
+  return streamed(
+    reply,
+    service.limits,
+    async (stream) => {
+      if (accepted !== undefined) stream.send(accepted);
+      const { unfollow, ended } = await application.conversing.follow(userId, messageId, after, (event) =>
+        stream.send(event),
+      );
+      if (reply.raw.destroyed) unfollow();
+      reply.raw.once("close", unfollow);
+      await ended;
+      if (stream.opened) return stream.close();
+      // The client has all of it: browsers do not come back after this.
+      stream.dispose();
+      await reply.code(204).send();
+    },
+    { framing: NUMBERED },
+  );
+}
+
+/** Waits for an answer and gives it in one piece. @throws AppError where it failed. */
+async function whole(
+  { application, userId, chats, reply }: AppCall<unknown>,
+  { message_id, conversation_id, trimmed }: ChatAccepted,
+): Promise<ChatResult> {
+  let end: AnswerEnd | null = null;
+  const { unfollow, ended } = await application.conversing.follow(userId, message_id, 0, (event) => {
+    if (event.type !== "chat.delta") end = event;
+  });
+  reply.raw.once("close", unfollow);
+  await ended;
+  const last = end as AnswerEnd | null;
+  if (last?.type === "chat.error")
+    throw new AppError(statusOf(last.code, last.retryable), last.code, last.message);
+  const message = await chats.message(message_id);
+  const usage = message.usage ?? {
+    prompt_tokens: 0,
+    completion_tokens: 0,
+    cached_tokens: 0,
+    estimated: false,
+  };
+  return {
+    ...{ conversation_id, message_id, response: message.content, model: message.model ?? "" },
+    ...{ citations: [], usage, cost_microusd: message.cost_microusd, trimmed },
+  };
+}
+
+const REFUSED = new Set(["invalid_request", "context_length_exceeded"]);
+
+function statusOf(code: string, retryable: boolean): number {
+  if (REFUSED.has(code)) return 400;
+  if (code === "queue_full") return 429;
+  return retryable ? 503 : 500;
+}
+
+/** GET /api/messages/:id/stream: an answer from an event on. */
+const stream = appRoute({
+  method: "GET",
+  path: "/api/messages/:id/stream",
+  summary: "The events of an answer after ?after= or Last-Event-ID",
+  handle: (call) => {
+    const last = call.reply.request.headers["last-event-id"];
+    const seen = typeof last === "string" && /^\d{1,15}$/.test(last) ? Number(last) : 0;
+    const after = wholeOf(call as never, "after", seen, Number.MAX_SAFE_INTEGER);
+    return answerEvents(call, call.params.id!, after);
+  },
+});
+
+const stop = appRoute({
+  method: "POST",
+  path: "/api/messages/:id/stop",
+  summary: "End an answer where it is; its text so far stays",
+  handle: async ({ application, userId, params, reply }) => {
+    await application.conversing.stop(userId, params.id!);
+    return noContent(reply);
+  },
+});
+
+const regenerate = appRoute({
+  method: "POST",
+  path: "/api/messages/:id/regenerate",
+  summary: "Another answer beside this one",
+  example: { request_id: "REQUEST" },
+  schema: () =>
+    z.object({ request_id: id, model: model.optional(), params: params.optional(), user_id: id.optional() }),
+  handle: async ({ application, userId, params: { id: message }, body, reply }) => {
+    reply.code(202);
+    return application.conversing.regenerate(userId, message!, body as never);
+  },
+});
+
+const goOn = appRoute({
+  method: "POST",
+  path: "/api/messages/:id/continue",
+  summary: "Go on writing an answer that was cut short",
+  handle: async ({ application, userId, params, reply }) => {
+    const accepted = await application.conversing.continue(userId, params.id!);
+    reply.code(202);
+    return accepted;
+  },
+});
+
+const edit = appRoute({
+  method: "PATCH",
+  path: "/api/messages/:id",
+  summary: "A message beside this one, with another text",
+  example: { content: "What I meant to ask." },
+  schema: () => z.object({ content: text }),
+  handle: async ({ chats, params, body, reply }) => {
+    const message = await chats.edit(params.id!, body.content);
+    reply.code(201);
+    return message;
+  },
+});
+
+export const noContent = (reply: FastifyReply): FastifyReply => reply.code(204).send();
+
+export const answerRoutes: readonly Route[] = [stream, stop, regenerate, goOn, edit];

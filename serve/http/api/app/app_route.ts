@@ -1,0 +1,63 @@
+import type { z } from "zod";
+import { AppError } from "../../../app/app_error.ts";
+import type { Application } from "../../../app/application.ts";
+import type { Principal } from "../../../app/auth.ts";
+import type { Chats } from "../../../app/chat/chats.ts";
+import { HttpError } from "../../errors.ts";
+import type { Call, Route } from "../../route.ts";
+
+/** A request of somebody whom the application knows. */
+export interface AppCall<Body> extends Call<Body> {
+  readonly application: Application;
+  readonly principal: Principal;
+  /** Whom it is about: the principal, or whom `user_id` names where the principal may. */
+  readonly userId: string;
+  /** The conversations of that user. */
+  readonly chats: Chats;
+}
+
+interface AppRoute<Body> extends Omit<Route, "handle" | "schema" | "app"> {
+  readonly handle: (call: AppCall<Body>) => unknown;
+}
+
+/** A route of the application with a body. */
+export function appRoute<Schema extends z.ZodObject>(
+  definition: AppRoute<z.infer<Schema>> & { readonly schema: () => Schema },
+): Route;
+/** A route of the application without one. */
+export function appRoute(definition: AppRoute<undefined>): Route;
+export function appRoute({ handle, ...definition }: AppRoute<never>): Route {
+  return {
+    ...definition,
+    app: true,
+    handle: async (call: Call<never>) => handle({ ...call, ...(await known(call)) }),
+  };
+}
+
+async function known({ service, reply: { request }, body }: Call<{ user_id?: string } | undefined>) {
+  if (service.application === undefined)
+    throw new HttpError(501, "this server keeps no conversations", { code: "no_application" });
+  const application = await service.application.open();
+  const { authorization, cookie } = request.headers;
+  const principal = await application.auth.principal({ authorization, cookie });
+  const userId = await application.auth.userFor(principal, body?.user_id ?? queryOf(request).user_id);
+  return { application, principal, userId, chats: application.chats(userId) };
+}
+
+/** The query of a request; of a name that comes twice, the first value. */
+export function queryOf({ query }: { readonly query: unknown }): Record<string, string | undefined> {
+  const entries = Object.entries(query as Record<string, string | string[]>);
+  return Object.fromEntries(entries.map(([name, value]) => [name, [value].flat()[0]]));
+}
+
+/** A whole number of the query. @throws AppError 422. */
+export function wholeOf(call: Call<never>, name: string, byDefault: number, most: number): number {
+  const text = queryOf(call.reply.request)[name];
+  if (text === undefined) return byDefault;
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+  if (value <= most) return value;
+  throw new AppError(422, "invalid_query", `${name}: must be a whole number from 0 to ${most}`, name);
+}
+
+/** A page's length. */
+export const limitOf = (call: Call<never>): number => Math.max(1, wholeOf(call, "limit", 50, 200));

@@ -1,0 +1,113 @@
+import { z } from "zod";
+import { AppError } from "../../../app/app_error.ts";
+import type { ConversationPatch, FeedbackBody, NewConversation } from "../../../app/protocol.ts";
+import type { Route } from "../../route.ts";
+import { noContent, text } from "./answers.ts";
+import { appRoute, limitOf, queryOf } from "./app_route.ts";
+
+const title = z.string().max(300);
+const model = z.string().min(1).max(200);
+
+const list = appRoute({
+  method: "GET",
+  path: "/api/conversations",
+  summary: "Conversations, those that changed last first",
+  handle: (call) => call.chats.list(limitOf(call as never), queryOf(call.reply.request).before ?? null),
+});
+
+const create = appRoute({
+  method: "POST",
+  path: "/api/conversations",
+  summary: "A new conversation, without messages",
+  example: { title: "Tales", consent: false },
+  schema: () =>
+    z.object({
+      title: title.optional(),
+      model: model.optional(),
+      system: text.optional(),
+      consent: z.boolean().optional(),
+      user_id: z.string().max(100).optional(),
+    }),
+  handle: async ({ chats, body: { user_id: _, ...fields }, reply }) => {
+    const conversation = await chats.create(fields as NewConversation);
+    reply.code(201);
+    return conversation;
+  },
+});
+
+const one = appRoute({
+  method: "GET",
+  path: "/api/conversations/:id",
+  summary: "A conversation",
+  handle: ({ chats, params }) => chats.get(params.id!),
+});
+
+const patch = appRoute({
+  method: "PATCH",
+  path: "/api/conversations/:id",
+  summary: "Change a conversation, choose its branch, or take it out of the bin",
+  example: { title: "Tales", pinned: true },
+  schema: () =>
+    z.object({
+      title: title.optional(),
+      model: model.optional(),
+      system: text.nullable().optional(),
+      pinned: z.boolean().optional(),
+      consent: z.boolean().optional(),
+      leaf_id: z.string().min(1).max(100).optional(),
+      deleted: z.literal(false).optional(),
+    }),
+  handle: ({ chats, params, body }) => chats.patch(params.id!, body as ConversationPatch),
+});
+
+const remove = appRoute({
+  method: "DELETE",
+  path: "/api/conversations/:id",
+  summary: "Put a conversation into the bin for 30 days",
+  handle: async ({ chats, params, reply }) => {
+    await chats.remove(params.id!);
+    return noContent(reply);
+  },
+});
+
+const messages = appRoute({
+  method: "GET",
+  path: "/api/conversations/:id/messages",
+  summary: "The end of the branch that is shown, or what comes before the message ?before=",
+  handle: (call) =>
+    call.chats.messages(call.params.id!, limitOf(call as never), queryOf(call.reply.request).before ?? null),
+});
+
+const search = appRoute({
+  method: "GET",
+  path: "/api/search",
+  summary: "Messages and titles that hold all words of ?q=",
+  handle: (call) => {
+    const { q } = queryOf(call.reply.request);
+    if (q === undefined || q.length > 1000)
+      throw new AppError(422, "invalid_query", "q: must be words to look for, 1000 characters at most", "q");
+    return call.chats.search(q, limitOf(call as never));
+  },
+});
+
+const feedback = appRoute({
+  method: "POST",
+  path: "/api/feedback",
+  summary: "Rate an answer; rating 0 takes it back",
+  example: { message_id: "MESSAGE", rating: 1 },
+  schema: () =>
+    z.object({
+      message_id: z.string().min(1).max(100),
+      rating: z.union([z.literal(-1), z.literal(0), z.literal(1)], "must be -1, 0 or 1"),
+      reason: z
+        .enum(["incorrect", "off_topic", "incomplete", "repetitive", "unsafe", "style", "other"])
+        .nullish(),
+      correction: text.nullish(),
+    }),
+  handle: ({ chats, body }) => chats.rate(body as FeedbackBody),
+});
+
+export const conversationRoutes: readonly Route[] = [
+  ...[list, create, one, patch, remove, messages],
+  ...[search, feedback],
+];
