@@ -21,6 +21,29 @@ describe("a chat", () => {
     expect(await page.inputValue("#composer")).toBe("a draft");
   });
 
+  it("shows nothing but the answer, though frames overlap and some are lost", async (test) => {
+    const { server } = state;
+    server.stutter = true;
+    server.reply = () => ({ pieces: long(60), gapMs: 15 });
+    const { page } = await open(test);
+    await page.evaluate(() => {
+      const seen = new Set<string>();
+      Object.assign(window, { seen });
+      new MutationObserver(() =>
+        seen.add(document.querySelector(".text")?.textContent?.trim() ?? ""),
+      ).observe(document.body, { subtree: true, childList: true, characterData: true });
+    });
+    await say(page, "go");
+    await see(page, "word59");
+    await see(page, /first token/);
+    const whole = long(60).join("").trim();
+    const seen = await page.evaluate(() => [...(window as never as { seen: Set<string> }).seen]);
+    expect(seen.length).toBeGreaterThan(10);
+    for (const text of seen) expect(whole.startsWith(text), text).toBe(true);
+    expect(seen.at(-1)).toBe(whole);
+    expect(server.events.filter(({ type }) => type === "chat.resume").length).toBeLessThan(40);
+  });
+
   it("shows in a second tab what the first one does", async (test) => {
     const { server } = state;
     const { page, context } = await open(test);

@@ -34,6 +34,8 @@ export class FakeServer extends FakeHistory {
   token: string | null = null;
   protocol = "kiln.chat.v1";
   refuseSockets = false;
+  /** Whether frames repeat what the two before had, and one of seven is lost. */
+  stutter = false;
   requests: { method: string; path: string; body: unknown }[] = [];
   events: ClientEvent[] = [];
   #app: FastifyInstance | null = null;
@@ -392,15 +394,14 @@ export class FakeServer extends FakeHistory {
     }
     for (const text of reply.pieces ?? []) {
       if (this.#stopped.has(message.id) || this.#app !== app) break;
-      const offset = message.content.length;
       message.content += text;
       offsets[++message.seq] = message.content.length;
+      const { seq } = message;
+      if (this.stutter && seq % 7 === 3) continue;
+      const from = offsets[Math.max(0, seq - (this.stutter && seq % 7 !== 4 ? 3 : 1))];
       this.#watching(conversation_id, {
-        type: "chat.delta",
-        message_id: message.id,
-        seq: message.seq,
-        offset,
-        text,
+        ...{ type: "chat.delta", message_id: message.id, seq },
+        ...{ offset: from, text: message.content.slice(from) },
       });
       await sleep(reply.gapMs ?? 1);
     }
