@@ -129,6 +129,20 @@ export function allowOrigin(request: FastifyRequest, reply: FastifyReply, access
   return true;
 }
 
+/** A page may open a socket, which tells no origin apart by itself, if it is this server's own or permitted. @throws HttpError 403. */
+export function checkOwnPage({ headers }: FastifyRequest, { allowedOrigins = [] }: Access): void {
+  const { origin, host } = headers;
+  const own = origin === undefined || /^https?:\/\/(.*)$/i.exec(origin)?.[1] === host;
+  if (own || allowedOrigins.some((allowed) => allowed === "*" || allowed === origin)) return;
+  throw new HttpError(
+    403,
+    "pages of this origin may not use the server: start it with --allowed-origin ORIGIN",
+    {
+      code: "origin_not_allowed",
+    },
+  );
+}
+
 function isLocalOrigin(origin: string): boolean {
   const name = hostName(/^https?:\/\/(.*)$/i.exec(origin)?.[1] ?? "");
   return name !== null && (name === "localhost" || name.endsWith(".localhost") || /^(127\.|::1$)/.test(name));

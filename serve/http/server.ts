@@ -9,6 +9,7 @@ import type { ModelPool } from "../models.ts";
 import type { Access } from "./access.ts";
 import { appRoutes } from "./api/app/index.ts";
 import { routes as ownRoutes } from "./api/index.ts";
+import { addChatSocket, SOCKET_PATH } from "./chat_socket.ts";
 import { asHttpError, envelope, HttpError, ollamaError, type ParserFault, parserError } from "./errors.ts";
 import {
   allowOrigin,
@@ -19,6 +20,7 @@ import {
   checkFraming,
   checkHost,
   checkKey,
+  checkOwnPage,
   checkPrivate,
   isPreflight,
 } from "./gate.ts";
@@ -69,6 +71,15 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     async (_request: FastifyRequest, body: Buffer) => parseJson(body, limits),
   );
   for (const route of routes) addRoute(app, route, { ...options, routes }, metrics);
+  const { application } = options;
+  if (application)
+    addChatSocket(app, { models: options.models, application }, (request) => {
+      if (application.mode === "single") {
+        checkKey(request, options);
+        checkPrivate(request, options);
+      }
+      checkOwnPage(request, options);
+    });
   app.setErrorHandler((error, _request, reply) => {
     const refusal = asHttpError(error);
     if (refusal.code === "internal_error") onError(error);
@@ -111,8 +122,9 @@ function admit(options: Routed, request: FastifyRequest, reply: FastifyReply): F
   const method = request.method === "HEAD" ? "GET" : request.method;
   const route = routes.find((one) => one.path === request.routeOptions.url && one.method === method);
   // Where users have tokens, the application asks for them.
+  const isSocket = application !== undefined && request.routeOptions.url === SOCKET_PATH;
   const hasUsers = application?.mode === "multi" && (route?.app || route?.queryForm) !== undefined;
-  if (route?.open !== true && !hasUsers) checkKey(request, options);
+  if (route?.open !== true && !hasUsers && !isSocket) checkKey(request, options);
   if (route?.app === true && application?.mode === "single") checkPrivate(request, options);
   if (route?.admin === true) checkAdmin(request, options);
   if (request.is404) throw unrouted(routes, request);

@@ -311,7 +311,7 @@ export class Conversing {
   /**
    * Tells what came of an answer after event `after`, and goes on until its end. An answer that has ended comes from its row: in
    * one piece and with its end, unless the client has that already.
-   * @returns a function that ends it, and the end. @throws AppError 404.
+   * @returns a function that ends it, its end, and whether it was still being written. @throws AppError 404.
    */
   async follow(userId: string, messageId: string, after: number, listener: AnswerListener) {
     const own = () => {
@@ -323,11 +323,12 @@ export class Conversing {
       // It may have been continued meanwhile.
       if (own() === undefined) {
         if (after !== message.seq) for (const event of replayed(message)) listener(event);
-        return { unfollow: () => {}, ended: Promise.resolve() };
+        return { unfollow: () => {}, ended: Promise.resolve(), live: false };
       }
     }
     const generation = own()!;
-    return { unfollow: generation.follow(after, listener), ended: generation.ended.then(() => {}) };
+    const unfollow = generation.follow(after, listener);
+    return { unfollow, ended: generation.ended.then(() => {}), live: true };
   }
 
   /** Ends all answers where they are. */

@@ -253,7 +253,7 @@ const RETRYABLE = new Set([
 ]);
 
 /** What a client is told of an error. Details of unexpected ones stay in the server. */
-function failureOf(error: unknown): Failure {
+export function failureOf(error: unknown): Failure {
   const { code, message } = error as { code?: unknown; message?: unknown };
   if (typeof code === "string" && typeof message === "string" && !/^(ERR_|E[A-Z]+$)/.test(code))
     return { code, message, retryable: RETRYABLE.has(code) };

@@ -1,0 +1,70 @@
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { ApplicationHost } from "../app/index.ts";
+import type { ModelPool } from "../models.ts";
+
+export const SOCKET_PATH = "/api/chat/ws";
+const FRAME_BYTES = 2 ** 20;
+const PING_MS = 20_000;
+
+/** Adds `GET /api/chat/ws`, the protocol `kiln.chat.v1` (serve/app/protocol.ts); `admit` refuses before the upgrade. */
+export function addChatSocket(
+  app: FastifyInstance,
+  { models, application }: { readonly models: ModelPool; readonly application: ApplicationHost },
+  admit: (request: FastifyRequest) => void,
+): void {
+  void app.register(async (scope) => {
+    const { default: websocket } = await import("@fastify/websocket");
+    const handleProtocols = (offered: Set<string>) => (offered.has("kiln.chat.v1") ? "kiln.chat.v1" : false);
+    await scope.register(websocket, { options: { maxPayload: FRAME_BYTES, handleProtocols } });
+    const onRequest = async (request: FastifyRequest) => admit(request);
+    scope.get(SOCKET_PATH, { websocket: true, onRequest }, async (socket, request) => {
+      // What comes before the connection is ready waits.
+      const early: string[] = [];
+      let receive = (text: string) => void early.push(text);
+      socket.on("message", (data: Buffer, isBinary: boolean) => {
+        if (isBinary) socket.close(1003, "frames are JSON text");
+        else receive(data.toString("utf8"));
+      });
+      socket.on("error", () => socket.terminate());
+      const alive = keepAlive(socket);
+      try {
+        const opened = await application.open();
+        const { authorization, cookie } = request.headers;
+        const principal = await opened.auth.principal({ authorization, cookie });
+        const { ChatSocket } = await import("../app/chat/chat_socket.ts");
+        if (socket.readyState !== socket.OPEN) return;
+        const chat = new ChatSocket(opened, models, principal, {
+          send: (text) => socket.send(text),
+          close: (code, reason) => socket.close(code, reason),
+          waiting: () => socket.bufferedAmount,
+        });
+        socket.on("close", () => chat.close());
+        receive = (text) => void chat.receive(text);
+        for (const text of early) receive(text);
+      } catch (error) {
+        const unknown = (error as { status?: number }).status === 401;
+        if (!unknown) models.onError(error);
+        socket.close(unknown ? 4401 : 1011, unknown ? "log in" : "the server failed");
+      } finally {
+        socket.on("close", alive);
+      }
+    });
+  });
+}
+
+/** Lets go of a client that answers no ping. @returns a function that ends it. */
+function keepAlive(socket: {
+  ping(): void;
+  terminate(): void;
+  on(event: "pong", heard: () => void): unknown;
+}) {
+  let misses = 0;
+  socket.on("pong", () => {
+    misses = 0;
+  });
+  const timer = setInterval(() => {
+    if (misses++ >= 2) socket.terminate();
+    else socket.ping();
+  }, PING_MS);
+  return () => clearInterval(timer);
+}
