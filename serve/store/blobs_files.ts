@@ -4,8 +4,9 @@ import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { readError, writeError } from "../../core/platform/files.ts";
 import { makeFolder } from "../../core/platform/folders.ts";
-import { type Blobs, type Bytes, checkKey, noBlob, type Range, spool } from "./blobs.ts";
+import { type Blobs, type Bytes, checkKey, noBlob, type Range } from "./blobs.ts";
 import { newId } from "./ids.ts";
+import { spool } from "./spool.ts";
 
 /** Blobs as files of a folder. */
 export class FileBlobs implements Blobs {

@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { AwsClient } from "aws4fetch";
 import { environmentVariable } from "../../core/platform/environment.ts";
 import { firstLine } from "../../core/platform/files.ts";
-import { type Blobs, type Bytes, checkKey, noBlob, type Range, spool } from "./blobs.ts";
+import { type Blobs, type Bytes, checkKey, noBlob, type Range } from "./blobs.ts";
 import { newId } from "./ids.ts";
+import { spool } from "./spool.ts";
 import { storeError } from "./store.ts";
 
 /**

@@ -2,10 +2,11 @@ import { createHash } from "node:crypto";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { ReadableStream as WebStream } from "node:stream/web";
-import { type Blobs, hashed } from "./blobs.ts";
+import type { Blobs } from "./blobs.ts";
 import { schemaOf, tablesOf } from "./migrate.ts";
 import type { Table } from "./migrations/migration.ts";
 import { fillIndex, searchable } from "./search.ts";
+import { hashed } from "./spool.ts";
 import { type OpenStore, type Row, type Store, storeError, type Value } from "./store.ts";
 
 /** What a table holds: SHA-256 over its rows in the order of their keys, equal for equal rows in either database. */
