@@ -1,7 +1,7 @@
 import { LIMITS } from "../limits.ts";
 import type { DeviceShare } from "./device_share.ts";
 import { asRequestError, cutOff, shuttingDown, unresponsive, waitedTooLong } from "./errors.ts";
-import type { EngineObserver, SequenceTimes } from "./observer.ts";
+import { type EngineObserver, type SequenceTimes, timeToken } from "./observer.ts";
 import type { EngineListener, EnginePort, EngineState, EngineStats, Submitted } from "./port.ts";
 import { assertRoom, type Queue } from "./queues.ts";
 import { Scheduler } from "./scheduler.ts";
@@ -265,14 +265,8 @@ export class Engine implements EnginePort {
   }
 
   #countToken(times: SequenceTimes): void {
-    const now = performance.now();
-    const isFirst = times.firstToken === null;
-    const ms = now - (times.lastToken ?? times.accepted);
-    times.firstToken ??= now;
-    times.lastToken = now;
-    times.generated++;
     this.#generatedTokens++;
-    for (const observer of this.#observers) observer.token(ms, isFirst);
+    timeToken(times, this.#observers);
   }
 
   #runItem({ id, start, count, samples }: PlanItem): RunItem {

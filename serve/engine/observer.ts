@@ -21,3 +21,14 @@ export interface EngineObserver {
   token(ms: number, isFirst: boolean): void;
   ended(request: Request, finish: FinishReason, times: SequenceTimes, now: number): void;
 }
+
+/** Notes that a sequence got a token now, and tells the observers. */
+export function timeToken(times: SequenceTimes, observers: Iterable<EngineObserver>): void {
+  const now = performance.now();
+  const isFirst = times.firstToken === null;
+  const ms = now - (times.lastToken ?? times.accepted);
+  times.firstToken ??= now;
+  times.lastToken = now;
+  times.generated++;
+  for (const observer of observers) observer.token(ms, isFirst);
+}

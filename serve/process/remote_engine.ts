@@ -1,5 +1,5 @@
 import { asRequestError, cutOff, type RequestError, shuttingDown } from "../engine/errors.ts";
-import type { EngineObserver, SequenceTimes } from "../engine/observer.ts";
+import { type EngineObserver, type SequenceTimes, timeToken } from "../engine/observer.ts";
 import type { EngineListener, EnginePort, EngineState, EngineStats, Submitted } from "../engine/port.ts";
 import { assertRoom, type Queue } from "../engine/queues.ts";
 import type { AdapterHost, EngineEvent, FinishReason, Request } from "../engine/types.ts";
@@ -165,14 +165,8 @@ export class RemoteEngine implements EnginePort {
   }
 
   #countToken(times: SequenceTimes): void {
-    const now = performance.now();
-    const isFirst = times.firstToken === null;
-    const ms = now - (times.lastToken ?? times.accepted);
-    times.firstToken ??= now;
-    times.lastToken = now;
-    times.generated++;
     this.#generatedTokens++;
-    for (const observer of this.#observers) observer.token(ms, isFirst);
+    timeToken(times, this.#observers);
   }
 
   #failAll(error: RequestError): void {
