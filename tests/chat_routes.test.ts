@@ -292,7 +292,7 @@ describe("S9: several users", () => {
   });
 
   it("every route wants a token that is good, before anything else", async () => {
-    for (const { method, path: pattern, example } of appRoutes) {
+    for (const { method, path: pattern, example } of appRoutes.filter(({ open }) => !open)) {
       const target = pattern.replace(":id", owned[0]!);
       for (const headers of [
         {},
