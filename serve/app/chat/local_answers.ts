@@ -71,7 +71,7 @@ export function localAnswers(pool: ModelPool): AnswerSource {
 /** A model without a chat template was not trained to talk: it goes on writing the text so far. */
 const joined = (turns: readonly Turn[]) => turns.map(({ content }) => content).join("\n");
 
-const promptOf = (tokenizer: Parameters<typeof chatPrompt>[0], turns: readonly Turn[]): Prompt =>
+export const promptOf = (tokenizer: Parameters<typeof chatPrompt>[0], turns: readonly Turn[]): Prompt =>
   tokenizer.chatTemplate === null
     ? joined(turns)
     : { pieces: chatPrompt(tokenizer, { conversation: { messages: [...turns] } }).pieces };
