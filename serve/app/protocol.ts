@@ -254,6 +254,8 @@ export interface CompareBody {
   text: string;
   params?: Params;
   blind?: boolean;
+  /** Whether the answers and the vote may become training data. */
+  consent?: boolean;
 }
 export interface CompareResult {
   conversation_id: string;

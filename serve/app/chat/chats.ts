@@ -1,5 +1,6 @@
 import { indexMessages, newId, type Store, searchMessages, words } from "../../store/index.ts";
 import { AppError, notFound } from "../app_error.ts";
+import { recordEvents } from "../events.ts";
 import type {
   Conversation,
   ConversationList,
@@ -50,7 +51,7 @@ export class Chats {
   async list(limit: number, before: string | null): Promise<ConversationList> {
     const [at, id] = before === null ? [Number.MAX_SAFE_INTEGER, ""] : cursorOf(before);
     const rows = await this.#store.all<ConversationRow>(
-      `SELECT ${conversationColumns} FROM conversation c WHERE c.user_id = ? AND c.deleted_at IS NULL AND (c.updated_at < ? OR (c.updated_at = ? AND c.id < ?)) ORDER BY c.updated_at DESC, c.id DESC LIMIT ?`,
+      `SELECT ${conversationColumns} FROM conversation c WHERE c.user_id = ? AND c.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM comparison k WHERE k.conversation_id = c.id) AND (c.updated_at < ? OR (c.updated_at = ? AND c.id < ?)) ORDER BY c.updated_at DESC, c.id DESC LIMIT ?`,
       [this.#user, at, at, id, limit + 1],
     );
     const shown = rows.slice(0, limit);
@@ -180,6 +181,9 @@ export class Chats {
         conversation_id,
       ]);
       await indexMessages(tx, [{ id, user_id: this.#user, content }]);
+      await recordEvents(tx, [
+        { kind: "edit", at: now, userId: this.#user, conversationId: conversation_id, messageId },
+      ]);
     });
     return this.message(id);
   }
@@ -210,20 +214,25 @@ export class Chats {
 
   /** What the user thinks of an answer; `rating: 0` takes it back. @throws AppError 404, 409 for what is no answer. */
   async rate({ message_id, rating, reason = null, correction = null }: FeedbackBody): Promise<Feedback> {
-    const { role } = await this.message(message_id);
+    const { role, conversation_id, model, experiment_arm: arm } = await this.message(message_id);
     if (role !== "assistant")
       throw new AppError(409, "not_an_answer", "only answers can be rated", "message_id");
     const created_at = Date.now();
-    if (rating === 0)
-      await this.#store.run("DELETE FROM feedback WHERE message_id = ? AND user_id = ?", [
-        message_id,
-        this.#user,
+    await this.#store.transaction(async (tx) => {
+      if (rating === 0)
+        await tx.run("DELETE FROM feedback WHERE message_id = ? AND user_id = ?", [message_id, this.#user]);
+      else
+        await tx.run(
+          "INSERT INTO feedback (id, message_id, user_id, rating, reason, correction, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (message_id, user_id) DO UPDATE SET rating = excluded.rating, reason = excluded.reason, correction = excluded.correction, created_at = excluded.created_at",
+          [newId(), message_id, this.#user, rating, reason, correction, created_at],
+        );
+      await recordEvents(tx, [
+        {
+          ...{ kind: "feedback", at: created_at, userId: this.#user, conversationId: conversation_id },
+          ...{ messageId: message_id, model, arm, value: rating, data: { reason } },
+        },
       ]);
-    else
-      await this.#store.run(
-        "INSERT INTO feedback (id, message_id, user_id, rating, reason, correction, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (message_id, user_id) DO UPDATE SET rating = excluded.rating, reason = excluded.reason, correction = excluded.correction, created_at = excluded.created_at",
-        [newId(), message_id, this.#user, rating, reason, correction, created_at],
-      );
+    });
     return { message_id, rating, reason, correction, created_at };
   }
 }

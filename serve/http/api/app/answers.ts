@@ -16,7 +16,7 @@ const id = z.string().min(1).max(100);
 const model = z.string().min(1).max(200);
 export const text = z.string().min(1).max(TEXT_CHARS);
 
-const params = z.strictObject({
+export const params = z.strictObject({
   temperature: z.number().optional(),
   top_p: z.number().optional(),
   max_tokens: z.int().min(1).optional(),
