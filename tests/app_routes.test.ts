@@ -93,3 +93,50 @@ describe("what the page asks beside the chat", () => {
     expect([wrong.status, wrong.body.error.code]).toEqual([409, "not_an_answer"]);
   });
 });
+
+describe("S4: requests of other sites", () => {
+  let server: ChatServer;
+  beforeAll(async () => {
+    server = await chatServer("sites", "single");
+  });
+  afterAll(() => server.server.close(0));
+  const form = { "content-type": "application/x-www-form-urlencoded" };
+  const ask = { user_id: "local", query: "once upon", params };
+
+  it("curl needs no header for a body on Ollama's and the application's routes, a form of a page is refused", async () => {
+    const ollama = { model: "tiny/fake", prompt: "once", stream: false, options: { num_predict: 2 } };
+    for (const [route, body] of [
+      ["/api/chat", ask],
+      ["/api/generate", ollama],
+      ["/api/conversations", { title: "Tales" }],
+    ] as const) {
+      expect((await server.ask("POST", route, body, form)).status, route).toBeLessThan(300);
+      for (const own of [{ origin: "https://evil.example" }, { "sec-fetch-site": "cross-site" }]) {
+        const { status } = await server.ask("POST", route, body, { ...form, ...own });
+        expect([403, 415], route).toContain(status);
+      }
+    }
+    const v1 = await server.ask("POST", "/v1/completions", { model: "tiny/fake", prompt: "once" }, form);
+    expect(v1.status).toBe(415);
+  });
+
+  it("no page but the server's own changes what is kept", async () => {
+    const { conversation_id } = (await server.ask("POST", "/api/chat", ask)).body;
+    const target = `/api/conversations/${conversation_id}`;
+    for (const origin of ["https://evil.example", "http://localhost:1", "null"]) {
+      const headers = { origin };
+      for (const [method, route, body] of [
+        ["PATCH", target, { title: "Mine" }],
+        ["DELETE", target, undefined],
+        ["POST", "/api/chat", ask],
+        ["POST", "/api/keys", { name: "x" }],
+      ] as const) {
+        const { status, body: refusal } = await server.ask(method, route, body, headers);
+        expect([route, status, refusal.error.code]).toEqual([route, 403, "origin_not_allowed"]);
+      }
+    }
+    expect((await server.ask("GET", target)).body.title).toBe("once upon");
+    const own = await server.ask("PATCH", target, { title: "Mine" }, { origin: server.url });
+    expect([own.status, own.body.title]).toEqual([200, "Mine"]);
+  });
+});
