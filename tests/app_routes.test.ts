@@ -111,7 +111,11 @@ describe("S4: requests of other sites", () => {
       ["/api/conversations", { title: "Tales" }],
     ] as const) {
       expect((await server.ask("POST", route, body, form)).status, route).toBeLessThan(300);
-      for (const own of [{ origin: "https://evil.example" }, { "sec-fetch-site": "cross-site" }]) {
+      const pages: Record<string, string>[] = [
+        { origin: "https://evil.example" },
+        { "sec-fetch-site": "cross-site" },
+      ];
+      for (const own of pages) {
         const { status } = await server.ask("POST", route, body, { ...form, ...own });
         expect([403, 415], route).toContain(status);
       }

@@ -54,7 +54,7 @@ export class Application {
 
   /** The conversations of one user. */
   chats(userId: string): Chats {
-    return new Chats(this.store, userId);
+    return new Chats(this.store, userId, this.hub);
   }
 
   /** Ends the answers that are being written where they are, and closes the store. */

@@ -321,7 +321,9 @@ export type ServerEvent =
   | ChatNotice
   | ChatDone
   | ChatError
+  /** Of every conversation that is made or changed, and when an answer of it begins. */
   | { type: "conversation.update"; conversation: Conversation }
+  | { type: "conversation.deleted"; conversation_id: string }
   | { type: "model.update"; model: ModelInfo }
   | { type: "pong"; t: number };
 

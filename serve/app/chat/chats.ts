@@ -12,6 +12,7 @@ import type {
   NewConversation,
   SearchResult,
 } from "../protocol.ts";
+import type { Hub } from "./hub.ts";
 import { type MessageRow, messageColumns, messageOf, withFeedback } from "./message_rows.ts";
 
 /** How long a deleted conversation stays in the bin. */
@@ -42,10 +43,20 @@ const branchFrom = (anchor: string) =>
 export class Chats {
   readonly #store: Store;
   readonly #user: string;
+  readonly #hub: Hub | null;
 
-  constructor(store: Store, userId: string) {
+  /** @param hub told of what changes. */
+  constructor(store: Store, userId: string, hub: Hub | null = null) {
     this.#store = store;
     this.#user = userId;
+    this.#hub = hub;
+  }
+
+  /** Tells the user's connections how a conversation is now. @throws AppError 404. */
+  async announce(id: string): Promise<Conversation> {
+    const conversation = await this.get(id);
+    this.#hub?.publish(this.#user, { type: "conversation.update", conversation }, id);
+    return conversation;
   }
 
   async list(limit: number, before: string | null): Promise<ConversationList> {
@@ -80,6 +91,7 @@ export class Chats {
       "INSERT INTO conversation (id, user_id, title, model, system, consent, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
       [made.id, this.#user, made.title, made.model, made.system, consent, now, now],
     );
+    this.#hub?.publish(this.#user, { type: "conversation.update", conversation: made }, made.id);
     return made;
   }
 
@@ -94,7 +106,7 @@ export class Chats {
       [...set.map(([, value]) => value), id, this.#user],
     );
     if (changed === 0) throw notFound("conversation");
-    return this.get(id);
+    return this.announce(id);
   }
 
   /** Puts a conversation into the bin, out of which `patch` takes it with `deleted: false`. @throws AppError 404. */
@@ -104,6 +116,7 @@ export class Chats {
       [Date.now(), id, this.#user],
     );
     if (changed === 0) throw notFound("conversation");
+    this.#hub?.publish(this.#user, { type: "conversation.deleted", conversation_id: id }, id);
   }
 
   /** The end of the branch that is shown, or what comes before the message `before` in its branch. @throws AppError 404. */
