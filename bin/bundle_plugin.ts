@@ -17,6 +17,17 @@ export function kernelsInside(): Plugin {
   };
 }
 
+/** An esbuild plugin that puts a package into a bundle whose other packages stay outside. */
+export function inside(name: string): Plugin {
+  return {
+    name: `kiln-${name}-inside`,
+    setup(build) {
+      const file = fileURLToPath(import.meta.resolve(name));
+      build.onResolve({ filter: new RegExp(`^${name}$`) }, () => ({ path: file }));
+    },
+  };
+}
+
 /**
  * An esbuild plugin for pages, beside `kernelsInside`: native adapters stay out, and what only reads and writes files
  * (checkpoints, run folders) or needs a native package throws where a page calls it.

@@ -18,6 +18,11 @@ export interface Compiled<A extends Tensor[], R> {
    * @throws KilnError `webgpu_error` where a kernel does not compile
    */
   prepare(...args: A): Promise<void>;
+  /**
+   * Traces the step and runs each of its kernels once instead of once for every layer, so that the first call waits for no
+   * driver. What the step writes in place is nonsense then: give it arguments with which it writes nowhere that matters.
+   */
+  rehearse(...args: A): void;
   /** Gives the memory of the plans back at once, instead of when the step is garbage; a later call traces again. */
   discard(): void;
 }
@@ -109,7 +114,11 @@ export function compile<A extends Tensor[], R>(step: (...args: A) => R): Compile
     }
     await compiler.warm();
   };
-  return Object.assign(run, { prepare, discard: discardAll });
+  const rehearse = (...args: A) => {
+    const on = deviceOf(args);
+    if (on.compiler) tracedOn(on, on.compiler, args).rehearse(args);
+  };
+  return Object.assign(run, { prepare, rehearse, discard: discardAll });
 }
 
 function deviceOf(args: readonly Tensor[]) {

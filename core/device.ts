@@ -42,6 +42,8 @@ export interface TracedStep<R> {
   /** Whether tracing the step now would give the same, as far as its captured tensors tell. */
   readonly current: boolean;
   replay(args: readonly Tensor[]): R;
+  /** Runs each kernel that no step has rehearsed yet once, in the order of the step. */
+  rehearse(args: readonly Tensor[]): void;
   /** Gives the memory back at once; the step must not be replayed any more. */
   discard(): void;
 }

@@ -1,5 +1,7 @@
+import { device } from "../core/device.ts";
 import { persist } from "../core/scope.ts";
-import { type Tensor, zeros } from "../core/tensor.ts";
+import { numel } from "../core/shape.ts";
+import { Tensor } from "../core/tensor.ts";
 import {
   cast,
   crossEntropy,
@@ -127,12 +129,16 @@ export abstract class CausalLM extends Model {
     return this.logits(finalNorm.forward(indexSelect(x, 0, rows)), { batchInvariant: true });
   }
 
-  /** Empty keys and values for `numBlocks` blocks of `blockSize` tokens. */
+  /**
+   * Keys and values for `numBlocks` blocks of `blockSize` tokens. Their memory is left as it is: attention reads what was
+   * written for a position and nothing else, and to fill 256 MiB takes a processor most of a second.
+   */
   newCache(numBlocks: number, blockSize: number): LayerCache[] {
     const { num_hidden_layers, num_key_value_heads, head_dim } = this.shape;
     const shape = [numBlocks, blockSize, num_key_value_heads, head_dim];
     const dtype = this.computeDtype;
-    const layer = () => ({ key: zeros(shape, dtype), value: zeros(shape, dtype) });
+    const room = () => new Tensor(device().allocate(dtype, numel(shape)), shape);
+    const layer = () => ({ key: room(), value: room() });
     return persist(Array.from({ length: num_hidden_layers }, layer));
   }
 }

@@ -165,6 +165,23 @@ export class PagedDecoder {
     }
   }
 
+  /**
+   * Traces and compiles steps of so many tokens of one sequence, and those of one token that follows a sampled one, greedy and
+   * (`draw`: a row of settings) drawn; their kernels have run then. No sequence may be in the cache yet.
+   */
+  rehearse(lengths: readonly number[], draw: readonly number[] | null): void {
+    scope(() => {
+      const ids = zeros([1], "i32");
+      for (const length of lengths) {
+        const blockTable = Int32Array.from({ length: this.sizes.maxBlocksPerSequence }, (_, i) => i);
+        const item = { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] };
+        const step = this.#prepare([draw && length === 1 ? { ...item, draw } : item], [null]);
+        if (length > 1) step.greedy.rehearse();
+        else for (const one of draw ? [step.greedy, step.drawn] : [step.greedy]) one.rehearse(ids);
+      }
+    });
+  }
+
   /** Traces and compiles the greedy steps of items with an adapter of so many tokens, without running them. */
   async prepareAdapted(lengths: readonly number[]): Promise<void> {
     for (const length of lengths) await this.#stepFor(powerOfTwo(length), 1, true).greedy.prepare();

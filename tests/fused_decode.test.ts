@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { setDevice } from "../core/device.ts";
+import { setDevice, withDevice } from "../core/device.ts";
 import type { AnyOp } from "../core/op.ts";
 import { ReferenceDevice } from "../core/reference_device.ts";
 import { type Tensor, tensor } from "../core/tensor.ts";
@@ -71,6 +71,33 @@ describe.each(models)("a decode step of %s", (_, make) => {
     const [two, four] = [await dispatchesOfStep(make(2)), await dispatchesOfStep(make(4))];
     expect(four - two).toBe(2 * 5);
     expect(two - 2 * 5).toBeLessThanOrEqual(5);
+  });
+
+  it("is rehearsed with one layer's dispatches at most, and then answers without a new kernel", async () => {
+    const rehearsalOf = async (layers: number) => {
+      const own = await openDevice();
+      return withDevice(own, async () => {
+        const decoder = decoderOf(make(layers));
+        const before = own.recorder.dispatches;
+        decoder.rehearse([4, 1], null);
+        await own.sync();
+        const dispatches = own.recorder.dispatches - before;
+        const kernels = own.pipelines.count;
+        const items = [{ tokens: [7, 8, 9], start: 0, blockTable: [3], rows: [2] }];
+        const first = decoder.sample(items);
+        const next = { tokens: [0], start: 3, blockTable: [3], rows: [0], follows: 0 };
+        const answer = [...(await first.read()), ...(await decoder.sample([next], first).read())];
+        expect(own.pipelines.count).toBe(kernels);
+        decoder.close();
+        return { answer, dispatches };
+      });
+    };
+    const [two, four] = [await rehearsalOf(2), await rehearsalOf(4)];
+    expect(four.dispatches).toBe(two.dispatches);
+    const decoder = decoderOf(make(4));
+    const plain = await decoder.greedy([{ tokens: [7, 8, 9], start: 0, blockTable: [3], rows: [2] }]);
+    expect(four.answer[0]).toBe(plain[0]);
+    decoder.close();
   });
 });
 

@@ -37,6 +37,9 @@ function giveBack(device: WebGpuHost, slots: readonly Slot[]): void {
   }
 }
 
+/** Kernels that a driver has run. */
+const rehearsed = new WeakSet<Kernel>();
+
 /** A traced step: its dispatches with memory planned by liveness, replayed without creating objects. */
 export class CompiledStep<R> implements TracedStep<R> {
   readonly #device: WebGpuHost;
@@ -228,6 +231,25 @@ export class CompiledStep<R> implements TracedStep<R> {
   }
 
   replay(args: readonly Tensor[]): R {
+    this.#record(args, this.#commands);
+    const result = mapTensors(this.#result, (t) => {
+      const copy = new Tensor(this.#device.allocate(t.dtype, t.size), t.shape);
+      if (t.requiresGrad) endHistory(copy);
+      this.#copy(t.storage, 0, copy.storage, t.size);
+      this.#device.recorder.touch(slotOf(copy.storage));
+      return copy;
+    }) as R;
+    this.#device.recorder.recorded(this.#commands.length);
+    return result;
+  }
+
+  rehearse(args: readonly Tensor[]): void {
+    const fresh = this.#commands.filter(({ kernel }) => !rehearsed.has(kernel) && rehearsed.add(kernel));
+    this.#record(args, fresh);
+    this.#device.recorder.recorded(fresh.length);
+  }
+
+  #record(args: readonly Tensor[], commands: readonly Command[]): void {
     const { recorder } = this.#device;
     for (const work of this.#hostWork) work();
     args.forEach((given, i) => {
@@ -243,7 +265,7 @@ export class CompiledStep<R> implements TracedStep<R> {
     for (const slot of this.#touched) recorder.touch(slot);
     let pass: GPUComputePassEncoder | null = null;
     let kernel: Kernel | null = null;
-    for (const command of this.#commands) {
+    for (const command of commands) {
       const { grid } = command.dispatch;
       const open = recorder.compute(command.dispatch);
       if (command.kernel !== kernel || open !== pass) open.setPipeline(command.kernel.pipeline);
@@ -257,15 +279,6 @@ export class CompiledStep<R> implements TracedStep<R> {
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
     for (const storage of this.#updated) storage.version++;
-    const result = mapTensors(this.#result, (t) => {
-      const copy = new Tensor(this.#device.allocate(t.dtype, t.size), t.shape);
-      if (t.requiresGrad) endHistory(copy);
-      this.#copy(t.storage, 0, copy.storage, t.size);
-      recorder.touch(slotOf(copy.storage));
-      return copy;
-    }) as R;
-    recorder.recorded(this.#commands.length);
-    return result;
   }
 
   #copy(from: Storage, offset: number, to: Storage, length: number): void {

@@ -64,11 +64,15 @@ export async function readSafetensors(
     const length = headerLength(prefix, size, path);
     const header = parseHeader(await readExactly(handle, 8, length, path), size, path);
     const read = new Map<string, HostTensor>();
+    // Memory for each tensor by itself would have the garbage collector look after every few of them.
+    const isSmall = names === undefined && size <= READ_CHUNK_BYTES;
+    const whole = isSmall ? await readExactly(handle, 0, size, path) : null;
     for (const name of names ?? header.tensors.keys()) {
       const entry = header.tensors.get(name);
       if (!entry) throw new KilnError(`${path} has no tensor ${quoted(name)}`);
       const { dtype, shape, begin, end } = entry;
-      read.set(name, { dtype, shape, bytes: await readExactly(handle, begin, end - begin, path) });
+      const bytes = whole?.subarray(begin, end) ?? (await readExactly(handle, begin, end - begin, path));
+      read.set(name, { dtype, shape, bytes });
     }
     return read;
   } catch (error) {

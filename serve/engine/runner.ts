@@ -121,17 +121,8 @@ export class ModelRunner implements Runner {
    * it reads.
    */
   async warmUp(): Promise<void> {
-    const blockTable = Int32Array.from({ length: Math.ceil(this.maxModelLen / this.blockSize) }, (_, i) => i);
-    for (const length of this.#warmLengths) {
-      const item = { tokens: new Int32Array(length), start: 0, blockTable, rows: [length - 1] };
-      await this.#decoder.greedy([item]);
-      if (length > 1 || this.vocabSize > MOST_DRAWN) continue;
-      const drawn = { ...item, draw: settingsRow(DRAWN) };
-      const first = this.#decoder.sample([drawn]);
-      const fed = this.#decoder.sample([{ ...drawn, follows: 0 }], first);
-      for (const ids of [first, fed]) await ids.read();
-      for (const ids of [first, fed]) ids.free();
-    }
+    this.#decoder.rehearse(this.#warmLengths, this.vocabSize > MOST_DRAWN ? null : settingsRow(DRAWN));
+    await device().sync();
   }
 
   get #warmLengths(): number[] {
