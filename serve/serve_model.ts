@@ -234,6 +234,7 @@ function connectionHelp(url: string, models: ModelPool): string {
 `;
   return `
 Serving ${names.join(", ")} at ${url}
+Chat, models and settings: open ${url}/ in a browser
 
 ${commands.join("")}${writer === undefined ? "" : client}
 Ctrl-C stops it.

@@ -202,3 +202,27 @@ it("is refused to pages of other origins, and to whom the server does not know",
   await multi.server.close(0);
   await locked.server.close(0);
 });
+
+it("tells every tab which conversations there are", async () => {
+  const [one, two] = [await connect(), await connect()];
+  for (const tab of [one, two]) tab.say(tab.hello);
+  await until(() => two.of("welcome").length > 0);
+  const ask = async (method: string, route: string, json?: object) => {
+    const body = json && { body: JSON.stringify(json), headers: { "content-type": "application/json" } };
+    return fetch(server.url + route, { method, ...body });
+  };
+  const { id } = await (await ask("POST", "/api/conversations", { title: "Tales" })).json();
+  await ask("PATCH", `/api/conversations/${id}`, { title: "Sagas", pinned: true });
+  await ask("DELETE", `/api/conversations/${id}`);
+  await ask("PATCH", `/api/conversations/${id}`, { deleted: false });
+  for (const tab of [one, two]) {
+    await until(() => tab.of("conversation.update").length === 3);
+    const changes = tab.heard.filter(({ type }) => type.startsWith("conversation."));
+    expect(changes).toMatchObject([
+      { conversation: { id, title: "Tales", pinned: false } },
+      { conversation: { id, title: "Sagas", pinned: true } },
+      { type: "conversation.deleted", conversation_id: id },
+      { type: "conversation.update", conversation: { id, title: "Sagas" } },
+    ]);
+  }
+});

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Calibration } from "../core/statistics/calibration.ts";
+import { TextSize } from "../core/statistics/words.ts";
 import { openDevice } from "../kernels/index.ts";
 import { type LoadedModel, loadModel } from "../models/index.ts";
 import { pipeline } from "../models/pipeline.ts";
@@ -13,8 +15,6 @@ import { evaluateClassify } from "../train/eval/classify.ts";
 import { compareModels } from "../train/eval/compare.ts";
 import { evaluatePerplexity, windowsOf } from "../train/eval/perplexity.ts";
 import { evaluateText } from "../train/eval/text.ts";
-import { Calibration } from "../train/metrics/calibration.ts";
-import { TextSize } from "../train/metrics/words.ts";
 import { writeReport } from "../train/report/evaluation.ts";
 import { labels, randomBert, texts, wordPieces } from "./support/word_pieces.ts";
 

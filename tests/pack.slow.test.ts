@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import {
   cpSync,
   mkdirSync,
@@ -13,6 +13,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -128,5 +129,26 @@ describe("the packed package", () => {
       / 0 failed/,
     );
     expect(kiln("bench", "--quick", "--no-peers", "--filter", "add")).toMatch(/add/);
+  });
+
+  it("serves what it trained, with the page", async () => {
+    const command = ["node_modules/kiln/bin/kiln.mjs", "serve", "run/model", "--port", "0"];
+    const serving = spawn(process.execPath, command, { cwd: user, stdio: ["ignore", "pipe", "inherit"] });
+    try {
+      const lines = createInterface(serving.stdout);
+      const [, url] = await new Promise<RegExpExecArray>((resolve) => {
+        lines.on("line", (line) => {
+          const found = /open (http:\S+) in a browser/.exec(line);
+          if (found) resolve(found);
+        });
+      });
+      const html = await (await fetch(url!)).text();
+      const [, script] = /<script type="module" src="([^"]+)"/.exec(html)!;
+      expect((await fetch(new URL(script!, url))).headers.get("content-type")).toContain("javascript");
+      const models = (await (await fetch(`${url}api/models`)).json()) as { default_model: string };
+      expect(models.default_model).toBe("run");
+    } finally {
+      serving.kill();
+    }
   });
 });

@@ -166,6 +166,7 @@ test("migrations that were released are as they were", () => {
     Object.fromEntries(migrations.map((migration) => [migration.name, checksum(migration).slice(0, 12)])),
   ).toEqual({
     branches: "b94478685ef2",
+    comparisons: "1cfac5a97d48",
     conversations: "de5d205d426b",
     feedback: "3292c15986d5",
     jobs: "977b0cb1fa1a",

@@ -1,3 +1,4 @@
+import { Classification } from "../core/statistics/classification.ts";
 import type { Encoder } from "../models/encoder.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { BagOfWords } from "./bag_of_words.ts";
@@ -5,7 +6,6 @@ import { type ClassifierData, targetsOf } from "./classifier_data.ts";
 import { ClassifierEvaluation, numbers } from "./classifier_evaluation.ts";
 import { classWeights, type LabelledText, labelWeights, ShuffledBatches } from "./data/index.ts";
 import { encodeTexts } from "./encoder_settings.ts";
-import { Classification } from "./metrics/classification.ts";
 import type { Metrics, RecipeContext, Task } from "./recipe.ts";
 import type { RunSettings } from "./settings/run.ts";
 import { fillRows, type TextBatch, TextBatches, type TextInputs } from "./text_batches.ts";

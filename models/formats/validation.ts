@@ -58,7 +58,9 @@ function keysAt(schema: z.ZodType, path: readonly PropertyKey[], value: unknown)
   const shape = shapeOf(schema, value) ?? {};
   const [key, ...rest] = path;
   if (key === undefined) return Object.keys(shape);
-  const inner = shape[key as string];
+  // Groups under names of the user's, and lists of groups, have one schema for all.
+  const { valueType, element } = unwrap(schema).def as { valueType?: z.ZodType; element?: z.ZodType };
+  const inner = shape[key as string] ?? valueType ?? element;
   return inner === undefined ? [] : keysAt(inner, rest, at(value, [key]));
 }
 

@@ -6,10 +6,11 @@ import { Chats, emptyBin } from "./chat/chats.ts";
 import { Conversing } from "./chat/conversing.ts";
 import { TIMES } from "./chat/generation.ts";
 import { Hub } from "./chat/hub.ts";
+import { Experiments, type ExperimentsOptions } from "./experiments/experiments.ts";
 import { type UserMode, userMode } from "./user_mode.ts";
 import { Users } from "./users.ts";
 
-export interface ApplicationOptions {
+export interface ApplicationOptions extends Pick<ExperimentsOptions, "registry" | "keepArms"> {
   readonly source: AnswerSource;
   /** Default: where the environment says. */
   readonly store?: OpenStore;
@@ -24,14 +25,17 @@ export class Application {
   readonly auth: Auth;
   readonly hub = new Hub();
   readonly source: AnswerSource;
+  readonly experiments: Experiments;
   readonly conversing: Conversing;
 
-  private constructor(store: OpenStore, { source, mode = userMode(), times }: ApplicationOptions) {
+  private constructor(store: OpenStore, { mode = userMode(), times, ...rest }: ApplicationOptions) {
+    const { source } = rest;
     this.store = store;
     this.source = source;
     this.users = new Users(store);
     this.auth = new Auth(this.users, mode);
-    this.conversing = new Conversing(store, source, this.hub, { ...TIMES, ...times });
+    this.experiments = new Experiments(store, rest);
+    this.conversing = new Conversing(this.experiments, source, this.hub, { ...TIMES, ...times });
   }
 
   /** Opens the store, marks the answers that an earlier run left unfinished, and empties the bin of what is old. */
@@ -50,7 +54,7 @@ export class Application {
 
   /** The conversations of one user. */
   chats(userId: string): Chats {
-    return new Chats(this.store, userId);
+    return new Chats(this.store, userId, this.hub);
   }
 
   /** Ends the answers that are being written where they are, and closes the store. */

@@ -254,6 +254,8 @@ export interface CompareBody {
   text: string;
   params?: Params;
   blind?: boolean;
+  /** Whether the answers and the vote may become training data. */
+  consent?: boolean;
 }
 export interface CompareResult {
   conversation_id: string;
@@ -319,7 +321,9 @@ export type ServerEvent =
   | ChatNotice
   | ChatDone
   | ChatError
+  /** Of every conversation that is made or changed, and when an answer of it begins. */
   | { type: "conversation.update"; conversation: Conversation }
+  | { type: "conversation.deleted"; conversation_id: string }
   | { type: "model.update"; model: ModelInfo }
   | { type: "pong"; t: number };
 

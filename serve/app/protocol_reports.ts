@@ -119,24 +119,17 @@ export interface ExperimentResult {
 // ---- analytics ----
 
 /**
- * `GET /api/analytics?from=DAY&to=DAY&model=NAME`, both days included, without `model` of all. An admin sees everybody's numbers,
- * others their own. Every number can be counted again from the events; a day without anything is not listed.
+ * `GET /api/analytics?from=DAY&to=DAY&model=NAME&by=model`, both days included, without `model` of all; `by` model or user adds
+ * `groups`. An admin sees everybody's numbers, others their own. Every number can be counted again from the events; a day without
+ * anything is not listed.
  */
 export interface Analytics {
   from: string;
   to: string;
   /** All that answered in the range, whatever `model` chose. */
   models: string[];
-  totals: {
-    sessions: number;
-    users: number;
-    messages: number;
-    answers: number;
-    regenerate_rate: number | null;
-    stop_rate: number | null;
-    /** Rated of all answers. */
-    coverage: number | null;
-  };
+  totals: AnalyticsTotals;
+  groups?: (AnalyticsTotals & { name: string })[];
   messages: { day: string; model: string; count: number }[];
   /** `exact` false: from histograms with steps of 5%. */
   latency: {
@@ -172,6 +165,18 @@ export interface Analytics {
   quality: { low: number; high: number; count: number }[];
   /** Of those who came on one day, how many came back n days later. */
   retention: { days: number; users: number; returned: number }[];
+}
+export interface AnalyticsTotals {
+  /** Of messages with less than 30 minutes between them. */
+  sessions: number;
+  users: number;
+  messages: number;
+  /** That have ended, one way or the other. */
+  answers: number;
+  regenerate_rate: number | null;
+  stop_rate: number | null;
+  /** Rated of all answers. */
+  coverage: number | null;
 }
 
 /** `GET /api/usage?from=DAY&to=DAY` */

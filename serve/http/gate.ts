@@ -71,6 +71,16 @@ export function checkBody({ headers }: FastifyRequest, bodyBytes: number): void 
 }
 
 /**
+ * `curl -d` without a header says that its JSON is a form, as Ollama's users do. Forms of web pages, which browsers send to any
+ * server without asking it, have an origin. @throws HttpError 415.
+ */
+export function checkNoForm({ url, headers }: FastifyRequest): void {
+  const fromPage = headers.origin !== undefined || headers["sec-fetch-site"] !== undefined;
+  if (url.startsWith("/api/") && !fromPage) return;
+  throw new HttpError(415, "the content type must be application/json", { code: "unsupported_media_type" });
+}
+
+/**
  * Stops DNS rebinding: a foreign site can point its own name at 127.0.0.1 and then counts as the same origin, but the
  * name in `Host` gives it away. A server with a key needs no such guard, and one that other machines reach is open anyway.
  * @throws HttpError 403.
@@ -129,7 +139,10 @@ export function allowOrigin(request: FastifyRequest, reply: FastifyReply, access
   return true;
 }
 
-/** A page may open a socket, which tells no origin apart by itself, if it is this server's own or permitted. @throws HttpError 403. */
+/**
+ * A page may open a socket, which tells no origin apart by itself, and change what the application keeps, if it is this
+ * server's own or permitted. @throws HttpError 403.
+ */
 export function checkOwnPage({ headers }: FastifyRequest, { allowedOrigins = [] }: Access): void {
   const { origin, host } = headers;
   const own = origin === undefined || /^https?:\/\/(.*)$/i.exec(origin)?.[1] === host;

@@ -78,7 +78,7 @@ export async function readPage(folder: string): Promise<Map<string, PageFile>> {
       "content-security-policy": policy,
       "x-content-type-options": "nosniff",
       "referrer-policy": "no-referrer",
-      vary: "accept-encoding",
+      vary: "Origin, Accept-Encoding",
     };
     return [where === "/index.html" ? "/" : where, { body, gzip: gzipSync(body), headers }];
   });

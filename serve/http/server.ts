@@ -20,6 +20,7 @@ import {
   checkFraming,
   checkHost,
   checkKey,
+  checkNoForm,
   checkOwnPage,
   checkPrivate,
   isPreflight,
@@ -69,6 +70,14 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     "application/json",
     { parseAs: "buffer" },
     async (_request: FastifyRequest, body: Buffer) => parseJson(body, limits),
+  );
+  app.addContentTypeParser(
+    "application/x-www-form-urlencoded",
+    { parseAs: "buffer" },
+    async (request: FastifyRequest, body: Buffer) => {
+      checkNoForm(request);
+      return parseJson(body, limits);
+    },
   );
   for (const route of routes) addRoute(app, route, { ...options, routes }, metrics);
   const { application } = options;
@@ -125,7 +134,10 @@ function admit(options: Routed, request: FastifyRequest, reply: FastifyReply): F
   const isSocket = application !== undefined && request.routeOptions.url === SOCKET_PATH;
   const hasUsers = application?.mode === "multi" && (route?.app || route?.queryForm) !== undefined;
   if (route?.open !== true && !hasUsers && !isSocket) checkKey(request, options);
-  if (route?.app === true && application?.mode === "single") checkPrivate(request, options);
+  if (route?.app === true) {
+    if (application?.mode === "single") checkPrivate(request, options);
+    if (method !== "GET") checkOwnPage(request, options);
+  }
   if (route?.admin === true) checkAdmin(request, options);
   if (request.is404) throw unrouted(routes, request);
   if (route?.schema !== undefined || route?.method === "POST")
@@ -150,6 +162,7 @@ function addRoute(app: FastifyInstance, route: Route, options: Routed, metrics: 
       if (form === other) queries.add(request);
       // Let in for the sake of the other form.
       if (form === own && other && application.mode === "multi") checkKey(request, options);
+      if (form === other) checkOwnPage(request, options);
       if (form === other && application?.mode === "single") checkPrivate(request, options);
       const body = form.parse?.(request.body) as never;
       const { "*": rest = "", ...params } = request.params as Record<string, string>;
@@ -191,8 +204,12 @@ function unrouted(routes: readonly Route[], request: FastifyRequest): HttpError 
   const { method } = request;
   const path = pathOf(request);
   const allow = allowedMethods(routes, request);
+  // A program that embeds the server may keep no conversations; /openapi.json then says what there is.
+  const hint = path === "/" ? ": this server has no page, but /openapi.json describes what it answers" : "";
   if (allow === "")
-    return new HttpError(404, `there is nothing at ${method} ${path.slice(0, 200)}`, { code: "not_found" });
+    return new HttpError(404, `there is nothing at ${method} ${path.slice(0, 200)}${hint}`, {
+      code: "not_found",
+    });
   return new HttpError(405, `${path.slice(0, 200)} does not take ${method}; use ${allow}`, {
     code: "method_not_allowed",
     headers: { allow },

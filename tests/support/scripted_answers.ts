@@ -45,6 +45,9 @@ export class Script implements AnswerSource {
   says: readonly string[] | null = null;
 
   models = () => ["fake", "other"];
+  /** What names stand for, besides themselves. */
+  versions: Record<string, string> = {};
+  versionOf = (model: string) => this.versions[model] ?? model;
   contextLength = () => this.contextTokens;
 
   async count(_model: string, turns: readonly { content: string }[]): Promise<number> {

@@ -1,6 +1,7 @@
 import { KilnError } from "../../core/errors.ts";
 import { duration, type ProgressLine } from "../../core/platform/progress_line.ts";
 import { dispose } from "../../core/scope.ts";
+import { TextSize } from "../../core/statistics/words.ts";
 import { loadModel } from "../../models/formats/hf_directory.ts";
 import type { Generated, TextGeneration } from "../../models/generation.ts";
 import { withChat } from "../../models/vocabulary.ts";
@@ -9,7 +10,6 @@ import { mapChats } from "../data/chat_rows.ts";
 import { Diversity } from "../metrics/diversity.ts";
 import { Perplexity } from "../metrics/perplexity.ts";
 import { McNemar, pairedBootstrap, wilsonInterval } from "../metrics/significance.ts";
-import { TextSize } from "../metrics/words.ts";
 import type { MakeGenerator } from "../recipe.ts";
 import { type EvaluationReport, valueTable } from "../report/evaluation.ts";
 import { logLikelihoods, type Piece } from "./likelihood.ts";

@@ -1,10 +1,14 @@
 import { KilnError } from "../../core/errors.ts";
+import {
+  Classification,
+  type ClassScore,
+  MultiLabelClassification,
+} from "../../core/statistics/classification.ts";
 import type { AnyModel } from "../../models/architectures.ts";
 import { Encoder } from "../../models/encoder.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import { type LabelScore, pipeline } from "../../models/pipeline.ts";
 import { type LabelledOptions, type LabelledText, labelIds, readLabelled } from "../data/index.ts";
-import { Classification, type ClassScore, MultiLabelClassification } from "../metrics/classification.ts";
 import { confusionSvg } from "../metrics/confusion.ts";
 import { wilsonInterval } from "../metrics/significance.ts";
 import { type EvaluationReport, type ReportTable, valueTable } from "../report/evaluation.ts";

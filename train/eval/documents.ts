@@ -1,6 +1,6 @@
+import type { TextSize } from "../../core/statistics/words.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { TextPart } from "../data/index.ts";
-import type { TextSize } from "../metrics/words.ts";
 
 /** A document and the log-likelihood of its tokens, in nats. */
 export interface DocumentScore {

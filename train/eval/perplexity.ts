@@ -1,11 +1,11 @@
 import { KilnError } from "../../core/errors.ts";
+import { TextSize } from "../../core/statistics/words.ts";
 import type { CausalLM } from "../../models/decoder.ts";
 import { Encoder } from "../../models/encoder.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import { type ReadOptions, readDocuments, type TextPart } from "../data/index.ts";
 import { Perplexity } from "../metrics/perplexity.ts";
-import { TextSize } from "../metrics/words.ts";
 import { type EvaluationReport, valueTable } from "../report/evaluation.ts";
 import { type DocumentScore, encodedParts } from "./documents.ts";
 import { logLikelihoods, type Piece } from "./likelihood.ts";

@@ -1,3 +1,4 @@
+import { TextSize } from "../../core/statistics/words.ts";
 import { tensor } from "../../core/tensor.ts";
 import { crossEntropy } from "../../kernels/index.ts";
 import type { Encoder } from "../../models/encoder.ts";
@@ -5,7 +6,6 @@ import { configError } from "../../models/formats/validation.ts";
 import { TextReader } from "../../models/text_reader.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { TextPart } from "../data/index.ts";
-import { TextSize } from "../metrics/words.ts";
 import { type DocumentScore, encodedParts } from "./documents.ts";
 import type { SpeedMeter } from "./speed.ts";
 

@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import { byteLength } from "./words.ts";
+import { byteLength } from "../../core/statistics/words.ts";
 
 /** Accuracies, 0 to 1, for three ways of choosing an answer. */
 export interface ChoiceScore {

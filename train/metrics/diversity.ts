@@ -1,5 +1,5 @@
+import { countNgrams, splitWords } from "../../core/statistics/words.ts";
 import { Bleu, type BleuOptions } from "./text.ts";
-import { countNgrams, splitWords } from "./words.ts";
 
 export interface DiversityScore {
   /** Distinct n-grams divided by all n-grams of all texts, for n = 1 and up (Li et al. 2016). */

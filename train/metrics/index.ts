@@ -1,5 +1,5 @@
+export * from "../../core/statistics/classification.ts";
 export * from "./choice.ts";
-export * from "./classification.ts";
 export * from "./code.ts";
 export * from "./confusion.ts";
 export * from "./diversity.ts";

@@ -1,5 +1,5 @@
 import { KilnError } from "../../core/errors.ts";
-import { TextSize } from "./words.ts";
+import { TextSize } from "../../core/statistics/words.ts";
 
 export interface PerplexityScore {
   /** exp of the mean negative log-likelihood per item: `perplexity` in lm-eval. */

@@ -1,5 +1,5 @@
+import { countNgrams, overlap, referenceList } from "../../core/statistics/words.ts";
 import { stem } from "../../tokenizer/text/stem.ts";
-import { countNgrams, overlap, referenceList } from "./words.ts";
 
 /** Precision, recall and their harmonic mean, 0 to 1. */
 export interface RougeScore {

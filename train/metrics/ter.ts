@@ -1,4 +1,4 @@
-import { referenceList, splitWords } from "./words.ts";
+import { referenceList, splitWords } from "../../core/statistics/words.ts";
 
 /** Tercom's search limits, which affect the scores of long texts. */
 const maxShiftSize = 10;

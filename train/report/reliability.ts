@@ -1,4 +1,4 @@
-import type { CalibrationBin } from "../metrics/calibration.ts";
+import type { CalibrationBin } from "../../core/statistics/calibration.ts";
 
 const style = `
     svg { background: #ffffff; font: 12px system-ui, sans-serif; }

@@ -1,5 +1,8 @@
 import { indexMessages, type Store } from "../../store/index.ts";
-import type { AnswerRows } from "./generation.ts";
+import { type AppEvent, recordEvents } from "../events.ts";
+import { recordUsage } from "../usage.ts";
+import type { AnswerRows, Generation, Outcome } from "./generation.ts";
+import { tokensPerSecond } from "./message_rows.ts";
 
 /**
  * How far the numbers of events jump where an answer was cut off by the end of the server: clients may have seen more events
@@ -7,61 +10,116 @@ import type { AnswerRows } from "./generation.ts";
  */
 const SEQ_JUMP = 10_000;
 
-/** Keeps answers in the table `message`, and counts them in `usage_day`. */
+/** Keeps answers in the table `message`, and counts them: with their end, so that no answer counts that is not kept. */
 export function answerRows(store: Store): AnswerRows {
   return {
     async flush(id, text, seq) {
       await store.run("UPDATE message SET content = ?, seq = ? WHERE id = ?", [text, seq, id]);
     },
-    finish: ({ messageId: id, options: { accepted, userId, before } }, outcome) => {
-      const { text, usage, failure } = outcome;
+    finish: (generation, outcome) => {
+      const { messageId: id, arm } = generation;
+      const { accepted, userId, before, events } = generation.options;
+      const { text, usage, by } = outcome;
+      const now = Date.now();
       return store.transaction(async (tx) => {
-        await tx.run(
-          "UPDATE message SET content = ?, status = ?, seq = ?, provider = 'local', prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cost_microusd = 0, ttft_ms = ?, total_ms = ?, finish_reason = ?, error = ? WHERE id = ?",
-          [
-            ...[text, outcome.status, outcome.seq],
-            ...[usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens],
-            ...[
-              outcome.ttftMs,
-              outcome.totalMs,
-              outcome.finishReason,
-              failure && JSON.stringify(failure),
-              id,
-            ],
-          ],
-        );
+        await finishRow(tx, generation, outcome);
         const asked = await tx.all<{ id: string; user_id: string; content: string }>(
           "SELECT id, user_id, content FROM message WHERE id = ?",
           [accepted.user_message_id],
         );
         await indexMessages(tx, [...asked, { id, user_id: userId, content: text }]);
-        await tx.run(
-          "INSERT INTO usage_day (day, user_id, model, requests, prompt_tokens, completion_tokens) VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT (day, user_id, model) DO UPDATE SET requests = usage_day.requests + 1, prompt_tokens = usage_day.prompt_tokens + excluded.prompt_tokens, completion_tokens = usage_day.completion_tokens + excluded.completion_tokens",
-          [
-            ...[Math.floor(Date.now() / 86_400_000), userId, accepted.model, usage.prompt_tokens],
-            usage.completion_tokens - before.completionTokens,
-          ],
-        );
+        await recordUsage(tx, {
+          ...{ at: now, userId, model: accepted.model, prompt_tokens: usage.prompt_tokens },
+          completion_tokens: usage.completion_tokens - before.completionTokens,
+          ...{ cost_microusd: by.costMicrousd, estimated: usage.estimated },
+        });
+        await recordEvents(tx, [...events, endOf(generation, outcome, now)]);
+        if (arm !== null && outcome.ttftMs !== null)
+          await tx.run(
+            "INSERT INTO exposure (experiment_id, unit_id, arm, first_at) VALUES (?, ?, ?, ?) ON CONFLICT (experiment_id, unit_id) DO NOTHING",
+            [arm.experimentId, arm.unit, arm.model, now],
+          );
       });
     },
   };
 }
 
+async function finishRow(tx: Store, { messageId, arm }: Generation, outcome: Outcome): Promise<void> {
+  const { text, status, seq, usage, by, failure } = outcome;
+  await tx.run(
+    "UPDATE message SET content = ?, status = ?, seq = ?, provider = ?, model_version = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cost_microusd = ?, mean_logprob = ?, ttft_ms = ?, total_ms = ?, finish_reason = ?, error = ?, experiment_arm = ? WHERE id = ?",
+    [
+      ...[text, status, seq, by.provider, by.modelVersion],
+      ...[usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens],
+      ...[by.costMicrousd, by.meanLogprob, outcome.ttftMs, outcome.totalMs, outcome.finishReason],
+      ...[failure && JSON.stringify(failure), arm?.label ?? null, messageId],
+    ],
+  );
+}
+
+/** The event of an answer's end. One that is gone on with has had its end before. */
+function endOf({ options, messageId, arm }: Generation, outcome: Outcome, at: number): AppEvent {
+  const { accepted, userId, before } = options;
+  const { usage, ttftMs, totalMs, by, failure } = outcome;
+  const kinds = { complete: "answer_done", stopped: "answer_stopped", error: "error" } as const;
+  return {
+    kind: before.seq > 0 ? "answer_continued" : kinds[outcome.status],
+    ...{ at, userId, conversationId: accepted.conversation_id, messageId, model: accepted.model },
+    ...{ arm: arm?.label ?? null, value: ttftMs },
+    data: {
+      ...{ version: by.modelVersion, provider: by.provider, total_ms: totalMs },
+      speed: tokensPerSecond(usage.completion_tokens, ttftMs, totalMs),
+      ...(failure && { code: failure.code }),
+    },
+  };
+}
+
+interface Cut {
+  id: string;
+  user_id: string;
+  content: string;
+  conversation_id: string;
+  parent_id: string | null;
+  model: string | null;
+  experiment_arm: string | null;
+  created_at: number;
+}
+
 /** Marks the answers that an earlier run of the server left unfinished. @returns how many. */
 export async function markInterrupted(store: Store): Promise<number> {
-  const cut = await store.all<{ id: string; user_id: string; content: string; parent_id: string | null }>(
-    "SELECT id, user_id, content, parent_id FROM message WHERE status = 'streaming'",
+  const cut = await store.all<Cut>(
+    "SELECT id, user_id, content, conversation_id, parent_id, model, experiment_arm, created_at FROM message WHERE status = 'streaming'",
   );
   if (cut.length === 0) return 0;
   await store.transaction(async (tx) => {
-    for (const { id, parent_id, ...rest } of cut) {
+    for (const one of cut) {
+      const { id, user_id, content, parent_id } = one;
       await tx.run("UPDATE message SET status = 'interrupted', seq = seq + ? WHERE id = ?", [SEQ_JUMP, id]);
-      const asked = await tx.all<{ id: string; user_id: string; content: string }>(
-        "SELECT id, user_id, content FROM message WHERE id = ?",
+      const asked = await tx.all<Pick<Cut, "id" | "user_id" | "content" | "created_at">>(
+        "SELECT id, user_id, content, created_at FROM message WHERE id = ?",
         [parent_id],
       );
-      await indexMessages(tx, [...asked, { id, ...rest }]);
+      await indexMessages(tx, [...asked, { id, user_id, content }]);
+      await recordEvents(tx, await missed(tx, one, asked[0]?.created_at ?? one.created_at));
     }
   });
   return cut.length;
+}
+
+/** The events that an answer would have had with its end. */
+async function missed(tx: Store, cut: Cut, at: number): Promise<AppEvent[]> {
+  const { id, user_id: userId, conversation_id: conversationId, parent_id, model } = cut;
+  const known = await tx.all<{ message_id: string | null; kind: string }>(
+    "SELECT message_id, kind FROM event WHERE user_id = ? AND at >= ? AND conversation_id = ?",
+    [userId, at, conversationId],
+  );
+  const has = (messageId: string | null, kind?: string) =>
+    known.some((event) => event.message_id === messageId && (kind === undefined || event.kind === kind));
+  const common = { userId, conversationId, model };
+  const sent: AppEvent = { ...common, kind: "message_sent", at, messageId: parent_id };
+  const failed: AppEvent = {
+    ...{ ...common, kind: "error", at: Date.now(), messageId: id, arm: cut.experiment_arm },
+    data: { code: "interrupted" },
+  };
+  return [...(has(parent_id, "message_sent") ? [] : [sent]), ...(has(id) ? [] : [failed])];
 }

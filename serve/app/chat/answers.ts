@@ -15,12 +15,29 @@ export interface AnswerRequest {
   readonly continues: boolean;
 }
 
+/** Who wrote an answer, and what that cost. */
+export interface Answerer {
+  /** `local`, or the name of an upstream. */
+  readonly provider: string;
+  /** `name@version` of the registry, or null. */
+  readonly modelVersion: string | null;
+  /** null: the price is not known. */
+  readonly costMicrousd: number | null;
+  readonly meanLogprob: number | null;
+}
+
+export const LOCAL_ANSWERER: Answerer = {
+  ...{ provider: "local", modelVersion: null, costMicrousd: 0, meanLogprob: null },
+};
+
 /** An answer that is being written. */
 export interface RunningAnswer {
   /** Resolves at its end; rejects where it failed. */
   readonly done: Promise<"stop" | "length">;
   /** Up to now. */
   usage(): Usage;
+  /** Who writes it, as far as that is known now; absent: a model of this server that no registry knows. */
+  by?(): Answerer;
   /** Ends it: within a step nothing of it runs any more. */
   stop(): void;
 }
@@ -29,6 +46,8 @@ export interface RunningAnswer {
 export interface AnswerSource {
   /** The names that can be asked for, the default first. */
   models(): string[];
+  /** The model's own name, which is `name@version` of one from the registry, for what it is asked by; null: there is none. */
+  versionOf(model: string): string | null;
   /** Tokens that a prompt and its answer may have together. @throws AppError 404 for an unknown model. */
   contextLength(model: string): number;
   /** Tokens of the prompt that turns make; Infinity where they are far too many to count. */

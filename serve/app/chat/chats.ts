@@ -1,5 +1,6 @@
 import { indexMessages, newId, type Store, searchMessages, words } from "../../store/index.ts";
 import { AppError, notFound } from "../app_error.ts";
+import { recordEvents } from "../events.ts";
 import type {
   Conversation,
   ConversationList,
@@ -11,6 +12,7 @@ import type {
   NewConversation,
   SearchResult,
 } from "../protocol.ts";
+import type { Hub } from "./hub.ts";
 import { type MessageRow, messageColumns, messageOf, withFeedback } from "./message_rows.ts";
 
 /** How long a deleted conversation stays in the bin. */
@@ -41,16 +43,26 @@ const branchFrom = (anchor: string) =>
 export class Chats {
   readonly #store: Store;
   readonly #user: string;
+  readonly #hub: Hub | null;
 
-  constructor(store: Store, userId: string) {
+  /** @param hub told of what changes. */
+  constructor(store: Store, userId: string, hub: Hub | null = null) {
     this.#store = store;
     this.#user = userId;
+    this.#hub = hub;
+  }
+
+  /** Tells the user's connections how a conversation is now. @throws AppError 404. */
+  async announce(id: string): Promise<Conversation> {
+    const conversation = await this.get(id);
+    this.#hub?.publish(this.#user, { type: "conversation.update", conversation }, id);
+    return conversation;
   }
 
   async list(limit: number, before: string | null): Promise<ConversationList> {
     const [at, id] = before === null ? [Number.MAX_SAFE_INTEGER, ""] : cursorOf(before);
     const rows = await this.#store.all<ConversationRow>(
-      `SELECT ${conversationColumns} FROM conversation c WHERE c.user_id = ? AND c.deleted_at IS NULL AND (c.updated_at < ? OR (c.updated_at = ? AND c.id < ?)) ORDER BY c.updated_at DESC, c.id DESC LIMIT ?`,
+      `SELECT ${conversationColumns} FROM conversation c WHERE c.user_id = ? AND c.deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM comparison k WHERE k.conversation_id = c.id) AND (c.updated_at < ? OR (c.updated_at = ? AND c.id < ?)) ORDER BY c.updated_at DESC, c.id DESC LIMIT ?`,
       [this.#user, at, at, id, limit + 1],
     );
     const shown = rows.slice(0, limit);
@@ -79,6 +91,7 @@ export class Chats {
       "INSERT INTO conversation (id, user_id, title, model, system, consent, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
       [made.id, this.#user, made.title, made.model, made.system, consent, now, now],
     );
+    this.#hub?.publish(this.#user, { type: "conversation.update", conversation: made }, made.id);
     return made;
   }
 
@@ -93,7 +106,7 @@ export class Chats {
       [...set.map(([, value]) => value), id, this.#user],
     );
     if (changed === 0) throw notFound("conversation");
-    return this.get(id);
+    return this.announce(id);
   }
 
   /** Puts a conversation into the bin, out of which `patch` takes it with `deleted: false`. @throws AppError 404. */
@@ -103,6 +116,7 @@ export class Chats {
       [Date.now(), id, this.#user],
     );
     if (changed === 0) throw notFound("conversation");
+    this.#hub?.publish(this.#user, { type: "conversation.deleted", conversation_id: id }, id);
   }
 
   /** The end of the branch that is shown, or what comes before the message `before` in its branch. @throws AppError 404. */
@@ -180,6 +194,9 @@ export class Chats {
         conversation_id,
       ]);
       await indexMessages(tx, [{ id, user_id: this.#user, content }]);
+      await recordEvents(tx, [
+        { kind: "edit", at: now, userId: this.#user, conversationId: conversation_id, messageId },
+      ]);
     });
     return this.message(id);
   }
@@ -210,20 +227,25 @@ export class Chats {
 
   /** What the user thinks of an answer; `rating: 0` takes it back. @throws AppError 404, 409 for what is no answer. */
   async rate({ message_id, rating, reason = null, correction = null }: FeedbackBody): Promise<Feedback> {
-    const { role } = await this.message(message_id);
+    const { role, conversation_id, model, experiment_arm: arm } = await this.message(message_id);
     if (role !== "assistant")
       throw new AppError(409, "not_an_answer", "only answers can be rated", "message_id");
     const created_at = Date.now();
-    if (rating === 0)
-      await this.#store.run("DELETE FROM feedback WHERE message_id = ? AND user_id = ?", [
-        message_id,
-        this.#user,
+    await this.#store.transaction(async (tx) => {
+      if (rating === 0)
+        await tx.run("DELETE FROM feedback WHERE message_id = ? AND user_id = ?", [message_id, this.#user]);
+      else
+        await tx.run(
+          "INSERT INTO feedback (id, message_id, user_id, rating, reason, correction, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (message_id, user_id) DO UPDATE SET rating = excluded.rating, reason = excluded.reason, correction = excluded.correction, created_at = excluded.created_at",
+          [newId(), message_id, this.#user, rating, reason, correction, created_at],
+        );
+      await recordEvents(tx, [
+        {
+          ...{ kind: "feedback", at: created_at, userId: this.#user, conversationId: conversation_id },
+          ...{ messageId: message_id, model, arm, value: rating, data: { reason } },
+        },
       ]);
-    else
-      await this.#store.run(
-        "INSERT INTO feedback (id, message_id, user_id, rating, reason, correction, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (message_id, user_id) DO UPDATE SET rating = excluded.rating, reason = excluded.reason, correction = excluded.correction, created_at = excluded.created_at",
-        [newId(), message_id, this.#user, rating, reason, correction, created_at],
-      );
+    });
     return { message_id, rating, reason, correction, created_at };
   }
 }

@@ -1,5 +1,8 @@
 import { newId, type Store } from "../../store/index.ts";
 import { AppError } from "../app_error.ts";
+import { type AppEvent, Sessions } from "../events.ts";
+import type { Assigned } from "../experiments/assign.ts";
+import type { Experiments } from "../experiments/experiments.ts";
 import type { ChatAccepted, Message, Params } from "../protocol.ts";
 import { answerRows } from "./answer_rows.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
@@ -31,9 +34,12 @@ export interface Send {
 }
 
 /** An answer to be written. */
-interface Planned {
+export interface Planned {
   readonly userId: string;
   readonly accepted: ChatAccepted;
+  readonly arm: Assigned | null;
+  readonly events: readonly AppEvent[];
+  readonly blind?: boolean;
   readonly turns: readonly Turn[];
   readonly params: Params;
   readonly continues?: Message;
@@ -45,14 +51,18 @@ export class Conversing {
   readonly #source: AnswerSource;
   readonly #hub: Hub;
   readonly #times: typeof TIMES;
+  readonly #experiments: Experiments;
+  readonly #sessions: Sessions;
   readonly #running = new Map<string, Generation>();
   readonly #recent = new Recent<ChatAccepted>(IDEMPOTENT_MS);
 
-  constructor(store: Store, source: AnswerSource, hub: Hub, times: typeof TIMES) {
-    this.#store = store;
+  constructor(experiments: Experiments, source: AnswerSource, hub: Hub, times: typeof TIMES) {
+    this.#store = experiments.store;
+    this.#experiments = experiments;
     this.#source = source;
     this.#hub = hub;
     this.#times = times;
+    this.#sessions = new Sessions(this.#store);
   }
 
   /** The answers of a user that are being written. */
@@ -74,16 +84,19 @@ export class Conversing {
     if (text === "") throw new AppError(422, "empty_message", "text: must not be empty", "text");
     const branch = conversation_id === null ? emptyBranch(send) : await this.#branchFor(userId, send);
     const model = this.#modelFor(send.model ?? branch.model);
+    const arm = await this.#experiments.armFor(model, userId, branch.conversationId);
     const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
     const context = await buildContext(
       this.#source,
-      model,
+      arm?.model ?? model,
       { ...branch, turns: [...branch.turns, turn] },
       params.max_tokens,
     );
-    const accepted = acceptedOf(send.request_id ?? null, branch.conversationId, newId(), model, context);
+    const ids = { request_id: send.request_id ?? null, conversation_id: branch.conversationId };
+    const accepted = acceptedOf({ ...ids, user_message_id: newId(), model, arm }, context);
+    const now = Date.now();
     try {
-      await this.#keep(userId, send, branch, turn, accepted);
+      await this.#keep(userId, send, branch, turn, accepted, now);
     } catch (error) {
       // Sent before the server was started again, or before the ten minutes began.
       if ((error as { code?: string }).code !== "store_unique" || send.request_id == null) throw error;
@@ -91,7 +104,25 @@ export class Conversing {
       if (known === null) return this.#send(userId, send);
       return known;
     }
-    return this.#begin({ userId, accepted, turns: context.turns, params });
+    const events = await this.sentEvents(userId, accepted, branch.model, now);
+    return this.begin({ userId, accepted, arm, events, turns: context.turns, params });
+  }
+
+  /** The events of a message that was kept. */
+  async sentEvents(
+    userId: string,
+    { conversation_id, user_message_id, message_id, model, arm }: ChatAccepted,
+    before: string | null,
+    at: number,
+  ): Promise<AppEvent[]> {
+    const session = await this.#sessions.at(userId, at);
+    const common = { at, userId, sessionId: session.id, conversationId: conversation_id, model };
+    return [
+      ...(session.begins ? [{ ...common, kind: "session_start" } as const] : []),
+      ...(before !== null && before !== model ? [{ ...common, kind: "model_switch" } as const] : []),
+      { ...common, kind: "message_sent", messageId: user_message_id },
+      { ...common, kind: "answer_started", messageId: message_id, arm },
+    ];
   }
 
   #modelFor(asked: string | null | undefined): string {
@@ -129,9 +160,9 @@ export class Conversing {
     branch: Branch,
     { content }: Turn,
     accepted: ChatAccepted,
+    now: number,
   ): Promise<void> {
-    const { conversation_id, user_message_id: asked, message_id: answer, model, trimmed } = accepted;
-    const now = Date.now();
+    const { conversation_id, user_message_id: asked, message_id: answer, model, arm, trimmed } = accepted;
     const title = titleOf(content);
     const kept: Asked = { params: send.params ?? {}, trimmed };
     await this.#store.transaction(async (tx) => {
@@ -141,10 +172,10 @@ export class Conversing {
           [conversation_id, userId, title, model, branch.system, answer, send.consent ?? false, now, now],
         );
       await tx.run(
-        "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, request_id, model, params, created_at) VALUES (?, ?, ?, ?, 'user', ?, 'complete', ?, NULL, NULL, ?), (?, ?, ?, ?, 'assistant', '', 'streaming', NULL, ?, ?, ?)",
+        "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, request_id, model, experiment_arm, params, created_at) VALUES (?, ?, ?, ?, 'user', ?, 'complete', ?, NULL, NULL, NULL, ?), (?, ?, ?, ?, 'assistant', '', 'streaming', NULL, ?, ?, ?, ?)",
         [
           ...[asked, conversation_id, userId, branch.end?.id ?? null, content, send.request_id ?? null, now],
-          ...[answer, conversation_id, userId, asked, model, JSON.stringify(kept), now],
+          ...[answer, conversation_id, userId, asked, model, arm, JSON.stringify(kept), now],
         ],
       );
       if (send.conversation_id !== null)
@@ -162,16 +193,17 @@ export class Conversing {
       answer: string;
       conversation_id: string;
       model: string;
+      arm: string | null;
       params: string;
       created_at: number;
     }>(
-      "SELECT q.id AS asked, a.id AS answer, a.conversation_id, a.model, a.params, a.created_at FROM message q JOIN message a ON a.parent_id = q.id WHERE q.user_id = ? AND q.request_id = ? ORDER BY a.id LIMIT 1",
+      "SELECT q.id AS asked, a.id AS answer, a.conversation_id, a.model, a.experiment_arm AS arm, a.params, a.created_at FROM message q JOIN message a ON a.parent_id = q.id WHERE q.user_id = ? AND q.request_id = ? ORDER BY a.id LIMIT 1",
       [userId, requestId],
     );
     if (found !== undefined && Date.now() - found.created_at < IDEMPOTENT_MS)
       return {
         ...{ type: "chat.accepted", request_id: requestId, conversation_id: found.conversation_id },
-        ...{ user_message_id: found.asked, message_id: found.answer, model: found.model, arm: null },
+        ...{ user_message_id: found.asked, message_id: found.answer, model: found.model, arm: found.arm },
         trimmed: (JSON.parse(found.params) as Asked).trimmed,
       };
     await this.#store.run("UPDATE message SET request_id = NULL WHERE user_id = ? AND request_id = ?", [
@@ -192,36 +224,34 @@ export class Conversing {
       const chosen = this.#modelFor(model ?? answer.model);
       const given = params ?? answer.params ?? {};
       const branch = await this.#branchOf(userId, answer, answer.parent_id, chosen);
-      const context = await buildContext(this.#source, chosen, branch, given.max_tokens);
-      const accepted = acceptedOf(
-        request_id ?? null,
-        answer.conversation_id,
-        answer.parent_id!,
-        chosen,
-        context,
-      );
+      const { conversation_id, parent_id } = answer;
+      const arm = await this.#experiments.armFor(chosen, userId, conversation_id);
+      const context = await buildContext(this.#source, arm?.model ?? chosen, branch, given.max_tokens);
+      const ids = { request_id: request_id ?? null, conversation_id, user_message_id: parent_id! };
+      const accepted = acceptedOf({ ...ids, model: chosen, arm }, context);
       const { message_id: id, trimmed } = accepted;
       const now = Date.now();
       await this.#store.transaction(async (tx) => {
         await tx.run(
-          "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, model, params, created_at) VALUES (?, ?, ?, ?, 'assistant', '', 'streaming', ?, ?, ?)",
+          "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, model, experiment_arm, params, created_at) VALUES (?, ?, ?, ?, 'assistant', '', 'streaming', ?, ?, ?, ?)",
           [
-            id,
-            answer.conversation_id,
-            userId,
-            answer.parent_id,
-            chosen,
-            JSON.stringify({ params: given, trimmed }),
-            now,
+            ...[id, conversation_id, userId, parent_id, chosen, accepted.arm],
+            ...[JSON.stringify({ params: given, trimmed }), now],
           ],
         );
         await tx.run("UPDATE conversation SET leaf_id = ?, updated_at = ? WHERE id = ?", [
           id,
           now,
-          answer.conversation_id,
+          conversation_id,
         ]);
       });
-      return this.#begin({ userId, accepted, turns: context.turns, params: given });
+      const common = { at: now, userId, conversationId: conversation_id, model: chosen };
+      const events: AppEvent[] = [
+        // Of the answer that was not good enough.
+        { ...common, kind: "regenerate", messageId, arm: answer.experiment_arm },
+        { ...common, kind: "answer_started", messageId: id, arm: accepted.arm },
+      ];
+      return this.begin({ userId, accepted, arm, events, turns: context.turns, params: given });
     });
   }
 
@@ -240,18 +270,20 @@ export class Conversing {
     const end = answer.content === "" ? answer.parent_id : answer.id;
     const branch = await this.#branchOf(userId, answer, end, model);
     const params = answer.params ?? {};
-    const context = await buildContext(this.#source, model, branch, params.max_tokens);
+    const same = await this.#experiments.armFor(model, userId, answer.conversation_id);
+    const arm = same?.label === answer.experiment_arm ? same : null;
+    const context = await buildContext(this.#source, arm?.model ?? model, branch, params.max_tokens);
     const changed = await this.#store.run(
       "UPDATE message SET status = 'streaming' WHERE id = ? AND status = ?",
       [messageId, status],
     );
     if (changed === 0) throw new AppError(409, "still_answering", "this answer is being written already");
     const { conversation_id, parent_id } = answer;
-    const accepted = {
-      ...acceptedOf(null, conversation_id, parent_id!, model, context),
-      message_id: messageId,
-    };
-    return this.#begin({ userId, accepted, turns: context.turns, params, continues: answer });
+    const ids = { request_id: null, conversation_id, user_message_id: parent_id! };
+    const accepted = { ...acceptedOf({ ...ids, model, arm }, context), message_id: messageId };
+    return this.begin({
+      ...{ userId, accepted, arm, events: [], turns: context.turns, params, continues: answer },
+    });
   }
 
   async #answer(userId: string, messageId: string): Promise<Message> {
@@ -272,7 +304,8 @@ export class Conversing {
     return readBranch(this.#store, userId, { conversationId: conversation_id, end, contextLength });
   }
 
-  #begin({ userId, accepted, turns, params, continues }: Planned): ChatAccepted {
+  /** Has an answer written whose row is there. */
+  begin({ userId, accepted, arm, events, turns, params, continues, blind = false }: Planned): ChatAccepted {
     const { conversation_id, message_id, model } = accepted;
     const tell = (event: AnswerEvent) => {
       if (event.type !== "chat.delta") this.#running.delete(message_id);
@@ -288,17 +321,21 @@ export class Conversing {
         accepted,
         userId,
         before,
+        arm,
+        events,
+        blind,
         tell,
         source: this.#source,
         rows: answerRows(this.#store),
         times: this.#times,
       },
-      request: { model, turns, params, client: userId, continues: before.text !== "" },
+      request: { model: arm?.model ?? model, turns, params, client: userId, continues: before.text !== "" },
     });
     this.#running.set(message_id, generation);
-    this.#hub.publish(userId, accepted, conversation_id);
+    const told = blind ? { ...accepted, model: "" } : accepted;
+    this.#hub.publish(userId, told, conversation_id);
     generation.begin();
-    return accepted;
+    return told;
   }
 
   /** Ends an answer where it is; one that has ended stays as it is. @throws AppError 404. */
@@ -342,15 +379,13 @@ const emptyBranch = ({ system }: Send): Branch => ({
   unread: { messages: 0, chars: 0 },
 });
 
-function acceptedOf(
-  request_id: string | null,
-  conversation_id: string,
-  user_message_id: string,
-  model: string,
-  { trimmed }: Context,
-): ChatAccepted {
-  const ids = { request_id, conversation_id, user_message_id, message_id: newId() };
-  return { type: "chat.accepted", ...ids, model, arm: null, trimmed };
+interface Accepting
+  extends Pick<ChatAccepted, "request_id" | "conversation_id" | "user_message_id" | "model"> {
+  readonly arm: Assigned | null;
+}
+
+export function acceptedOf({ arm, ...of }: Accepting, { trimmed }: Context): ChatAccepted {
+  return { type: "chat.accepted", ...of, message_id: newId(), arm: arm?.label ?? null, trimmed };
 }
 
 /** The first words of a conversation. */

@@ -1,5 +1,13 @@
+import type { AppEvent } from "../events.ts";
+import type { Assigned } from "../experiments/assign.ts";
 import type { ChatAccepted, ChatDelta, ChatDone, ChatError, Failure, Usage } from "../protocol.ts";
-import type { AnswerRequest, AnswerSource, RunningAnswer } from "./answers.ts";
+import {
+  type Answerer,
+  type AnswerRequest,
+  type AnswerSource,
+  LOCAL_ANSWERER,
+  type RunningAnswer,
+} from "./answers.ts";
 import { tokensPerSecond } from "./message_rows.ts";
 import { textSha256 } from "./replay.ts";
 
@@ -15,6 +23,7 @@ export interface Outcome {
   readonly seq: number;
   readonly finishReason: ChatDone["finish_reason"];
   readonly usage: Usage;
+  readonly by: Answerer;
   readonly ttftMs: number | null;
   readonly totalMs: number;
   readonly failure: Failure | null;
@@ -39,6 +48,12 @@ export interface GenerationOptions {
   readonly request: AnswerRequest;
   /** What the row has of the answer already. */
   readonly before: { readonly text: string; readonly seq: number; readonly completionTokens: number };
+  /** What happened when it was asked for; kept with its end. */
+  readonly events: readonly AppEvent[];
+  /** The arm of an experiment whose model is asked instead of `accepted.model`. */
+  readonly arm: Assigned | null;
+  /** Whether nobody is told which model it is. */
+  readonly blind: boolean;
   readonly source: AnswerSource;
   readonly rows: AnswerRows;
   /** Told of every event, before followers. */
@@ -55,6 +70,8 @@ type Ending = Pick<Outcome, "status" | "finishReason"> & { readonly failure?: Fa
  */
 export class Generation {
   readonly options: GenerationOptions;
+  /** The arm that answers, if one does. */
+  arm: Assigned | null;
   /** Resolves with the event that ends it. */
   readonly ended: Promise<AnswerEnd>;
   readonly #begun = performance.now();
@@ -73,6 +90,7 @@ export class Generation {
 
   constructor(options: GenerationOptions) {
     this.options = options;
+    this.arm = options.arm;
     this.#text = options.before.text;
     this.#seq = options.before.seq;
     this.ended = new Promise((resolve) => {
@@ -103,7 +121,13 @@ export class Generation {
   async #run(): Promise<void> {
     const { source, request } = this.options;
     try {
-      const running = await source.start(request, (text) => this.#hear(text));
+      const hear = (text: string) => this.#hear(text);
+      const running = await source.start(request, hear).catch((error) => {
+        // The experiment has ended since, and its model went.
+        if (this.arm === null || error?.code !== "model_not_found") throw error;
+        this.arm = null;
+        return source.start({ ...request, model: this.options.accepted.model }, hear);
+      });
       this.#running = running;
       if (this.#ending) running.stop(); // stopped while it was being asked for
       const finishReason = await running.done;
@@ -178,6 +202,7 @@ export class Generation {
     const outcome: Outcome = {
       ...ending,
       ...{ text: this.#text, seq: ++this.#seq, usage: this.#usage(), ttftMs: this.#ttftMs },
+      by: this.#running?.by?.() ?? LOCAL_ANSWERER,
       ...{ totalMs: performance.now() - this.#begun, failure: failure ?? null },
     };
     await this.#flushing;
@@ -200,21 +225,22 @@ export class Generation {
     return { ...usage, completion_tokens: usage.completion_tokens + this.options.before.completionTokens };
   }
 
-  #done({ text, seq, finishReason, usage, ttftMs, totalMs }: Outcome): ChatDone {
-    const { conversation_id, model } = this.options.accepted;
+  #done({ text, seq, finishReason, usage, ttftMs, totalMs, by }: Outcome): ChatDone {
+    const { conversation_id, model: asked } = this.options.accepted;
+    const [model, version] = this.options.blind ? ["", null] : [asked, by.modelVersion];
     return {
       ...{ type: "chat.done", message_id: this.messageId, conversation_id, seq, finish_reason: finishReason },
       ...{
         model,
-        model_version: null,
-        provider: "local",
+        model_version: version,
+        provider: by.provider,
         usage,
-        cost_microusd: 0,
+        cost_microusd: by.costMicrousd,
         ttft_ms: ttftMs,
         total_ms: totalMs,
       },
       tokens_per_second: tokensPerSecond(usage.completion_tokens, ttftMs, totalMs),
-      mean_logprob: null,
+      mean_logprob: by.meanLogprob,
       text_sha256: textSha256(text),
     };
   }

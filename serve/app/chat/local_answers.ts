@@ -4,7 +4,7 @@ import type { TextJob } from "../../text/job.ts";
 import type { Prompt } from "../../text/request.ts";
 import { AppError } from "../app_error.ts";
 import type { Usage } from "../protocol.ts";
-import type { AnswerSource, Turn } from "./answers.ts";
+import { type AnswerSource, LOCAL_ANSWERER, type Turn } from "./answers.ts";
 
 /** The models of this server as a source of answers. */
 export function localAnswers(pool: ModelPool): AnswerSource {
@@ -22,6 +22,7 @@ export function localAnswers(pool: ModelPool): AnswerSource {
   };
   return {
     models,
+    versionOf: (name) => pool.get(name)?.name ?? null,
     contextLength: (name) => find(name).maxModelLen,
     async count(name, turns) {
       const { frontend } = find(name);
@@ -36,7 +37,8 @@ export function localAnswers(pool: ModelPool): AnswerSource {
     async start({ model, turns, params, client, continues }, onText) {
       const held = pool.hold();
       try {
-        const { frontend } = find(model, held);
+        const { frontend, name: own } = find(model, held);
+        const by = { ...LOCAL_ANSWERER, modelVersion: /@\d+$/.test(own) ? own : null };
         const request = { ...params, client, fit_context: true };
         let finish: "stop" | "length" = "stop";
         const hear = (text: string, reason: string | null) => {
@@ -59,7 +61,12 @@ export function localAnswers(pool: ModelPool): AnswerSource {
               );
         const release = () => held.release();
         job.done.then(release, release);
-        return { done: job.done.then(() => finish), usage: () => usageOf(job), stop: () => job.cancel() };
+        return {
+          done: job.done.then(() => finish),
+          usage: () => usageOf(job),
+          by: () => by,
+          stop: () => job.cancel(),
+        };
       } catch (error) {
         held.release();
         throw error;
@@ -71,7 +78,7 @@ export function localAnswers(pool: ModelPool): AnswerSource {
 /** A model without a chat template was not trained to talk: it goes on writing the text so far. */
 const joined = (turns: readonly Turn[]) => turns.map(({ content }) => content).join("\n");
 
-const promptOf = (tokenizer: Parameters<typeof chatPrompt>[0], turns: readonly Turn[]): Prompt =>
+export const promptOf = (tokenizer: Parameters<typeof chatPrompt>[0], turns: readonly Turn[]): Prompt =>
   tokenizer.chatTemplate === null
     ? joined(turns)
     : { pieces: chatPrompt(tokenizer, { conversation: { messages: [...turns] } }).pieces };

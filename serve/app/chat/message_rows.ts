@@ -11,8 +11,9 @@ import type {
 
 /** What a query of messages selects: of `message m`, with the user's own `feedback f` beside it. */
 export const messageColumns =
-  "m.id, m.conversation_id, m.parent_id, m.role, m.content, m.status, m.model, m.model_version, m.provider, m.params, m.prompt_tokens, m.completion_tokens, m.cached_tokens, m.cost_microusd, m.ttft_ms, m.total_ms, m.mean_logprob, m.finish_reason, m.error, m.experiment_arm, m.seq, m.created_at, f.rating, f.reason, f.correction, f.created_at AS rated_at";
-export const withFeedback = "LEFT JOIN feedback f ON f.message_id = m.id AND f.user_id = m.user_id";
+  "m.id, m.conversation_id, m.parent_id, m.role, m.content, m.status, m.model, m.model_version, m.provider, m.params, m.prompt_tokens, m.completion_tokens, m.cached_tokens, m.cost_microusd, m.ttft_ms, m.total_ms, m.mean_logprob, m.finish_reason, m.error, m.experiment_arm, m.seq, m.created_at, f.rating, f.reason, f.correction, f.created_at AS rated_at, k.blind";
+export const withFeedback =
+  "LEFT JOIN feedback f ON f.message_id = m.id AND f.user_id = m.user_id LEFT JOIN comparison k ON k.conversation_id = m.conversation_id";
 
 export interface MessageRow {
   id: string;
@@ -41,6 +42,8 @@ export interface MessageRow {
   reason: FeedbackReason | null;
   correction: string | null;
   rated_at: number | null;
+  /** 1 in a comparison whose models are not told yet. */
+  blind: number | null;
 }
 
 /** What the column `params` holds of an answer: how it was asked for. */
@@ -54,7 +57,7 @@ export interface Asked {
 /** The message of a row. */
 export function messageOf(row: MessageRow, siblings: readonly string[]): Message {
   const { params, prompt_tokens, completion_tokens, cached_tokens, error, ...rest } = row;
-  const { rating, reason, correction, rated_at, ...own } = rest;
+  const { rating, reason, correction, rated_at, blind, ...own } = rest;
   const asked = params === null ? null : (JSON.parse(params) as Asked);
   const usage: Usage | null =
     prompt_tokens === null
@@ -67,6 +70,7 @@ export function messageOf(row: MessageRow, siblings: readonly string[]): Message
         };
   return {
     ...own,
+    ...(blind === 1 && { model: null, model_version: null, provider: null }),
     siblings: [...siblings],
     params: asked?.params ?? null,
     usage,

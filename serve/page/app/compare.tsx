@@ -5,7 +5,7 @@ import { api } from "../state/api.ts";
 import { follow, type Live, unfollow } from "../state/chat.ts";
 import { attempt } from "../state/history.ts";
 import { linkState } from "../state/link.ts";
-import { params } from "../state/local.ts";
+import { newConsent, params } from "../state/local.ts";
 import { chatModels } from "../state/models.ts";
 import { ModelChip, Switch } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
@@ -27,7 +27,13 @@ export function Compare() {
   const picked = chosen.length > 0 ? chosen : names.slice(0, 2);
   useEffect(() => () => round?.result && unfollow(round.result.conversation_id), [round]);
   async function ask(text: string) {
-    const body: CompareBody = { models: picked, text, params: params.value, blind };
+    const body: CompareBody = {
+      models: picked,
+      text,
+      params: params.value,
+      blind,
+      consent: newConsent.value,
+    };
     const result = await attempt(() => api<CompareResult>("POST", "/api/compare", body));
     if (result)
       setRound({ prompt: text, result, blind, answers: follow(result.conversation_id, result.answers) });

@@ -13,7 +13,17 @@ import type {
   ServerEvent,
 } from "../../app/protocol.ts";
 import { api, sha256, uuid } from "./api.ts";
-import { attempt, change, current, loadHistory, markRunning, putConversation, say } from "./history.ts";
+import {
+  attempt,
+  begun,
+  change,
+  current,
+  dropConversation,
+  loadHistory,
+  markRunning,
+  putConversation,
+  say,
+} from "./history.ts";
 import { Link } from "./link.ts";
 import { chosenModel, keepDraft, newConsent, newSystem, params } from "./local.ts";
 import { modelName, putModel, setModels } from "./models.ts";
@@ -98,6 +108,7 @@ function receive(event: ServerEvent): void {
   else if (event.type === "chat.done") void done(event);
   else if (event.type === "chat.error") failed(event);
   else if (event.type === "conversation.update") putConversation(event.conversation);
+  else if (event.type === "conversation.deleted") dropConversation(event.conversation_id);
   else if (event.type === "model.update") putModel(event.model);
 }
 
@@ -134,7 +145,7 @@ function patch(id: string, values: Partial<Shown>): Live | null {
 /** An answer begins: of a message sent here, in another tab, or asked for again. */
 function accepted(event: ChatAccepted): void {
   const mine = event.request_id === null ? undefined : waiting.get(event.request_id);
-  markRunning(event.conversation_id, true);
+  begun(event.conversation_id, event.model);
   if (mine) {
     waiting.delete(event.request_id!);
     settle(mine, event);

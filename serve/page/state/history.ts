@@ -60,10 +60,22 @@ export function markRunning(id: string, running: boolean): void {
     conversations.value = conversations.value!.map((one) => (one === found ? { ...one, running } : one));
 }
 
+/** An answer of a conversation begins. One that is not in the list is new, and comes by itself, or old. */
+export function begun(id: string, model: string): void {
+  const found = conversations.value?.find((conversation) => conversation.id === id);
+  if (found) putConversation({ ...found, model, running: true, updated_at: Date.now() });
+}
+
 export async function change(id: string, patch: ConversationPatch): Promise<boolean> {
   const changed = await attempt(() => api<Conversation>("PATCH", `/api/conversations/${id}`, patch));
   if (changed) putConversation(changed);
   return changed !== undefined;
+}
+
+/** Takes a conversation out of the list, and from the screen. */
+export function dropConversation(id: string): void {
+  conversations.value = (conversations.value ?? []).filter((one) => one.id !== id);
+  if (place.value.id === id) go("chat");
 }
 
 /** Deletes, and offers to undo it. */
@@ -73,8 +85,7 @@ export async function remove(conversation: Conversation): Promise<void> {
     return true;
   });
   if (!gone) return;
-  conversations.value = (conversations.value ?? []).filter(({ id }) => id !== conversation.id);
-  if (place.value.id === conversation.id) go("chat");
+  dropConversation(conversation.id);
   say(t.history.deleted, {
     name: t.history.undo,
     run: () => {

@@ -4,7 +4,16 @@ import { jobs } from "./003_jobs.ts";
 import { search } from "./004_search.ts";
 import { notices } from "./005_notices.ts";
 import { branches } from "./006_branches.ts";
+import { comparisons } from "./007_comparisons.ts";
 import type { Migration } from "./migration.ts";
 
 /** Every step of the schema, in order. A new one goes to the end. */
-export const migrations: readonly Migration[] = [conversations, feedback, jobs, search, notices, branches];
+export const migrations: readonly Migration[] = [
+  conversations,
+  feedback,
+  jobs,
+  search,
+  notices,
+  branches,
+  comparisons,
+];

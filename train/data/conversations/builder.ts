@@ -4,6 +4,7 @@ import { basename, join, resolve } from "node:path";
 import { stringify } from "yaml";
 import type { z } from "zod";
 import { KilnError } from "../../../core/errors.ts";
+import { logFiles } from "../../../core/platform/append_log.ts";
 import { atomicWriteDirectory } from "../../../core/platform/files.ts";
 import type { Row } from "../../../tokenizer/index.ts";
 import { DataCleaner, type Dropped, type DropReason, dropReasons } from "./cleaner.ts";
@@ -11,7 +12,6 @@ import { type DataConfig, dataConfig, type dataSettings } from "./config.ts";
 import { jsonLines } from "./exporter.ts";
 import { TrainingDataFormatter } from "./formatter.ts";
 import { type Imported, type ImportedFile, importConversations } from "./importer.ts";
-import { logFiles } from "./logger.ts";
 import { type ConversationRecord, sha256 } from "./record.ts";
 import { type SplitName, type Splits, splitConversations, splitNames } from "./splits.ts";
 import {

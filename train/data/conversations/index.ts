@@ -1,3 +1,4 @@
+export { logFiles } from "../../../core/platform/append_log.ts";
 export { type Dataset, DatasetBuilder, type DatasetReport } from "./builder.ts";
 export { DataCleaner, type Dropped, type DropReason, dropReasons, type Filtered } from "./cleaner.ts";
 export { type CleanerOptions, type DataConfig, loadDataConfig } from "./config.ts";
@@ -11,7 +12,7 @@ export {
   trainingFormats,
 } from "./formatter.ts";
 export { type Imported, type ImportedFile, importConversations } from "./importer.ts";
-export { ConversationLogger, type LoggerOptions, logFiles } from "./logger.ts";
+export { ConversationLogger, type LoggerOptions } from "./logger.ts";
 export type { ConversationMetadata, ConversationRecord } from "./record.ts";
 export { type SplitName, type Splits, splitConversations, splitFraction } from "./splits.ts";
 export { type ConversationStatistics, conversationStatistics, type Spread } from "./statistics.ts";

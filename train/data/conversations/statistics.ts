@@ -1,3 +1,4 @@
+import { quantile } from "../../../core/statistics/quantile.ts";
 import { wordsOf } from "../../../tokenizer/text/index.ts";
 import { wilsonInterval } from "../../metrics/significance.ts";
 import { findDuplicates } from "./duplicates.ts";
@@ -30,10 +31,6 @@ export interface ConversationStatistics {
   /** Different words over all, of the first 10,000 words. */
   type_token_ratio: number;
 }
-
-/** The smallest number of an ascending list that a share `q` of it does not exceed; 0 of none. */
-export const quantile = (sorted: readonly number[], q: number): number =>
-  sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)] ?? 0;
 
 export function spreadOf(values: readonly number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b);

@@ -1,6 +1,6 @@
 import { KilnError } from "../../../core/errors.ts";
+import { quantile } from "../../../core/statistics/quantile.ts";
 import { charTokenizer, Tokenizer, trainBpe } from "../../../tokenizer/index.ts";
-import { quantile } from "./statistics.ts";
 
 /** Texts that are longer than a model reads. */
 export interface TruncationReport {

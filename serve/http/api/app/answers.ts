@@ -1,8 +1,10 @@
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
+import { alternatives } from "../../../app/chat/alternatives.ts";
 import type { AnswerEnd } from "../../../app/chat/generation.ts";
-import type { ChatAccepted, ChatResult } from "../../../app/protocol.ts";
+import { countTokens } from "../../../app/chat/token_count.ts";
+import type { ChatAccepted, ChatResult, TokensBody } from "../../../app/protocol.ts";
 import { streamed } from "../../answer.ts";
 import type { Route } from "../../route.ts";
 import { EVENTS, type Framing } from "../../sse.ts";
@@ -14,7 +16,7 @@ const id = z.string().min(1).max(100);
 const model = z.string().min(1).max(200);
 export const text = z.string().min(1).max(TEXT_CHARS);
 
-const params = z.strictObject({
+export const params = z.strictObject({
   temperature: z.number().optional(),
   top_p: z.number().optional(),
   max_tokens: z.int().min(1).optional(),
@@ -184,6 +186,31 @@ const edit = appRoute({
   },
 });
 
+const tokens = appRoute({
+  method: "POST",
+  path: "/api/tokens",
+  summary: "How many tokens a message would come to, with what is sent before it",
+  example: { model: "MODEL", text: "Once upon a time" },
+  schema: () =>
+    z.object({
+      ...{ model, text: z.string().max(TEXT_CHARS), system: z.string().max(TEXT_CHARS).nullish() },
+      ...{ conversation_id: id.nullish(), parent_id: id.nullish() },
+    }),
+  handle: ({ application: { store, source }, userId, body }) =>
+    countTokens(store, source, userId, body as TokensBody),
+});
+
+const why = appRoute({
+  method: "GET",
+  path: "/api/messages/:id/alternatives",
+  summary: "The tokens of an answer, and the ?top= likeliest in the place of each",
+  handle: async (call) => {
+    const top = wholeOf(call as never, "top", 5, 20);
+    const message = await call.chats.message(call.params.id!);
+    return alternatives(call.application, call.service.models, call.userId, message, top);
+  },
+});
+
 export const noContent = (reply: FastifyReply): FastifyReply => reply.code(204).send();
 
-export const answerRoutes: readonly Route[] = [stream, stop, regenerate, goOn, edit];
+export const answerRoutes: readonly Route[] = [stream, stop, regenerate, goOn, edit, tokens, why];

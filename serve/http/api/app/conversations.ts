@@ -1,12 +1,21 @@
 import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
-import type { ConversationPatch, FeedbackBody, NewConversation } from "../../../app/protocol.ts";
+import { compare } from "../../../app/chat/compare.ts";
+import { prefer } from "../../../app/feedback.ts";
+import type {
+  CompareBody,
+  ConversationPatch,
+  FeedbackBody,
+  NewConversation,
+  PreferenceBody,
+} from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
-import { noContent, text } from "./answers.ts";
+import { noContent, params as sampling, text } from "./answers.ts";
 import { appRoute, limitOf, queryOf } from "./app_route.ts";
 
 const title = z.string().max(300);
 const model = z.string().min(1).max(200);
+const messageId = z.string().min(1).max(100);
 
 const list = appRoute({
   method: "GET",
@@ -97,7 +106,7 @@ const feedback = appRoute({
   example: { message_id: "MESSAGE", rating: 1 },
   schema: () =>
     z.object({
-      message_id: z.string().min(1).max(100),
+      message_id: messageId,
       rating: z.union([z.literal(-1), z.literal(0), z.literal(1)], "must be -1, 0 or 1"),
       reason: z
         .enum(["incorrect", "off_topic", "incomplete", "repetitive", "unsafe", "style", "other"])
@@ -107,7 +116,50 @@ const feedback = appRoute({
   handle: ({ chats, body }) => chats.rate(body as FeedbackBody),
 });
 
+const preference = appRoute({
+  method: "POST",
+  path: "/api/preferences",
+  summary: "Vote between answers to one message; of a blind comparison this tells who was who",
+  example: {
+    prompt_message_id: "MESSAGE",
+    message_ids: ["ANSWER", "OTHER"],
+    outcome: "chosen",
+    chosen_message_id: "ANSWER",
+    source: "arena",
+  },
+  schema: () =>
+    z.object({
+      prompt_message_id: messageId,
+      message_ids: z.array(messageId).min(2).max(8),
+      outcome: z.enum(["chosen", "tie", "both_bad"]),
+      chosen_message_id: messageId.optional(),
+      source: z.enum(["arena", "regenerate"]),
+    }),
+  handle: ({ application, userId, body }) => prefer(application.store, userId, body as PreferenceBody),
+});
+
+const comparison = appRoute({
+  method: "POST",
+  path: "/api/compare",
+  summary: "One prompt to 2 to 4 models with the same parameters",
+  example: { models: ["MODEL", "OTHER"], text: "Once upon a time", blind: true },
+  schema: () =>
+    z.object({
+      models: z.array(model).min(2).max(4),
+      text,
+      params: sampling.optional(),
+      blind: z.boolean().optional(),
+      consent: z.boolean().optional(),
+      user_id: z.string().max(100).optional(),
+    }),
+  handle: async ({ application, userId, body: { user_id: _, ...body }, reply }) => {
+    const result = await compare(application, userId, body as CompareBody);
+    reply.code(202);
+    return result;
+  },
+});
+
 export const conversationRoutes: readonly Route[] = [
   ...[list, create, one, patch, remove, messages],
-  ...[search, feedback],
+  ...[search, feedback, preference, comparison],
 ];

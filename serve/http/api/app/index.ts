@@ -2,6 +2,12 @@ import type { Route } from "../../route.ts";
 import { accountRoutes } from "./accounts.ts";
 import { answerRoutes } from "./answers.ts";
 import { conversationRoutes } from "./conversations.ts";
+import { pageRoutes } from "./page.ts";
+import { reportRoutes } from "./reports.ts";
 
-/** The routes that a server with an application has besides the others, and the other form of /api/chat. */
-export const appRoutes: readonly Route[] = [...accountRoutes, ...conversationRoutes, ...answerRoutes];
+/** The routes that a server with an application has besides the others. */
+export const appRoutes: readonly Route[] = [
+  ...[...pageRoutes, ...accountRoutes],
+  ...[...conversationRoutes, ...answerRoutes],
+  ...reportRoutes,
+];

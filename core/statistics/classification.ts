@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { KilnError } from "../errors.ts";
 import { Calibration, type CalibrationBin } from "./calibration.ts";
 
 /** Precision, recall and F1, 0 to 1. A ratio with denominator 0 is 0, as in scikit-learn. */

@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { KilnError } from "../errors.ts";
 
 /** White space as in Python's `str.split` and `re`. JavaScript's `\s` differs in a few control characters and U+FEFF. */
 const space = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";

@@ -1,0 +1,123 @@
+import { sentenceSpans } from "./chunk.ts";
+import { LatentIndex } from "./latent.ts";
+import { LexicalIndex, type Ranking } from "./lexical.ts";
+
+/** `bm25` alone, with relevance feedback (the default), or that and latent semantics by reciprocal ranks. */
+export type Ranker = "bm25" | "rm3" | "hybrid";
+
+/** What an index is made of. */
+export interface Passage {
+  readonly document: string;
+  readonly text: string;
+  /** The document's title and the passage's heading: searched like the text. */
+  readonly title: string;
+}
+
+export interface Found {
+  /** Its place in the list that the index was made of. */
+  readonly passage: number;
+  readonly score: number;
+}
+
+export interface SelfTest {
+  /** Mean reciprocal rank of the passage that a hidden sentence came from. */
+  readonly mrr: Readonly<Record<Ranker, number>>;
+  readonly queries: number;
+  readonly chosen: Ranker;
+}
+
+/** How many of a list go into a fusion, and its constant (Cormack et al. 2009). */
+const FUSED = 100;
+const FUSION_K = 60;
+/** No document floods an answer. */
+const PER_DOCUMENT = 3;
+/** Below this share of the question's weight in the best passage, the documents do not answer it. */
+const LEAST_COVERAGE = 0.35;
+
+const searched = ({ title, text }: Passage) => `${title}\n${text}`;
+
+/** The passages of one person's documents, searched in memory. */
+export class PassageIndex {
+  readonly passages: readonly Passage[];
+  readonly #lexical: LexicalIndex;
+  #latent: LatentIndex | null = null;
+
+  constructor(passages: readonly Passage[]) {
+    this.passages = passages;
+    this.#lexical = new LexicalIndex(passages.map(searched));
+  }
+
+  /** The best `most` passages, at most three of a document. */
+  search(query: string, most: number, ranker: Ranker = "rm3"): Found[] {
+    const { chunks, scores } = this.rank(query, Math.max(FUSED, most * PER_DOCUMENT), ranker);
+    const taken = new Map<string, number>();
+    const found: Found[] = [];
+    for (const [i, passage] of chunks.entries()) {
+      if (found.length === most) break;
+      const { document } = this.passages[passage];
+      const count = taken.get(document) ?? 0;
+      if (count === PER_DOCUMENT) continue;
+      taken.set(document, count + 1);
+      found.push({ passage, score: scores[i] });
+    }
+    return found;
+  }
+
+  /** The best `most` passages, however many of a document. */
+  rank(query: string, most: number, ranker: Ranker): Ranking {
+    if (ranker === "bm25") return this.#lexical.bm25(query, most);
+    if (ranker === "rm3") return this.#lexical.rm3(query, most);
+    this.#latent ??= new LatentIndex(this.#lexical);
+    return fused([this.#lexical.rm3(query, FUSED), this.#latent.search(query, FUSED)], most);
+  }
+
+  /** Whether the best of what was found says anything of what is asked. */
+  answers(query: string, found: readonly Found[]): boolean {
+    return found.length > 0 && this.#lexical.coverage(query, found[0].passage) >= LEAST_COVERAGE;
+  }
+
+  /** How much each word of a question tells in these passages. */
+  idf(term: string): number {
+    return this.#lexical.idf(term);
+  }
+}
+
+/** Lists as one by the sum of 1 / (60 + rank). */
+function fused(rankings: readonly Ranking[], most: number): Ranking {
+  const sums = new Map<number, number>();
+  for (const { chunks } of rankings)
+    for (const [i, chunk] of chunks.entries())
+      sums.set(chunk, (sums.get(chunk) ?? 0) + 1 / (FUSION_K + i + 1));
+  const order = [...sums].sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, most);
+  return {
+    chunks: Uint32Array.from(order, ([chunk]) => chunk),
+    scores: Float64Array.from(order, ([, sum]) => sum),
+  };
+}
+
+/**
+ * Which ranker finds more in these very passages: of up to `most` of them the first sentence is hidden and asked for. The default
+ * stays unless another is better.
+ */
+export function selfTest(passages: readonly Passage[], most = 200): SelfTest {
+  const step = Math.max(1, Math.floor(passages.length / most));
+  const queries: { passage: number; text: string }[] = [];
+  const hidden = [...passages];
+  for (let i = 0; i < passages.length && queries.length < most; i += step) {
+    const { text } = passages[i];
+    const [first, second] = sentenceSpans(text);
+    if (second === undefined) continue;
+    queries.push({ passage: i, text: text.slice(...first) });
+    hidden[i] = { ...passages[i], text: text.slice(second[0]) };
+  }
+  const index = new PassageIndex(hidden);
+  const reciprocal = (ranker: Ranker) => {
+    const ranks = queries.map(
+      ({ passage, text }) => 1 + index.rank(text, FUSED, ranker).chunks.indexOf(passage),
+    );
+    return ranks.reduce((sum, rank) => sum + (rank > 0 ? 1 / rank : 0), 0) / Math.max(1, queries.length);
+  };
+  const mrr = { bm25: reciprocal("bm25"), rm3: reciprocal("rm3"), hybrid: reciprocal("hybrid") };
+  // A hidden sentence shares words with its passage: alone, BM25 does best at that and worse at people's questions.
+  return { mrr, queries: queries.length, chosen: mrr.hybrid > mrr.rm3 ? "hybrid" : "rm3" };
+}

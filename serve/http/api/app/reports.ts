@@ -1,0 +1,124 @@
+import { z } from "zod";
+import { analytics } from "../../../app/analytics.ts";
+import { AppError, notFound } from "../../../app/app_error.ts";
+import { dayOf, usageReport } from "../../../app/usage.ts";
+import type { Route } from "../../route.ts";
+import { type AppCall, appRoute, queryOf } from "./app_route.ts";
+
+/** Days that a report is of where the query does not say. */
+const DAYS = 30;
+
+/** The days of ?from= and ?to=, both included; whose numbers the caller may see. @throws AppError 422. */
+function rangeOf({ principal, reply }: AppCall<unknown>) {
+  const query = queryOf(reply.request);
+  const day = (name: "from" | "to", byDefault: number) => {
+    const text = query[name];
+    if (text === undefined) return byDefault;
+    const at = /^\d{4}-\d\d-\d\d$/.test(text) ? Date.parse(text) : Number.NaN;
+    // Date.parse takes the 30th of February.
+    if (!Number.isNaN(at) && new Date(at).toISOString().startsWith(text)) return dayOf(at);
+    throw new AppError(422, "invalid_query", `${name}: must be a day, as 2026-12-01`, name);
+  };
+  const to = day("to", dayOf(Date.now()));
+  const from = day("from", to - DAYS + 1);
+  if (from > to) throw new AppError(422, "invalid_query", "from: must not be after to", "from");
+  return { from, to, userId: principal.role === "admin" ? null : principal.id };
+}
+
+const numbers = appRoute({
+  method: "GET",
+  path: "/api/analytics",
+  summary: "Numbers about the use of models from a day ?from= to a day ?to=",
+  handle: (call) => {
+    const { model, by } = queryOf(call.reply.request);
+    if (by !== undefined && by !== "model" && by !== "user" && by !== "day")
+      throw new AppError(422, "invalid_query", "by: must be model, user or day", "by");
+    const groups = by === "day" ? null : (by ?? null);
+    return analytics(call.application.store, { ...rangeOf(call), model: model ?? null, by: groups });
+  },
+});
+
+const usage = appRoute({
+  method: "GET",
+  path: "/api/usage",
+  summary: "Requests, tokens and costs by day, user and model",
+  handle: (call) => usageReport(call.application.store, rangeOf(call)),
+});
+
+const reference = z.string().min(1).max(200);
+
+const experiments = appRoute({
+  method: "GET",
+  path: "/api/experiments",
+  summary: "Experiments between two versions of a model",
+  handle: async (call) => {
+    onlyAdmins(call);
+    return { experiments: await call.application.experiments.list() };
+  },
+});
+
+const start = appRoute({
+  method: "POST",
+  path: "/api/experiments",
+  summary: "Start an experiment: a share of those who ask for the control is answered by the treatment",
+  example: { name: "warmer", control: "assistant@prod", treatment: "assistant@3", split: 0.5 },
+  schema: () =>
+    z.object({
+      name: z.string().regex(/^[^/\s][^/\n]{0,99}$/, "must be 1 to 100 characters without /"),
+      control: reference,
+      treatment: reference,
+      split: z.number().gt(0).lt(1).optional(),
+      unit: z.enum(["user", "conversation"]).optional(),
+      alpha: z.number().gt(0).max(0.5).optional(),
+    }),
+  handle: async (call) => {
+    onlyAdmins(call);
+    const experiment = await call.application.experiments.start(call.body as never);
+    call.reply.code(201);
+    return experiment;
+  },
+});
+
+const experiment = appRoute({
+  method: "GET",
+  path: "/api/experiments/:id",
+  summary: "An experiment and what is known of it up to now",
+  handle: (call) => {
+    onlyAdmins(call);
+    return call.application.experiments.get(call.params.id!);
+  },
+});
+
+const stop = appRoute({
+  method: "POST",
+  path: "/api/experiments/:id/stop",
+  summary: "End an experiment without a change",
+  handle: (call) => {
+    onlyAdmins(call);
+    return call.application.experiments.stop(call.params.id!);
+  },
+});
+
+const promote = appRoute({
+  method: "POST",
+  path: "/api/experiments/:id/promote",
+  summary: "End an experiment: the control's alias stands for this arm from now on",
+  example: { arm: "assistant@3" },
+  schema: () => z.object({ arm: reference }),
+  handle: (call) => {
+    onlyAdmins(call);
+    return call.application.experiments.promote(call.params.id!, call.body.arm);
+  },
+});
+
+/** Experiments are about everybody's answers. @throws AppError 403; 404 for one of them. */
+function onlyAdmins({ principal, params }: Pick<AppCall<unknown>, "principal" | "params">): void {
+  if (principal.role === "admin") return;
+  if ("id" in params) throw notFound("experiment");
+  throw new AppError(403, "admins_only", "experiments are about everybody's answers: ask an admin");
+}
+
+export const reportRoutes: readonly Route[] = [
+  ...[numbers, usage],
+  ...[experiments, start, experiment, stop, promote],
+];
