@@ -8,6 +8,23 @@ export interface User {
   mode: "single" | "multi";
 }
 
+/**
+ * `GET /api/users`, for admins. `POST {name, role?}` answers 201 with `{user, token}`, the token shown this once; `PATCH
+ * /api/users/:id` with the UserAccount; `POST /api/users/:id/keys` 201 with a NewKey.
+ */
+export interface UserList {
+  users: UserAccount[];
+}
+export interface UserAccount extends Omit<User, "mode"> {
+  created_at: number;
+  /** null: it may ask. */
+  disabled_at: number | null;
+}
+export interface UserPatch {
+  role?: User["role"];
+  disabled?: boolean;
+}
+
 /** `DELETE /api/me/data` removes all that the caller wrote and answers with rows by table. */
 export interface Deleted {
   deleted: Record<string, number>;

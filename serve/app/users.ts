@@ -1,9 +1,11 @@
 import { createHash, randomBytes } from "node:crypto";
 import { newId, type Store } from "../store/index.ts";
 import { AppError, notFound } from "./app_error.ts";
-import type { ApiKey, NewKey, User } from "./protocol.ts";
+import type { ApiKey, NewKey, User, UserAccount, UserPatch } from "./protocol.ts";
 
 type Role = User["role"];
+
+const isName = /^[\w.@+-]{1,100}$/;
 
 /** A person or program as the store has it. */
 export interface Account {
@@ -42,12 +44,14 @@ export class Users {
     this.#known.add(id);
   }
 
-  /** @throws AppError for a name that is taken. */
-  async add(name: string, role: Role): Promise<Account> {
-    const account = { id: newId(), name, role };
+  /** @throws AppError for a name that cannot be one, or is taken. */
+  async add(name: string, role: Role): Promise<UserAccount> {
+    if (!isName.test(name))
+      throw new AppError(422, "invalid_user", "name: must be letters, digits and . _ @ + -", "name");
+    const account = { id: newId(), name, role, created_at: Date.now(), disabled_at: null };
     const added = await this.#store.run(
       "INSERT INTO user_account (id, name, role, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
-      [account.id, name, role, Date.now()],
+      [account.id, name, role, account.created_at],
     );
     if (added === 0)
       throw new AppError(409, "name_taken", `there is a user ${name} already: choose another name`, "name");
@@ -60,6 +64,42 @@ export class Users {
       [name],
     );
     return found ?? null;
+  }
+
+  /** Every account, those that were disabled too; oldest first. */
+  async list(): Promise<UserAccount[]> {
+    return this.#store.all<UserAccount>(
+      "SELECT id, name, role, created_at, disabled_at FROM user_account ORDER BY created_at, id",
+    );
+  }
+
+  /** An account by its id or name, a disabled one too. @throws AppError 404. */
+  async find(given: string): Promise<UserAccount> {
+    const found = (await this.list()).find(({ id, name }) => id === given || name === given);
+    if (found === undefined) throw notFound("user");
+    return found;
+  }
+
+  /**
+   * Changes an account. A disabled one keeps what it has, and its tokens are good for nothing until it is enabled.
+   * @throws AppError 404; 409 for the last admin, without whom nobody could undo it.
+   */
+  change(given: string, { role, disabled }: UserPatch): Promise<UserAccount> {
+    return this.#store.transaction(async (tx) => {
+      const users = new Users(tx);
+      const { id, name, ...before } = await users.find(given);
+      const after = {
+        role: role ?? before.role,
+        disabled_at: disabled === undefined ? before.disabled_at : disabled ? Date.now() : null,
+      };
+      await tx.run("UPDATE user_account SET role = ?, disabled_at = ? WHERE id = ?", [
+        ...[after.role, after.disabled_at, id],
+      ]);
+      const left = (await users.list()).some((one) => one.role === "admin" && one.disabled_at === null);
+      if (!left && before.role === "admin" && before.disabled_at === null)
+        throw new AppError(409, "last_admin", `${name} is the only admin: make another one first`);
+      return { id, name, ...before, ...after };
+    });
   }
 
   /** A new key of an account, with its token, which is not kept. */

@@ -204,12 +204,9 @@ function unrouted(routes: readonly Route[], request: FastifyRequest): HttpError 
   const { method } = request;
   const path = pathOf(request);
   const allow = allowedMethods(routes, request);
-  // A program that embeds the server may keep no conversations; /openapi.json then says what there is.
-  const hint = path === "/" ? ": this server has no page, but /openapi.json describes what it answers" : "";
-  if (allow === "")
-    return new HttpError(404, `there is nothing at ${method} ${path.slice(0, 200)}${hint}`, {
-      code: "not_found",
-    });
+  const hint = path === "/" ? ": this server has no page; /openapi.json describes what it answers" : "";
+  const nothing = `there is nothing at ${method} ${path.slice(0, 200)}${hint}`;
+  if (allow === "") return new HttpError(404, nothing, { code: "not_found" });
   return new HttpError(405, `${path.slice(0, 200)} does not take ${method}; use ${allow}`, {
     code: "method_not_allowed",
     headers: { allow },

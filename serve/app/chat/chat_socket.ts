@@ -81,8 +81,10 @@ export class ChatSocket {
     this.#models = models;
     this.#principal = principal;
     this.#wire = wire;
-    this.#unlisten = application.hub.listen(principal.id, (event, conversationId) =>
-      this.#told(event, conversationId),
+    this.#unlisten = application.hub.listen(
+      principal.id,
+      (event, conversationId) => this.#told(event, conversationId),
+      { keyId: principal.keyId, end: () => wire.close(4401, "log in") },
     );
   }
 

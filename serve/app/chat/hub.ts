@@ -3,14 +3,20 @@ import type { ServerEvent } from "../protocol.ts";
 /** An event of one user, and the conversation that it belongs to, if any. */
 export type HubListener = (event: ServerEvent, conversationId: string | null) => void;
 
+/** A connection that came with a key, and what ends it where that is revoked. */
+interface Keyed {
+  readonly keyId: string | null;
+  end(): void;
+}
+
 /** Tells all connections of a user what happens to what is theirs. */
 export class Hub {
-  readonly #listeners = new Map<string, Set<HubListener>>();
+  readonly #listeners = new Map<string, Map<HubListener, Keyed | null>>();
 
   /** @returns a function that ends it. */
-  listen(userId: string, listener: HubListener): () => void {
-    const own = this.#listeners.get(userId) ?? new Set();
-    this.#listeners.set(userId, own.add(listener));
+  listen(userId: string, listener: HubListener, keyed: Keyed | null = null): () => void {
+    const own = this.#listeners.get(userId) ?? new Map();
+    this.#listeners.set(userId, own.set(listener, keyed));
     return () => {
       own.delete(listener);
       if (own.size === 0 && this.#listeners.get(userId) === own) this.#listeners.delete(userId);
@@ -18,6 +24,12 @@ export class Hub {
   }
 
   publish(userId: string, event: ServerEvent, conversationId: string | null): void {
-    for (const listener of this.#listeners.get(userId) ?? []) listener(event, conversationId);
+    for (const listener of this.#listeners.get(userId)?.keys() ?? []) listener(event, conversationId);
+  }
+
+  /** Ends the connections of a user that came with a key, or all. */
+  end(userId: string, keyId?: string): void {
+    for (const keyed of this.#listeners.get(userId)?.values() ?? [])
+      if (keyed !== null && (keyId === undefined || keyed.keyId === keyId)) keyed.end();
   }
 }

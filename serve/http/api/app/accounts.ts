@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { modelList } from "../../../app/model_list.ts";
+import { deleteOwnData } from "../../../app/own_data.ts";
 import type { User } from "../../../app/protocol.ts";
 import { HttpError } from "../../errors.ts";
 import type { Call, Route } from "../../route.ts";
@@ -79,8 +80,18 @@ const removeKey = appRoute({
   summary: "Revoke a key of the caller",
   handle: async ({ application, principal, params, reply }) => {
     await application.users.revokeKey(principal.id, params.id!);
+    application.hub.end(principal.id, params.id!);
     return noContent(reply);
   },
 });
 
-export const accountRoutes: readonly Route[] = [me, models, login, logout, keys, addKey, removeKey];
+const deleteData = appRoute({
+  method: "DELETE",
+  path: "/api/me/data",
+  summary: "Remove all that the caller wrote; the account stays",
+  handle: ({ application, userId }) => deleteOwnData(application, userId),
+});
+
+export const accountRoutes: readonly Route[] = [
+  ...[me, models, login, logout, keys, addKey, removeKey, deleteData],
+];

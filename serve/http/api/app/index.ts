@@ -4,10 +4,11 @@ import { answerRoutes } from "./answers.ts";
 import { conversationRoutes } from "./conversations.ts";
 import { pageRoutes } from "./page.ts";
 import { reportRoutes } from "./reports.ts";
+import { userRoutes } from "./users.ts";
 
 /** The routes that a server with an application has besides the others. */
 export const appRoutes: readonly Route[] = [
-  ...[...pageRoutes, ...accountRoutes],
+  ...[...pageRoutes, ...accountRoutes, ...userRoutes],
   ...[...conversationRoutes, ...answerRoutes],
   ...reportRoutes,
 ];

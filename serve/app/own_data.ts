@@ -1,0 +1,21 @@
+import type { Store } from "../store/index.ts";
+import type { Application } from "./application.ts";
+import type { Deleted } from "./protocol.ts";
+
+/** What a person wrote or did; how much of which model everybody used stays, as does the account. */
+const OWN = ["feedback", "preference", "event", "message", "conversation"] as const;
+
+/** Removes all that a user wrote, the bin too, after ending what is being answered. */
+export async function deleteOwnData(
+  { store, conversing }: Pick<Application, "store" | "conversing">,
+  userId: string,
+): Promise<Deleted> {
+  await Promise.all(conversing.running(userId).map((generation) => generation.stop()));
+  return { deleted: await store.transaction((tx) => removed(tx, userId)) };
+}
+
+async function removed(tx: Store, userId: string): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {};
+  for (const table of OWN) counts[table] = await tx.run(`DELETE FROM ${table} WHERE user_id = ?`, [userId]);
+  return counts;
+}
