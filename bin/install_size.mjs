@@ -5,10 +5,10 @@ import path from "node:path";
 import { root } from "./prepare.mjs";
 
 /**
- * Measured on Linux x64 (2026-11-30: 357.0 MB, of which webgpu has 137, chromium's SwiftShader 68, tokenizers 66, libsql 20,
- * what conversation data needs 11 and what the page is made of 9), and a twentieth.
+ * Measured on Linux x64 (2026-12-01: 397.6 MB, of which webgpu has 137, chromium's SwiftShader 68, tokenizers 66, libsql 20,
+ * pictures 19, other documents 21, what conversation data needs 11 and what the page is made of 9), and a twentieth.
  */
-const budget = 375e6;
+const budget = 417e6;
 
 /** Bytes of the files below a folder; packages inside of it are listed by themselves. */
 function bytesOf(folder) {
