@@ -1,7 +1,7 @@
 import { createWriteStream } from "node:fs";
 import { buffer } from "node:stream/consumers";
+import { firstLine } from "../../../core/platform/files.ts";
 import { extract } from "./extract.ts";
-import { Unreadable } from "./extracted.ts";
 
 /** Reads the file on standard input, whose name is the argument, and writes what is in it to descriptor 3, a line of JSON. */
 export async function run(): Promise<void> {
@@ -17,11 +17,6 @@ async function read(): Promise<{ read: unknown } | { refused: string }> {
   try {
     return { read: await extract(await buffer(process.stdin), process.argv[2] ?? "") };
   } catch (error) {
-    if (error instanceof Unreadable) return { refused: error.message };
-    return {
-      refused: `the file is damaged: ${String((error as Error)?.message ?? error)
-        .split("\n")[0]
-        .slice(0, 200)}`,
-    };
+    return { refused: firstLine(error) };
   }
 }

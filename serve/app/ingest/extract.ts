@@ -1,3 +1,4 @@
+import { firstLine } from "../../../core/platform/files.ts";
 import { decodeText } from "./decode.ts";
 import { type Extracted, type FileKind, Unreadable } from "./extracted.ts";
 import { markdown, paragraphs } from "./prose.ts";
@@ -40,15 +41,24 @@ const ofBytes: Partial<Record<FileKind, (bytes: Uint8Array) => Promise<Extracted
  * @throws Unreadable with a sentence for the person who gave it
  */
 export async function extract(bytes: Uint8Array, name: string): Promise<Read> {
+  try {
+    return await read(bytes, name);
+  } catch (error) {
+    // Parsers fail in their own ways at what they did not expect.
+    throw error instanceof Unreadable ? error : new Unreadable(`the file is damaged: ${firstLine(error)}`);
+  }
+}
+
+async function read(bytes: Uint8Array, name: string): Promise<Read> {
   let decoded: ReturnType<typeof decodeText> | undefined;
   const text = () => {
     if (decoded === undefined) decoded = decodeText(bytes);
     return decoded?.text ?? null;
   };
   const kind = kindOf(bytes, name, text);
-  const read = ofText[kind] ? await ofText[kind](text()!) : await ofBytes[kind]!(bytes);
-  const hasWords = read.blocks.some((block) => /[\p{L}\p{N}]/u.test(block.text));
+  const found = ofText[kind] ? await ofText[kind](text()!) : await ofBytes[kind]!(bytes);
+  const hasWords = found.blocks.some((block) => /[\p{L}\p{N}]/u.test(block.text));
   if (!hasWords && kind !== "image" && kind !== "audio")
-    throw new Unreadable(["the file has no words in it", ...read.notes].join("; "));
-  return { ...read, kind, ...(decoded && ofText[kind] ? { encoding: decoded.encoding } : {}) };
+    throw new Unreadable(["the file has no words in it", ...found.notes].join("; "));
+  return { ...found, kind, ...(decoded && ofText[kind] ? { encoding: decoded.encoding } : {}) };
 }
