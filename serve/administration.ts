@@ -107,12 +107,17 @@ export class Administration {
 
   /**
    * Takes a model out: nobody finds it any more, what runs on it finishes, and then its memory comes back.
-   * @returns its name and the aliases that went with it. @throws KilnError for one that does not exist.
+   * @returns its name and the aliases that went with it. @throws KilnError for one that does not exist, and for an alias.
    */
-  async unload(given: string): Promise<{ name: string; aliases: string[] }> {
+  async unload(name: string): Promise<{ name: string; aliases: string[] }> {
     const { models, budget } = this.#options;
-    const model = models.find(given);
-    const { name } = model;
+    const model = models.find(name);
+    if (model.name !== name) {
+      throw new KilnError(
+        `\`${name}\` is an alias of \`${model.name}\`: unload that, or let the alias stand for no model (POST /v1/aliases, "model": null)`,
+        { code: "is_alias" },
+      );
+    }
     const aliases = [...models].flatMap(([known, other]) =>
       other === model && known !== name ? [known] : [],
     );

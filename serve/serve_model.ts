@@ -72,12 +72,15 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
       throw new KilnError("--served-model-name names one model: with several, give each as NAME=PATH", {
         exitCode: 2,
       });
+    servedModelName.forEach(assertName);
     const [name, ...aliases] = servedModelName;
     sources[0] = isFollowing(first) ? { ...first, aliases: servedModelName } : { ...first, name, aliases };
   }
   const adapters: AdapterSource[] = [];
-  for (const adapter of flags.loraModules ?? [])
+  for (const adapter of flags.loraModules ?? []) {
+    assertName(adapter.name);
     adapters.push({ ...adapter, path: await resolveModel(adapter.path) });
+  }
   const names = [...sources, ...adapters].flatMap((one) => [
     one.name,
     ...("aliases" in one ? one.aliases : []),
@@ -109,6 +112,15 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
 const isFollowing = (source: ModelSource): source is RegisteredSource =>
   "follows" in source && source.follows !== null;
 
+/** @throws KilnError for a name that clients, logs and shells would not take for one word. */
+function assertName(name: string): void {
+  if (/[\s\p{C}]/u.test(name))
+    throw new KilnError(
+      `${JSON.stringify(name)} is no name for a model: leave out spaces and control characters`,
+      { exitCode: 2 },
+    );
+}
+
 /** `PATH`, `NAME=PATH` or `NAME,ALIAS=PATH`; a path may hold `=` itself. */
 async function sourceOf(argument: string): Promise<ModelSource | RegisteredSource> {
   const [, names, after] = (!existsSync(argument) && /^([^=/]*[^=]*?)=(.+)$/.exec(argument)) || [];
@@ -121,6 +133,7 @@ async function sourceOf(argument: string): Promise<ModelSource | RegisteredSourc
   const [name, ...aliases] = names.split(",").map((part) => part.trim());
   if ([name, ...aliases].includes(""))
     throw new KilnError(`${argument} has an empty name: give NAME=PATH or NAME,ALIAS=PATH`, { exitCode: 2 });
+  [name, ...aliases].forEach(assertName);
   return registered(after, { name, aliases, path: await resolveModel(after) });
 }
 

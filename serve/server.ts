@@ -1,6 +1,7 @@
 import { type AddressInfo, createServer as createSocketServer } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
+import { say } from "../core/platform/command_line.ts";
 import type { Administration } from "./administration.ts";
 import type { ApplicationHost } from "./app/index.ts";
 import type { EnginePort } from "./engine/port.ts";
@@ -8,6 +9,7 @@ import type { Access } from "./http/access.ts";
 import { assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
 import { ModelPool, type PoolOptions, type TextModelOptions } from "./models.ts";
+import { templateProblem } from "./text/chat.ts";
 
 interface CommonOptions extends Access {
   /** Refuse unknown request fields instead of ignoring them. */
@@ -48,6 +50,10 @@ export function createServer(options: ServerOptions): Server {
   assertKeys(options);
   const models = "models" in options ? options.models : poolOfOne(options);
   const { strict = false, metricsPrefix = "kiln" } = options;
+  models.watch((model) => {
+    const problem = model.kind === "text" ? templateProblem(model.frontend.tokenizer) : null;
+    if (problem !== null) say(`warning: ${model.name} cannot chat, only complete texts: ${problem}`);
+  });
   const app = buildApp({ ...options, models, strict, metricsPrefix });
   return {
     models,

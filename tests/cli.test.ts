@@ -155,6 +155,13 @@ describe("refused before anything is loaded", () => {
     // An empty host would be every address of the machine.
     [["--host", ""], 2, "expected a text that is not empty."],
     [["--served-model-name", ""], 2, "expected a text that is not empty."],
+    [
+      ["--served-model-name", "a b"],
+      2,
+      '"a b" is no name for a model: leave out spaces and control characters',
+    ],
+    [["--served-model-name", "a", "--served-model-name", "b\u0007"], 2, '"b\\u0007" is no name for a model'],
+    [["--lora-modules", "po ems=x"], 2, '"po ems" is no name for a model'],
     [["--api-key", ""], 2, "expected a key of visible ASCII characters."],
     [["--allowed-origin", "https://app.example/"], 2, "expected an origin as browsers send it"],
     [["--allowed-host", "http://kiln.test"], 2, "expected a host without scheme and port"],

@@ -17,7 +17,7 @@ import {
   start,
   task,
 } from "./support/engine_process.ts";
-import { PATHS, trickRunner } from "./support/fake_engine_model.ts";
+import { PATHS, TRICKS, trickRunner } from "./support/fake_engine_model.ts";
 
 describe("a server whose engines are in another process", () => {
   let started: Started;
@@ -149,14 +149,20 @@ describe("the start of a process", () => {
     await expect(engines.load(task("other"))).rejects.toThrow("the process of the engines ended");
   });
 
-  it("leaves no process behind when its parent is killed", async () => {
+  it.each([
+    ["at rest", []],
+    ["in a call that does not return", [TRICKS.block]],
+  ])("leaves no process behind when its parent is killed, %s", async (_, prompt) => {
     const program = `
       import { register } from "tsx/esm/api";
       register();
       const { EngineProcess } = await import(${JSON.stringify(new URL("../serve/process/engine_process.ts", import.meta.url).href)});
       const engines = new EngineProcess({ script: ${JSON.stringify(script)} });
-      await engines.load(${JSON.stringify(task())});
-      console.log(engines.pid);
+      const { port } = await engines.load(${JSON.stringify(task())});
+      const request = ${JSON.stringify(one("stuck", [...prompt]).request)};
+      if (request.prompt.length > 0) port.submit([{ request, listener: () => {} }]);
+      // By then it is in its loop.
+      setTimeout(() => console.log(engines.pid), 300);
     `;
     const parent = spawn(process.execPath, ["--input-type=module", "-e", program], {
       cwd: new URL("..", import.meta.url).pathname,

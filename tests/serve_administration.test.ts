@@ -187,7 +187,10 @@ describe("administration", () => {
         stream: true,
       }),
     });
-    const unloading = post("/v1/models/unload", { model: "chat" });
+    const refused = await post("/v1/models/unload", { model: "chat" });
+    expect([refused.status, refused.body.error.code]).toEqual([400, "is_alias"]);
+    expect(refused.body.error.message).toContain("`chat` is an alias of `org/two`: unload that");
+    const unloading = post("/v1/models/unload", { model: "org/two" });
     const text = await response.text();
     expect(text).toContain("data: [DONE]");
     expect((await unloading).body).toEqual({ model: "org/two", aliases: ["chat", "second"], unloaded: true });

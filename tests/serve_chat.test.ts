@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
 import { chatPrompt } from "../serve/text/chat.ts";
 import { ChatTemplate, type Conversation, Tokenizer } from "../tokenizer/index.ts";
-import { fakeChatTokenizer, fakeTokenizer, startServer, until } from "./serve_fake.ts";
+import { fakeChatTokenizer, fakeTokenizer, send, startServer, until } from "./serve_fake.ts";
 import { type Chunk, fakeChat, MODEL, of, user } from "./support/fake_chat.ts";
 
 const CONTEXT = 512;
@@ -249,7 +249,22 @@ describe("a chat", () => {
     ] as const) {
       const { json, config } = fakeTokenizer();
       const tokenizer = new Tokenizer(json, { tokenizer_config: { ...config }, chat_template: template });
+      const told = vi.spyOn(process.stderr, "write").mockReturnValue(true);
       const odd = await startServer({ tokenizer });
+      const lines = told.mock.calls.flat().filter((text) => String(text).includes("cannot chat"));
+      told.mockRestore();
+      // What does not parse is told at the start; what does not end nobody knows before.
+      if (param === "messages") expect(lines).toEqual([]);
+      else
+        expect(lines).toEqual([
+          expect.stringMatching(
+            /^warning: \S+ cannot chat, only complete texts: .*correct chat_template\.jinja, or .*\n$/,
+          ),
+        ]);
+      const text = await send(`${odd.url}/v1/completions`, {
+        json: { model: MODEL, prompt: "once", max_tokens: 2 },
+      });
+      expect(text.status).toBe(200);
       const { status, body } = await post({}, odd);
       expect([status, body.error.param, body.error.message]).toEqual([
         400,

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { DeviceShare } from "../serve/engine/device_share.ts";
 import { scoreRow } from "../serve/engine/sampler.ts";
 import type { Request, Sampling } from "../serve/engine/types.ts";
@@ -368,7 +368,12 @@ describe("queue", () => {
 
   it("F3: gives up a request that waits too long, not one that runs", async () => {
     const { engine, runner } = makeEngine({ maxSeqs: 1, limits: { queueWaitMs: 100 } });
-    runner.before = () => new Promise((resolve) => setTimeout(resolve, 10));
+    let now = 0;
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now);
+    onTestFinished(() => clock.mockRestore());
+    runner.before = async () => {
+      now += 10;
+    };
     const running = collect(engine, makeRequest({ maxTokens: 20 }));
     const waits = collect(engine, makeRequest());
     expect((await waits.end).error).toMatchObject({ code: "queue_timeout" });

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import type { SchedulerConfig } from "../serve/engine/scheduler.ts";
 import type { Request } from "../serve/engine/types.ts";
 import {
@@ -180,7 +180,13 @@ describe("fair shares", () => {
 describe("the queue", () => {
   it("gives up a submission only before its first step", async () => {
     const { engine, runner } = makeEngine({ maxSeqs: 2, limits: { queueWaitMs: 60 } });
-    runner.before = () => new Promise((resolve) => setTimeout(resolve, 10));
+    let now = 0;
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now);
+    onTestFinished(() => clock.mockRestore());
+    // Real milliseconds might pass before the first step.
+    runner.before = async () => {
+      now += 10;
+    };
     const requests = Array.from({ length: 8 }, () => makeRequest({ maxTokens: 8 }));
     const ends = new Map<string, string>();
     const listen = (id: string) => (event: { finish: string | null }) => {

@@ -1,3 +1,4 @@
+import { Worker } from "node:worker_threads";
 import type { Limits } from "../limits.ts";
 import type { ModelLoader } from "../loading.ts";
 import { ModelPool } from "../models.ts";
@@ -81,8 +82,15 @@ class Host {
   }
 }
 
+/** In a thread of its own: where this one hangs in a driver, nobody sees that the channel closed. */
+const WATCH = `
+const { workerData: parent } = require("node:worker_threads");
+setInterval(() => process.ppid !== parent && process.kill(process.pid, "SIGKILL"), 500);
+`;
+
 /** Takes orders from the parent process until the channel to it closes. */
 export function runHost(options: HostOptions): void {
+  new Worker(WATCH, { eval: true, workerData: process.ppid }).unref();
   const outbox = new Outbox<Report>((reports) => void (process.connected && process.send!(reports)));
   let host: Promise<Host> | null = null;
   process.on("message", async (orders: readonly Order[]) => {

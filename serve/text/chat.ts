@@ -182,6 +182,16 @@ function messagesField({ prompt_field = "messages" }: Omit<ChatRequest, "client"
   return prompt_field;
 }
 
+/** What is wrong with a model's chat template, told when it is loaded: only its chats fail of it. Null: nothing. */
+export function templateProblem(tokenizer: Tokenizer): string | null {
+  try {
+    if (tokenizer.chatTemplate !== null) templateOf(tokenizer);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
 const templates = new WeakMap<Tokenizer, ChatTemplate>();
 
 function templateOf(tokenizer: Tokenizer): ChatTemplate {

@@ -129,7 +129,7 @@ export class ChatTemplate {
       this.#template = new Template(speaking);
     } catch (error) {
       throw new ConversationError(
-        `the chat template cannot be parsed: ${firstLine(error)}; correct chat_template.jinja`,
+        `the chat template cannot be parsed: ${firstLine(error)}; correct chat_template.jinja, or chat_template in tokenizer_config.json`,
         error,
       );
     }
