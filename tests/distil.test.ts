@@ -229,6 +229,19 @@ describe("a text classifier", () => {
     expect(whole.losses[5]).toBeLessThan(whole.losses[0]);
     expect(whole.test).toMatchObject({ test_accuracy: expect.any(Number) });
     expect((whole.model as unknown as Encoder).labels).toEqual(["even", "odd"]);
+    await saveModel(place("another"), make(["even", "odd"], "single_label_classification", 6), tokenizer);
+    const both = await distil(
+      "class-both",
+      ...settings,
+      "train.steps=2",
+      `distil.more_teachers=['${place("another")}']`,
+    );
+    expect(both.said).toMatch(/teacher 1: accuracy .*\n(.*\n)*teacher 2: accuracy/);
+    expect(both.losses[0]).not.toBe(whole.losses[0]);
+    await saveModel(place("reversed"), make(["odd", "even"], "single_label_classification", 6), tokenizer);
+    await expect(
+      distil("class-refused", ...settings, `distil.more_teachers=['${place("reversed")}']`),
+    ).rejects.toThrow(/reversed is no classifier of the first teacher's labels in their order/);
     await distil("class-parts", ...settings, "train.steps=3");
     const parts = await distil("class-parts", "resume=true", "train.steps=6");
     expect(parts.weights).toBe(whole.weights);
@@ -238,7 +251,7 @@ describe("a text classifier", () => {
     ["single_label_classification", [2, 0, -100]],
     ["multi_label_classification", [1, 0, 1, 0, 0, 1, -100, -100, -100]],
   ])("of %s is followed in its probabilities, its labels and its state", async (problem, target) => {
-    const [student, teacher] = [make(["a", "b", "c"], problem, 1), make(["a", "b", "c"], problem, 2)];
+    const [student, teacher, second] = [1, 2, 3].map((seed) => make(["a", "b", "c"], problem, seed));
     const isSeveral = problem.startsWith("multi");
     const texts = [
       [5, 9, 12],
@@ -249,15 +262,20 @@ describe("a text classifier", () => {
       ...uploadRows(rowsOfOne(student, texts, 4), student),
       labels: isSeveral ? tensor(target, [3, 3]) : tensor(target, [3], "i32"),
     };
-    const lossWith = async (soft_weight: number, hard_weight: number, hidden_weight: number) => {
+    const lossWith = async (
+      soft_weight: number,
+      hard_weight: number,
+      hidden_weight: number,
+      ...more: Encoder[]
+    ) => {
       const weights = { soft_weight, hard_weight, hidden_weight };
-      const objective = new ClassifierDistilObjective(student, teacher, {
+      const objective = new ClassifierDistilObjective(student, [teacher, ...more], {
         ...{ temperature: 3, divergence: "forward", ...weights },
       });
       return objective.loss(batch).item();
     };
-    const [said, taught] = await Promise.all(
-      [student, teacher].map(async (model) => [...(await model.logits(batch).data())] as number[]),
+    const [said, taught, other] = await Promise.all(
+      [student, teacher, second].map(async (model) => [...(await model.logits(batch).data())] as number[]),
     );
     const choices = (logits: number[]) =>
       isSeveral ? logits.slice(0, 6).map((x) => [x, 0]) : [logits.slice(0, 3), logits.slice(3, 6)];
@@ -265,14 +283,16 @@ describe("a text classifier", () => {
       const powers = x.map((value) => Math.exp(value / 3));
       return powers.map((power) => power / powers.reduce((sum, value) => sum + value, 0));
     };
-    const soft = choices(taught).flatMap((x, i) => {
-      const [p, q] = [share(x), share(choices(said)[i])];
-      return p.map((value, k) => 9 * value * Math.log(value / q[k]));
-    });
-    expect(await lossWith(1, 0, 0)).toBeCloseTo(
-      soft.reduce((sum, value) => sum + value, 0),
-      3,
-    );
+    const soft = (heard: number[]) =>
+      choices(heard)
+        .flatMap((x, i) => {
+          const [p, q] = [share(x), share(choices(said)[i])];
+          return p.map((value, k) => 9 * value * Math.log(value / q[k]));
+        })
+        .reduce((sum, value) => sum + value, 0);
+    expect(await lossWith(1, 0, 0)).toBeCloseTo(soft(taught), 3);
+    const mean = taught.map((value, i) => (value + other[i]) / 2);
+    expect(await lossWith(1, 0, 0, second)).toBeCloseTo(soft(mean), 3);
     expect(await lossWith(0, 1, 0)).toBeCloseTo(await student.loss(batch).item(), 4);
     const states = await Promise.all(
       [student, teacher].map(async (model) => [...(await model.readHidden(batch).data())] as number[]),

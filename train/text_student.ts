@@ -27,6 +27,7 @@ export async function teachText(
   context: RecipeContext,
 ): Promise<Task<DistilBatch, DistilInputs>> {
   const { train, distil, data: settings } = config;
+  const { more_teachers: _, ...how } = distil;
   const { sequence_length: seqLen, batch_size: batchSize, seed } = train;
   const { test_path, test_fraction, text, label, format, validation_fraction = 0.05, ...plain } = settings;
   const other = Object.entries({ test_path, test_fraction, text, label, format }).find(
@@ -64,7 +65,7 @@ export async function teachText(
       { batchSize, tokens: config.eval.tokens, size: `${held.rows * seqLen} held-out tokens` },
     ),
     decisive: {
-      ...{ data: { content: source.hash, ...reading }, model: student.config, teacher: hash, distil },
+      ...{ data: { content: source.hash, ...reading }, model: student.config, teacher: hash, distil: how },
       tokenizer: own.hash(),
     },
     close: source.close,

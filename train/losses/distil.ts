@@ -129,16 +129,17 @@ const logitsOf = (model: CausalLM | Encoder, rows: Tensor): Tensor =>
 
 /**
  * The triple loss of a text classifier: the student follows the teacher's probabilities of the labels (each by itself, where a
- * text may have several), the texts' own labels, and the direction of the hidden state that decides.
+ * text may have several), the texts' own labels, and the direction of the hidden state that decides. Of several teachers the
+ * logits are averaged (Hinton et al. 2015), and the hidden state is the first one's.
  */
 export class ClassifierDistilObjective {
   readonly #student: Encoder;
-  readonly #teacher: Encoder;
+  readonly #teachers: readonly Encoder[];
   readonly #options: DistilOptions;
 
-  constructor(student: Encoder, teacher: Encoder, options: DistilOptions) {
+  constructor(student: Encoder, teachers: readonly Encoder[], options: DistilOptions) {
     this.#student = student;
-    this.#teacher = teacher;
+    this.#teachers = teachers;
     this.#options = options;
   }
 
@@ -148,9 +149,13 @@ export class ClassifierDistilObjective {
     const student = this.#student;
     const dropout = dropoutKey && new PassDropout(dropoutKey, student.dropoutRates);
     const own = student.readHidden({ ...batch, dropout }); // [R, hidden]
-    const other = noGrad(() => this.#teacher.readHidden(batch));
+    const [first, ...others] = this.#teachers;
+    const other = noGrad(() => first.readHidden(batch));
     const said = student.headLogits(own, { dropout }); // [R, labels]
-    const taught = noGrad(() => this.#teacher.headLogits(other));
+    const taught = noGrad(() => {
+      const heard = others.map((teacher) => teacher.headLogits(teacher.readHidden(batch)));
+      return mul([first.headLogits(other), ...heard].reduce(add), 1 / this.#teachers.length);
+    });
     const isSeveral = labels.dtype === "f32";
     // A label by itself is a choice between its logit and 0.
     const choice = (x: Tensor) => (isSeveral ? stack([x, mul(x, 0)], 2) : reshape(x, [-1, 1, x.shape[1]]));
@@ -158,8 +163,8 @@ export class ClassifierDistilObjective {
     const soft = sum(divergence(choice(p), choice(q), temperature), -1); // [R]
     const unlike = cosineEmbeddingLoss(own, other, undefined, { reduction: "none" }); // [R]
     const followed = add(mul(soft, soft_weight), mul(unlike, hidden_weight));
-    const first = narrow(reshape(labels, [said.shape[0], -1]), 1, 0, 1); // [R, 1]
-    const counted = where(ne(reshape(first, [-1]), IGNORE), followed, 0);
+    const label = narrow(reshape(labels, [said.shape[0], -1]), 1, 0, 1); // [R, 1]
+    const counted = where(ne(reshape(label, [-1]), IGNORE), followed, 0);
     const hard = headLoss(student.task, student.config.problem_type, said, labels);
     return add(sum(counted), mul(hard, hard_weight));
   }

@@ -16,7 +16,7 @@ import { teachText } from "../text_student.ts";
 export const recipe: Recipe<DistilConfig, HostBatch, object> = {
   name: "distil",
   schema,
-  inputs: ["model.init_from", "data.path", "data.validation_path", "data.test_path"],
+  inputs: ["model.init_from", "distil.more_teachers", "data.path", "data.validation_path", "data.test_path"],
 
   check: ({ out_dir, data: { path, validation_path } }) => assertOutside(out_dir, path, validation_path),
 
@@ -33,6 +33,8 @@ export const recipe: Recipe<DistilConfig, HostBatch, object> = {
       throw configError(
         `${settings.init_from} is a ${model.toHfConfig().architectures}; a teacher is a decoder, a masked LM or a text classifier`,
       );
+    if (config.distil.more_teachers.length > 0 && !isClassifier)
+      throw configError("distil.more_teachers is for text classifiers; name one teacher alone");
     const teacher = existing as Existing<CausalLM | Encoder>;
     const student = await studentOf(teacher.model, settings.num_hidden_layers);
     for (const each of [teacher.model, student]) each.computeIn(train.compute_dtype);
@@ -45,13 +47,39 @@ export const recipe: Recipe<DistilConfig, HostBatch, object> = {
   },
 };
 
-/** A student of a text classifier, on labelled texts; says how good the teacher is on what the student is measured on. */
+/** The other teachers of a classifier. @throws KilnError of one that reads other tokens, or knows other labels, than the first. */
+async function moreTeachers(
+  first: Existing<Encoder>,
+  { distil, train }: DistilConfig,
+): Promise<Existing<Encoder>[]> {
+  const opened: Existing<Encoder>[] = [];
+  for (const path of distil.more_teachers) {
+    const other = (await openExisting(path)) as Existing<Encoder>;
+    const known = (model: Encoder) => JSON.stringify([model.labels, model.config.problem_type]);
+    const isClassifier = other.model instanceof Encoder && other.model.task === "text-classification";
+    if (!isClassifier || known(other.model) !== known(first.model))
+      throw configError(
+        `distil.more_teachers: ${path} is no classifier of the first teacher's labels in their order`,
+      );
+    if (other.tokenizer.hash() !== first.tokenizer.hash())
+      throw configError(
+        `distil.more_teachers: ${path} reads other tokens than the first teacher; train them with one tokenizer (--tokenizer)`,
+      );
+    other.model.computeIn(train.compute_dtype);
+    opened.push(other);
+  }
+  return opened;
+}
+
+/** A student of a text classifier, on labelled texts; says how good each teacher is on what the student is measured on. */
 async function teachClassifier(
   student: Encoder,
-  { model: teacher, hash, tokenizer }: Existing<Encoder>,
+  first: Existing<Encoder>,
   config: DistilConfig,
   { say }: RecipeContext,
 ): Promise<Task<TextBatch, TextInputs>> {
+  const { tokenizer } = first;
+  const teachers = [first, ...(await moreTeachers(first, config))];
   const { distil, eval: measuring } = config;
   const { corpus: _c, field: _f, separator: _s, parse_special_tokens: _p, ...settings } = config.data;
   const data = {
@@ -62,10 +90,16 @@ async function teachClassifier(
   const texts = await readTexts(data, measuring.patience > 0, say);
   const own = { ...config, data, eval: { ...measuring, criterion: "macro_f1" } };
   const { measure, ...task } = await classifierTask(student, tokenizer, texts, own, say);
-  const found = await measure(teacher);
-  if (found)
-    say(`the teacher: accuracy ${found.accuracy!.toFixed(4)}, macro F1 ${found.macro_f1!.toFixed(4)}`);
-  const objective = new ClassifierDistilObjective(student, teacher, distil);
+  for (const [i, { model }] of teachers.entries()) {
+    const found = await measure(model);
+    const which = teachers.length > 1 ? `teacher ${i + 1}` : "the teacher";
+    if (found)
+      say(`${which}: accuracy ${found.accuracy!.toFixed(4)}, macro F1 ${found.macro_f1!.toFixed(4)}`);
+  }
+  const models = teachers.map(({ model }) => model);
+  const objective = new ClassifierDistilObjective(student, models, distil);
+  const { more_teachers, ...how } = distil;
+  const [teacher, ...more] = teachers.map(({ hash }) => hash);
   const { path: _d, validation_path: _v, test_path: _t, format: _o, ...reading } = data;
   return {
     ...task,
@@ -73,7 +107,8 @@ async function teachClassifier(
     model: student,
     tokenizer,
     decisive: {
-      ...{ data: { content: texts.hash, ...reading }, model: student.config, teacher: hash, distil },
+      ...{ data: { content: texts.hash, ...reading }, model: student.config, teacher, distil: how },
+      ...(more.length > 0 && { more_teachers: more }),
       tokenizer: tokenizer.hash(),
     },
     close() {},

@@ -36,6 +36,12 @@ export const schema = z
     }),
     distil: z
       .strictObject({
+        more_teachers: z
+          .array(z.string())
+          .default([])
+          .describe(
+            "further teachers of a classifier, with the same tokenizer and labels, such as runs with other seeds; relative to the config file",
+          ),
         temperature: positive.default(2).describe("divides the logits of both models"),
         divergence: z
           .enum(["forward", "reverse"])
