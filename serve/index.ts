@@ -13,6 +13,7 @@ export { LIMITS, type Limits } from "./limits.ts";
 export {
   LLM,
   type LLMChatOptions,
+  type LLMGenerateOptions,
   type LLMOptions,
   type LLMParams,
   type LLMPrompt,

@@ -7,6 +7,7 @@ import type { ComputeDtype } from "../nn/index.ts";
 import { type ChatMessage, type ChatTool, checkConversation, type Tokenizer } from "../tokenizer/index.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
 import { addLoaded, loadInto } from "./loading.ts";
+import { loadAdapterInto } from "./lora.ts";
 import { ModelPool, type ServedModel, taskOf } from "./models.ts";
 import { chatPrompt } from "./text/chat.ts";
 import type { EncoderInput, EncoderTask } from "./text/encoder_frontend.ts";
@@ -27,9 +28,27 @@ export interface LLMOptions {
   cacheBytes?: number;
   /** Prompts without a seed of their own get this, plus 1 for each prompt before them; default 0. */
   seed?: number;
+  /** Adapters that there may be at once, and the rank that one may have; default 16 and 64. */
+  maxAdapters?: number;
+  maxRank?: number;
 }
 
-const OPTIONS = ["dtype", "maxModelLen", "maxSequences", "maxBatchedTokens", "cacheBytes", "seed"];
+const OPTIONS = [
+  ...["dtype", "maxModelLen", "maxSequences", "maxBatchedTokens", "cacheBytes", "seed"],
+  ...["maxAdapters", "maxRank"],
+];
+
+/** A LoRA adapter, as vLLM's `LoRARequest`: loaded when it is first asked for, and kept until `close`. */
+export interface LoraRequest {
+  name: string;
+  /** A folder of PEFT or GGUF file, or the name of one that was pulled. */
+  path: string;
+}
+
+export interface LLMGenerateOptions {
+  /** The adapter with which all prompts of the call are answered; calls with others run beside it in one batch. */
+  lora?: LoraRequest | null;
+}
 
 /** A text, its token ids as they are, or vLLM's objects of either. */
 export type LLMPrompt =
@@ -41,7 +60,7 @@ export type LLMPrompt =
 /** vLLM's; `max_tokens` is 16 by default, null for as many as the context holds, where every answer ends. */
 export type LLMParams = Omit<SamplingParams, "best_of">;
 
-export interface LLMChatOptions {
+export interface LLMChatOptions extends LLMGenerateOptions {
   /** What the chat template tells the model it could call; calls come as the text that the model writes. */
   tools?: ChatTool[];
   add_generation_prompt?: boolean;
@@ -82,6 +101,7 @@ export class LLM {
     onError: () => {},
   });
   #opened: Promise<ServedModel> | null = null;
+  readonly #adapters = new Map<string, { path: string; model: Promise<ServedModel> }>();
   #requests = 0;
 
   /**
@@ -96,11 +116,16 @@ export class LLM {
   /**
    * Continues one prompt or several; the outputs are in their order.
    * @param params for all of them, or a list with those of each
-   * @throws KilnError for a model that cannot be loaded or writes no text, and a prompt or parameter that cannot be used; if the
-   *     model fails, its own error
+   * @throws KilnError for a model or adapter that cannot be loaded or writes no text, and a prompt or parameter that cannot be
+   *     used; if the model fails, its own error
    */
-  async generate(prompts: LLMPrompt | readonly LLMPrompt[], params: LLMParams | readonly LLMParams[] = {}) {
-    return this.#write(isOnePrompt(prompts) ? [promptOf(prompts)] : prompts.map(promptOf), params);
+  async generate(
+    prompts: LLMPrompt | readonly LLMPrompt[],
+    params: LLMParams | readonly LLMParams[] = {},
+    options: LLMGenerateOptions = {},
+  ) {
+    const { lora } = checkOptions("generate", options, ["lora"]);
+    return this.#write(isOnePrompt(prompts) ? [promptOf(prompts)] : prompts.map(promptOf), params, lora);
   }
 
   /**
@@ -112,8 +137,8 @@ export class LLM {
     params: LLMParams | readonly LLMParams[] = {},
     options: LLMChatOptions = {},
   ): Promise<RequestOutput[]> {
-    const { tokenizer } = await this.#frontend();
-    const { tools, ...others } = options;
+    const { tools, lora, ...others } = options;
+    const { tokenizer } = await this.#frontend(lora);
     const many = Array.isArray(messages[0]);
     const conversations = (many ? messages : [messages]) as readonly (readonly ChatMessage[])[];
     const prompts = conversations.map((one) => {
@@ -121,7 +146,7 @@ export class LLM {
       const { pieces } = chatPrompt(tokenizer, { conversation, ...others });
       return { pieces };
     });
-    return this.#write(prompts, params);
+    return this.#write(prompts, params, lora);
   }
 
   /** A vector of each text, as /v1/embeddings gives it. @throws KilnError for a model that is no embedding model. */
@@ -147,12 +172,14 @@ export class LLM {
   async close(): Promise<void> {
     const opened = await this.#opened;
     this.#opened = null;
+    this.#adapters.clear();
     if (opened) await this.#pool.remove(opened.name);
   }
 
   async #write(
     prompts: readonly Prompt[],
     params: LLMParams | readonly LLMParams[],
+    lora?: LoraRequest | null,
   ): Promise<RequestOutput[]> {
     const given = Array.isArray(params)
       ? (params as readonly LLMParams[])
@@ -163,7 +190,7 @@ export class LLM {
       );
     }
     for (const one of given) checkParams(one);
-    const frontend = await this.#frontend();
+    const frontend = await this.#frontend(lora);
     const first = this.#requests;
     this.#requests += prompts.length;
     // Twice as many as run at once, so that others wait when one ends.
@@ -196,10 +223,28 @@ export class LLM {
     return { task: task as Extract<EncoderTask, { name: Name }>, outputs };
   }
 
-  async #frontend() {
-    const model = await this.#open();
+  async #frontend(lora?: LoraRequest | null) {
+    const model = lora ? await this.#adapted(lora) : await this.#open();
     if (model.kind === "text") return model.frontend;
     throw new KilnError(`this model is for ${taskOf(model)}, so it writes no text`);
+  }
+
+  async #adapted(lora: LoraRequest): Promise<ServedModel> {
+    const { name, path } = checkOptions("a LoRA request", lora, ["name", "path"]);
+    if (![name, path].every((text) => typeof text === "string" && text !== ""))
+      throw new KilnError(`an adapter is { name, path }, two texts, not ${describe(lora)}`);
+    await this.#open();
+    const known = this.#adapters.get(name);
+    if (known !== undefined && known.path !== path)
+      throw new KilnError(
+        `the adapter ${name} is ${known.path} already: give ${path} another name, or close the LLM first`,
+      );
+    const load = async () => loadAdapterInto(this.#pool, { name, path: await resolveModel(path) });
+    const model = known?.model ?? load();
+    this.#adapters.set(name, { path, model });
+    // One that could not be loaded may be asked for again.
+    model.catch(() => this.#adapters.delete(name));
+    return model;
   }
 
   #open(): Promise<ServedModel> {

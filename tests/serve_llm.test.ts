@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { openDevice } from "../kernels/index.ts";
 import { fromPretrained } from "../models/formats/hf_directory.ts";
+import { loadAdapter } from "../models/formats/peft_directory.ts";
+import { removeAdapter, useAdapter } from "../models/index.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { tinyllmConfig } from "../models/llama_config.ts";
 import { pipeline } from "../models/pipeline.ts";
@@ -11,6 +13,7 @@ import { ModelRunner } from "../serve/engine/runner.ts";
 import { createServer, LLM, TextGenerator } from "../serve/index.ts";
 import { ChatTemplate, Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
 import { send } from "./serve_fake.ts";
+import { writeAdapter } from "./support/tiny_adapters.ts";
 import { labels, randomBert, texts, wordPieces } from "./support/word_pieces.ts";
 
 /** A real model of random weights: what it writes must be what the server and TextGenerator write. */
@@ -47,6 +50,59 @@ afterAll(async () => {
 const prompts = ["Hello, my name is", "The capital of France is", "The future of AI is"];
 const answers = async (on: LLM, ...given: Parameters<LLM["generate"]>) =>
   (await on.generate(...given)).map(({ outputs }) => outputs.map(({ text }) => text));
+
+describe("LLM.generate with an adapter", () => {
+  const path = join(folder, "poems");
+  const params = { max_tokens: 12, temperature: 0.8, seed: 7 };
+  let own: LLM;
+  beforeAll(async () => {
+    await writeAdapter(model, { r: 4, lora_alpha: 12 }, folder, "poems");
+    own = new LLM({ model, tokenizer }, { maxAdapters: 1, maxRank: 8 });
+  });
+  afterAll(() => own.close());
+
+  it("writes what the model does with it attached, beside what it does without, and in a chat", async () => {
+    const lora = { name: "poems", path };
+    const base = await answers(own, prompts, params);
+    await loadAdapter(model, path);
+    useAdapter(model, "default");
+    const generator = new TextGenerator(model, tokenizer);
+    const adapted = (await generator.generate(prompts, params)).map(([{ text }]) => [text]);
+    generator.close();
+    useAdapter(model, null);
+    removeAdapter(model, "default");
+    expect(adapted).not.toEqual(base);
+    const given = [
+      answers(own, prompts, params, { lora }),
+      answers(own, prompts, params),
+      answers(own, prompts, params, { lora }),
+    ];
+    expect(await Promise.all(given)).toEqual([adapted, base, adapted]);
+    const chat = [{ role: "user" as const, content: "Hello" }];
+    const [[plain], [other]] = [await own.chat(chat, params), await own.chat(chat, params, { lora })];
+    expect(other.prompt_token_ids).toEqual(plain.prompt_token_ids);
+    expect(other.outputs[0].token_ids).not.toEqual(plain.outputs[0].token_ids);
+  });
+
+  it.each([
+    [
+      { name: "poems", path: "elsewhere" },
+      /the adapter poems is .*poems already: give elsewhere another name/,
+    ],
+    [{ name: "none", path: "/nowhere/at/all" }, /nowhere/],
+    [{ name: "", path }, /an adapter is \{ name, path \}, two texts/],
+    [{ lora_name: "x" }, /a LoRA request: there is no option lora_name/],
+    [{ name: "second", path }, /adapters/],
+  ])("refuses %j, and goes on", async (lora, message) => {
+    await answers(own, prompts[0], params, { lora: { name: "poems", path } });
+    for (let again = 0; again < 2; again++)
+      await expect(answers(own, prompts[0], params, { lora } as never)).rejects.toThrow(message);
+    await expect(answers(own, prompts[0], params, { adapter: lora } as never)).rejects.toThrow(
+      "no option adapter",
+    );
+    expect(await answers(own, prompts[0], params)).toHaveLength(1);
+  });
+});
 
 describe("LLM.generate", () => {
   it("gives vLLM's form, with the tokens and texts that TextGenerator writes", async () => {
