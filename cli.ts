@@ -3,6 +3,7 @@ import { addBenchCommands } from "./bench/commands.ts";
 import { examples, port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addUserCommands } from "./serve/app/commands.ts";
+import { addProviderCommands } from "./serve/app/providers/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
 import { addStoreCommands } from "./serve/store/commands.ts";
 import { addTrainCommands, runPretraining, type Writers } from "./train/commands.ts";
@@ -32,6 +33,7 @@ const writers: Writers = {
 
 addTrainCommands(program, writers);
 addServeCommands(program);
+addProviderCommands(program);
 addStoreCommands(program);
 addUserCommands(program);
 addModelCommands(program);

@@ -61,6 +61,13 @@ const dtypeOption = () =>
     .choices(["f32", "f16"])
     .default("f32");
 
+/** Who answers besides the models that are given. */
+const providersOption = () =>
+  new Option(
+    "--providers <file>",
+    "YAML of providers, ensembles, routes and budgets: docs/providers.md",
+  ).argParser(nonEmpty);
+
 interface WritingFlags {
   adapter?: string;
   maxTokens: number;
@@ -294,6 +301,7 @@ function addServe(program: Command): void {
     )
     .option("--max-loras <n>", "adapters that a model may have at once", whole(1, 4096), 16)
     .option("--max-lora-rank <n>", "rank that an adapter may have", whole(1, 4096), 64)
+    .addOption(providersOption())
     .addOption(dtypeOption())
     .addHelpText(
       "after",

@@ -9,6 +9,7 @@ import { parseReference, versionOfPath } from "../models/registry/names.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import { Administration } from "./administration.ts";
 import { applicationHost } from "./app/index.ts";
+import type { ProvidersConfig } from "./app/providers/config.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
 import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
 import { type AdapterSource, loadAdapterInto } from "./lora.ts";
@@ -39,6 +40,7 @@ export interface ServeFlags {
   loraModules?: AdapterSource[];
   maxLoras?: number;
   maxLoraRank?: number;
+  providers?: string;
 }
 
 /** What a server begins with. */
@@ -49,6 +51,8 @@ export interface ServingPlan {
   readonly needs: readonly number[];
   readonly settings: LoadSettings;
   readonly flags: ServeFlags;
+  /** Who answers besides the models. */
+  readonly providers: ProvidersConfig | null;
 }
 
 /**
@@ -105,8 +109,11 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
     throw new KilnError("--model-dir is for models that are loaded later, which needs --admin-key KEY", {
       exitCode: 2,
     });
+  const { providers: file } = flags;
+  const providers =
+    file === undefined ? null : (await import("./app/providers/config.ts")).readProviders(file);
   await assertCanListen(flags);
-  return { sources, adapters, needs, settings, flags };
+  return { sources, adapters, needs, settings, flags, providers };
 }
 
 const isFollowing = (source: ModelSource): source is RegisteredSource =>
@@ -156,7 +163,7 @@ export interface ServingOptions {
 
 /** Serves until a signal. @throws KilnError when the engines end and cannot be started again. */
 export async function serveModels(
-  { sources, adapters, needs, settings, flags }: ServingPlan,
+  { sources, adapters, needs, settings, flags, providers }: ServingPlan,
   { once = false, engines }: ServingOptions = {},
 ): Promise<void> {
   const load = engines ? loaderInto(engines) : loadInto;
@@ -171,9 +178,13 @@ export async function serveModels(
   for (const source of sources) if ("version" in source) await follower.add(source as RegisteredSource);
   for (const source of sources) await load(models, source, settings, budget.of(source.name));
   for (const adapter of adapters) await loadAdapterInto(models, adapter);
+  const answers = providers && {
+    source: (await import("./app/providers/index.ts")).answeringOf(models, providers),
+    budgets: providers.budgets,
+  };
   const server = createServer({
     models,
-    application: applicationHost(models),
+    application: applicationHost(models, answers ?? undefined),
     administration,
     ...definedOnly({
       adminKey,

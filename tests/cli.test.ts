@@ -7,6 +7,7 @@ import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { addBenchCommands } from "../bench/commands.ts";
 import { addModelCommands } from "../models/commands.ts";
+import { addProviderCommands } from "../serve/app/providers/commands.ts";
 import { addServeCommands } from "../serve/commands.ts";
 import { addStoreCommands } from "../serve/store/commands.ts";
 import { addTrainCommands, type Writers } from "../train/commands.ts";
@@ -41,6 +42,7 @@ it("every flag that messages and documents name exists", () => {
       "train/data/conversations",
       "serve",
       "serve/store",
+      "serve/app/providers",
       "models",
       "models/registry",
       "bench",
@@ -77,7 +79,14 @@ function commandTree() {
     getOutHelpWidth: () => 80,
   });
   addTrainCommands(program, {} as Writers);
-  for (const add of [addServeCommands, addStoreCommands, addModelCommands, addBenchCommands]) add(program);
+  for (const add of [
+    addServeCommands,
+    addProviderCommands,
+    addStoreCommands,
+    addModelCommands,
+    addBenchCommands,
+  ])
+    add(program);
   const helps = leaves(program).map((command) => {
     printed = "";
     command.outputHelp();

@@ -87,7 +87,8 @@ describe("a provider in OpenAI's dialect", () => {
   it.each([400, 401, 403, 404, 422])("%d: one call, and no word of the key", async (code) => {
     provider.answers = [status(code, { error: { message: `no: ${KEY} is bad` } })];
     const { error, text } = await ask(upstreamOf());
-    expect([error?.code, text, provider.seen.length]).toEqual(["upstream_refused", "", 1]);
+    const refusal = code === 401 || code === 403 ? "upstream_key_refused" : "upstream_refused";
+    expect([error?.code, text, provider.seen.length]).toEqual([refusal, "", 1]);
     expect(JSON.stringify([error, error?.message])).not.toContain("canary");
   });
 

@@ -6,8 +6,18 @@ export class AppError extends KilnError {
   /** The field of the request that is at fault, or null. */
   readonly param: string | null;
 
-  constructor(status: number, code: string, message: string, param: string | null = null) {
+  /** That HTTP sends with it. */
+  readonly headers: Record<string, string>;
+
+  constructor(
+    status: number,
+    code: string,
+    message: string,
+    param: string | null = null,
+    headers: Record<string, string> = {},
+  ) {
     super(message, { code });
+    this.headers = headers;
     this.name = "AppError";
     this.status = status;
     this.param = param;

@@ -1,5 +1,6 @@
 import { type OpenStore, openStore } from "../store/index.ts";
 import { Auth } from "./auth.ts";
+import type { BudgetSettings } from "./budgets.ts";
 import { markInterrupted } from "./chat/answer_rows.ts";
 import type { AnswerSource } from "./chat/answers.ts";
 import { Chats, emptyBin } from "./chat/chats.ts";
@@ -16,6 +17,7 @@ export interface ApplicationOptions extends Pick<ExperimentsOptions, "registry" 
   readonly store?: OpenStore;
   readonly mode?: UserMode;
   readonly times?: Partial<typeof TIMES>;
+  readonly budgets?: BudgetSettings;
 }
 
 /** What a server does besides answering requests: it knows people and keeps their conversations. */
@@ -28,14 +30,17 @@ export class Application {
   readonly experiments: Experiments;
   readonly conversing: Conversing;
 
-  private constructor(store: OpenStore, { mode = userMode(), times, ...rest }: ApplicationOptions) {
+  private constructor(
+    store: OpenStore,
+    { mode = userMode(), times, budgets = {}, ...rest }: ApplicationOptions,
+  ) {
     const { source } = rest;
     this.store = store;
     this.source = source;
     this.users = new Users(store);
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
-    this.conversing = new Conversing(this.experiments, source, this.hub, { ...TIMES, ...times });
+    this.conversing = new Conversing(this.experiments, source, this.hub, { ...TIMES, ...times, budgets });
   }
 
   /** Opens the store, marks the answers that an earlier run left unfinished, and empties the bin of what is old. */
@@ -60,6 +65,7 @@ export class Application {
   /** Ends the answers that are being written where they are, and closes the store. */
   async close(): Promise<void> {
     await this.conversing.close();
+    this.source.close?.();
     await this.store.close();
   }
 }

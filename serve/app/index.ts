@@ -1,5 +1,7 @@
 import type { ModelPool } from "../models.ts";
 import type { Application } from "./application.ts";
+import type { BudgetSettings } from "./budgets.ts";
+import type { AnswerSource } from "./chat/answers.ts";
 import { type UserMode, userMode } from "./user_mode.ts";
 
 /** The application of a server, which is opened when the first request asks for it: a server starts without a store. */
@@ -11,13 +13,19 @@ export interface ApplicationHost {
   close(): Promise<void>;
 }
 
-/** The application over the models of a server, with its store where the environment says. @throws KilnError. */
-export function applicationHost(models: ModelPool): ApplicationHost {
+/**
+ * The application over the models of a server, with its store where the environment says. @throws KilnError.
+ * @param more who answers besides them, and what that may cost.
+ */
+export function applicationHost(
+  models: ModelPool,
+  more?: { readonly source: AnswerSource; readonly budgets: BudgetSettings },
+): ApplicationHost {
   const mode = userMode();
   return hostOf(mode, async () => {
     const { Application } = await import("./application.ts");
     const { localAnswers } = await import("./chat/local_answers.ts");
-    return Application.open({ mode, source: localAnswers(models) });
+    return Application.open({ mode, source: localAnswers(models), ...more });
   });
 }
 

@@ -1,14 +1,15 @@
 import type { Models, ServedModel } from "../models.ts";
+import type { AnswerSource } from "./chat/answers.ts";
 import type { ModelInfo, ModelList } from "./protocol.ts";
 
 /** Prompts that a model which talks can answer, and beginnings that one which only writes can go on with. */
 const TALK = ["Tell me a short story.", "Explain how rain is made.", "Write a haiku about the sea."];
 const WRITE = ["Once upon a time", "The little dog ran", "One day, a girl named Lily"];
 
-/** The models of a server as the page lists them. */
-export function modelList(models: Models): ModelList {
+/** The models of a server, and those that its source of answers adds, as the page lists them. */
+export function modelList(models: Models, source: AnswerSource): ModelList {
   const own = [...models].filter(([name, model]) => name === model.name);
-  const list = own.map(([, model]) => infoOf(model));
+  const list = [...own.map(([, model]) => infoOf(model)), ...(source.listed?.() ?? [])];
   return { models: list, default_model: list.find(({ chat }) => chat)?.name ?? null };
 }
 

@@ -109,8 +109,7 @@ const STORE_FAULTS: Record<string, readonly [status: number, message: string]> =
 export function asHttpError(error: unknown): HttpError {
   if (error instanceof HttpError) return error;
   if (error instanceof RequestError) return ofRequest(error);
-  if (error instanceof AppError)
-    return new HttpError(error.status, error.message, { param: error.param, code: error.code });
+  if (error instanceof AppError) return new HttpError(error.status, error.message, error);
   const fault = error instanceof KilnError ? STORE_FAULTS[error.code] : undefined;
   if (fault !== undefined) return new HttpError(fault[0], fault[1], { code: (error as KilnError).code });
   const refusal = REFUSALS[(error as { code?: string } | null)?.code ?? ""];

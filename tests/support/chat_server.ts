@@ -3,9 +3,11 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll } from "vitest";
 import { Application } from "../../serve/app/application.ts";
+import type { AnswerSource } from "../../serve/app/chat/answers.ts";
 import { localAnswers } from "../../serve/app/chat/local_answers.ts";
 import { hostOf } from "../../serve/app/index.ts";
 import type { UserMode } from "../../serve/app/user_mode.ts";
+import type { ModelPool } from "../../serve/models.ts";
 import { openStore } from "../../serve/store/index.ts";
 import { fakeChatTokenizer, startServer } from "../serve_fake.ts";
 
@@ -18,12 +20,13 @@ export async function chatServer(
   name: string,
   mode: UserMode,
   options: Parameters<typeof startServer>[0] = {},
+  sourceOf: (models: ModelPool) => AnswerSource = localAnswers,
 ) {
   const file = path.join(folder, name, "kiln.db");
   const host = hostOf(mode, async () =>
     Application.open({
       ...{ mode, store: await openStore(`sqlite:${file}`), times: { flushMs: 5 } },
-      source: localAnswers(made.server.models),
+      source: sourceOf(made.server.models),
     }),
   );
   const tokenizer = fakeChatTokenizer();

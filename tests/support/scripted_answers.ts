@@ -1,5 +1,10 @@
 import { Application, type ApplicationOptions } from "../../serve/app/application.ts";
-import type { AnswerRequest, AnswerSource, RunningAnswer } from "../../serve/app/chat/answers.ts";
+import type {
+  AnswerRequest,
+  AnswerSource,
+  RunningAnswer,
+  TextListener,
+} from "../../serve/app/chat/answers.ts";
 import { openStore } from "../../serve/store/index.ts";
 
 /** An answer that the test writes piece by piece. */
@@ -10,9 +15,9 @@ export class ScriptedAnswer implements RunningAnswer {
   end!: (reason?: "stop" | "length") => void;
   fail!: (error: Error) => void;
   readonly request: AnswerRequest;
-  readonly #onText: (text: string) => void;
+  readonly #onText: TextListener;
 
-  constructor(request: AnswerRequest, onText: (text: string) => void) {
+  constructor(request: AnswerRequest, onText: TextListener) {
     this.request = request;
     this.#onText = onText;
     this.done = new Promise((resolve, reject) => {
@@ -22,9 +27,9 @@ export class ScriptedAnswer implements RunningAnswer {
     this.done.catch(() => {});
   }
 
-  say(text: string): void {
+  say(text: string, logprobs?: readonly number[]): void {
     this.pieces++;
-    this.#onText(text);
+    this.#onText(text, logprobs);
   }
 
   usage() {
@@ -54,7 +59,7 @@ export class Script implements AnswerSource {
     return turns.reduce((sum, { content }) => sum + content.split(" ").length + 1, 0);
   }
 
-  async start(request: AnswerRequest, onText: (text: string) => void): Promise<RunningAnswer> {
+  async start(request: AnswerRequest, onText: TextListener): Promise<RunningAnswer> {
     const answer = new ScriptedAnswer(request, onText);
     this.started.push(answer);
     const { says } = this;

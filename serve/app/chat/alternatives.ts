@@ -40,7 +40,8 @@ export async function alternatives(
   return { model: message.model!, tokens: await scored(model.frontend, turns, content, userId, top) };
 }
 
-async function scored(
+/** The tokens of an answer to turns, as a model reads them. */
+export async function scored(
   frontend: Frontend,
   turns: readonly Turn[],
   answer: string,

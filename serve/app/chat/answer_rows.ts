@@ -1,8 +1,9 @@
 import { indexMessages, type Store } from "../../store/index.ts";
 import { type AppEvent, recordEvents } from "../events.ts";
 import { recordUsage } from "../usage.ts";
+import type { ModelCall } from "./answers.ts";
 import type { AnswerRows, Generation, Outcome } from "./generation.ts";
-import { tokensPerSecond } from "./message_rows.ts";
+import { type Asked, tokensPerSecond } from "./message_rows.ts";
 
 /**
  * How far the numbers of events jump where an answer was cut off by the end of the server: clients may have seen more events
@@ -28,12 +29,24 @@ export function answerRows(store: Store): AnswerRows {
           [accepted.user_message_id],
         );
         await indexMessages(tx, [...asked, { id, user_id: userId, content: text }]);
-        await recordUsage(tx, {
-          ...{ at: now, userId, model: accepted.model, prompt_tokens: usage.prompt_tokens },
-          completion_tokens: usage.completion_tokens - before.completionTokens,
-          ...{ cost_microusd: by.costMicrousd, estimated: usage.estimated },
-        });
-        await recordEvents(tx, [...events, endOf(generation, outcome, now)]);
+        const completion_tokens = usage.completion_tokens - before.completionTokens;
+        const own: ModelCall = {
+          ...by,
+          model: by.model ?? accepted.model,
+          usage: { ...usage, completion_tokens },
+        };
+        for (const { model, usage: used, costMicrousd } of by.calls ?? [own])
+          await recordUsage(tx, {
+            ...{
+              at: now,
+              userId,
+              model,
+              prompt_tokens: used.prompt_tokens,
+              completion_tokens: used.completion_tokens,
+            },
+            ...{ cost_microusd: costMicrousd, estimated: used.estimated },
+          });
+        await recordEvents(tx, [...events, ...fallbacksOf(generation, now), endOf(generation, outcome, now)]);
         if (arm !== null && outcome.ttftMs !== null)
           await tx.run(
             "INSERT INTO exposure (experiment_id, unit_id, arm, first_at) VALUES (?, ?, ?, ?) ON CONFLICT (experiment_id, unit_id) DO NOTHING",
@@ -44,24 +57,49 @@ export function answerRows(store: Store): AnswerRows {
   };
 }
 
-async function finishRow(tx: Store, { messageId, arm }: Generation, outcome: Outcome): Promise<void> {
+async function finishRow(
+  tx: Store,
+  { messageId, arm, options }: Generation,
+  outcome: Outcome,
+): Promise<void> {
   const { text, status, seq, usage, by, failure } = outcome;
+  const { params } = options.request;
+  const { trimmed } = options.accepted;
+  const asked: Asked = { params, trimmed, ...(usage.estimated ? { estimated: true } : {}) };
   await tx.run(
-    "UPDATE message SET content = ?, status = ?, seq = ?, provider = ?, model_version = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cost_microusd = ?, mean_logprob = ?, ttft_ms = ?, total_ms = ?, finish_reason = ?, error = ?, experiment_arm = ? WHERE id = ?",
+    "UPDATE message SET content = ?, status = ?, seq = ?, params = ?, model = COALESCE(?, model), provider = ?, model_version = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cost_microusd = ?, mean_logprob = ?, ttft_ms = ?, total_ms = ?, finish_reason = ?, error = ?, experiment_arm = ? WHERE id = ?",
     [
-      ...[text, status, seq, by.provider, by.modelVersion],
+      ...[text, status, seq, JSON.stringify(asked), by.model ?? null, by.provider, by.modelVersion],
       ...[usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens],
-      ...[by.costMicrousd, by.meanLogprob, outcome.ttftMs, outcome.totalMs, outcome.finishReason],
+      ...[outcome.costMicrousd, by.meanLogprob, outcome.ttftMs, outcome.totalMs, outcome.finishReason],
       ...[failure && JSON.stringify(failure), arm?.label ?? null, messageId],
     ],
   );
 }
 
+/** One event for each model that another answered for. */
+const fallbacksOf = ({ notices, options, messageId }: Generation, at: number): AppEvent[] =>
+  notices.flatMap((notice) =>
+    notice.kind !== "fallback"
+      ? []
+      : [
+          {
+            ...{ kind: "fallback", at, userId: options.userId, messageId, model: notice.from },
+            ...{ conversationId: options.accepted.conversation_id, data: { to: notice.to } },
+          },
+        ],
+  );
+
 /** The event of an answer's end. One that is gone on with has had its end before. */
 function endOf({ options, messageId, arm }: Generation, outcome: Outcome, at: number): AppEvent {
   const { accepted, userId, before } = options;
   const { usage, ttftMs, totalMs, by, failure } = outcome;
-  const kinds = { complete: "answer_done", stopped: "answer_stopped", error: "error" } as const;
+  const kinds = {
+    complete: "answer_done",
+    stopped: "answer_stopped",
+    error: "error",
+    interrupted: "error",
+  } as const;
   return {
     kind: before.seq > 0 ? "answer_continued" : kinds[outcome.status],
     ...{ at, userId, conversationId: accepted.conversation_id, messageId, model: accepted.model },

@@ -1,5 +1,5 @@
 import type { ChatMessage } from "../../../tokenizer/index.ts";
-import type { Params, Usage } from "../protocol.ts";
+import type { ChatNotice, ModelInfo, Params, ProviderList, Usage } from "../protocol.ts";
 
 /** A turn as a model reads it. */
 export type Turn = Pick<ChatMessage, "role" | "content"> & { content: string };
@@ -13,10 +13,22 @@ export interface AnswerRequest {
   readonly client: string;
   /** Whether the last turn is an answer to go on writing. */
   readonly continues: boolean;
+  /** Whether log probabilities of its tokens are wanted; default false. */
+  readonly scores?: boolean;
+}
+
+/** What one model was asked for an answer. */
+export interface ModelCall {
+  readonly model: string;
+  readonly usage: Usage;
+  /** null: the price is not known. */
+  readonly costMicrousd: number | null;
 }
 
 /** Who wrote an answer, and what that cost. */
 export interface Answerer {
+  /** Absent: the model that was asked. */
+  readonly model?: string;
   /** `local`, or the name of an upstream. */
   readonly provider: string;
   /** `name@version` of the registry, or null. */
@@ -24,7 +36,15 @@ export interface Answerer {
   /** null: the price is not known. */
   readonly costMicrousd: number | null;
   readonly meanLogprob: number | null;
+  /** All that were asked for it, whoever was heard in the end; absent: one call, of this model. */
+  readonly calls?: readonly ModelCall[];
 }
+
+/** What is told of how an answer comes about. */
+export type Noticed = ChatNotice["notice"];
+
+/** Hears a piece of an answer, and where they were asked for the log probabilities of its tokens. */
+export type TextListener = (text: string, logprobs?: readonly number[]) => void;
 
 export const LOCAL_ANSWERER: Answerer = {
   ...{ provider: "local", modelVersion: null, costMicrousd: 0, meanLogprob: null },
@@ -48,10 +68,19 @@ export interface AnswerSource {
   models(): string[];
   /** The model's own name, which is `name@version` of one from the registry, for what it is asked by; null: there is none. */
   versionOf(model: string): string | null;
+  /** Models that are not this server's own, for the list of them. */
+  listed?(): ModelInfo[];
+  /** The providers that it asks; their addresses are for admins. */
+  providers?(isAdmin: boolean): ProviderList["providers"];
   /** Tokens that a prompt and its answer may have together. @throws AppError 404 for an unknown model. */
   contextLength(model: string): number;
   /** Tokens of the prompt that turns make; Infinity where they are far too many to count. */
   count(model: string, turns: readonly Turn[]): Promise<number>;
-  /** `onText` is not called before this resolves. */
-  start(request: AnswerRequest, onText: (text: string) => void): Promise<RunningAnswer>;
+  /** Neither listener is called before this resolves. */
+  start(
+    request: AnswerRequest,
+    onText: TextListener,
+    onNotice?: (notice: Noticed) => void,
+  ): Promise<RunningAnswer>;
+  close?(): void;
 }

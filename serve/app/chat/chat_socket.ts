@@ -4,7 +4,7 @@ import type { Application } from "../application.ts";
 import type { Principal } from "../auth.ts";
 import { modelList } from "../model_list.ts";
 import type { ChatDelta, ClientEvent, ProtocolName, ServerEvent, Welcome } from "../protocol.ts";
-import { type AnswerEvent, failureOf } from "./generation.ts";
+import { type AnswerEvent, failureOf, isEnd } from "./generation.ts";
 
 const PROTOCOL: ProtocolName = "kiln.chat.v1";
 
@@ -151,7 +151,7 @@ export class ChatSocket {
       protocol: PROTOCOL,
       server_id: SERVER_ID,
       user,
-      ...modelList(this.#models),
+      ...modelList(this.#models, this.#application.source),
       running,
     };
   }
@@ -188,7 +188,7 @@ export class ChatSocket {
 
   /** What comes to all of the user's connections. */
   #told(event: ServerEvent, conversationId: string | null): void {
-    if (event.type === "chat.delta") return;
+    if (event.type === "chat.delta" || event.type === "chat.notice") return;
     if (event.type === "chat.accepted") {
       const own = event.request_id !== null && this.#sending.has(event.request_id);
       if (own) this.#accepted.add(event.message_id);
@@ -207,7 +207,7 @@ export class ChatSocket {
   /** What comes of an answer that it follows. */
   #heard(event: AnswerEvent): void {
     if (event.type !== "chat.delta") {
-      if (!this.#ended.delete(event.message_id ?? "")) {
+      if (!isEnd(event) || !this.#ended.delete(event.message_id ?? "")) {
         this.#flush(event.message_id ?? "");
         this.#send(event);
       }

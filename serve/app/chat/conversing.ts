@@ -1,5 +1,6 @@
 import { newId, type Store } from "../../store/index.ts";
 import { AppError } from "../app_error.ts";
+import { type BudgetSettings, Budgets } from "../budgets.ts";
 import { type AppEvent, Sessions } from "../events.ts";
 import type { Assigned } from "../experiments/assign.ts";
 import type { Experiments } from "../experiments/experiments.ts";
@@ -8,7 +9,7 @@ import { answerRows } from "./answer_rows.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
 import { Chats } from "./chats.ts";
 import { buildContext, type Context } from "./context.ts";
-import { type AnswerEvent, type AnswerListener, Generation, type TIMES } from "./generation.ts";
+import { type AnswerEvent, type AnswerListener, Generation, isEnd, type TIMES } from "./generation.ts";
 import { type Branch, readBranch } from "./history.ts";
 import type { Hub } from "./hub.ts";
 import type { Asked } from "./message_rows.ts";
@@ -53,16 +54,23 @@ export class Conversing {
   readonly #times: typeof TIMES;
   readonly #experiments: Experiments;
   readonly #sessions: Sessions;
+  readonly #budgets: Budgets;
   readonly #running = new Map<string, Generation>();
   readonly #recent = new Recent<ChatAccepted>(IDEMPOTENT_MS);
 
-  constructor(experiments: Experiments, source: AnswerSource, hub: Hub, times: typeof TIMES) {
+  constructor(
+    experiments: Experiments,
+    source: AnswerSource,
+    hub: Hub,
+    { budgets = {}, ...times }: typeof TIMES & { readonly budgets?: BudgetSettings },
+  ) {
     this.#store = experiments.store;
     this.#experiments = experiments;
     this.#source = source;
     this.#hub = hub;
     this.#times = times;
     this.#sessions = new Sessions(this.#store);
+    this.#budgets = new Budgets(this.#store, budgets);
   }
 
   /** The answers of a user that are being written. */
@@ -85,6 +93,7 @@ export class Conversing {
     const branch = conversation_id === null ? emptyBranch(send) : await this.#branchFor(userId, send);
     const model = this.#modelFor(send.model ?? branch.model);
     const arm = await this.#experiments.armFor(model, userId, branch.conversationId);
+    await this.admit(userId, arm?.model ?? model);
     const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
     const context = await buildContext(
       this.#source,
@@ -123,6 +132,12 @@ export class Conversing {
       { ...common, kind: "message_sent", messageId: user_message_id },
       { ...common, kind: "answer_started", messageId: message_id, arm },
     ];
+  }
+
+  /** Checks what a user has left for today. @throws AppError 429. */
+  admit(userId: string, model: string): Promise<void> {
+    const paid = this.#source.listed?.().some(({ name }) => name === model) ?? false;
+    return this.#budgets.check(userId, paid);
   }
 
   #modelFor(asked: string | null | undefined): string {
@@ -226,6 +241,7 @@ export class Conversing {
       const branch = await this.#branchOf(userId, answer, answer.parent_id, chosen);
       const { conversation_id, parent_id } = answer;
       const arm = await this.#experiments.armFor(chosen, userId, conversation_id);
+      await this.admit(userId, arm?.model ?? chosen);
       const context = await buildContext(this.#source, arm?.model ?? chosen, branch, given.max_tokens);
       const ids = { request_id: request_id ?? null, conversation_id, user_message_id: parent_id! };
       const accepted = acceptedOf({ ...ids, model: chosen, arm }, context);
@@ -272,6 +288,7 @@ export class Conversing {
     const params = answer.params ?? {};
     const same = await this.#experiments.armFor(model, userId, answer.conversation_id);
     const arm = same?.label === answer.experiment_arm ? same : null;
+    await this.admit(userId, arm?.model ?? model);
     const context = await buildContext(this.#source, arm?.model ?? model, branch, params.max_tokens);
     const changed = await this.#store.run(
       "UPDATE message SET status = 'streaming' WHERE id = ? AND status = ?",
@@ -308,13 +325,14 @@ export class Conversing {
   begin({ userId, accepted, arm, events, turns, params, continues, blind = false }: Planned): ChatAccepted {
     const { conversation_id, message_id, model } = accepted;
     const tell = (event: AnswerEvent) => {
-      if (event.type !== "chat.delta") this.#running.delete(message_id);
+      if (isEnd(event)) this.#running.delete(message_id);
       this.#hub.publish(userId, event, conversation_id);
     };
     const before = {
       text: continues?.content ?? "",
       seq: continues?.seq ?? 0,
       completionTokens: continues?.usage?.completion_tokens ?? 0,
+      costMicrousd: continues === undefined ? 0 : continues.cost_microusd,
     };
     const generation = new Generation({
       ...{

@@ -1,29 +1,43 @@
 import type { AppEvent } from "../events.ts";
 import type { Assigned } from "../experiments/assign.ts";
-import type { ChatAccepted, ChatDelta, ChatDone, ChatError, Failure, Usage } from "../protocol.ts";
+import type {
+  ChatAccepted,
+  ChatDelta,
+  ChatDone,
+  ChatError,
+  ChatNotice,
+  Failure,
+  Usage,
+} from "../protocol.ts";
 import {
   type Answerer,
   type AnswerRequest,
   type AnswerSource,
   LOCAL_ANSWERER,
+  type Noticed,
   type RunningAnswer,
 } from "./answers.ts";
 import { tokensPerSecond } from "./message_rows.ts";
 import { textSha256 } from "./replay.ts";
 
-/** What followers of one answer hear: pieces of it, then exactly one end. */
-export type AnswerEvent = ChatDelta | ChatDone | ChatError;
+/** What followers of one answer hear: pieces of it and how it comes about, then exactly one end. */
+export type AnswerEvent = ChatDelta | ChatNotice | ChatDone | ChatError;
 export type AnswerEnd = ChatDone | ChatError;
+export const isEnd = (event: AnswerEvent): event is AnswerEnd =>
+  event.type === "chat.done" || event.type === "chat.error";
 export type AnswerListener = (event: AnswerEvent) => void;
 
 /** How an answer ended, as its row keeps it. */
 export interface Outcome {
-  readonly status: "complete" | "stopped" | "error";
+  /** `interrupted`: a provider broke it off, and it can be continued. */
+  readonly status: "complete" | "stopped" | "error" | "interrupted";
   readonly text: string;
   readonly seq: number;
   readonly finishReason: ChatDone["finish_reason"];
   readonly usage: Usage;
   readonly by: Answerer;
+  /** Of all that was written of it, also before it was continued; null: not known. */
+  readonly costMicrousd: number | null;
   readonly ttftMs: number | null;
   readonly totalMs: number;
   readonly failure: Failure | null;
@@ -47,7 +61,12 @@ export interface GenerationOptions {
   readonly userId: string;
   readonly request: AnswerRequest;
   /** What the row has of the answer already. */
-  readonly before: { readonly text: string; readonly seq: number; readonly completionTokens: number };
+  readonly before: {
+    readonly text: string;
+    readonly seq: number;
+    readonly completionTokens: number;
+    readonly costMicrousd: number | null;
+  };
   /** What happened when it was asked for; kept with its end. */
   readonly events: readonly AppEvent[];
   /** The arm of an experiment whose model is asked instead of `accepted.model`. */
@@ -81,6 +100,7 @@ export class Generation {
   #text: string;
   #seq: number;
   #ttftMs: number | null = null;
+  readonly #notices: ChatNotice[] = [];
   #running: RunningAnswer | null = null;
   #ending = false;
   #flushTimer: NodeJS.Timeout | null = null;
@@ -122,18 +142,21 @@ export class Generation {
     const { source, request } = this.options;
     try {
       const hear = (text: string) => this.#hear(text);
-      const running = await source.start(request, hear).catch((error) => {
+      const notice = (told: Noticed) => this.#notice(told);
+      const running = await source.start(request, hear, notice).catch((error) => {
         // The experiment has ended since, and its model went.
         if (this.arm === null || error?.code !== "model_not_found") throw error;
         this.arm = null;
-        return source.start({ ...request, model: this.options.accepted.model }, hear);
+        return source.start({ ...request, model: this.options.accepted.model }, hear, notice);
       });
       this.#running = running;
       if (this.#ending) running.stop(); // stopped while it was being asked for
       const finishReason = await running.done;
       await this.#end({ status: "complete", finishReason });
     } catch (error) {
-      await this.#end({ status: "error", finishReason: "error", failure: failureOf(error) });
+      const failure = failureOf(error);
+      const status = failure.code === "interrupted" ? "interrupted" : "error";
+      await this.#end({ status, finishReason: "error", failure });
     }
   }
 
@@ -153,6 +176,8 @@ export class Generation {
       after > this.#textSeq || after < before.seq
         ? 0
         : (this.#ends[after - before.seq - 1] ?? before.text.length);
+    const noticed = this.#notices.at(-1);
+    if (noticed !== undefined && noticed.seq > after) listener(noticed);
     if (from < this.#text.length) listener(this.#delta(from));
     this.#followers.add(listener);
     this.#watchFollowers();
@@ -172,8 +197,22 @@ export class Generation {
     return this.options.before.seq + this.#ends.length;
   }
 
-  #hear(given: string): void {
+  /** How the answer came about, so far. */
+  get notices(): readonly Noticed[] {
+    return this.#notices.map(({ notice }) => notice);
+  }
+
+  #notice(notice: Noticed): void {
     if (this.#ending) return;
+    this.#seq++;
+    this.#ends.push(this.#text.length);
+    const event: ChatNotice = { type: "chat.notice", message_id: this.messageId, seq: this.#seq, notice };
+    this.#notices.push(event);
+    this.#publish(event);
+  }
+
+  #hear(given: string): void {
+    if (this.#ending || given === "") return;
     const text = given.replaceAll("\0", "\ufffd"); // which not every store keeps
     const offset = this.#text.length;
     this.#ttftMs ??= performance.now() - this.#begun;
@@ -199,10 +238,12 @@ export class Generation {
     clearTimeout(this.#flushTimer ?? undefined);
     clearTimeout(this.#detached);
     this.#running?.stop();
+    const by = this.#running?.by?.() ?? LOCAL_ANSWERER;
+    const { costMicrousd: paid } = this.options.before;
     const outcome: Outcome = {
       ...ending,
-      ...{ text: this.#text, seq: ++this.#seq, usage: this.#usage(), ttftMs: this.#ttftMs },
-      by: this.#running?.by?.() ?? LOCAL_ANSWERER,
+      ...{ text: this.#text, seq: ++this.#seq, usage: this.#usage(), ttftMs: this.#ttftMs, by },
+      costMicrousd: paid === null || by.costMicrousd === null ? null : paid + by.costMicrousd,
       ...{ totalMs: performance.now() - this.#begun, failure: failure ?? null },
     };
     await this.#flushing;
@@ -225,9 +266,9 @@ export class Generation {
     return { ...usage, completion_tokens: usage.completion_tokens + this.options.before.completionTokens };
   }
 
-  #done({ text, seq, finishReason, usage, ttftMs, totalMs, by }: Outcome): ChatDone {
+  #done({ text, seq, finishReason, usage, ttftMs, totalMs, by, costMicrousd }: Outcome): ChatDone {
     const { conversation_id, model: asked } = this.options.accepted;
-    const [model, version] = this.options.blind ? ["", null] : [asked, by.modelVersion];
+    const [model, version] = this.options.blind ? ["", null] : [by.model ?? asked, by.modelVersion];
     return {
       ...{ type: "chat.done", message_id: this.messageId, conversation_id, seq, finish_reason: finishReason },
       ...{
@@ -235,7 +276,7 @@ export class Generation {
         model_version: version,
         provider: by.provider,
         usage,
-        cost_microusd: by.costMicrousd,
+        cost_microusd: costMicrousd,
         ttft_ms: ttftMs,
         total_ms: totalMs,
       },
@@ -280,8 +321,8 @@ const RETRYABLE = new Set([
 
 /** What a client is told of an error. Details of unexpected ones stay in the server. */
 export function failureOf(error: unknown): Failure {
-  const { code, message } = error as { code?: unknown; message?: unknown };
+  const { code, message, transient } = error as { code?: unknown; message?: unknown; transient?: unknown };
   if (typeof code === "string" && typeof message === "string" && !/^(ERR_|E[A-Z]+$)/.test(code))
-    return { code, message, retryable: RETRYABLE.has(code) };
+    return { code, message, retryable: transient === true || RETRYABLE.has(code) };
   return { code: "internal_error", message: "the server failed on this answer", retryable: false };
 }

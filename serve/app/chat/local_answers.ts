@@ -1,5 +1,5 @@
 import type { ModelPool, Models, TextModel } from "../../models.ts";
-import { chatPrompt, startChat } from "../../text/chat.ts";
+import { chatPrompt, type MessageDelta, startChat } from "../../text/chat.ts";
 import type { TextJob } from "../../text/job.ts";
 import type { Prompt } from "../../text/request.ts";
 import { AppError } from "../app_error.ts";
@@ -34,21 +34,28 @@ export function localAnswers(pool: ModelPool): AnswerSource {
         throw error;
       }
     },
-    async start({ model, turns, params, client, continues }, onText) {
+    async start({ model, turns, params, client, continues, scores = false }, onText) {
       const held = pool.hold();
       try {
         const { frontend, name: own } = find(model, held);
         const by = { ...LOCAL_ANSWERER, modelVersion: /@\d+$/.test(own) ? own : null };
-        const request = { ...params, client, fit_context: true };
+        const request = { ...params, client, fit_context: true, ...(scores ? { logprobs: 0 } : {}) };
         let finish: "stop" | "length" = "stop";
-        const hear = (text: string, reason: string | null) => {
+        const hear = (
+          text: string,
+          { finishReason: reason, logprobs }: Pick<MessageDelta, "finishReason" | "logprobs">,
+        ) => {
           if (reason !== null) finish = reason === "length" ? "length" : "stop";
-          if (text !== "") onText(text);
+          if (text !== "" || logprobs)
+            onText(
+              text,
+              logprobs?.map(({ logprob }) => logprob ?? 0),
+            );
         };
         const job =
           frontend.tokenizer.chatTemplate === null
-            ? await frontend.start({ ...request, prompts: [joined(turns)] }, (_, { text, finishReason }) =>
-                hear(text, finishReason),
+            ? await frontend.start({ ...request, prompts: [joined(turns)] }, (_, delta) =>
+                hear(delta.text, delta),
               )
             : await startChat(
                 frontend,
@@ -57,14 +64,14 @@ export function localAnswers(pool: ModelPool): AnswerSource {
                   conversation: { messages: [...turns] },
                   ...(continues ? { add_generation_prompt: false, continue_final_message: true } : {}),
                 },
-                (_, { content, finishReason }) => hear(content, finishReason),
+                (_, delta) => hear(delta.content, delta),
               );
         const release = () => held.release();
         job.done.then(release, release);
         return {
           done: job.done.then(() => finish),
           usage: () => usageOf(job),
-          by: () => by,
+          by: () => (scores ? { ...by, meanLogprob: job.choices[0]!.meanLogprob } : by),
           stop: () => job.cancel(),
         };
       } catch (error) {

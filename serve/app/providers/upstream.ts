@@ -230,7 +230,7 @@ export class Upstream {
     const retry = { transient, retryAfterMs: retryAfterMs(response.headers, this.#clock.now()) };
     if (status === 401 || status === 403)
       return new UpstreamError({
-        code: "upstream_refused",
+        code: "upstream_key_refused",
         message: `${this.name} does not accept its key (${status})`,
       });
     const said = this.#withoutKey(saidIn(text));

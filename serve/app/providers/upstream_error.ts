@@ -3,6 +3,7 @@ import { AppError } from "../app_error.ts";
 export interface UpstreamFault {
   readonly code:
     | "upstream_refused"
+    | "upstream_key_refused"
     | "upstream_unavailable"
     | "upstream_rate_limited"
     | "upstream_timeout"

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { modelList } from "../../../app/model_list.ts";
 import { deleteOwnData } from "../../../app/own_data.ts";
-import type { User } from "../../../app/protocol.ts";
+import type { ProviderList, User } from "../../../app/protocol.ts";
 import { HttpError } from "../../errors.ts";
 import type { Call, Route } from "../../route.ts";
 import { noContent } from "./answers.ts";
@@ -18,7 +18,16 @@ const models = appRoute({
   method: "GET",
   path: "/api/models",
   summary: "The models that answer here",
-  handle: ({ service }) => modelList(service.models),
+  handle: ({ service, application }) => modelList(service.models, application.source),
+});
+
+const providers = appRoute({
+  method: "GET",
+  path: "/api/providers",
+  summary: "The providers that answer here, never their keys",
+  handle: ({ application: { source }, principal }): ProviderList => ({
+    providers: source.providers?.(principal.role === "admin") ?? [],
+  }),
 });
 
 const loginSchema = z.object({ token: z.string().min(1).max(200) });
@@ -93,5 +102,5 @@ const deleteData = appRoute({
 });
 
 export const accountRoutes: readonly Route[] = [
-  ...[me, models, login, logout, keys, addKey, removeKey, deleteData],
+  ...[me, models, providers, login, logout, keys, addKey, removeKey, deleteData],
 ];

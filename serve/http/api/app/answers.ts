@@ -2,7 +2,7 @@ import type { FastifyReply } from "fastify";
 import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
 import { alternatives } from "../../../app/chat/alternatives.ts";
-import type { AnswerEnd } from "../../../app/chat/generation.ts";
+import { type AnswerEnd, isEnd } from "../../../app/chat/generation.ts";
 import { countTokens } from "../../../app/chat/token_count.ts";
 import type { ChatAccepted, ChatResult, TokensBody } from "../../../app/protocol.ts";
 import { streamed } from "../../answer.ts";
@@ -98,7 +98,7 @@ async function whole(
 ): Promise<ChatResult> {
   let end: AnswerEnd | null = null;
   const { unfollow, ended } = await application.conversing.follow(userId, message_id, 0, (event) => {
-    if (event.type !== "chat.delta") end = event;
+    if (isEnd(event)) end = event;
   });
   reply.raw.once("close", unfollow);
   await ended;
@@ -122,7 +122,8 @@ const REFUSED = new Set(["invalid_request", "context_length_exceeded"]);
 
 function statusOf(code: string, retryable: boolean): number {
   if (REFUSED.has(code)) return 400;
-  if (code === "queue_full") return 429;
+  if (code === "queue_full" || code === "upstream_rate_limited") return 429;
+  if (/^upstream_(refused|key_refused|invalid|forbidden)$/.test(code)) return 502;
   return retryable ? 503 : 500;
 }
 
