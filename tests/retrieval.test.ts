@@ -159,11 +159,13 @@ describe("lexical search", () => {
     expect([...index.bm25("返品", 5).chunks]).toEqual([0]);
   });
 
-  it("survives nothing at all", () => {
+  it("survives nothing at all", async () => {
     const index = new LexicalIndex([]);
     expect(index.bm25("a", 5).chunks.length + index.rm3("wing", 5).chunks.length).toBe(0);
-    expect(new LatentIndex(index).search("wing", 5).chunks.length).toBe(0);
-    expect(new PassageIndex([]).search("wing", 5, "hybrid")).toEqual([]);
+    expect((await LatentIndex.of(index)).search("wing", 5).chunks.length).toBe(0);
+    const none = new PassageIndex([]);
+    await none.prepare("hybrid");
+    expect(none.search("wing", 5, "hybrid")).toEqual([]);
     expect(new PassageIndex([passage("", "a")]).search("the", 5)).toEqual([]);
   });
 });
@@ -171,16 +173,16 @@ describe("lexical search", () => {
 const passage = (text: string, document: string): Passage => ({ text, document, title: "" });
 
 describe("latent search", () => {
-  it("brings texts together that share company and no word", () => {
+  it("brings texts together that share company and no word", async () => {
     const index = new LexicalIndex([
       ...["car engine motor", "automobile engine motor", "car motor road", "automobile motor road"],
       ...["cake sugar flour", "bread flour oven", "cake oven sugar", "bread sugar oven"],
     ]);
-    const found = [...new LatentIndex(index, 2).search("car", 8).chunks].slice(0, 4).sort();
+    const found = [...(await LatentIndex.of(index, 2)).search("car", 8).chunks].slice(0, 4).sort();
     expect(found).toEqual([0, 1, 2, 3]);
   });
 
-  it("has the cosines of an exact projection where the rank is that of the matrix", () => {
+  it("has the cosines of an exact projection where the rank is that of the matrix", async () => {
     const rows = ["a1 b1 c1", "b1 c1 d1", "d1 e1 a1", "c1 e1 b1 b1"];
     const index = new LexicalIndex(rows);
     const weights = rows.map((row) => {
@@ -191,7 +193,7 @@ describe("latent search", () => {
       const norm = Math.hypot(...vector);
       return vector.map((value) => value / norm);
     });
-    const latent = new LatentIndex(index, 4);
+    const latent = await LatentIndex.of(index, 4);
     const { chunks, scores } = latent.search(rows[1], 4);
     for (const [i, chunk] of chunks.entries())
       expect(scores[i]).toBeCloseTo(
@@ -314,7 +316,8 @@ describe.skipIf(!existsSync(shared))("on public sets (../shared/data/retrieval)"
     new PassageIndex(passages(questions.texts)),
   ];
 
-  it("Cranfield: nDCG@10 of the default at least 0.38, of hybrid 0.40", () => {
+  it("Cranfield: nDCG@10 of the default at least 0.38, of hybrid 0.40", async () => {
+    await wings.prepare("hybrid");
     expect(ndcg(abstracts, (q) => wings.rank(q, 10, "rm3").chunks, 10)).toBeGreaterThanOrEqual(0.38);
     expect(ndcg(abstracts, (q) => wings.rank(q, 10, "hybrid").chunks, 10)).toBeGreaterThanOrEqual(0.4);
   });
@@ -340,8 +343,8 @@ describe.skipIf(!existsSync(shared))("on public sets (../shared/data/retrieval)"
     expect(holds.length / questions.queries.length).toBeGreaterThanOrEqual(0.85);
   });
 
-  it("tests itself by hidden sentences", () => {
-    const { mrr, queries, chosen } = selfTest(passages(questions.texts), 60);
+  it("tests itself by hidden sentences", async () => {
+    const { mrr, queries, chosen } = await selfTest(passages(questions.texts), 60);
     expect(queries).toBeGreaterThan(50);
     expect(chosen).toBe(mrr.hybrid > mrr.rm3 ? "hybrid" : "rm3");
     expect(mrr.rm3).toBeGreaterThan(0.6);

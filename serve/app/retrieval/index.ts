@@ -7,5 +7,5 @@ export {
   searchQuery,
   sourcesWithin,
 } from "./answering.ts";
-export { type Block, chunksOf, countTokens, documentText } from "./chunk.ts";
-export { type Passage, PassageIndex, selfTest } from "./search.ts";
+export { type Block, type Chunk, chunksOf, countTokens, documentText } from "./chunk.ts";
+export { type Passage, PassageIndex, type Ranker, selfTest } from "./search.ts";

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { philox4x32, seedWords, toUnit } from "../../../core/random.ts";
 import { DenseRows } from "./dense.ts";
 import type { LexicalIndex, Ranking } from "./lexical.ts";
@@ -20,17 +21,30 @@ export class LatentIndex {
   /** [chunks, rank], rows of length 1. */
   readonly #places: DenseRows;
 
-  constructor(index: LexicalIndex, rank = 100, seed = 0) {
+  private constructor(
+    index: LexicalIndex,
+    columns: Int32Array,
+    basis: Float64Array,
+    rank: number,
+    places: DenseRows,
+  ) {
     this.#index = index;
-    this.#columns = new Int32Array(index.terms).fill(-1);
+    this.#columns = columns;
+    this.#basis = basis;
+    this.#rank = rank;
+    this.#places = places;
+  }
+
+  /** Makes the space of an index; others have their turn meanwhile. */
+  static async of(index: LexicalIndex, most = 100, seed = 0): Promise<LatentIndex> {
+    const columns = new Int32Array(index.terms).fill(-1);
     let kept = 0;
-    for (let term = 0; term < index.terms; term++)
-      if (index.frequency(term) >= 2) this.#columns[term] = kept++;
-    const matrix = sparse(index, this.#columns, kept);
-    this.#rank = Math.max(0, Math.min(rank, index.size, kept));
-    this.#basis = leadingSpace(matrix, this.#rank, seed);
-    const places = times(matrix, this.#basis, this.#rank);
-    this.#places = new DenseRows(Float32Array.from(unitRows(places, this.#rank)), this.#rank);
+    for (let term = 0; term < index.terms; term++) if (index.frequency(term) >= 2) columns[term] = kept++;
+    const matrix = sparse(index, columns, kept);
+    const rank = Math.max(0, Math.min(most, index.size, kept));
+    const basis = await leadingSpace(matrix, rank, seed);
+    const places = Float32Array.from(unitRows(times(matrix, basis, rank), rank));
+    return new LatentIndex(index, columns, basis, rank, new DenseRows(places, rank));
   }
 
   /** The best `most` chunks by the cosine of the angle to the query's place; none if no chunk shares a word with another. */
@@ -117,10 +131,10 @@ function transposedTimes(
  * An orthonormal basis of the space of the first `rank` right singular vectors, [width, rank]. Angles within a space are the same by
  * any basis of it, so the singular vectors themselves are not needed.
  */
-function leadingSpace(matrix: Sparse, rank: number, seed: number): Float64Array {
-  let basis = orthonormal(randomSigns(matrix.width * rank, seed), rank);
+async function leadingSpace(matrix: Sparse, rank: number, seed: number): Promise<Float64Array> {
+  let basis = await orthonormal(randomSigns(matrix.width * rank, seed), rank);
   for (let round = 0; round < POWER_ITERATIONS; round++)
-    basis = orthonormal(transposedTimes(matrix, times(matrix, basis, rank), rank), rank);
+    basis = await orthonormal(transposedTimes(matrix, times(matrix, basis, rank), rank), rank);
   return basis;
 }
 
@@ -136,7 +150,7 @@ function randomSigns(length: number, seed: number): Float64Array {
 }
 
 /** The columns of [rows, k], made orthonormal by modified Gram-Schmidt, twice; a column that depends on those before it is 0. */
-function orthonormal(columns: Float64Array, k: number): Float64Array {
+async function orthonormal(columns: Float64Array, k: number): Promise<Float64Array> {
   const rows = columns.length / k;
   // A column's values side by side.
   const q = Array.from({ length: k }, (_, j) =>
@@ -148,6 +162,7 @@ function orthonormal(columns: Float64Array, k: number): Float64Array {
     return sum;
   };
   for (const [j, column] of q.entries()) {
+    await nextTurn();
     const before = Math.sqrt(dot(column, column));
     for (let pass = 0; pass < 2; pass++)
       for (const other of q.slice(0, j)) {

@@ -5,6 +5,7 @@ import { search } from "./004_search.ts";
 import { notices } from "./005_notices.ts";
 import { branches } from "./006_branches.ts";
 import { comparisons } from "./007_comparisons.ts";
+import { documents } from "./008_documents.ts";
 import type { Migration } from "./migration.ts";
 
 /** Every step of the schema, in order. A new one goes to the end. */
@@ -16,4 +17,5 @@ export const migrations: readonly Migration[] = [
   notices,
   branches,
   comparisons,
+  documents,
 ];

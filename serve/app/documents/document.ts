@@ -1,0 +1,45 @@
+import type { FileKind } from "../ingest/extracted.ts";
+
+export type DocumentState = "queued" | "reading" | "indexing" | "ready" | "failed";
+
+/** A document as its owner sees it. */
+export interface Document {
+  readonly id: string;
+  readonly name: string;
+  readonly kind: FileKind | null;
+  readonly bytes: number;
+  readonly sha256: string;
+  readonly state: DocumentState;
+  /** Why it failed, for a person. */
+  readonly reason: string | null;
+  readonly title: string | null;
+  readonly pages: number | null;
+  readonly chunks_made: number;
+  readonly chunks_indexed: number;
+  readonly notes: readonly string[];
+  readonly facts: Readonly<Record<string, unknown>>;
+  readonly created_at: number;
+}
+
+export type DocumentRow = Omit<Document, "notes" | "facts"> & { notes: string; facts: string };
+
+export const COLUMNS =
+  "id, name, kind, bytes, sha256, state, reason, title, pages, chunks_made, chunks_indexed, notes, facts, created_at";
+
+export const documentOf = ({ notes, facts, ...row }: DocumentRow): Document => ({
+  ...row,
+  notes: JSON.parse(notes),
+  facts: JSON.parse(facts),
+});
+
+/** A passage as it is cited. */
+export interface Passage {
+  readonly id: string;
+  readonly document_id: string;
+  readonly ordinal: number;
+  readonly text: string;
+  readonly page: number | null;
+  readonly heading: string | null;
+  readonly start_char: number;
+  readonly end_char: number;
+}

@@ -1,0 +1,62 @@
+import { randomUUID } from "node:crypto";
+import { type Blobs, type OpenStore, openBlobs } from "../../store/index.ts";
+import { openQueue, work } from "../../store/queue.ts";
+import { Library, type Shelves } from "./library.ts";
+import { ingest } from "./reader.ts";
+import { Searches } from "./search.ts";
+
+export type { Document, Passage } from "./document.ts";
+export type { Library } from "./library.ts";
+export type { FoundPassage } from "./search.ts";
+
+/** The documents of all users of a server: kept, read one after the other, and searched. Opened when somebody first asks. */
+export class Documents {
+  readonly searches: Searches;
+  readonly #store: OpenStore;
+  readonly #openBlobs: () => Promise<Blobs>;
+  readonly #stopping = new AbortController();
+  #shelves: Promise<Shelves> | null = null;
+  #reading: Promise<void> = Promise.resolve();
+
+  constructor(store: OpenStore, blobs: () => Promise<Blobs> = () => openBlobs()) {
+    this.#store = store;
+    this.#openBlobs = blobs;
+    this.searches = new Searches(store);
+  }
+
+  /** One user's documents. @throws KilnError where blobs or the queue cannot be opened; the next call tries again. */
+  async of(userId: string): Promise<Library> {
+    this.#shelves ??= this.#open().catch((error) => {
+      this.#shelves = null;
+      throw error;
+    });
+    return new Library(await this.#shelves, userId);
+  }
+
+  /** Goes on with what an earlier run left unread. */
+  async resume(): Promise<void> {
+    const left = await this.#store.all(
+      "SELECT id FROM job WHERE kind = 'ingest' AND state IN ('queued', 'running') LIMIT 1",
+    );
+    if (left.length > 0) await this.of("");
+  }
+
+  /** Stops reading; what was being read is read again by the next run. */
+  async close(): Promise<void> {
+    this.#stopping.abort();
+    const shelves = await this.#shelves?.catch(() => null);
+    await this.#reading;
+    await shelves?.queue.close();
+  }
+
+  async #open(): Promise<Shelves> {
+    const [blobs, queue] = await Promise.all([this.#openBlobs(), openQueue(this.#store)]);
+    const { signal } = this.#stopping;
+    const worker = `server ${process.pid} ${randomUUID().slice(0, 8)}`;
+    this.#reading = work(queue, { ingest: ingest(this.#store, blobs) }, { worker, signal }).catch(() => {
+      // The store was lost: the next upload opens everything again.
+      this.#shelves = null;
+    });
+    return { store: this.#store, blobs, queue };
+  }
+}

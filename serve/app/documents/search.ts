@@ -1,0 +1,117 @@
+import type { Store } from "../../store/index.ts";
+import { PassageIndex, type Ranker, selfTest } from "../retrieval/index.ts";
+import type { Passage } from "./document.ts";
+
+/** A passage that was found for a question. */
+export interface FoundPassage extends Passage {
+  readonly name: string;
+  readonly score: number;
+}
+
+export interface Found {
+  readonly passages: readonly FoundPassage[];
+  /** Whether the best of them says anything of what is asked. */
+  readonly answered: boolean;
+  readonly ranker: Ranker;
+}
+
+interface Held {
+  readonly version: number;
+  readonly rows: readonly (Passage & { name: string })[];
+  readonly index: PassageIndex;
+  readonly ranker: Ranker;
+  readonly bytes: number;
+}
+
+/** Indexes that are kept in memory: of how many people, and what their texts take. */
+const MOST_USERS = 64;
+const MOST_BYTES = 256e6;
+/** From this many passages on, they test which ranker suits them. */
+const LEAST_TESTED = 50;
+
+/** Searches people's passages, with their indexes in memory; those that were used longest ago make room. */
+export class Searches {
+  readonly #store: Store;
+  readonly #held = new Map<string, Held>();
+  readonly #building = new Map<string, Promise<Held>>();
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /** What one user's documents say of a question. */
+  async search(
+    userId: string,
+    query: string,
+    most: number,
+  ): Promise<Found & { readonly index: PassageIndex; readonly numbers: readonly number[] }> {
+    const { index, rows, ranker } = await this.#indexOf(userId);
+    const found = index.search(query, most, ranker);
+    return {
+      passages: found.map(({ passage, score }) => ({ ...rows[passage], score })),
+      answered: index.answers(query, found),
+      ranker,
+      index,
+      numbers: found.map(({ passage }) => passage),
+    };
+  }
+
+  /** Forgets a user's index. */
+  forget(userId: string): void {
+    this.#held.delete(userId);
+  }
+
+  async #indexOf(userId: string): Promise<Held> {
+    const [state] = await this.#store.all<{ version: number; ranker: Ranker; selftest: string | null }>(
+      "SELECT version, ranker, selftest FROM index_state WHERE user_id = ?",
+      [userId],
+    );
+    const version = state?.version ?? 0;
+    const held = this.#held.get(userId);
+    this.#held.delete(userId);
+    const now = held?.version === version ? held : await this.#built(userId, version);
+    this.#held.set(userId, now);
+    this.#makeRoom();
+    return now;
+  }
+
+  /** Who asks while an index is made waits for that one. */
+  #built(userId: string, version: number): Promise<Held> {
+    const name = `${version} ${userId}`;
+    const building =
+      this.#building.get(name) ?? this.#build(userId, version).finally(() => this.#building.delete(name));
+    this.#building.set(name, building);
+    return building;
+  }
+
+  async #build(userId: string, version: number): Promise<Held> {
+    const rows = await this.#store.all<Passage & { name: string }>(
+      "SELECT c.id, c.document_id, c.ordinal, c.text, c.page, c.heading, c.start_char, c.end_char, d.name FROM chunk c JOIN document d ON d.id = c.document_id WHERE c.user_id = ? AND d.state = 'ready' ORDER BY d.created_at, d.id, c.ordinal",
+      [userId],
+    );
+    const passages = rows.map(({ document_id, text, heading, name }) => ({
+      ...{ document: document_id, text },
+      title: `${name.replace(/\.\w{1,5}$/, "").replace(/[_-]+/g, " ")} ${heading ?? ""}`,
+    }));
+    const test = passages.length >= LEAST_TESTED ? await selfTest(passages) : null;
+    if (test)
+      await this.#store.run(
+        "UPDATE index_state SET ranker = ?, selftest = ?, built_at = ? WHERE user_id = ? AND version = ?",
+        [...[test.chosen, JSON.stringify(test), Date.now()], ...[userId, version]],
+      );
+    const bytes = rows.reduce((sum, { text }) => sum + 6 * text.length, 0);
+    const index = new PassageIndex(passages);
+    const ranker = test?.chosen ?? "rm3";
+    await index.prepare(ranker);
+    return { version, rows, index, ranker, bytes };
+  }
+
+  #makeRoom(): void {
+    let bytes = [...this.#held.values()].reduce((sum, each) => sum + each.bytes, 0);
+    for (const [userId, each] of this.#held) {
+      if (this.#held.size <= 1 || (this.#held.size <= MOST_USERS && bytes <= MOST_BYTES)) return;
+      this.#held.delete(userId);
+      bytes -= each.bytes;
+    }
+  }
+}
