@@ -5,13 +5,13 @@ import { Readable } from "node:stream";
 import { buffer } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Documents, type Library } from "../serve/app/documents/index.ts";
-import { type OpenStore, openBlobs, openStore } from "../serve/store/index.ts";
+import { type Blobs, type OpenStore, openBlobs, openStore } from "../serve/store/index.ts";
 import { wordDocument, wordParagraph } from "./support/documents.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "kiln-documents-"));
 let store: OpenStore;
 let documents: Documents;
-const blobs = () => openBlobs(`fs:${path.join(folder, "blobs")}`);
+let blobs: Blobs;
 beforeAll(async () => {
   store = await openStore(`sqlite:${path.join(folder, "kiln.db")}`);
   for (const name of ["ada", "ben", "cy"])
@@ -19,6 +19,7 @@ beforeAll(async () => {
       `local/${name}`,
       name,
     ]);
+  blobs = await openBlobs(`fs:${path.join(folder, "blobs")}`);
   documents = new Documents(store, blobs);
 });
 afterAll(async () => {
@@ -123,7 +124,7 @@ describe("a person's documents", () => {
       "SELECT (SELECT count(*) FROM chunk WHERE text LIKE '%7431%') + (SELECT count(*) FROM document WHERE name = 'secret.txt') AS n",
     );
     expect(left[0]!.n).toBe(0);
-    for await (const { key } of (await blobs()).list()) expect(key).not.toContain(document.sha256);
+    for await (const { key } of blobs.list()) expect(key).not.toContain(document.sha256);
   });
 
   it("have limits, before anything is kept", async () => {

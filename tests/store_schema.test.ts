@@ -172,5 +172,6 @@ test("migrations that were released are as they were", () => {
     jobs: "977b0cb1fa1a",
     search: "4868bf2d4b27",
     notices: "a70ad948ee5b",
+    documents: "3ebda79b2cbb",
   });
 });

@@ -1,4 +1,4 @@
-import { type OpenStore, openStore } from "../store/index.ts";
+import { type Blobs, type OpenStore, openStore } from "../store/index.ts";
 import { Auth } from "./auth.ts";
 import type { BudgetSettings } from "./budgets.ts";
 import { markInterrupted } from "./chat/answer_rows.ts";
@@ -7,6 +7,7 @@ import { Chats, emptyBin } from "./chat/chats.ts";
 import { Conversing } from "./chat/conversing.ts";
 import { TIMES } from "./chat/generation.ts";
 import { Hub } from "./chat/hub.ts";
+import { Documents } from "./documents/index.ts";
 import { Experiments, type ExperimentsOptions } from "./experiments/experiments.ts";
 import { type UserMode, userMode } from "./user_mode.ts";
 import { Users } from "./users.ts";
@@ -15,6 +16,8 @@ export interface ApplicationOptions extends Pick<ExperimentsOptions, "registry" 
   readonly source: AnswerSource;
   /** Default: where the environment says. */
   readonly store?: OpenStore;
+  /** Default: where the environment says. */
+  readonly blobs?: Blobs;
   readonly mode?: UserMode;
   readonly times?: Partial<typeof TIMES>;
   readonly budgets?: BudgetSettings;
@@ -29,10 +32,11 @@ export class Application {
   readonly source: AnswerSource;
   readonly experiments: Experiments;
   readonly conversing: Conversing;
+  readonly documents: Documents;
 
   private constructor(
     store: OpenStore,
-    { mode = userMode(), times, budgets = {}, ...rest }: ApplicationOptions,
+    { mode = userMode(), times, blobs, budgets = {}, ...rest }: ApplicationOptions,
   ) {
     const { source } = rest;
     this.store = store;
@@ -40,6 +44,7 @@ export class Application {
     this.users = new Users(store);
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
+    this.documents = new Documents(store, blobs);
     this.conversing = new Conversing(this.experiments, source, this.hub, { ...TIMES, ...times, budgets });
   }
 
@@ -50,6 +55,7 @@ export class Application {
       const application = new Application(store, options);
       await markInterrupted(store);
       await emptyBin(store);
+      await application.documents.resume();
       return application;
     } catch (error) {
       await store.close();
@@ -62,9 +68,9 @@ export class Application {
     return new Chats(this.store, userId, this.hub);
   }
 
-  /** Ends the answers that are being written where they are, and closes the store. */
+  /** Ends the answers that are being written where they are, and what is being read, and closes the store. */
   async close(): Promise<void> {
-    await this.conversing.close();
+    await Promise.all([this.conversing.close(), this.documents.close()]);
     this.source.close?.();
     await this.store.close();
   }

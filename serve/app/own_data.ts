@@ -7,11 +7,12 @@ const OWN = ["feedback", "preference", "event", "message", "conversation"] as co
 
 /** Removes all that a user wrote, the bin too, after ending what is being answered. */
 export async function deleteOwnData(
-  { store, conversing }: Pick<Application, "store" | "conversing">,
+  { store, conversing, documents }: Pick<Application, "store" | "conversing" | "documents">,
   userId: string,
 ): Promise<Deleted> {
   await Promise.all(conversing.running(userId).map((generation) => generation.stop()));
-  return { deleted: await store.transaction((tx) => removed(tx, userId)) };
+  const files = await documents.clear(userId);
+  return { deleted: { ...(await store.transaction((tx) => removed(tx, userId))), ...files } };
 }
 
 async function removed(tx: Store, userId: string): Promise<Record<string, number>> {

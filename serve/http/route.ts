@@ -52,6 +52,8 @@ export interface Route<Body = never> {
   readonly app?: boolean;
   /** Another form of the same route, which bodies with a member `query` and without `messages` have. */
   readonly queryForm?: Route;
+  /** Whether it takes files, as a form of several parts (multipart/form-data). */
+  readonly files?: boolean;
   /** Whether it needs the administrator's key. */
   readonly admin?: boolean;
   /** Bytes that the body may have; default: `limits.bodyBytes`. */

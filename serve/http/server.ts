@@ -79,6 +79,16 @@ export function buildApp(options: HttpOptions): FastifyInstance {
       return parseJson(body, limits);
     },
   );
+  const takesFiles = new Set(routes.filter(({ files }) => files).map(({ path }) => path));
+  app.addContentTypeParser(
+    "multipart/form-data",
+    async (request: FastifyRequest, payload: IncomingMessage) => {
+      if (takesFiles.has(request.routeOptions.url ?? "")) return payload;
+      throw new HttpError(415, "the content type must be application/json", {
+        code: "unsupported_media_type",
+      });
+    },
+  );
   for (const route of routes) addRoute(app, route, { ...options, routes }, metrics);
   const { application } = options;
   if (application)

@@ -8,7 +8,7 @@ import { localAnswers } from "../../serve/app/chat/local_answers.ts";
 import { hostOf } from "../../serve/app/index.ts";
 import type { UserMode } from "../../serve/app/user_mode.ts";
 import type { ModelPool } from "../../serve/models.ts";
-import { openStore } from "../../serve/store/index.ts";
+import { openBlobs, openStore } from "../../serve/store/index.ts";
 import { fakeChatTokenizer, startServer } from "../serve_fake.ts";
 
 /** Of the stores of a test file's servers. */
@@ -26,6 +26,7 @@ export async function chatServer(
   const host = hostOf(mode, async () =>
     Application.open({
       ...{ mode, store: await openStore(`sqlite:${file}`), times: { flushMs: 5 } },
+      blobs: await openBlobs(`fs:${path.join(folder, name, "blobs")}`),
       source: sourceOf(made.server.models),
     }),
   );

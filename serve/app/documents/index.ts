@@ -5,22 +5,21 @@ import { Library, type Shelves } from "./library.ts";
 import { ingest } from "./reader.ts";
 import { Searches } from "./search.ts";
 
-export type { Document, Passage } from "./document.ts";
 export type { Library } from "./library.ts";
-export type { FoundPassage } from "./search.ts";
 
 /** The documents of all users of a server: kept, read one after the other, and searched. Opened when somebody first asks. */
 export class Documents {
   readonly searches: Searches;
   readonly #store: OpenStore;
-  readonly #openBlobs: () => Promise<Blobs>;
+  readonly #blobs: Blobs | undefined;
   readonly #stopping = new AbortController();
   #shelves: Promise<Shelves> | null = null;
   #reading: Promise<void> = Promise.resolve();
 
-  constructor(store: OpenStore, blobs: () => Promise<Blobs> = () => openBlobs()) {
+  /** @param blobs default: where the environment says */
+  constructor(store: OpenStore, blobs?: Blobs) {
     this.#store = store;
-    this.#openBlobs = blobs;
+    this.#blobs = blobs;
     this.searches = new Searches(store);
   }
 
@@ -41,6 +40,12 @@ export class Documents {
     if (left.length > 0) await this.of("");
   }
 
+  /** Removes all of a user's documents; how many rows and files. */
+  async clear(userId: string): Promise<Record<string, number>> {
+    const [any] = await this.#store.all("SELECT id FROM document WHERE user_id = ? LIMIT 1", [userId]);
+    return any ? (await this.of(userId)).clear() : { document: 0, chunk: 0, blob: 0 };
+  }
+
   /** Stops reading; what was being read is read again by the next run. */
   async close(): Promise<void> {
     this.#stopping.abort();
@@ -50,7 +55,7 @@ export class Documents {
   }
 
   async #open(): Promise<Shelves> {
-    const [blobs, queue] = await Promise.all([this.#openBlobs(), openQueue(this.#store)]);
+    const [blobs, queue] = await Promise.all([this.#blobs ?? openBlobs(), openQueue(this.#store)]);
     const { signal } = this.#stopping;
     const worker = `server ${process.pid} ${randomUUID().slice(0, 8)}`;
     this.#reading = work(queue, { ingest: ingest(this.#store, blobs) }, { worker, signal }).catch(() => {

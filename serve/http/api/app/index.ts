@@ -2,6 +2,7 @@ import type { Route } from "../../route.ts";
 import { accountRoutes } from "./accounts.ts";
 import { answerRoutes } from "./answers.ts";
 import { conversationRoutes } from "./conversations.ts";
+import { documentRoutes } from "./documents.ts";
 import { pageRoutes } from "./page.ts";
 import { reportRoutes } from "./reports.ts";
 import { userRoutes } from "./users.ts";
@@ -10,5 +11,5 @@ import { userRoutes } from "./users.ts";
 export const appRoutes: readonly Route[] = [
   ...[...pageRoutes, ...accountRoutes, ...userRoutes],
   ...[...conversationRoutes, ...answerRoutes],
-  ...reportRoutes,
+  ...[...reportRoutes, ...documentRoutes],
 ];
