@@ -4,6 +4,7 @@ import path from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { Application } from "../serve/app/application.ts";
 import { Budgets } from "../serve/app/budgets.ts";
+import { compare } from "../serve/app/chat/compare.ts";
 import { type AnswerEvent, isEnd } from "../serve/app/chat/generation.ts";
 import type { ChatDone, ChatNotice } from "../serve/app/protocol.ts";
 import { Answering } from "../serve/app/providers/answering.ts";
@@ -267,6 +268,26 @@ describe("a provider's model in a conversation", () => {
     await application.conversing.stop(ada, message_id);
     await following.ended;
     expect((first[0] as ChatNotice).notice.kind).toBe("retry");
+  });
+
+  it("compared blindly, nothing tells who it is: no notice, provider, price or word of a failure", async () => {
+    await open();
+    provider.answers = [status(401)];
+    spare.answers = [status(429), says("an answer")];
+    local.says = ["one more"];
+    const told: unknown[] = [];
+    application.hub.listen(ada, (event) => told.push(event));
+    const models = ["far", "other", "unpriced"];
+    const { answers } = await compare(application, ada, { models, text: "Hi", blind: true });
+    for (const { message_id } of answers) {
+      told.push(...(await events(message_id)), ...(await events(message_id))); // as it is written, and from its row
+      told.push(await application.chats(ada).message(message_id));
+    }
+    expect(told.length).toBeGreaterThan(9);
+    expect(JSON.stringify(told)).not.toMatch(
+      /cloud|spare|far|near|unpriced|fake|other|upstream|cost_microusd":\d/,
+    );
+    expect(JSON.stringify(told)).toContain("this answer failed");
   });
 
   it("is listed with its provider, whose key nobody is told", async () => {

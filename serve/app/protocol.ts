@@ -19,7 +19,7 @@ export type ProtocolName = "kiln.chat.v1";
 
 export type Role = "system" | "user" | "assistant" | "tool";
 
-/** Only an answer is ever something else than `complete`. `interrupted`: the server ended or was killed meanwhile. */
+/** Only an answer is ever something else than `complete`. `interrupted`: the server ended meanwhile, or its provider broke off. */
 export type MessageStatus = "streaming" | "complete" | "stopped" | "error" | "interrupted";
 
 /** `abort`: stopped by a person; its text so far is a normal answer. */

@@ -121,7 +121,7 @@ export const t = {
     },
     send: "Send",
     statuses: {
-      interrupted: "Interrupted: the server ended before the answer did.",
+      interrupted: "Interrupted before its end.",
       stopped: "Stopped.",
     },
     stop: "Stop",

@@ -53,7 +53,7 @@ describe("a chat", () => {
     await see(page, "word9");
     await server.restart();
     await page.getByRole("button", { name: "Retry now" }).click();
-    await see(page, "Interrupted: the server ended before the answer did.");
+    await see(page, "Interrupted before its end.");
     expect(await page.inputValue("#composer")).toBe("a draft");
     await page.getByRole("button", { name: "Continue" }).click();
     await see(page, /word9 And so on\./);

@@ -17,7 +17,7 @@ import {
   type Noticed,
   type RunningAnswer,
 } from "./answers.ts";
-import { tokensPerSecond } from "./message_rows.ts";
+import { blindly, tokensPerSecond } from "./message_rows.ts";
 import { textSha256 } from "./replay.ts";
 
 /** What followers of one answer hear: pieces of it and how it comes about, then exactly one end. */
@@ -177,7 +177,7 @@ export class Generation {
         ? 0
         : (this.#ends[after - before.seq - 1] ?? before.text.length);
     const noticed = this.#notices.at(-1);
-    if (noticed !== undefined && noticed.seq > after) listener(noticed);
+    if (noticed !== undefined && noticed.seq > after && !this.options.blind) listener(noticed);
     if (from < this.#text.length) listener(this.#delta(from));
     this.#followers.add(listener);
     this.#watchFollowers();
@@ -208,7 +208,8 @@ export class Generation {
     this.#ends.push(this.#text.length);
     const event: ChatNotice = { type: "chat.notice", message_id: this.messageId, seq: this.#seq, notice };
     this.#notices.push(event);
-    this.#publish(event);
+    // It would name the models.
+    if (!this.options.blind) this.#publish(event);
   }
 
   #hear(given: string): void {
@@ -268,15 +269,16 @@ export class Generation {
 
   #done({ text, seq, finishReason, usage, ttftMs, totalMs, by, costMicrousd }: Outcome): ChatDone {
     const { conversation_id, model: asked } = this.options.accepted;
-    const [model, version] = this.options.blind ? ["", null] : [by.model ?? asked, by.modelVersion];
+    const { blind } = this.options;
+    const [model, version] = blind ? ["", null] : [by.model ?? asked, by.modelVersion];
     return {
       ...{ type: "chat.done", message_id: this.messageId, conversation_id, seq, finish_reason: finishReason },
       ...{
         model,
         model_version: version,
-        provider: by.provider,
+        provider: blind ? "" : by.provider,
         usage,
-        cost_microusd: costMicrousd,
+        cost_microusd: blind ? null : costMicrousd,
         ttft_ms: ttftMs,
         total_ms: totalMs,
       },
@@ -294,7 +296,7 @@ export class Generation {
       conversation_id,
       message_id: this.messageId,
       seq: this.#seq,
-      ...failure,
+      ...(this.options.blind ? blindly(failure) : failure),
     };
   }
 

@@ -1,4 +1,5 @@
 import type {
+  Failure,
   Feedback,
   FeedbackReason,
   Message,
@@ -54,6 +55,12 @@ export interface Asked {
   estimated?: boolean;
 }
 
+/** A failure without who failed, for a comparison before its vote. */
+export const blindly = (failure: Failure): Failure => ({
+  ...failure,
+  ...{ code: "answer_failed", message: "this answer failed" },
+});
+
 /** The message of a row. */
 export function messageOf(row: MessageRow, siblings: readonly string[]): Message {
   const { params, prompt_tokens, completion_tokens, cached_tokens, error, ...rest } = row;
@@ -70,12 +77,12 @@ export function messageOf(row: MessageRow, siblings: readonly string[]): Message
         };
   return {
     ...own,
-    ...(blind === 1 && { model: null, model_version: null, provider: null }),
+    ...(blind === 1 && { model: null, model_version: null, provider: null, cost_microusd: null }),
     siblings: [...siblings],
     params: asked?.params ?? null,
     usage,
     tokens_per_second: tokensPerSecond(completion_tokens, row.ttft_ms, row.total_ms),
-    error: error === null ? null : JSON.parse(error),
+    error: error === null ? null : blind === 1 ? blindly(JSON.parse(error)) : JSON.parse(error),
     trimmed: asked?.trimmed ?? null,
     citations: [],
     feedback:

@@ -22,7 +22,10 @@ export function replayed(message: Message): AnswerEvent[] {
       ? {
           ...{ type: "chat.done", ...end, finish_reason: finish_reason ?? "stop" },
           ...{ model: message.model ?? "", model_version: message.model_version },
-          ...{ provider: message.provider ?? "local", usage: message.usage ?? NO_USAGE },
+          ...{
+            provider: message.provider ?? (message.model === null ? "" : "local"),
+            usage: message.usage ?? NO_USAGE,
+          },
           ...{
             cost_microusd: message.cost_microusd,
             ttft_ms: message.ttft_ms,

@@ -147,7 +147,7 @@ export class Upstream {
     let [finished, chars] = [false, 0];
     try {
       watch.within(LIMITS.firstToken, "no token");
-      const response = await watch.guard(this.#send("POST", path, watch.signal, JSON.stringify(body)));
+      const response = await this.#send("POST", path, watch.signal, JSON.stringify(body));
       for await (const piece of this.dialect.read(linesOf(watch.body(response)), call)) {
         if (piece.text) {
           watch.within(LIMITS.betweenTokens, "no further token");
@@ -182,7 +182,7 @@ export class Upstream {
     const watch = new Watch(this.#clock, signal, this.name);
     try {
       watch.within(LIMITS.firstToken, "no answer");
-      const response = await watch.guard(this.#send("GET", list.path, watch.signal));
+      const response = await this.#send("GET", list.path, watch.signal);
       let text = "";
       for await (const line of linesOf(watch.body(response))) text += line;
       return list.names(JSON.parse(text));
@@ -301,23 +301,12 @@ class Watch {
     return this.#late ?? error;
   }
 
-  async guard<T>(work: Promise<T>): Promise<T> {
-    try {
-      return await work;
-    } catch (error) {
-      throw this.reason(error);
-    }
-  }
-
   /** The bytes of a response. @throws UpstreamError where it breaks. */
   async *body(response: IncomingMessage): AsyncGenerator<Uint8Array> {
     try {
       for await (const chunk of response) yield chunk as Buffer;
     } catch (error) {
-      throw (
-        this.#late ??
-        (this.#outer.aborted ? this.#outer.reason : unreachable(this.#name, "the connection was lost", error))
-      );
+      throw unreachable(this.#name, "the connection was lost", error);
     } finally {
       response.destroy();
     }

@@ -9,9 +9,9 @@ import { focusComposer } from "./shell.ts";
 
 /** What is known of a model, in one line. */
 export function modelFacts(model: ModelInfo): string {
-  const { kind, parameters, context_length, tokens_per_second } = model;
+  const { kind, parameters, context_length, tokens_per_second, provider } = model;
   return [
-    t.models.kinds[kind],
+    provider === "local" ? t.models.kinds[kind] : provider,
     parameters !== null && t.models.parameters(short(parameters)),
     context_length !== null && t.models.context(short(context_length)),
     tokens_per_second !== null && t.models.speed(short(tokens_per_second)),
