@@ -386,7 +386,12 @@ describe("a conversation", () => {
     await answered("a", "b");
     for (const end of ends) end();
     await answered("c", "d");
-    expect(heard.map(({ type }) => type)).toEqual(["chat.accepted", "chat.delta", "chat.done"]);
+    expect(heard.map(({ type }) => type)).toEqual([
+      "chat.accepted",
+      "conversation.update",
+      "chat.delta",
+      "chat.done",
+    ]);
     expect(others).toEqual([]);
   });
 });

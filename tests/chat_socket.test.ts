@@ -88,7 +88,7 @@ it("welcomes, takes a message once, streams its answer merged, and ends it once"
   expect(one.of("chat.delta").length).toBeLessThan(4);
   expect(one.types().at(-1)).toBe("chat.done");
   // The user's other connection hears that there is an answer, not its text.
-  expect(other.types()).toEqual(["chat.accepted", "chat.done"]);
+  expect(other.types()).toEqual(["chat.accepted", "conversation.update", "chat.done"]);
   expect(source.started).toHaveLength(next);
   one.say({ type: "ping", t: 5 });
   await until(() => one.of("pong").length === 1);

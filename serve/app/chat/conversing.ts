@@ -4,7 +4,7 @@ import { type BudgetSettings, Budgets } from "../budgets.ts";
 import { type AppEvent, Sessions } from "../events.ts";
 import type { Assigned } from "../experiments/assign.ts";
 import type { Experiments } from "../experiments/experiments.ts";
-import type { ChatAccepted, Message, Params } from "../protocol.ts";
+import type { ChatAccepted, Conversation, Message, Params } from "../protocol.ts";
 import { answerRows } from "./answer_rows.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
 import { Chats } from "./chats.ts";
@@ -114,7 +114,11 @@ export class Conversing {
       return known;
     }
     const events = await this.sentEvents(userId, accepted, branch.model, now);
-    return this.begin({ userId, accepted, arm, events, turns: context.turns, params });
+    const told = this.begin({ userId, accepted, arm, events, turns: context.turns, params });
+    const conversation = conversation_id === null ? begunBy(send, told, turn, now) : null;
+    if (conversation)
+      this.#hub.publish(userId, { type: "conversation.update", conversation }, conversation.id);
+    return told;
   }
 
   /** The events of a message that was kept. */
@@ -404,6 +408,19 @@ interface Accepting
 
 export function acceptedOf({ arm, ...of }: Accepting, { trimmed }: Context): ChatAccepted {
   return { type: "chat.accepted", ...of, message_id: newId(), arm: arm?.label ?? null, trimmed };
+}
+
+/** The conversation that a message has begun. */
+function begunBy(
+  { system, consent }: Send,
+  { conversation_id: id, model, message_id: leaf_id }: ChatAccepted,
+  { content }: Turn,
+  now: number,
+): Conversation {
+  return {
+    ...{ id, title: titleOf(content), model, system: system || null, leaf_id, pinned: false },
+    ...{ consent: consent ?? false, running: true, created_at: now, updated_at: now },
+  };
 }
 
 /** The first words of a conversation. */
