@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import path from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -52,6 +52,9 @@ class Client {
     this.seq = event.seq ?? this.seq;
   };
 }
+
+/** A process of this machine that is no more. */
+const GONE = { pid: 2 ** 22 + 1, host: hostname(), started: null };
 
 describe("an answer", () => {
   it("is whole however its client is cut off and comes back, with one end (property)", async () => {
@@ -158,7 +161,8 @@ describe("an answer", () => {
     await expect
       .poll(async () => (await before.application.chats(ada).message(message_id)).content)
       .toBe("once upon");
-    // Killed: nothing more is written.
+    // Killed: nothing more is written, and its process is gone.
+    await before.store.run("UPDATE server_run SET owner = ?", [JSON.stringify(GONE)]);
     await before.store.close();
     const after = await scripted(file);
     const { conversing } = after.application;
@@ -186,6 +190,33 @@ describe("an answer", () => {
       ...{ status: "complete", content: "once upon a time", seq: client.seq },
     });
     await after.application.close();
+  });
+
+  it("that another server on the same store writes is left to it, until that one is gone", async () => {
+    const file = path.join(folder, "shared.db");
+    const one = await scripted(file, { times: { flushMs: 1 } });
+    await one.application.users.ensure(ada);
+    const { message_id } = await one.application.conversing.send(ada, { conversation_id: null, text: "x" });
+    const status = async (from: typeof one) => (await from.application.chats(ada).message(message_id)).status;
+    const two = await scripted(file);
+    expect(await status(two)).toBe("streaming");
+    // What a server of another machine says of itself, and when.
+    const says = async (seenAt: number) => {
+      const owner = JSON.stringify({ ...GONE, host: "elsewhere" });
+      await two.store.run("UPDATE server_run SET owner = ?, seen_at = ?", [owner, seenAt]);
+      await (await scripted(file)).application.close();
+    };
+    await says(Date.now());
+    expect(await status(two)).toBe("streaming");
+    await says(Date.now() - 61_000);
+    expect(await status(two)).toBe("interrupted");
+    // It was only slow: its end stands.
+    const answer = await one.source.next(1);
+    answer.say("late");
+    answer.end();
+    await expect.poll(() => status(two)).toBe("complete");
+    await one.application.close();
+    await two.application.close();
   });
 
   it("ends with an error and what there was where the row cannot be written", async () => {

@@ -171,6 +171,7 @@ test("migrations that were released are as they were", () => {
     feedback: "3292c15986d5",
     jobs: "977b0cb1fa1a",
     search: "4868bf2d4b27",
+    server_runs: "49d61f9c7e8f",
     notices: "a70ad948ee5b",
     documents: "3ebda79b2cbb",
   });

@@ -1,7 +1,6 @@
 import { type Blobs, type OpenStore, openStore } from "../store/index.ts";
 import { Auth } from "./auth.ts";
 import type { BudgetSettings } from "./budgets.ts";
-import { markInterrupted } from "./chat/answer_rows.ts";
 import type { AnswerSource } from "./chat/answers.ts";
 import { Chats, emptyBin } from "./chat/chats.ts";
 import { Conversing } from "./chat/conversing.ts";
@@ -9,6 +8,7 @@ import { TIMES } from "./chat/generation.ts";
 import { Hub } from "./chat/hub.ts";
 import { Documents } from "./documents/index.ts";
 import { Experiments, type ExperimentsOptions } from "./experiments/experiments.ts";
+import { ServerRun } from "./server_run.ts";
 import { type UserMode, userMode } from "./user_mode.ts";
 import { Users } from "./users.ts";
 
@@ -33,6 +33,7 @@ export class Application {
   readonly experiments: Experiments;
   readonly conversing: Conversing;
   readonly documents: Documents;
+  readonly #run: ServerRun;
 
   private constructor(
     store: OpenStore,
@@ -40,20 +41,23 @@ export class Application {
   ) {
     const { source } = rest;
     this.store = store;
+    this.#run = new ServerRun(store);
     this.source = source;
     this.users = new Users(store);
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
     this.documents = new Documents(store, blobs);
-    this.conversing = new Conversing(this.experiments, source, this.hub, { ...TIMES, ...times, budgets });
+    this.conversing = new Conversing(this.experiments, source, this.hub, {
+      ...{ ...TIMES, ...times, budgets, writer: this.#run.id },
+    });
   }
 
-  /** Opens the store, marks the answers that an earlier run left unfinished, and empties the bin of what is old. */
+  /** Opens the store, marks the answers that runs which are gone left unfinished, and empties the bin of what is old. */
   static async open(options: ApplicationOptions): Promise<Application> {
     const store = options.store ?? (await openStore());
     try {
       const application = new Application(store, options);
-      await markInterrupted(store);
+      await application.#run.begin();
       await emptyBin(store);
       await application.documents.resume();
       return application;
@@ -72,6 +76,7 @@ export class Application {
   async close(): Promise<void> {
     await Promise.all([this.conversing.close(), this.documents.close()]);
     this.source.close?.();
+    await this.#run.close();
     await this.store.close();
   }
 }

@@ -120,14 +120,19 @@ interface Cut {
   parent_id: string | null;
   model: string | null;
   experiment_arm: string | null;
+  params: string | null;
   created_at: number;
 }
 
-/** Marks the answers that an earlier run of the server left unfinished. @returns how many. */
-export async function markInterrupted(store: Store): Promise<number> {
-  const cut = await store.all<Cut>(
-    "SELECT id, user_id, content, conversation_id, parent_id, model, experiment_arm, created_at FROM message WHERE status = 'streaming'",
+/** Marks the answers that no run of a server writes any more. @returns how many. */
+export async function markInterrupted(store: Store, lives: readonly string[]): Promise<number> {
+  const writing = await store.all<Cut>(
+    "SELECT id, user_id, content, conversation_id, parent_id, model, experiment_arm, params, created_at FROM message WHERE status = 'streaming'",
   );
+  const cut = writing.filter(({ params }) => {
+    const { writer } = JSON.parse(params ?? "{}") as Partial<Asked>;
+    return writer === undefined || !lives.includes(writer);
+  });
   if (cut.length === 0) return 0;
   await store.transaction(async (tx) => {
     for (const one of cut) {

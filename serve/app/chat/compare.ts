@@ -39,7 +39,16 @@ export async function compare(
   }
   const now = Date.now();
   const all = answers.map(({ accepted }) => accepted);
-  await keep(store, { userId, text: turn.content, params, blind, consent, answers: all, now });
+  await keep(store, {
+    userId,
+    text: turn.content,
+    params,
+    blind,
+    consent,
+    answers: all,
+    writer: conversing.writer,
+    now,
+  });
   const { conversation_id, user_message_id } = common;
   for (const [i, { accepted, turns }] of answers.entries()) {
     // The message is one, whoever answers it.
@@ -57,10 +66,14 @@ export async function compare(
 interface Kept extends Required<Pick<CompareBody, "text" | "params" | "blind" | "consent">> {
   readonly userId: string;
   readonly answers: readonly ChatAccepted[];
+  readonly writer: string;
   readonly now: number;
 }
 
-function keep(store: Store, { userId, text, params, blind, consent, answers, now }: Kept): Promise<void> {
+function keep(
+  store: Store,
+  { userId, text, params, writer, blind, consent, answers, now }: Kept,
+): Promise<void> {
   const { conversation_id: id, user_message_id: asked } = answers[0]!;
   return store.transaction(async (tx) => {
     await tx.run(
@@ -77,7 +90,7 @@ function keep(store: Store, { userId, text, params, blind, consent, answers, now
       [asked, id, userId, text, now],
     );
     for (const { message_id, model, trimmed } of answers) {
-      const how: Asked = { params, trimmed };
+      const how: Asked = { params, trimmed, writer };
       await tx.run(
         "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, model, params, created_at) VALUES (?, ?, ?, ?, 'assistant', '', 'streaming', ?, ?, ?)",
         [message_id, id, userId, asked, model, JSON.stringify(how), now],

@@ -48,6 +48,8 @@ export interface Planned {
 
 /** Takes messages of users, keeps them, and has them answered. */
 export class Conversing {
+  /** The `ServerRun` whose answers these are. */
+  readonly writer: string;
   readonly #store: Store;
   readonly #source: AnswerSource;
   readonly #hub: Hub;
@@ -62,8 +64,13 @@ export class Conversing {
     experiments: Experiments,
     source: AnswerSource,
     hub: Hub,
-    { budgets = {}, ...times }: typeof TIMES & { readonly budgets?: BudgetSettings },
+    {
+      writer,
+      budgets = {},
+      ...times
+    }: typeof TIMES & { readonly writer: string; readonly budgets?: BudgetSettings },
   ) {
+    this.writer = writer;
     this.#store = experiments.store;
     this.#experiments = experiments;
     this.#source = source;
@@ -183,7 +190,7 @@ export class Conversing {
   ): Promise<void> {
     const { conversation_id, user_message_id: asked, message_id: answer, model, arm, trimmed } = accepted;
     const title = titleOf(content);
-    const kept: Asked = { params: send.params ?? {}, trimmed };
+    const kept: Asked = { params: send.params ?? {}, trimmed, writer: this.writer };
     await this.#store.transaction(async (tx) => {
       if (send.conversation_id === null)
         await tx.run(
@@ -256,7 +263,7 @@ export class Conversing {
           "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, model, experiment_arm, params, created_at) VALUES (?, ?, ?, ?, 'assistant', '', 'streaming', ?, ?, ?, ?)",
           [
             ...[id, conversation_id, userId, parent_id, chosen, accepted.arm],
-            ...[JSON.stringify({ params: given, trimmed }), now],
+            ...[JSON.stringify({ params: given, trimmed, writer: this.writer }), now],
           ],
         );
         await tx.run("UPDATE conversation SET leaf_id = ?, updated_at = ? WHERE id = ?", [
@@ -295,8 +302,8 @@ export class Conversing {
     await this.admit(userId, arm?.model ?? model);
     const context = await buildContext(this.#source, arm?.model ?? model, branch, params.max_tokens);
     const changed = await this.#store.run(
-      "UPDATE message SET status = 'streaming' WHERE id = ? AND status = ?",
-      [messageId, status],
+      "UPDATE message SET status = 'streaming', params = ? WHERE id = ? AND status = ?",
+      [JSON.stringify({ params, trimmed: context.trimmed, writer: this.writer }), messageId, status],
     );
     if (changed === 0) throw new AppError(409, "still_answering", "this answer is being written already");
     const { conversation_id, parent_id } = answer;

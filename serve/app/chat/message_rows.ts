@@ -51,6 +51,8 @@ export interface MessageRow {
 export interface Asked {
   params: Params;
   trimmed: Trimmed;
+  /** The `ServerRun` that writes the answer, or wrote it last. */
+  writer?: string;
   /** Present where the usage is an estimate. */
   estimated?: boolean;
 }

@@ -6,6 +6,7 @@ import { notices } from "./005_notices.ts";
 import { branches } from "./006_branches.ts";
 import { comparisons } from "./007_comparisons.ts";
 import { documents } from "./008_documents.ts";
+import { serverRuns } from "./009_server_runs.ts";
 import type { Migration } from "./migration.ts";
 
 /** Every step of the schema, in order. A new one goes to the end. */
@@ -18,4 +19,5 @@ export const migrations: readonly Migration[] = [
   branches,
   comparisons,
   documents,
+  serverRuns,
 ];
