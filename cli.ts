@@ -3,6 +3,7 @@ import { addBenchCommands } from "./bench/commands.ts";
 import { examples, port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addUserCommands } from "./serve/app/commands.ts";
+import { addExperimentCommands } from "./serve/app/experiments/commands.ts";
 import { addProviderCommands } from "./serve/app/providers/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
 import { addStoreCommands } from "./serve/store/commands.ts";
@@ -31,9 +32,12 @@ const writers: Writers = {
   },
 };
 
-addTrainCommands(program, writers);
+addTrainCommands(program, writers, async (address, what) =>
+  (await import("./serve/app/collected.ts")).readStore(address, what),
+);
 addServeCommands(program);
 addProviderCommands(program);
+addExperimentCommands(program);
 addStoreCommands(program);
 addUserCommands(program);
 addModelCommands(program);

@@ -72,14 +72,15 @@ export class Administration {
   }
 
   /**
-   * Loads a model beside another, wherever it is, then lets the other's aliases stand for it. @throws KilnError as `loadInto`, and
-   * for a name that is taken.
+   * Loads a model beside another, wherever it is, then lets the other's aliases stand for it; one that is there already only gets
+   * the aliases. @throws KilnError as `loadInto`, and for a name that is another's alias.
    */
   replace(old: string, source: ModelSource): Promise<ServedModel> {
     return this.#next(async () => {
       const { models } = this.#options;
-      models.assertFree([source.name]);
-      const model = await this.#add(source);
+      const there = models.get(source.name);
+      if (there?.name !== source.name) models.assertFree([source.name]);
+      const model = there ?? (await this.#add(source));
       for (const [alias, { name }] of [...models])
         if (name === old && alias !== old) models.alias(alias, source.name);
       return model;

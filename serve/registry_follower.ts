@@ -43,6 +43,10 @@ export class RegistryFollower {
   readonly #options: Required<FollowerOptions>;
   readonly #served: Served[] = [];
   readonly #stop = new AbortController();
+  /** Versions that answer for experiments, with what lets them be deleted. */
+  readonly #arms = new Map<string, () => Promise<void>>();
+  /** Loads, one after the other. */
+  #working: Promise<unknown> = Promise.resolve();
 
   constructor({ registry = new Registry(), everyMs = 500, ...options }: FollowerOptions) {
     this.#options = { ...options, registry, everyMs };
@@ -71,11 +75,62 @@ export class RegistryFollower {
   /** Ends what `run` does, and lets the versions be deleted. */
   async close(): Promise<void> {
     this.#stop.abort();
-    await Promise.all(this.#served.map(({ end }) => end()));
+    await Promise.all([
+      ...this.#served.map(({ end }) => end()),
+      ...[...this.#arms.values()].map((end) => end()),
+    ]);
   }
 
   /** Looks at the aliases once, and has loaded and unloaded what they ask for when it returns. */
-  async check(): Promise<void> {
+  check(): Promise<void> {
+    return this.#next(() => this.#follow());
+  }
+
+  /**
+   * Has these versions answer beside those that are served, for experiments, and lets go of those that answered for others. One
+   * that an alias stands for by now has become what is served. @throws KilnError where one cannot be loaded.
+   */
+  keepArms(versions: readonly string[]): Promise<void> {
+    return this.#next(async () => {
+      const isServed = (version: string) => this.#served.some(({ source }) => source.version === version);
+      const missing = versions.filter((version) => !this.#arms.has(version) && !isServed(version));
+      const spare = [...this.#arms.keys()].filter((version) => !versions.includes(version));
+      if (spare.length > 0) await this.#follow();
+      for (const version of spare) await this.#letGo(version);
+      for (const version of missing) await this.#addArm(version);
+    });
+  }
+
+  async #addArm(version: string): Promise<void> {
+    const { switcher, say, registry } = this.#options;
+    const end = await this.#use(version);
+    try {
+      const { path } = await registry.find(version);
+      await switcher.replace("", { name: version, aliases: [], path });
+    } catch (error) {
+      await end();
+      say(`${version} cannot answer for its experiment: ${firstLine(error)}`);
+      throw error;
+    }
+    this.#arms.set(version, end);
+    say(`${version} answers for its experiment`);
+  }
+
+  async #letGo(version: string): Promise<void> {
+    const end = this.#arms.get(version);
+    if (end === undefined) return; // it is served now
+    this.#arms.delete(version);
+    await this.#options.switcher.unload(version);
+    await end();
+  }
+
+  #next<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#working.then(work);
+    this.#working = done.catch(() => {});
+    return done;
+  }
+
+  async #follow(): Promise<void> {
     for (const served of this.#served) {
       const { follows, version } = served.source;
       // An alias that was taken away, or a registry that cannot be read now, moves nothing.
@@ -100,13 +155,14 @@ export class RegistryFollower {
     if (signature.task !== served.task)
       throw new Error(`it is for ${signature.task}, and who asks expects ${served.task}`);
     const next = `${name}@${version}`;
-    const ended = await this.#use(next);
+    const ended = this.#arms.get(next) ?? (await this.#use(next));
     try {
       await switcher.replace(old.version, { name: next, aliases: [], path });
     } catch (error) {
-      await ended();
+      if (!this.#arms.has(next)) await ended();
       throw error;
     }
+    this.#arms.delete(next);
     served.source = { ...old, version: next, name: next, path };
     served.end = ended;
     say(`${old.follows} is ${next} now; ${old.version} ends its last answers`);

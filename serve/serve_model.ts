@@ -184,7 +184,10 @@ export async function serveModels(
   };
   const server = createServer({
     models,
-    application: applicationHost(models, answers ?? undefined),
+    application: applicationHost(models, {
+      ...answers,
+      keepArms: (versions) => follower.keepArms(versions),
+    }),
     administration,
     ...definedOnly({
       adminKey,

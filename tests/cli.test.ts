@@ -7,6 +7,8 @@ import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { addBenchCommands } from "../bench/commands.ts";
 import { addModelCommands } from "../models/commands.ts";
+import { addUserCommands } from "../serve/app/commands.ts";
+import { addExperimentCommands } from "../serve/app/experiments/commands.ts";
 import { addProviderCommands } from "../serve/app/providers/commands.ts";
 import { addServeCommands } from "../serve/commands.ts";
 import { addStoreCommands } from "../serve/store/commands.ts";
@@ -41,6 +43,8 @@ it("every flag that messages and documents name exists", () => {
       "train/eval",
       "train/data/conversations",
       "serve",
+      "serve/app",
+      "serve/app/experiments",
       "serve/store",
       "serve/app/providers",
       "models",
@@ -56,9 +60,9 @@ it("every flag that messages and documents name exists", () => {
     const found = readFileSync(file, "utf8").matchAll(/(?<![\w-])--[a-z][a-z-]+(?![\w-]|\.\w)/g);
     return [...found].map(([flag]) => ({ file, flag }));
   });
-  // Of browsers, Node, style sheets, npm, vitest, esbuild, llama.cpp and torchrun.
+  // Of browsers, Node, style sheets, npm, vitest, esbuild, llama.cpp and torchrun, and a number counted down.
   const others =
-    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft|lora|nproc|strategy)$/;
+    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|max-old-space-size|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft|lora|nproc|strategy|first)$/;
   expect(named.length).toBeGreaterThan(40);
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);
@@ -78,9 +82,11 @@ function commandTree() {
     },
     getOutHelpWidth: () => 80,
   });
-  addTrainCommands(program, {} as Writers);
+  addTrainCommands(program, {} as Writers, async () => []);
   for (const add of [
     addServeCommands,
+    addUserCommands,
+    addExperimentCommands,
     addProviderCommands,
     addStoreCommands,
     addModelCommands,

@@ -10,7 +10,7 @@ import {
   untilInterrupted,
   whole,
 } from "../core/platform/command_line.ts";
-import { addDataCommands } from "./data/conversations/commands.ts";
+import { addDataCommands, type ReadStore } from "./data/conversations/commands.ts";
 import { addDeployCommands } from "./deploy/commands.ts";
 import { addEvalCommands } from "./eval/commands.ts";
 import type { HostBatch, MakeGenerator, MakeSampler, Recipe } from "./recipe.ts";
@@ -28,7 +28,7 @@ export interface Writers {
 }
 
 /** `kiln train …`, `kiln settings`, `sweep`, `export`, `deploy`, `stories`, `data` and `eval`. Everything is imported when it is needed: `--help` is instant. */
-export function addTrainCommands(program: Command, writers: Writers): void {
+export function addTrainCommands(program: Command, writers: Writers, readStore: ReadStore): void {
   const train = program.command("train").description("train a model");
   for (const name of Object.keys(recipes)) addRecipe(train, name, writers);
   addSettings(program);
@@ -36,7 +36,7 @@ export function addTrainCommands(program: Command, writers: Writers): void {
   addExport(program);
   addDeployCommands(program, writers.makeGenerator);
   addStories(program);
-  addDataCommands(program);
+  addDataCommands(program, readStore);
   addEvalCommands(program, writers.makeGenerator);
 }
 

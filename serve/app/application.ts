@@ -6,6 +6,8 @@ import { Chats, emptyBin } from "./chat/chats.ts";
 import { Conversing } from "./chat/conversing.ts";
 import { TIMES } from "./chat/generation.ts";
 import { Hub } from "./chat/hub.ts";
+import { conversationLogPath } from "./collected.ts";
+import { ConversationLog } from "./conversation_log.ts";
 import { Documents } from "./documents/index.ts";
 import { Experiments, type ExperimentsOptions } from "./experiments/experiments.ts";
 import { ServerRun } from "./server_run.ts";
@@ -31,6 +33,7 @@ export class Application {
   readonly hub = new Hub();
   readonly source: AnswerSource;
   readonly experiments: Experiments;
+  readonly #log: ConversationLog;
   readonly conversing: Conversing;
   readonly documents: Documents;
   readonly #run: ServerRun;
@@ -47,8 +50,10 @@ export class Application {
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
     this.documents = new Documents(store, blobs);
+    this.#log = new ConversationLog(store, conversationLogPath(store));
     this.conversing = new Conversing(this.experiments, source, this.hub, {
       ...{ ...TIMES, ...times, budgets, writer: this.#run.id },
+      kept: (id) => this.#log.note(id),
     });
   }
 
@@ -69,7 +74,7 @@ export class Application {
 
   /** The conversations of one user. */
   chats(userId: string): Chats {
-    return new Chats(this.store, userId, this.hub);
+    return new Chats(this.store, userId, this.hub, (id) => this.#log.note(id));
   }
 
   /** Ends the answers that are being written where they are, and what is being read, and closes the store. */
@@ -77,6 +82,7 @@ export class Application {
     await Promise.all([this.conversing.close(), this.documents.close()]);
     this.source.close?.();
     await this.#run.close();
+    await this.#log.close();
     await this.store.close();
   }
 }

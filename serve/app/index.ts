@@ -1,6 +1,5 @@
 import type { ModelPool } from "../models.ts";
-import type { Application } from "./application.ts";
-import type { BudgetSettings } from "./budgets.ts";
+import type { Application, ApplicationOptions } from "./application.ts";
 import type { AnswerSource } from "./chat/answers.ts";
 import { type UserMode, userMode } from "./user_mode.ts";
 
@@ -15,11 +14,11 @@ export interface ApplicationHost {
 
 /**
  * The application over the models of a server, with its store where the environment says. @throws KilnError.
- * @param more who answers besides them, and what that may cost.
+ * @param more who answers besides them, what that may cost, and how versions are loaded for experiments.
  */
 export function applicationHost(
   models: ModelPool,
-  more?: { readonly source: AnswerSource; readonly budgets: BudgetSettings },
+  more: Pick<ApplicationOptions, "keepArms" | "budgets"> & { readonly source?: AnswerSource },
 ): ApplicationHost {
   const mode = userMode();
   return hostOf(mode, async () => {

@@ -1,3 +1,4 @@
+import { Registry } from "../../models/registry/registry.ts";
 import type { Models, ServedModel } from "../models.ts";
 import type { AnswerSource } from "./chat/answers.ts";
 import type { ModelInfo, ModelList } from "./protocol.ts";
@@ -6,10 +7,26 @@ import type { ModelInfo, ModelList } from "./protocol.ts";
 const TALK = ["Tell me a short story.", "Explain how rain is made.", "Write a haiku about the sea."];
 const WRITE = ["Once upon a time", "The little dog ran", "One day, a girl named Lily"];
 
-/** The models of a server, and those that its source of answers adds, as the page lists them. */
-export function modelList(models: Models, source: AnswerSource): ModelList {
+/**
+ * The models of a server, and those that its source of answers adds, as the page lists them. A version of the registry is listed by the name that follows its alias, so that who
+ * asks by it goes on to the next version.
+ */
+export async function modelList(models: Models, source: AnswerSource): Promise<ModelList> {
+  const registry = new Registry();
   const own = [...models].filter(([name, model]) => name === model.name);
-  const list = [...own.map(([, model]) => infoOf(model)), ...(source.listed?.() ?? [])];
+  const list: ModelInfo[] = [];
+  for (const [, model] of own) {
+    const [, name, version] = /^([^@]+)@(\d+)$/.exec(model.name) ?? [];
+    const info = infoOf(model);
+    if (name === undefined) list.push(info);
+    else {
+      const names = [...models].flatMap(([other, { name: of }]) => (of === model.name ? [other] : []));
+      const following = names.includes(name) ? name : (names.find((one) => one !== model.name) ?? model.name);
+      const { aliases } = await registry.model(name);
+      list.push({ ...info, name: following, version: Number(version), aliases });
+    }
+  }
+  list.push(...(source.listed?.() ?? []));
   return { models: list, default_model: list.find(({ chat }) => chat)?.name ?? null };
 }
 

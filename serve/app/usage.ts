@@ -1,4 +1,5 @@
 import type { Store } from "../store/index.ts";
+import { AppError } from "./app_error.ts";
 import type { UsageReport } from "./protocol.ts";
 
 const DAY_MS = 86_400_000;
@@ -7,6 +8,14 @@ const DAY_MS = 86_400_000;
 export const dayOf = (at: number): number => Math.floor(at / DAY_MS);
 /** Such a day as YYYY-MM-DD. */
 export const dayName = (day: number): string => new Date(day * DAY_MS).toISOString().slice(0, 10);
+
+/** The day of YYYY-MM-DD. @throws AppError 422 that names `param`. */
+export function dayNumber(text: string, param: string): number {
+  const at = /^\d{4}-\d\d-\d\d$/.test(text) ? Date.parse(text) : Number.NaN;
+  // Date.parse takes the 30th of February.
+  if (!Number.isNaN(at) && new Date(at).toISOString().startsWith(text)) return dayOf(at);
+  throw new AppError(422, "invalid_query", `${param}: must be a day, as 2026-12-01`, param);
+}
 
 /** What one request has used. */
 export interface Used {

@@ -10,7 +10,7 @@ export { indexMessages, searchMessages, words } from "./search.ts";
 export type { OpenStore, Store, StoreOptions, Value } from "./store.ts";
 
 /** The folder that holds a server's data: `KILN_DATA_DIR`, or `kiln-data` where the process runs. */
-const dataFolder = (): string => environmentVariable("KILN_DATA_DIR") || "kiln-data";
+export const dataFolder = (): string => environmentVariable("KILN_DATA_DIR") || "kiln-data";
 
 /** Where the store is: `DATABASE_URL`, or a SQLite file in the data folder. */
 export const storeAddress = (): string =>

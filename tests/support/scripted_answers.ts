@@ -52,7 +52,11 @@ export class Script implements AnswerSource {
   models = () => ["fake", "other"];
   /** What names stand for, besides themselves. */
   versions: Record<string, string> = {};
-  versionOf = (model: string) => this.versions[model] ?? model;
+  /** Names by which nobody answers. */
+  absent: readonly string[] = [];
+  /** One that is gone when it is asked, though it was there before. */
+  gone: string | null = null;
+  versionOf = (model: string) => (this.absent.includes(model) ? null : (this.versions[model] ?? model));
   contextLength = () => this.contextTokens;
 
   async count(_model: string, turns: readonly { content: string }[]): Promise<number> {
@@ -60,6 +64,7 @@ export class Script implements AnswerSource {
   }
 
   async start(request: AnswerRequest, onText: TextListener): Promise<RunningAnswer> {
+    if (request.model === this.gone) throw Object.assign(new Error("it went"), { code: "model_not_found" });
     const answer = new ScriptedAnswer(request, onText);
     this.started.push(answer);
     const { says } = this;

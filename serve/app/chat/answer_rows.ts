@@ -1,4 +1,5 @@
 import { indexMessages, type Store } from "../../store/index.ts";
+import { qualityOf } from "../ensemble/quality.ts";
 import { type AppEvent, recordEvents } from "../events.ts";
 import { recordUsage } from "../usage.ts";
 import type { ModelCall } from "./answers.ts";
@@ -12,17 +13,17 @@ import { type Asked, tokensPerSecond } from "./message_rows.ts";
 const SEQ_JUMP = 10_000;
 
 /** Keeps answers in the table `message`, and counts them: with their end, so that no answer counts that is not kept. */
-export function answerRows(store: Store): AnswerRows {
+export function answerRows(store: Store, kept: (conversationId: string) => void): AnswerRows {
   return {
     async flush(id, text, seq) {
       await store.run("UPDATE message SET content = ?, seq = ? WHERE id = ?", [text, seq, id]);
     },
-    finish: (generation, outcome) => {
+    async finish(generation, outcome) {
       const { messageId: id, arm } = generation;
       const { accepted, userId, before, events } = generation.options;
       const { text, usage, by } = outcome;
       const now = Date.now();
-      return store.transaction(async (tx) => {
+      await store.transaction(async (tx) => {
         await finishRow(tx, generation, outcome);
         const asked = await tx.all<{ id: string; user_id: string; content: string }>(
           "SELECT id, user_id, content FROM message WHERE id = ?",
@@ -46,13 +47,15 @@ export function answerRows(store: Store): AnswerRows {
             },
             ...{ cost_microusd: costMicrousd, estimated: used.estimated },
           });
-        await recordEvents(tx, [...events, ...fallbacksOf(generation, now), endOf(generation, outcome, now)]);
+        const end = endOf(generation, outcome, asked[0]?.content ?? "", now);
+        await recordEvents(tx, [...events, ...fallbacksOf(generation, now), end]);
         if (arm !== null && outcome.ttftMs !== null)
           await tx.run(
             "INSERT INTO exposure (experiment_id, unit_id, arm, first_at) VALUES (?, ?, ?, ?) ON CONFLICT (experiment_id, unit_id) DO NOTHING",
             [arm.experimentId, arm.unit, arm.model, now],
           );
       });
+      kept(accepted.conversation_id);
     },
   };
 }
@@ -91,7 +94,12 @@ const fallbacksOf = ({ notices, options, messageId }: Generation, at: number): A
   );
 
 /** The event of an answer's end. One that is gone on with has had its end before. */
-function endOf({ options, messageId, arm }: Generation, outcome: Outcome, at: number): AppEvent {
+function endOf(
+  { options, messageId, arm }: Generation,
+  outcome: Outcome,
+  question: string,
+  at: number,
+): AppEvent {
   const { accepted, userId, before } = options;
   const { usage, ttftMs, totalMs, by, failure } = outcome;
   const kinds = {
@@ -107,10 +115,15 @@ function endOf({ options, messageId, arm }: Generation, outcome: Outcome, at: nu
     data: {
       ...{ version: by.modelVersion, provider: by.provider, total_ms: totalMs },
       speed: tokensPerSecond(usage.completion_tokens, ttftMs, totalMs),
+      quality: failure === null ? qualityOf(answeredOf(question, outcome)) : null,
       ...(failure && { code: failure.code }),
     },
   };
 }
+
+const answeredOf = (question: string, { text, by, finishReason }: Outcome) => ({
+  ...{ question, text, meanLogprob: by.meanLogprob, endedProperly: finishReason === "stop" },
+});
 
 interface Cut {
   id: string;

@@ -122,7 +122,7 @@ export class ChatSocket {
     const userId = this.#principal.id;
     switch (event.type) {
       case "hello":
-        this.#send(this.#welcome());
+        this.#send(await this.#welcome());
         for (const { message_id, after_seq } of event.resume) await this.#follow(message_id, after_seq);
         return;
       case "watch":
@@ -138,7 +138,8 @@ export class ChatSocket {
     }
   }
 
-  #welcome(): Welcome {
+  async #welcome(): Promise<Welcome> {
+    const list = await modelList(this.#models, this.#application.source);
     const { id, name, role, mode } = this.#principal;
     const running = this.#application.conversing
       .running(id)
@@ -151,7 +152,7 @@ export class ChatSocket {
       protocol: PROTOCOL,
       server_id: SERVER_ID,
       user,
-      ...modelList(this.#models, this.#application.source),
+      ...list,
       running,
     };
   }

@@ -44,12 +44,19 @@ export class Chats {
   readonly #store: Store;
   readonly #user: string;
   readonly #hub: Hub | null;
+  readonly #changed: (conversationId: string) => void;
 
-  /** @param hub told of what changes. */
-  constructor(store: Store, userId: string, hub: Hub | null = null) {
+  /** @param hub told of what changes. @param changed of conversations of which data is made otherwise than before. */
+  constructor(
+    store: Store,
+    userId: string,
+    hub: Hub | null = null,
+    changed: (conversationId: string) => void = () => {},
+  ) {
     this.#store = store;
     this.#user = userId;
     this.#hub = hub;
+    this.#changed = changed;
   }
 
   /** Tells the user's connections how a conversation is now. @throws AppError 404. */
@@ -246,6 +253,7 @@ export class Chats {
         },
       ]);
     });
+    this.#changed(conversation_id);
     return { message_id, rating, reason, correction, created_at };
   }
 }

@@ -9,7 +9,14 @@ import { answerRows } from "./answer_rows.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
 import { Chats } from "./chats.ts";
 import { buildContext, type Context } from "./context.ts";
-import { type AnswerEvent, type AnswerListener, Generation, isEnd, type TIMES } from "./generation.ts";
+import {
+  type AnswerEvent,
+  type AnswerListener,
+  type AnswerRows,
+  Generation,
+  isEnd,
+  type TIMES,
+} from "./generation.ts";
 import { type Branch, readBranch } from "./history.ts";
 import type { Hub } from "./hub.ts";
 import type { Asked } from "./message_rows.ts";
@@ -46,6 +53,13 @@ export interface Planned {
   readonly continues?: Message;
 }
 
+interface ConversingOptions {
+  readonly writer: string;
+  readonly budgets?: BudgetSettings;
+  /** Told of the conversation of each answer that was kept whole. */
+  readonly kept: (conversationId: string) => void;
+}
+
 /** Takes messages of users, keeps them, and has them answered. */
 export class Conversing {
   /** The `ServerRun` whose answers these are. */
@@ -54,6 +68,7 @@ export class Conversing {
   readonly #source: AnswerSource;
   readonly #hub: Hub;
   readonly #times: typeof TIMES;
+  readonly #rows: AnswerRows;
   readonly #experiments: Experiments;
   readonly #sessions: Sessions;
   readonly #budgets: Budgets;
@@ -64,11 +79,7 @@ export class Conversing {
     experiments: Experiments,
     source: AnswerSource,
     hub: Hub,
-    {
-      writer,
-      budgets = {},
-      ...times
-    }: typeof TIMES & { readonly writer: string; readonly budgets?: BudgetSettings },
+    { writer, budgets = {}, kept, ...times }: typeof TIMES & ConversingOptions,
   ) {
     this.writer = writer;
     this.#store = experiments.store;
@@ -76,6 +87,7 @@ export class Conversing {
     this.#source = source;
     this.#hub = hub;
     this.#times = times;
+    this.#rows = answerRows(this.#store, kept);
     this.#sessions = new Sessions(this.#store);
     this.#budgets = new Budgets(this.#store, budgets);
   }
@@ -355,7 +367,7 @@ export class Conversing {
         blind,
         tell,
         source: this.#source,
-        rows: answerRows(this.#store),
+        rows: this.#rows,
         times: this.#times,
       },
       request: { model: arm?.model ?? model, turns, params, client: userId, continues: before.text !== "" },

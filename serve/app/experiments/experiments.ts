@@ -69,8 +69,15 @@ export class Experiments {
   /** Versions that answer for the experiments whose control does in this process. */
   #wanted(): string[] {
     return (this.#running ?? []).flatMap(({ arms: [control, ...others] }) =>
-      this.#source?.versionOf(control!.asked) === control!.name ? others.map(({ name }) => name) : [],
+      this.#answersAs(control!.asked, control!.name) ? others.map(({ name }) => name) : [],
     );
+  }
+
+  /** Whether a version answers in this process to who asks so; a name alone is its alias prod. */
+  #answersAs(asked: string, version: string): boolean {
+    const [name, alias = "prod"] = asked.split("@");
+    const names = alias === "prod" ? [name!, `${name}@prod`] : [asked];
+    return names.some((one) => this.#source?.versionOf(one) === version);
   }
 
   #rows(where: string, values: readonly string[] = []): Promise<ExperimentRow[]> {
@@ -106,7 +113,7 @@ export class Experiments {
     const { name, split = 0.5, unit = "user", alpha = 0.05 } = asked;
     const [control, treatment] = [await this.#find(asked.control), await this.#find(asked.treatment)];
     refuseUnlike(control, treatment);
-    if (this.#source !== null && this.#source.versionOf(asked.control) !== nameOf(control))
+    if (this.#source !== null && !this.#answersAs(asked.control, nameOf(control)))
       throw new AppError(
         422,
         "not_served",
@@ -129,10 +136,9 @@ export class Experiments {
         [id, name, JSON.stringify(arms), unit, Date.now(), alpha],
       );
     } catch (error) {
-      if ((error as { code?: string }).code !== "store_unique") {
-        await this.#release({ name, arms: JSON.stringify(arms) });
-        throw error;
-      }
+      await this.#release({ name, arms: JSON.stringify(arms) });
+      await this.#refresh();
+      if ((error as { code?: string }).code !== "store_unique") throw error;
       throw new AppError(
         409,
         "name_taken",

@@ -152,7 +152,10 @@ async function factsOf(
 const points = (share: number) => `${share < 0 ? "" : "+"}${(share * 100).toFixed(1)}`;
 
 /** What may be said of a result. */
-export function sentence({ difference, low, high, significant }: ExperimentResult, alpha: number): string {
+export function sentence(result: ExperimentResult, alpha: number): string {
+  const { difference, low, high, significant, sample_ratio } = result;
+  if (!sample_ratio.ok)
+    return `people were not split as the weights say (p = ${sample_ratio.p_value.toPrecision(2)})`;
   if (difference === null) return "no arm or one arm alone was rated";
   const interval =
     low === null || high === null

@@ -12,7 +12,7 @@ import { type DataConfig, dataConfig, type dataSettings } from "./config.ts";
 import { jsonLines } from "./exporter.ts";
 import { TrainingDataFormatter } from "./formatter.ts";
 import { type Imported, type ImportedFile, importConversations } from "./importer.ts";
-import { type ConversationRecord, sha256 } from "./record.ts";
+import { type ConversationRecord, corrected, countsOf, sha256 } from "./record.ts";
 import { type SplitName, type Splits, splitConversations, splitNames } from "./splits.ts";
 import {
   byRole,
@@ -63,7 +63,7 @@ export class DatasetBuilder {
     const { clean, quality, dedupe } = this.config;
     const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
     const cleaner = new DataCleaner({ ...clean, ...quality, ...dedupe });
-    const { kept, dropped } = await cleaner.filterConversations(list, { against });
+    const { kept, dropped } = await cleaner.filterConversations(list.map(corrected), { against });
     return { ...this.splitAndFormat(kept), dropped };
   }
 
@@ -201,15 +201,6 @@ export class DatasetBuilder {
       ...(prompts.length > 0 && { sample: { prompts } }),
     });
   }
-}
-
-/** Counts of names, in the order given, else of first sight. */
-function countsOf<N extends string>(
-  names: readonly N[],
-  order: readonly N[] = [...new Set(names)],
-): Partial<Record<N, number>> {
-  const entries = order.map((name) => [name, names.filter((other) => other === name).length] as const);
-  return Object.fromEntries(entries.filter(([, count]) => count > 0)) as Partial<Record<N, number>>;
 }
 
 /** A folder is replaced as a whole: one that is no dataset stays. */

@@ -1,14 +1,23 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { KilnError } from "../../../core/errors.ts";
 import { examples, nonEmpty, say, whole } from "../../../core/platform/command_line.ts";
 import type { DataConfig } from "./config.ts";
-import type { ConversationMetadata, ConversationRecord } from "./record.ts";
+import { type ConversationMetadata, type ConversationRecord, countsOf } from "./record.ts";
+
+type Counts = Partial<Record<string, number>>;
 
 const print = (line: string) => void process.stdout.write(`${line}\n`);
 const rooms = async () => await import("./index.ts");
 
+/** What a server's store has, given its address or `store` for where the environment says: conversations with consent, or pairs. */
+export type ReadStore = (address: string, what: "conversations" | "preferences") => Promise<object[]>;
+let readStore: ReadStore;
+
 /** `kiln data …`. Everything is imported when it is needed: `--help` is instant. */
-export function addDataCommands(program: Command): void {
+export function addDataCommands(program: Command, stored: ReadStore): void {
+  readStore = stored;
   const data = program
     .command("data")
     .description("conversations: log, clean, split and write them as data to train on");
@@ -22,7 +31,28 @@ export function addDataCommands(program: Command): void {
   addPreview(data);
 }
 
-const filesArgument = "files or folders of conversations: JSON Lines, JSON, CSV, Parquet, text";
+const filesArgument =
+  "files or folders of conversations: JSON Lines, JSON, CSV, Parquet, text; store: those of the server that may become data";
+
+const isStore = (source: string) => source === "store" || /^(sqlite:|postgres(ql)?:\/\/)/.test(source);
+
+/** Files as they are; of a store its conversations, in a file that goes when this process ends. */
+async function localFiles(sources: readonly string[]): Promise<string[]> {
+  const files: string[] = [];
+  for (const source of sources) {
+    if (!isStore(source)) files.push(source);
+    else {
+      const { mkdtempSync, rmSync, writeFileSync } = await import("node:fs");
+      const folder = mkdtempSync(join(tmpdir(), "kiln-store-"));
+      process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+      files.push(join(folder, "store.jsonl"));
+      writeFileSync(files.at(-1)!, jsonLines(await readStore(source, "conversations")), { mode: 0o600 });
+    }
+  }
+  return files;
+}
+
+const jsonLines = (rows: readonly object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 interface SettingFlags {
   config?: string;
@@ -60,7 +90,7 @@ function fieldMap(given: readonly string[] = []): Record<string, string> {
 
 /** Reads conversations and says what is left out, by kind of fault. */
 async function read(files: readonly string[], map: Record<string, string> = {}) {
-  const imported = await (await rooms()).importConversations(files, { map, say });
+  const imported = await (await rooms()).importConversations(await localFiles(files), { map, say });
   sayFaults(imported.faults);
   return imported;
 }
@@ -77,15 +107,16 @@ function sayFaults(
   if (faults.length > shownFaults) say(`and ${faults.length - shownFaults} faults more`);
 }
 
-/** "31 dropped: too_short 12, near_duplicate 9". */
-function counts(names: readonly string[]): string {
-  const all = new Map<string, number>();
-  for (const name of names) all.set(name, (all.get(name) ?? 0) + 1);
-  return [...all].map(([name, count]) => `${name} ${count}`).join(", ");
-}
+/** "too_short 12, near_duplicate 9". */
+const reasons = (counts: Counts) =>
+  Object.entries(counts)
+    .map(([reason, count]) => `${reason} ${count}`)
+    .join(", ");
 
-const summary = (before: number, dropped: readonly { reason: string }[]) =>
-  `${before} conversations, ${dropped.length} dropped${dropped.length > 0 ? ` (${counts(dropped.map(({ reason }) => reason))})` : ""}, ${before - dropped.length} kept`;
+function summary(before: number, dropped: Counts): string {
+  const all = Object.values(dropped).reduce<number>((sum, count = 0) => sum + count, 0);
+  return `${before} conversations, ${all} dropped${all > 0 ? ` (${reasons(dropped)})` : ""}, ${before - all} kept`;
+}
 
 async function write(path: string | undefined, text: string): Promise<void> {
   if (path === undefined) process.stdout.write(text);
@@ -184,10 +215,10 @@ function addImport(data: Command): void {
     )
     .action(async (files: string[], { map, out }: { map?: string[]; out?: string }) => {
       const { records, faults } = await read(files, fieldMap(map));
-      await write(out, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
+      await write(out, jsonLines(records));
       const invalid = new Set(faults.map(({ file, row }) => `${file} ${row}`)).size;
       say(
-        `${records.length} conversations, ${invalid} left out${invalid > 0 ? ` (${counts(faults.map(({ code }) => code))})` : ""}`,
+        `${records.length} conversations, ${invalid} left out${invalid > 0 ? ` (${reasons(countsOf(faults.map(({ code }) => code)))})` : ""}`,
       );
     });
 }
@@ -238,7 +269,7 @@ function addClean(data: Command): void {
       const { records } = await read(files);
       const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
       const { kept, dropped } = await cleaner.filterConversations(records, { against });
-      await write(flags.out, kept.map((record) => `${JSON.stringify(record)}\n`).join(""));
+      await write(flags.out, jsonLines(kept));
       if (flags.explain) {
         for (const record of records) {
           const { changes } = cleaner.cleanConversation(record);
@@ -246,7 +277,7 @@ function addClean(data: Command): void {
         }
         for (const one of dropped) print(JSON.stringify(one));
       }
-      say(summary(records.length, dropped));
+      say(summary(records.length, countsOf(dropped.map(({ reason }) => reason))));
     });
 }
 
@@ -264,6 +295,7 @@ function addExport(data: Command): void {
       examples(
         "kiln data export chats.jsonl --out exports",
         "kiln data export chats.jsonl --feedback dpo --out exports",
+        "kiln data export store --feedback dpo --out exports",
       ),
     )
     .action(
@@ -271,6 +303,12 @@ function addExport(data: Command): void {
         files: string[],
         flags: { out: string; formats?: string; feedback?: string; map?: string[] },
       ) => {
+        const [first] = files;
+        if (flags.feedback && files.length === 1 && isStore(first)) {
+          const rows = await readStore(first, "preferences");
+          await write(join(flags.out, "preference.jsonl"), jsonLines(rows));
+          return print(`${rows.length} pairs in ${join(flags.out, "preference.jsonl")}`);
+        }
         const { DataExporter, exportFormats } = await rooms();
         const asked = flags.feedback ? "preference" : flags.formats;
         const formats = (asked?.split(",") ?? exportFormats) as typeof exportFormats;
@@ -310,7 +348,7 @@ function addFormat(data: Command): void {
           say(`left out: ${id}: ${why}`);
         },
       });
-      await write(flags.out, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+      await write(flags.out, jsonLines(rows));
       say(`${rows.length} rows of ${records.length} conversations, ${skipped} left out`);
     });
 }
@@ -335,6 +373,7 @@ function addBuild(data: Command): void {
       const config = await settings({ config: file, ...(flags.set && { set: flags.set }) });
       if (files.length > 0)
         Object.assign(config, { sources: files, logger: { ...config.logger, path: undefined } });
+      if (config.sources) config.sources = await localFiles(config.sources);
       const { configuredConversations, DatasetBuilder } = await import("./builder.ts");
       const imported = await configuredConversations(config, say);
       sayFaults(imported.faults);
@@ -420,26 +459,21 @@ function addPreview(data: Command): void {
   withSettings(data.command("preview"))
     .argument("<files...>", filesArgument)
     .description("show what cleaning would change and leave out, and write nothing")
-    .option("--count <n>", "changed messages to show", whole(1), 10)
-    .action(async (files: string[], { count, ...flags }: SettingFlags & { count: number }) => {
-      const { clean, quality, dedupe } = await settings(flags);
-      const { DataCleaner, importConversations } = await rooms();
-      const cleaner = new DataCleaner({ ...clean, ...quality, ...dedupe });
+    .option("--count <n>", "changed messages to show, and conversations left out", whole(1), 10)
+    .option("--json", "print one JSON object")
+    .action(async (files: string[], flags: SettingFlags & { count: number; json?: boolean }) => {
+      const config = await settings(flags);
+      const { previewCleaning } = await import("./preview.ts");
       const { records } = await read(files);
-      let shown = 0;
-      for (const { id, messages } of records)
-        for (const { content } of messages) {
-          const { text, changes } = cleaner.clean(content);
-          if (text === content || shown >= count) continue;
-          shown++;
-          print(
-            `${id}: ${changes.map((change) => `${change.rule} ${change.count}`).join(", ")}\n  - ${JSON.stringify(content)}\n  + ${JSON.stringify(text)}`,
-          );
-        }
-      const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
-      const { dropped } = await cleaner.filterConversations(records, { against });
-      for (const { id, reason, detail } of dropped.slice(0, count)) print(`${id}: ${reason}: ${detail}`);
-      if (dropped.length > count) print(`and ${dropped.length - count} more`);
-      print(summary(records.length, dropped));
+      const found = await previewCleaning(records, config, flags.count);
+      if (flags.json) return print(JSON.stringify(found));
+      const shown = (text: string) => JSON.stringify(text);
+      for (const { conversation_id: id, changes, before, after } of found.changed)
+        print(`${id}: ${changes.join(", ")}\n  - ${shown(before)}\n  + ${shown(after)}`);
+      for (const { conversation_id: id, reason, detail } of found.dropped_rows)
+        print(`${id}: ${reason}: ${detail}`);
+      const { total, kept, dropped_rows } = found;
+      if (total - kept > dropped_rows.length) print(`and ${total - kept - dropped_rows.length} more`);
+      print(summary(total, found.dropped));
     });
 }

@@ -167,7 +167,8 @@ function withoutClashes(
   const byId = new Map<string, ConversationRecord[]>();
   for (const record of records) byId.set(record.id, [...(byId.get(record.id) ?? []), record]);
   const clashing = new Set<ConversationRecord>();
-  for (const [id, same] of byId) {
+  for (const [id, all] of byId) {
+    const same = latest(all, clashing);
     const [kept, ...others] = same.length === 1 ? same : inOrder(same);
     const said = JSON.stringify(kept.messages);
     for (const other of others) {
@@ -178,6 +179,15 @@ function withoutClashes(
     }
   }
   return records.filter((record) => !clashing.has(record));
+}
+
+/** What stands of one conversation that a server logged again each time that it was added to or rated. */
+function latest(same: ConversationRecord[], superseded: Set<ConversationRecord>): ConversationRecord[] {
+  const times = same.map(({ metadata }) => metadata.updated_at);
+  if (same.length === 1 || !times.every((time) => typeof time === "number")) return same;
+  const last = same[times.lastIndexOf(Math.max(...times))]!;
+  for (const one of same) if (one !== last) superseded.add(one);
+  return [last];
 }
 
 async function hashOf(file: string): Promise<string> {

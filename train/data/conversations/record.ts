@@ -14,6 +14,8 @@ export interface ConversationMetadata extends Record<string, unknown> {
   correction?: string;
   /** Milliseconds since 1970, UTC. */
   created_at?: number;
+  /** Of a line of a server's log: of several with one id the latest stands. */
+  updated_at?: number;
   source?: string;
   /** ISO 639-3. */
   language?: string;
@@ -90,3 +92,24 @@ export function contentHash({ messages }: Conversation): string {
 /** The words of all turns, in order. */
 export const conversationWords = ({ messages }: Conversation) =>
   messages.flatMap(({ content }) => wordsOf(content));
+
+/** Counts of names, in the order given, else of first sight. */
+export function countsOf<N extends string>(
+  names: readonly N[],
+  order: readonly N[] = [...new Set(names)],
+): Partial<Record<N, number>> {
+  const entries = order.map((name) => [name, names.filter((other) => other === name).length] as const);
+  return Object.fromEntries(entries.filter(([, count]) => count > 0)) as Partial<Record<N, number>>;
+}
+
+/** A conversation whose last answer a person has corrected, with what it should have been: nobody rated that down. */
+export function corrected(record: ConversationRecord): ConversationRecord {
+  const { correction, rating: _, ...metadata } = record.metadata;
+  const last = record.messages.at(-1);
+  if (typeof correction !== "string" || correction.trim() === "" || last?.role !== "assistant") return record;
+  return {
+    ...record,
+    metadata,
+    messages: [...record.messages.slice(0, -1), { ...last, content: correction }],
+  };
+}

@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import { AppError } from "../../../app/app_error.ts";
+import { AppError, notFound } from "../../../app/app_error.ts";
 import type { Application } from "../../../app/application.ts";
 import type { Principal } from "../../../app/auth.ts";
 import type { Chats } from "../../../app/chat/chats.ts";
@@ -61,3 +61,13 @@ export function wholeOf(call: Call<never>, name: string, byDefault: number, most
 
 /** A page's length. */
 export const limitOf = (call: Call<never>): number => Math.max(1, wholeOf(call, "limit", 50, 200));
+
+/** @throws AppError 403 for who is no admin; 404 where the path names one thing, of which others learn nothing. */
+export function onlyAdmins(
+  { principal, params }: Pick<Call & AppCall<never>, "principal" | "params">,
+  what: string,
+): void {
+  if (principal.role === "admin") return;
+  if ("id" in params) throw notFound("such thing");
+  throw new AppError(403, "admins_only", `${what} admins alone: ask one`);
+}

@@ -2,8 +2,10 @@ import type { Route } from "../../route.ts";
 import { accountRoutes } from "./accounts.ts";
 import { answerRoutes } from "./answers.ts";
 import { conversationRoutes } from "./conversations.ts";
+import { dataRoutes } from "./data.ts";
 import { documentRoutes } from "./documents.ts";
 import { pageRoutes } from "./page.ts";
+import { registryRoutes } from "./registry.ts";
 import { reportRoutes } from "./reports.ts";
 import { userRoutes } from "./users.ts";
 
@@ -12,4 +14,5 @@ export const appRoutes: readonly Route[] = [
   ...[...pageRoutes, ...accountRoutes, ...userRoutes],
   ...[...conversationRoutes, ...answerRoutes],
   ...[...reportRoutes, ...documentRoutes],
+  ...[...dataRoutes, ...registryRoutes],
 ];

@@ -1,9 +1,11 @@
 import { z } from "zod";
 import { analytics } from "../../../app/analytics.ts";
-import { AppError, notFound } from "../../../app/app_error.ts";
-import { dayOf, usageReport } from "../../../app/usage.ts";
+import { AppError } from "../../../app/app_error.ts";
+import type { Experiments } from "../../../app/experiments/experiments.ts";
+import type { Experiment } from "../../../app/protocol.ts";
+import { dayNumber, dayOf, usageReport } from "../../../app/usage.ts";
 import type { Route } from "../../route.ts";
-import { type AppCall, appRoute, queryOf } from "./app_route.ts";
+import { type AppCall, appRoute, onlyAdmins, queryOf } from "./app_route.ts";
 
 /** Days that a report is of where the query does not say. */
 const DAYS = 30;
@@ -13,11 +15,7 @@ function rangeOf({ principal, reply }: AppCall<unknown>) {
   const query = queryOf(reply.request);
   const day = (name: "from" | "to", byDefault: number) => {
     const text = query[name];
-    if (text === undefined) return byDefault;
-    const at = /^\d{4}-\d\d-\d\d$/.test(text) ? Date.parse(text) : Number.NaN;
-    // Date.parse takes the 30th of February.
-    if (!Number.isNaN(at) && new Date(at).toISOString().startsWith(text)) return dayOf(at);
-    throw new AppError(422, "invalid_query", `${name}: must be a day, as 2026-12-01`, name);
+    return text === undefined ? byDefault : dayNumber(text, name);
   };
   const to = day("to", dayOf(Date.now()));
   const from = day("from", to - DAYS + 1);
@@ -45,6 +43,7 @@ const usage = appRoute({
   handle: (call) => usageReport(call.application.store, rangeOf(call)),
 });
 
+const ABOUT_ALL = "experiments are about everybody's answers, and are for";
 const reference = z.string().min(1).max(200);
 
 const experiments = appRoute({
@@ -52,7 +51,7 @@ const experiments = appRoute({
   path: "/api/experiments",
   summary: "Experiments between two versions of a model",
   handle: async (call) => {
-    onlyAdmins(call);
+    onlyAdmins(call, ABOUT_ALL);
     return { experiments: await call.application.experiments.list() };
   },
 });
@@ -72,32 +71,30 @@ const start = appRoute({
       alpha: z.number().gt(0).max(0.5).optional(),
     }),
   handle: async (call) => {
-    onlyAdmins(call);
+    onlyAdmins(call, ABOUT_ALL);
     const experiment = await call.application.experiments.start(call.body as never);
     call.reply.code(201);
     return experiment;
   },
 });
 
-const experiment = appRoute({
-  method: "GET",
-  path: "/api/experiments/:id",
-  summary: "An experiment and what is known of it up to now",
-  handle: (call) => {
-    onlyAdmins(call);
-    return call.application.experiments.get(call.params.id!);
-  },
-});
-
-const stop = appRoute({
-  method: "POST",
-  path: "/api/experiments/:id/stop",
-  summary: "End an experiment without a change",
-  handle: (call) => {
-    onlyAdmins(call);
-    return call.application.experiments.stop(call.params.id!);
-  },
-});
+const ofOne = (
+  method: "GET" | "POST",
+  path: string,
+  summary: string,
+  act: (experiments: Experiments, id: string) => Promise<Experiment>,
+) =>
+  appRoute({
+    ...{ method, path, summary },
+    handle: (call) => {
+      onlyAdmins(call, ABOUT_ALL);
+      return act(call.application.experiments, call.params.id!);
+    },
+  });
+const experiment = ofOne("GET", "/api/experiments/:id", "An experiment up to now", (all, id) => all.get(id));
+const stop = ofOne("POST", "/api/experiments/:id/stop", "End an experiment without a change", (all, id) =>
+  all.stop(id),
+);
 
 const promote = appRoute({
   method: "POST",
@@ -106,17 +103,10 @@ const promote = appRoute({
   example: { arm: "assistant@3" },
   schema: () => z.object({ arm: reference }),
   handle: (call) => {
-    onlyAdmins(call);
+    onlyAdmins(call, ABOUT_ALL);
     return call.application.experiments.promote(call.params.id!, call.body.arm);
   },
 });
-
-/** Experiments are about everybody's answers. @throws AppError 403; 404 for one of them. */
-function onlyAdmins({ principal, params }: Pick<AppCall<unknown>, "principal" | "params">): void {
-  if (principal.role === "admin") return;
-  if ("id" in params) throw notFound("experiment");
-  throw new AppError(403, "admins_only", "experiments are about everybody's answers: ask an admin");
-}
 
 export const reportRoutes: readonly Route[] = [
   ...[numbers, usage],
