@@ -50,9 +50,10 @@ export class Application {
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
     this.documents = new Documents(store, blobs);
+    const { searches } = this.documents;
     this.#log = new ConversationLog(store, conversationLogPath(store));
     this.conversing = new Conversing(this.experiments, source, this.hub, {
-      ...{ ...TIMES, ...times, budgets, writer: this.#run.id },
+      ...{ ...TIMES, ...times, budgets, searches, writer: this.#run.id },
       kept: (id) => this.#log.note(id),
     });
   }

@@ -313,10 +313,18 @@ export interface ChatSend {
 
 // ---- WebSocket: server to client ----
 
+/** The passages that an answer is made from, before its text. */
+export interface ChatSources {
+  type: "chat.sources";
+  message_id: string;
+  seq: number;
+  citations: Citation[];
+}
+
 export type ServerEvent =
   | Welcome
   | ChatAccepted
-  | { type: "chat.sources"; message_id: string; seq: number; citations: Citation[] }
+  | ChatSources
   | ChatDelta
   | ChatNotice
   | ChatDone

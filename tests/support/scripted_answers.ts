@@ -49,6 +49,9 @@ export class Script implements AnswerSource {
   /** Says these pieces by itself and ends, if any. */
   says: readonly string[] | null = null;
 
+  /** How large its models are, where a test says so. */
+  parameters?: AnswerSource["parameters"];
+
   models = () => ["fake", "other"];
   /** What names stand for, besides themselves. */
   versions: Record<string, string> = {};

@@ -72,6 +72,8 @@ export interface AnswerSource {
   listed?(): ModelInfo[];
   /** The providers that it asks; their addresses are for admins. */
   providers?(isAdmin: boolean): ProviderList["providers"];
+  /** Weights of a model of this server; null of others. */
+  parameters?(model: string): number | null;
   /** Tokens that a prompt and its answer may have together. @throws AppError 404 for an unknown model. */
   contextLength(model: string): number;
   /** Tokens of the prompt that turns make; Infinity where they are far too many to count. */

@@ -41,7 +41,7 @@ const clientEvent = z.discriminatedUnion("type", [
     params: params.optional(),
     system: z.string().nullish(),
     consent: z.boolean().optional(),
-    retrieve: z.enum(["auto", "off"]).optional(),
+    retrieve: z.enum(["auto", "on", "off"]).optional(),
   }),
   z.object({ type: z.literal("chat.stop"), message_id: id }),
   z.object({ type: z.literal("chat.resume"), message_id: id, after_seq: seq }),
@@ -164,7 +164,7 @@ export class ChatSocket {
         await this.#follow(messageId, seq);
   }
 
-  async #ask({ type: _, retrieve: __, ...send }: Extract<ClientEvent, { type: "chat.send" }>): Promise<void> {
+  async #ask({ type: _, ...send }: Extract<ClientEvent, { type: "chat.send" }>): Promise<void> {
     this.#sending.add(send.request_id);
     try {
       const accepted = await this.#application.conversing.send(this.#principal.id, send);

@@ -2,6 +2,7 @@ import { indexMessages, newId, type Store, searchMessages, words } from "../../s
 import { AppError, notFound } from "../app_error.ts";
 import { recordEvents } from "../events.ts";
 import type {
+  Citation,
   Conversation,
   ConversationList,
   ConversationPatch,
@@ -166,7 +167,24 @@ export class Chats {
     );
     const byParent = new Map<string | null, string[]>();
     for (const { id, parent_id } of found) byParent.set(parent_id, [...(byParent.get(parent_id) ?? []), id]);
-    return rows.map((row) => messageOf(row, (byParent.get(row.parent_id) ?? []).sort()));
+    const cited = await this.#citations(rows);
+    return rows.map((row) => ({
+      ...messageOf(row, (byParent.get(row.parent_id) ?? []).sort()),
+      citations: cited.get(row.id) ?? [],
+    }));
+  }
+
+  /** What answers were made from; of a document that was deleted since, nothing. */
+  async #citations(rows: readonly MessageRow[]): Promise<Map<string, Citation[]>> {
+    const ids = rows.flatMap(({ id, role }) => (role === "assistant" ? [id] : []));
+    const found = await this.#store.all<Citation & { message_id: string }>(
+      `SELECT c.message_id, c.n, c.document_id, d.name, k.page, k.heading, substr(k.text, 1, 500) AS quote FROM citation c JOIN document d ON d.id = c.document_id JOIN chunk k ON k.id = c.chunk_id WHERE d.user_id = ? AND c.message_id IN (${ids.map(() => "?").join(", ") || "NULL"}) ORDER BY c.n`,
+      [this.#user, ...ids],
+    );
+    const byMessage = new Map<string, Citation[]>();
+    for (const { message_id, ...citation } of found)
+      byMessage.set(message_id, [...(byMessage.get(message_id) ?? []), citation]);
+    return byMessage;
   }
 
   /** The newest end of a branch below a message. @throws AppError 404. */

@@ -1,6 +1,8 @@
 import { newId, type Store } from "../../store/index.ts";
 import { AppError } from "../app_error.ts";
 import { type BudgetSettings, Budgets } from "../budgets.ts";
+import { citationOf, type Grounding, ground, type Retrieve, saying } from "../documents/grounding.ts";
+import type { Searches } from "../documents/search.ts";
 import { type AppEvent, Sessions } from "../events.ts";
 import type { Assigned } from "../experiments/assign.ts";
 import type { Experiments } from "../experiments/experiments.ts";
@@ -8,7 +10,7 @@ import type { ChatAccepted, Conversation, Message, Params } from "../protocol.ts
 import { answerRows } from "./answer_rows.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
 import { Chats } from "./chats.ts";
-import { buildContext, type Context } from "./context.ts";
+import { buildContext, type Context, type History } from "./context.ts";
 import {
   type AnswerEvent,
   type AnswerListener,
@@ -39,6 +41,8 @@ export interface Send {
   readonly params?: Params;
   readonly system?: string | null;
   readonly consent?: boolean;
+  /** Whether the user's documents are asked too; default `auto`. */
+  readonly retrieve?: Retrieve;
 }
 
 /** An answer to be written. */
@@ -51,11 +55,13 @@ export interface Planned {
   readonly turns: readonly Turn[];
   readonly params: Params;
   readonly continues?: Message;
+  readonly grounding?: Grounding | null;
 }
 
 interface ConversingOptions {
   readonly writer: string;
   readonly budgets?: BudgetSettings;
+  readonly searches: Searches;
   /** Told of the conversation of each answer that was kept whole. */
   readonly kept: (conversationId: string) => void;
 }
@@ -71,6 +77,7 @@ export class Conversing {
   readonly #rows: AnswerRows;
   readonly #experiments: Experiments;
   readonly #sessions: Sessions;
+  readonly #searches: Searches;
   readonly #budgets: Budgets;
   readonly #running = new Map<string, Generation>();
   readonly #recent = new Recent<ChatAccepted>(IDEMPOTENT_MS);
@@ -79,7 +86,7 @@ export class Conversing {
     experiments: Experiments,
     source: AnswerSource,
     hub: Hub,
-    { writer, budgets = {}, kept, ...times }: typeof TIMES & ConversingOptions,
+    { writer, budgets = {}, searches, kept, ...times }: typeof TIMES & ConversingOptions,
   ) {
     this.writer = writer;
     this.#store = experiments.store;
@@ -89,6 +96,7 @@ export class Conversing {
     this.#times = times;
     this.#rows = answerRows(this.#store, kept);
     this.#sessions = new Sessions(this.#store);
+    this.#searches = searches;
     this.#budgets = new Budgets(this.#store, budgets);
   }
 
@@ -114,17 +122,19 @@ export class Conversing {
     const arm = await this.#experiments.armFor(model, userId, branch.conversationId);
     await this.admit(userId, arm?.model ?? model);
     const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
-    const context = await buildContext(
-      this.#source,
+    const asked = { ...branch, turns: [...branch.turns, turn] };
+    const { context, grounding } = await this.#contextOf(
+      userId,
+      asked,
       arm?.model ?? model,
-      { ...branch, turns: [...branch.turns, turn] },
-      params.max_tokens,
+      params,
+      send.retrieve ?? "auto",
     );
     const ids = { request_id: send.request_id ?? null, conversation_id: branch.conversationId };
     const accepted = acceptedOf({ ...ids, user_message_id: newId(), model, arm }, context);
     const now = Date.now();
     try {
-      await this.#keep(userId, send, branch, turn, accepted, now);
+      await this.#keep(userId, send, branch, turn, accepted, now, grounding);
     } catch (error) {
       // Sent before the server was started again, or before the ten minutes began.
       if ((error as { code?: string }).code !== "store_unique" || send.request_id == null) throw error;
@@ -133,11 +143,28 @@ export class Conversing {
       return known;
     }
     const events = await this.sentEvents(userId, accepted, branch.model, now);
-    const told = this.begin({ userId, accepted, arm, events, turns: context.turns, params });
+    const told = this.begin({ userId, accepted, arm, events, turns: context.turns, params, grounding });
     const conversation = conversation_id === null ? begunBy(send, told, turn, now) : null;
     if (conversation)
       this.#hub.publish(userId, { type: "conversation.update", conversation }, conversation.id);
     return told;
+  }
+
+  /** What a model is sent of a branch, and what of the user's documents that is made from. */
+  async #contextOf(
+    userId: string,
+    branch: History & Pick<Branch, "documents">,
+    model: string,
+    params: Params,
+    retrieve: Retrieve,
+  ) {
+    const { turns, system, documents } = branch;
+    const grounding = await ground(this.#searches, this.#source, {
+      ...{ userId, turns, system, model, retrieve, documents },
+    });
+    const own = grounding === null ? turns : [...turns.slice(0, -1), grounding.turn];
+    const context = await buildContext(this.#source, model, { ...branch, turns: own }, params.max_tokens);
+    return { context, grounding };
   }
 
   /** The events of a message that was kept. */
@@ -199,6 +226,7 @@ export class Conversing {
     { content }: Turn,
     accepted: ChatAccepted,
     now: number,
+    grounding: Grounding | null,
   ): Promise<void> {
     const { conversation_id, user_message_id: asked, message_id: answer, model, arm, trimmed } = accepted;
     const title = titleOf(content);
@@ -216,6 +244,7 @@ export class Conversing {
           ...[answer, conversation_id, userId, asked, model, arm, JSON.stringify(kept), now],
         ],
       );
+      await keepSources(tx, answer, grounding);
       if (send.conversation_id !== null)
         await tx.run(
           "UPDATE conversation SET leaf_id = ?, model = ?, updated_at = ?, title = COALESCE(title, CAST(? AS TEXT)) WHERE id = ?",
@@ -265,7 +294,9 @@ export class Conversing {
       const { conversation_id, parent_id } = answer;
       const arm = await this.#experiments.armFor(chosen, userId, conversation_id);
       await this.admit(userId, arm?.model ?? chosen);
-      const context = await buildContext(this.#source, arm?.model ?? chosen, branch, given.max_tokens);
+      const retrieve = answer.citations.length > 0 ? "on" : "off";
+      const name = arm?.model ?? chosen;
+      const { context, grounding } = await this.#contextOf(userId, branch, name, given, retrieve);
       const ids = { request_id: request_id ?? null, conversation_id, user_message_id: parent_id! };
       const accepted = acceptedOf({ ...ids, model: chosen, arm }, context);
       const { message_id: id, trimmed } = accepted;
@@ -278,6 +309,7 @@ export class Conversing {
             ...[JSON.stringify({ params: given, trimmed, writer: this.writer }), now],
           ],
         );
+        await keepSources(tx, id, grounding);
         await tx.run("UPDATE conversation SET leaf_id = ?, updated_at = ? WHERE id = ?", [
           id,
           now,
@@ -290,7 +322,7 @@ export class Conversing {
         { ...common, kind: "regenerate", messageId, arm: answer.experiment_arm },
         { ...common, kind: "answer_started", messageId: id, arm: accepted.arm },
       ];
-      return this.begin({ userId, accepted, arm, events, turns: context.turns, params: given });
+      return this.begin({ userId, accepted, arm, events, turns: context.turns, params: given, grounding });
     });
   }
 
@@ -345,7 +377,9 @@ export class Conversing {
   }
 
   /** Has an answer written whose row is there. */
-  begin({ userId, accepted, arm, events, turns, params, continues, blind = false }: Planned): ChatAccepted {
+  begin(planned: Planned): ChatAccepted {
+    const { userId, accepted, arm, events, turns, params, continues, blind = false, grounding } = planned;
+    const said = grounding?.said ?? null;
     const { conversation_id, message_id, model } = accepted;
     const tell = (event: AnswerEvent) => {
       if (isEnd(event)) this.#running.delete(message_id);
@@ -366,7 +400,8 @@ export class Conversing {
         events,
         blind,
         tell,
-        source: this.#source,
+        source: said === null ? this.#source : saying(this.#source, said),
+        citations: grounding?.sources.map(citationOf) ?? [],
         rows: this.#rows,
         times: this.#times,
       },
@@ -413,6 +448,14 @@ export class Conversing {
   async close(): Promise<void> {
     await Promise.all([...this.#running.values()].map((generation) => generation.stop()));
   }
+}
+
+async function keepSources(tx: Store, messageId: string, grounding: Grounding | null): Promise<void> {
+  for (const { n, passage } of grounding?.sources ?? [])
+    await tx.run("INSERT INTO citation (message_id, n, chunk_id, document_id) VALUES (?, ?, ?, ?)", [
+      ...[messageId, n],
+      ...[passage.id, passage.document_id],
+    ]);
 }
 
 const emptyBranch = ({ system }: Send): Branch => ({

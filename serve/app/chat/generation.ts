@@ -6,6 +6,8 @@ import type {
   ChatDone,
   ChatError,
   ChatNotice,
+  ChatSources,
+  Citation,
   Failure,
   Usage,
 } from "../protocol.ts";
@@ -20,8 +22,8 @@ import {
 import { blindly, tokensPerSecond } from "./message_rows.ts";
 import { textSha256 } from "./replay.ts";
 
-/** What followers of one answer hear: pieces of it and how it comes about, then exactly one end. */
-export type AnswerEvent = ChatDelta | ChatNotice | ChatDone | ChatError;
+/** What followers of one answer hear: its sources, pieces of it and how it comes about, then exactly one end. */
+export type AnswerEvent = ChatSources | ChatDelta | ChatNotice | ChatDone | ChatError;
 export type AnswerEnd = ChatDone | ChatError;
 export const isEnd = (event: AnswerEvent): event is AnswerEnd =>
   event.type === "chat.done" || event.type === "chat.error";
@@ -73,6 +75,8 @@ export interface GenerationOptions {
   readonly arm: Assigned | null;
   /** Whether nobody is told which model it is. */
   readonly blind: boolean;
+  /** Passages that it is made from. */
+  readonly citations: readonly Citation[];
   readonly source: AnswerSource;
   readonly rows: AnswerRows;
   /** Told of every event, before followers. */
@@ -101,6 +105,7 @@ export class Generation {
   #seq: number;
   #ttftMs: number | null = null;
   readonly #notices: ChatNotice[] = [];
+  #sources: ChatSources | null = null;
   #running: RunningAnswer | null = null;
   #ending = false;
   #flushTimer: NodeJS.Timeout | null = null;
@@ -135,6 +140,16 @@ export class Generation {
   /** Asks for the answer; everything else happens by itself. */
   begin(): void {
     this.#watchFollowers();
+    const { citations } = this.options;
+    if (citations.length > 0) {
+      this.#sources = {
+        type: "chat.sources",
+        message_id: this.messageId,
+        seq: this.#next(),
+        citations: [...citations],
+      };
+      this.#publish(this.#sources);
+    }
     void this.#run();
   }
 
@@ -176,6 +191,7 @@ export class Generation {
       after > this.#textSeq || after < before.seq
         ? 0
         : (this.#ends[after - before.seq - 1] ?? before.text.length);
+    if (this.#sources !== null && this.#sources.seq > after) listener(this.#sources);
     const noticed = this.#notices.at(-1);
     if (noticed !== undefined && noticed.seq > after && !this.options.blind) listener(noticed);
     if (from < this.#text.length) listener(this.#delta(from));
@@ -204,12 +220,16 @@ export class Generation {
 
   #notice(notice: Noticed): void {
     if (this.#ending) return;
-    this.#seq++;
-    this.#ends.push(this.#text.length);
-    const event: ChatNotice = { type: "chat.notice", message_id: this.messageId, seq: this.#seq, notice };
+    const event: ChatNotice = { type: "chat.notice", message_id: this.messageId, seq: this.#next(), notice };
     this.#notices.push(event);
     // It would name the models.
     if (!this.options.blind) this.#publish(event);
+  }
+
+  /** The number of an event that is told now. */
+  #next(): number {
+    this.#ends.push(this.#text.length);
+    return ++this.#seq;
   }
 
   #hear(given: string): void {
@@ -218,8 +238,7 @@ export class Generation {
     const offset = this.#text.length;
     this.#ttftMs ??= performance.now() - this.#begun;
     this.#text += text;
-    this.#seq++;
-    this.#ends.push(this.#text.length);
+    this.#next();
     this.#publish(this.#delta(offset));
     this.#flushTimer ??= setTimeout(() => this.#flush(), this.options.times.flushMs);
   }

@@ -23,6 +23,7 @@ export function localAnswers(pool: ModelPool): AnswerSource {
   return {
     models,
     versionOf: (name) => pool.get(name)?.name ?? null,
+    parameters: (name) => pool.get(name)?.facts?.parameters ?? null,
     contextLength: (name) => find(name).maxModelLen,
     async count(name, turns) {
       const { frontend } = find(name);

@@ -64,7 +64,7 @@ export const blindly = (failure: Failure): Failure => ({
 });
 
 /** The message of a row. */
-export function messageOf(row: MessageRow, siblings: readonly string[]): Message {
+export function messageOf(row: MessageRow, siblings: readonly string[]): Omit<Message, "citations"> {
   const { params, prompt_tokens, completion_tokens, cached_tokens, error, ...rest } = row;
   const { rating, reason, correction, rated_at, blind, ...own } = rest;
   const asked = params === null ? null : (JSON.parse(params) as Asked);
@@ -86,7 +86,6 @@ export function messageOf(row: MessageRow, siblings: readonly string[]): Message
     tokens_per_second: tokensPerSecond(completion_tokens, row.ttft_ms, row.total_ms),
     error: error === null ? null : blind === 1 ? blindly(JSON.parse(error)) : JSON.parse(error),
     trimmed: asked?.trimmed ?? null,
-    citations: [],
     feedback:
       rating === null ? null : { message_id: row.id, rating, reason, correction, created_at: rated_at ?? 0 },
   };

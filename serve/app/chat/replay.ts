@@ -36,7 +36,12 @@ export function replayed(message: Message): AnswerEvent[] {
         }
       : failed(error ?? INTERRUPTED);
   const delta: AnswerEvent = { type: "chat.delta", message_id, seq: Math.max(seq - 1, 0), offset: 0, text };
-  return text === "" ? [last] : [delta, last];
+  const { citations } = message;
+  const sources: AnswerEvent[] =
+    citations.length === 0
+      ? []
+      : [{ type: "chat.sources", message_id, seq: Math.max(seq - 1, 0), citations }];
+  return [...sources, ...(text === "" ? [] : [delta]), last];
 }
 
 const NO_USAGE = { prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0, estimated: false };

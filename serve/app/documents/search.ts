@@ -39,13 +39,14 @@ export class Searches {
     this.#store = store;
   }
 
-  /** What one user's documents say of a question. */
+  /** What one user's documents say of a question. `version` is their index's newest, where it is known. */
   async search(
     userId: string,
     query: string,
     most: number,
+    version?: number,
   ): Promise<Found & { readonly index: PassageIndex; readonly numbers: readonly number[] }> {
-    const { index, rows, ranker } = await this.#indexOf(userId);
+    const { index, rows, ranker } = await this.#indexOf(userId, version ?? (await this.#versionOf(userId)));
     const found = index.search(query, most, ranker);
     return {
       passages: found.map(({ passage, score }) => ({ ...rows[passage], score })),
@@ -56,17 +57,15 @@ export class Searches {
     };
   }
 
-  /** Forgets a user's index. */
-  forget(userId: string): void {
-    this.#held.delete(userId);
-  }
-
-  async #indexOf(userId: string): Promise<Held> {
-    const [state] = await this.#store.all<{ version: number; ranker: Ranker; selftest: string | null }>(
-      "SELECT version, ranker, selftest FROM index_state WHERE user_id = ?",
+  async #versionOf(userId: string): Promise<number> {
+    const [state] = await this.#store.all<{ version: number }>(
+      "SELECT version FROM index_state WHERE user_id = ?",
       [userId],
     );
-    const version = state?.version ?? 0;
+    return state?.version ?? 0;
+  }
+
+  async #indexOf(userId: string, version: number): Promise<Held> {
     const held = this.#held.get(userId);
     this.#held.delete(userId);
     const now = held?.version === version ? held : await this.#built(userId, version);

@@ -48,7 +48,7 @@ export const chatByQuery: Route = appRoute({
       request_id: id.optional(),
       model: model.optional(),
       stream: z.boolean().optional(),
-      retrieve: z.enum(["auto", "off"]).optional(),
+      retrieve: z.enum(["auto", "on", "off"]).optional(),
       params: params.optional(),
       system: text.nullish(),
       consent: z.boolean().optional(),
@@ -60,6 +60,7 @@ export const chatByQuery: Route = appRoute({
       ...{ text: query, conversation_id, request_id: request_id ?? null },
       ...{ system, consent: body.consent ?? false },
       ...(parent_id === undefined ? {} : { parent_id }),
+      ...(body.retrieve === undefined ? {} : { retrieve: body.retrieve }),
       ...(body.model === undefined ? {} : { model: body.model }),
       ...(body.params === undefined ? {} : { params: body.params as never }),
     });
@@ -114,7 +115,7 @@ async function whole(
   };
   return {
     ...{ conversation_id, message_id, response: message.content, model: message.model ?? "" },
-    ...{ citations: [], usage, cost_microusd: message.cost_microusd, trimmed },
+    ...{ citations: message.citations, usage, cost_microusd: message.cost_microusd, trimmed },
   };
 }
 
