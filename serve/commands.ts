@@ -11,6 +11,8 @@ import {
   whole,
 } from "../core/platform/command_line.ts";
 
+import { LIMITS } from "./limits.ts";
+
 const resolveModel = async (given: string) => (await import("../models/hub/resolve.ts")).resolveModel(given);
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
@@ -298,6 +300,12 @@ function addServe(program: Command): void {
       "--lora-modules <name=path...>",
       "LoRA adapters of PEFT (or GGUF) to serve beside their model, each as a model of its own; with several models as JSON with name, path and base_model_name",
       adapters,
+    )
+    .option(
+      "--shutdown-timeout <s>",
+      "seconds that running answers have after a signal, before they are cut off",
+      whole(0, 86_400),
+      LIMITS.drainMs / 1000,
     )
     .option("--max-loras <n>", "adapters that a model may have at once", whole(1, 4096), 16)
     .option("--max-lora-rank <n>", "rank that an adapter may have", whole(1, 4096), 64)

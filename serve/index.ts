@@ -17,6 +17,7 @@ export {
   type LLMOptions,
   type LLMParams,
   type LLMPrompt,
+  type LoraRequest,
   type PoolingOutput,
 } from "./llm.ts";
 export {

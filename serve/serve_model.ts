@@ -41,6 +41,8 @@ export interface ServeFlags {
   maxLoras?: number;
   maxLoraRank?: number;
   providers?: string;
+  /** Seconds. */
+  shutdownTimeout?: number;
 }
 
 /** What a server begins with. */
@@ -167,8 +169,8 @@ export async function serveModels(
   { once = false, engines }: ServingOptions = {},
 ): Promise<void> {
   const load = engines ? loaderInto(engines) : loadInto;
-  const models = new ModelPool();
-  const { cacheMib, adminKey, modelDir: folders = [] } = flags;
+  const { cacheMib, adminKey, modelDir: folders = [], shutdownTimeout: seconds } = flags;
+  const models = new ModelPool(seconds === undefined ? {} : { limits: { drainMs: seconds * 1000 } });
   const budget = new CacheBudget(cacheMib ? cacheMib * 2 ** 20 : defaultCacheBytes);
   const names = sources.map(({ name }) => name);
   // A new version of a model can then be loaded beside the old one.

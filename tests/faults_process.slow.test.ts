@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { send, until } from "./serve_fake.ts";
+import { killWriters } from "./support/killed_writers.ts";
 import { type ServeProcess, serveProcess, writeTinyModel } from "./support/serve_process.ts";
 
 /** Signals to a process of `kiln serve`, and what it logs. */
@@ -51,6 +52,23 @@ it("F18: SIGTERM under load: not ready, nothing new, the answers that run are wr
   for (const text of await Promise.all(answers)) expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
   expect(await one.exited).toEqual({ code: 0, signal: null });
 });
+
+it("F18: with --shutdown-timeout 0 what runs is cut off with an error, and the exit is 0", async () => {
+  const one = await start("--shutdown-timeout", "0");
+  const answers = await streams(one, 4);
+  one.child.kill("SIGTERM");
+  for (const text of await Promise.all(answers)) {
+    expect(text).toContain('"code":"shutting_down"');
+    expect(text).not.toContain("[DONE]");
+  }
+  expect(await one.exited).toEqual({ code: 0, signal: null });
+});
+
+it(
+  "F20: kill -9 of 200 processes that write a model leaves a whole one each time",
+  () => killWriters(mkdtempSync(join(folder, "writers-")), 200),
+  300_000,
+);
 
 it.each<[NodeJS.Signals, NodeJS.Signals]>([
   ["SIGTERM", "SIGTERM"],
