@@ -171,7 +171,7 @@ function addChat(program: Command): void {
     )
     .addHelpText(
       "after",
-      "\nIn the conversation: /help for /system, /model, /save, /load, /undo, /retry, /context\n",
+      "\nIn the conversation: /help for /run, /rate, /system, /model, /save, /load, /undo, /retry, /context\nTyped lines are kept in ~/.kiln_history; KILN_HISTORY names another file, or none where it is empty.\n",
     )
     .action(async (given: string, flags: WritingFlags & { system: string; json?: boolean }) => {
       const path = await resolveModel(given);
@@ -180,13 +180,14 @@ function addChat(program: Command): void {
       const { openChat } = await import("./app/repl/open_chat.ts");
       const { ChatSession } = await import("./app/repl/chat_session.ts");
       const { ChatRepl } = await import("./app/repl/repl.ts");
+      const { historyFile } = await import("./app/repl/history_file.ts");
       const { adapter, dtype, json, system } = flags;
       const model = await openChat(path, { name: given, adapter, dtype, say });
       const session = new ChatSession(model, writingOptions(flags));
       session.system = system;
       const open = async (name: string) => openChat(await resolveModel(name), { name, dtype, say });
       if (process.stdin.isTTY) say("/help lists the commands; Ctrl-D leaves");
-      process.exitCode = await new ChatRepl(session, { open, json, say }).run();
+      process.exitCode = await new ChatRepl(session, { open, json, say, history: historyFile() }).run();
     });
 }
 

@@ -7,6 +7,7 @@ import { type ChatModel, type ChatOptions, ChatSession } from "../serve/app/repl
 import { ChatRepl } from "../serve/app/repl/repl.ts";
 import { ChatTemplate, Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
 import { readChatData } from "../train/data/index.ts";
+import { shown, terminal } from "./support/terminal.ts";
 
 const root = mkdtempSync(join(tmpdir(), "kiln-chat-"));
 const place = (name: string) => join(root, name);
@@ -266,22 +267,6 @@ describe("files", () => {
 });
 
 describe("on a terminal", () => {
-  /** A terminal: what is typed, what is seen. */
-  function terminal(chat: ChatSession) {
-    const input = Object.assign(new PassThrough(), { isTTY: true });
-    const output = Object.assign(new PassThrough(), { isTTY: true, columns: 80 });
-    let seen = "";
-    output.on("data", (text) => {
-      seen += text;
-    });
-    const say = (line: string) => void output.write(`${line}\n`);
-    const open = async () => parrot();
-    const done = new ChatRepl(chat, { open, say, input, output }).run();
-    return { type: (text: string) => input.write(text), seen: () => seen, done };
-  }
-  const shown = async (seen: () => string, text: string) =>
-    expect.poll(seen, { timeout: 5000, interval: 5 }).toContain(text);
-
   it("Ctrl-C stops the answer and the second leaves; what is typed meanwhile waits", async () => {
     const chat = session();
     const { type, seen, done } = terminal(chat);

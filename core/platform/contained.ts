@@ -13,11 +13,11 @@ export type Language = "python" | "javascript";
 
 /** How a program ended: it ran to its end, it failed, it was stopped, or it tried something that is refused. */
 const outcomes = [
-  ...["passed", "syntax", "assertion", "error", "exit", "timeout", "memory"],
+  ...["passed", "syntax", "assertion", "error", "exit", "timeout", "memory", "output"],
   ...["write", "read", "network", "process"],
 ] as const;
 export type Outcome =
-  | ("passed" | "syntax" | "assertion" | "error" | "exit" | "timeout" | "memory")
+  | ("passed" | "syntax" | "assertion" | "error" | "exit" | "timeout" | "memory" | "output")
   | ("write" | "read" | "network" | "process");
 
 export interface ContainedResult {
@@ -26,6 +26,8 @@ export interface ContainedResult {
   message: string;
   /** What it wrote to standard output and standard error, up to the bound; the rest is dropped. */
   output: string;
+  /** From its first line to its end; 0 if it did not begin. */
+  milliseconds: number;
 }
 
 export interface ContainedOptions {
@@ -35,6 +37,8 @@ export interface ContainedOptions {
   memoryBytes?: number;
   /** Default 64 KiB. */
   outputBytes?: number;
+  /** Whether more output ends the program (`output`), for one whose output somebody waits to read. */
+  endFlood?: boolean;
   /** Ends the program early; the run then throws a KilnError (`interrupted`). */
   signal?: AbortSignal | undefined;
 }
@@ -102,12 +106,12 @@ export class Contained {
    * its scratch folder is gone.
    */
   async run(program: string, options: ContainedOptions = {}): Promise<ContainedResult> {
-    const { seconds = 3, memoryBytes = 2 ** 29, outputBytes = 2 ** 16, signal } = options;
+    const { seconds = 3, memoryBytes = 2 ** 29, outputBytes = 2 ** 16, endFlood = false, signal } = options;
     throwIfStopped(signal);
     const folder = realpathSync(mkdtempSync(join(tmpdir(), "kiln-program-")));
     try {
       const child = this.#spawn(folder, seconds, memoryBytes);
-      return await watch(child, program, { seconds, outputBytes, signal });
+      return await watch(child, program, { seconds, outputBytes, endFlood, signal });
     } finally {
       rmSync(folder, { recursive: true, force: true, maxRetries: 3 });
     }
@@ -151,12 +155,9 @@ function limits(seconds: number, memoryBytes: number): string {
 async function watch(
   child: ChildProcess,
   program: string,
-  {
-    seconds,
-    outputBytes,
-    signal,
-  }: Required<Pick<ContainedOptions, "seconds" | "outputBytes">> & ContainedOptions,
+  options: Required<Omit<ContainedOptions, "memoryBytes" | "signal">> & Pick<ContainedOptions, "signal">,
 ): Promise<ContainedResult> {
+  const { seconds, outputBytes, endFlood, signal } = options;
   const [input, ...outputs] = child.stdio as unknown as [NodeJS.WritableStream, Readable, Readable, Readable];
   const [output, errors, report] = outputs;
   const kill = () => {
@@ -173,14 +174,21 @@ async function watch(
   };
   let timer = setTimeout(expire, startSeconds * 1000);
   let reported = "";
+  let beginning = Number.NaN;
   report.setEncoding("utf8").on("data", (text: string) => {
     const began = reported.includes("\n");
     reported = (reported + text).slice(0, 4000);
     if (began || !reported.startsWith("begins\n")) return;
+    beginning = performance.now();
     clearTimeout(timer);
     timer = setTimeout(expire, seconds * 1000);
   });
-  const written = [bounded(output, outputBytes), bounded(errors, outputBytes)];
+  let flooded = false;
+  const flood = () => {
+    flooded = endFlood;
+    if (endFlood) kill();
+  };
+  const written = [output, errors].map((stream) => bounded(stream, outputBytes, flood));
   signal?.addEventListener("abort", kill);
   // A program that ends before it has read itself.
   input.on("error", () => {}).end(program);
@@ -198,13 +206,14 @@ async function watch(
   const text = written.map((read) => read()).join("");
   const begins = reported.startsWith("begins\n");
   const [last] = reported.replace("begins\n", "").split("\n");
-  if (last !== "") return { ...parseReport(last), output: text };
-  if (expired && begins)
-    return { outcome: "timeout", message: `it ran longer than ${seconds} s`, output: text };
-  if (/out of memory|MemoryError/.test(text)) return { outcome: "memory", message: "", output: text };
+  const found = { output: text, milliseconds: performance.now() - beginning || 0 };
+  if (flooded) return { outcome: "output", message: `it wrote more than ${outputBytes} bytes`, ...found };
+  if (last !== "") return { ...parseReport(last), ...found };
+  if (expired && begins) return { outcome: "timeout", message: `it ran longer than ${seconds} s`, ...found };
+  if (/out of memory|MemoryError/.test(text)) return { outcome: "memory", message: "", ...found };
   if (begins) {
     const how = child.signalCode ?? `status ${child.exitCode}`;
-    return { outcome: "exit", message: `its interpreter ended with ${how}`, output: text };
+    return { outcome: "exit", message: `its interpreter ended with ${how}`, ...found };
   }
   throw new KilnError(
     `cannot run programs: ${text.trim().split("\n").at(-1) || "the interpreter does not start"}`,
@@ -221,13 +230,14 @@ function parseReport(line: string): Pick<ContainedResult, "outcome" | "message">
   return { outcome: "exit", message: "it wrote to the runner's own descriptor" };
 }
 
-/** Reads a stream to its end and keeps its first bytes. */
-function bounded(stream: Readable, most: number): () => string {
+/** Reads a stream to its end and keeps its first bytes; `tooMuch` is called where there are more. */
+function bounded(stream: Readable, most: number, tooMuch: () => void): () => string {
   const chunks: Buffer[] = [];
   let size = 0;
   stream.on("data", (chunk: Buffer) => {
     if (size < most) chunks.push(chunk.subarray(0, most - size));
     size += chunk.length;
+    if (size > most) tooMuch();
   });
   return () => Buffer.concat(chunks).toString();
 }

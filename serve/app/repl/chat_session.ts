@@ -82,7 +82,26 @@ export class ChatSession {
     const last = this.#lastMessage();
     const { content } = this.messages[last];
     this.messages = this.messages.slice(0, last);
+    this.#unrate();
     return content;
+  }
+
+  /**
+   * Notes what a person thinks of the last answer, and what it should have been, as data of conversations has them. With
+   * whatever is said or taken back next, the note is gone: it would be of another answer.
+   */
+  rate(rating: -1 | 1, correction?: string): void {
+    if (this.messages.at(-1)?.role !== "assistant")
+      throw new KilnError("there is no answer to rate; write a message first");
+    this.#unrate();
+    const { metadata } = this.#others;
+    this.#others = { ...this.#others, metadata: { ...metadata, rating, ...definedOnly({ correction }) } };
+  }
+
+  #unrate(): void {
+    const { metadata, ...others } = this.#others;
+    const { rating: _, correction: __, ...rest } = metadata ?? {};
+    this.#others = { ...others, ...(Object.keys(rest).length > 0 && { metadata: rest }) };
   }
 
   /** Forgets all but the system message. */
@@ -142,8 +161,10 @@ export class ChatSession {
     } finally {
       const { content, finish_reason } = answer;
       const isWhole = finish_reason === "stop";
-      if (isWhole || content !== "")
+      if (isWhole || content !== "") {
+        this.#unrate();
         this.messages = [...messages, { role: "assistant", content, ...(!isWhole && { weight: 0 }) }];
+      }
     }
     return answer;
   }

@@ -1,8 +1,12 @@
 import { createInterface, type Interface } from "node:readline";
 import { type Readable, Writable } from "node:stream";
 import { KilnError, nearestName } from "../../../core/errors.ts";
+import { codeBlocks, FenceReader } from "../sandbox/code_blocks.ts";
+import { endOf, runCode } from "../sandbox/sandbox.ts";
 import { loadChat, saveChat } from "./chat_files.ts";
 import type { Answer, ChatModel, ChatSession } from "./chat_session.ts";
+import { CodeScreen, loadHighlighter } from "./code_screen.ts";
+import { appendHistory, readHistory } from "./history_file.ts";
 
 export interface ReplOptions {
   /** Loads the model that a person names. Throws where it cannot; the conversation then goes on with the old one. */
@@ -13,6 +17,8 @@ export interface ReplOptions {
   say(line: string): void;
   input?: Readable & { isTTY?: boolean };
   output?: Writable & { isTTY?: boolean; columns?: number };
+  /** Where the lines that are typed on a terminal are kept for the next time; null keeps none. */
+  history?: string | null;
 }
 
 interface Command {
@@ -24,10 +30,13 @@ interface Command {
 const counted = (count: number, thing: string) =>
   `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
 
+const asking = "You: ";
+const goingOn = "...  ";
+
 /**
- * Reads messages and streams the answers; `\` at the end of a line goes on with the next, and a line that begins with / is a
- * command. On a terminal with line editing and history; elsewhere the output holds nothing but the answers. Ctrl-C stops an
- * answer, and the second time leaves.
+ * Reads messages and streams the answers; `\` at the end of a line goes on with the next, as an open fence of code does, and a
+ * line that begins with / is a command. On a terminal with line editing, history and code in colours; elsewhere the output
+ * holds nothing but the answers and what programs wrote. Ctrl-C stops an answer or a program, and the second time leaves.
  */
 export class ChatRepl {
   readonly #session: ChatSession;
@@ -45,7 +54,7 @@ export class ChatRepl {
   #exitCode = 0;
 
   constructor(session: ChatSession, options: ReplOptions) {
-    const { input = process.stdin, output = process.stdout } = options;
+    const { input = process.stdin, output = process.stdout, history: file = null } = options;
     this.#session = session;
     this.#options = options;
     this.#output = output;
@@ -59,8 +68,10 @@ export class ChatRepl {
       },
     });
     Object.defineProperty(quiet, "columns", { get: () => screen.columns });
-    const editing = this.#isTerminal && { output: quiet, historySize: 1000 };
+    const history = this.#isTerminal && file !== null ? readHistory(file) : [];
+    const editing = this.#isTerminal && { output: quiet, historySize: 1000, history };
     this.#lines = createInterface({ input, terminal: this.#isTerminal, ...editing });
+    if (file !== null) this.#lines.on("history", ([line]: string[]) => line && appendHistory(file, line));
   }
 
   /** Talks until the input ends or the person leaves; returns the exit code. */
@@ -70,17 +81,18 @@ export class ChatRepl {
     process.on("SIGINT", interrupt);
     let message = "";
     try {
-      this.#prompt(">>> ");
+      this.#prompt(asking);
       for await (const line of this.#lines) {
         this.#wasInterrupted = false;
-        const goesOn = line.endsWith("\\");
-        message += goesOn ? `${line.slice(0, -1)}\n` : line;
+        const isCut = line.endsWith("\\");
+        const goesOn = isCut || isOpen(message + line);
+        message += goesOn ? `${isCut ? line.slice(0, -1) : line}\n` : line;
         if (!goesOn) {
           await this.#take(message.trim());
           message = "";
         }
         if (this.#hasLeft) break;
-        this.#prompt(goesOn ? "... " : ">>> ");
+        this.#prompt(goesOn ? goingOn : asking);
       }
       await this.#take(message.trim());
     } finally {
@@ -122,6 +134,16 @@ export class ChatRepl {
       text: "answer the last message once more",
       run: () => this.#show((hear, signal) => this.#session.retry(hear, signal)),
     },
+    run: {
+      argument: "[LANGUAGE] [unsafe]",
+      text: "run the last code block in the sandbox",
+      run: (how) => this.#run(how),
+    },
+    rate: {
+      argument: "up|down [BETTER]",
+      text: "rate the last answer; BETTER is what it should have been. /save keeps it",
+      run: (rating) => this.#rate(rating),
+    },
     context: { text: "how much of the context is taken", run: () => this.#context() },
     clear: {
       text: "begin again, with the same system message",
@@ -156,16 +178,20 @@ export class ChatRepl {
   /** Writes an answer as it comes. */
   async #show(ask: (hear: (text: string) => void, signal: AbortSignal) => Promise<Answer>): Promise<void> {
     const { json, say } = this.#options;
+    if (this.#isTerminal) await loadHighlighter();
     const running = new AbortController();
     this.#running = running;
     let isOpen = false;
+    const screen = this.#isTerminal ? new CodeScreen((text) => this.#output.write(text)) : null;
     const hear = (text: string) => {
       if (json) return;
-      this.#output.write(text);
+      if (!isOpen && this.#isTerminal) this.#output.write("AI: ");
       isOpen = true;
+      if (screen) screen.hear(text);
+      else this.#output.write(text);
     };
     try {
-      const { leftOut, ...answer } = await ask(hear, running.signal);
+      const { leftOut, ...answer } = await ask(hear, running.signal).finally(() => screen?.end());
       if (json) this.#output.write(`${JSON.stringify(answer)}\n`);
       else if (answer.content !== "" || !this.#isTerminal) this.#output.write("\n");
       isOpen = false;
@@ -198,7 +224,7 @@ export class ChatRepl {
       this.#wasInterrupted = true;
       this.#lines.write(null, { ctrl: true, name: "u" }); // an empty line
       this.#options.say("\n(Ctrl-C once more leaves)");
-      this.#prompt(">>> ");
+      this.#prompt(asking);
     }
   }
 
@@ -241,6 +267,41 @@ export class ChatRepl {
     this.#options.say(`loaded ${counted(messages.length, "message")} from ${path}${hint}`);
   }
 
+  /** Runs the last code of the conversation; what it wrote is output, how it ended a line. */
+  async #run(how: string): Promise<void> {
+    const words = how.split(/\s+/).filter((word) => word !== "");
+    const unsafe = words.includes("unsafe");
+    const [language] = words.filter((word) => word !== "unsafe");
+    const block = this.#session.messages.flatMap(({ content }) => codeBlocks(content)).at(-1);
+    if (!block)
+      throw new KilnError("there is no code between ``` and ``` in the conversation, so nothing to run");
+    const running = new AbortController();
+    this.#running = running;
+    try {
+      const ended = await runCode(block, { language, unsafe, signal: running.signal });
+      const { output, tier } = ended;
+      if (this.#options.json) {
+        this.#output.write(`${JSON.stringify(ended)}\n`);
+        return;
+      }
+      this.#output.write(this.#isTerminal ? printable(output) : output);
+      if (output !== "" && !output.endsWith("\n")) this.#output.write("\n");
+      this.#options.say(`(${endOf(ended)}; ${tier})`);
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  #rate(argument: string): void {
+    const [, word, better] = /^(up|down)(?:\s+([\s\S]+))?$/.exec(argument.trim()) ?? [];
+    if (word === undefined)
+      throw new KilnError("say /rate up, /rate down, or /rate down and what it should have been");
+    this.#session.rate(word === "up" ? 1 : -1, better);
+    this.#options.say(
+      `rated ${word}${better ? ", with a better answer" : ""}; /save FILE before you go on keeps it`,
+    );
+  }
+
   async #context(): Promise<void> {
     const { model, answerRoom } = this.#session;
     const { ids, turns, leftOut } = await this.#session.prompt();
@@ -252,9 +313,21 @@ export class ChatRepl {
 
   #help(): void {
     for (const [name, { argument = "", text }] of Object.entries(this.#commands))
-      this.#options.say(`${`/${name} ${argument}`.padEnd(18)}${text}`);
+      this.#options.say(`${`/${name} ${argument}`.padEnd(26)}${text}`);
     this.#options.say(
       "A \\ at the end of a line goes on with the next. Ctrl-C stops an answer; twice leaves.",
     );
   }
 }
+
+/** Whether a message ends within a code block, and so goes on with the next line. */
+function isOpen(message: string): boolean {
+  const reader = new FenceReader();
+  for (const line of message.split("\n")) reader.take(line);
+  return reader.open !== null;
+}
+
+/** What a program wrote, without what would move a terminal's cursor or change its colours. */
+const printable = (text: string) =>
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: those are what it takes away
+  text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
