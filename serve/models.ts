@@ -140,6 +140,8 @@ export class ModelPool implements Models {
   /** By name and alias. */
   readonly #names = new Map<string, Entry>();
   readonly #watchers: ((model: ServedModel) => void)[] = [];
+  /** Called after each change of the names; before any is set, for nobody. */
+  onChange: () => void = () => {};
 
   constructor({ limits, onError = logError }: PoolOptions = {}) {
     this.limits = { ...LIMITS, ...limits };
@@ -210,6 +212,7 @@ export class ModelPool implements Models {
     const entry: Entry = { model, holders: 0, free: null };
     for (const name of names) this.#names.set(name, entry);
     for (const watcher of this.#watchers) watcher(model);
+    this.onChange();
     return model;
   }
 
@@ -223,6 +226,7 @@ export class ModelPool implements Models {
     }
     if (name === null) this.#names.delete(alias);
     else this.#names.set(alias, this.#entry(name));
+    this.onChange();
   }
 
   /** Takes a model out of the pool with all its names and adapters, lets what runs on it finish and frees its memory. */
@@ -232,6 +236,7 @@ export class ModelPool implements Models {
       parent === entry.model.name && known === own ? [this.remove(own)] : [],
     );
     for (const [known, { model }] of this.#names) if (model === entry.model) this.#names.delete(known);
+    this.onChange();
     await Promise.all(adapters);
     if (entry.holders > 0) {
       await new Promise<void>((resolve) => {

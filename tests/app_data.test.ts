@@ -132,3 +132,80 @@ describe("the Data screen", () => {
     expect((await server.ask("GET", "/api/data/export?format=exe")).status).toBe(422);
   });
 });
+
+describe("conversations that a person takes along", () => {
+  const take = async (user: string, file: string, text: string | Uint8Array) => {
+    const form = new FormData();
+    form.set("user_id", user);
+    form.set("file", new Blob([text as string]), file);
+    const response = await fetch(`${server.url}/api/conversations/import`, { method: "POST", body: form });
+    return { status: response.status, body: await response.json() };
+  };
+  const listed = async (user: string) =>
+    (await server.ask("GET", `/api/conversations?user_id=${user}`)).body.conversations;
+  const said = async (user: string, id: string) =>
+    (await server.ask("GET", `/api/conversations/${id}/messages?user_id=${user}`)).body.messages;
+
+  it("come back the same from a file, whatever their consent", async () => {
+    const application = await server.host.open();
+    const id = await keep("local/eva", "What is =1+1, or `a, b`?", 'It is "2",\n and not 3.', false);
+    await application.chats("local/eva").patch(id, { title: "Sums", system: "Be brief." });
+    const [asked, answered] = await said("eva", id);
+    await application.chats("local/eva").rate({ message_id: answered.id, rating: -1, correction: "2" });
+    for (const format of ["jsonl", "csv"]) {
+      const target = `/api/conversations/${id}/export?format=${format}&user_id=eva`;
+      const response = await fetch(server.url + target);
+      const [, name] = /filename="(.*)"/.exec(response.headers.get("content-disposition")!)!;
+      const user = `from-${format}`;
+      const { status, body } = await take(user, name!, new Uint8Array(await response.arrayBuffer()));
+      expect([status, body], format).toEqual([201, { conversations: 1, skipped: [] }]);
+      const [conversation] = await listed(user);
+      expect(conversation, format).toMatchObject({ consent: false, running: false, system: "Be brief." });
+      const messages = await said(user, conversation.id);
+      expect(messages.map(({ role, content }: { role: string; content: string }) => [role, content])).toEqual(
+        [
+          ["user", asked.content],
+          ["assistant", answered.content],
+        ],
+      );
+      if (format !== "jsonl") continue;
+      expect(conversation.title).toBe("Sums");
+      expect(messages[1].feedback).toMatchObject({ rating: -1, correction: "2" });
+      expect((await server.ask("GET", `/api/search?q=brief+not&user_id=${user}`)).body.hits).toEqual([]);
+      expect((await server.ask("GET", `/api/search?q=and+not&user_id=${user}`)).body.hits).toHaveLength(1);
+    }
+    const all = await server.ask("GET", "/api/me/data?user_id=eva");
+    expect(all.text.trim().split("\n")).toHaveLength(1);
+    const others = await server.ask("GET", `/api/conversations/${id}/export?user_id=ben`);
+    expect([others.status, others.body.error.code]).toEqual([404, "not_found"]);
+    expect((await server.ask("GET", "/api/me/data?user_id=nobody")).status).toBe(404);
+  });
+
+  it("are named where they are not sound, and leave nothing behind where a file is none of theirs", async () => {
+    const sound = {
+      messages: [
+        { role: "user", content: "What is honey?" },
+        { role: "assistant", content: "Sweet." },
+      ],
+    };
+    const lines = [sound, { messages: [{ role: "user", content: "Alone?" }] }].map((one) =>
+      JSON.stringify(one),
+    );
+    const { status, body } = await take("mixed", "mine.jsonl", `${lines.join("\n")}\nno json\n`);
+    expect([status, body.conversations]).toEqual([201, 1]);
+    expect(body.skipped).toEqual([
+      expect.objectContaining({ row: 2, code: "no_assistant" }),
+      expect.objectContaining({ row: 3, code: "not_json" }),
+    ]);
+    for (const [file, content] of [
+      ["photo.jsonl", new Uint8Array([137, 80, 78, 71, 0, 255, 1, 2])],
+      ["table.csv", "a,b\n1,2\n"],
+    ] as const) {
+      const { status, body } = await take("none", file, content);
+      expect([status, body.error?.message]).toEqual([422, expect.stringContaining(file)]);
+      expect(body.error.message).not.toContain(tmpdir());
+    }
+    expect(await listed("none")).toEqual([]);
+    expect((await server.ask("POST", "/api/conversations/import", {})).status).toBe(400);
+  });
+});

@@ -20,9 +20,29 @@ describe("one user", () => {
     await server.ask("POST", "/api/chat", { model: "tiny/fake", stream: false, messages: [] });
     expect(existsSync(server.file)).toBe(false);
     expect((await server.ask("GET", "/api/me")).body).toEqual({
-      ...{ id: "local", name: "local", role: "admin", mode: "single" },
+      ...{ id: "local", name: "local", role: "admin", mode: "single", settings: {} },
     });
     expect(existsSync(server.file)).toBe(true);
+  });
+
+  it("what a person chose is theirs on every browser, until they take it back", async () => {
+    const change = (settings: object) => server.ask("PATCH", "/api/me/settings", settings);
+    await change({ theme: "dark", params: { temperature: 0.5, seed: 3 }, system: "Be brief." });
+    expect((await change({ system: null, consent: true })).body).toEqual({
+      ...{ theme: "dark", params: { temperature: 0.5, seed: 3 }, consent: true },
+    });
+    const { settings } = (await server.ask("GET", "/api/me")).body;
+    expect(settings).toEqual({ theme: "dark", params: { temperature: 0.5, seed: 3 }, consent: true });
+    for (const [wrong, param] of [
+      [{ theme: "pink" }, "theme"],
+      [{ themes: "dark" }, "themes"],
+      [{ params: { heat: 1 } }, "params"],
+    ] as const) {
+      const { status, body } = await change(wrong);
+      expect([status, body.error.param]).toEqual([422, param]);
+    }
+    await server.ask("DELETE", "/api/me/data");
+    expect((await server.ask("GET", "/api/me")).body.settings).toEqual({});
   });
 
   it("POST /api/chat answers in the seed's form, and again in its conversation", async () => {

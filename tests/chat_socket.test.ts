@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import WebSocket from "ws";
 import type { Application } from "../serve/app/application.ts";
 import { hostOf } from "../serve/app/index.ts";
-import type { ClientEvent, ServerEvent } from "../serve/app/protocol.ts";
+import type { ClientEvent, ModelList, ServerEvent } from "../serve/app/protocol.ts";
 import { startServer, type TestServer, until } from "./serve_fake.ts";
 import { type Script, scripted } from "./support/scripted_answers.ts";
 
@@ -189,7 +189,7 @@ it("is refused to pages of other origins, and to whom the server does not know",
   expect(await status({ origin: server.url })).toBe(101);
   const locked = await startServer({
     apiKey: "k",
-    application: { mode: "single", open: async () => application, close: async () => {} },
+    application: { mode: "single", opened: null, open: async () => application, close: async () => {} },
   });
   const url = `${locked.url.replace("http", "ws")}/api/chat/ws`;
   expect(await status({}, url)).toBe(401);
@@ -201,6 +201,20 @@ it("is refused to pages of other origins, and to whom the server does not know",
   for (const one of open) one.terminate();
   await multi.server.close(0);
   await locked.server.close(0);
+});
+
+it("tells every tab which models there are, once for changes that come together", async () => {
+  const [one, two] = [await connect(), await connect()];
+  for (const tab of [one, two]) tab.say(tab.hello);
+  await until(() => two.of("welcome").length > 0);
+  // The server's own pool, as its administration and its registry's follower change it.
+  server.server.models.alias("prod", "tiny/fake");
+  server.server.models.alias("stage", "tiny/fake");
+  for (const tab of [one, two]) {
+    await until(() => tab.of("model.update").length > 0);
+    const { models, default_model } = tab.of("welcome")[0] as unknown as ModelList;
+    expect(tab.of("model.update")).toMatchObject([{ type: "model.update", models, default_model }]);
+  }
 });
 
 it("tells every tab which conversations there are", async () => {

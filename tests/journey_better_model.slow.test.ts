@@ -9,7 +9,7 @@ import { loadModel } from "../models/formats/hf_directory.ts";
 import type { Experiment, Message } from "../serve/app/protocol.ts";
 import { TextGenerator } from "../serve/text/text_generator.ts";
 import { launchChromium } from "./browser/chromium.ts";
-import { opened, say, see } from "./page/harness.ts";
+import { opened, say, see, until } from "./page/harness.ts";
 import { FakeOllama } from "./support/fake_ollama.ts";
 
 /** Journey J2 of the design: from conversations to a better model, by the page and the commands that a person would use. */
@@ -45,7 +45,9 @@ async function serve(...args: string[]): Promise<void> {
   server.stdout!.on("data", (piece) => {
     printed += piece;
   });
-  await expect.poll(() => /at (http:\/\/\S+)/.exec(printed)?.[1] ?? "", { timeout: 60_000 }).toMatch(/^http/);
+  await expect
+    .poll(() => /at (http:\/\/\S+)/.exec(printed)?.[1] ?? "", { timeout: 200_000 })
+    .toMatch(/^http/);
   url = /at (http:\/\/\S+)/.exec(printed)![1]!;
 }
 
@@ -129,7 +131,7 @@ it("leads from thumbs and corrections to a version that is promoted without a dr
   await promoteUnderLoad(page);
   await deploy(page);
   expect(complaints).toEqual([]);
-}, 280_000);
+}, 900_000);
 
 /** In the page: the switch for training data, a thumb up, and a thumb down with a reason and a better answer. */
 async function chatWithThumbs(page: Page): Promise<void> {
@@ -148,7 +150,7 @@ async function chatWithThumbs(page: Page): Promise<void> {
     await up.waitFor({ timeout: 30_000 });
     if (i === 0) {
       await up.click();
-      await expect.poll(() => up.getAttribute("aria-pressed")).toBe("true");
+      await until(async () => (await up.getAttribute("aria-pressed")) === "true");
     } else {
       await button(page, "Bad answer").last().click();
       await page.getByLabel("Incorrect").click();
@@ -289,6 +291,11 @@ async function deploy(page: Page): Promise<void> {
   const dialog = page.getByRole("dialog");
   await dialog.getByLabel("Address of Ollama").fill(ollama.url);
   await dialog.getByRole("button", { name: "Deploy to Ollama" }).click();
-  await page.getByText(/48 greedy tokens on 3 prompts are equal/).waitFor({ timeout: 60_000 });
+  const said = page.locator(".toast, dialog p, [role=status], [role=alert]").filter({ hasText: /\w/ });
+  const told = async () => (await said.allTextContents()).join("\n");
+  await expect
+    .poll(told, { timeout: 150_000 })
+    .toMatch(/48 greedy tokens on 3 prompts are equal|too long|fail|error/i);
+  expect(await told()).toMatch(/48 greedy tokens on 3 prompts are equal/);
   expect([...ollama.models.keys()].some((name) => name.startsWith("assistant"))).toBe(true);
 }

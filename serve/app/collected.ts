@@ -28,6 +28,7 @@ export type Pseudonym = (userId: string) => string;
 interface Head {
   id: string;
   user_id: string;
+  title?: string | null;
   system: string | null;
   leaf_id: string;
   created_at: number;
@@ -43,8 +44,9 @@ interface Said {
 }
 
 const BATCH = 200;
-const CONSENTED =
-  "c.consent = 1 AND c.deleted_at IS NULL AND c.leaf_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM comparison k WHERE k.conversation_id = c.id)";
+const KEPT =
+  "c.deleted_at IS NULL AND c.leaf_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM comparison k WHERE k.conversation_id = c.id)";
+const CONSENTED = `c.consent = 1 AND ${KEPT}`;
 const headColumns = "c.id, c.user_id, c.system, c.leaf_id, c.created_at";
 
 /** The conversations whose switch for it is on, of a user or (null) of all: what is shown of each, oldest first. */
@@ -67,7 +69,22 @@ export async function* collected(
   }
 }
 
-/** One of them; null for one without consent, and for one in which nothing was answered yet. */
+/** The conversations of a user for the user's own keeping, or one of them: whatever their consent, by their titles, of no name. */
+export async function ownConversations(store: Store, userId: string, id?: string): Promise<Collected[]> {
+  const [only, values] = id === undefined ? ["", []] : [" AND c.id = ?", [id]];
+  const heads = await store.all<Head>(
+    `SELECT ${headColumns}, c.title FROM conversation c WHERE ${KEPT} AND c.user_id = ?${only} ORDER BY c.id`,
+    [userId, ...values],
+  );
+  const records: Collected[] = [];
+  for (const head of heads) {
+    const record = await recordOf(store, head, null);
+    if (record !== null) records.push(record);
+  }
+  return records;
+}
+
+/** One of those with consent; null for one without consent, and for one in which nothing was answered yet. */
 export async function collectedOne(
   store: Store,
   id: string,
@@ -83,14 +100,14 @@ export async function collectedOne(
 const branchTo = (leaf: string) =>
   `WITH RECURSIVE branch (id, parent_id, depth) AS (SELECT m.id, m.parent_id, 1 FROM message m WHERE m.id = ${leaf} UNION ALL SELECT p.id, p.parent_id, b.depth + 1 FROM branch b JOIN message p ON p.id = b.parent_id) SELECT m.role, m.content, m.status, m.model, f.rating, f.correction FROM branch b JOIN message m ON m.id = b.id LEFT JOIN feedback f ON f.message_id = m.id AND f.user_id = m.user_id ORDER BY b.depth DESC`;
 
-const isWhole = ({ content, status }: Said) =>
-  content.trim() !== "" && (status === "complete" || status === "stopped");
+const isSaid = ({ content, status }: Said) => content.trim() !== "" && status !== "streaming";
+const isWhole = (said: Said) => isSaid(said) && (said.status === "complete" || said.status === "stopped");
 
-/** Questions with their answers, without those that failed. */
-function exchanges(rows: readonly Said[]): Said[] {
+/** Questions with their answers, without those that failed, or are not `whole` otherwise. */
+function exchanges(rows: readonly Said[], whole = isWhole): Said[] {
   return rows.flatMap((row, i) => {
     const before = rows[i - 1];
-    return row.role === "assistant" && before?.role === "user" && isWhole(row) && isWhole(before)
+    return row.role === "assistant" && before?.role === "user" && whole(row) && whole(before)
       ? [before, row]
       : [];
   });
@@ -99,8 +116,9 @@ function exchanges(rows: readonly Said[]): Said[] {
 const turnOf = ({ role, content }: Pick<Said, "role" | "content">) => ({ role, content });
 const systemTurn = (system: string | null) => (system ? [{ role: "system", content: system }] : []);
 
-async function recordOf(store: Store, head: Head, pseudonym: Pseudonym): Promise<Collected | null> {
-  const said = exchanges(await store.all<Said>(branchTo("?"), [head.leaf_id]));
+async function recordOf(store: Store, head: Head, pseudonym: Pseudonym | null): Promise<Collected | null> {
+  const branch = await store.all<Said>(branchTo("?"), [head.leaf_id]);
+  const said = exchanges(branch, pseudonym === null ? isSaid : isWhole);
   const last = said.at(-1);
   if (last === undefined) return null;
   const rating = said.findLast((one) => one.rating !== null)?.rating;
@@ -108,7 +126,8 @@ async function recordOf(store: Store, head: Head, pseudonym: Pseudonym): Promise
     id: head.id,
     messages: [...systemTurn(head.system), ...said.map(turnOf)],
     metadata: {
-      ...{ session_id: head.id, user_id: pseudonym(head.user_id), source: "kiln" },
+      ...{ session_id: head.id, ...(pseudonym && { user_id: pseudonym(head.user_id) }), source: "kiln" },
+      ...(head.title && { title: head.title }),
       ...(last.model && { model: last.model }),
       ...(rating != null && { rating }),
       ...(last.correction && { correction: last.correction }),

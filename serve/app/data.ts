@@ -1,4 +1,3 @@
-import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,13 +6,17 @@ import { AppendLog } from "../../core/platform/append_log.ts";
 import { packageRoot } from "../../core/platform/package_node.ts";
 import { dataFolder, type OpenStore } from "../store/index.ts";
 import { AppError } from "./app_error.ts";
-import { type Collected, collected, conversationLogPath, preferred } from "./collected.ts";
+import { type Collected, collected, conversationLogPath, ownConversations, preferred } from "./collected.ts";
+import { kiln } from "./data_command.ts";
 import type { DataStatistics, DeployResult, ExportFormat, PreviewBody, PreviewResult } from "./protocol.ts";
 
-/** What a child may take: time, memory and output; and how many may run at once. */
-const CHILD = { ms: 120_000, heapMiB: 2048, bytes: 256 * 2 ** 20, atOnce: 2 };
 /** Ranges of lengths; tokens that `kiln deploy ollama` compares after each prompt. */
 const [LENGTHS, DEPLOY_TOKENS] = [10, 16];
+
+export interface DataFile {
+  readonly name: string;
+  readonly bytes: Buffer;
+}
 
 /** `report.json` of a dataset, as `kiln data build --json` prints it. */
 export type BuiltDataset = { folder: string } & Record<string, unknown>;
@@ -76,30 +79,44 @@ export class ConversationData {
     });
   }
 
-  /** A file of them in a format, and what it is called. */
-  async export(format: ExportFormat): Promise<{ name: string; bytes: Buffer }> {
+  /** A file of them in a format, and what it is called. @throws AppError 404 where there is none. */
+  async export(format: ExportFormat): Promise<DataFile> {
     if (format === "preference") {
       const rows = await preferred(this.#store, this.#user, this.#pseudonym());
       return { name: "preference.jsonl", bytes: Buffer.from(linesOf(rows)) };
     }
-    return this.#withFile(async (file, records) => {
-      if (records.length === 0)
-        throw new AppError(
-          404,
-          "no_conversations",
-          "no conversation of yours may be exported: switch it on there",
-        );
+    const records = await this.#records();
+    return this.#exported(format, records, "no conversation of yours may be exported: switch it on there");
+  }
+
+  /** All conversations of the user, or one, as a file: what a person takes along. @throws AppError 404 where there is none. */
+  async exportOwn(format: ExportFormat, id?: string): Promise<DataFile> {
+    const records = await ownConversations(this.#store, this.#user, id);
+    return this.#exported(format, records, "there is no answer to export yet");
+  }
+
+  #exported(format: ExportFormat, records: Collected[], nothing: string): Promise<DataFile> {
+    if (records.length === 0) throw new AppError(404, "no_conversations", nothing);
+    return this.#withFile(async (file) => {
       const folder = join(dirname(file), "exports");
       await kiln("data", "export", file, "--out", folder, "--formats", format);
       const [name] = await readdir(folder);
       return { name: name!, bytes: await readFile(join(folder, name!)) };
-    });
+    }, records);
+  }
+
+  async #records(): Promise<Collected[]> {
+    const records: Collected[] = [];
+    for await (const record of collected(this.#store, this.#user, this.#pseudonym())) records.push(record);
+    return records;
   }
 
   /** Does work on a file of the conversations, which goes afterwards. */
-  async #withFile<T>(work: (file: string, records: Collected[]) => Promise<T>): Promise<T> {
-    const records: Collected[] = [];
-    for await (const record of collected(this.#store, this.#user, this.#pseudonym())) records.push(record);
+  async #withFile<T>(
+    work: (file: string, records: Collected[]) => Promise<T>,
+    records?: Collected[],
+  ): Promise<T> {
+    records ??= await this.#records();
     const folder = await mkdtemp(join(tmpdir(), "kiln-data-"));
     try {
       const file = join(folder, "conversations.jsonl");
@@ -169,48 +186,4 @@ export async function deployToOllama(
     ...{ name: done.name, url: done.url, prompts_checked: answers.length },
     tokens_checked: answers.length * DEPLOY_TOKENS,
   };
-}
-
-let running = 0;
-
-/** What a kiln command prints. @throws AppError 429 while others run, 422 with what it said where it fails, 503 at its limits. */
-async function kiln(...args: string[]): Promise<string> {
-  if (running >= CHILD.atOnce)
-    throw new AppError(429, "data_busy", "other work on conversations is being done: try again in a moment");
-  running++;
-  try {
-    return await output(args);
-  } finally {
-    running--;
-  }
-}
-
-function output(args: readonly string[]): Promise<string> {
-  const child = spawn(
-    process.execPath,
-    [`--max-old-space-size=${CHILD.heapMiB}`, join(packageRoot, "bin/kiln.mjs"), ...args],
-    { stdio: ["ignore", "pipe", "pipe"], timeout: CHILD.ms, killSignal: "SIGKILL" },
-  );
-  const printed: Buffer[] = [];
-  let [bytes, said] = [0, ""];
-  child.stdout.on("data", (piece: Buffer) => {
-    bytes += piece.length;
-    if (bytes > CHILD.bytes) child.kill("SIGKILL");
-    else printed.push(piece);
-  });
-  child.stderr.on("data", (piece: Buffer) => {
-    said = `${said}${piece}`.slice(-4000);
-  });
-  return new Promise((resolve, reject) => {
-    child.on("error", reject);
-    child.on("close", (code) => {
-      if (code === 0) return resolve(Buffer.concat(printed).toString("utf8"));
-      const last = said.trimEnd().split("\n").at(-1)!;
-      reject(
-        code === null
-          ? new AppError(503, "data_limit", "these conversations take too long here: use kiln data on a file")
-          : new AppError(422, "data_failed", last.replace(/^(error|kiln): */i, "")),
-      );
-    });
-  });
 }

@@ -8,6 +8,8 @@ export interface ApplicationHost {
   readonly mode: UserMode;
   /** @throws KilnError where the store cannot be opened; the next request tries again. */
   open(): Promise<Application>;
+  /** The application, if it was asked for before. */
+  readonly opened: Promise<Application> | null;
   /** Ends its answers and closes its store, if it was opened. */
   close(): Promise<void>;
 }
@@ -33,6 +35,9 @@ export function hostOf(mode: UserMode, make: () => Promise<Application>): Applic
   let opening: Promise<Application> | null = null;
   return {
     mode,
+    get opened() {
+      return opening;
+    },
     open() {
       opening ??= make().catch((error) => {
         opening = null;

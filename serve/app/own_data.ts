@@ -17,6 +17,7 @@ export async function deleteOwnData(
 
 async function removed(tx: Store, userId: string): Promise<Record<string, number>> {
   const counts: Record<string, number> = {};
+  await tx.run("UPDATE user_account SET settings = '{}' WHERE id = ?", [userId]);
   for (const table of OWN) counts[table] = await tx.run(`DELETE FROM ${table} WHERE user_id = ?`, [userId]);
   return counts;
 }

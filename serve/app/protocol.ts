@@ -8,7 +8,7 @@
  * route are OpenAI's envelope, `ErrorBody`.
  */
 
-import type { ModelInfo, User } from "./protocol_models.ts";
+import type { ModelInfo, ModelList, User } from "./protocol_models.ts";
 import type { Feedback } from "./protocol_reports.ts";
 
 export type * from "./protocol_models.ts";
@@ -158,7 +158,10 @@ export interface MessageList {
   before: string | null;
 }
 
-/** `POST /api/conversations/import` (a file in any format of `kiln data import`, as the body). */
+/**
+ * `POST /api/conversations/import`, a form whose part `file` has any layout of `kiln data import`, answers 201. What it adds is no
+ * training data until its switch is put on.
+ */
 export interface ImportResult {
   conversations: number;
   skipped: { row: number; code: string; message: string }[];
@@ -332,7 +335,8 @@ export type ServerEvent =
   /** Of every conversation that is made or changed, and when an answer of it begins. */
   | { type: "conversation.update"; conversation: Conversation }
   | { type: "conversation.deleted"; conversation_id: string }
-  | { type: "model.update"; model: ModelInfo }
+  /** What is served is other than before. */
+  | ({ type: "model.update" } & ModelList)
   | { type: "pong"; t: number };
 
 export interface Welcome {

@@ -1,12 +1,30 @@
 /** Bodies of `/api/*` about people, keys, providers and models: part of protocol.ts, which says how they are written. */
 
-/** `GET /api/me`; `POST /api/login {token}` answers with it too. `mode` single: nobody logs in. */
+import type { Params } from "./protocol.ts";
+
+/** `POST /api/login {token}` answers with it. `mode` single: nobody logs in. */
 export interface User {
   id: string;
   name: string;
   role: "admin" | "member" | "service";
   mode: "single" | "multi";
 }
+
+/** `GET /api/me`: who asks, and what they chose. */
+export interface Me extends User {
+  settings: Settings;
+}
+/** `PATCH /api/me/settings` changes those that it names, takes away those that are null, and answers with all. */
+export interface Settings {
+  theme?: "system" | "light" | "dark";
+  /** Of the next messages. */
+  params?: Params;
+  /** For conversations that do not exist yet. */
+  model?: string;
+  system?: string;
+  consent?: boolean;
+}
+export type SettingsPatch = { [Name in keyof Settings]: Settings[Name] | null };
 
 /**
  * `GET /api/users`, for admins. `POST {name, role?}` answers 201 with `{user, token}`, the token shown this once; `PATCH

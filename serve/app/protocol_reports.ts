@@ -251,7 +251,8 @@ export interface PreviewResult {
 
 /**
  * `GET /api/data/export?format=FORMAT` downloads them as a file; `preference`: the rated answers with a correction or a sibling
- * that was preferred. `GET /api/conversations/:id/export?format=` has one conversation, whatever its consent.
+ * that was preferred. `GET /api/conversations/:id/export?format=` has one conversation, whatever its consent, and
+ * `GET /api/me/data?format=` all of them.
  */
 export type ExportFormat =
   | "jsonl"

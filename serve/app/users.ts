@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { newId, type Store } from "../store/index.ts";
 import { AppError, notFound } from "./app_error.ts";
-import type { ApiKey, NewKey, User, UserAccount, UserPatch } from "./protocol.ts";
+import type { ApiKey, NewKey, Settings, SettingsPatch, User, UserAccount, UserPatch } from "./protocol.ts";
 
 type Role = User["role"];
 
@@ -99,6 +99,23 @@ export class Users {
       if (!left && before.role === "admin" && before.disabled_at === null)
         throw new AppError(409, "last_admin", `${name} is the only admin: make another one first`);
       return { id, name, ...before, ...after };
+    });
+  }
+
+  async settings(id: string): Promise<Settings> {
+    const [row] = await this.#store.all<{ settings: string }>(
+      "SELECT settings FROM user_account WHERE id = ?",
+      [id],
+    );
+    return row === undefined ? {} : JSON.parse(row.settings);
+  }
+
+  changeSettings(id: string, patch: SettingsPatch): Promise<Settings> {
+    return this.#store.transaction(async (tx) => {
+      const all = Object.entries({ ...(await new Users(tx).settings(id)), ...patch });
+      const settings = Object.fromEntries(all.filter(([, value]) => value !== null)) as Settings;
+      await tx.run("UPDATE user_account SET settings = ? WHERE id = ?", [JSON.stringify(settings), id]);
+      return settings;
     });
   }
 

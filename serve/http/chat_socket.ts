@@ -1,10 +1,12 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { ApplicationHost } from "../app/index.ts";
+import { modelList } from "../app/model_list.ts";
 import type { ModelPool } from "../models.ts";
 
 export const SOCKET_PATH = "/api/chat/ws";
 const FRAME_BYTES = 2 ** 20;
 const PING_MS = 20_000;
+const ANNOUNCE_MS = 50;
 
 /** Adds `GET /api/chat/ws`, the protocol `kiln.chat.v1` (serve/app/protocol.ts); `admit` refuses before the upgrade. */
 export function addChatSocket(
@@ -12,6 +14,7 @@ export function addChatSocket(
   { models, application }: { readonly models: ModelPool; readonly application: ApplicationHost },
   admit: (request: FastifyRequest) => void,
 ): void {
+  models.onChange = announcer(models, application);
   void app.register(async (scope) => {
     const { default: websocket } = await import("@fastify/websocket");
     const handleProtocols = (offered: Set<string>) => (offered.has("kiln.chat.v1") ? "kiln.chat.v1" : false);
@@ -50,6 +53,21 @@ export function addChatSocket(
       }
     });
   });
+}
+
+/** Tells the pages that are open what is served now, once where much changes at a time. */
+function announcer(models: ModelPool, application: ApplicationHost): () => void {
+  let waits = false;
+  const announce = async () => {
+    waits = false;
+    const { hub, source } = (await application.opened)!;
+    hub.broadcast({ type: "model.update", ...(await modelList(models, source)) });
+  };
+  return () => {
+    if (waits || application.opened === null) return;
+    waits = true;
+    setTimeout(() => void announce().catch(models.onError), ANNOUNCE_MS).unref();
+  };
 }
 
 /** Lets go of a client that answers no ping. @returns a function that ends it. */

@@ -13,6 +13,7 @@ import type {
   Message,
   ModelInfo,
   ServerEvent,
+  Settings,
   User,
 } from "../../serve/app/protocol.ts";
 import { type PageFile, readPage } from "../../serve/http/page.ts";
@@ -26,6 +27,7 @@ const fault = (status: number, code: string, message: string) =>
 /** A server that speaks kiln.chat.v1 and the routes of the page from memory, as its script says. */
 export class FakeServer extends FakeHistory {
   user: User = { id: "local", name: "local", role: "admin", mode: "single" };
+  settings: Settings = {};
   models: ModelInfo[] = [demo, other];
   reply: (text: string, model: string) => Reply = (text) => ({ pieces: [`You said: ${text}`] });
   /** What reads answer instead of the truth: by the start of the path, a status or `hang`. */
@@ -124,7 +126,8 @@ export class FakeServer extends FakeHistory {
     for (const [path, { body, headers }] of this.#files)
       app.get(path, (_request, reply) => reply.headers(headers).send(body));
     app.get("/health", () => ({ status: "ok" }));
-    app.get("/api/me", () => this.user);
+    app.get("/api/me", () => ({ ...this.user, settings: this.settings }));
+    app.patch("/api/me/settings", ({ body }) => Object.assign(this.settings, body));
     app.post("/api/login", ({ body }) => {
       if ((body as { token: string }).token !== this.token)
         throw fault(403, "wrong_token", "That token is not known.");

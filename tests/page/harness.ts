@@ -100,17 +100,20 @@ export async function axeFaults(page: Page): Promise<string[]> {
 export const overflow = (page: Page): Promise<number> =>
   page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 
+/** Before a test gives up on what the page should show: longer than a server takes that shares its cores with ten others. */
+const PATIENCE_MS = 40_000;
+
 /** Waits until a text is on the page. */
 export const see = (page: Page, text: string | RegExp) =>
-  page.getByText(text).filter({ visible: true }).first().waitFor({ timeout: 10_000 });
+  page.getByText(text).filter({ visible: true }).first().waitFor({ timeout: PATIENCE_MS });
 
 /** Types a message and sends it. */
 export async function say(page: Page, text: string): Promise<void> {
   await page.fill("#composer", text);
-  await page.locator(".composer button[type=submit]:not([disabled])").waitFor({ timeout: 10_000 });
+  await page.locator(".composer button[type=submit]:not([disabled])").waitFor({ timeout: PATIENCE_MS });
   await page.press("#composer", "Enter");
 }
 
 /** Waits until `condition` gives something true. */
 export const until = (condition: () => unknown) =>
-  expect.poll(async () => Boolean(await condition()), { timeout: 10_000, interval: 20 }).toBe(true);
+  expect.poll(async () => Boolean(await condition()), { timeout: PATIENCE_MS, interval: 20 }).toBe(true);

@@ -27,6 +27,11 @@ export class Hub {
     for (const listener of this.#listeners.get(userId)?.keys() ?? []) listener(event, conversationId);
   }
 
+  /** Tells all users. */
+  broadcast(event: ServerEvent): void {
+    for (const userId of this.#listeners.keys()) this.publish(userId, event, null);
+  }
+
   /** Ends the connections of a user that came with a key, or all. */
   end(userId: string, keyId?: string): void {
     for (const keyed of this.#listeners.get(userId)?.values() ?? [])

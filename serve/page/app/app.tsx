@@ -1,7 +1,7 @@
 import { useSignalEffect } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect } from "preact/hooks";
-import type { ModelList, User } from "../../app/protocol.ts";
+import type { Me, ModelList } from "../../app/protocol.ts";
 import { t } from "../messages.en.ts";
 import { ApiError, api, needsLogin } from "../state/api.ts";
 import { link, open, openNew, thread } from "../state/chat.ts";
@@ -10,6 +10,7 @@ import { linkState } from "../state/link.ts";
 import { setModels } from "../state/models.ts";
 import { user } from "../state/people.ts";
 import { place, type Screen } from "../state/route.ts";
+import { takeSettings } from "../state/settings.ts";
 import { Banner } from "./banner.tsx";
 import { Chat } from "./chat.tsx";
 import { Keyboard } from "./keyboard.tsx";
@@ -37,7 +38,9 @@ const overPage = {
 /** Who this is comes first: without that nothing else is asked for. */
 async function begin(): Promise<void> {
   try {
-    user.value = await api<User>("GET", "/api/me");
+    const { settings, ...person } = await api<Me>("GET", "/api/me");
+    user.value = person;
+    takeSettings(settings);
     needsLogin.value = false;
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) return;

@@ -1,5 +1,5 @@
-import { useState } from "preact/hooks";
-import type { Deleted, KeyList, NewKey, ProviderList } from "../../app/protocol.ts";
+import { useRef, useState } from "preact/hooks";
+import type { Deleted, ImportResult, KeyList, NewKey, ProviderList } from "../../app/protocol.ts";
 import { t } from "../messages.en.ts";
 import { date, number } from "../render/format.ts";
 import { api } from "../state/api.ts";
@@ -143,6 +143,18 @@ function Providers() {
 /** All that a person wrote: to take along, or to remove. */
 function OwnData() {
   const [asking, setAsking] = useState(false);
+  const [left, setLeft] = useState<ImportResult["skipped"]>([]);
+  const picker = useRef<HTMLInputElement>(null);
+  async function bring(input: HTMLInputElement) {
+    const form = new FormData();
+    form.set("file", input.files![0]!);
+    input.value = "";
+    const result = await attempt(() => api<ImportResult>("POST", "/api/conversations/import", form));
+    if (!result) return;
+    void loadHistory();
+    setLeft(result.skipped);
+    say(t.settings.imported(result.conversations, result.skipped.length));
+  }
   async function remove() {
     setAsking(false);
     const result = await attempt(() => api<Deleted>("DELETE", "/api/me/data"));
@@ -157,13 +169,31 @@ function OwnData() {
     <section>
       <h2>{t.settings.data}</h2>
       <div class="row">
-        <a class="button" download href="/api/data/export?format=jsonl">
+        <a class="button" download href="/api/me/data?format=jsonl">
           {t.settings.exportAll}
         </a>
+        <button type="button" onClick={() => picker.current?.click()}>
+          {t.settings.import}
+        </button>
+        <input
+          class="hidden"
+          type="file"
+          tabIndex={-1}
+          aria-label={t.settings.import}
+          ref={picker}
+          onChange={(event) => void bring(event.currentTarget)}
+        />
         <button type="button" class="danger" onClick={() => setAsking(true)}>
           {t.settings.remove}
         </button>
       </div>
+      {left.length > 0 && (
+        <Table
+          caption={t.settings.leftOut}
+          head={[...t.settings.leftOutColumns]}
+          rows={left.slice(0, 100).map(({ row, code, message }) => [number(row), code, message])}
+        />
+      )}
       {asking && (
         <Modal title={t.settings.remove} close={() => setAsking(false)}>
           <p>{t.settings.removeWhat}</p>

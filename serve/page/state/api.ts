@@ -23,14 +23,16 @@ export async function api<T = void>(method: string, path: string, body?: unknown
   return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
-/** As `api`, but gives the response, for streams. @throws ApiError */
+/** As `api`, but gives the response, for streams. A form goes as it is. @throws ApiError */
 export async function request(method: string, path: string, body?: unknown): Promise<Response> {
   const response = await fetch(path, {
     method,
-    ...(body !== undefined && {
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(body),
-    }),
+    ...(body instanceof FormData
+      ? { body }
+      : body !== undefined && {
+          headers: { "content-type": "application/json" },
+          body: JSON.stringify(body),
+        }),
   }).catch(() => {
     throw new ApiError(0, "unreachable", t.app.unreachable);
   });

@@ -26,7 +26,7 @@ import {
 } from "./history.ts";
 import { Link } from "./link.ts";
 import { chosenModel, keepDraft, newConsent, newSystem, params } from "./local.ts";
-import { modelName, putModel, setModels } from "./models.ts";
+import { modelName, setModels } from "./models.ts";
 import { go, place } from "./route.ts";
 
 /** A message as it is shown: `notice` is what was last said of how the answer comes about, `request` what was not accepted yet. */
@@ -109,7 +109,7 @@ function receive(event: ServerEvent): void {
   else if (event.type === "chat.error") failed(event);
   else if (event.type === "conversation.update") putConversation(event.conversation);
   else if (event.type === "conversation.deleted") dropConversation(event.conversation_id);
-  else if (event.type === "model.update") putModel(event.model);
+  else if (event.type === "model.update") setModels(event.models, event.default_model);
 }
 
 /** The last answers that were asked for again after a gap, each once per gap. */

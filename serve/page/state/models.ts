@@ -12,13 +12,6 @@ export function setModels(list: readonly ModelInfo[], chosen: string | null): vo
   defaultModel.value = chosen;
 }
 
-export function putModel(model: ModelInfo): void {
-  const others = models.value ?? [];
-  models.value = others.some(({ name }) => name === model.name)
-    ? others.map((other) => (other.name === model.name ? model : other))
-    : [...others, model];
-}
-
 export const chatModels = (): readonly ModelInfo[] => (models.value ?? []).filter(({ chat }) => chat);
 
 /** The name of the model that the next message goes to: the conversation's, the last choice, the server's; one that exists. */

@@ -206,6 +206,7 @@ function addImport(data: Command): void {
     .argument("<files...>", filesArgument)
     .description("read conversations of any layout and write them in one, a JSON object a line")
     .option("--out <file>", "where; default: standard output", nonEmpty)
+    .option("--json", "with --out, print what was read and all that is left out, as JSON")
     .addHelpText(
       "after",
       examples(
@@ -213,9 +214,18 @@ function addImport(data: Command): void {
         "kiln data import faq.csv --map prompt=question,response=answer",
       ),
     )
-    .action(async (files: string[], { map, out }: { map?: string[]; out?: string }) => {
+    .action(async (files: string[], { map, out, json }: { map?: string[]; out?: string; json?: boolean }) => {
+      if (json && out === undefined)
+        throw new KilnError("--json needs --out, where the conversations go", { exitCode: 2 });
       const { records, faults } = await read(files, fieldMap(map));
       await write(out, jsonLines(records));
+      if (json)
+        print(
+          JSON.stringify({
+            conversations: records.length,
+            faults: faults.map(({ row, code, message }) => ({ row, code, message })),
+          }),
+        );
       const invalid = new Set(faults.map(({ file, row }) => `${file} ${row}`)).size;
       say(
         `${records.length} conversations, ${invalid} left out${invalid > 0 ? ` (${reasons(countsOf(faults.map(({ code }) => code)))})` : ""}`,

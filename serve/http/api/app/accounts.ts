@@ -1,17 +1,37 @@
 import { z } from "zod";
 import { modelList } from "../../../app/model_list.ts";
 import { deleteOwnData } from "../../../app/own_data.ts";
-import type { ProviderList, User } from "../../../app/protocol.ts";
+import type { Me, ProviderList, SettingsPatch } from "../../../app/protocol.ts";
 import { HttpError } from "../../errors.ts";
 import type { Call, Route } from "../../route.ts";
-import { noContent } from "./answers.ts";
+import { noContent, params } from "./answers.ts";
 import { appRoute } from "./app_route.ts";
 
 const me = appRoute({
   method: "GET",
   path: "/api/me",
-  summary: "Who asks",
-  handle: ({ principal: { id, name, role, mode } }): User => ({ id, name, role, mode }),
+  summary: "Who asks, and what they chose",
+  handle: async ({ application, principal: { id, name, role, mode } }): Promise<Me> => ({
+    ...{ id, name, role, mode },
+    settings: await application.users.settings(id),
+  }),
+});
+
+const settings = appRoute({
+  method: "PATCH",
+  path: "/api/me/settings",
+  summary: "Keep what the caller chose, for all their browsers; null takes a choice away",
+  example: { theme: "dark", params: { temperature: 0.7 } },
+  schema: () =>
+    z.object({
+      theme: z.enum(["system", "light", "dark"]).nullish(),
+      params: params.nullish(),
+      model: z.string().min(1).max(200).nullish(),
+      system: z.string().max(100_000).nullish(),
+      consent: z.boolean().nullish(),
+    }),
+  handle: ({ application, principal, body }) =>
+    application.users.changeSettings(principal.id, body as SettingsPatch),
 });
 
 const models = appRoute({
@@ -102,5 +122,5 @@ const deleteData = appRoute({
 });
 
 export const accountRoutes: readonly Route[] = [
-  ...[me, models, providers, login, logout, keys, addKey, removeKey, deleteData],
+  ...[me, settings, models, providers, login, logout, keys, addKey, removeKey, deleteData],
 ];

@@ -1,8 +1,10 @@
 import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
-import { ConversationData } from "../../../app/data.ts";
+import { ConversationData, type DataFile } from "../../../app/data.ts";
+import { IMPORT_BYTES, importFile } from "../../../app/import.ts";
 import type { PreviewBody } from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
+import { readUpload } from "../../uploads.ts";
 import { type AppCall, appRoute, queryOf } from "./app_route.ts";
 
 const dataOf = ({ application, userId }: AppCall<unknown>) => new ConversationData(application.store, userId);
@@ -57,25 +59,59 @@ const types: Record<string, string> = {
   parquet: "application/vnd.apache.parquet",
 };
 
+/** The format that ?format= asks for. @throws AppError 422. */
+function formatOf(call: AppCall<unknown>) {
+  const { data: format } = formats.safeParse(queryOf(call.reply.request).format ?? "jsonl");
+  if (format !== undefined) return format;
+  const message = `format: must be one of ${formats.options.join(", ")}`;
+  throw new AppError(422, "invalid_query", message, "format");
+}
+
+const sent = ({ reply }: AppCall<unknown>, { name, bytes }: DataFile) =>
+  reply
+    .header("content-type", types[name.split(".").at(-1)!])
+    .header("content-disposition", `attachment; filename="${name}"`)
+    .send(bytes);
+
 const exported = appRoute({
   method: "GET",
   path: "/api/data/export",
   summary: "The caller's conversations that may become training data, as a file in a ?format=",
+  handle: async (call) => sent(call, await dataOf(call).export(formatOf(call))),
+});
+
+const own = appRoute({
+  method: "GET",
+  path: "/api/me/data",
+  summary: "All of the caller's conversations, as a file in a ?format=",
+  handle: async (call) => sent(call, await dataOf(call).exportOwn(formatOf(call))),
+});
+
+const one = appRoute({
+  method: "GET",
+  path: "/api/conversations/:id/export",
+  summary: "A conversation as a file in a ?format=",
   handle: async (call) => {
-    const { data: format } = formats.safeParse(queryOf(call.reply.request).format ?? "jsonl");
-    if (format === undefined)
-      throw new AppError(
-        422,
-        "invalid_query",
-        `format: must be one of ${formats.options.join(", ")}`,
-        "format",
-      );
-    const { name, bytes } = await dataOf(call).export(format);
-    return call.reply
-      .header("content-type", types[name.split(".").at(-1)!])
-      .header("content-disposition", `attachment; filename="${name}"`)
-      .send(bytes);
+    const { id } = await call.chats.get(call.params.id!);
+    return sent(call, await dataOf(call).exportOwn(formatOf(call), id));
   },
 });
 
-export const dataRoutes: readonly Route[] = [statistics, preview, build, exported];
+const imported = appRoute({
+  method: "POST",
+  path: "/api/conversations/import",
+  summary: "Conversations of a form's `file`, in any layout of `kiln data import`",
+  files: true,
+  bodyBytes: () => IMPORT_BYTES + 65_536,
+  handle: ({ application, principal, reply }) =>
+    readUpload(reply.request.raw, IMPORT_BYTES, async ({ files, fields }) => {
+      const [file] = files;
+      if (file === undefined || files.length > 1)
+        throw new AppError(422, "no_file", "file: send one file, as the part `file` of a form", "file");
+      const userId = await application.auth.userFor(principal, fields.get("user_id"));
+      reply.code(201);
+      return importFile(application.store, userId, file);
+    }),
+});
+
+export const dataRoutes: readonly Route[] = [...[statistics, preview, build, exported, own, one, imported]];
