@@ -69,15 +69,6 @@ const ensemble = z.strictObject({
     .describe("the local model whose log probabilities rank; default: the first member that is local"),
 });
 
-const classifiers = z.strictObject({
-  members: z.array(name).min(2),
-  vote: z.enum(["soft", "hard"]).default("soft"),
-  fitted: z
-    .array(z.strictObject({ temperature: z.number().positive(), nll: z.number().min(0) }))
-    .optional()
-    .describe("of each member, as kiln ensemble fit prints them"),
-});
-
 const rule = z
   .strictObject({
     to: name,
@@ -106,7 +97,6 @@ const schema = z
       .record(z.string().regex(/^[\w.-]{1,60}$/, "expected letters, digits and . _ -"), provider)
       .default({}),
     ensembles: z.record(name, ensemble).default({}),
-    classifiers: z.record(name, classifiers).default({}),
     routes: z.record(name, route).default({}),
     budgets: z
       .strictObject({
@@ -147,7 +137,7 @@ export function readProviders(file: string): ProvidersConfig {
   const config = parseWith(schema, document.toJS() ?? {}, origin);
   const names = [
     ...Object.values(config.providers).flatMap(({ models }) => Object.keys(models)),
-    ...[config.ensembles, config.classifiers, config.routes].flatMap(Object.keys),
+    ...[config.ensembles, config.routes].flatMap(Object.keys),
   ];
   const twice = names.find((one, i) => names.indexOf(one) !== i);
   if (twice !== undefined)
