@@ -3,6 +3,7 @@ import { addBenchCommands } from "./bench/commands.ts";
 import { examples, port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addUserCommands } from "./serve/app/commands.ts";
+import { addRouteCommands } from "./serve/app/ensemble/commands.ts";
 import { addExperimentCommands } from "./serve/app/experiments/commands.ts";
 import { addProviderCommands } from "./serve/app/providers/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
@@ -38,6 +39,7 @@ addTrainCommands(program, writers, async (address, what) =>
 addServeCommands(program);
 addProviderCommands(program);
 addExperimentCommands(program);
+addRouteCommands(program);
 addStoreCommands(program);
 addUserCommands(program);
 addModelCommands(program);

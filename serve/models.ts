@@ -199,6 +199,12 @@ export class ModelPool implements Models {
     return this.#add(aliases, { kind: "encoder", frontend, ...served(options, engine) });
   }
 
+  /** Adds what reads texts by several models, of which `parent` is one: it goes with it. @throws KilnError as `addReader`. */
+  addCombined(name: string, parent: string, frontend: EncoderFrontend): EncoderModel {
+    const common = { ...served({ name }, frontend.engine), parent, drain: async () => {} };
+    return this.#add([], { kind: "encoder", frontend, ...common });
+  }
+
   /** @throws KilnError for a name that is taken, or that comes twice. */
   assertFree(names: readonly string[]): void {
     const taken = names.find((name, i) => this.#names.has(name) || names.indexOf(name) !== i);

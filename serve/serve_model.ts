@@ -181,7 +181,7 @@ export async function serveModels(
   for (const source of sources) await load(models, source, settings, budget.of(source.name));
   for (const adapter of adapters) await loadAdapterInto(models, adapter);
   const answers = providers && {
-    source: (await import("./app/providers/index.ts")).answeringOf(models, providers),
+    source: (await import("./app/providers/index.ts")).install(models, providers),
     budgets: providers.budgets,
   };
   const server = createServer({

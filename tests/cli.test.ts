@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { addBenchCommands } from "../bench/commands.ts";
 import { addModelCommands } from "../models/commands.ts";
 import { addUserCommands } from "../serve/app/commands.ts";
+import { addRouteCommands } from "../serve/app/ensemble/commands.ts";
 import { addExperimentCommands } from "../serve/app/experiments/commands.ts";
 import { addProviderCommands } from "../serve/app/providers/commands.ts";
 import { addServeCommands } from "../serve/commands.ts";
@@ -46,6 +47,7 @@ it("every flag that messages and documents name exists", () => {
       "serve/app",
       "serve/app/experiments",
       "serve/store",
+      "serve/app/ensemble",
       "serve/app/providers",
       "models",
       "models/registry",
@@ -88,6 +90,7 @@ function commandTree() {
     addUserCommands,
     addExperimentCommands,
     addProviderCommands,
+    addRouteCommands,
     addStoreCommands,
     addModelCommands,
     addBenchCommands,

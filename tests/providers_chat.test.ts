@@ -51,7 +51,7 @@ async function open(more: Partial<ProvidersConfig> = {}) {
   });
   const config: ProvidersConfig = {
     providers: { cloud, spare: spare.settings({ models: { near: model } }) },
-    ...{ ensembles: {}, routes: {}, budgets: {} },
+    ...{ ensembles: {}, classifiers: {}, routes: {}, budgets: {} },
     ...more,
   };
   clock = new VirtualClock();

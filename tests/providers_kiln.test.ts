@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type ProviderSettings, readProviders } from "../serve/app/providers/config.ts";
-import { answeringOf } from "../serve/app/providers/index.ts";
+import { install } from "../serve/app/providers/index.ts";
 import { probe } from "../serve/app/providers/probe.ts";
 import { Upstream } from "../serve/app/providers/upstream.ts";
 import { fakeChatTokenizer, IDLE, idle, startServer, type TestServer, until } from "./serve_fake.ts";
@@ -37,7 +37,7 @@ ensembles:
   best: { members: [tiny/fake, remote], n: 2, choose: rerank }
 `,
   );
-  near = await chatServer("near", "single", {}, (pool) => answeringOf(pool, readProviders(file)));
+  near = await chatServer("near", "single", {}, (pool) => install(pool, readProviders(file)));
 });
 afterAll(async () => {
   await near.server.close(0);

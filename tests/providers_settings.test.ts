@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -111,6 +111,15 @@ describe("the settings", () => {
   ])("%j is refused in one line", (text, message) => {
     expect(() => read(text)).toThrow(message);
     expect(() => read(text)).not.toThrow("\n");
+  });
+
+  it("those of docs/providers.md are good", () => {
+    const page = readFileSync(new URL("../docs/providers.md", import.meta.url), "utf8");
+    const { providers, routes } = read(/```yaml\n([\s\S]*?)```/.exec(page)![1]!);
+    expect([Object.keys(providers), routes.auto!.chain]).toEqual([
+      ["cloud", "home"],
+      ["demo", "gpt-4o-mini"],
+    ]);
   });
 
   it("keys come from the environment, or a file that only its owner reads", () => {

@@ -36,7 +36,7 @@ function infoOf(model: ServedModel): ModelInfo {
   const base = facts?.format === "gguf" ? "gguf" : "base";
   const examples = chat ? (model.frontend.tokenizer.chatTemplate === null ? WRITE : TALK) : [];
   return {
-    ...{ name, kind: parent !== null ? "adapter" : chat ? base : "encoder", state: "ready", progress: null },
+    ...{ name, kind: !chat ? "encoder" : parent !== null ? "adapter" : base, state: "ready", progress: null },
     ...{ error: null, log: null, chat, provider: "local", parameters: facts?.parameters ?? null },
     ...{ context_length: maxModelLen, tokens_per_second: null, version: null, aliases: {}, examples },
   };

@@ -58,8 +58,8 @@ export const qualityOf = (answer: Answered, { weights }: QualityModel = HEURISTI
 export type Rated = Answered & { readonly good: boolean };
 
 /** Weights by logistic regression with a small penalty (Newton's method); the guess where there are fewer than 200 ratings. */
-export function fitQuality(rated: readonly Rated[]): QualityModel {
-  if (rated.length < FEWEST_RATINGS) return HEURISTIC;
+export function fitQuality(rated: readonly Rated[], fewest = FEWEST_RATINGS): QualityModel {
+  if (rated.length < fewest) return HEURISTIC;
   const rows = rated.map((one) => ({ x: featuresOf(one), good: Number(one.good) }));
   let weights = HEURISTIC.weights.map(() => 0);
   for (let step = 0; step < STEPS; step++) {

@@ -9,7 +9,7 @@ type Rule = ProvidersConfig["routes"][string]["rules"][number];
 const FIRST_TOKENS = 24;
 
 /** exp of the mean log probability of the first tokens; null: none is known. */
-function confidenceOf(logprobs: readonly number[]): number | null {
+export function confidenceOf(logprobs: readonly number[]): number | null {
   const first = logprobs.slice(0, FIRST_TOKENS);
   return first.length === 0 ? null : Math.exp(first.reduce((sum, value) => sum + value, 0) / first.length);
 }

@@ -69,6 +69,21 @@ const ensemble = z.strictObject({
     .describe("the local model whose log probabilities rank; default: the first member that is local"),
 });
 
+const classifiers = z.strictObject({
+  members: z.array(name).min(2),
+  vote: z.enum(["soft", "hard", "chain"]).default("soft"),
+  tau: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.5)
+    .describe("of a chain: probability below which the next one is asked"),
+  fitted: z
+    .array(z.strictObject({ temperature: z.number().positive(), nll: z.number().min(0) }))
+    .optional()
+    .describe("of each member, as kiln route fit prints them"),
+});
+
 const rule = z
   .strictObject({
     to: name,
@@ -97,6 +112,7 @@ const schema = z
       .record(z.string().regex(/^[\w.-]{1,60}$/, "expected letters, digits and . _ -"), provider)
       .default({}),
     ensembles: z.record(name, ensemble).default({}),
+    classifiers: z.record(name, classifiers).default({}),
     routes: z.record(name, route).default({}),
     budgets: z
       .strictObject({
@@ -137,7 +153,7 @@ export function readProviders(file: string): ProvidersConfig {
   const config = parseWith(schema, document.toJS() ?? {}, origin);
   const names = [
     ...Object.values(config.providers).flatMap(({ models }) => Object.keys(models)),
-    ...[config.ensembles, config.routes].flatMap(Object.keys),
+    ...[config.ensembles, config.classifiers, config.routes].flatMap(Object.keys),
   ];
   const twice = names.find((one, i) => names.indexOf(one) !== i);
   if (twice !== undefined)
