@@ -18,6 +18,9 @@ const rows = Array.from({ length: 240 }, (_, i) => {
   return { text: `a ${word} ${nouns[(i >> 3) % 6]}`, label: noisy };
 });
 
+/** Several trainings and loads of models, each a process of its own, on a machine that others use too. */
+const LONG_MS = 400_000;
+
 /** Runs a command of kiln. */
 function kiln(...args: string[]) {
   return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
@@ -80,7 +83,7 @@ describe("a pair of classifiers", () => {
       `b=${await train("classify", "b", b, ...settings, "train.seed=2")}`,
     ];
     data = lines("labelled.jsonl", rows.slice(120));
-  });
+  }, LONG_MS);
 
   it("votes: temperatures, macro F1 of the vote against each, and what McNemar says", async () => {
     const { stdout, code } = await routeFit("soft", models, data, "--json");
@@ -141,46 +144,50 @@ describe("a pair of classifiers", () => {
 });
 
 describe("two models that write", () => {
-  it("the curve from the small one alone to the large one alone, and a threshold that holds out of sample", async () => {
-    const facts = [
-      ["cat", "milk"],
-      ["dog", "bones"],
-      ["bird", "seeds"],
-      ["horse", "hay"],
-      ["bear", "honey"],
-      ["fish", "worms"],
-    ];
-    const sentences = facts.map(([who, what]) => `the ${who} eats ${what}.`);
-    const corpus = join(root, "facts.txt");
-    writeFileSync(
-      corpus,
-      Array.from({ length: 400 }, (_, i) => sentences[(i * 5 + (i >> 3)) % 6]).join("\n"),
-    );
-    const settings = ["train.learning_rate=0.01", "train.schedule=constant"];
-    const models = [
-      `small=${await train("pretrain", "small", corpus, ...settings, "train.steps=30")}`,
-      `large=${await train("pretrain", "large", corpus, ...settings, "train.steps=150", "model.hidden_size=32")}`,
-    ];
-    const questions = Array.from({ length: 48 }, (_, i) => facts[i % 6]!).map(([who, what]) => ({
-      ...{ prompt: `the ${who} eats`, answer: ` ${what}.` },
-    }));
-    const { stdout, code } = await routeFit(
-      "auto",
-      models,
-      lines("questions.jsonl", questions),
-      "--max-tokens",
-      "6",
-      "--json",
-    );
-    expect(code).toBe(0);
-    const { threshold } = JSON.parse(stdout);
-    expect(threshold.always_last.quality).toBeGreaterThan(threshold.always_first.quality);
-    expect(threshold.held_out.within).toBe(true);
-    expect(threshold.tau).toBeGreaterThan(0);
-    const table = await routeFit("auto", models, join(root, "questions.jsonl"), "--max-tokens", "6");
-    expect(table.stdout).toMatch(/always small +0\.0% +0\.\d{4} +0\.00\nalways large +100\.0% /);
-    expect(table.stdout).toMatch(
-      /within 1% of always large \(0\.\d+\): yes\ncalibration error of small \(10 bins\): 0\.\d+\ntau: 0\.\d+\n$/,
-    );
-  });
+  it(
+    "the curve from the small one alone to the large one alone, and a threshold that holds out of sample",
+    async () => {
+      const facts = [
+        ["cat", "milk"],
+        ["dog", "bones"],
+        ["bird", "seeds"],
+        ["horse", "hay"],
+        ["bear", "honey"],
+        ["fish", "worms"],
+      ];
+      const sentences = facts.map(([who, what]) => `the ${who} eats ${what}.`);
+      const corpus = join(root, "facts.txt");
+      writeFileSync(
+        corpus,
+        Array.from({ length: 400 }, (_, i) => sentences[(i * 5 + (i >> 3)) % 6]).join("\n"),
+      );
+      const settings = ["train.learning_rate=0.01", "train.schedule=constant"];
+      const models = [
+        `small=${await train("pretrain", "small", corpus, ...settings, "train.steps=30")}`,
+        `large=${await train("pretrain", "large", corpus, ...settings, "train.steps=150", "model.hidden_size=32")}`,
+      ];
+      const questions = Array.from({ length: 48 }, (_, i) => facts[i % 6]!).map(([who, what]) => ({
+        ...{ prompt: `the ${who} eats`, answer: ` ${what}.` },
+      }));
+      const { stdout, code } = await routeFit(
+        "auto",
+        models,
+        lines("questions.jsonl", questions),
+        "--max-tokens",
+        "6",
+        "--json",
+      );
+      expect(code).toBe(0);
+      const { threshold } = JSON.parse(stdout);
+      expect(threshold.always_last.quality).toBeGreaterThan(threshold.always_first.quality);
+      expect(threshold.held_out.within).toBe(true);
+      expect(threshold.tau).toBeGreaterThan(0);
+      const table = await routeFit("auto", models, join(root, "questions.jsonl"), "--max-tokens", "6");
+      expect(table.stdout).toMatch(/always small +0\.0% +0\.\d{4} +0\.00\nalways large +100\.0% /);
+      expect(table.stdout).toMatch(
+        /within 1% of always large \(0\.\d+\): yes\ncalibration error of small \(10 bins\): 0\.\d+\ntau: 0\.\d+\n$/,
+      );
+    },
+    LONG_MS,
+  );
 });
