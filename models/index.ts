@@ -18,6 +18,9 @@ export { CausalLM, type DecoderShape } from "./decoder.ts";
 export { Encoder, type EncoderBatch, type EncoderInput } from "./encoder.ts";
 export type { BertConfig, DistilBertConfig, EncoderConfig } from "./encoder_config.ts";
 export { EncoderDecoder, type Seq2SeqBatch, type SourceTexts } from "./encoder_decoder.ts";
+export * from "./features/images.ts";
+export * from "./features/sound.ts";
+export { type TableCells, TableFeatures, type TableSettings } from "./features/tables.ts";
 export {
   fromPretrained,
   type LoadedModel,

@@ -1,10 +1,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { numberIn, profile } from "../models/features/table_profile.ts";
 import { decodeText } from "../serve/app/ingest/decode.ts";
 import { extract } from "../serve/app/ingest/extract.ts";
 import { Unreadable } from "../serve/app/ingest/extracted.ts";
-import { numberIn, profile } from "../serve/app/ingest/table_profile.ts";
 import { chunksOf, documentText } from "../serve/app/retrieval/index.ts";
 import { pdfDocument, wordDocument, wordF1, wordParagraph, wordTable, zip } from "./support/documents.ts";
 

@@ -1,6 +1,6 @@
+import { profile } from "../../../models/features/table_profile.ts";
 import type { Block } from "../retrieval/index.ts";
 import { type Extracted, parser, Unreadable } from "./extracted.ts";
-import { profile } from "./table_profile.ts";
 
 /** Rows of one table that are read; the rest is counted. */
 const MOST_ROWS = 50_000;

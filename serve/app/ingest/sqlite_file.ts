@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { firstLine } from "../../../core/platform/files.ts";
+import { profile } from "../../../models/features/table_profile.ts";
 import { type Extracted, Unreadable } from "./extracted.ts";
-import { profile } from "./table_profile.ts";
 
 const MOST_ROWS = 5000;
 const MOST_TABLES = 100;

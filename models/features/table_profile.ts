@@ -13,7 +13,7 @@ export interface ColumnProfile {
 
 const blank = new Set(["", "na", "n/a", "nan", "null", "none", "-", "?"]);
 /** Whether a cell says that it has no value. */
-const isMissing = (cell: string | undefined): boolean => blank.has((cell ?? "").trim().toLowerCase());
+export const isMissing = (cell: string | undefined): boolean => blank.has((cell ?? "").trim().toLowerCase());
 
 /** The number in a cell, with thousands, a currency or a percent sign; NaN: it is none. */
 export function numberIn(cell: string): number {
