@@ -1,12 +1,12 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { Readable } from "node:stream";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Application } from "../serve/app/application.ts";
 import type { AnswerEvent } from "../serve/app/chat/generation.ts";
 import type { Retrieve } from "../serve/app/documents/grounding.ts";
 import { openBlobs } from "../serve/store/index.ts";
+import { addDocument } from "./support/added_document.ts";
 import { type Script, scripted } from "./support/scripted_answers.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "kiln-grounded-"));
@@ -28,17 +28,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function added(name: string, text: string): Promise<string> {
-  const library = await application.documents.of(ada);
-  const { document } = await library.add(name, Readable.from([Buffer.from(text)]));
-  for (let i = 0; i < 600; i++) {
-    const { state } = await library.get(document.id);
-    if (state === "ready") return document.id;
-    expect(state).not.toBe("failed");
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  throw new Error(`${name} was not read`);
-}
+const added = (name: string, text: string) => addDocument(application, ada, name, text);
 
 /** Asks, and answers with `text` where a model is asked; the events, the message and what the model was sent. */
 async function asked(text: string, retrieve: Retrieve, answer = "Within 30 days [1].", user = ada) {

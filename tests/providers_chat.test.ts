@@ -13,7 +13,8 @@ import type { LocalTools } from "../serve/app/providers/local_tools.ts";
 import { costOf } from "../serve/app/providers/prices.ts";
 import { Upstream } from "../serve/app/providers/upstream.ts";
 import { recordUsage, usageReport } from "../serve/app/usage.ts";
-import { type OpenStore, openStore } from "../serve/store/index.ts";
+import { type OpenStore, openBlobs, openStore } from "../serve/store/index.ts";
+import { addDocument } from "./support/added_document.ts";
 import { cutAfter, eventsOf, FaultProvider, says, status, VirtualClock } from "./support/fault_provider.ts";
 import { Script } from "./support/scripted_answers.ts";
 
@@ -70,6 +71,7 @@ async function open(more: Partial<ProvidersConfig> = {}) {
     mode: "single",
     times: { flushMs: 5 },
     budgets: config.budgets,
+    blobs: await openBlobs(`fs:${path.join(folder, "blobs")}`),
   });
   await application.users.ensure(ada);
 }
@@ -158,13 +160,8 @@ describe("a provider's model in a conversation", () => {
     expect(notices).toEqual([
       { kind: "fallback", from: "far", to: "near", reason: "cloud does not accept its key (401)" },
     ]);
-    expect([row.model, row.provider, row.content, end.model, end.provider]).toEqual([
-      "near",
-      "spare",
-      "from the spare",
-      "near",
-      "spare",
-    ]);
+    const told = [row.model, row.provider, row.content, end.model, end.provider];
+    expect(told).toEqual(["near", "spare", "from the spare", "near", "spare"]);
     expect((await usage()).map((one) => [one.model, one.requests])).toEqual([["near", 1]]);
     spare.answers = [status(400)];
     local.says = ["from here"];
@@ -466,6 +463,25 @@ describe("ensembles and routes", () => {
     expect(await reasons("Wie wird das Wetter morgen in der Hauptstadt?")).toEqual(["near", "language deu"]);
     expect(await reasons("Why does this fail?\n```\nx = 1\n```")).toEqual(["unpriced", "code"]);
     expect(await reasons("What will the weather be like tomorrow?")).toEqual(["fake"]);
+  });
+
+  it("a question that documents have an answer to goes where a rule says, by its own words", async () => {
+    const rules = [{ to: "unpriced", needs_documents: true, language: "eng" }];
+    await open({ routes: { auto: { chain: ["fake"], tau: 0.5, rules } } });
+    await addDocument(
+      application,
+      ada,
+      "hours.txt",
+      "The shop opens at nine on weekdays and at ten on Saturdays.",
+    );
+    provider.answers = [says("At nine [1].")];
+    local.says = ["fake"];
+    const { row, notices } = await say("When does the shop open on weekdays?", "auto");
+    expect(notices).toEqual([
+      { kind: "routed", from: "auto", to: "unpriced", reason: "documents, language eng" },
+    ]);
+    expect([row.model, row.citations?.[0]?.name]).toEqual(["unpriced", "hours.txt"]);
+    expect((await say("Who painted the ceiling?", "auto")).row.model).toBe("fake");
   });
 
   it("names that stand for nothing, or for two things, are refused at the start", async () => {

@@ -15,6 +15,8 @@ export interface AnswerRequest {
   readonly continues: boolean;
   /** Whether log probabilities of its tokens are wanted; default false. */
   readonly scores?: boolean;
+  /** The user's own words, where the last turn holds passages of their documents beside them. */
+  readonly question?: string;
 }
 
 /** What one model was asked for an answer. */

@@ -405,7 +405,10 @@ export class Conversing {
         rows: this.#rows,
         times: this.#times,
       },
-      request: { model: arm?.model ?? model, turns, params, client: userId, continues: before.text !== "" },
+      request: {
+        ...{ model: arm?.model ?? model, turns, params, client: userId, continues: before.text !== "" },
+        ...(grounding && { question: grounding.question }),
+      },
     });
     this.#running.set(message_id, generation);
     const told = blind ? { ...accepted, model: "" } : accepted;

@@ -10,6 +10,8 @@ export type Retrieve = "auto" | "on" | "off";
 export interface Grounding {
   /** The user's turn with its sources; the turn itself where `said` answers. */
   readonly turn: Turn;
+  /** The user's own words. */
+  readonly question: string;
   readonly sources: readonly { readonly n: number; readonly passage: FoundPassage }[];
   /** The answer itself, where no model writes it. */
   readonly said: string | null;
@@ -45,6 +47,7 @@ export async function ground(
 ): Promise<Grounding | null> {
   const turn = turns.at(-1);
   if (retrieve === "off" || turn?.role !== "user") return null;
+  const question = turn.content;
   const query = searchQuery(turns.flatMap(({ role, content }) => (role === "user" ? [content] : [])));
   const { passages, answered, index, numbers } = await searches.search(
     userId,
@@ -53,11 +56,12 @@ export async function ground(
     documents,
   );
   const numbered = (most: number) => passages.slice(0, most).map((passage, i) => ({ n: i + 1, passage }));
-  if (!answered) return retrieve === "on" ? { turn, sources: numbered(SHOWN), said: NOT_FOUND } : null;
+  if (!answered)
+    return retrieve === "on" ? { turn, question, sources: numbered(SHOWN), said: NOT_FOUND } : null;
   if (isSmall(source, model)) {
     const spans = quoted(index, query, { passage: numbers[0], score: 0 });
     const quote = spans.map((span) => passages[0].text.slice(...span)).join(" ");
-    return { turn, sources: numbered(SHOWN), said: `${quote} [1]` };
+    return { turn, question, sources: numbered(SHOWN), said: `${quote} [1]` };
   }
   const before: Turn[] = system ? [{ role: "system", content: system }] : [];
   const left = source.contextLength(model) - (await source.count(model, [...before, turn]));
@@ -71,11 +75,12 @@ export async function ground(
     fitting.length > 0;
     fitting = fitting.slice(0, -1)
   ) {
-    const asked: Turn = { ...turn, content: promptOf(fitting, turn.content) };
+    const asked: Turn = { ...turn, content: promptOf(fitting, question) };
     const added = (await source.count(model, [asked])) - (await source.count(model, [turn]));
     if (added <= left * SOURCES_SHARE)
       return {
         turn: asked,
+        question,
         sources: fitting.map(({ n, passage }) => ({ n, passage: passages[passage] })),
         said: null,
       };

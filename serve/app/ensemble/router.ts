@@ -68,11 +68,15 @@ const CODE =
 /** The first rule whose conditions all hold, and why; null: none does. */
 export async function ruleFor(
   rules: readonly Rule[],
-  text: string,
+  { text, documents }: { readonly text: string; readonly documents: boolean },
   { classify }: Pick<LocalTools, "classify">,
 ): Promise<{ to: string; reason: string } | null> {
-  for (const { to, language, contains_code, label } of rules) {
+  for (const { to, language, contains_code, needs_documents, label } of rules) {
     const reasons: string[] = [];
+    if (needs_documents !== undefined) {
+      if (documents !== needs_documents) continue;
+      reasons.push(needs_documents ? "documents" : "no documents");
+    }
     if (language !== undefined) {
       if ((await languageTeller())(text) !== language) continue;
       reasons.push(`language ${language}`);

@@ -180,6 +180,10 @@ export class Answering implements AnswerSource {
     return ensembles[name]?.members ?? (route ? [...route.chain, ...route.rules.map(({ to }) => to)] : []);
   }
 
+  parameters(name: string): number | null {
+    return this.#local.parameters?.(name) ?? null;
+  }
+
   contextLength(name: string): number {
     const members = this.#members(name);
     if (members.length > 0) return Math.min(...members.map((member) => this.contextLength(member)));
@@ -360,11 +364,9 @@ export class Answering implements AnswerSource {
 
   /** By the first rule that holds, else along the chain until one is sure enough. */
   async #route(name: string, { chain, tau, rules }: Route, making: Making): Promise<Made> {
-    const rule = await ruleFor(
-      rules,
-      making.request.turns.findLast(({ role }) => role === "user")?.content ?? "",
-      this.#tools,
-    );
+    const { turns, question } = making.request;
+    const text = question ?? turns.findLast(({ role }) => role === "user")?.content ?? "";
+    const rule = await ruleFor(rules, { text, documents: question !== undefined }, this.#tools);
     if (rule !== null) {
       making.notice({ kind: "routed", from: name, to: rule.to, reason: rule.reason });
       return this.#make(rule.to, making);

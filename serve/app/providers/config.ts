@@ -92,7 +92,10 @@ const rule = z
       .regex(/^[a-z]{3}$/, "expected three letters such as eng (ISO 639-3)")
       .optional(),
     contains_code: z.boolean().optional(),
-    needs_documents: z.boolean().optional(),
+    needs_documents: z
+      .boolean()
+      .optional()
+      .describe("whether passages of the user's documents go with the question"),
     label: z.strictObject({ classifier: name, is: z.string() }).optional(),
   })
   .refine(
