@@ -63,9 +63,14 @@ const COLLECTOR = `data:text/javascript,${encodeURIComponent(`
 `)}`;
 
 /** Resolves when it answers; fails with what it said if it ends before. */
-export async function serveProcess(args: readonly string[], port = 0): Promise<ServeProcess> {
-  const command = ["--import", COLLECTOR, "bin/kiln.mjs", "serve", ...args, "--port", `${port}`];
-  const child = spawn(process.execPath, command, { stdio: ["ignore", "pipe", "pipe"] });
+export async function serveProcess(
+  args: readonly string[],
+  port = 0,
+  cwd = process.cwd(),
+): Promise<ServeProcess> {
+  const kiln = path.resolve("bin/kiln.mjs");
+  const command = ["--import", COLLECTOR, kiln, "serve", ...args, "--port", `${port}`];
+  const child = spawn(process.execPath, command, { cwd, stdio: ["ignore", "pipe", "pipe"] });
   let output = "";
   const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.once("close", (code, signal) => resolve({ code, signal }));
