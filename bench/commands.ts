@@ -134,7 +134,7 @@ function addBenchApps(bench: Command): void {
   bench
     .command("apps")
     .description(
-      "time the steps of conversation data beside the figures of the system that they stand in for",
+      "time what conversations and their data take, beside the figures of the system that they stand in for",
     )
     .option("--filter <text>", "only steps whose name holds this text", "")
     .option("--json", "one JSON object instead of a table")

@@ -25,6 +25,8 @@ export const LIMITS = {
   keepAliveMs: 5_000,
   /** Open connections. */
   connections: 1024,
+  /** Connections of one person's pages. */
+  socketsPerUser: 128,
   /** Sequences waiting for their first step. A request for more is accepted if none waits. */
   queuedRequests: 256,
   /** Prompt tokens of all waiting sequences. */

@@ -1,6 +1,7 @@
 import { type AddressInfo, createServer, connect as dial, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { Application } from "../serve/app/application.ts";
 import { newId, type OpenStore, openStore, type StoreOptions } from "../serve/store/index.ts";
 import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts";
 import { addConversation, addMessage, addUser } from "./support/store_rows.ts";
@@ -119,6 +120,17 @@ withStore("a read over a lost connection is asked again", async (store, _people,
   proxy.breakAt("count(*) AS n FROM conversation", "after");
   expect(await store.all("SELECT count(*) AS n FROM conversation")).toEqual([{ n: 1 }]);
   expect(told).toEqual(["lost", "back"]);
+});
+
+withStore("an application says so, once each, though nobody asks for anything meanwhile", async (store) => {
+  const source = { models: () => [] } as never;
+  const application = await Application.open({ source, store, mode: "single" });
+  const heard: unknown[] = [];
+  application.hub.listen("local", (event) => heard.push(event));
+  await postgres!.restart();
+  await vi.waitFor(() => expect(heard).toHaveLength(2), { timeout: 30_000 });
+  expect(heard).toEqual(["lost", "back"].map((state) => ({ type: "store.update", state })));
+  await application.close();
 });
 
 withStore("a server that starts anew is waited for", async (store, { user, conversation }, told) => {

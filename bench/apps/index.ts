@@ -1,3 +1,4 @@
+import { chatRows } from "./chat.ts";
 import { dataRows } from "./data.ts";
 
 /** A step of an application: how it is run, and what it may take. */
@@ -7,8 +8,14 @@ export interface AppRow {
   seed?: number;
   /** Milliseconds of one item, at most. */
   target: number;
-  /** `run` does the work of `items` items. */
-  prepare: () => { items: number; run: () => void; dispose?: () => Promise<void> };
+  prepare: () => Prepared | Promise<Prepared>;
+}
+
+interface Prepared {
+  items: number;
+  /** Does the work of all items. */
+  run: () => void | Promise<void>;
+  dispose?: () => Promise<void>;
 }
 
 export interface AppResult {
@@ -19,7 +26,7 @@ export interface AppResult {
   cpu_ms: number;
   seed_ms: number | null;
   target_ms: number;
-  /** Growth of the resident memory over the five runs. */
+  /** Growth of the resident memory in a run, of the run in which it grew most. */
   mib: number;
 }
 
@@ -28,19 +35,22 @@ const runs = 5;
 /** Times each row: the best of five runs after one that does not count. */
 export async function appResults(filter = ""): Promise<AppResult[]> {
   const results: AppResult[] = [];
-  for (const { name, seed, target, prepare } of dataRows().filter((row) => row.name.includes(filter))) {
-    const { items, run, dispose } = prepare();
-    run();
-    const before = process.memoryUsage.rss();
-    let most = before;
-    const times = Array.from({ length: runs }, () => {
+  const rows = [...dataRows(), ...chatRows].filter((row) => row.name.includes(filter));
+  for (const { name, seed, target, prepare } of rows) {
+    const { items, run, dispose } = await prepare();
+    await run();
+    let growth = 0;
+    const times: { ms: number; cpu: number }[] = [];
+    for (let i = 0; i < runs; i++) {
+      const before = process.memoryUsage.rss();
       const [start, cpu] = [performance.now(), process.cpuUsage()];
-      run();
+      await run();
       const ms = (performance.now() - start) / items;
       const { user, system } = process.cpuUsage(cpu);
-      most = Math.max(most, process.memoryUsage.rss());
-      return { ms, cpu: (user + system) / 1e3 / items };
-    }).sort((a, b) => a.ms - b.ms);
+      growth = Math.max(growth, process.memoryUsage.rss() - before);
+      times.push({ ms, cpu: (user + system) / 1e3 / items });
+    }
+    times.sort((a, b) => a.ms - b.ms);
     await dispose?.();
     results.push({
       name,
@@ -49,7 +59,7 @@ export async function appResults(filter = ""): Promise<AppResult[]> {
       cpu_ms: Math.min(...times.map(({ cpu }) => cpu)),
       seed_ms: seed ?? null,
       target_ms: target,
-      mib: (most - before) / 2 ** 20,
+      mib: growth / 2 ** 20,
     });
   }
   return results;

@@ -1,3 +1,4 @@
+import { logError } from "../log_error.ts";
 import { type Blobs, type OpenStore, openStore } from "../store/index.ts";
 import { Auth } from "./auth.ts";
 import type { BudgetSettings } from "./budgets.ts";
@@ -37,6 +38,7 @@ export class Application {
   readonly conversing: Conversing;
   readonly documents: Documents;
   readonly #run: ServerRun;
+  #asking: NodeJS.Timeout | undefined;
 
   private constructor(
     store: OpenStore,
@@ -44,6 +46,7 @@ export class Application {
   ) {
     const { source } = rest;
     this.store = store;
+    store.onConnection = (state, reason) => this.#connection(state, reason);
     this.#run = new ServerRun(store);
     this.source = source;
     this.users = new Users(store);
@@ -73,6 +76,19 @@ export class Application {
     }
   }
 
+  /** Says that the database was lost, and asks for it each second, so that its return is said too. */
+  #connection(state: "lost" | "back", reason: string): void {
+    logError(
+      state === "lost"
+        ? `the database is lost (${reason}): what is asked of it waits`
+        : "the database is back",
+    );
+    this.hub.broadcast({ type: "store.update", state });
+    clearInterval(this.#asking);
+    const ask = () => void this.store.all("SELECT 1 AS one").catch(() => {});
+    if (state === "lost") this.#asking = setInterval(ask, 1000).unref();
+  }
+
   /** The conversations of one user. */
   chats(userId: string): Chats {
     return new Chats(this.store, userId, this.hub, (id) => this.#log.note(id));
@@ -82,6 +98,7 @@ export class Application {
   async close(): Promise<void> {
     await Promise.all([this.conversing.close(), this.documents.close()]);
     this.source.close?.();
+    clearInterval(this.#asking);
     await this.#run.close();
     await this.#log.close();
     await this.store.close();

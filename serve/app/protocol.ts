@@ -337,6 +337,8 @@ export type ServerEvent =
   | { type: "conversation.deleted"; conversation_id: string }
   /** What is served is other than before. */
   | ({ type: "model.update" } & ModelList)
+  /** The server's database: what is asked of a lost one waits a while, and is then refused; nothing is lost or doubled. */
+  | { type: "store.update"; state: "lost" | "back" }
   | { type: "pong"; t: number };
 
 export interface Welcome {

@@ -36,6 +36,8 @@ export function addChatSocket(
         const principal = await opened.auth.principal({ authorization, cookie });
         const { ChatSocket } = await import("../app/chat/chat_socket.ts");
         if (socket.readyState !== socket.OPEN) return;
+        if (opened.hub.connections(principal.id) >= models.limits.socketsPerUser)
+          return socket.close(1013, "too many connections: close other tabs of this page");
         const chat = new ChatSocket(opened, models, principal, {
           send: (text) => socket.send(text),
           close: (code, reason) => socket.close(code, reason),

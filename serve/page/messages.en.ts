@@ -27,6 +27,7 @@ export const t = {
     retry: "Try again",
     retryNow: "Retry now",
     skip: "Skip to the content",
+    storeLost: "The server has lost its database and tries to reach it again. Nothing that was kept is lost.",
     unreachable: "Server not reachable.",
   },
   login: {

@@ -51,6 +51,7 @@ export class PostgresStore implements OpenStore {
   readonly #types: pg.CustomTypesConfig;
   readonly #ready = new WeakSet<pg.PoolClient>();
   readonly #options: StoreOptions;
+  onConnection: StoreOptions["onConnection"];
   #lost = false;
 
   constructor(driver: typeof pg, url: string, options: StoreOptions) {
@@ -58,6 +59,7 @@ export class PostgresStore implements OpenStore {
     this.name = `${address.protocol}//${address.host}${address.pathname}`;
     this.schema = schema;
     this.#options = options;
+    this.onConnection = options.onConnection;
     this.#types = numbersAsInSqlite(driver);
     this.#pool = new driver.Pool({
       connectionString: address.href,
@@ -211,7 +213,7 @@ export class PostgresStore implements OpenStore {
   #told(state: "lost" | "back", reason: string): void {
     if (this.#lost === (state === "lost")) return;
     this.#lost = state === "lost";
-    this.#options.onConnection?.(state, reason);
+    this.onConnection?.(state, reason);
   }
 
   exclusively<T>(body: (tx: Store) => Promise<T>): Promise<T> {

@@ -44,6 +44,8 @@ export interface OpenStore extends Store {
   /** Writes what the store holds to a new SQLite file, while others go on writing. */
   backup(file: string): Promise<void>;
   close(): Promise<void>;
+  /** Told, of a database that is reached over a network, when the connection is lost, and when it is back. */
+  onConnection?: StoreOptions["onConnection"];
 }
 
 export interface StoreOptions {
@@ -52,7 +54,7 @@ export interface StoreOptions {
   /** How long a statement waits for another process, or for a lost connection, in milliseconds. */
   patienceMs?: number;
   /** Told when the connection to Postgres is lost, and when it is back. */
-  onConnection?: (state: "lost" | "back", reason: string) => void;
+  onConnection?: ((state: "lost" | "back", reason: string) => void) | undefined;
 }
 
 /** The transaction that the code runs in, so that a call which would wait for itself is refused. */

@@ -271,6 +271,11 @@ export class FakeServer extends FakeHistory {
 
   // ---- WebSocket ----
 
+  /** Says something to every connection. */
+  tell(event: ServerEvent): void {
+    for (const socket of this.#sockets.keys()) socket.send(JSON.stringify(event));
+  }
+
   #connected(socket: WebSocket): void {
     const watches = new Set<string>();
     this.#sockets.set(socket, watches);

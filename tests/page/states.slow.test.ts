@@ -93,6 +93,15 @@ const states: Record<string, State> = {
     sees: /Connection lost|Connecting/,
   },
   "app-outdated": { before: (server) => (server.protocol = "kiln.chat.v9"), sees: /has been updated/ },
+  "app-store-lost": {
+    before: history,
+    hash: first,
+    act: async (page, server) => {
+      await see(page, "castle");
+      server.tell({ type: "store.update", state: "lost" });
+    },
+    sees: "The server has lost its database",
+  },
   login: { before: (server) => (server.token = "x"), sees: "Sign in to kiln" },
   "chat-empty": { sees: "Ask demo something" },
   "chat-no-model": { before: (server) => (server.models = []), sees: "No model yet" },

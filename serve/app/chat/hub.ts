@@ -23,6 +23,11 @@ export class Hub {
     };
   }
 
+  /** How many connections of a user there are. */
+  connections(userId: string): number {
+    return this.#listeners.get(userId)?.size ?? 0;
+  }
+
   publish(userId: string, event: ServerEvent, conversationId: string | null): void {
     for (const listener of this.#listeners.get(userId)?.keys() ?? []) listener(event, conversationId);
   }

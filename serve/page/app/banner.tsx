@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { t } from "../messages.en.ts";
 import { link } from "../state/chat.ts";
-import { linkState } from "../state/link.ts";
+import { linkState, storeLost } from "../state/link.ts";
 
 /** Says when the server cannot be reached, and counts down to the next try. */
 export function Banner() {
@@ -21,7 +21,12 @@ export function Banner() {
         </button>
       </div>
     );
-  if (state.state !== "offline") return null;
+  if (state.state !== "offline")
+    return storeLost.value ? (
+      <div class="banner" role="alert">
+        {t.app.storeLost}
+      </div>
+    ) : null;
   const seconds = Math.max(0, Math.ceil((state.retryAt - Date.now()) / 1000));
   return (
     <div class="banner">

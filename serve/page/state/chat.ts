@@ -24,7 +24,7 @@ import {
   putConversation,
   say,
 } from "./history.ts";
-import { Link } from "./link.ts";
+import { Link, storeLost } from "./link.ts";
 import { chosenModel, keepDraft, newConsent, newSystem, params } from "./local.ts";
 import { modelName, setModels } from "./models.ts";
 import { go, place } from "./route.ts";
@@ -84,7 +84,9 @@ export const streaming = (): Shown | null =>
 // ---- what the server says ----
 
 function receive(event: ServerEvent): void {
-  if (event.type === "welcome") {
+  if (event.type === "store.update") storeLost.value = event.state === "lost";
+  else if (event.type === "welcome") {
+    storeLost.value = false;
     setModels(event.models, event.default_model);
     void loadHistory();
     for (const { user } of waiting.values()) link.send(user.peek().request!);

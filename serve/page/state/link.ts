@@ -24,6 +24,8 @@ export type LinkState =
   /** The server speaks a newer protocol than this page. */
   | { state: "outdated" };
 
+/** Whether the server has lost its database for now. */
+export const storeLost = signal(false);
 export const linkState = signal<LinkState>({ state: "connecting" });
 
 /** The connection to the server: a WebSocket that comes back by itself, or streams over HTTP where none gets through. */
