@@ -122,7 +122,9 @@ withStore("a read over a lost connection is asked again", async (store, _people,
   expect(told).toEqual(["lost", "back"]);
 });
 
-withStore("an application says so, once each, though nobody asks for anything meanwhile", async (store) => {
+test("an application says so, once each, though nobody asks for anything meanwhile", async (context) => {
+  if (!postgres) return context.skip(noPostgres!);
+  const store = await openStore(postgres.url("told", proxy.port));
   const source = { models: () => [] } as never;
   const application = await Application.open({ source, store, mode: "single" });
   const heard: unknown[] = [];
@@ -131,7 +133,7 @@ withStore("an application says so, once each, though nobody asks for anything me
   await vi.waitFor(() => expect(heard).toHaveLength(2), { timeout: 30_000 });
   expect(heard).toEqual(["lost", "back"].map((state) => ({ type: "store.update", state })));
   await application.close();
-});
+}, 60_000);
 
 withStore("a server that starts anew is waited for", async (store, { user, conversation }, told) => {
   await addMessage(store, user, conversation, "before");

@@ -61,9 +61,11 @@ export function buildApp(options: HttpOptions): FastifyInstance {
   });
   const metrics = new Metrics(options.models, options.metricsPrefix);
   listenForMore(app, limits);
-  app.addHook("onResponse", async ({ method, routeOptions }, { statusCode }) =>
-    metrics.answered(method, routeOptions.url ?? "none", statusCode),
-  );
+  app.addHook("onResponse", async ({ method, routeOptions, headers, raw }, { statusCode }) => {
+    metrics.answered(method, routeOptions.url ?? "none", statusCode);
+    // Node lets go of a connection that asks for an upgrade: nobody else would close one that was refused.
+    if (headers.upgrade !== undefined && statusCode >= 400) raw.socket.destroySoon();
+  });
   app.addHook("onRequest", async (request, reply) => admit({ ...options, routes }, request, reply));
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(
