@@ -248,20 +248,22 @@ async function promoteUnderLoad(page: Page): Promise<void> {
   const versions: (string | null)[] = [];
   const failures: unknown[] = [];
   const clients = Array.from({ length: 6 }, async (_, client) => {
-    while (switching) {
-      const body = { user_id: `c${client}`, query: "Once upon a time", model: "assistant" };
-      await api<{ message_id: string; conversation_id: string }>("POST", "/api/chat", {
-        ...{ ...body, params: { max_tokens: 8, temperature: 0 } },
-      }).then(
-        async ({ conversation_id }) => {
-          const at = `/api/conversations/${conversation_id}/messages?user_id=c${client}`;
-          versions.push((await api<{ messages: Message[] }>("GET", at)).messages.at(-1)!.model_version);
-        },
-        (error) => failures.push(error),
-      );
+    for (let i = 0; switching; i++) {
+      // So many that the arms, which the hash of an id that is new each time gives, are not all one.
+      const user_id = `c${client}-${i % 4}`;
+      const params = { max_tokens: 8, temperature: 0 };
+      const body = { user_id, query: "Once upon a time", model: "assistant", params };
+      try {
+        const { conversation_id } = await api<{ conversation_id: string }>("POST", "/api/chat", body);
+        const at = `/api/conversations/${conversation_id}/messages?user_id=${user_id}`;
+        versions.push((await api<{ messages: Message[] }>("GET", at)).messages.at(-1)!.model_version);
+      } catch (error) {
+        failures.push(error);
+        return;
+      }
     }
   });
-  await expect.poll(() => new Set(versions).size, { timeout: 30_000 }).toBe(2);
+  await expect.poll(() => [...new Set(versions), ...failures].length, { timeout: 120_000 }).toBe(2);
   await screen(page, "experiments");
   await button(page, "Promote assistant@2").click();
   await see(page, /assistant@prod is assistant@2/);
