@@ -11,7 +11,7 @@ import { readError } from "./errors.ts";
 import type { Loaded, Report, Task } from "./messages.ts";
 import { RemoteEncoder } from "./remote_encoder.ts";
 import { RemoteEngine } from "./remote_engine.ts";
-import type { Post } from "./remote_queue.ts";
+import type { Post } from "./remote_port.ts";
 
 export interface EngineProcessOptions {
   readonly limits?: Partial<Limits>;
@@ -102,10 +102,11 @@ export class EngineProcess {
     await this.#revival;
     this.start();
     const loaded = (await this.#call(task)) as Loaded;
+    const options = { model, post: this.#post, limits: this.limits };
     const port =
       loaded.kind === "encoder"
-        ? new RemoteEncoder(model, loaded.runner, this.#post, this.limits)
-        : new RemoteEngine(model, loaded.runner, this.#adaptersOf(model), this.#post, this.limits);
+        ? new RemoteEncoder(options, loaded.runner)
+        : new RemoteEngine(options, loaded.runner, this.#adaptersOf(model));
     this.#models.set(model, { load: task, adapters: new Map(), port });
     return { loaded, port };
   }
