@@ -16,7 +16,12 @@ import {
 import { BertEncoder } from "../models/bert.ts";
 import { EncoderDecoder } from "../models/encoder_decoder.ts";
 import { loadModel, loadWeights, readTensors, saveModel } from "../models/formats/hf_directory.ts";
-import { type HostTensor, hostTensor, writeSafetensors } from "../models/formats/safetensors.ts";
+import {
+  type HostTensor,
+  hostTensor,
+  withModelWeights,
+  writeSafetensors,
+} from "../models/formats/safetensors.ts";
 import { LlamaForCausalLM } from "../models/llama.ts";
 import { type LlamaConfig, tinyllmConfig } from "../models/llama_config.ts";
 import { decoderSettings } from "../train/model_settings.ts";
@@ -120,6 +125,20 @@ describe("loadWeights", () => {
       /holds 65520 in "model\.embed_tokens\.weight", which f16 cannot; use --dtype f32/,
     ],
   ];
+  it("reads a file tensor by tensor, a twin of another one too", async () => {
+    const twin = async (tensor: HostTensor) => {
+      const changed = new Map([...weights, ["lm_head.weight", tensor] as const]);
+      await writeSafetensors(join(folder, "twin/model.safetensors"), changed);
+      return withModelWeights(join(folder, "twin"), (read) => {
+        const model = createModel(tiny(2), "f32");
+        loadWeights(model, read);
+        return readTensors(model.namedParameters());
+      });
+    };
+    expect(await twin(weights.get("model.embed_tokens.weight")!)).toEqual(weights);
+    await expect(twin(floats([300, 16], () => 1))).rejects.toThrow(/lm_head\.weight that differs from/);
+  });
+
   it.each(odd)("refuses %s by name, in one line", (_, attempt, message) => {
     expect(attempt).toThrow(KilnError);
     expect(attempt).toThrow(message);

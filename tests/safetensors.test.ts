@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
@@ -14,6 +22,7 @@ import {
   serializeSafetensors,
   toFloat32,
   toInt32,
+  withModelWeights,
   writeSafetensors,
 } from "../models/formats/safetensors.ts";
 import { byteLength, DTYPES, headerLength, parseHeader } from "../models/formats/safetensors_header.ts";
@@ -103,6 +112,17 @@ describe("reading", () => {
     expect([...toFloat32(parseSafetensors(forge(header, data), "x").get("b")!)]).toEqual([1.5]);
   });
 
+  it("says that a file became shorter while its tensors were read", async () => {
+    const directory = join(folder, "shorter");
+    const file = join(directory, "model.safetensors");
+    await writeSafetensors(file, { a: hostTensor("U8", [1000], new Uint8Array(1000)) });
+    const reading = withModelWeights(directory, (weights) => {
+      truncateSync(file, 500);
+      return weights.get("a")!.bytes;
+    });
+    await expect(reading).rejects.toThrow("it became shorter while it was being read");
+  });
+
   it("reads sharded weights by their index and refuses paths that leave the folder", async () => {
     const directory = join(folder, "sharded");
     await writeSafetensors(join(directory, "model-1.safetensors"), {
@@ -114,11 +134,14 @@ describe("reading", () => {
     const index = join(directory, "model.safetensors.index.json");
     const save = (weight_map: unknown) => writeFileSync(index, JSON.stringify({ weight_map }));
     save({ a: "model-1.safetensors", b: "model-2.safetensors" });
-    const weights = await readModelWeights(directory);
-    expect([...weights].map(([name, t]) => [name, t.bytes[0]])).toEqual([
-      ["a", 1],
-      ["b", 2],
-    ]);
+    const first = (weights: ReadonlyMap<string, HostTensor>) =>
+      [...weights].map(([name, t]) => [name, t.dtype, t.shape, t.bytes[0]]);
+    const expected = [
+      ["a", "U8", [1], 1],
+      ["b", "U8", [1], 2],
+    ];
+    expect(first(await readModelWeights(directory))).toEqual(expected);
+    expect(await withModelWeights(directory, first)).toEqual(expected);
     save({ a: "../sharded/model-1.safetensors" });
     await expect(readModelWeights(directory)).rejects.toThrow("not a file beside it");
     save({ c: "model-1.safetensors" });

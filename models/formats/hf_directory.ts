@@ -27,7 +27,7 @@ import type { LabelKeys, Task } from "../labels.ts";
 import type { Model } from "../model.ts";
 import { isGguf, readGguf } from "./gguf.ts";
 import { ggufContent } from "./gguf_model.ts";
-import { type HostDtype, type HostTensor, readModelWeights, toFloat32 } from "./safetensors.ts";
+import { type HostDtype, type HostTensor, toFloat32, withModelWeights } from "./safetensors.ts";
 import { quoted } from "./safetensors_header.ts";
 import { configError } from "./validation.ts";
 
@@ -109,21 +109,29 @@ async function open<C extends ModelConfig>(
       { code: "model_too_large" },
     );
   }
-  const { tokenizer, weights } = await readContent(directory, config);
-  try {
-    if (num_hidden_layers > weights.size)
-      throw misfit(
-        `has ${weights.size} tensors, config.json ${num_hidden_layers} layers; correct config.json`,
-      );
-    const model = createModel(config, dtype);
-    if (model instanceof EncoderDecoder) model.generation = await readGeneration(directory);
-    if (headSeed !== null) model.init(headSeed);
-    loadWeights(model as AnyModel, weights, headSeed !== null);
-    return { model, tokenizer, directory };
-  } catch (error) {
-    const { message, code } = error as KilnError;
-    throw error instanceof KilnError ? new KilnError(`${path}: ${message}`, { code, cause: error }) : error;
+  const make = (weights: ReadonlyMap<string, HostTensor>) => {
+    try {
+      if (num_hidden_layers > weights.size)
+        throw misfit(
+          `has ${weights.size} tensors, config.json ${num_hidden_layers} layers; correct config.json`,
+        );
+      const model = createModel(config, dtype);
+      if (headSeed !== null) model.init(headSeed);
+      loadWeights(model as AnyModel, weights, headSeed !== null);
+      return model;
+    } catch (error) {
+      const { message, code } = error as KilnError;
+      throw error instanceof KilnError ? new KilnError(`${path}: ${message}`, { code, cause: error }) : error;
+    }
+  };
+  if (isGguf(directory)) {
+    const { tokenizer, weights } = ggufContent(readGguf(directory), config, directory);
+    return { model: make(weights), tokenizer, directory };
   }
+  const tokenizer = Tokenizer.load(directory);
+  const model = await withModelWeights(directory, make);
+  if (model instanceof EncoderDecoder) model.generation = await readGeneration(directory);
+  return { model, tokenizer, directory };
 }
 
 /** generation_config.json of a model that answers; without one config.json says it, as in checkpoints of before 2023. */
@@ -132,11 +140,6 @@ async function readGeneration(directory: string): Promise<Record<string, unknown
   if (existsSync(own)) return (await readJson(own)) as Record<string, unknown>;
   const file = Object.entries((await readJson(join(directory, "config.json"))) as object);
   return Object.fromEntries(file.filter(([key]) => generateOptions.includes(key)));
-}
-
-async function readContent(path: string, config: { readonly model_type: string }) {
-  if (isGguf(path)) return ggufContent(readGguf(path), config, path);
-  return { tokenizer: Tokenizer.load(path), weights: await readModelWeights(path) };
 }
 
 /** The tokenizer of a Hugging Face directory or a GGUF file. */
@@ -202,7 +205,8 @@ function misfit(problem: string): KilnError {
 
 /** A tied model has one matrix for embedding and head; a checkpoint may hold it twice. */
 function assertTied(name: string, tensor: HostTensor, twin: string, original: HostTensor): void {
-  const [a, b] = [toFloat32(tensor), toFloat32(original)];
+  // A copy: both may be read into the same memory.
+  const [a, b] = [toFloat32(tensor).slice(), toFloat32(original)];
   if (a.length === b.length && a.every((value, i) => value === b[i])) return;
   throw misfit(
     `has a ${name} that differs from ${quoted(twin)}, but config.json says tie_word_embeddings; ` +

@@ -1,4 +1,5 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { readSync } from "node:fs";
+import { type FileHandle, open as openFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fromHalf } from "../../core/dtype.ts";
 import { KilnError } from "../../core/errors.ts";
@@ -19,6 +20,7 @@ import {
   headerLength,
   parseHeader,
   quoted,
+  type TensorEntry,
 } from "./safetensors_header.ts";
 
 export type { HostDtype };
@@ -54,10 +56,20 @@ export async function readSafetensors(
   path: string,
   names?: readonly string[],
 ): Promise<Map<string, HostTensor>> {
-  if (path.endsWith(".index.json")) return readShards(path);
-  const handle = await open(path, "r").catch((error) => {
+  return readFile(path, names, null);
+}
+
+/** @param open the files of which tensors are read later; null: all are read now. */
+async function readFile(
+  path: string,
+  names: readonly string[] | undefined,
+  open: OpenFiles | null,
+): Promise<Map<string, HostTensor>> {
+  if (path.endsWith(".index.json")) return readShards(path, open);
+  const handle = await openFile(path, "r").catch((error) => {
     throw readError(path, error);
   });
+  open?.keep(handle);
   try {
     const { size } = await handle.stat();
     const prefix = await readExactly(handle, 0, Math.min(8, size), path);
@@ -65,11 +77,15 @@ export async function readSafetensors(
     const header = parseHeader(await readExactly(handle, 8, length, path), size, path);
     const read = new Map<string, HostTensor>();
     // Memory for each tensor by itself would have the garbage collector look after every few of them.
-    const isSmall = names === undefined && size <= READ_CHUNK_BYTES;
+    const isSmall = open === null && names === undefined && size <= READ_CHUNK_BYTES;
     const whole = isSmall ? await readExactly(handle, 0, size, path) : null;
     for (const name of names ?? header.tensors.keys()) {
       const entry = header.tensors.get(name);
       if (!entry) throw new KilnError(`${path} has no tensor ${quoted(name)}`);
+      if (open !== null) {
+        read.set(name, open.tensor(handle, entry, path));
+        continue;
+      }
       const { dtype, shape, begin, end } = entry;
       const bytes = whole?.subarray(begin, end) ?? (await readExactly(handle, begin, end - begin, path));
       read.set(name, { dtype, shape, bytes });
@@ -78,7 +94,44 @@ export async function readSafetensors(
   } catch (error) {
     throw error instanceof KilnError ? error : readError(path, error);
   } finally {
-    await handle.close();
+    if (open === null) await handle.close();
+  }
+}
+
+/** Files whose tensors are read one after the other into the same memory. */
+class OpenFiles {
+  readonly #handles: FileHandle[] = [];
+  #room = new Uint8Array(0);
+
+  keep(handle: FileHandle): void {
+    this.#handles.push(handle);
+  }
+
+  tensor({ fd }: FileHandle, { dtype, shape, begin, end }: TensorEntry, path: string): HostTensor {
+    const read = () => this.#read(fd, begin, end - begin, path);
+    return {
+      dtype,
+      shape,
+      get bytes() {
+        return read();
+      },
+    };
+  }
+
+  #read(fd: number, start: number, length: number, path: string): Uint8Array {
+    if (this.#room.length < length) this.#room = new Uint8Array(length);
+    const bytes = this.#room.subarray(0, length);
+    for (let done = 0; done < length; ) {
+      const step = Math.min(READ_CHUNK_BYTES, length - done);
+      const count = readSync(fd, bytes, done, step, start + done);
+      if (count === 0) throw corrupt(path, "it became shorter while it was being read");
+      done += count;
+    }
+    return bytes;
+  }
+
+  async close(): Promise<void> {
+    for (const handle of this.#handles) await handle.close();
   }
 }
 
@@ -99,7 +152,7 @@ async function readExactly(
   return bytes;
 }
 
-async function readShards(indexPath: string): Promise<Map<string, HostTensor>> {
+async function readShards(indexPath: string, open: OpenFiles | null): Promise<Map<string, HostTensor>> {
   const index = (await readJson(indexPath)) as { weight_map?: unknown } | null;
   const map = index?.weight_map;
   if (!isObject(map)) {
@@ -116,7 +169,7 @@ async function readShards(indexPath: string): Promise<Map<string, HostTensor>> {
   }
   const tensors = new Map<string, HostTensor>();
   for (const [shard, names] of namesOf) {
-    const read = await readSafetensors(join(dirname(indexPath), shard), names);
+    const read = await readFile(join(dirname(indexPath), shard), names, open);
     for (const [name, tensor] of read) tensors.set(name, tensor);
   }
   return tensors;
@@ -124,11 +177,31 @@ async function readShards(indexPath: string): Promise<Map<string, HostTensor>> {
 
 /** The weights of a Hugging Face model directory: `model.safetensors`, or its sharded form if only that exists. */
 export async function readModelWeights(directory: string): Promise<Map<string, HostTensor>> {
+  return readWeights(directory, null);
+}
+
+/**
+ * Gives `use` the weights of `readModelWeights`, whose `bytes` are read when they are asked for, into memory that the next tensor
+ * takes: of a model that goes to a device, no more than a tensor is then in host memory. They are not to be kept beyond that.
+ */
+export async function withModelWeights<T>(
+  directory: string,
+  use: (weights: ReadonlyMap<string, HostTensor>) => T,
+): Promise<T> {
+  const open = new OpenFiles();
+  try {
+    return use(await readWeights(directory, open));
+  } finally {
+    await open.close();
+  }
+}
+
+async function readWeights(directory: string, open: OpenFiles | null): Promise<Map<string, HostTensor>> {
   const current = await currentDirectory(directory);
   for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
     const path = join(current, name);
     try {
-      return await readSafetensors(path);
+      return await readFile(path, undefined, open);
     } catch (error) {
       const { code, message } = error as KilnError;
       if (code !== "file_missing" || !message.startsWith(path)) throw error;
