@@ -84,6 +84,19 @@ describe("answers from documents", () => {
     source.started.at(-1)!.end();
   });
 
+  it("lose citations of nothing, and name what no source says", async () => {
+    const said = "Goods can be returned within 30 days [1][8]. Elephants sleep standing.";
+    const { message, events: told } = await asked("How many days do I have to return goods?", "auto", said);
+    expect(message.content).toBe("Goods can be returned within 30 days [1]. Elephants sleep standing.");
+    expect(message.unsupported).toEqual(["Elephants sleep standing."]);
+    expect(told.at(-1)).toMatchObject({ type: "chat.done", unsupported: ["Elephants sleep standing."] });
+    const events = await application.store.all<{ data: string }>(
+      "SELECT data FROM event WHERE message_id = ?",
+      [message.id],
+    );
+    expect(events.map(({ data }) => JSON.parse(data ?? "{}").invalid_citations)).toContain(1);
+  });
+
   it("leave other talk alone, unless the documents are asked for by name", async () => {
     const plain = await asked("Who painted the ceiling of the chapel?", "auto", "Michelangelo.");
     expect(plain.request!.turns.at(-1)!.content).toBe("Who painted the ceiling of the chapel?");

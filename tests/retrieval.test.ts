@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
   type Block,
+  CitationFilter,
   checkAnswer,
   chunksOf,
   countTokens,
@@ -259,6 +260,24 @@ describe("answers from passages", () => {
     expect(checked.unsupported.map((span) => checked.text.slice(...span))).toEqual([
       "Elephants sleep standing.",
     ]);
+  });
+
+  it("lose what no source has while they are written, in whatever pieces", () => {
+    const piece = fc.oneof(
+      fc.constantFrom("[", "]", "[1]", " [2]", "[12]", " [9", "]", " ", "\n", "[[1]]", "[007]", "12"),
+      fc.string({ maxLength: 4 }),
+    );
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 30 }), (pieces) => {
+        const whole = pieces.join("");
+        const filter = new CitationFilter([1, 2]);
+        const said = pieces.map((one) => filter.hear(one)).join("") + filter.rest();
+        const valid = whole.replace(/[^\S\n]?\[(\d{1,3})\]/g, (mark, digits) =>
+          Number(digits) === 1 || Number(digits) === 2 ? mark : "",
+        );
+        expect(said).toBe(valid);
+      }),
+    );
   });
 
   it("have only sources that fit, numbered in order", () => {

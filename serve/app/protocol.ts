@@ -54,6 +54,8 @@ export interface Citation {
   name: string;
   page: number | null;
   heading: string | null;
+  /** Where the passage stands among those of the document, from 0. */
+  ordinal: number;
   quote: string;
 }
 
@@ -116,6 +118,8 @@ export interface Message {
   error: Failure | null;
   trimmed: Trimmed | null;
   citations: Citation[];
+  /** Sentences of an answer from documents that cite nothing and that none of its sources has. */
+  unsupported?: string[];
   feedback: Feedback | null;
   /** The number of the last event that `content` holds: `chat.resume` goes on after it. */
   seq: number;
@@ -407,6 +411,7 @@ export interface ChatDone {
   total_ms: number;
   tokens_per_second: number | null;
   mean_logprob: number | null;
+  unsupported?: string[];
   /** SHA-256 of the whole text as UTF-8, hexadecimal. A client with another text fetches the message again. */
   text_sha256: string;
 }

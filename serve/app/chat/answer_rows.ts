@@ -65,10 +65,14 @@ async function finishRow(
   { messageId, arm, options }: Generation,
   outcome: Outcome,
 ): Promise<void> {
-  const { text, status, seq, usage, by, failure } = outcome;
+  const { text, status, seq, usage, by, failure, unsupported } = outcome;
   const { params } = options.request;
   const { trimmed } = options.accepted;
-  const asked: Asked = { params, trimmed, ...(usage.estimated ? { estimated: true } : {}) };
+  const asked: Asked = {
+    ...{ params, trimmed },
+    ...(usage.estimated && { estimated: true }),
+    ...(unsupported.length > 0 && { unsupported: [...unsupported] }),
+  };
   await tx.run(
     "UPDATE message SET content = ?, status = ?, seq = ?, params = ?, model = COALESCE(?, model), provider = ?, model_version = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, cost_microusd = ?, mean_logprob = ?, ttft_ms = ?, total_ms = ?, finish_reason = ?, error = ?, experiment_arm = ? WHERE id = ?",
     [
@@ -117,6 +121,7 @@ function endOf(
       speed: tokensPerSecond(usage.completion_tokens, ttftMs, totalMs),
       quality: failure === null ? qualityOf(answeredOf(question, outcome)) : null,
       ...(failure && { code: failure.code }),
+      ...(outcome.invalidCitations > 0 && { invalid_citations: outcome.invalidCitations }),
     },
   };
 }

@@ -178,7 +178,7 @@ export class Chats {
   async #citations(rows: readonly MessageRow[]): Promise<Map<string, Citation[]>> {
     const ids = rows.flatMap(({ id, role }) => (role === "assistant" ? [id] : []));
     const found = await this.#store.all<Citation & { message_id: string }>(
-      `SELECT c.message_id, c.n, c.document_id, d.name, k.page, k.heading, substr(k.text, 1, 500) AS quote FROM citation c JOIN document d ON d.id = c.document_id JOIN chunk k ON k.id = c.chunk_id WHERE d.user_id = ? AND c.message_id IN (${ids.map(() => "?").join(", ") || "NULL"}) ORDER BY c.n`,
+      `SELECT c.message_id, c.n, c.document_id, d.name, k.page, k.heading, k.ordinal, substr(k.text, 1, 500) AS quote FROM citation c JOIN document d ON d.id = c.document_id JOIN chunk k ON k.id = c.chunk_id WHERE d.user_id = ? AND c.message_id IN (${ids.map(() => "?").join(", ") || "NULL"}) ORDER BY c.n`,
       [this.#user, ...ids],
     );
     const byMessage = new Map<string, Citation[]>();

@@ -1,7 +1,7 @@
 import { newId, type Store } from "../../store/index.ts";
 import { AppError } from "../app_error.ts";
 import { type BudgetSettings, Budgets } from "../budgets.ts";
-import { citationOf, type Grounding, ground, type Retrieve, saying } from "../documents/grounding.ts";
+import { type Grounding, type Retrieve, saying } from "../documents/grounding.ts";
 import type { Searches } from "../documents/search.ts";
 import { type AppEvent, Sessions } from "../events.ts";
 import type { Assigned } from "../experiments/assign.ts";
@@ -10,7 +10,7 @@ import type { ChatAccepted, Conversation, Message, Params } from "../protocol.ts
 import { answerRows } from "./answer_rows.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
 import { Chats } from "./chats.ts";
-import { buildContext, type Context, type History } from "./context.ts";
+import type { Context } from "./context.ts";
 import {
   type AnswerEvent,
   type AnswerListener,
@@ -19,6 +19,7 @@ import {
   isEnd,
   type TIMES,
 } from "./generation.ts";
+import { groundedContext, keepSources } from "./grounded.ts";
 import { type Branch, readBranch } from "./history.ts";
 import type { Hub } from "./hub.ts";
 import type { Asked } from "./message_rows.ts";
@@ -123,13 +124,9 @@ export class Conversing {
     await this.admit(userId, arm?.model ?? model);
     const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
     const asked = { ...branch, turns: [...branch.turns, turn] };
-    const { context, grounding } = await this.#contextOf(
-      userId,
-      asked,
-      arm?.model ?? model,
-      params,
-      send.retrieve ?? "auto",
-    );
+    const { context, grounding } = await groundedContext(this.#searches, this.#source, {
+      ...{ userId, branch: asked, model: arm?.model ?? model, params, retrieve: send.retrieve ?? "auto" },
+    });
     const ids = { request_id: send.request_id ?? null, conversation_id: branch.conversationId };
     const accepted = acceptedOf({ ...ids, user_message_id: newId(), model, arm }, context);
     const now = Date.now();
@@ -148,23 +145,6 @@ export class Conversing {
     if (conversation)
       this.#hub.publish(userId, { type: "conversation.update", conversation }, conversation.id);
     return told;
-  }
-
-  /** What a model is sent of a branch, and what of the user's documents that is made from. */
-  async #contextOf(
-    userId: string,
-    branch: History & Pick<Branch, "documents">,
-    model: string,
-    params: Params,
-    retrieve: Retrieve,
-  ) {
-    const { turns, system, documents } = branch;
-    const grounding = await ground(this.#searches, this.#source, {
-      ...{ userId, turns, system, model, retrieve, documents },
-    });
-    const own = grounding === null ? turns : [...turns.slice(0, -1), grounding.turn];
-    const context = await buildContext(this.#source, model, { ...branch, turns: own }, params.max_tokens);
-    return { context, grounding };
   }
 
   /** The events of a message that was kept. */
@@ -244,7 +224,7 @@ export class Conversing {
           ...[answer, conversation_id, userId, asked, model, arm, JSON.stringify(kept), now],
         ],
       );
-      await keepSources(tx, answer, grounding);
+      if (grounding !== null) await keepSources(tx, answer, grounding);
       if (send.conversation_id !== null)
         await tx.run(
           "UPDATE conversation SET leaf_id = ?, model = ?, updated_at = ?, title = COALESCE(title, CAST(? AS TEXT)) WHERE id = ?",
@@ -295,8 +275,9 @@ export class Conversing {
       const arm = await this.#experiments.armFor(chosen, userId, conversation_id);
       await this.admit(userId, arm?.model ?? chosen);
       const retrieve = answer.citations.length > 0 ? "on" : "off";
-      const name = arm?.model ?? chosen;
-      const { context, grounding } = await this.#contextOf(userId, branch, name, given, retrieve);
+      const { context, grounding } = await groundedContext(this.#searches, this.#source, {
+        ...{ userId, branch, model: arm?.model ?? chosen, params: given, retrieve },
+      });
       const ids = { request_id: request_id ?? null, conversation_id, user_message_id: parent_id! };
       const accepted = acceptedOf({ ...ids, model: chosen, arm }, context);
       const { message_id: id, trimmed } = accepted;
@@ -309,7 +290,7 @@ export class Conversing {
             ...[JSON.stringify({ params: given, trimmed, writer: this.writer }), now],
           ],
         );
-        await keepSources(tx, id, grounding);
+        if (grounding !== null) await keepSources(tx, id, grounding);
         await tx.run("UPDATE conversation SET leaf_id = ?, updated_at = ? WHERE id = ?", [
           id,
           now,
@@ -344,17 +325,23 @@ export class Conversing {
     const same = await this.#experiments.armFor(model, userId, answer.conversation_id);
     const arm = same?.label === answer.experiment_arm ? same : null;
     await this.admit(userId, arm?.model ?? model);
-    const context = await buildContext(this.#source, arm?.model ?? model, branch, params.max_tokens);
-    const changed = await this.#store.run(
-      "UPDATE message SET status = 'streaming', params = ? WHERE id = ? AND status = ?",
-      [JSON.stringify({ params, trimmed: context.trimmed, writer: this.writer }), messageId, status],
-    );
-    if (changed === 0) throw new AppError(409, "still_answering", "this answer is being written already");
+    const retrieve = answer.citations.length > 0 ? "auto" : "off";
+    const { context, grounding } = await groundedContext(this.#searches, this.#source, {
+      ...{ userId, branch, model: arm?.model ?? model, params, retrieve },
+    });
+    await this.#store.transaction(async (tx) => {
+      const changed = await tx.run(
+        "UPDATE message SET status = 'streaming', params = ? WHERE id = ? AND status = ?",
+        [JSON.stringify({ params, trimmed: context.trimmed, writer: this.writer }), messageId, status],
+      );
+      if (changed === 0) throw new AppError(409, "still_answering", "this answer is being written already");
+      if (grounding !== null) await keepSources(tx, messageId, grounding);
+    });
     const { conversation_id, parent_id } = answer;
     const ids = { request_id: null, conversation_id, user_message_id: parent_id! };
     const accepted = { ...acceptedOf({ ...ids, model, arm }, context), message_id: messageId };
     return this.begin({
-      ...{ userId, accepted, arm, events: [], turns: context.turns, params, continues: answer },
+      ...{ userId, accepted, arm, events: [], turns: context.turns, params, continues: answer, grounding },
     });
   }
 
@@ -401,7 +388,7 @@ export class Conversing {
         blind,
         tell,
         source: said === null ? this.#source : saying(this.#source, said),
-        citations: grounding?.sources.map(citationOf) ?? [],
+        sources: grounding?.sources ?? [],
         rows: this.#rows,
         times: this.#times,
       },
@@ -451,14 +438,6 @@ export class Conversing {
   async close(): Promise<void> {
     await Promise.all([...this.#running.values()].map((generation) => generation.stop()));
   }
-}
-
-async function keepSources(tx: Store, messageId: string, grounding: Grounding | null): Promise<void> {
-  for (const { n, passage } of grounding?.sources ?? [])
-    await tx.run("INSERT INTO citation (message_id, n, chunk_id, document_id) VALUES (?, ?, ?, ?)", [
-      ...[messageId, n],
-      ...[passage.id, passage.document_id],
-    ]);
 }
 
 const emptyBranch = ({ system }: Send): Branch => ({

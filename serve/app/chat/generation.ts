@@ -1,3 +1,4 @@
+import { citationOf, type Grounding, unsupportedBy } from "../documents/grounding.ts";
 import type { AppEvent } from "../events.ts";
 import type { Assigned } from "../experiments/assign.ts";
 import type {
@@ -7,10 +8,10 @@ import type {
   ChatError,
   ChatNotice,
   ChatSources,
-  Citation,
   Failure,
   Usage,
 } from "../protocol.ts";
+import { CitationFilter } from "../retrieval/index.ts";
 import {
   type Answerer,
   type AnswerRequest,
@@ -43,6 +44,9 @@ export interface Outcome {
   readonly ttftMs: number | null;
   readonly totalMs: number;
   readonly failure: Failure | null;
+  /** Of an answer from documents: sentences that none of its sources has, and marks of sources that there are not. */
+  readonly unsupported: readonly string[];
+  readonly invalidCitations: number;
 }
 
 /** Where answers are kept. */
@@ -76,7 +80,7 @@ export interface GenerationOptions {
   /** Whether nobody is told which model it is. */
   readonly blind: boolean;
   /** Passages that it is made from. */
-  readonly citations: readonly Citation[];
+  readonly sources: Grounding["sources"];
   readonly source: AnswerSource;
   readonly rows: AnswerRows;
   /** Told of every event, before followers. */
@@ -106,6 +110,7 @@ export class Generation {
   #ttftMs: number | null = null;
   readonly #notices: ChatNotice[] = [];
   #sources: ChatSources | null = null;
+  readonly #filter: CitationFilter | null;
   #running: RunningAnswer | null = null;
   #ending = false;
   #flushTimer: NodeJS.Timeout | null = null;
@@ -118,6 +123,8 @@ export class Generation {
     this.arm = options.arm;
     this.#text = options.before.text;
     this.#seq = options.before.seq;
+    const { sources } = options;
+    this.#filter = sources.length > 0 ? new CitationFilter(sources.map(({ n }) => n)) : null;
     this.ended = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -140,13 +147,13 @@ export class Generation {
   /** Asks for the answer; everything else happens by itself. */
   begin(): void {
     this.#watchFollowers();
-    const { citations } = this.options;
-    if (citations.length > 0) {
+    const { sources } = this.options;
+    if (sources.length > 0) {
       this.#sources = {
         type: "chat.sources",
         message_id: this.messageId,
         seq: this.#next(),
-        citations: [...citations],
+        citations: sources.map(citationOf),
       };
       this.#publish(this.#sources);
     }
@@ -234,6 +241,11 @@ export class Generation {
 
   #hear(given: string): void {
     if (this.#ending || given === "") return;
+    this.#write(this.#filter?.hear(given) ?? given);
+  }
+
+  #write(given: string): void {
+    if (given === "") return;
     const text = given.replaceAll("\0", "\ufffd"); // which not every store keeps
     const offset = this.#text.length;
     this.#ttftMs ??= performance.now() - this.#begun;
@@ -254,6 +266,7 @@ export class Generation {
   /** The first call decides. */
   async #end({ failure, ...ending }: Ending): Promise<void> {
     if (this.#ending) return;
+    this.#write(this.#filter?.rest() ?? "");
     this.#ending = true;
     clearTimeout(this.#flushTimer ?? undefined);
     clearTimeout(this.#detached);
@@ -265,6 +278,8 @@ export class Generation {
       ...{ text: this.#text, seq: ++this.#seq, usage: this.#usage(), ttftMs: this.#ttftMs, by },
       costMicrousd: paid === null || by.costMicrousd === null ? null : paid + by.costMicrousd,
       ...{ totalMs: performance.now() - this.#begun, failure: failure ?? null },
+      unsupported: unsupportedBy(this.options.sources, this.#text),
+      invalidCitations: this.#filter?.invalid ?? 0,
     };
     await this.#flushing;
     let end: AnswerEnd;
@@ -286,7 +301,8 @@ export class Generation {
     return { ...usage, completion_tokens: usage.completion_tokens + this.options.before.completionTokens };
   }
 
-  #done({ text, seq, finishReason, usage, ttftMs, totalMs, by, costMicrousd }: Outcome): ChatDone {
+  #done(outcome: Outcome): ChatDone {
+    const { text, seq, finishReason, usage, ttftMs, totalMs, by, costMicrousd, unsupported } = outcome;
     const { conversation_id, model: asked } = this.options.accepted;
     const { blind } = this.options;
     const [model, version] = blind ? ["", null] : [by.model ?? asked, by.modelVersion];
@@ -303,6 +319,7 @@ export class Generation {
       },
       tokens_per_second: tokensPerSecond(usage.completion_tokens, ttftMs, totalMs),
       mean_logprob: by.meanLogprob,
+      ...(unsupported.length > 0 && { unsupported: [...unsupported] }),
       text_sha256: textSha256(text),
     };
   }

@@ -55,6 +55,7 @@ export interface Asked {
   writer?: string;
   /** Present where the usage is an estimate. */
   estimated?: boolean;
+  unsupported?: string[];
 }
 
 /** A failure without who failed, for a comparison before its vote. */
@@ -86,6 +87,7 @@ export function messageOf(row: MessageRow, siblings: readonly string[]): Omit<Me
     tokens_per_second: tokensPerSecond(completion_tokens, row.ttft_ms, row.total_ms),
     error: error === null ? null : blind === 1 ? blindly(JSON.parse(error)) : JSON.parse(error),
     trimmed: asked?.trimmed ?? null,
+    ...(asked?.unsupported && { unsupported: asked.unsupported }),
     feedback:
       rating === null ? null : { message_id: row.id, rating, reason, correction, created_at: rated_at ?? 0 },
   };

@@ -32,6 +32,7 @@ export function replayed(message: Message): AnswerEvent[] {
             total_ms: message.total_ms ?? 0,
           },
           ...{ tokens_per_second: message.tokens_per_second, mean_logprob: message.mean_logprob },
+          ...(message.unsupported && { unsupported: message.unsupported }),
           text_sha256: textSha256(text),
         }
       : failed(error ?? INTERRUPTED);

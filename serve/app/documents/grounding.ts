@@ -1,6 +1,13 @@
 import type { AnswerSource, RunningAnswer, Turn } from "../chat/answers.ts";
 import type { Citation } from "../protocol.ts";
-import { promptOf, quoted, type Source, searchQuery, sourcesWithin } from "../retrieval/index.ts";
+import {
+  checkAnswer,
+  promptOf,
+  quoted,
+  type Source,
+  searchQuery,
+  sourcesWithin,
+} from "../retrieval/index.ts";
 import type { FoundPassage, Searches } from "./search.ts";
 
 /** `auto`: where the documents answer; `on`: or say that they do not; `off`: never. */
@@ -100,8 +107,16 @@ export const citationOf = ({ n, passage }: Grounding["sources"][number]): Citati
     page: passage.page,
     heading: passage.heading,
   },
+  ordinal: passage.ordinal,
   quote: passage.text.slice(0, QUOTE_CHARS),
 });
+
+/** The sentences of an answer that cite nothing and share too little with any source. */
+export function unsupportedBy(sources: Grounding["sources"], text: string): string[] {
+  if (sources.length === 0 || text.startsWith(NOT_FOUND)) return [];
+  const held = sources.map(({ n, passage }, i): Source => ({ n, passage: i, ...passage, page: undefined }));
+  return checkAnswer(text, held).unsupported.map((span) => text.slice(...span).trim());
+}
 
 /** A source of answers that says one thing. */
 export const saying = (source: AnswerSource, text: string): AnswerSource => ({

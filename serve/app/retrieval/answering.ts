@@ -65,6 +65,47 @@ export function promptOf(sources: readonly Source[], question: string): string {
   ].join("\n");
 }
 
+/** A mark such as ` [2]`, with the space before it. */
+const MARK = /[^\S\n]?\[(\d{1,3})\]/g;
+/** What may become one when more is said. */
+const BEGUN = /(?:[^\S\n]?\[\d{0,3}|[^\S\n])$/;
+
+/** Takes marks that no source has out of an answer while it is written: all pieces together are `checkAnswer`'s text. */
+export class CitationFilter {
+  readonly #numbers: ReadonlySet<number>;
+  #held = "";
+  /** Marks that were taken out. */
+  invalid = 0;
+
+  constructor(numbers: Iterable<number>) {
+    this.#numbers = new Set(numbers);
+  }
+
+  /** What can be said of the answer after another piece of it. */
+  hear(piece: string): string {
+    const text = this.#held + piece;
+    let said = "";
+    let from = 0;
+    for (const { index, 0: mark, 1: digits } of text.matchAll(MARK)) {
+      const known = this.#numbers.has(Number(digits));
+      if (!known) this.invalid++;
+      said += text.slice(from, index) + (known ? mark : "");
+      from = index + mark.length;
+    }
+    const left = text.slice(from);
+    const at = left.search(BEGUN);
+    this.#held = at < 0 ? "" : left.slice(at);
+    return said + (at < 0 ? left : left.slice(0, at));
+  }
+
+  /** What was held back, when nothing follows. */
+  rest(): string {
+    const text = this.#held;
+    this.#held = "";
+    return text;
+  }
+}
+
 export interface CheckedAnswer {
   /** Without numbers that no source has. */
   readonly text: string;
@@ -80,15 +121,9 @@ const LEAST_OVERLAP = 0.3;
 /** Holds an answer against its sources. */
 export function checkAnswer(answer: string, sources: readonly Source[]): CheckedAnswer {
   const cited = new Set<number>();
-  let invalid = 0;
-  const text = answer.replace(/[^\S\n]?\[(\d{1,3})\]/g, (mark, digits: string) => {
-    if (!sources.some(({ n }) => n === Number(digits))) {
-      invalid++;
-      return "";
-    }
-    cited.add(Number(digits));
-    return mark;
-  });
+  const filter = new CitationFilter(sources.map(({ n }) => n));
+  const text = filter.hear(answer) + filter.rest();
+  for (const [, digits] of text.matchAll(MARK)) cited.add(Number(digits));
   const words = sources.map((source) => new Set(termsOf(source.text)));
   const unsupported = sentenceSpans(text).filter(([start, end]) => {
     const sentence = text.slice(start, end);
@@ -97,7 +132,7 @@ export function checkAnswer(answer: string, sources: readonly Source[]): Checked
     const overlap = (source: Set<string>) => own.filter((term) => source.has(term)).length / own.length;
     return own.length > 0 && !words.some((source) => overlap(source) > LEAST_OVERLAP);
   });
-  return { text, cited: [...cited].sort((a, b) => a - b), invalid, unsupported };
+  return { text, cited: [...cited].sort((a, b) => a - b), invalid: filter.invalid, unsupported };
 }
 
 /**

@@ -1,4 +1,5 @@
 export {
+  CitationFilter,
   checkAnswer,
   neutral,
   promptOf,
