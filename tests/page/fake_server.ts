@@ -90,6 +90,10 @@ export class FakeServer extends FakeHistory {
     app.addHook("preHandler", async ({ method, url, body }) => {
       this.requests.push({ method, path: url, body });
     });
+    app.addContentTypeParser("multipart/form-data", (_request, payload, done) => {
+      payload.resume();
+      payload.on("end", () => done(null, {}));
+    });
     this.#routes(app);
     await app.listen({ host: "127.0.0.1", port: this.#port });
     this.#port = (app.server.address() as { port: number }).port;

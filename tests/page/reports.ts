@@ -9,6 +9,8 @@ import type {
   ProviderList,
 } from "../../serve/app/protocol.ts";
 
+import { documentRoutes } from "./fake_documents.ts";
+
 /** A route that only hands something out. */
 export type Handler = (body: Record<string, unknown>, params: Record<string, string>) => unknown;
 
@@ -171,6 +173,7 @@ const providers: ProviderList["providers"] = [
 /** What the fake server answers with, by `METHOD path`; tests replace what they want otherwise. */
 export function reports(): Record<string, Handler> {
   return {
+    ...documentRoutes(),
     "GET /api/models/:name/versions": () => ({ versions }),
     "POST /api/models/:name/aliases/:alias": (body, { name, alias }) => ({
       name,

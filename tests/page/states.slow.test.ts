@@ -1,12 +1,15 @@
 import path from "node:path";
 import type { Page } from "playwright-core";
 import { describe, expect, it } from "vitest";
+import type { DocumentList } from "../../serve/app/protocol.ts";
+import { citations, documentRoutes } from "./fake_documents.ts";
 import { demo, other } from "./fake_history.ts";
 import type { FakeServer } from "./fake_server.ts";
 import { axeFaults, overflow, pageTests, pictures, say, see, until } from "./harness.ts";
 import { analytics, statistics } from "./reports.ts";
 
 const { anew, open } = pageTests();
+const documentsNone = documentRoutes()["GET /api/documents"]({}, {}) as DocumentList;
 const sizes = [
   { width: 1280, height: 800 },
   { width: 768, height: 1024 },
@@ -280,6 +283,54 @@ const states: Record<string, State> = {
       ]),
     hash: "#/models",
     sees: "loading, 40%",
+  },
+  documents: {
+    hash: "#/documents",
+    act: async (page) => {
+      await page.getByLabel("Question").fill("What is the return policy?");
+      await button(page, "Search");
+    },
+    sees: "the best passage has 81.0%",
+  },
+  "documents-none": {
+    before: ({ reports }) => (reports["GET /api/documents"] = () => ({ ...documentsNone, documents: [] })),
+    hash: "#/documents",
+    sees: "No documents yet.",
+  },
+  "documents-error": {
+    before: (s) => s.broken.set("/api/documents", 500),
+    hash: "#/documents",
+    sees: "The disk is full.",
+  },
+  "documents-known": {
+    hash: "#/documents",
+    act: (page) =>
+      page.locator("input[type=file]").setInputFiles({
+        name: "handbook.pdf",
+        mimeType: "application/pdf",
+        buffer: Buffer.from("%PDF-1.4"),
+      }),
+    sees: "handbook.pdf is already there.",
+  },
+  "documents-passages": {
+    hash: "#/documents",
+    act: (page) => button(page, "handbook.pdf"),
+    sees: "Gift cards are neither returned nor exchanged.",
+  },
+  "chat-sources": {
+    before: (server) => {
+      const conversation = server.addConversation({ title: "Returns" });
+      server.addTurn(
+        conversation,
+        "What is the return policy?",
+        "Goods may be returned within **30 days** [1]. Elephants sleep standing. See also [2] and `x[1]`.",
+      );
+      const message = server.messages.get(conversation.leaf_id!)!;
+      Object.assign(message, { citations, unsupported: ["Elephants sleep standing."] });
+    },
+    hash: first,
+    act: (page) => page.locator(".cite").first().click(),
+    sees: "The money is paid back within a week.",
   },
   "models-none": { before: (server) => (server.models = []), hash: "#/models", sees: "No model yet" },
   "models-deploy": {

@@ -8,6 +8,7 @@ import { pipeline } from "node:stream/promises";
 import { type Blobs, newId, type Store } from "../../store/index.ts";
 import type { Queue } from "../../store/queue.ts";
 import { AppError, notFound } from "../app_error.ts";
+import type { DocumentList } from "../protocol.ts";
 import { COLUMNS, type Document, type DocumentRow, documentOf, type Passage } from "./document.ts";
 import { documentLimits as limits } from "./limits.ts";
 
@@ -60,7 +61,7 @@ export class Library {
   }
 
   /** The newest first. */
-  async list(limit: number): Promise<{ documents: Document[]; bytes: number; limits: typeof limits }> {
+  async list(limit: number): Promise<DocumentList> {
     const rows = await this.#store.all<DocumentRow>(
       `SELECT ${COLUMNS} FROM document WHERE user_id = ? ORDER BY created_at DESC, id DESC LIMIT ?`,
       [this.#userId, limit],

@@ -1,5 +1,5 @@
 import type { Store } from "../../store/index.ts";
-import { PassageIndex, type Ranker, selfTest } from "../retrieval/index.ts";
+import { PassageIndex, type Ranker, type Stages, selfTest } from "../retrieval/index.ts";
 import type { Passage } from "./document.ts";
 
 /** A passage that was found for a question. */
@@ -13,6 +13,12 @@ export interface Found {
   /** Whether the best of them says anything of what is asked. */
   readonly answered: boolean;
   readonly ranker: Ranker;
+}
+
+/** `POST /api/retrieve`. */
+export interface Explained extends Found {
+  readonly passages: readonly (FoundPassage & { readonly stages: Stages })[];
+  readonly coverage: number;
 }
 
 interface Held {
@@ -54,6 +60,17 @@ export class Searches {
       ranker,
       index,
       numbers: found.map(({ passage }) => passage),
+    };
+  }
+
+  /** The same with what each stage of the search gives, and the share of the question's weight that the best passage has. */
+  async explain(userId: string, query: string, most: number): Promise<Explained> {
+    const { passages, answered, ranker, index, numbers } = await this.search(userId, query, most);
+    const found = numbers.map((passage, i) => ({ passage, score: passages[i].score }));
+    const stages = index.stages(query, found);
+    return {
+      passages: passages.map((passage, i) => ({ ...passage, stages: stages[i] })),
+      ...{ answered, ranker, coverage: found.length > 0 ? index.coverage(query, found[0]) : 0 },
     };
   }
 

@@ -20,6 +20,13 @@ export interface Found {
   readonly score: number;
 }
 
+/** The scores of one passage by stage. */
+export interface Stages {
+  readonly bm25: number | null;
+  readonly rm3: number | null;
+  readonly lsa: number | null;
+}
+
 export interface SelfTest {
   /** Mean reciprocal rank of the passage that a hidden sentence came from. */
   readonly mrr: Readonly<Record<Ranker, number>>;
@@ -78,7 +85,26 @@ export class PassageIndex {
 
   /** Whether the best of what was found says anything of what is asked. */
   answers(query: string, found: readonly Found[]): boolean {
-    return found.length > 0 && this.#lexical.coverage(query, found[0].passage) >= LEAST_COVERAGE;
+    return found.length > 0 && this.coverage(query, found[0]) >= LEAST_COVERAGE;
+  }
+
+  /** The share of the question's weight that a passage has. */
+  coverage(query: string, { passage }: Found): number {
+    return this.#lexical.coverage(query, passage);
+  }
+
+  /** What each stage gives the passages that were found; null: they are not among its first hundred, or it is not used. */
+  stages(query: string, found: readonly Found[]): Stages[] {
+    const scored = ({ chunks, scores }: Ranking) =>
+      new Map([...chunks].map((chunk, i) => [chunk, scores[i]]));
+    const bm25 = scored(this.#lexical.bm25(query, FUSED));
+    const rm3 = scored(this.#lexical.rm3(query, FUSED));
+    const lsa = this.#latent ? scored(this.#latent.search(query, FUSED)) : new Map<number, number>();
+    return found.map(({ passage }) => ({
+      bm25: bm25.get(passage) ?? null,
+      rm3: rm3.get(passage) ?? null,
+      lsa: lsa.get(passage) ?? null,
+    }));
   }
 
   /** How much each word of a question tells in these passages. */

@@ -1,7 +1,7 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Analytics as Report } from "../../app/protocol.ts";
 import type { ChartData } from "../charts/data.tsx";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Bars } from "./bars.tsx";

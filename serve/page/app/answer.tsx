@@ -7,13 +7,14 @@ import { Branches } from "./branches.tsx";
 import { lazy } from "./lazy.tsx";
 import { IconButton, ModelChip } from "./parts.tsx";
 import { Rating } from "./rating.tsx";
+import { Sources } from "./sources.tsx";
 import { Copy, Text } from "./text.tsx";
 
 const Why = lazy(async () => (await import("./dialogs.ts")).Why);
 
 /** An answer: who gives it, its text so far, how it ended, and what can be done with it. */
 export function Answer({ message, isLast }: { message: Shown; isLast: boolean }) {
-  const { id, content, status, model, trimmed } = message;
+  const { id, content, status, model, trimmed, citations } = message;
   const writing = status === "streaming";
   return (
     <article
@@ -28,9 +29,12 @@ export function Answer({ message, isLast }: { message: Shown; isLast: boolean })
         <p class="trimmed">{t.chat.trimmed(trimmed.messages, trimmed.tokens)}</p>
       )}
       <By message={message} />
-      {content && <Text text={content} finished={!writing} />}
+      {content && (
+        <Text text={content} finished={!writing} citations={citations} unsupported={message.unsupported} />
+      )}
       {writing && <Waiting message={message} />}
       <Ending message={message} isLast={isLast} />
+      {!writing && <Sources of={message} />}
       {!writing && content && <Footer message={message} />}
     </article>
   );

@@ -23,6 +23,7 @@ const screens = () => import("./screens.ts");
 const dialogs = () => import("./dialogs.ts");
 const later: Record<Exclude<Screen, "chat">, ComponentType> = {
   compare: lazy(async () => (await screens()).Compare, true),
+  documents: lazy(async () => (await screens()).Documents, true),
   models: lazy(async () => (await screens()).Models, true),
   data: lazy(async () => (await screens()).Data, true),
   experiments: lazy(async () => (await screens()).Experiments, true),

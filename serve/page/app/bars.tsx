@@ -1,4 +1,4 @@
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { number } from "../render/format.ts";
 
 /** Counts as bars, each with its number: the table is the chart. */

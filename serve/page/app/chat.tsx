@@ -9,10 +9,11 @@ import { lazy } from "./lazy.tsx";
 import { Log } from "./log.tsx";
 import { ModelMenu } from "./model_menu.tsx";
 import { IconButton } from "./parts.tsx";
-import { panelOpen, sidebarOpen } from "./shell.ts";
+import { panelOpen, sidebarOpen, sourceShown } from "./shell.ts";
 import { newChat } from "./sidebar.tsx";
 
 const Panel = lazy(async () => (await import("./dialogs.ts")).Panel);
+const SourcePanel = lazy(async () => (await import("./dialogs.ts")).SourcePanel);
 
 export function Chat() {
   const isEmpty = thread.value.length === 0;
@@ -41,7 +42,7 @@ export function Chat() {
         {isEmpty ? <Empty /> : <Log />}
         <Composer />
       </div>
-      {panelOpen.value && <Panel />}
+      {sourceShown.value ? <SourcePanel of={sourceShown.value} /> : panelOpen.value && <Panel />}
     </div>
   );
 }

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import type { CompareBody, CompareResult, PreferenceBody, PreferenceResult } from "../../app/protocol.ts";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { api } from "../state/api.ts";
 import { follow, type Live, unfollow } from "../state/chat.ts";
 import { attempt } from "../state/history.ts";

@@ -49,7 +49,10 @@ export function Composer() {
           onKeyDown={(event) => onKey(event, text, submit)}
         />
         <div class="composer-foot">
-          <Counter text={text} />
+          <span class="row">
+            <IconButton icon="clip" label={t.chat.attach} onClick={attach} />
+            <Counter text={text} />
+          </span>
           {busy ? (
             <IconButton
               icon="stop"
@@ -71,6 +74,14 @@ export function Composer() {
       </div>
     </form>
   );
+}
+
+/** Lets a person choose files, which become documents of theirs. */
+function attach(): void {
+  const input = document.createElement("input");
+  Object.assign(input, { type: "file", multiple: true });
+  input.onchange = async () => (await import("../state/documents.ts")).upload(input.files ?? []);
+  input.click();
 }
 
 /** As high as its text, up to 8 lines. */

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { DataStatistics, PreviewBody, PreviewResult } from "../../app/protocol.ts";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Bars } from "./bars.tsx";

@@ -4,4 +4,5 @@ export { Login } from "./login.tsx";
 export { Panel } from "./panel.tsx";
 export { SearchDialog } from "./search.tsx";
 export { ShortcutsDialog } from "./shortcuts.tsx";
+export { SourcePanel } from "./source_panel.tsx";
 export { Why } from "./why.tsx";

@@ -6,7 +6,7 @@ import type {
   ModelList,
   NewExperiment,
 } from "../../app/protocol.ts";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { date, milliseconds, number, percent, points } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { attempt } from "../state/history.ts";

@@ -1,7 +1,7 @@
 import type { ExportFormat, Params } from "../../app/protocol.ts";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { change, current } from "../state/history.ts";
-import { newConsent, newSystem, params } from "../state/local.ts";
+import { newConsent, newSystem, params, retrieve } from "../state/local.ts";
 import { Field, IconButton, Switch } from "./parts.tsx";
 import { panelOpen } from "./shell.ts";
 
@@ -49,6 +49,18 @@ export function Panel() {
             else newSystem.value = text;
           }}
         />
+      </Field>
+      <Field label={t.panel.documents} hint={t.panel.documentsHint}>
+        <select
+          value={retrieve.value}
+          onChange={(event) => (retrieve.value = event.currentTarget.value as typeof retrieve.value)}
+        >
+          {Object.entries(t.panel.retrieve).map(([value, name]) => (
+            <option key={value} value={value}>
+              {name}
+            </option>
+          ))}
+        </select>
       </Field>
       <Switch
         label={t.panel.consent}

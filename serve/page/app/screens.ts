@@ -2,6 +2,7 @@
 export { Analytics } from "./analytics.tsx";
 export { Compare } from "./compare.tsx";
 export { Data } from "./data.tsx";
+export { Documents } from "./documents.tsx";
 export { Experiments } from "./experiments.tsx";
 export { Models } from "./models.tsx";
 export { Settings } from "./settings.tsx";

@@ -1,6 +1,6 @@
 import { useRef, useState } from "preact/hooks";
 import type { Deleted, ImportResult, KeyList, NewKey, ProviderList } from "../../app/protocol.ts";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { date, number } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { attempt, loadHistory, say } from "../state/history.ts";
@@ -27,7 +27,7 @@ export function Settings() {
                 checked={theme.value === value}
                 onChange={() => (theme.value = value)}
               />
-              {t.settings.themes[value]}
+              {t.theme.names[value]}
             </label>
           ))}
         </fieldset>

@@ -1,4 +1,5 @@
 import { signal } from "@preact/signals";
+import type { Citation } from "../../app/protocol.ts";
 
 /** What is open over the page. */
 export const dialog = signal<"search" | "shortcuts" | null>(null);
@@ -8,6 +9,9 @@ export const sidebarOpen = signal(false);
 export const editing = signal<string | null>(null);
 /** The parameters beside the chat. */
 export const panelOpen = signal(false);
+
+/** The source beside the chat. */
+export const sourceShown = signal<Citation | null>(null);
 
 export const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 

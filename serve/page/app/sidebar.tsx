@@ -64,7 +64,7 @@ export function Sidebar() {
           ))}
           <li>
             <button type="button" onClick={() => (theme.value = next)}>
-              <Icon name={theme.value} /> {t.settings.themeIs(t.settings.themes[theme.value])}
+              <Icon name={theme.value} /> {t.theme.is(t.theme.names[theme.value])}
             </button>
           </li>
         </ul>

@@ -1,12 +1,24 @@
 import { useEffect, useRef, useState } from "preact/hooks";
+import type { Citation } from "../../app/protocol.ts";
 import { t } from "../messages.en.ts";
+import { withCitations } from "../render/citations.ts";
 import { highlight } from "../render/highlight.ts";
 import { type Block, Blocks } from "../render/markdown.ts";
 import { memo } from "./memo.ts";
 import { IconButton } from "./parts.tsx";
+import { sourceShown } from "./shell.ts";
+
+interface TextProps {
+  text: string;
+  finished: boolean;
+  /** What its marks such as [1] stand for. */
+  citations?: readonly Citation[];
+  /** Sentences to underline. */
+  unsupported?: readonly string[];
+}
 
 /** The text of an answer, which may be growing. */
-export function Text({ text, finished }: { text: string; finished: boolean }) {
+export function Text({ text, finished, citations = [], unsupported }: TextProps) {
   const blocks = useRef<Blocks | null>(null);
   blocks.current ??= new Blocks();
   const [, again] = useState(0);
@@ -18,21 +30,31 @@ export function Text({ text, finished }: { text: string; finished: boolean }) {
     return () => void (timer && clearTimeout(timer));
   });
   return (
-    <div class="text">
+    <div class="text" onClick={(event) => showCited(event.target as Element, citations)}>
       {list.map((block, index) => (
-        <BlockView key={index} block={block} />
+        <BlockView key={index} block={block} cited={citations.length > 0} unsupported={unsupported} />
       ))}
     </div>
   );
 }
 
-const BlockView = memo(({ block }: { block: Block }) =>
-  block.kind === "code" ? (
-    <Code block={block} />
-  ) : (
-    // render/markdown.ts lets nothing through but formatting
-    <div dangerouslySetInnerHTML={{ __html: block.html }} />
-  ),
+/** The source of the mark that was pressed, if it was one. */
+function showCited(target: Element, citations: readonly Citation[]): void {
+  const n = target.closest<HTMLElement>("[data-cite]")?.dataset.cite;
+  const found = citations.find((one) => one.n === Number(n));
+  if (found) sourceShown.value = found;
+}
+
+const BlockView = memo(
+  ({ block, cited, unsupported }: { block: Block; cited: boolean; unsupported?: readonly string[] }) =>
+    block.kind === "code" ? (
+      <Code block={block} />
+    ) : (
+      // render/markdown.ts and render/citations.ts let nothing through but formatting
+      <div
+        dangerouslySetInnerHTML={{ __html: cited ? withCitations(block.html, unsupported) : block.html }}
+      />
+    ),
 );
 
 type CodeBlock = Extract<Block, { kind: "code" }>;

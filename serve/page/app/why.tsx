@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Alternatives } from "../../app/protocol.ts";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Loaded, Modal } from "./parts.tsx";

@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { hue, number } from "../render/format.ts";
 import { theme } from "../state/local.ts";
 import { type ChartData, ChartTable, type Series } from "./data.tsx";

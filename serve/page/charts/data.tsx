@@ -1,5 +1,5 @@
 import { Table } from "../app/parts.tsx";
-import { t } from "../messages.en.ts";
+import { t } from "../messages.screens.en.ts";
 import { number } from "../render/format.ts";
 
 export interface Series {

@@ -21,7 +21,7 @@ const allowed = {
 /** The only tags of HTML in an answer that are more than text. */
 const harmless = /^<\/?(?:br|sub|sup|kbd|strong|em|b|i)\s*\/?>$/i;
 const escaped: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-const plain = (text: string): string => text.replace(/[&<>"]/g, (char) => escaped[char]);
+export const plain = (text: string): string => text.replace(/[&<>"]/g, (char) => escaped[char]);
 
 const marked = new Marked({
   gfm: true,

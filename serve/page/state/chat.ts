@@ -25,7 +25,7 @@ import {
   say,
 } from "./history.ts";
 import { Link, storeLost } from "./link.ts";
-import { chosenModel, keepDraft, newConsent, newSystem, params } from "./local.ts";
+import { chosenModel, keepDraft, newConsent, newSystem, params, retrieve } from "./local.ts";
 import { modelName, setModels } from "./models.ts";
 import { go, place } from "./route.ts";
 
@@ -326,7 +326,7 @@ export function send(text: string, parent: string | null = thread.peek().at(-1)?
   if (model === null) return false;
   const request: ChatSend = {
     ...{ type: "chat.send", request_id: uuid(), conversation_id: id, parent_id: parent, text, model },
-    params: params.value,
+    ...{ params: params.value, retrieve: retrieve.value },
     ...(id === null && { system: newSystem.value || null, consent: newConsent.value }),
   };
   const user = signal({ ...shown(blank("user", id ?? "", parent)), content: text, request });

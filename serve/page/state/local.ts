@@ -32,6 +32,8 @@ effect(() => {
 
 /** Of the next messages, in every conversation. */
 export const params = kept<Params>("params", {});
+/** Whether answers are made from the user's documents. */
+export const retrieve = kept<"auto" | "on" | "off">("retrieve", "auto");
 /** For conversations that do not exist yet. */
 export const chosenModel = kept<string | null>("model", null);
 export const newSystem = kept<string>("system", "");

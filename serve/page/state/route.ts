@@ -1,6 +1,15 @@
 import { signal } from "@preact/signals";
 
-export const screens = ["chat", "compare", "models", "data", "experiments", "analytics", "settings"] as const;
+export const screens = [
+  "chat",
+  "compare",
+  "documents",
+  "models",
+  "data",
+  "experiments",
+  "analytics",
+  "settings",
+] as const;
 export type Screen = (typeof screens)[number];
 
 export interface Place {

@@ -114,10 +114,8 @@ const retrieve = appRoute({
       k: z.int().min(1).max(20).default(5),
       user_id: z.string().max(100).optional(),
     }),
-  handle: async ({ application, userId, body: { query, k } }) => {
-    const { passages, answered, ranker } = await application.documents.searches.search(userId, query, k);
-    return { passages, answered, ranker };
-  },
+  handle: ({ application, userId, body: { query, k } }) =>
+    application.documents.searches.explain(userId, query, k),
 });
 
 export const documentRoutes: readonly Route[] = [upload, list, one, chunks, content, remove, retrieve];
