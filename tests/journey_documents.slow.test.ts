@@ -1,0 +1,197 @@
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { promisify } from "node:util";
+import type { Browser, Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vitest";
+import { launchChromium } from "./browser/chromium.ts";
+import { axeFaults, type Opened, opened, say, see, until } from "./page/harness.ts";
+import { fakeChatTokenizer } from "./serve_fake.ts";
+import { pdfDocument, wordDocument, wordParagraph } from "./support/documents.ts";
+import { type ServeProcess, serveProcess, writeTinyModel } from "./support/serve_process.ts";
+
+/** Journey J3 of the design: private documents, by the page and by the seed's own calls. The model has random weights: it quotes. */
+
+const root = path.resolve(import.meta.dirname, "..");
+const folder = mkdtempSync(path.join(tmpdir(), "kiln-private-"));
+let server: ServeProcess;
+let browser: Browser | null = null;
+let whyNot = "";
+let page: Page;
+let tab: Opened;
+const tokens: Record<string, string> = {};
+
+/** One sound of 0.1 s, as a WAV file. */
+function sound(): Buffer {
+  const samples = 800;
+  const out = Buffer.alloc(44 + 2 * samples);
+  out.write("RIFF", 0, "latin1");
+  out.writeUInt32LE(36 + 2 * samples, 4);
+  out.write("WAVEfmt ", 8, "latin1");
+  out.writeUInt32LE(16, 16);
+  for (const [at, value] of [
+    [20, 1],
+    [22, 1],
+    [32, 2],
+    [34, 16],
+  ])
+    out.writeUInt16LE(value!, at);
+  out.writeUInt32LE(8000, 24);
+  out.writeUInt32LE(16000, 28);
+  out.write("data", 36, "latin1");
+  out.writeUInt32LE(2 * samples, 40);
+  for (let i = 0; i < samples; i++) out.writeInt16LE(Math.round(9000 * Math.sin(i / 3)), 44 + 2 * i);
+  return out;
+}
+
+const handbook = pdfDocument([
+  [[72, 700, "Staff handbook of the garden shop. Please read it whole on your first day."]],
+  [[72, 700, "The shop opens at nine on weekdays and at ten on Saturdays."]],
+  [
+    [72, 700, "Our return policy: goods may be returned within thirty days with the receipt."],
+    [72, 680, "The money is paid back within a week."],
+  ],
+]);
+const canteen = wordDocument(wordParagraph("The canteen serves lentil soup every Thursday."));
+const files = [
+  { name: "handbook.pdf", mimeType: "application/pdf", buffer: handbook },
+  { name: "canteen.docx", mimeType: "application/octet-stream", buffer: canteen },
+  { name: "prices.csv", mimeType: "text/csv", buffer: Buffer.from("item,price\nspade,12\nrake,9\n") },
+  { name: "bell.wav", mimeType: "audio/wav", buffer: sound() },
+  { name: "broken.pdf", mimeType: "application/pdf", buffer: handbook.subarray(0, 60) },
+];
+
+beforeAll(async () => {
+  process.env.KILN_DATA_DIR = path.join(folder, "data");
+  process.env.KILN_USERS = "multi";
+  delete process.env.DATABASE_URL;
+  await writeTinyModel(path.join(folder, "demo"), { tokenizer: fakeChatTokenizer(), context: 2048 });
+  for (const name of ["cy", "dee"]) {
+    const args = [path.join(root, "bin/kiln.mjs"), "user", "add", name, "--role", "member"];
+    tokens[name] = (await promisify(execFile)(process.execPath, args, { timeout: 120_000 })).stdout.trim();
+  }
+  server = await serveProcess([`demo=${path.join(folder, "demo")}`]);
+  browser = await launchChromium().catch((error: Error) => {
+    whyNot = error.message.split("\n")[0]!;
+    console.warn(`Skipped, no browser: ${whyNot}`);
+    return null;
+  });
+});
+afterAll(async () => {
+  delete process.env.KILN_USERS;
+  await browser?.close();
+  server?.child.kill("SIGKILL");
+  await server?.exited;
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const answer = () => page.locator(".message.assistant").last();
+const row = (name: string) => page.locator("tr").filter({ hasText: name });
+const called = (user: string, method: string, target: string, body?: FormData | object) =>
+  fetch(`${server.url}${target}`, {
+    method,
+    headers: {
+      authorization: `Bearer ${tokens[user]}`,
+      ...(body !== undefined && !(body instanceof FormData) && { "content-type": "application/json" }),
+    },
+    body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
+  });
+
+async function asked(text: string): Promise<void> {
+  await page.goto(`${server.url}/#/chat`);
+  await page.getByRole("button", { name: "New chat" }).first().click();
+  await say(page, text);
+  await until(async () => (await answer().getAttribute("data-status")) === "complete");
+}
+
+describe("J3: private documents", () => {
+  const step = (name: string, run: () => Promise<unknown>) =>
+    it(name, async (test: TestContext) => {
+      if (browser === null) test.skip(whyNot);
+      await run();
+    });
+
+  step("a member signs in with the token that was printed once", async () => {
+    const context = await browser!.newContext({ reducedMotion: "reduce", locale: "en-US" });
+    tab = await opened(context, server.url, "");
+    page = tab.page;
+    await page.fill("input[name=token]", tokens.cy!);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await see(page, "Ask demo something");
+  });
+
+  step("files are dropped, read, and ready or failed with a sentence", async () => {
+    await page.goto(`${server.url}/#/documents`);
+    await see(page, "No documents yet.");
+    await page.locator("input[type=file]").setInputFiles(files);
+    await until(async () => (await row("handbook.pdf").textContent())?.includes("3 passages"));
+    await until(async () => (await row("canteen.docx").textContent())?.includes("1 passage"));
+    await until(async () => /\d passage/.test((await row("prices.csv").textContent()) ?? ""));
+    for (const name of ["bell.wav", "broken.pdf"])
+      await until(
+        async () =>
+          (await row(name).locator(".error").count()) === 1 ||
+          /passage/.test((await row(name).textContent())!),
+      );
+    expect(await row("broken.pdf").locator(".error").textContent()).toMatch(/\w+ \w+/);
+    expect(await axeFaults(page)).toEqual([]);
+    await row("handbook.pdf").getByRole("button", { name: "handbook.pdf", exact: true }).click();
+    await see(page, /3 · page 3/);
+    await page.keyboard.press("Escape");
+  });
+
+  step("an answer cites the page, and a click opens the passage", async () => {
+    await asked("What is the return policy?");
+    expect(await answer().locator(".text").textContent()).toContain("returned within thirty days");
+    await answer().locator(".cite").first().click();
+    const panel = page.getByRole("complementary", { name: "Sources" });
+    await until(async () =>
+      (await panel.locator("mark").textContent())?.includes("thirty days with the receipt"),
+    );
+    await see(page, "page 3");
+    expect(await axeFaults(page)).toEqual([]);
+    await page.reload();
+    await until(async () => (await answer().locator(".cite").count()) > 0);
+  });
+
+  step("what the documents do not have is said so, with the nearest passages", async () => {
+    await page.evaluate(() => localStorage.setItem("kiln.retrieve", '"on"'));
+    await page.reload();
+    await asked("Which volcano erupted on Jupiter yesterday?");
+    expect(await answer().locator(".text").textContent()).toContain("Nothing in your documents about this");
+    await page.evaluate(() => localStorage.removeItem("kiln.retrieve"));
+  });
+
+  step("another user's questions never see them", async () => {
+    const found = await (await called("dee", "POST", "/api/retrieve", { query: "return policy" })).json();
+    expect(found.passages).toEqual([]);
+    const [mine] = (await (await called("cy", "GET", "/api/documents")).json()).documents;
+    for (const target of [
+      `/api/documents/${mine.id}`,
+      `/api/documents/${mine.id}/chunks`,
+      `/api/documents/${mine.id}/content`,
+    ])
+      expect((await called("dee", "GET", target)).status).toBe(404);
+    const chat = { user_id: "dee", query: "What is the return policy?", params: { max_tokens: 4 } };
+    const said = await (await called("dee", "POST", "/api/chat", chat)).json();
+    expect(said.citations).toEqual([]);
+    expect(JSON.stringify(said)).not.toContain("thirty days");
+  });
+
+  step("the seed's own calls do the same", async () => {
+    const form = new FormData();
+    form.append("file", new Blob(["The weather station is on the roof of the town hall."]), "a.txt");
+    form.append("metadata", JSON.stringify({ user_id: "dee", data_type: "text" }));
+    const sent = await called("dee", "POST", "/api/upload", form);
+    expect(sent.status).toBe(202);
+    const { id } = (await sent.json()).documents[0];
+    await until(
+      async () => (await (await called("dee", "GET", `/api/documents/${id}`)).json()).state === "ready",
+    );
+    const chat = { user_id: "dee", query: "Where is the weather station?" };
+    const said = await (await called("dee", "POST", "/api/chat", chat)).json();
+    expect(said.response).toContain("on the roof of the town hall");
+    expect(said.citations).toMatchObject([{ n: 1, name: "a.txt" }]);
+  });
+});
