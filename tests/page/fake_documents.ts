@@ -9,7 +9,7 @@ const document = (id: string, name: string, values: Partial<Document> = {}): Doc
   ...values,
 });
 
-export const documents: Document[] = [
+const documents: Document[] = [
   document("d1", "handbook.pdf"),
   document("d2", "a name that is far too long to stand in one line of a table on a phone.docx", {
     ...{ kind: "docx", state: "reading", chunks_made: 0 },
