@@ -5,6 +5,7 @@ import { addModelCommands } from "./models/commands.ts";
 import { addUserCommands } from "./serve/app/commands.ts";
 import { addRouteCommands } from "./serve/app/ensemble/commands.ts";
 import { addExperimentCommands } from "./serve/app/experiments/commands.ts";
+import { addExplainCommand } from "./serve/app/explain/commands.ts";
 import { addProviderCommands } from "./serve/app/providers/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
 import { addStoreCommands } from "./serve/store/commands.ts";
@@ -37,6 +38,7 @@ addTrainCommands(program, writers, async (address, what) =>
   (await import("./serve/app/collected.ts")).readStore(address, what),
 );
 addServeCommands(program);
+addExplainCommand(program);
 addProviderCommands(program);
 addExperimentCommands(program);
 addRouteCommands(program);

@@ -53,7 +53,7 @@ export abstract class CausalLM extends Model {
   protected abstract readonly blocks: readonly DecoderBlock[];
   protected abstract readonly finalNorm: RmsNorm | LayerNorm;
   /** The input of the first block, [..., hidden_size], from ids and positions [...]. */
-  protected abstract embed(tokens: Tensor, positions: Tensor): Tensor;
+  abstract embed(tokens: Tensor, positions: Tensor): Tensor;
 
   /** With the special tokens that generation needs. */
   override extraFiles(): Record<string, unknown> {
@@ -64,7 +64,11 @@ export abstract class CausalLM extends Model {
 
   /** Hidden states [B, T, hidden_size] after the final norm; `each` sees the input of every block and the result. */
   hidden(tokens: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
-    const embedded = this.embed(tokens, context.positions); // [B, T, hidden]
+    return this.hiddenFrom(this.embed(tokens, context.positions), context, each);
+  }
+
+  /** `hidden` of tokens that are embedded already, [B, T, hidden_size]. */
+  hiddenFrom(embedded: Tensor, context: SequenceContext, each?: (x: Tensor) => void): Tensor {
     const out = this.finalNorm.forward(this.throughBlocks(this.blocks, embedded, context, each));
     each?.(out);
     return out;

@@ -150,7 +150,7 @@ export class GPT2LMHeadModel extends CausalLM {
     return this.transformer.h;
   }
 
-  protected embed(tokens: Tensor, positions: Tensor): Tensor {
+  embed(tokens: Tensor, positions: Tensor): Tensor {
     return this.transformer.embed(tokens, positions);
   }
 

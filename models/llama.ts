@@ -110,7 +110,7 @@ export class LlamaForCausalLM extends CausalLM {
     return this.model.layers;
   }
 
-  protected embed(tokens: Tensor): Tensor {
+  embed(tokens: Tensor): Tensor {
     return this.model.embedTokens.forward(tokens); // [B, T] or [N] -> [..., hidden]
   }
 

@@ -37,6 +37,8 @@ export interface SequenceContext {
   causal?: boolean | undefined;
   /** In training of a model that has it. */
   dropout?: PassDropout | undefined;
+  /** Sees the attention weights of each layer, f32 [B, heads, T, T], which are then kept in memory. */
+  seeWeights?: ((weights: Tensor) => void) | undefined;
 }
 
 /** A mixed batch of single tokens, as in serving: each attends to its own sequence through the block table. */
@@ -67,10 +69,11 @@ export type Heads = [query: Tensor, key: Tensor, value: Tensor];
 /** Attention of whole rows: [B, T, heads, head_dim] each (grouped for keys and values) to [B, T, heads * head_dim]. */
 export function attendRows(heads: Heads, context: SequenceContext): Tensor {
   const [query, key, value] = heads.map((y) => permute(y, [0, 2, 1, 3])) as Heads;
-  const { segments, mask, dropout, causal = true } = context;
-  const mixed = dropout?.rates.attention
-    ? explicitAttention([query, key, value], context)
-    : attention(query, key, value, { causal, segments, mask });
+  const { segments, mask, dropout, causal = true, seeWeights } = context;
+  const mixed =
+    dropout?.rates.attention || seeWeights
+      ? explicitAttention([query, key, value], context)
+      : attention(query, key, value, { causal, segments, mask });
   const [batch, length, count, width] = heads[0].shape as [number, number, number, number];
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, length, count * width]);
 }

@@ -102,7 +102,7 @@ export function ontoResidual(
 
 /** What `explicitAttention` reads of a pass, and what may be added to its scores. */
 interface ScoreContext
-  extends Pick<SequenceContext, "positions" | "segments" | "mask" | "causal" | "dropout"> {
+  extends Pick<SequenceContext, "positions" | "segments" | "mask" | "causal" | "dropout" | "seeWeights"> {
   /** 1 / sqrt(D) when absent. */
   scale?: number;
   /** f32 [B, H, T, S], added to the scaled products. */
@@ -137,6 +137,7 @@ export function explicitAttention(
   });
   const scores = bias ? add(products, reshape(bias, products.shape)) : products;
   const weights = softmax(seen ? where(seen, scores, -3e38) : scores);
+  context.seeWeights?.(reshape(weights, [batch, heads, length, keys]));
   const kept = cast(dropout?.apply(weights, "attention") ?? weights, value.dtype);
   return reshape(matmul(kept, grouped(value, 1)), query.shape);
 }

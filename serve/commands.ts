@@ -171,7 +171,7 @@ function addChat(program: Command): void {
     )
     .addHelpText(
       "after",
-      "\nIn the conversation: /help for /run, /rate, /system, /model, /save, /load, /undo, /retry, /context\nTyped lines are kept in ~/.kiln_history; KILN_HISTORY names another file, or none where it is empty.\n",
+      "\nIn the conversation: /help for /run, /explain, /rate, /system, /model, /save, /load, /undo, /retry, /context\nTyped lines are kept in ~/.kiln_history; KILN_HISTORY names another file, or none where it is empty.\n",
     )
     .action(async (given: string, flags: WritingFlags & { system: string; json?: boolean }) => {
       const path = await resolveModel(given);

@@ -12,7 +12,7 @@ import { codeBlocks } from "../serve/app/sandbox/code_blocks.ts";
 import { readConversation } from "../tokenizer/index.ts";
 import { preferenceRows } from "../train/data/conversations/formatter.ts";
 import { recordOf } from "../train/data/conversations/record.ts";
-import { shown, terminal } from "./support/terminal.ts";
+import { lens, shown, terminal } from "./support/terminal.ts";
 
 const root = mkdtempSync(join(tmpdir(), "kiln-chat-code-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -21,7 +21,7 @@ beforeAll(loadHighlighter);
 /** A model that gives these answers, one after the other, three characters at a time. */
 function scripted(...answers: string[]): ChatModel {
   return {
-    ...{ name: "scripted", context: 1000, close() {} },
+    ...{ name: "scripted", context: 1000, lens, close() {} },
     template: { encode: async () => ({ ids: [1], mask: [] }) as never },
     writer: {
       async *stream() {
@@ -120,6 +120,23 @@ describe("/run", () => {
     const { output } = await piped(chatWith(fenced("python", code)), ["a", "/run python unsafe"]);
     expect(output.split("Done.\n").at(-1)).toBe("yes\n");
   });
+});
+
+it("/explain prints a line for each token of the answer, and refuses what is no page", async () => {
+  const chat = chatWith("yes");
+  const { output, said } = await piped(chat, [
+    "/explain",
+    "a",
+    "/explain",
+    "/explain x.html",
+    "/explain --html x.txt",
+  ]);
+  expect(output.split("\n").slice(1)).toEqual(['"yes" 100.0%  entropy 1.00  "yes" 100.0%', ""]);
+  expect(said).toEqual([
+    expect.stringContaining("there is no answer to explain"),
+    expect.stringContaining("say /explain, or /explain --html"),
+    expect.stringContaining("give a name that ends in .html"),
+  ]);
 });
 
 describe("/rate", () => {

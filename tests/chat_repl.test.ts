@@ -7,7 +7,7 @@ import { type ChatModel, type ChatOptions, ChatSession } from "../serve/app/repl
 import { ChatRepl } from "../serve/app/repl/repl.ts";
 import { ChatTemplate, Tokenizer, trainBpe, withChatTemplate } from "../tokenizer/index.ts";
 import { readChatData } from "../train/data/index.ts";
-import { shown, terminal } from "./support/terminal.ts";
+import { lens, shown, terminal } from "./support/terminal.ts";
 
 const root = mkdtempSync(join(tmpdir(), "kiln-chat-"));
 const place = (name: string) => join(root, name);
@@ -26,7 +26,7 @@ const read: string[] = [];
 /** A model that repeats the last message, a word at a time; asked to count, it counts until it is stopped. */
 function parrot({ context = 1000, name = "parrot" } = {}): ChatModel & { closed: boolean } {
   return {
-    ...{ name, context, template, closed: false },
+    ...{ name, context, template, lens, closed: false },
     close() {
       this.closed = true;
     },

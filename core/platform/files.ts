@@ -1,5 +1,6 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { KilnError } from "../errors.ts";
 import { makeFolder } from "./folders.ts";
@@ -72,6 +73,9 @@ export function writeError(path: string, error: unknown): KilnError {
 export function firstLine(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).split("\n")[0];
 }
+
+/** A path with the home folder for ~, where no shell has put it. */
+export const fullPath = (path: string): string => path.replace(/^~(?=\/)/, homedir());
 
 /** A place beside `path` that no other writer uses; the process id lets a later run see whether its owner still lives. */
 function temporaryName(path: string): string {

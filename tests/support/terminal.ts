@@ -1,7 +1,21 @@
 import { PassThrough } from "node:stream";
 import { expect } from "vitest";
-import type { ChatSession } from "../../serve/app/repl/chat_session.ts";
+import type { ChatSession, Lens } from "../../serve/app/repl/chat_session.ts";
 import { ChatRepl, type ReplOptions } from "../../serve/app/repl/repl.ts";
+
+/** Of models that are scripts: their only expectation is what they say. */
+export const lens: Lens = {
+  alternatives: async (prompt, answer) => [
+    {
+      id: 0,
+      text: answer,
+      probability: 1,
+      entropy: prompt.length,
+      alternatives: [{ id: 0, text: answer, probability: 1 }],
+    },
+  ],
+  everything: () => Promise.reject(new Error("a script has no gradients")),
+};
 
 /** A terminal with a chat in it: what is typed, what is seen. */
 export function terminal(chat: ChatSession, options: Partial<ReplOptions> = {}) {

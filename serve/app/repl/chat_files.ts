@@ -1,15 +1,12 @@
 import { existsSync } from "node:fs";
-import { homedir } from "node:os";
 import { KilnError } from "../../../core/errors.ts";
-import { atomicWriteFile, readText } from "../../../core/platform/files.ts";
+import { atomicWriteFile, fullPath, readText } from "../../../core/platform/files.ts";
 import {
   type Conversation,
   ConversationError,
   readConversation,
   writeConversation,
 } from "../../../tokenizer/index.ts";
-
-const fullPath = (path: string) => path.replace(/^~(?=\/)/, homedir());
 
 /**
  * Writes a conversation as a line of JSON that `kiln train sft` reads, whole or not at all; returns the path. A file that is

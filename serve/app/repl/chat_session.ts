@@ -2,6 +2,7 @@ import { definedOnly } from "../../../core/defined_only.ts";
 import { KilnError } from "../../../core/errors.ts";
 import type { ChatMessage, ChatTemplate, Conversation } from "../../../tokenizer/index.ts";
 import type { GenerateOptions, TextGenerator } from "../../text/text_generator.ts";
+import type { Choice, Explanation } from "../explain/explain.ts";
 
 /** A model to talk to. */
 export interface ChatModel {
@@ -11,8 +12,15 @@ export interface ChatModel {
   template: Pick<ChatTemplate, "encode">;
   /** Tokens of the longest conversation that the model reads, its answer included. */
   context: number;
+  /** Explains an answer to what it followed: the alternatives of its tokens, or all, as a page. */
+  lens: Lens;
   /** Frees the model; nothing may be running. */
   close(): void;
+}
+
+export interface Lens {
+  alternatives(prompt: readonly number[], answer: string): Promise<Choice[]>;
+  everything(prompt: readonly number[], answer: string): Promise<Explanation>;
 }
 
 export interface ChatOptions extends Pick<GenerateOptions, "temperature" | "top_k" | "top_p" | "min_p"> {
@@ -102,6 +110,14 @@ export class ChatSession {
     const { metadata, ...others } = this.#others;
     const { rating: _, correction: __, ...rest } = metadata ?? {};
     this.#others = { ...others, ...(Object.keys(rest).length > 0 && { metadata: rest }) };
+  }
+
+  /** The last answer, and what the model read before it wrote it. @throws KilnError where there is none */
+  async lastAnswer(): Promise<{ prompt: readonly number[]; answer: string }> {
+    const answer = this.messages.at(-1);
+    if (answer?.role !== "assistant" || answer.content === "")
+      throw new KilnError("there is no answer to explain; write a message first");
+    return { prompt: (await this.prompt(this.messages.slice(0, -1))).ids, answer: answer.content };
   }
 
   /** Forgets all but the system message. */

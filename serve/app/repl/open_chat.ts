@@ -4,7 +4,8 @@ import { loadAdapted } from "../../../models/formats/peft_directory.ts";
 import { withChat } from "../../../models/vocabulary.ts";
 import { ChatTemplate } from "../../../tokenizer/index.ts";
 import { TextGenerator } from "../../text/text_generator.ts";
-import type { ChatModel } from "./chat_session.ts";
+import { choicesOf, explain } from "../explain/explain.ts";
+import type { ChatModel, Lens } from "./chat_session.ts";
 
 export interface OpenOptions {
   /** What the person called the model. */
@@ -26,5 +27,17 @@ export async function openChat(path: string, { name, adapter, dtype, say }: Open
     dispose(model.parameters());
   };
   const context = model.shape.max_position_embeddings;
-  return { name, writer, template: new ChatTemplate(tokenizer), context, close };
+  const textOf = async (prompt: readonly number[], answer: string) => [
+    ...prompt,
+    ...(await tokenizer.encodePieces([answer])).ids,
+  ];
+  const lens: Lens = {
+    alternatives: async (prompt, answer) => {
+      const ids = (await textOf(prompt, answer)).slice(0, context);
+      return choicesOf(model, tokenizer, ids, { from: prompt.length });
+    },
+    everything: async (prompt, answer) =>
+      explain(model, tokenizer, await textOf(prompt, answer), prompt.length),
+  };
+  return { name, writer, template: new ChatTemplate(tokenizer), context, lens, close };
 }

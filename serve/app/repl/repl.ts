@@ -139,6 +139,11 @@ export class ChatRepl {
       text: "run the last code block in the sandbox",
       run: (how) => this.#run(how),
     },
+    explain: {
+      argument: "[--html FILE]",
+      text: "what else each token of the answer could have been; as a page also why",
+      run: (argument) => this.#explain(argument),
+    },
     rate: {
       argument: "up|down [BETTER]",
       text: "rate the last answer; BETTER is what it should have been. /save keeps it",
@@ -290,6 +295,26 @@ export class ChatRepl {
     } finally {
       this.#running = null;
     }
+  }
+
+  async #explain(argument: string): Promise<void> {
+    const [, file] = /^--html\s+(\S.*)$/.exec(argument) ?? [];
+    if (argument !== "" && file === undefined)
+      throw new KilnError("say /explain, or /explain --html FILE.html");
+    const { prompt, answer } = await this.#session.lastAnswer();
+    const { lens, name } = this.#session.model;
+    if (file === undefined) {
+      const { choiceLines } = await import("../explain/explain.ts");
+      const lines = choiceLines(await lens.alternatives(prompt, answer));
+      this.#output.write(lines.map((line) => `${this.#isTerminal ? printable(line) : line}\n`).join(""));
+      return;
+    }
+    const { pageFile, writeExplanation } = await import("../explain/page.ts");
+    const { gapLine } = await import("../explain/explain.ts");
+    const path = pageFile(file);
+    const explanation = await lens.everything(prompt, answer);
+    writeExplanation(path, explanation, `An answer of ${name}`);
+    this.#options.say(`wrote ${file}: ${gapLine(explanation.attribution)}`);
   }
 
   #rate(argument: string): void {
