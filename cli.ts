@@ -6,6 +6,7 @@ import { addUserCommands } from "./serve/app/commands.ts";
 import { addRouteCommands } from "./serve/app/ensemble/commands.ts";
 import { addExperimentCommands } from "./serve/app/experiments/commands.ts";
 import { addExplainCommand } from "./serve/app/explain/commands.ts";
+import { addJobCommands } from "./serve/app/jobs/commands.ts";
 import { addProviderCommands } from "./serve/app/providers/commands.ts";
 import { addServeCommands } from "./serve/commands.ts";
 import { addStoreCommands } from "./serve/store/commands.ts";
@@ -44,6 +45,7 @@ addExperimentCommands(program);
 addRouteCommands(program);
 addStoreCommands(program);
 addUserCommands(program);
+addJobCommands(program);
 addModelCommands(program);
 addBenchCommands(program);
 

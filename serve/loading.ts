@@ -151,7 +151,7 @@ export async function addLoaded(
 async function addText(
   pool: ModelPool,
   { name, aliases }: Pick<ModelSource, "name" | "aliases">,
-  { model, tokenizer, directory }: Loaded<CausalLM>,
+  { model, tokenizer, directory, path }: Loaded<CausalLM>,
   { settings, cacheBytes, dispose }: { settings: LoadSettings; cacheBytes: number; dispose: () => void },
 ): Promise<ServedModel> {
   const runner = await openRunner(model, settings, cacheBytes);
@@ -176,6 +176,7 @@ async function addText(
     runner,
     tokenizer,
     close,
+    path,
     facts: factsOf(model, directory),
     ...limits,
   });

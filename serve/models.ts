@@ -34,6 +34,8 @@ interface Served {
   readonly parent: string | null;
   /** Of an adapter, where it was loaded from. */
   readonly root?: string;
+  /** Of a model, where it was loaded from; null where it was made by hand. */
+  readonly path: string | null;
   /** What else is known of it; null where it was made by hand. */
   readonly facts: ModelFacts | null;
   /** Lets what runs on it finish for `timeoutMs`, then ends the rest with an error. */
@@ -72,6 +74,8 @@ interface ModelOptions {
   readonly name: string;
   readonly aliases?: readonly string[];
   readonly facts?: ModelFacts | null;
+  /** Where it was loaded from. */
+  readonly path?: string | undefined;
   /** Frees what the runner holds, when the model is unloaded. */
   readonly close?: () => Promise<void>;
 }
@@ -299,10 +303,11 @@ export class ModelPool implements Models {
   }
 }
 
-function served({ name, facts = null, close }: ModelOptions, engine: EnginePort | EncoderPort): Served {
+function served({ name, facts = null, path, close }: ModelOptions, engine: EnginePort | EncoderPort): Served {
   return {
     name,
     facts,
+    path: path ?? null,
     parent: null,
     created: Math.floor(Date.now() / 1000),
     maxModelLen: engine.runner.maxModelLen,

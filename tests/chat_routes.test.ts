@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { appRoutes } from "../serve/http/api/app/index.ts";
+import { addJobEvent, openQueue } from "../serve/store/queue.ts";
 import { fakeTokenizer, IDLE, idle, until } from "./serve_fake.ts";
 import { type ChatServer, chatServer, eventsOf } from "./support/chat_server.ts";
 
@@ -211,6 +212,9 @@ describe("S9: several users", () => {
     const { users } = await server.host.open();
     for (const name of ["ada", "ben"])
       tokens[name] = (await users.addKey((await users.add(name, "member")).id)).token;
+    const { id, token } = await users.addKey((await users.find("ben")).id);
+    await users.revokeKey((await users.find("ben")).id, id);
+    tokens.revoked = token;
     const json = { user_id: "ada", query: secret, params };
     const { body } = await server.ask("POST", "/api/chat", json, as("ada"));
     const { messages } = (
@@ -218,13 +222,29 @@ describe("S9: several users", () => {
     ).body;
     const { keys } = (await server.ask("GET", "/api/keys", undefined, as("ada"))).body;
     owned.push(body.conversation_id, ...[...messages, ...keys].map(({ id }: { id: string }) => id));
+    owned.push(await fineTuneOfAda());
   });
   afterAll(() => server.server.close(0));
+
+  /** One that has ended, so that nobody works on it. */
+  const fineTuneOfAda = async () => {
+    const { store } = await server.host.open();
+    const [{ id: userId }] = await store.all<{ id: string }>(
+      "SELECT id FROM user_account WHERE name = 'ada'",
+    );
+    const queue = await openQueue(store);
+    const payload = { parameters: { base: secret }, recipe: "sft", settings: {}, files: [], name: secret };
+    const id = await queue.add({ kind: "finetune", userId, payload });
+    await queue.cancel(id);
+    await addJobEvent(store, id, "info", secret);
+    await queue.close();
+    return id;
+  };
 
   const everything = async () => {
     const { store } = await server.host.open();
     const rows: unknown[] = [];
-    for (const table of ["conversation", "message", "feedback", "api_key"])
+    for (const table of ["conversation", "message", "feedback", "api_key", "job"])
       rows.push(
         await store.all(
           `SELECT * FROM ${table} WHERE user_id = (SELECT id FROM user_account WHERE name = 'ada') ORDER BY id`,
@@ -266,6 +286,7 @@ describe("S9: several users", () => {
         {},
         { authorization: "Bearer kiln-none" },
         { cookie: "kiln_session=kiln-none" },
+        { authorization: `Bearer ${tokens.revoked}` },
       ]) {
         const { status, body } = await server.ask(method, target, example, headers as never);
         expect([pattern, status, body.error.code]).toEqual([pattern, 401, "invalid_api_key"]);

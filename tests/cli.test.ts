@@ -10,6 +10,7 @@ import { addModelCommands } from "../models/commands.ts";
 import { addUserCommands } from "../serve/app/commands.ts";
 import { addRouteCommands } from "../serve/app/ensemble/commands.ts";
 import { addExperimentCommands } from "../serve/app/experiments/commands.ts";
+import { addJobCommands } from "../serve/app/jobs/commands.ts";
 import { addProviderCommands } from "../serve/app/providers/commands.ts";
 import { addServeCommands } from "../serve/commands.ts";
 import { addStoreCommands } from "../serve/store/commands.ts";
@@ -74,6 +75,7 @@ function commandTree() {
   for (const add of [
     addServeCommands,
     addUserCommands,
+    addJobCommands,
     addExperimentCommands,
     addProviderCommands,
     addRouteCommands,

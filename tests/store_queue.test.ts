@@ -106,6 +106,23 @@ describe.each(["sqlite", "postgres"] as const)("the queue on %s", (kind) => {
     expect(payloads.sort((a, b) => a - b)).toEqual(Array.from({ length: 24 }, (_, i) => i));
   });
 
+  it("runs one job of a user and a kind at a time, whoever claims", async () => {
+    const add = (userId: string) => queue.add({ kind: "own", userId });
+    const [first, second, other] = [await add("ada"), await add("ada"), await add("ben")];
+    const claims = await Promise.all(["v", "w", "x", "y"].map((worker) => queue.claim(["own"], worker)));
+    const got = claims.flatMap((job) => job ?? []);
+    // On Postgres a claim may end at the one that has to wait.
+    for (let i = 0; i < 3; i++) got.push(...[await queue.claim(["own"], "z")].flatMap((job) => job ?? []));
+    const mine = got.filter(({ user_id }) => user_id === "ada");
+    expect(mine).toHaveLength(1);
+    expect(got.map(({ user_id }) => user_id).sort()).toEqual(["ada", "ben"]);
+    expect(got.map(({ id }) => id)).toContain(other);
+    await queue.complete(mine[0]!);
+    const left = mine[0]!.id === first ? second : first;
+    await come(left);
+    expect(await queue.claim(["own"], "z")).toMatchObject({ id: left, user_id: "ada", attempt: 1 });
+  });
+
   it("tries again what failed, after a wait, as often as allowed", async () => {
     const id = await queue.add({ kind: "flaky", maxAttempts: 2 });
     const first = (await queue.claim(["flaky"], "w"))!;

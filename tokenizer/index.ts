@@ -24,6 +24,7 @@ export {
   CHATML,
   ChatTemplate,
   type EncodedChat,
+  PLAIN_TURNS,
   type RenderedChat,
   type RenderOptions,
   type TextSpan,

@@ -34,8 +34,10 @@ export async function addTrainedAdapter(
 ): Promise<AddedAdapter> {
   const hash = await weightsHash(model);
   const { rank, alpha, dropout, targets = null, rslora, dora } = settings;
+  const all_linear = targets?.length === 1 && targets[0] === "all-linear";
   const config = {
-    ...{ r: rank, lora_alpha: alpha, lora_dropout: dropout, target_modules: targets },
+    ...{ r: rank, lora_alpha: alpha, lora_dropout: dropout },
+    target_modules: all_linear ? "all-linear" : targets,
     ...{ use_rslora: rslora, use_dora: dora, base_model_name_or_path: base, modules_to_save: whole },
   };
   const count = (sizes: Iterable<{ size: number }>) =>

@@ -317,10 +317,14 @@ export const runPretraining = (config: PretrainConfig, writers: Writers) =>
 /** Trains with samples drawn by the server's generator. */
 async function runRecipe(name: string, config: RunSettings, writers: Writers): Promise<RunResult> {
   const { run } = await import("./run.ts");
+  const { supervisor } = await import("../core/platform/supervisor.ts");
   const recipe = await recipes[name].load();
   await openOnce();
   return interruptible(async (signal) =>
-    run(recipe, { config, say, signal, makeSampler: await writers.makeSampler() }),
+    run(recipe, {
+      ...{ config, say, signal, makeSampler: await writers.makeSampler() },
+      supervisor: supervisor(signal),
+    }),
   );
 }
 

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KilnError } from "../core/errors.ts";
 import { atomicWriteDirectory, atomicWriteFile, writeJson } from "../core/platform/files.ts";
+import type { Supervisor } from "../core/platform/supervisor.ts";
 import { dispose } from "../core/scope.ts";
 import { assertComputeDtype } from "../models/architectures.ts";
 import type { Model } from "../models/model.ts";
@@ -36,6 +37,8 @@ export interface RunOptions<C> {
   say: (line: string) => void;
   /** Stops after the running step: checkpoint, then a KilnError with exit code 130. */
   signal?: AbortSignal;
+  /** The process that has this one train, if one does. */
+  supervisor?: Supervisor | null;
 }
 
 export interface RunResult {
@@ -143,6 +146,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     await writeJson(join(out_dir, "config.json"), { ...this.#config, resume: false });
     const total = this.#totalSteps;
     const log = new RunLog(out_dir, { totalSteps: total, startStep: start });
+    this.#options.supervisor?.begin(total);
     try {
       if (start === total) {
         this.#options.say(
@@ -198,6 +202,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     let pending: Promise<number> | null = null;
     let loss = log.lastLoss;
     for (let step = start + 1; step <= total && !this.#isStale(step - 1); step++) {
+      await this.#options.supervisor?.turn();
       this.#done = step;
       const { batches } = this.#task;
       const micro = Array.from({ length: train.gradient_accumulation_steps }, () => batches.next());

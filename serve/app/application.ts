@@ -1,4 +1,5 @@
 import { logError } from "../log_error.ts";
+import { ModelPool } from "../models.ts";
 import { type Blobs, type OpenStore, openStore } from "../store/index.ts";
 import { Auth } from "./auth.ts";
 import type { BudgetSettings } from "./budgets.ts";
@@ -11,12 +12,16 @@ import { conversationLogPath } from "./collected.ts";
 import { ConversationLog } from "./conversation_log.ts";
 import { Documents } from "./documents/index.ts";
 import { Experiments, type ExperimentsOptions } from "./experiments/experiments.ts";
+import { Jobs } from "./jobs/index.ts";
+import { PersonalAnswers } from "./jobs/personal_answers.ts";
 import { ServerRun } from "./server_run.ts";
 import { type UserMode, userMode } from "./user_mode.ts";
 import { Users } from "./users.ts";
 
 export interface ApplicationOptions extends Pick<ExperimentsOptions, "registry" | "keepArms"> {
   readonly source: AnswerSource;
+  /** The models that people may adapt; default: none. */
+  readonly models?: ModelPool;
   /** Default: where the environment says. */
   readonly store?: OpenStore;
   /** Default: where the environment says. */
@@ -37,18 +42,22 @@ export class Application {
   readonly #log: ConversationLog;
   readonly conversing: Conversing;
   readonly documents: Documents;
+  readonly jobs: Jobs;
+  readonly personal: PersonalAnswers;
   readonly #run: ServerRun;
   #asking: NodeJS.Timeout | undefined;
 
   private constructor(
     store: OpenStore,
-    { mode = userMode(), times, blobs, budgets = {}, ...rest }: ApplicationOptions,
+    { mode = userMode(), times, blobs, budgets = {}, models = new ModelPool(), ...rest }: ApplicationOptions,
   ) {
-    const { source } = rest;
     this.store = store;
     store.onConnection = (state, reason) => this.#connection(state, reason);
     this.#run = new ServerRun(store);
+    this.personal = new PersonalAnswers(models, rest.source);
+    const { source } = this.personal;
     this.source = source;
+    this.jobs = new Jobs(store, models, blobs);
     this.users = new Users(store);
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
@@ -69,6 +78,7 @@ export class Application {
       await application.#run.begin();
       await emptyBin(store);
       await application.documents.resume();
+      await application.jobs.resume();
       return application;
     } catch (error) {
       await store.close();
@@ -96,7 +106,7 @@ export class Application {
 
   /** Ends the answers that are being written where they are, and what is being read, and closes the store. */
   async close(): Promise<void> {
-    await Promise.all([this.conversing.close(), this.documents.close()]);
+    await Promise.all([this.conversing.close(), this.documents.close(), this.jobs.close()]);
     this.source.close?.();
     clearInterval(this.#asking);
     await this.#run.close();

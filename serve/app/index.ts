@@ -26,7 +26,7 @@ export function applicationHost(
   return hostOf(mode, async () => {
     const { Application } = await import("./application.ts");
     const { localAnswers } = await import("./chat/local_answers.ts");
-    return Application.open({ mode, source: localAnswers(models), ...more });
+    return Application.open({ mode, models, source: localAnswers(models), ...more });
   });
 }
 

@@ -8,10 +8,10 @@ const TALK = ["Tell me a short story.", "Explain how rain is made.", "Write a ha
 const WRITE = ["Once upon a time", "The little dog ran", "One day, a girl named Lily"];
 
 /**
- * The models of a server, and those that its source of answers adds, as the page lists them. A version of the registry is listed by the name that follows its alias, so that who
- * asks by it goes on to the next version.
+ * The models of a server, and those that its source of answers adds, as the page lists them for a user. A version of the registry is
+ * listed by the name that follows its alias, so that who asks by it goes on to the next version.
  */
-export async function modelList(models: Models, source: AnswerSource): Promise<ModelList> {
+export async function modelList(models: Models, source: AnswerSource, userId: string): Promise<ModelList> {
   const registry = new Registry();
   const own = [...models].filter(([name, model]) => name === model.name);
   const list: ModelInfo[] = [];
@@ -27,6 +27,9 @@ export async function modelList(models: Models, source: AnswerSource): Promise<M
     }
   }
   list.push(...(source.listed?.() ?? []));
+  // What one has is what one asks, unless one says another.
+  const personal = await source.ownListed?.(userId);
+  if (personal) list.unshift(personal);
   return { models: list, default_model: list.find(({ chat }) => chat)?.name ?? null };
 }
 

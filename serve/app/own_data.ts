@@ -7,12 +7,20 @@ const OWN = ["feedback", "preference", "event", "message", "conversation"] as co
 
 /** Removes all that a user wrote, the bin too, after ending what is being answered. */
 export async function deleteOwnData(
-  { store, conversing, documents }: Pick<Application, "store" | "conversing" | "documents">,
+  {
+    store,
+    conversing,
+    documents,
+    jobs,
+    personal,
+  }: Pick<Application, "store" | "conversing" | "documents" | "jobs" | "personal">,
   userId: string,
 ): Promise<Deleted> {
   await Promise.all(conversing.running(userId).map((generation) => generation.stop()));
+  const trained = await (await jobs.of(userId)).clear();
+  await personal.forget(userId);
   const files = await documents.clear(userId);
-  return { deleted: { ...(await store.transaction((tx) => removed(tx, userId))), ...files } };
+  return { deleted: { ...(await store.transaction((tx) => removed(tx, userId))), ...files, ...trained } };
 }
 
 async function removed(tx: Store, userId: string): Promise<Record<string, number>> {

@@ -12,6 +12,7 @@ import type { ModelInfo, ModelList, User } from "./protocol_models.ts";
 import type { Feedback } from "./protocol_reports.ts";
 
 export type * from "./protocol_documents.ts";
+export type * from "./protocol_jobs.ts";
 export type * from "./protocol_models.ts";
 export type * from "./protocol_reports.ts";
 

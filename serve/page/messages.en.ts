@@ -36,6 +36,7 @@ export const t = {
     documents: "Documents",
     models: "Models",
     data: "Data",
+    finetune: "Fine-tune",
     experiments: "Experiments",
     analytics: "Analytics",
     settings: "Settings",

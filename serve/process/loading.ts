@@ -41,7 +41,8 @@ async function add(
   rest: { tokenizer: Awaited<ReturnType<typeof readTokenizer>>; close: () => Promise<void> },
 ): Promise<ServedModel> {
   const { facts } = loaded;
-  if (port instanceof RemoteEngine) return pool.addWriter({ name, aliases, facts, engine: port, ...rest });
+  if (port instanceof RemoteEngine)
+    return pool.addWriter({ name, aliases, facts, path, engine: port, ...rest });
   const config = (await readModelConfig(path)) as Encoder["config"];
   const task = encoderTask(config, await sentenceSettings(await currentDirectory(path), path), path);
   return pool.addReader({ name, aliases, facts, engine: port, task, ...rest });

@@ -53,7 +53,10 @@ export interface Queue {
   readonly leaseMs: number;
   /** Adds a job and gives its id; with a `dedupeKey`, that of the job that has it already. */
   add(job: NewJob): Promise<string>;
-  /** The next job of these kinds whose time has come, now running for `worker`; of one kind, by priority, then age. */
+  /**
+   * The next job of these kinds whose time has come, now running for `worker`; of one kind, by priority, then age. Of a user's jobs
+   * of one kind one runs at a time.
+   */
   claim(kinds: readonly string[], worker: string): Promise<Job | null>;
   /** Puts off the end of the lease and keeps the progress; says whether somebody asked to cancel. */
   renew(job: Job, progress?: number): Promise<{ cancel: boolean }>;

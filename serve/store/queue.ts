@@ -19,13 +19,18 @@ export type Handler = (
 ) => Promise<unknown>;
 
 /**
- * Runs jobs as they come, one at a time, until `signal` aborts; then finishes the one it has. A job whose handler throws is failed
+ * Runs jobs as they come, one at a time, until `signal` aborts (`once`: or none waits); then finishes the one it has. A job whose handler throws is failed
  * (and tried again after a wait that doubles, where it has attempts left), one whose signal aborted is cancelled.
  */
 export async function work(
   queue: Queue,
   handlers: Record<string, Handler>,
-  { worker, signal, pollMs = 1000 }: { worker: string; signal: AbortSignal; pollMs?: number },
+  {
+    worker,
+    signal,
+    pollMs = 1000,
+    once = false,
+  }: { worker: string; signal: AbortSignal; pollMs?: number; once?: boolean },
 ): Promise<void> {
   let wake: () => void = () => {};
   let added = false;
@@ -43,6 +48,7 @@ export async function work(
       added = false;
       const job = await queue.claim(Object.keys(handlers), worker);
       if (job) await runJob(queue, job, handlers[job.kind]!);
+      else if (once) return;
       else if (!added) {
         const woken = new Promise<void>((resolve) => {
           wake = resolve;

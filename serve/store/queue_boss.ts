@@ -95,6 +95,10 @@ class BossQueue implements Queue {
       const job = await this.#together(async (tx, db) => {
         const [found] = await this.#boss.fetch(kind, { db, batchSize: 1, priority: true });
         if (!found) return null;
+        if (await isSecond(tx, found.id)) {
+          await this.#putBack(db, kind, found.id);
+          return null;
+        }
         const now = Date.now();
         await this.#lease(db, kind, found.id);
         await tx.run(
@@ -106,6 +110,14 @@ class BossQueue implements Queue {
       if (job) return job;
     }
     return null;
+  }
+
+  /** 10.4 has no call for it: as if it had not been fetched, for a moment. */
+  async #putBack(db: PgBoss.Db, kind: string, id: string): Promise<void> {
+    await db.executeSql(
+      `UPDATE ${this.#schema}.job SET state = 'created', started_on = NULL, start_after = now() + interval '1 second' WHERE name = $1 AND id = $2`,
+      [kind, id],
+    );
   }
 
   /** 10.4 has no call for it: a job is overdue `expire_in` after its start, which it keeps from one attempt to the next. */
@@ -227,4 +239,22 @@ class BossQueue implements Queue {
     this.#listeners.clear();
     await this.#boss.stop({ graceful: false });
   }
+}
+
+/** Whether another job of the same user and kind runs; two workers ask one after the other. */
+async function isSecond(tx: Store, id: string): Promise<boolean> {
+  const [job] = await tx.all<{ kind: string; user_id: string | null }>(
+    "SELECT kind, user_id FROM job WHERE id = ?",
+    [id],
+  );
+  if (!job || job.user_id === null) return false;
+  await tx.all(
+    "SELECT id FROM job WHERE user_id = ? AND kind = ? AND state IN ('queued', 'running') ORDER BY id FOR UPDATE",
+    [...[job.user_id, job.kind]],
+  );
+  const others = await tx.all(
+    "SELECT id FROM job WHERE user_id = ? AND kind = ? AND state = 'running' AND id <> ? LIMIT 1",
+    [job.user_id, job.kind, id],
+  );
+  return others.length > 0;
 }

@@ -22,8 +22,9 @@ export class SqliteQueue implements Queue {
     const now = Date.now();
     const [row] = await this.store.all<Parameters<typeof readJob>[0]>(
       `UPDATE job SET state = 'running', lease_until = ?, worker = ?, attempt = attempt + 1, started_at = coalesce(started_at, ?)
-       WHERE id = (SELECT id FROM job WHERE state = 'queued' AND run_at <= ? AND kind IN (${kinds.map(() => "?").join(", ")})
-         ORDER BY priority, run_at, id LIMIT 1) RETURNING *`,
+       WHERE id = (SELECT j.id FROM job j WHERE j.state = 'queued' AND j.run_at <= ? AND j.kind IN (${kinds.map(() => "?").join(", ")})
+         AND NOT EXISTS (SELECT 1 FROM job r WHERE r.state = 'running' AND r.kind = j.kind AND r.user_id = j.user_id)
+         ORDER BY j.priority, j.run_at, j.id LIMIT 1) RETURNING *`,
       [now + this.leaseMs, worker, now, now, ...kinds],
     );
     return row ? readJob(row) : null;

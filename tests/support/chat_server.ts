@@ -27,6 +27,7 @@ export async function chatServer(
     Application.open({
       ...{ mode, store: await openStore(`sqlite:${file}`), times: { flushMs: 5 } },
       blobs: await openBlobs(`fs:${path.join(folder, name, "blobs")}`),
+      models: made.server.models,
       source: sourceOf(made.server.models),
     }),
   );

@@ -279,13 +279,16 @@ const formats: Record<ChatFormatName, ChatFormat> = {
     },
   },
   prompt: {
-    fields: ["prompt", "completion"],
-    fits: (row) => isPresent(row, "prompt", "completion"),
-    read: (row) => ({
-      messages: Array.isArray(row.prompt)
-        ? [...messageList(row, "prompt"), ...messageList(row, "completion")]
-        : asked(textOf(row, "prompt", true), textOf(row, "completion", true)),
-    }),
+    fields: ["prompt", "completion", "response"],
+    fits: (row) => isPresent(row, "prompt", "completion") || isPresent(row, "prompt", "response"),
+    read: (row) => {
+      const answer = isPresent(row, "completion") ? "completion" : "response";
+      return {
+        messages: Array.isArray(row.prompt)
+          ? [...messageList(row, "prompt"), ...messageList(row, answer)]
+          : asked(textOf(row, "prompt", true), textOf(row, answer, true)),
+      };
+    },
     write: (conversation) => {
       const [prompt, completion] = onlyTurn(conversation, "prompt");
       return { prompt, completion };
@@ -304,7 +307,7 @@ const formats: Record<ChatFormatName, ChatFormat> = {
 export const chatFormatNames = Object.keys(formats) as ChatFormatName[];
 
 const wanted =
-  "messages; conversations; instruction and output; instruction and response; prompt and completion; or text in ChatML, with headings ### Instruction: and ### Response:, or with lines User: and Assistant:";
+  "messages; conversations; instruction and output; instruction and response; prompt and completion or response; or text in ChatML, with headings ### Instruction: and ### Response:, or with lines User: and Assistant:";
 
 /** The format of a row, by its fields. Throws ConversationError if it matches none. */
 export function detectChatFormat(row: unknown): ChatFormatName {

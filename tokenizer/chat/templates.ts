@@ -15,6 +15,9 @@ export const CHATML = `{%- if tools %}{{ '<|im_start|>system\\n' }}{% if message
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
 `;
 
+/** Turns as lines of text, which is how a server asks a model that has no chat template: what it answers begins a line. */
+export const PLAIN_TURNS = `{%- for message in messages %}{% if message.role == 'assistant' %}{% generation %}{{ '\\n' + message.content + eos_token }}{% endgeneration %}{% else %}{{ ('' if loop.first else '\\n') + message.content }}{% endif %}{% endfor %}`;
+
 /** A range of a text in UTF-16 units, without its end. */
 export type TextSpan = [start: number, end: number];
 

@@ -47,7 +47,7 @@ const adapterFlags: readonly Flag[] = [
   [
     "--targets <names>",
     "adapter.targets",
-    "layers that it changes, such as q_proj,v_proj; default: those of PEFT",
+    "layers that it changes, such as q_proj,v_proj, or all-linear; default: those of PEFT",
     (text) => text.split(","),
   ],
   ["--rslora", "adapter.rslora", "scale by alpha / sqrt(rank)"],

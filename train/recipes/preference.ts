@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { configError } from "../../models/formats/validation.ts";
-import { ChatTemplate } from "../../tokenizer/index.ts";
+import type { ChatTemplate } from "../../tokenizer/index.ts";
 import { concludeAdapter, firstLogits } from "../adapters.ts";
 import { openChatModel } from "../chat_model.ts";
 import {
@@ -83,8 +83,8 @@ export const recipe: Recipe<PreferenceConfig, Batch> = {
     const { train, preference, model: settings } = config;
     const { sequence_length: seqLen, batch_size: batchSize, seed } = train;
     const { say } = context;
-    const { model, tokenizer, own, added, reopen } = await openChatModel(config, context);
-    if (own.chatTemplate === null) {
+    const { model, tokenizer, template, own, added, reopen } = await openChatModel(config, context);
+    if (own.chatTemplate === null && !settings.plain_turns) {
       throw configError(
         `${settings.init_from} has no chat template: it cannot answer yet; teach it with kiln train sft first`,
       );
@@ -92,7 +92,7 @@ export const recipe: Recipe<PreferenceConfig, Batch> = {
     // Beside an adapter it is the model without that.
     const reference = added ? null : (await reopen()).computeIn(train.compute_dtype);
     say(`reference: ${settings.init_from}${added ? ", the model without the adapter" : ""}`);
-    const { training, held, content } = await openPairs(config, new ChatTemplate(tokenizer), say);
+    const { training, held, content } = await openPairs(config, template, say);
     const objective = new PreferenceObjective(model, reference, preference);
     const upload = (batch: Batch) => uploadTokens(batch, seqLen);
     return {

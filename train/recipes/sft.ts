@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { readTokenizer } from "../../models/formats/hf_directory.ts";
-import { ChatTemplate, withChatTemplate } from "../../tokenizer/index.ts";
+import { type ChatTemplate, withChatTemplate } from "../../tokenizer/index.ts";
 import { concludeAdapter, firstLogits } from "../adapters.ts";
 import { openChatModel } from "../chat_model.ts";
 import { previewChats } from "../data/chat_preview.ts";
@@ -46,9 +46,8 @@ export const recipe: Recipe<SftConfig, Batch> = {
   async open(config, context) {
     const { train } = config;
     const { sequence_length: seqLen, seed } = train;
-    const { model, tokenizer, note, added, reopen } = await openChatModel(config, context);
+    const { model, tokenizer, template, note, added, reopen } = await openChatModel(config, context);
     if (note) context.say(note);
-    const template = new ChatTemplate(tokenizer);
     const { rows, held, content } = await openChats(config, template, context.say);
     const sampler = context.makeSampler(model, tokenizer);
     const { prompts, max_tokens, temperature } = config.sample;

@@ -18,7 +18,7 @@ export const adapter = z
       .min(1)
       .optional()
       .describe(
-        "last parts of the names of the layers that change; else PEFT's for the model, as q_proj, v_proj",
+        "last parts of the names of the layers that change, or all-linear; else PEFT's for the model, as q_proj, v_proj",
       ),
     rslora: z.boolean().default(false).describe("scale by alpha / sqrt(rank) (Kalajdzievski 2023)"),
     dora: z

@@ -32,6 +32,10 @@ export const model = z
       .default("")
       .refine((path) => path !== "", "give the model to start from, before --data or with --init-from")
       .describe("model folder, run or GGUF file; relative to the config file"),
+    plain_turns: z
+      .boolean()
+      .default(false)
+      .describe("turns are lines of text, as kiln serve asks a model without a chat template; false: ChatML"),
   })
   .prefault({})
   .describe("the model to train");

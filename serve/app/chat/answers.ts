@@ -76,6 +76,13 @@ export interface AnswerSource {
   providers?(isAdmin: boolean): ProviderList["providers"];
   /** Weights of a model of this server; null of others. */
   parameters?(model: string): number | null;
+  /**
+   * The name of a user's own model, where that or (null) nothing else is asked for; null: it is for others to answer.
+   * @throws AppError 404 for another's model.
+   */
+  own?(userId: string, asked: string | null): Promise<string | null>;
+  /** That model, for the list of those that the user may ask. */
+  ownListed?(userId: string): Promise<ModelInfo | null>;
   /** Tokens that a prompt and its answer may have together. @throws AppError 404 for an unknown model. */
   contextLength(model: string): number;
   /** Tokens of the prompt that turns make; Infinity where they are far too many to count. */

@@ -139,7 +139,7 @@ export class ChatSocket {
   }
 
   async #welcome(): Promise<Welcome> {
-    const list = await modelList(this.#models, this.#application.source);
+    const list = await modelList(this.#models, this.#application.source, this.#principal.id);
     const { id, name, role, mode } = this.#principal;
     const running = this.#application.conversing
       .running(id)

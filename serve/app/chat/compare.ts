@@ -33,6 +33,7 @@ export async function compare(
   const common = { request_id: null, conversation_id: newId(), user_message_id: newId(), arm: null };
   const answers: { accepted: ChatAccepted; turns: Turn[] }[] = [];
   for (const model of shuffled(models)) {
+    await source.own?.(userId, model);
     await conversing.admit(userId, model);
     const context = await buildContext(source, model, history, params.max_tokens);
     answers.push({ accepted: acceptedOf({ ...common, model }, context), turns: context.turns });

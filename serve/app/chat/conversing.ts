@@ -119,7 +119,7 @@ export class Conversing {
     const { conversation_id, text, params = {} } = send;
     if (text === "") throw new AppError(422, "empty_message", "text: must not be empty", "text");
     const branch = conversation_id === null ? emptyBranch(send) : await this.#branchFor(userId, send);
-    const model = this.#modelFor(send.model ?? branch.model);
+    const model = await this.#modelFor(userId, send.model ?? branch.model);
     const arm = await this.#experiments.armFor(model, userId, branch.conversationId);
     await this.admit(userId, arm?.model ?? model);
     const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
@@ -170,8 +170,9 @@ export class Conversing {
     return this.#budgets.check(userId, paid);
   }
 
-  #modelFor(asked: string | null | undefined): string {
-    const model = asked ?? this.#source.models()[0];
+  async #modelFor(userId: string, asked: string | null | undefined): Promise<string> {
+    const own = await this.#source.own?.(userId, asked ?? null);
+    const model = own ?? asked ?? this.#source.models()[0];
     if (model === undefined)
       throw new AppError(404, "model_not_found", "this server has no model that answers", "model");
     return model;
@@ -268,7 +269,7 @@ export class Conversing {
   ): Promise<ChatAccepted> {
     return this.#once(userId, request_id, async () => {
       const answer = await this.#answer(userId, messageId);
-      const chosen = this.#modelFor(model ?? answer.model);
+      const chosen = await this.#modelFor(userId, model ?? answer.model);
       const given = params ?? answer.params ?? {};
       const branch = await this.#branchOf(userId, answer, answer.parent_id, chosen);
       const { conversation_id, parent_id } = answer;
@@ -317,7 +318,7 @@ export class Conversing {
         "not_continuable",
         "only an answer that was cut short can be continued: send a message, or regenerate",
       );
-    const model = this.#modelFor(answer.model);
+    const model = await this.#modelFor(userId, answer.model);
     // An answer that has no text yet is begun.
     const end = answer.content === "" ? answer.parent_id : answer.id;
     const branch = await this.#branchOf(userId, answer, end, model);

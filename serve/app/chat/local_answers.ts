@@ -1,10 +1,18 @@
 import type { ModelPool, Models, TextModel } from "../../models.ts";
 import { chatPrompt, type MessageDelta, startChat } from "../../text/chat.ts";
+import type { Frontend } from "../../text/frontend.ts";
 import type { TextJob } from "../../text/job.ts";
 import type { Prompt } from "../../text/request.ts";
 import { AppError } from "../app_error.ts";
 import type { Usage } from "../protocol.ts";
-import { type AnswerSource, LOCAL_ANSWERER, type Turn } from "./answers.ts";
+import {
+  type AnswerRequest,
+  type AnswerSource,
+  LOCAL_ANSWERER,
+  type RunningAnswer,
+  type TextListener,
+  type Turn,
+} from "./answers.ts";
 
 /** The models of this server as a source of answers. */
 export function localAnswers(pool: ModelPool): AnswerSource {
@@ -25,61 +33,71 @@ export function localAnswers(pool: ModelPool): AnswerSource {
     versionOf: (name) => pool.get(name)?.name ?? null,
     parameters: (name) => pool.get(name)?.facts?.parameters ?? null,
     contextLength: (name) => find(name).maxModelLen,
-    async count(name, turns) {
-      const { frontend } = find(name);
-      const prompt = promptOf(frontend.tokenizer, turns);
-      try {
-        return (await frontend.encode(prompt, {}, frontend.engine.runner.maxModelLen)).count;
-      } catch (error) {
-        if ((error as { code?: string }).code === "context_length_exceeded") return Infinity;
-        throw error;
-      }
-    },
-    async start({ model, turns, params, client, continues, scores = false }, onText) {
+    count: async (name, turns) => countWith(find(name).frontend, turns),
+    async start(request, onText) {
       const held = pool.hold();
       try {
-        const { frontend, name: own } = find(model, held);
-        const by = { ...LOCAL_ANSWERER, modelVersion: /@\d+$/.test(own) ? own : null };
-        const request = { ...params, client, fit_context: true, ...(scores ? { logprobs: 0 } : {}) };
-        let finish: "stop" | "length" = "stop";
-        const hear = (
-          text: string,
-          { finishReason: reason, logprobs }: Pick<MessageDelta, "finishReason" | "logprobs">,
-        ) => {
-          if (reason !== null) finish = reason === "length" ? "length" : "stop";
-          if (text !== "" || logprobs)
-            onText(
-              text,
-              logprobs?.map(({ logprob }) => logprob ?? 0),
-            );
-        };
-        const job =
-          frontend.tokenizer.chatTemplate === null
-            ? await frontend.start({ ...request, prompts: [joined(turns)] }, (_, delta) =>
-                hear(delta.text, delta),
-              )
-            : await startChat(
-                frontend,
-                {
-                  ...request,
-                  conversation: { messages: [...turns] },
-                  ...(continues ? { add_generation_prompt: false, continue_final_message: true } : {}),
-                },
-                (_, delta) => hear(delta.content, delta),
-              );
-        const release = () => held.release();
-        job.done.then(release, release);
-        return {
-          done: job.done.then(() => finish),
-          usage: () => usageOf(job),
-          by: () => (scores ? { ...by, meanLogprob: job.choices[0]!.meanLogprob } : by),
-          stop: () => job.cancel(),
-        };
+        const { frontend, name } = find(request.model, held);
+        return await answerWith(frontend, name, request, onText, () => held.release());
       } catch (error) {
         held.release();
         throw error;
       }
     },
+  };
+}
+
+/** Tokens of the prompt that turns make for a model; Infinity where they are far too many to count. */
+export async function countWith(frontend: Frontend, turns: readonly Turn[]): Promise<number> {
+  const prompt = promptOf(frontend.tokenizer, turns);
+  try {
+    return (await frontend.encode(prompt, {}, frontend.engine.runner.maxModelLen)).count;
+  } catch (error) {
+    if ((error as { code?: string }).code === "context_length_exceeded") return Infinity;
+    throw error;
+  }
+}
+
+/** Has a model answer. `ended` is called at the end of an answer that was begun. */
+export async function answerWith(
+  frontend: Frontend,
+  name: string,
+  { turns, params, client, continues, scores = false }: AnswerRequest,
+  onText: TextListener,
+  ended: () => void,
+): Promise<RunningAnswer> {
+  const by = { ...LOCAL_ANSWERER, modelVersion: /@\d+$/.test(name) ? name : null };
+  const request = { ...params, client, fit_context: true, ...(scores ? { logprobs: 0 } : {}) };
+  let finish: "stop" | "length" = "stop";
+  const hear = (
+    text: string,
+    { finishReason: reason, logprobs }: Pick<MessageDelta, "finishReason" | "logprobs">,
+  ) => {
+    if (reason !== null) finish = reason === "length" ? "length" : "stop";
+    if (text !== "" || logprobs)
+      onText(
+        text,
+        logprobs?.map(({ logprob }) => logprob ?? 0),
+      );
+  };
+  const job =
+    frontend.tokenizer.chatTemplate === null
+      ? await frontend.start({ ...request, prompts: [joined(turns)] }, (_, delta) => hear(delta.text, delta))
+      : await startChat(
+          frontend,
+          {
+            ...request,
+            conversation: { messages: [...turns] },
+            ...(continues ? { add_generation_prompt: false, continue_final_message: true } : {}),
+          },
+          (_, delta) => hear(delta.content, delta),
+        );
+  job.done.then(ended, ended);
+  return {
+    done: job.done.then(() => finish),
+    usage: () => usageOf(job),
+    by: () => (scores ? { ...by, meanLogprob: job.choices[0]!.meanLogprob } : by),
+    stop: () => job.cancel(),
   };
 }
 

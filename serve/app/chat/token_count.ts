@@ -13,6 +13,7 @@ export async function countTokens(
   userId: string,
   { model, text, conversation_id: conversationId, parent_id: end, system }: TokensBody,
 ): Promise<TokensResult> {
+  await source.own?.(userId, model);
   const context_length = source.contextLength(model);
   const branch =
     conversationId == null

@@ -165,11 +165,14 @@ export class Library {
     });
   }
 
-  /** Names of users may hold what no key may. */
   #key(sha256: string): string {
-    return `users/${createHash("sha256").update(this.#userId).digest("hex").slice(0, 32)}/${sha256}`;
+    return blobKey(this.#userId, sha256);
   }
 }
+
+/** Where a user's bytes are: names of users may hold what no key may. */
+export const blobKey = (userId: string, name: string): string =>
+  `users/${createHash("sha256").update(userId).digest("hex").slice(0, 32)}/${name}`;
 
 /** Says that the passages of a user are others now. */
 export async function changed(tx: Store, userId: string): Promise<void> {

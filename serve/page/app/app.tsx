@@ -26,6 +26,7 @@ const later: Record<Exclude<Screen, "chat">, ComponentType> = {
   documents: lazy(async () => (await screens()).Documents, true),
   models: lazy(async () => (await screens()).Models, true),
   data: lazy(async () => (await screens()).Data, true),
+  finetune: lazy(async () => (await screens()).FineTune, true),
   experiments: lazy(async () => (await screens()).Experiments, true),
   analytics: lazy(async () => (await screens()).Analytics, true),
   settings: lazy(async () => (await screens()).Settings, true),

@@ -34,6 +34,7 @@ const icons = {
   clip: "M12 7l-4.5 4.5a2.5 2.5 0 0 1-3.5-3.5L9 3a1.7 1.7 0 0 1 2.4 2.4l-5 5",
   models: "M8 2l6 3-6 3-6-3zM2 8l6 3 6-3M2 11l6 3 6-3",
   data: "M3 4c0-2.5 10-2.5 10 0v8c0 2.5-10 2.5-10 0zM3 4c0 2.5 10 2.5 10 0M3 8c0 2.5 10 2.5 10 0",
+  finetune: "M2 12c3 0 3-8 6-8s3 8 6 8M2 14h12",
   experiments: "M6 2h4M7 2v4l-4 7h10L9 6V2",
   analytics: "M2 14h12M4 12V8M8 12V3M12 12V6",
   settings:

@@ -4,5 +4,6 @@ export { Compare } from "./compare.tsx";
 export { Data } from "./data.tsx";
 export { Documents } from "./documents.tsx";
 export { Experiments } from "./experiments.tsx";
+export { FineTune } from "./fine_tune.tsx";
 export { Models } from "./models.tsx";
 export { Settings } from "./settings.tsx";

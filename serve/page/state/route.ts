@@ -6,6 +6,7 @@ export const screens = [
   "documents",
   "models",
   "data",
+  "finetune",
   "experiments",
   "analytics",
   "settings",

@@ -38,7 +38,7 @@ const models = appRoute({
   method: "GET",
   path: "/api/models",
   summary: "The models that answer here",
-  handle: ({ service, application }) => modelList(service.models, application.source),
+  handle: ({ service, application, userId }) => modelList(service.models, application.source, userId),
 });
 
 const providers = appRoute({

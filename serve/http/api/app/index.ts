@@ -4,6 +4,7 @@ import { answerRoutes } from "./answers.ts";
 import { conversationRoutes } from "./conversations.ts";
 import { dataRoutes } from "./data.ts";
 import { documentRoutes } from "./documents.ts";
+import { jobRoutes } from "./jobs.ts";
 import { pageRoutes } from "./page.ts";
 import { registryRoutes } from "./registry.ts";
 import { reportRoutes } from "./reports.ts";
@@ -13,6 +14,6 @@ import { userRoutes } from "./users.ts";
 export const appRoutes: readonly Route[] = [
   ...[...pageRoutes, ...accountRoutes, ...userRoutes],
   ...[...conversationRoutes, ...answerRoutes],
-  ...[...reportRoutes, ...documentRoutes],
+  ...[...reportRoutes, ...documentRoutes, ...jobRoutes],
   ...[...dataRoutes, ...registryRoutes],
 ];

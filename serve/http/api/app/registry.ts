@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { KilnError } from "../../../../core/errors.ts";
 import { type RegisteredVersion, Registry } from "../../../../models/registry/registry.ts";
-import { AppError } from "../../../app/app_error.ts";
+import { AppError, notFound } from "../../../app/app_error.ts";
 import { deployToOllama } from "../../../app/data.ts";
+import { isPersonal, modelOf } from "../../../app/jobs/names.ts";
 import type { ModelVersion } from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
 import { type AppCall, appRoute, onlyAdmins } from "./app_route.ts";
@@ -29,6 +30,8 @@ const versions = appRoute({
   handle: (call) =>
     inRegistry(async (registry) => {
       const name = bareName(call);
+      if (isPersonal(name) && name !== modelOf(call.userId) && call.principal.role !== "admin")
+        throw notFound("model");
       const { versions: numbers } = await registry.model(name);
       const found: ModelVersion[] = [];
       for (const number of numbers.reverse()) found.push(versionOf(await registry.find(`${name}@${number}`)));

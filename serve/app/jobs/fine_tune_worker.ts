@@ -1,0 +1,198 @@
+import { createWriteStream, existsSync, readFileSync } from "node:fs";
+import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { addModel } from "../../../models/registry/describe.ts";
+import { Registry } from "../../../models/registry/registry.ts";
+import { type Blobs, dataFolder, type Store } from "../../store/index.ts";
+import type { Job } from "../../store/jobs.ts";
+import { addJobEvent, type Handler } from "../../store/queue.ts";
+import type { Busy } from "./busy.ts";
+import { LogFollower, type LogRecord } from "./follow.ts";
+import { jobLimits } from "./limits.ts";
+import { type FineTuned, type FineTunePayload, payloadOf } from "./payload.ts";
+import { TrainingError, train } from "./training_process.ts";
+
+/** Between looks at what a run says of itself. */
+const LOOK_MS = 500;
+
+export interface WorkerOptions {
+  readonly store: Store;
+  readonly blobs: Blobs;
+  readonly registry?: Registry;
+  /** Ends what is being trained, which another worker goes on with. */
+  readonly closing?: AbortSignal;
+  /** Whom training gives way to. */
+  readonly busy?: Busy | undefined;
+  /** Where runs are; machines that share it go on with each other's work. Default: in the data folder. */
+  readonly folder?: string;
+}
+
+/** Where the runs of fine-tunes are. */
+export const runsFolder = (): string => join(dataFolder(), "jobs");
+
+/** The job `finetune`: trains an adapter in a process of its own, and makes it the live version of its user's model. */
+export function fineTune({ folder = runsFolder(), closing, ...options }: WorkerOptions): Handler {
+  return async (job, { signal: cancelled, report }) => {
+    const signal = closing ? AbortSignal.any([closing, cancelled]) : cancelled;
+    const { run = job.id } = payloadOf(job);
+    const place = join(folder, run);
+    try {
+      await bring(options.blobs, place, payloadOf(job));
+      const finished = await trained(job, place, { ...options, signal, report });
+      if (!finished && !cancelled.aborted) throw new Error("its worker was stopped: another goes on with it");
+      if (!finished) {
+        await addJobEvent(options.store, job.id, "info", "stopped; its work is kept, resume goes on with it");
+        return null;
+      }
+      const result = await keepResult(job, place, options.registry);
+      await rm(place, { recursive: true, force: true });
+      return result;
+    } catch (error) {
+      const lines = error instanceof TrainingError ? { lines: error.lines } : undefined;
+      await addJobEvent(options.store, job.id, "error", (error as Error).message, lines);
+      throw error;
+    }
+  };
+}
+
+const dataFile = (place: string, i: number, ending: string) => join(place, "data", `${i}.${ending}`);
+
+/** Fetches what is to be learned, and writes the settings. What an earlier attempt fetched is there already. */
+async function bring(blobs: Blobs, place: string, { files, settings }: FineTunePayload): Promise<void> {
+  if (existsSync(join(place, "settings.json"))) return;
+  await mkdir(join(place, "data"), { recursive: true, mode: 0o700 });
+  for (const [i, { key, ending }] of files.entries()) {
+    const source = await blobs.get(key).catch((error) => {
+      if (error.code !== "store_no_blob") throw error;
+      throw new Error("what it was to learn from was deleted: start another");
+    });
+    await pipeline(Readable.fromWeb(source as never), createWriteStream(dataFile(place, i, ending)));
+  }
+  const path = files.map(({ ending }, i) => dataFile(place, i, ending));
+  const whole = { ...settings, data: { ...settings.data, path } };
+  const draft = join(place, "settings.json.tmp");
+  await writeFile(draft, JSON.stringify(whole));
+  await rename(draft, join(place, "settings.json"));
+}
+
+interface Following extends Omit<WorkerOptions, "folder" | "closing"> {
+  readonly signal: AbortSignal;
+  readonly report: (progress: number) => void;
+}
+
+/** Trains, from the newest checkpoint where there is one, and tells of it in the job's events. */
+async function trained(
+  job: Job,
+  place: string,
+  { store, busy, signal, report }: Following,
+): Promise<boolean> {
+  const out = join(place, "run");
+  const checkpoints = await readdir(join(out, "checkpoints")).catch(() => []);
+  const resumes = checkpoints.some((name) => /^step-\d+$/.test(name));
+  const how = resumes ? ["--resume"] : [join(place, "settings.json")];
+  const follower = new LogFollower(join(out, "log.jsonl"));
+  if (resumes) await follower.next();
+  const rate = new Rate();
+  let total = 0;
+  const tell = (message: string, data?: unknown) => addJobEvent(store, job.id, "info", message, data);
+  await tell(resumes ? "resumed" : "started", { attempt: job.attempt });
+  const look = async () => {
+    const records = await follower.next();
+    const measured = records.filter(({ loss }) => loss === undefined);
+    const last = records.findLast(({ loss }) => loss !== undefined);
+    for (const record of measured) await tell("measured", record);
+    if (last === undefined) return;
+    report(total === 0 ? 0 : Math.min(1, last.step / total));
+    await tell("step", { ...last, steps: total, ...rate.at(last, total) });
+  };
+  let looking: Promise<void> = Promise.resolve();
+  const timer = setInterval(() => {
+    looking = looking.then(look, look);
+  }, LOOK_MS);
+  try {
+    const { recipe } = payloadOf(job);
+    return await train({
+      args: ["train", recipe, ...how, "--out", out],
+      ...{ signal, busy },
+      begun: (steps) => {
+        total = steps;
+      },
+      said: () => {},
+    });
+  } finally {
+    clearInterval(timer);
+    await looking.catch(() => {});
+    await look().catch(() => {});
+  }
+}
+
+/** How quickly an attempt goes on. */
+class Rate {
+  #first: { step: number; tokens: number; at: number } | null = null;
+
+  at({ step, tokens }: LogRecord, total: number): { tokens_per_second: number | null; eta_s: number | null } {
+    const now = { step, tokens: tokens ?? 0, at: performance.now() };
+    const first = this.#first;
+    this.#first ??= now;
+    if (first === null || now.step === first.step) return { tokens_per_second: null, eta_s: null };
+    const seconds = (now.at - first.at) / 1000;
+    return {
+      tokens_per_second: Math.round((now.tokens - first.tokens) / seconds),
+      eta_s: Math.round(((total - step) * seconds) / (step - first.step)),
+    };
+  }
+}
+
+/** Puts what was trained into the registry as the live version, of which the newest few are kept. */
+async function keepResult(job: Job, place: string, registry = new Registry()): Promise<FineTuned> {
+  const { name, base, publish } = payloadOf(job);
+  const out = join(place, "run");
+  const note = `fine-tune ${job.id}`;
+  // A worker may have been lost after this and before it could say so.
+  const known = await registry.find(`${name}@live`).catch(() => null);
+  const added =
+    known?.note === note ? known : await addModel(name, join(out, "model"), { registry, base, note });
+  await registry.alias(name, "live", added.version);
+  const { versions } = await registry.model(name);
+  for (const old of versions.filter((one) => one <= added.version).slice(0, -jobLimits.versions))
+    await registry.remove(name, old).catch(() => {}); // in use: the next fine-tune tries again
+  const published = publish
+    ? await addModel(publish, join(out, "merged"), { registry, note: `${note}, of ${base}` })
+    : null;
+  return {
+    ...{ version: `${name}@${added.version}`, base, ...numbersOf(out), samples: samplesOf(out) },
+    published: published && `${published.name}@${published.version}`,
+  };
+}
+
+function numbersOf(out: string): Pick<FineTuned, "steps" | "loss" | "validation_loss"> {
+  const lines = readFileSync(join(out, "log.jsonl"), "utf8").split("\n").filter(Boolean);
+  const records = lines.map((line) => JSON.parse(line) as LogRecord);
+  const of = (key: string) => records.flatMap((record) => record[key] ?? []);
+  const [losses, validation] = [of("loss"), of("validation_loss")];
+  return {
+    steps: Math.max(0, ...records.map(({ step }) => step)),
+    loss: { first: losses[0] ?? null, last: losses.at(-1) ?? null },
+    validation_loss: {
+      first: validation[0] ?? null,
+      best: validation.length === 0 ? null : Math.min(...validation),
+    },
+  };
+}
+
+/** What the model wrote before and after. */
+function samplesOf(out: string): FineTuned["samples"] {
+  const file = join(out, "samples.txt");
+  if (!existsSync(file)) return { before: [], after: [] };
+  const parts = readFileSync(file, "utf8")
+    .split(/^=== step (\d+) ===\n/m)
+    .slice(1);
+  const samples = parts.flatMap((step, i) =>
+    i % 2 === 0 ? [{ step: Number(step), text: parts[i + 1]!.trim() }] : [],
+  );
+  const last = Math.max(0, ...samples.map(({ step }) => step));
+  const at = (wanted: number) => samples.flatMap(({ step, text }) => (step === wanted ? [text] : []));
+  return { before: at(0), after: last === 0 ? [] : at(last) };
+}

@@ -1,0 +1,95 @@
+import { spawn } from "node:child_process";
+import { setPriority } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { packageRoot } from "../../../core/platform/package_node.ts";
+import type { FromWorker, ToWorker } from "../../../core/platform/supervisor.ts";
+import { AppError } from "../app_error.ts";
+import type { Busy } from "./busy.ts";
+import { jobLimits } from "./limits.ts";
+
+export interface Training {
+  /** Of `kiln`. */
+  readonly args: readonly string[];
+  /** Ends it with its work saved. */
+  readonly signal: AbortSignal;
+  /** Whom it gives way to. */
+  readonly busy?: Busy | undefined;
+  readonly hours?: number;
+  /** Told how many steps there will be. */
+  readonly begun: (steps: number) => void;
+  /** Told each line for the person who watches. */
+  readonly said: (line: string) => void;
+}
+
+/** Lines that an error is told with. */
+const LAST_LINES = 20;
+/** A low priority: on a machine without a GPU both want the same cores. */
+const IDLE = 10;
+
+/**
+ * Runs `kiln …` that trains in a process of its own, which ends with this one. It pauses between steps while the server answers. One
+ * that does not end in time when it is asked to is killed: its newest checkpoint stays.
+ * @returns whether it went to its end; false: `signal` ended it
+ * @throws KilnError with its last line where it failed, or took too long
+ */
+export async function train({ args, signal, busy, begun, said, hours }: Training): Promise<boolean> {
+  const child = spawn(process.execPath, [join(packageRoot, "bin/kiln.mjs"), ...args], {
+    stdio: ["ignore", "ignore", "pipe", "ipc"],
+  });
+  try {
+    setPriority(child.pid!, IDLE);
+  } catch {
+    // A system without priorities, or the child could not be started, which it says itself.
+  }
+  const lines: string[] = [];
+  createInterface(child.stderr!).on("line", (line) => {
+    if (line.trim() === "") return;
+    lines.push(line);
+    lines.splice(0, lines.length - LAST_LINES);
+    said(line);
+  });
+  child.on("message", ({ steps }: FromWorker) => begun(steps));
+  const tell = (pause: boolean) => {
+    if (child.connected) child.send({ pause } satisfies ToWorker, () => {});
+  };
+  const unwatch = busy?.watch(tell);
+  let [killing, late]: [NodeJS.Timeout | undefined, boolean] = [undefined, false];
+  const stop = () => {
+    child.kill("SIGTERM");
+    killing ??= setTimeout(() => child.kill("SIGKILL"), jobLimits.stopMs);
+  };
+  const limit = setTimeout(
+    () => {
+      late = true;
+      stop();
+    },
+    (hours ?? jobLimits.hours) * 3_600_000,
+  );
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+  try {
+    const [code, by] = await new Promise<[number | null, string | null]>((resolve, reject) => {
+      child.once("error", reject).once("close", (status, how) => resolve([status, how]));
+    });
+    if (signal.aborted) return false;
+    if (late) throw new AppError(503, "time_limit", `it took more than ${jobLimits.hours} hours: resume it`);
+    if (code === 0) return true;
+    throw new TrainingError(lines.at(-1)?.replace(/^kiln: /, "") ?? `it ended by ${by ?? code}`, lines);
+  } finally {
+    clearTimeout(limit);
+    clearTimeout(killing);
+    signal.removeEventListener("abort", stop);
+    unwatch?.();
+  }
+}
+
+/** Why training failed, with the last lines that it said. */
+export class TrainingError extends Error {
+  readonly lines: readonly string[];
+
+  constructor(message: string, lines: readonly string[]) {
+    super(message);
+    this.lines = lines;
+  }
+}
