@@ -21,7 +21,7 @@ import { demo, FakeHistory, other, type Reply, tokensOf } from "./fake_history.t
 import { reports } from "./reports.ts";
 
 const sleep = (ms: number) => new Promise((done) => setTimeout(done, ms));
-const fault = (status: number, code: string, message: string) =>
+export const fault = (status: number, code: string, message: string) =>
   Object.assign(new Error(message), { statusCode: status, code });
 
 /** A server that speaks kiln.chat.v1 and the routes of the page from memory, as its script says. */

@@ -8,8 +8,8 @@ import type {
   PreviewResult,
   ProviderList,
 } from "../../serve/app/protocol.ts";
-
 import { documentRoutes } from "./fake_documents.ts";
+import { jobReports } from "./job_reports.ts";
 
 /** A route that only hands something out. */
 export type Handler = (body: Record<string, unknown>, params: Record<string, string>) => unknown;
@@ -174,6 +174,7 @@ const providers: ProviderList["providers"] = [
 export function reports(): Record<string, Handler> {
   return {
     ...documentRoutes(),
+    ...jobReports(),
     "GET /api/models/:name/versions": () => ({ versions }),
     "POST /api/models/:name/aliases/:alias": (body, { name, alias }) => ({
       name,

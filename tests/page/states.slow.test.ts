@@ -4,8 +4,9 @@ import { describe, expect, it } from "vitest";
 import type { DocumentList } from "../../serve/app/protocol.ts";
 import { citations, documentRoutes } from "./fake_documents.ts";
 import { demo, other } from "./fake_history.ts";
-import type { FakeServer } from "./fake_server.ts";
+import { type FakeServer, fault } from "./fake_server.ts";
 import { axeFaults, overflow, pageTests, pictures, say, see, until } from "./harness.ts";
+import { cancelled, done, failed, jobEvents, running } from "./job_reports.ts";
 import { analytics, statistics } from "./reports.ts";
 
 const { anew, open } = pageTests();
@@ -353,6 +354,43 @@ const states: Record<string, State> = {
     sees: "No conversations to learn from yet",
   },
   "data-error": { before: (s) => s.broken.set("/api/data", 500), hash: "#/data", sees: "The disk is full." },
+  finetune: { hash: "#/finetune", sees: "Validation loss 2.31 → 1.87" },
+  "finetune-none": {
+    before: ({ reports }) => {
+      reports["GET /api/jobs"] = () => ({ jobs: [] });
+      reports["POST /api/fine-tune/estimate"] = () => {
+        throw fault(422, "too_little_data", "there are 3 examples with 90 tokens to learn from: give more");
+      };
+    },
+    hash: "#/finetune",
+    sees: "No fine-tunes yet.",
+  },
+  "finetune-running": {
+    before: ({ reports }) => (reports["GET /api/jobs"] = () => ({ jobs: [running, done] })),
+    hash: "#/finetune",
+    act: (page) => page.locator("summary").click(),
+    sees: "16 of 40",
+  },
+  "finetune-failed": {
+    before: ({ reports }) => {
+      reports["GET /api/jobs"] = () => ({ jobs: [failed] });
+      const lines = Array.from({ length: 20 }, (_, i) => `line ${i} of what the trainer said`);
+      const error = { seq: 30, at: 0, level: "error", message: "the loss is NaN", data: { lines } };
+      reports["GET /api/jobs/:id/events"] = () => ({ events: [...jobEvents, error] });
+    },
+    hash: "#/finetune",
+    sees: "line 19 of what the trainer said",
+  },
+  "finetune-cancelled": {
+    before: ({ reports }) => (reports["GET /api/jobs"] = () => ({ jobs: [cancelled] })),
+    hash: "#/finetune",
+    sees: "Resume",
+  },
+  "finetune-error": {
+    before: (s) => s.broken.set("/api/jobs", 500),
+    hash: "#/finetune",
+    sees: "The disk is full.",
+  },
   settings: { hash: "#/settings", sees: "kiln-99b0" },
   "settings-account": {
     before: (server) => (server.user = { ...server.user, mode: "multi", name: "cy", role: "member" }),

@@ -80,9 +80,12 @@ function useEvents(id: string, going: boolean): JobEvent[] {
       const path = `/api/jobs/${id}/events?limit=200&after=${known.at(-1)?.seq ?? 0}`;
       const found = await api<JobEvents>("GET", path).catch(() => ({ events: [] }));
       if (over) return;
-      known = [...known, ...found.events];
-      setEvents(known);
-      if (found.events.length === 200) return look();
+      // Two looks may have been on their way at once.
+      const last = known.at(-1)?.seq ?? 0;
+      const fresh = found.events.filter(({ seq }) => seq > last);
+      known = [...known, ...fresh];
+      if (fresh.length > 0) setEvents(known);
+      if (fresh.length === 200) return look();
     };
     void look();
     const timer = going ? setInterval(() => void look(), LOOK_MS) : undefined;
