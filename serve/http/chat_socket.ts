@@ -63,7 +63,10 @@ function announcer(models: ModelPool, application: ApplicationHost): () => void 
   const announce = async () => {
     waits = false;
     const { hub, source } = (await application.opened)!;
-    hub.broadcast({ type: "model.update", ...(await modelList(models, source)) });
+    await hub.broadcast(async (userId) => ({
+      type: "model.update",
+      ...(await modelList(models, source, userId)),
+    }));
   };
   return () => {
     if (waits || application.opened === null) return;
