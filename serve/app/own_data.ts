@@ -17,7 +17,7 @@ export async function deleteOwnData(
   userId: string,
 ): Promise<Deleted> {
   await Promise.all(conversing.running(userId).map((generation) => generation.stop()));
-  const trained = await (await jobs.of(userId)).clear();
+  const trained = await jobs.clear(userId);
   await personal.forget(userId);
   const files = await documents.clear(userId);
   return { deleted: { ...(await store.transaction((tx) => removed(tx, userId))), ...files, ...trained } };

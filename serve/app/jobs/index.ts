@@ -6,7 +6,8 @@ import { openQueue, type Queue, work } from "../../store/queue.ts";
 import { Busy } from "./busy.ts";
 import { fineTune } from "./fine_tune_worker.ts";
 import { FineTuning } from "./fine_tuning.ts";
-import { JobList } from "./job_list.ts";
+import { JobList, removeModel } from "./job_list.ts";
+import { modelOf } from "./names.ts";
 
 interface Opened {
   readonly queue: Queue;
@@ -43,6 +44,12 @@ export class Jobs {
   /** The jobs of one user. @throws KilnError where the queue cannot be opened; the next call tries again. */
   async of(userId: string): Promise<JobList> {
     return new JobList(this.#store, (await this.#open()).queue, userId);
+  }
+
+  /** Ends and removes all of a user's jobs and models: counts. */
+  async clear(userId: string): Promise<{ job: number; adapter: number }> {
+    const [any] = await this.#store.all("SELECT id FROM job WHERE user_id = ? LIMIT 1", [userId]);
+    return any ? (await this.of(userId)).clear() : { job: 0, adapter: await removeModel(modelOf(userId)) };
   }
 
   async fineTuning(): Promise<FineTuning> {

@@ -109,7 +109,7 @@ export class JobList {
 }
 
 /** Removes all versions of a model; how many. */
-async function removeModel(name: string): Promise<number> {
+export async function removeModel(name: string): Promise<number> {
   const registry = new Registry();
   const { versions, aliases } = await registry.model(name);
   for (const alias of Object.keys(aliases)) await registry.alias(name, alias, null);
