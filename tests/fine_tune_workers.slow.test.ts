@@ -65,7 +65,7 @@ it("a fine-tune whose worker is killed again and again ends as if nothing had ha
   const points = [3, 11, 17, 22, 29].map((point) => point + Math.floor(Math.random() * 4));
   let running = [work(), work()];
   for (const point of points) {
-    await expect.poll(step, { timeout: 120_000, interval: 30 }).toBeGreaterThanOrEqual(point);
+    await expect.poll(step, { timeout: 300_000, interval: 30 }).toBeGreaterThanOrEqual(point);
     const [{ worker }] = await store.all<{ worker: string }>("SELECT worker FROM job WHERE id = ?", [id]);
     const holder = running.find(({ pid }) => worker.endsWith(` ${pid}`))!;
     holder.kill("SIGKILL");
@@ -75,7 +75,7 @@ it("a fine-tune whose worker is killed again and again ends as if nothing had ha
     running = running.filter((other) => other !== holder);
     if (running.length === 0) running.push(work());
   }
-  const job = await made.ended(id, "cut", 200_000);
+  const job = await made.ended(id, "cut", 400_000);
   expect(job).toMatchObject({ state: "succeeded", attempt: points.length + 1 });
   expect(await adapterOf("user-cut")).toBe(await adapterOf("user-whole"));
-}, 560_000);
+}, 900_000);
