@@ -63,7 +63,7 @@ function announcer(models: ModelPool, application: ApplicationHost): () => void 
   const announce = async () => {
     waits = false;
     const { hub, source } = (await application.opened)!;
-    await hub.broadcast(async (userId) => ({
+    await hub.broadcastEach(async (userId) => ({
       type: "model.update",
       ...(await modelList(models, source, userId)),
     }));

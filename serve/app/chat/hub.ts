@@ -32,8 +32,13 @@ export class Hub {
     for (const listener of this.#listeners.get(userId)?.keys() ?? []) listener(event, conversationId);
   }
 
+  /** Tells all users. */
+  broadcast(event: ServerEvent): void {
+    for (const userId of this.#listeners.keys()) this.publish(userId, event, null);
+  }
+
   /** Tells all users, each what is so for them. */
-  async broadcast(eventFor: (userId: string) => Promise<ServerEvent>): Promise<void> {
+  async broadcastEach(eventFor: (userId: string) => Promise<ServerEvent>): Promise<void> {
     for (const userId of [...this.#listeners.keys()]) this.publish(userId, await eventFor(userId), null);
   }
 
