@@ -1,7 +1,7 @@
 import path from "node:path";
 import type { Page } from "playwright-core";
 import { describe, expect, it } from "vitest";
-import type { DocumentList } from "../../serve/app/protocol.ts";
+import type { DocumentList, ModelInfo } from "../../serve/app/protocol.ts";
 import { citations, documentRoutes } from "./fake_documents.ts";
 import { demo, other } from "./fake_history.ts";
 import { type FakeServer, fault } from "./fake_server.ts";
@@ -62,6 +62,13 @@ const failure = {
   message: "The device is lost; the model is loaded anew.",
   retryable: true,
 };
+const notReady: ModelInfo[] = [
+  { ...other, state: "loading", progress: 0.4 },
+  {
+    ...{ ...other, name: "broken", state: "failed" },
+    ...{ error: "The weights are 3 bytes short.", log: "logs/broken.txt" },
+  },
+];
 const long = Array.from({ length: 30 }, (_, i) => `word${i} `);
 const button = (page: Page, name: string | RegExp) =>
   page.getByRole("button", { name, exact: true }).first().click();
@@ -253,35 +260,13 @@ const states: Record<string, State> = {
   },
   shortcuts: { act: (page) => page.keyboard.press("Control+/"), sees: "Keyboard shortcuts" },
   "models-menu": {
-    before: (server) =>
-      (server.models = [
-        demo,
-        { ...other, state: "loading", progress: 0.4 },
-        {
-          ...other,
-          name: "broken",
-          state: "failed",
-          error: "The weights are 3 bytes short.",
-          log: "logs/broken.txt",
-        },
-      ]),
+    before: (server) => (server.models = [demo, ...notReady]),
     act: (page) => button(page, /^Model/),
     sees: "The weights are 3 bytes short.",
   },
   models: { hash: "#/models", sees: "Versions of demo" },
   "models-states": {
-    before: (server) =>
-      (server.models = [
-        { ...demo, version: null },
-        { ...other, state: "loading", progress: 0.4 },
-        {
-          ...other,
-          name: "broken",
-          state: "failed",
-          error: "The weights are 3 bytes short.",
-          log: "logs/broken.txt",
-        },
-      ]),
+    before: (server) => (server.models = [{ ...demo, version: null }, ...notReady]),
     hash: "#/models",
     sees: "loading, 40%",
   },
