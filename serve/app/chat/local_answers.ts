@@ -9,6 +9,7 @@ import {
   type AnswerRequest,
   type AnswerSource,
   LOCAL_ANSWERER,
+  type Noticed,
   type RunningAnswer,
   type TextListener,
   type Turn,
@@ -34,11 +35,11 @@ export function localAnswers(pool: ModelPool): AnswerSource {
     parameters: (name) => pool.get(name)?.facts?.parameters ?? null,
     contextLength: (name) => find(name).maxModelLen,
     count: async (name, turns) => countWith(find(name).frontend, turns),
-    async start(request, onText) {
+    async start(request, onText, onNotice) {
       const held = pool.hold();
       try {
         const { frontend, name } = find(request.model, held);
-        return await answerWith(frontend, name, request, onText, () => held.release());
+        return await answerWith(frontend, name, request, { onText, onNotice, ended: () => held.release() });
       } catch (error) {
         held.release();
         throw error;
@@ -58,16 +59,42 @@ export async function countWith(frontend: Frontend, turns: readonly Turn[]): Pro
   }
 }
 
-/** Has a model answer. `ended` is called at the end of an answer that was begun. */
+interface Hearer {
+  readonly onText: TextListener;
+  readonly onNotice?: (notice: Noticed) => void;
+  /** Called at the end of an answer that was begun. */
+  readonly ended: () => void;
+}
+
+/** Between looks at the queue of an answer that has no text yet. */
+const LOOK_MS = 250;
+
+/** Tells about where an answer stands in the queue, at first no further than `most`, each time that it comes nearer. */
+function tellPlace({ engine }: Frontend, job: TextJob, most: number, tell: (notice: Noticed) => void): void {
+  let told = Infinity;
+  const timer = setInterval(() => {
+    if (job.completionTokens > 0) return clearInterval(timer);
+    // Those who came later wait behind it.
+    const position = Math.min(most, engine.stats().waiting);
+    if (position === 0 || position >= told) return;
+    told = position;
+    tell({ kind: "queued", position });
+  }, LOOK_MS);
+  timer.unref();
+  const end = () => clearInterval(timer);
+  job.done.then(end, end);
+}
+
+/** Has a model answer. */
 export async function answerWith(
   frontend: Frontend,
   name: string,
   { turns, params, client, continues, scores = false }: AnswerRequest,
-  onText: TextListener,
-  ended: () => void,
+  { onText, onNotice, ended }: Hearer,
 ): Promise<RunningAnswer> {
   const by = { ...LOCAL_ANSWERER, modelVersion: /@\d+$/.test(name) ? name : null };
   const request = { ...params, client, fit_context: true, ...(scores ? { logprobs: 0 } : {}) };
+  const before = frontend.engine.stats().waiting;
   let finish: "stop" | "length" = "stop";
   const hear = (
     text: string,
@@ -93,6 +120,7 @@ export async function answerWith(
           (_, delta) => hear(delta.content, delta),
         );
   job.done.then(ended, ended);
+  if (onNotice) tellPlace(frontend, job, before + 1, onNotice);
   return {
     done: job.done.then(() => finish),
     usage: () => usageOf(job),

@@ -3,7 +3,14 @@ import { adapterTokenizer } from "../../lora.ts";
 import type { ModelPool, TextModel } from "../../models.ts";
 import { Frontend } from "../../text/frontend.ts";
 import { AppError, notFound } from "../app_error.ts";
-import type { AnswerRequest, AnswerSource, RunningAnswer, TextListener, Turn } from "../chat/answers.ts";
+import type {
+  AnswerRequest,
+  AnswerSource,
+  Noticed,
+  RunningAnswer,
+  TextListener,
+  Turn,
+} from "../chat/answers.ts";
 import { answerWith, countWith } from "../chat/local_answers.ts";
 import type { ModelInfo } from "../protocol.ts";
 import { isPersonal, modelOf } from "./names.ts";
@@ -62,7 +69,7 @@ export class PersonalAnswers {
       count: (model, turns) => this.#count(model, turns),
       start: (request, onText, onNotice) =>
         this.#known.has(request.model)
-          ? this.#start(request, onText)
+          ? this.#start(request, onText, onNotice)
           : source.start(request, onText, onNotice),
       close: () => source.close?.(),
     };
@@ -160,7 +167,11 @@ export class PersonalAnswers {
     return known ? countWith(known.frontend, turns) : this.#source.count(model, turns);
   }
 
-  async #start(request: AnswerRequest, onText: TextListener): Promise<RunningAnswer> {
+  async #start(
+    request: AnswerRequest,
+    onText: TextListener,
+    onNotice?: (notice: Noticed) => void,
+  ): Promise<RunningAnswer> {
     const known = this.#known.get(request.model)!;
     if (known.userId !== request.client) throw notFound("model");
     const held = this.#pool.hold();
@@ -174,7 +185,11 @@ export class PersonalAnswers {
       await this.#next(() => this.#load(known));
       this.#known.delete(known.name);
       this.#known.set(known.name, known);
-      return await answerWith(known.frontend, `${known.name}@${known.number}`, request, onText, release);
+      return await answerWith(known.frontend, `${known.name}@${known.number}`, request, {
+        onText,
+        onNotice,
+        ended: release,
+      });
     } catch (error) {
       release();
       throw error;
