@@ -221,7 +221,10 @@ describe("chat templates", () => {
         "{{ raise_exception('roles must alternate') }}",
         /^the chat template refuses this conversation: roles must alternate$/,
       ],
-      ["{% for m in messages %}", /^the chat template cannot be parsed: .*; correct chat_template\.jinja$/],
+      [
+        "{% for m in messages %}",
+        /^the chat template cannot be parsed: .*; correct chat_template\.jinja, or chat_template in/,
+      ],
       ["{{ messages | nonsense }}", /^the chat template refuses this conversation: .*nonsense/],
     ];
     for (const [source, message] of cases) {

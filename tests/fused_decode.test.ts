@@ -93,6 +93,7 @@ describe.each(models)("a decode step of %s", (_, make) => {
       });
     };
     const [two, four] = [await rehearsalOf(2), await rehearsalOf(4)];
+    setDevice(gpu); // to open a device makes it the current one, for the tests that follow too
     expect(four.dispatches).toBe(two.dispatches);
     const decoder = decoderOf(make(4));
     const plain = await decoder.greedy([{ tokens: [7, 8, 9], start: 0, blockTable: [3], rows: [2] }]);
