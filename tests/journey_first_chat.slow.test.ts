@@ -176,7 +176,7 @@ describe("J1: the first chat", () => {
     await see(page, /Connection lost/);
     server = await serveProcess(models, port);
     await page.getByRole("button", { name: "Retry now" }).click();
-    await see(page, "Interrupted: the server ended before the answer did.");
+    await see(page, "Interrupted before its end.");
     expect(await page.locator(".banner").count()).toBe(0);
     expect(await page.inputValue("#composer")).toBe("a draft");
     const kept = await textOf();

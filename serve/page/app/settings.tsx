@@ -176,9 +176,8 @@ function OwnData() {
           {t.settings.import}
         </button>
         <input
-          class="hidden"
+          hidden
           type="file"
-          tabIndex={-1}
           aria-label={t.settings.import}
           ref={picker}
           onChange={(event) => void bring(event.currentTarget)}

@@ -39,6 +39,9 @@ export const chosenModel = kept<string | null>("model", null);
 export const newSystem = kept<string>("system", "");
 export const newConsent = kept<boolean>("consent", false);
 
+/** Whether something of these was chosen that the server does not know. */
+export const unsent = kept<boolean>("unsent", false);
+
 /** The text that waits in the composer of a conversation. */
 export const draftOf = (conversation: string | null): string => read(`draft.${conversation ?? "new"}`, "");
 export const keepDraft = (conversation: string | null, text: string): void =>

@@ -1,7 +1,7 @@
 import { batch, effect } from "@preact/signals";
 import type { Settings, SettingsPatch } from "../../app/protocol.ts";
 import { api } from "./api.ts";
-import { chosenModel, newConsent, newSystem, params, theme } from "./local.ts";
+import { chosenModel, newConsent, newSystem, params, theme, unsent } from "./local.ts";
 
 const waitMs = 500;
 /** What the server has, as JSON; null: not known yet. */
@@ -13,8 +13,13 @@ const chosen = (): SettingsPatch => ({
   ...{ system: newSystem.value || null, consent: newConsent.value },
 });
 
-/** Takes what a person chose in another browser, and tells the server from then on what is chosen in this one. */
+/** Takes what a person chose in another browser, unless this one has not told the server yet what was chosen here. */
 export function takeSettings(settings: Settings): void {
+  if (unsent.peek()) {
+    known = "";
+    tell();
+    return;
+  }
   batch(() => {
     theme.value = settings.theme ?? theme.value;
     params.value = settings.params ?? params.value;
@@ -25,14 +30,20 @@ export function takeSettings(settings: Settings): void {
   known = JSON.stringify(chosen());
 }
 
-effect(() => {
+function tell(): void {
   const now = chosen();
   const text = JSON.stringify(now);
   clearTimeout(timer);
   if (known === null || text === known) return;
-  timer = setTimeout(() => {
+  unsent.value = true;
+  timer = setTimeout(async () => {
+    try {
+      await api("PATCH", "/api/me/settings", now);
+    } catch {
+      return; // a server that cannot be reached is told with the next change, or the next visit
+    }
     known = text;
-    // A server that cannot be reached is told with the next change.
-    void api("PATCH", "/api/me/settings", now).catch(() => {});
+    unsent.value = JSON.stringify(chosen()) !== text;
   }, waitMs);
-});
+}
+effect(tell);
