@@ -160,7 +160,7 @@ export class Chats {
     const parents = rows.flatMap(({ parent_id }) => parent_id ?? []);
     const root = rows.length > parents.length ? rows[0]!.conversation_id : null;
     // Two reads of one index each: an OR of both would read the whole conversation.
-    const below = `SELECT id, parent_id FROM message WHERE parent_id IN (${parents.map(() => "?").join(", ") || "NULL"})`;
+    const below = `SELECT id, parent_id FROM message WHERE parent_id IN (${parents.map(() => "?").join(", ")})`;
     const found = await this.#store.all<{ id: string; parent_id: string | null }>(
       `${below} UNION ALL SELECT id, parent_id FROM message WHERE parent_id IS NULL AND conversation_id = CAST(? AS TEXT)`,
       [...parents, root],
@@ -176,7 +176,8 @@ export class Chats {
 
   /** What answers were made from; of a document that was deleted since, nothing. */
   async #citations(rows: readonly MessageRow[]): Promise<Map<string, Citation[]>> {
-    const ids = rows.flatMap(({ id, role }) => (role === "assistant" ? [id] : []));
+    const ids = rows.flatMap(({ id, cited }) => (cited ? [id] : []));
+    if (ids.length === 0) return new Map();
     const found = await this.#store.all<Citation & { message_id: string }>(
       `SELECT c.message_id, c.n, c.document_id, d.name, k.page, k.heading, k.ordinal, substr(k.text, 1, 500) AS quote FROM citation c JOIN document d ON d.id = c.document_id JOIN chunk k ON k.id = c.chunk_id WHERE d.user_id = ? AND c.message_id IN (${ids.map(() => "?").join(", ") || "NULL"}) ORDER BY c.n`,
       [this.#user, ...ids],

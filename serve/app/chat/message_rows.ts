@@ -12,7 +12,7 @@ import type {
 
 /** What a query of messages selects: of `message m`, with the user's own `feedback f` beside it. */
 export const messageColumns =
-  "m.id, m.conversation_id, m.parent_id, m.role, m.content, m.status, m.model, m.model_version, m.provider, m.params, m.prompt_tokens, m.completion_tokens, m.cached_tokens, m.cost_microusd, m.ttft_ms, m.total_ms, m.mean_logprob, m.finish_reason, m.error, m.experiment_arm, m.seq, m.created_at, f.rating, f.reason, f.correction, f.created_at AS rated_at, k.blind";
+  "m.id, m.conversation_id, m.parent_id, m.role, m.content, m.status, m.model, m.model_version, m.provider, m.params, m.prompt_tokens, m.completion_tokens, m.cached_tokens, m.cost_microusd, m.ttft_ms, m.total_ms, m.mean_logprob, m.finish_reason, m.error, m.experiment_arm, m.seq, m.created_at, f.rating, f.reason, f.correction, f.created_at AS rated_at, k.blind, EXISTS (SELECT 1 FROM citation c WHERE c.message_id = m.id) AS cited";
 export const withFeedback =
   "LEFT JOIN feedback f ON f.message_id = m.id AND f.user_id = m.user_id LEFT JOIN comparison k ON k.conversation_id = m.conversation_id";
 
@@ -45,6 +45,8 @@ export interface MessageRow {
   rated_at: number | null;
   /** 1 in a comparison whose models are not told yet. */
   blind: number | null;
+  /** Whether it was made from documents; 0 and 1 on SQLite. */
+  cited: boolean | number;
 }
 
 /** What the column `params` holds of an answer: how it was asked for. */
@@ -67,7 +69,7 @@ export const blindly = (failure: Failure): Failure => ({
 /** The message of a row. */
 export function messageOf(row: MessageRow, siblings: readonly string[]): Omit<Message, "citations"> {
   const { params, prompt_tokens, completion_tokens, cached_tokens, error, ...rest } = row;
-  const { rating, reason, correction, rated_at, blind, ...own } = rest;
+  const { rating, reason, correction, rated_at, blind, cited: _, ...own } = rest;
   const asked = params === null ? null : (JSON.parse(params) as Asked);
   const usage: Usage | null =
     prompt_tokens === null

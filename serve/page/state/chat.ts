@@ -19,6 +19,7 @@ import {
   change,
   current,
   dropConversation,
+  historyLoaded,
   loadHistory,
   markRunning,
   putConversation,
@@ -255,8 +256,11 @@ export async function open(id: string, kept = false): Promise<void> {
   try {
     const list = await fetchThread(id);
     if (place.value.id !== id) return;
-    if (!current.value)
-      void attempt(() => api<Conversation>("GET", `/api/conversations/${id}`).then(putConversation));
+    // It may be an old one, which the list does not have.
+    void historyLoaded().then(() => {
+      if (!current.value && place.value.id === id)
+        void attempt(() => api<Conversation>("GET", `/api/conversations/${id}`).then(putConversation));
+    });
     flush();
     const pending = thread.peek().filter((one) => one.peek().request !== null);
     batch(() => {

@@ -35,7 +35,16 @@ export async function attempt<T>(work: () => Promise<T>): Promise<T | undefined>
   }
 }
 
-export async function loadHistory(more = false): Promise<void> {
+/** The newest loading of the list. */
+let loading: Promise<void> = Promise.resolve();
+export const historyLoaded = (): Promise<void> => loading;
+
+export function loadHistory(more = false): Promise<void> {
+  loading = load(more);
+  return loading;
+}
+
+async function load(more: boolean): Promise<void> {
   const cursor = more && older.value ? `&before=${encodeURIComponent(older.value)}` : "";
   try {
     const list = await api<ConversationList>("GET", `/api/conversations?limit=50${cursor}`);
