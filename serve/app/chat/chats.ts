@@ -129,17 +129,17 @@ export class Chats {
 
   /** The end of the branch that is shown, or what comes before the message `before` in its branch. @throws AppError 404. */
   async messages(conversationId: string, limit: number, before: string | null): Promise<MessageList> {
-    const conversation = await this.get(conversationId);
     const end =
-      "SELECT m.id, m.parent_id, 1 FROM message m WHERE m.conversation_id = ? AND m.user_id = ? AND m.id =";
+      "SELECT m.id, m.parent_id, 1 FROM message m JOIN conversation o ON o.id = m.conversation_id WHERE m.conversation_id = ? AND m.user_id = ? AND o.deleted_at IS NULL AND m.id =";
     const anchor =
       before === null
-        ? `${end} ?`
+        ? `${end} o.leaf_id`
         : `${end} (SELECT parent_id FROM message WHERE id = ? AND conversation_id = m.conversation_id)`;
     const rows = await this.#store.all<MessageRow>(
       `${branchFrom(anchor)} SELECT ${messageColumns} FROM branch b JOIN message m ON m.id = b.id ${withFeedback} ORDER BY b.depth DESC`,
-      [conversationId, this.#user, before ?? conversation.leaf_id, limit],
+      [conversationId, this.#user, ...(before === null ? [] : [before]), limit],
     );
+    if (rows.length === 0) await this.get(conversationId); // it is empty, or it is not there
     const messages = await this.#withSiblings(rows);
     return { messages, before: rows[0]?.parent_id == null ? null : rows[0].id };
   }

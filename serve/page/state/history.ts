@@ -35,12 +35,15 @@ export async function attempt<T>(work: () => Promise<T>): Promise<T | undefined>
   }
 }
 
-/** The newest loading of the list. */
-let loading: Promise<void> = Promise.resolve();
+let first: () => void;
+/** The newest loading of the list; before the first one, that. */
+let loading = new Promise<void>((resolve) => {
+  first = resolve;
+});
 export const historyLoaded = (): Promise<void> => loading;
 
 export function loadHistory(more = false): Promise<void> {
-  loading = load(more);
+  loading = load(more).then(first);
   return loading;
 }
 
