@@ -66,8 +66,15 @@ it("a fine-tune whose worker is killed again and again ends as if nothing had ha
   let running = [work(), work()];
   for (const point of points) {
     await expect.poll(step, { timeout: 300_000, interval: 30 }).toBeGreaterThanOrEqual(point);
-    const [{ worker }] = await store.all<{ worker: string }>("SELECT worker FROM job WHERE id = ?", [id]);
-    const holder = running.find(({ pid }) => worker.endsWith(` ${pid}`))!;
+    // The row may still name the one that was killed last.
+    let holder = undefined as ReturnType<typeof work> | undefined;
+    const find = async () => {
+      const [{ worker }] = await store.all<{ worker: string }>("SELECT worker FROM job WHERE id = ?", [id]);
+      holder = running.find(({ pid }) => worker.endsWith(` ${pid}`));
+      return holder !== undefined;
+    };
+    await expect.poll(find, { timeout: 60_000 }).toBe(true);
+    if (!holder) throw new Error("no worker has the job");
     holder.kill("SIGKILL");
     await ended(holder);
     // Its lease would run out by itself, in half a minute.
