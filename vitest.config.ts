@@ -6,7 +6,10 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
 const maxWorkers = Math.min(8, availableParallelism());
 
 /** Files that take longest come first: begun last, one would run for a minute beside an idle core. */
-const longest = ["ops.test.ts", "ops_attention.test.ts", "ops_f16.test.ts", "browser.test.ts"];
+const longest = [
+  ...["ops.test.ts", "ops_attention.test.ts", "ops_f16.test.ts", "browser.test.ts"],
+  ...["states.slow.test.ts", "faults_load.slow.test.ts", "pretrain.slow.test.ts"],
+];
 
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
@@ -34,6 +37,15 @@ export default defineConfig({
       { extends: true, test: { name: "quick", include: ["tests/**/!(*.slow).test.ts"] } },
       // `npm run test:slow`: kernels that only GPUs use by default, the benchmarks, whole sets of golden numbers.
       { extends: true, test: { name: "slow", include: ["tests/**/*.slow.test.ts"] } },
+      // With it: the op suite on the software adapter that compiles for minutes, where the quick tests run on the other.
+      {
+        extends: true,
+        test: {
+          name: "second adapter",
+          include: ["tests/ops.test.ts", "tests/ops_attention.test.ts"],
+          env: { KILN_ADAPTER: process.env.KILN_F16_ADAPTER ?? "" },
+        },
+      },
     ],
   },
 });

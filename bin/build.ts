@@ -1,11 +1,12 @@
 // `npm run build`: dist/ with kiln as JavaScript for Node, in dist/browser/ for pages, its
-// declarations in dist/types/, and the chat page in dist/page/.
+// declarations in dist/types/, and the chat page in dist/page/. Without --package only what bin/load.mjs runs, in 2 s and
+// beside what was there: a server that still runs from it goes on finding its modules.
 // The entry points of each share their chunks, so that a Tensor of `kiln` is one of `kiln/nn`.
-import { readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { type BuildOptions, build } from "esbuild";
-import ts from "typescript";
+import type ts from "typescript";
 import { buildPage } from "../serve/page/build.ts";
 import { inside, kernelsInside, withoutNode } from "./bundle_plugin.ts";
 
@@ -18,7 +19,9 @@ const doors = ["index", "nn/index", "models/index", "train/index", "tokenizer/in
 /** Those that a page can have: the others need native packages. */
 const pageDoors = doors.slice(0, 4);
 
-rmSync(dist, { recursive: true, force: true });
+const stamp = path.join(dist, "built");
+const isPackage = process.argv.includes("--package");
+rmSync(isPackage ? dist : stamp, { recursive: true, force: true });
 const forNode: BuildOptions = {
   outdir: dist,
   platform: "node",
@@ -33,17 +36,27 @@ modules.delete(engines);
 await bundle([...modules], forNode);
 // A server waits for this process, and one file is read sooner than sixty.
 await bundle([engines], { ...forNode, splitting: false });
-await bundle(pageDoors, {
-  outdir: path.join(dist, "browser"),
-  target: "es2022",
-  plugins: [kernelsInside(), withoutNode()],
-});
 await buildPage(path.join(dist, "page"));
-declare(doors);
+if (isPackage) {
+  await bundle(pageDoors, {
+    outdir: path.join(dist, "browser"),
+    target: "es2022",
+    plugins: [kernelsInside(), withoutNode()],
+  });
+  await declare(doors);
+}
+forgetOld(path.join(dist, "chunks"));
 // bin/load.mjs runs what is built where no source is newer than this file.
-const stamp = path.join(dist, "built");
 writeFileSync(stamp, "");
 utimesSync(stamp, start, start);
+
+/** A day on, no server that runs from an earlier build is likely to ask for another of its chunks. */
+function forgetOld(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const file = path.join(folder, name);
+    if (start.getTime() - statSync(file).mtimeMs > 86_400_000) rmSync(file);
+  }
+}
 
 async function bundle(modules: readonly string[], options: BuildOptions): Promise<void> {
   await build({
@@ -69,7 +82,8 @@ function loadedByName(): string[] {
 }
 
 /** Writes the declarations of some modules and all that they import. */
-function declare(modules: readonly string[]): void {
+async function declare(modules: readonly string[]): Promise<void> {
+  const { default: ts } = await import("typescript");
   const host = { ...ts.sys, onUnRecoverableConfigFileDiagnostic: () => {} };
   const config = ts.getParsedCommandLineOfConfigFile(path.join(root, "tsconfig.json"), {}, host)!;
   const program = ts.createProgram(

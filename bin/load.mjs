@@ -1,5 +1,6 @@
 // Load a module of kiln by its path without extension: compiled, if `npm run build` left a dist/ that is not older than the
 // sources (an installed package has none), else from source through tsx.
+import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,6 +19,19 @@ export async function load(module) {
   const tsconfig = fileURLToPath(new URL("../tsconfig.json", import.meta.url));
   register({ tsconfig: existsSync(tsconfig) ? tsconfig : false });
   return import(`../${module}.ts`);
+}
+
+/** Compiles kiln where a source is newer than what was built: a process then starts in a third of the time. */
+export function compile() {
+  if (isBuilt()) return;
+  const script = path.join(root, "bin/build.ts");
+  const { status, stderr } = spawnSync(process.execPath, ["--import", "tsx", script], {
+    cwd: root,
+    encoding: "utf8",
+  });
+  // From source everything runs as well.
+  if (status !== 0)
+    console.error(`kiln is not compiled and runs from source: ${stderr.trim().split("\n")[0]}`);
 }
 
 function isBuilt() {

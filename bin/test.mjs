@@ -4,23 +4,18 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { compile } from "./load.mjs";
 import { prepare, root, runNode } from "./prepare.mjs";
 
 const [project, ...args] = process.argv.slice(2);
 const found = prepare();
+compile();
 const adapters = testAdapters(found);
-const total = { passed: 0, failed: 0, skipped: 0 };
-await run([...(project === "faults" ? faultTests() : ["--project", project]), ...args], adapters);
+const projects = [project];
 // The quick tests run the op suite on one software adapter, the long ones on the other, which compiles for minutes.
-if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) {
-  console.log(`The op suite once more, on ${adapters.KILN_F16_ADAPTER}.`);
-  await run(["--project", "quick", "tests/ops.test.ts", "tests/ops_attention.test.ts"], {
-    KILN_ADAPTER: adapters.KILN_F16_ADAPTER,
-  });
-}
-const { passed, failed, skipped } = total;
-console.log(`${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`);
-process.exitCode ||= failed === 0 ? 0 : 1;
+if (project === "slow" && args.length === 0 && adapters.KILN_F16_ADAPTER) projects.push("second adapter");
+const which = project === "faults" ? faultTests() : projects.flatMap((name) => ["--project", name]);
+process.exitCode = await run([...which, ...args], adapters);
 
 /** Arguments for the tests of faults alone, and for the files that have some: others would be loaded in vain. */
 function faultTests() {
@@ -33,7 +28,7 @@ function faultTests() {
   return ["-t", name, ...files.map((file) => path.join("tests", file))];
 }
 
-/** Runs vitest once and adds what it counted to the total. */
+/** Runs vitest and prints what it counted. Returns its status: a run that crashes has not passed, even if all of its tests did. */
 async function run(vitestArguments, variables) {
   const folder = mkdtempSync(path.join(tmpdir(), "kiln-test-"));
   const file = path.join(folder, "counts.json");
@@ -43,14 +38,13 @@ async function run(vitestArguments, variables) {
     cwd: root,
     env: { ...process.env, ...variables, KILN_TEST_COUNTS: file },
   });
-  const counts = existsSync(file)
+  const { passed, failed, skipped } = existsSync(file)
     ? JSON.parse(readFileSync(file, "utf8"))
     : { passed: 0, failed: 0, skipped: 0 };
   rmSync(folder, { recursive: true, force: true });
-  // A run that crashes has not passed, even if all of its tests did.
-  if (counts.failed === 0 && status !== 0) counts.failed = 1;
-  for (const name in total) total[name] += counts[name];
-  process.exitCode ||= status;
+  const failures = failed === 0 && status !== 0 ? 1 : failed;
+  console.log(`${passed} passed, ${failures} failed${skipped ? `, ${skipped} skipped` : ""}`);
+  return status || (failures ? 1 : 0);
 }
 
 /**

@@ -86,9 +86,11 @@ export async function opened(context: BrowserContext, url: string, hash: string)
 
 /** Faults that axe finds, one line each. */
 export async function axeFaults(page: Page): Promise<string[]> {
-  await page.evaluate(await axe);
+  // Half a megabyte, which a page is given once.
+  if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(await axe);
   return page.evaluate(async () => {
-    const { violations } = await (window as never as { axe: { run(): Promise<never> } }).axe.run();
+    const { axe } = window as never as { axe: { run(options: object): Promise<never> } };
+    const { violations } = await axe.run({ resultTypes: ["violations"] });
     const list = violations as { id: string; nodes: { html: string; failureSummary: string }[] }[];
     return list.flatMap(({ id, nodes }) =>
       nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 200)} ${failureSummary.slice(0, 300)}`),
