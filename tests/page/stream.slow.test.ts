@@ -4,7 +4,7 @@ import { pageTests, say, see, until } from "./harness.ts";
 
 const { state, open } = pageTests();
 
-/** An answer of 10,000 tokens or so (4 characters each): prose, lists, tables and code, in frames of 7 tokens. */
+/** An answer of 10,000 tokens or so (4 characters each): prose, lists, tables and code, in frames of 7 tokens, 60 a second. */
 function longAnswer(): string[] {
   const prose = "The dragon went to the castle and asked the king for some bread. ".repeat(6);
   const list = Array.from({ length: 12 }, (_, i) => `${i + 1}. the **${i}**th thing that it said`).join("\n");
@@ -67,7 +67,7 @@ describe("a long answer", () => {
       await page.locator('.assistant[data-status="complete"]').waitFor({ timeout: 60_000 });
       await page.keyboard.press("Control+Shift+o");
       await see(page, "Ask demo something");
-      server.reply = () => ({ pieces: [...answer], gapMs: 33 });
+      server.reply = () => ({ pieces: [...answer], gapMs: 16 });
       const before = await heap(page, session);
       const browser = context.browser()!;
       await browser.startTracing(page, {

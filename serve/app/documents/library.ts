@@ -3,7 +3,6 @@ import { createReadStream, createWriteStream } from "node:fs";
 import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { type Blobs, newId, type Store } from "../../store/index.ts";
 import type { Queue } from "../../store/queue.ts";
@@ -40,7 +39,7 @@ export class Library {
    */
   async add(
     name: string,
-    content: Readable,
+    content: AsyncIterable<Uint8Array>,
   ): Promise<{ document: Document; isNew: boolean; job_id: string | null }> {
     const folder = await mkdtemp(path.join(tmpdir(), "kiln-upload-"));
     try {
@@ -194,7 +193,10 @@ const shown = (name: string) =>
     .slice(0, limits.nameChars) || "file";
 
 /** Writes what comes to a file. @throws AppError 413 as soon as there is too much. */
-async function received(content: Readable, file: string): Promise<{ bytes: number; sha256: string }> {
+async function received(
+  content: AsyncIterable<Uint8Array>,
+  file: string,
+): Promise<{ bytes: number; sha256: string }> {
   const hash = createHash("sha256");
   let bytes = 0;
   const counted = async function* (source: AsyncIterable<Uint8Array>) {
