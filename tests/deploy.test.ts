@@ -34,16 +34,16 @@ it("the manifests are YAML of the shape that matters", () => {
   expect(service.spec.selector).toEqual(labels);
   const [container] = set.spec.template.spec.containers;
   expect(container.ports[0].containerPort).toBe(service.spec.ports[0].port);
-  expect(container.command).toContain(String(container.ports[0].containerPort));
+  expect(container.args).toContain(String(container.ports[0].containerPort));
   expect(container.readinessProbe.httpGet.path).toBe("/ready");
   expect(container.livenessProbe.httpGet.path).toBe("/health");
-  const [mount] = container.volumeMounts;
-  expect(set.spec.template.spec.volumes.map(({ name }: { name: string }) => name)).toEqual([mount.name]);
+  const mounts = container.volumeMounts.map(({ name }: { name: string }) => name);
+  expect(set.spec.template.spec.volumes.map(({ name }: { name: string }) => name)).toEqual(mounts);
 
-  const compose = parse(read("compose.yaml"), { merge: true });
+  const compose = parse(read("compose.several.yaml"), { merge: true });
   const upstreams = [...read("nginx.conf").matchAll(/server (kiln-\d+):(\d+)/g)].map(([, name]) => name);
   expect(Object.keys(compose.services)).toEqual([...upstreams, "nginx"]);
-  for (const name of upstreams) expect(compose.services[name!].command).toContain("kiln serve");
+  for (const name of upstreams) expect(compose.services[name!].command).toContain("serve");
 
   const { clusters, listeners } = parse(read("envoy.yaml")).static_resources;
   const places = clusters[0].load_assignment.endpoints[0].lb_endpoints.map(

@@ -1,5 +1,7 @@
 import { createHash } from "node:crypto";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import fc from "fast-check";
@@ -154,6 +156,36 @@ describe("S3", () => {
     await expect(openBlobs("ftp://x")).rejects.toThrow("write fs:FOLDER or s3://BUCKET/PREFIX");
     vi.stubEnv("AWS_ACCESS_KEY_ID", "");
     await expect(openBlobs("s3://bucket")).rejects.toThrow("needs AWS_ACCESS_KEY_ID");
+  });
+
+  test("a container's role has keys: asked for with its token, kept, and renewed before they end", async () => {
+    let asked = 0;
+    let minutes = 60;
+    const roles = createServer(({ headers }, response) => {
+      asked++;
+      const isRight = headers.authorization === "the pod's token";
+      const until = new Date(Date.now() + minutes * 60_000).toISOString();
+      const keys = { AccessKeyId: "ROLE", SecretAccessKey: secret, Token: "session", Expiration: until };
+      response.writeHead(isRight ? 200 : 403).end(JSON.stringify(isRight ? keys : { message: "no" }));
+    });
+    await new Promise<void>((resolve) => roles.listen(0, "127.0.0.1", resolve));
+    const { port } = roles.address() as AddressInfo;
+    vi.stubEnv("AWS_ACCESS_KEY_ID", "");
+    vi.stubEnv("AWS_CONTAINER_CREDENTIALS_FULL_URI", `http://127.0.0.1:${port}/role`);
+    const blobs = await openBlobs(s3.address);
+    await expect(blobs.stat("a")).rejects.toThrow(/answer 403 without keys; check the task's role/);
+    writeFileSync(path.join(folder, "token"), "the pod's token\n");
+    vi.stubEnv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", path.join(folder, "token"));
+    asked = 0;
+    await blobs.put("role", [Buffer.from("x")]);
+    expect((await read(blobs, "role")).toString()).toBe("x");
+    expect(asked).toBe(1);
+    minutes = 4; // less than it takes to be on the safe side
+    const short = await openBlobs(s3.address);
+    for (const _ of [1, 2]) expect(await short.stat("role")).toEqual({ bytes: 1 });
+    expect(asked).toBe(4);
+    await new Promise((resolve) => roles.close(resolve));
+    await expect(short.stat("role")).rejects.toMatchObject({ code: "store_refused" });
   });
 });
 

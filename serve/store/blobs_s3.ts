@@ -2,9 +2,10 @@ import { openAsBlob } from "node:fs";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { AwsClient } from "aws4fetch";
+import type { AwsClient } from "aws4fetch";
 import { environmentVariable } from "../../core/platform/environment.ts";
 import { firstLine } from "../../core/platform/files.ts";
+import { awsSigner } from "./aws_keys.ts";
 import { type Blobs, type Bytes, checkKey, noBlob, type Range } from "./blobs.ts";
 import { newId } from "./ids.ts";
 import { spool } from "./spool.ts";
@@ -12,8 +13,7 @@ import { storeError } from "./store.ts";
 
 /**
  * Blobs in a bucket of S3 or what speaks its protocol: `s3://BUCKET/PREFIX`, with `endpoint=` (AWS without), `region=` and
- * `path_style=1` for servers that have the bucket in the path. Keys come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
- * `AWS_SESSION_TOKEN`.
+ * `path_style=1` for servers that have the bucket in the path. Keys are those of `awsSigner`.
  */
 export function openS3Blobs(address: string): Blobs {
   const { hostname: bucket, pathname, searchParams } = new URL(address);
@@ -25,31 +25,23 @@ export function openS3Blobs(address: string): Blobs {
       `KILN_BLOBS: ${unknown === undefined ? "the bucket is missing" : `${unknown} is no setting`}: write s3://BUCKET/PREFIX?endpoint=URL&region=NAME&path_style=1`,
     );
   const region = asked.region ?? environmentVariable("AWS_REGION") ?? "us-east-1";
-  const accessKeyId = environmentVariable("AWS_ACCESS_KEY_ID");
-  const secretAccessKey = environmentVariable("AWS_SECRET_ACCESS_KEY");
-  if (!accessKeyId || !secretAccessKey)
-    throw storeError("refused", `${address.split("?")[0]} needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY`);
-  const sessionToken = environmentVariable("AWS_SESSION_TOKEN");
-  const client = new AwsClient({
-    ...{ accessKeyId, secretAccessKey, region, service: "s3", retries: 3 },
-    ...(sessionToken && { sessionToken }),
-  });
+  const signer = awsSigner(region, address.split("?")[0]);
   const endpoint = new URL(asked.endpoint ?? `https://s3.${region}.amazonaws.com`);
   if (asked.path_style === "1") endpoint.pathname = `/${bucket}`;
   else endpoint.hostname = `${bucket}.${endpoint.hostname}`;
   const prefix = decodeURIComponent(pathname).replace(/^\/+|\/+$/g, "");
-  return new S3Blobs(`s3://${bucket}/${prefix}`, client, endpoint, prefix === "" ? "" : `${prefix}/`);
+  return new S3Blobs(`s3://${bucket}/${prefix}`, signer, endpoint, prefix === "" ? "" : `${prefix}/`);
 }
 
 class S3Blobs implements Blobs {
   readonly name: string;
-  readonly #client: AwsClient;
+  readonly #signer: () => Promise<AwsClient>;
   readonly #base: string;
   readonly #prefix: string;
 
-  constructor(name: string, client: AwsClient, endpoint: URL, prefix: string) {
+  constructor(name: string, signer: () => Promise<AwsClient>, endpoint: URL, prefix: string) {
     this.name = name;
-    this.#client = client;
+    this.#signer = signer;
     this.#base = endpoint.href.replace(/\/$/, "");
     this.#prefix = prefix;
   }
@@ -110,7 +102,8 @@ class S3Blobs implements Blobs {
   }
 
   async #send(url: string, init: RequestInit, expected: number[] = []): Promise<Response> {
-    const response = await this.#client.fetch(url, init).catch((error: Error) => {
+    const client = await this.#signer();
+    const response = await client.fetch(url, init).catch((error: Error) => {
       const why = firstLine(error.cause ?? error) || (error.cause as { code?: string })?.code;
       throw storeError("lost", `${this.name} cannot be reached: ${why}`, error);
     });
@@ -118,7 +111,7 @@ class S3Blobs implements Blobs {
     const xml = await response.text();
     const code = field(xml, "Code") || response.statusText;
     const refused = response.status === 401 || response.status === 403;
-    const remedy = refused ? "; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" : "";
+    const remedy = refused ? "; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role" : "";
     throw storeError(
       refused ? "refused" : "lost",
       `${this.name} answers ${response.status} ${code}${remedy}`,
