@@ -1,10 +1,11 @@
-import { spawn } from "node:child_process";
+import { ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import OpenAI from "openai";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { EnginePort } from "../serve/engine/port.ts";
 import { createServer, type Server } from "../serve/index.ts";
 import { EngineProcess } from "../serve/process/engine_process.ts";
+import type { Report } from "../serve/process/messages.ts";
 import { fakeTokenizer, send, until } from "./serve_fake.ts";
 import {
   checkSums,
@@ -62,6 +63,36 @@ describe("a server whose engines are in another process", () => {
     expect(remote.generatedTokens).toBe(local.engine.stats().generatedTokens);
     checkSums(started);
     await until(() => started.engine.stats().blocksUsed === 0);
+  });
+
+  it("hears of a step by one message, however many sequences it has", async () => {
+    const { client, engine } = started;
+    const steps = engine.stats().steps;
+    // What the channel delivers, whoever listens.
+    const emit = vi.spyOn(ChildProcess.prototype, "emit");
+    const ask = { model, max_tokens: 40, temperature: 1, logprobs: 2, min_tokens: 40 };
+    const [answers] = await Promise.all([
+      Promise.all([5, 6, 7].map((seed) => client.completions.create({ ...ask, prompt: "once", seed, n: 4 }))),
+      (async () => {
+        for await (const _ of await client.completions.create({ ...ask, prompt: "a", stream: true }));
+      })(),
+    ]);
+    const heard = emit.mock.calls.filter(([name]) => name === "message").map(([, reports]) => reports);
+    emit.mockRestore();
+    expect(answers.map(({ usage }) => usage!.completion_tokens)).toEqual([160, 160, 160]);
+    const written = (heard as unknown as Report[][])
+      .map((reports) => reports.filter((report) => report.tell === "written"))
+      .filter(({ length }) => length > 0);
+    // One report of this model in a message, of one step or of none; all that a step wrote comes with it.
+    expect(written.map((reports) => reports.length)).toEqual(written.map(() => 1));
+    const told = written.map(([report]) => [report.steps.length, report.events.length]);
+    expect(told.filter(([count]) => count > 1)).toEqual([]);
+    expect(told.filter(([count, events]) => count === 0 && events > 0)).toEqual([]);
+    expect(told.filter(([count]) => count === 1).length).toBe(engine.stats().steps - steps);
+    expect(told.reduce((sum, [, events]) => sum + events, 0)).toBe(13 * 40);
+    expect(Math.max(...told.map(([, events]) => events))).toBe(13);
+    // The others answer what was sent: four requests.
+    expect(told.filter(([count]) => count === 0).length).toBeLessThanOrEqual(4);
   });
 
   it("frees what a client that leaves has taken", async () => {

@@ -4,7 +4,9 @@ import { connect, type Socket } from "node:net";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterEach, expect, it } from "vitest";
-import { IDLE, idle, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import { createServer } from "../serve/index.ts";
+import { fakeTokenizer, IDLE, idle, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import { trickRunner } from "./support/fake_engine_model.ts";
 import { leaveAgainAndAgain } from "./support/leaving_clients.ts";
 
 /** Faults that come in hundreds and thousands, by the numbers of the design's table. */
@@ -135,6 +137,61 @@ it("F7: clients that never read are cut off, hold little, and others' answers ar
   expect(most).toBeGreaterThan(limits.streamBacklogBytes);
   expect(most).toBeLessThan(2 ** 20);
   await settled(server);
+}, 300_000);
+
+it("F7: each client that never reads an answer of 10,000 tokens takes at most 2 MiB of memory", async () => {
+  // With the limits of a server, and a model whose tokens cost little. Scores make it more than what the kernel takes.
+  const server = createServer({
+    modelName: "tiny/fake",
+    runner: { ...trickRunner(), blockCount: 40_000 },
+    tokenizer: fakeTokenizer(),
+  });
+  const url = await server.listen({ port: 0 });
+  const { hostname, port } = new URL(url);
+  const body = JSON.stringify({ ...base, logprobs: 1, max_tokens: 10_000, min_tokens: 10_000, stream: true });
+  const ask = `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+  const responses: ServerResponse[] = [];
+  const listen = (message: unknown) => responses.push((message as { response: ServerResponse }).response);
+  subscribe("http.server.request.start", listen);
+  /** The most memory of this process while so many wait with answers that they do not read, and of what is kept for one of them. */
+  const most = async (clients: number) => {
+    const { length, abort } = server.engine.stats().finished;
+    const ended = () => {
+      const { finished } = server.engine.stats();
+      return finished.length + finished.abort - length - abort;
+    };
+    const sockets = Array.from({ length: clients }, () => {
+      const socket = connect(Number(port), hostname);
+      socket.on("error", () => {});
+      socket.pause();
+      socket.write(ask);
+      return socket;
+    });
+    let [bytes, kept] = [0, 0];
+    while (ended() < clients) {
+      await pause(20);
+      bytes = Math.max(bytes, process.memoryUsage.rss());
+      kept = Math.max(kept, ...responses.map(({ writableLength }) => writableLength));
+    }
+    for (const socket of sockets) socket.destroy();
+    return { bytes, kept };
+  };
+  try {
+    // The heap has grown to what some of them need, and the code is compiled.
+    await most(8);
+    heapAfterCollection();
+    const from = process.memoryUsage.rss();
+    const { bytes, kept } = await most(8);
+    const mib = (size: number) => size / 2 ** 20;
+    console.log(`${mib(bytes - from) / 8} MiB a client, ${mib(kept)} of them not yet taken by the kernel`);
+    expect(kept).toBeGreaterThan(0);
+    expect(kept).toBeLessThan(2 * 2 ** 20);
+    expect(bytes - from).toBeLessThan(8 * 2 * 2 ** 20);
+    expect(server.engine.stats().finished.error).toBe(0);
+  } finally {
+    unsubscribe("http.server.request.start", listen);
+    await server.close(0);
+  }
 }, 300_000);
 
 it("F8: 500 clients that send a byte a second are closed with 408, and others are served meanwhile", async () => {

@@ -195,6 +195,54 @@ export class Schedules {
   }
 }
 
+/**
+ * Trials in which one request, the needle, stands at a random place among long fillers: in each it must give the tokens and,
+ * bit by bit, the log probabilities that it gives alone. Returns the places it had, and the most rows of a step beside it.
+ */
+export async function findNeedles(
+  trials: number,
+  seed: number,
+): Promise<{ places: number; mostRows: number }> {
+  const below = randomBelow(seed);
+  const tokens = (length: number) => Array.from({ length }, () => below(vocabulary));
+  const model = makeModel();
+  const runner = new ModelRunner(model, { blockSize: 16, maxSequences: 32 });
+  const needle = makeRequest({ prompt: tokens(9), maxTokens: 8, topLogprobs: 2, scorePrompt: true });
+  const places = new Set<number>();
+  let mostRows = 0;
+  /** The answer to the needle among `fillers`, at `place` in the order of arrival. */
+  const answer = async (place: number, fillers: readonly Request[], maxBatchedTokens: number) => {
+    const counted: Runner = {
+      ...withBlocks(runner, runner.blockCount),
+      run: (items) => {
+        if (items.some(({ id }) => id === needle.id))
+          mostRows = Math.max(
+            mostRows,
+            items.reduce((sum, item) => sum + item.tokens.length, 0),
+          );
+        return runner.run(items);
+      },
+    };
+    const engine = new Engine({ runner: counted, maxSeqs: 32, maxBatchedTokens });
+    const runs = fillers.toSpliced(place, 0, needle).map((request) => collect(engine, request));
+    await Promise.all(runs.map(({ end }) => end));
+    const { tokens: written, scored } = runs[place];
+    return { written, scored };
+  };
+  const alone = await answer(0, [], 128);
+  for (let trial = 0; trial < trials; trial++) {
+    const fillers = Array.from({ length: 1 + below(24) }, (_, i) =>
+      makeRequest({ id: `${trial}/${i}`, prompt: tokens(30 + below(50)), maxTokens: 1 + below(12) }),
+    );
+    const place = below(fillers.length + 1);
+    expect(await answer(place, fillers, 64 + below(400)), `seed ${seed}, trial ${trial}`).toEqual(alone);
+    places.add(place);
+  }
+  runner.close();
+  dispose(model.parameters());
+  return { places: places.size, mostRows };
+}
+
 /** The runner with fewer blocks than it has. */
 function withBlocks(runner: Runner, blocks: number): Runner {
   const { vocabSize, maxModelLen, blockSize } = runner;
