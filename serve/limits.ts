@@ -68,6 +68,8 @@ export const LIMITS = {
   drainMs: 30_000,
   /** Time one step of the engine may take before it counts as hung. */
   stepMs: 30_000,
+  /** The longest pause before another process of engines is started while they end young. */
+  restartPauseMs: 4_000,
 };
 
 export type Limits = typeof LIMITS;

@@ -419,8 +419,8 @@ export function checkEnvelope(body: unknown): void {
 }
 
 /** Waits until a condition holds; the bound only stops a failing test. */
-export async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 30_000;
+export async function until(condition: () => boolean, mostMs = 30_000): Promise<void> {
+  const deadline = performance.now() + mostMs;
   while (!condition()) {
     if (performance.now() > deadline) throw new Error(`never came true: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 2));

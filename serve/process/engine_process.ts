@@ -33,9 +33,8 @@ interface Hosted {
 
 /** Starts in a row that may fail. */
 const MOST_STARTS = 3;
-/** Milliseconds before another start; they double up to the longest while processes end young. */
+/** Milliseconds before another start; they double up to `restartPauseMs` while processes end young. */
 const FIRST_PAUSE = 125;
-const LONGEST_PAUSE = 4000;
 /** Milliseconds after which a process is not young any more. */
 const GROWN = 10_000;
 
@@ -200,7 +199,7 @@ export class EngineProcess {
   async #revive(): Promise<void> {
     for (let starts = 1; ; starts++) {
       const wait = this.#young < 2 ? 0 : FIRST_PAUSE * 2 ** (this.#young - 2);
-      await pause(Math.min(wait, LONGEST_PAUSE));
+      await pause(Math.min(wait, this.limits.restartPauseMs));
       if (this.#closed) return;
       const begin = performance.now();
       this.#child = this.#spawn();
