@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
 import { say, untilInterrupted } from "../core/platform/command_line.ts";
@@ -177,9 +178,16 @@ export async function serveModels(
   budget.share(names, needs, adminKey !== undefined || sources.some(isFollowing) ? 1 : 0);
   const administration = new Administration({ models, settings, budget, folders, load });
   const follower = new RegistryFollower({ switcher: administration, say });
-  for (const source of sources) if ("version" in source) await follower.add(source as RegisteredSource);
-  for (const source of sources) await load(models, source, settings, budget.of(source.name));
-  for (const adapter of adapters) await loadAdapterInto(models, adapter);
+  const loading = (async () => {
+    for (const source of sources) if ("version" in source) await follower.add(source as RegisteredSource);
+    for (const source of sources) await load(models, source, settings, budget.of(source.name));
+    for (const adapter of adapters) await loadAdapterInto(models, adapter);
+  })();
+  // Waited for below, at the latest.
+  loading.catch(() => {});
+  // Providers are held against the models; all else is made ready while these are loaded in their own process.
+  if (providers) await loading;
+  else await nextTurn();
   const answers = providers && {
     source: (await import("./app/providers/index.ts")).install(models, providers),
     budgets: providers.budgets,
@@ -201,6 +209,7 @@ export async function serveModels(
       priorityKeys: flags.priorityKey,
     }),
   });
+  await loading;
   const url = await server.listen({ host: flags.host, port: flags.port });
   process.stdout.write(connectionHelp(url, models));
   if (once) {

@@ -77,10 +77,11 @@ describe("a server whose engines are in another process", () => {
         for await (const _ of await client.completions.create({ ...ask, prompt: "a", stream: true }));
       })(),
     ]);
-    const heard = emit.mock.calls.filter(([name]) => name === "message").map(([, reports]) => reports);
+    const calls: readonly unknown[][] = [...emit.mock.calls];
     emit.mockRestore();
+    const heard = calls.filter(([name]) => name === "message").map(([, reports]) => reports as Report[]);
     expect(answers.map(({ usage }) => usage!.completion_tokens)).toEqual([160, 160, 160]);
-    const written = (heard as unknown as Report[][])
+    const written = heard
       .map((reports) => reports.filter((report) => report.tell === "written"))
       .filter(({ length }) => length > 0);
     // One report of this model in a message, of one step or of none; all that a step wrote comes with it.

@@ -246,7 +246,8 @@ export class CompiledStep<R> implements TracedStep<R> {
   rehearse(args: readonly Tensor[]): void {
     const fresh = this.#commands.filter(({ kernel }) => !rehearsed.has(kernel) && rehearsed.add(kernel));
     this.#record(args, fresh);
-    this.#device.recorder.recorded(fresh.length);
+    // A driver compiles when a kernel first runs: it does so while the next step is traced.
+    this.#device.recorder.flush();
   }
 
   #record(args: readonly Tensor[], commands: readonly Command[]): void {
