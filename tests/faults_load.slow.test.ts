@@ -174,10 +174,10 @@ it("F7: each client that never reads an answer of 10,000 tokens takes at most 2 
   };
   try {
     // The heap has grown to what some of them need, and the code is compiled.
-    await most(4);
+    await most(2);
     heapAfterCollection();
     const from = process.memoryUsage.rss();
-    const each = ((await most(6)) - from) / 6;
+    const each = ((await most(4)) - from) / 4;
     console.log(`${(each / 2 ** 20).toFixed(2)} MiB a client`);
     expect(each).toBeLessThan(2 * 2 ** 20);
     expect(server.engine.stats().finished).toMatchObject({ error: 0, stop: 0 });
