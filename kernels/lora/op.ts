@@ -60,6 +60,26 @@ function plan(call: Call<LoraAttrs>, worker: RowWorker): Lowering {
   };
 }
 
+/** Rows up to this length are worth no second dispatch on a processor. */
+const shortRow = 1024;
+
+function onePass(call: Call<LoraAttrs>): Lowering {
+  const [y, x, , , , spans] = call.inputs;
+  const [rows, outputs] = y.shape;
+  const cols = x.shape[1];
+  const vec = cols % 4 === 0 && outputs % 4 === 0 ? 4 : 1;
+  return {
+    passes: [
+      rowPass(call, "subgroup", {
+        ...{ rows, cols },
+        defines: { VEC: vec, RANK: Math.max(call.attrs.rank, 1) },
+        params: { cols: cols / vec, outputs: outputs / vec, adapters: spans.shape[0] },
+        bind: ["in0", "in1", "in2", "in3", "in4", "in5", "in6", "out0"],
+      }),
+    ],
+  };
+}
+
 function sample(
   name: string,
   [rows, inputs, outputs]: readonly [number, number, number],
@@ -112,7 +132,19 @@ const loraRowsOp = defineOp<LoraAttrs>({
     }
   },
   notDifferentiable: "it serves; training uses the layers' own adapters",
-  variants: rowVariants("lora/shrink.wgsl", ({ inputs }) => inputs[1].shape[1], plan),
+  variants: [
+    {
+      name: "one pass",
+      file: "lora/row.wgsl",
+      when: ({ inputs: [y, x], attrs, profile }) =>
+        profile.class === "cpu" &&
+        profile.subgroupSize > 0 &&
+        attrs.rank > 0 &&
+        Math.max(y.shape[1], x.shape[1]) <= shortRow,
+      plan: onePass,
+    },
+    ...rowVariants<LoraAttrs>("lora/shrink.wgsl", ({ inputs }) => inputs[1].shape[1], plan),
+  ],
   samples: () => [
     sample(
       "ranks",
