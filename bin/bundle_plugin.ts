@@ -17,13 +17,17 @@ export function kernelsInside(): Plugin {
   };
 }
 
-/** An esbuild plugin that puts a package into a bundle whose other packages stay outside. */
+/** An esbuild plugin that puts a package into a bundle whose other packages stay outside; of its languages, English alone. */
 export function inside(name: string): Plugin {
   return {
     name: `kiln-${name}-inside`,
     setup(build) {
       const file = fileURLToPath(import.meta.resolve(name));
       build.onResolve({ filter: new RegExp(`^${name}$`) }, () => ({ path: file }));
+      // zod's fifty others are half of it, and every process would read them.
+      build.onLoad({ filter: new RegExp(`[\\\\/]${name}[\\\\/].*[\\\\/]locales[\\\\/]index\\.js$`) }, () => ({
+        contents: 'export { default as en } from "./en.js";',
+      }));
     },
   };
 }

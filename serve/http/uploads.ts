@@ -5,7 +5,6 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { Busboy } from "@fastify/busboy";
 import { HttpError } from "./errors.ts";
 
 /** A form of several parts, whose files are on the disk for as long as it is looked at. */
@@ -38,7 +37,7 @@ async function received(request: IncomingMessage, folder: string, fileBytes: num
   const files: { name: string; path: string }[] = [];
   const fields = new Map<string, string>();
   const writing: Promise<void>[] = [];
-  const form = opened(request, fileBytes);
+  const form = await opened(request, fileBytes);
   let refusal: HttpError | null = null;
   const refuse = (error: HttpError) => {
     refusal ??= error;
@@ -68,7 +67,8 @@ async function received(request: IncomingMessage, folder: string, fileBytes: num
   return { files, fields };
 }
 
-function opened(request: IncomingMessage, fileSize: number) {
+async function opened(request: IncomingMessage, fileSize: number) {
+  const { Busboy } = await import("@fastify/busboy");
   try {
     const headers = request.headers as { "content-type": string };
     return new Busboy({ headers, limits: { ...LIMITS, fileSize } });
