@@ -15,14 +15,14 @@ const parts = [
     name: "applications",
     // The design has 11,000, of which 2,200 are the page: with a component under 60 lines, one property a line in the style and all
     // texts in one file it takes 5,500. docs/log.md ("Lines") says more.
-    bound: 30_930,
+    bound: 31_040,
     folders: [
       ...["serve/store", "serve/app", "serve/http/api/app", "serve/page", "tokenizer/text"],
       ...["train/data/conversations", "models/registry"],
     ],
   },
   // The design's 5,500, and 400 for what verify checks of encoders, encoder-decoders, adapters, quantization and metrics.
-  { name: "bench", bound: 7_000, folders: ["bench"] },
+  { name: "bench", bound: 7_070, folders: ["bench"] },
 ];
 
 const counted = /\.(ts|tsx|mjs|wgsl|css|html)$/;

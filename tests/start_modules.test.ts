@@ -61,7 +61,7 @@ it("a server starts without a store and without a parser of files, which a first
   const packages = (names: readonly string[]) => names.map((name) => `/node_modules/${name}/`);
   const never = [
     ...packages([...Object.keys(optionalDependencies), "tesseract.js", "highlight.js"]),
-    ...["/serve/app/ingest/", "/serve/app/sandbox/", "/serve/app/explain/", "/serve/page/"],
+    ...["/serve/app/ingest/extract.ts", "/serve/app/sandbox/", "/serve/app/explain/", "/serve/page/"],
   ];
   const later = packages(["libsql", "@fastify/busboy", "aws4fetch", "obscenity", "franc-min"]);
   expect(found(started, ["/serve/server.ts", ...packages(["fastify", "@fastify/websocket"])])).toHaveLength(

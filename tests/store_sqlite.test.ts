@@ -65,6 +65,32 @@ describe("traps of libsql are covered", () => {
   });
 });
 
+describe("the log of a store", () => {
+  it("goes into the file beside whoever writes, and is kept short although a view held it", async () => {
+    const file = `${folder}/log.db`;
+    const { store } = await filled(`sqlite:${file}`);
+    const sizeOf = (name: string) => Math.round(statSync(name).size / 2 ** 20);
+    await store.run("CREATE TABLE heap (bytes BLOB)");
+    const fill = (bytes: number) => store.run("INSERT INTO heap VALUES (zeroblob(?))", [bytes]);
+    const view = new Database(file);
+    view.exec("BEGIN");
+    view.prepare("SELECT 1 FROM heap").all([]);
+    await fill(66 * 2 ** 20);
+    for (let i = 0; i < 40; i++) await fill(1);
+    expect(sizeOf(file)).toBe(0);
+    expect(sizeOf(`${file}-wal`)).toBeGreaterThan(64);
+    view.exec("COMMIT");
+    const filling = async () => {
+      await fill(1);
+      return sizeOf(`${file}-wal`);
+    };
+    await expect.poll(filling, { interval: 5, timeout: 20_000 }).toBe(16);
+    expect(sizeOf(file)).toBe(66);
+    await store.close();
+    view.close();
+  });
+});
+
 describe("several processes", { timeout: 120_000 }, () => {
   it("write to one file, and lose or double nothing", async () => {
     const address = `sqlite:${folder}/two.db`;

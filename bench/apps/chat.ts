@@ -7,17 +7,17 @@ import type { AnswerSource } from "../../serve/app/chat/answers.ts";
 import { hostOf } from "../../serve/app/index.ts";
 import { ModelPool } from "../../serve/models.ts";
 import { createServer } from "../../serve/server.ts";
-import { indexMessages, newId, openBlobs, openStore, type Store } from "../../serve/store/index.ts";
+import { openBlobs, openStore } from "../../serve/store/index.ts";
 import type { AppRow } from "./index.ts";
+import { append, slowestAppends } from "./writers.ts";
 
 const MESSAGES = 5000;
+const WRITERS = 4;
 const WATCHERS = 100;
 const PIECES = 500;
-const words = (seed: number) =>
-  Array.from({ length: 40 }, (_, i) => `word${(seed * 7 + i * 13) % 5000}`).join(" ");
+const BUSY_MS = 2;
 
-/** A model that answers at once: what is measured is all but the model. */
-const instant: AnswerSource = {
+const modelOf = (work: () => void): AnswerSource => ({
   models: () => ["instant"],
   versionOf: (model) => model,
   contextLength: () => 100_000,
@@ -26,6 +26,7 @@ const instant: AnswerSource = {
     const write = async (): Promise<"stop"> => {
       for (let i = 0; i < max_tokens; i++) {
         await new Promise((resolve) => setImmediate(resolve));
+        work();
         onText("word ");
       }
       return "stop";
@@ -37,13 +38,19 @@ const instant: AnswerSource = {
       stop: () => {},
     };
   },
-};
+});
+/** A model that answers at once: what is measured is all but the model. */
+const instant = modelOf(() => {});
+const busy = modelOf(() => {
+  const end = performance.now() + BUSY_MS;
+  while (performance.now() < end);
+});
 
-async function openServer() {
+async function openServer(source = instant) {
   const folder = mkdtempSync(join(tmpdir(), "kiln-bench-"));
   const store = await openStore(`sqlite:${join(folder, "kiln.db")}`);
   const application = await Application.open({
-    ...{ source: instant, store, mode: "single" },
+    ...{ source, store, mode: "single" },
     blobs: await openBlobs(`fs:${join(folder, "blobs")}`),
   });
   const server = createServer({
@@ -59,22 +66,14 @@ async function openServer() {
   return { application, store, url, dispose };
 }
 
-async function append(tx: Store, conversation: string, parent: string | null, i: number): Promise<string> {
-  const message = { id: newId(), user_id: "local", content: words(i) };
-  await tx.run(
-    "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, created_at) VALUES (?, ?, 'local', ?, ?, ?, 'complete', ?)",
-    [message.id, conversation, parent, i % 2 ? "assistant" : "user", message.content, i],
-  );
-  await indexMessages(tx, [message]);
-  return message.id;
-}
-
 /** What a conversation costs a server besides its model (apps: section 9). */
 export const chatRows: readonly AppRow[] = [
   { name: "append a message with its words, SQLite", target: 2, prepare: appending },
+  { name: `the same, at p99 while ${WRITERS} processes do it`, target: 2, prepare: writing },
   { name: `newest 50 of ${MESSAGES.toLocaleString("en")} messages`, target: 30, prepare: reading },
   { name: "first token by /api/chat, of a model without a wait", target: 5, prepare: asking },
   { name: `a token to ${WATCHERS} watchers`, target: 5, prepare: watching },
+  { name: `${1000 / BUSY_MS} tokens/s slower by ${WATCHERS} watchers, %`, target: 10, prepare: slowing },
   { name: "store, users and chats opened, at the first request", target: 100, prepare: opening },
 ];
 
@@ -87,6 +86,12 @@ async function appending() {
     for (let i = 0; i < items; i++) last = await store.transaction((tx) => append(tx, id, last, i));
   };
   return { items, run, dispose };
+}
+
+async function writing() {
+  const { application, store, dispose } = await openServer();
+  const { id } = await application.chats("local").create({});
+  return { items: 1, run: () => slowestAppends(`sqlite:${store.name}`, id, WRITERS, 400), dispose };
 }
 
 async function reading() {
@@ -119,36 +124,55 @@ async function asking() {
 }
 
 async function watching() {
-  const { application, url, dispose } = await openServer();
+  const { ask, dispose } = await watched(instant, WATCHERS);
+  return { items: PIECES, run: () => ask(PIECES), dispose };
+}
+
+/** By how many of a hundred an engine in this very thread is slower, which its own process is not. */
+async function slowing() {
+  const alone = await watched(busy, 1);
+  const crowded = await watched(busy, WATCHERS);
+  const timed = async (ask: (tokens: number) => Promise<void>) => {
+    const start = performance.now();
+    await ask(PIECES);
+    return performance.now() - start;
+  };
+  const run = async () => {
+    const base = await timed(alone.ask);
+    return ((await timed(crowded.ask)) / base - 1) * 100;
+  };
+  const dispose = async () => {
+    await alone.dispose();
+    await crowded.dispose();
+  };
+  return { items: 1, run, dispose };
+}
+
+/** A server whose one conversation has `watchers`; `ask` ends when all of them have seen the end of an answer. */
+async function watched(source: AnswerSource, watchers: number) {
+  const { application, url, dispose } = await openServer(source);
   const { id } = await application.chats("local").create({ model: "instant" });
   let ends: () => void = () => {};
   const sockets: WebSocket[] = [];
-  const limit = WATCHERS;
-  for (let i = 0; i < limit; i++) sockets.push(await watcher(url, id, () => ends()));
-  const run = async () => {
-    let left = limit;
+  for (let i = 0; i < watchers; i++) sockets.push(await watcher(url, id, () => ends()));
+  const ask = async (tokens: number) => {
+    let left = watchers;
     const all = new Promise<void>((resolve) => {
       ends = () => {
         left -= 1;
         if (left === 0) resolve();
       };
     });
-    await application.conversing.send("local", {
-      ...{
-        text: "go on",
-        conversation_id: id,
-        request_id: null,
-        model: "instant",
-        params: { max_tokens: PIECES },
-      },
-    });
+    const params = { max_tokens: tokens };
+    const asked = { conversation_id: id, request_id: null, model: "instant", params };
+    await application.conversing.send("local", { text: "go on", ...asked });
     await all;
   };
   const close = async () => {
     for (const socket of sockets) socket.terminate();
     await dispose();
   };
-  return { items: PIECES, run, dispose: close };
+  return { ask, dispose: close };
 }
 
 async function watcher(url: string, id: string, end: () => void): Promise<WebSocket> {

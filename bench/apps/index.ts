@@ -13,8 +13,8 @@ export interface AppRow {
 
 interface Prepared {
   items: number;
-  /** Does the work of all items. */
-  run: () => void | Promise<void>;
+  /** Does the work of all items. A number that it returns is shown in place of the time. */
+  run: () => unknown;
   dispose?: () => Promise<void>;
 }
 
@@ -23,7 +23,8 @@ export interface AppResult {
   /** Of the best of five runs, and of the worst. */
   ms: number;
   worst_ms: number;
-  cpu_ms: number;
+  /** Null where the row is no time of this process. */
+  cpu_ms: number | null;
   seed_ms: number | null;
   target_ms: number;
   /** Growth of the resident memory in a run, of the run in which it grew most. */
@@ -40,15 +41,15 @@ export async function appResults(filter = ""): Promise<AppResult[]> {
     const { items, run, dispose } = await prepare();
     await run();
     let growth = 0;
-    const times: { ms: number; cpu: number }[] = [];
+    const times: { ms: number; cpu: number | null }[] = [];
     for (let i = 0; i < runs; i++) {
       const before = process.memoryUsage.rss();
       const [start, cpu] = [performance.now(), process.cpuUsage()];
-      await run();
-      const ms = (performance.now() - start) / items;
+      const told = await run();
+      const ms = typeof told === "number" ? told : (performance.now() - start) / items;
       const { user, system } = process.cpuUsage(cpu);
       growth = Math.max(growth, process.memoryUsage.rss() - before);
-      times.push({ ms, cpu: (user + system) / 1e3 / items });
+      times.push({ ms, cpu: typeof told === "number" ? null : (user + system) / 1e3 / items });
     }
     times.sort((a, b) => a.ms - b.ms);
     await dispose?.();
@@ -56,7 +57,7 @@ export async function appResults(filter = ""): Promise<AppResult[]> {
       name,
       ms: times[0].ms,
       worst_ms: times[runs - 1].ms,
-      cpu_ms: Math.min(...times.map(({ cpu }) => cpu)),
+      cpu_ms: times.some(({ cpu }) => cpu === null) ? null : Math.min(...times.map(({ cpu }) => cpu!)),
       seed_ms: seed ?? null,
       target_ms: target,
       mib: growth / 2 ** 20,
@@ -81,10 +82,10 @@ export function appTable(results: readonly AppResult[]): string {
   const rows = results.map(({ name, ms, worst_ms, cpu_ms, mib, target_ms, seed_ms }) => [
     name,
     `${number(ms)} (${number(worst_ms)})`,
-    number(cpu_ms),
+    cpu_ms === null ? "" : number(cpu_ms),
     mib.toFixed(1),
     `${target_ms}`,
-    ...(seed_ms === null ? ["", ""] : [`${seed_ms}`, number(seed_ms / cpu_ms)]),
+    ...(seed_ms === null || cpu_ms === null ? ["", ""] : [`${seed_ms}`, number(seed_ms / cpu_ms)]),
   ]);
   return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }

@@ -6,6 +6,7 @@ import Database from "libsql";
 import { KilnError } from "../../core/errors.ts";
 import { firstLine, writeError } from "../../core/platform/files.ts";
 import { makeFolder } from "../../core/platform/folders.ts";
+import { Checkpoints, logSettings } from "./checkpoints.ts";
 import { migrate } from "./migrate.ts";
 import { bound, parse } from "./sql.ts";
 import {
@@ -50,7 +51,9 @@ export async function openSqlite(path: string, options: StoreOptions = {}): Prom
     }
   };
   // Whoever comes first makes the file a WAL; SQLite does not always wait its turn for that.
-  const writer = await patiently(path, patienceMs, () => open(["busy_timeout=0", "journal_mode=WAL"]));
+  const writer = await patiently(path, patienceMs, () =>
+    open(["busy_timeout=0", "journal_mode=WAL", ...logSettings]),
+  );
   const reader = await patiently(path, patienceMs, () =>
     open([`busy_timeout=${patienceMs}`, "query_only=1"]),
   );
@@ -63,6 +66,7 @@ class SqliteStore implements OpenStore {
   readonly #writer: SqliteConnection;
   readonly #reader: SqliteConnection;
   readonly #patienceMs: number;
+  readonly #checkpoints: Checkpoints;
   /** Ends when the last writer in line has ended. */
   #line: Promise<unknown> = Promise.resolve();
 
@@ -71,6 +75,7 @@ class SqliteStore implements OpenStore {
     this.#writer = writer;
     this.#reader = reader;
     this.#patienceMs = patienceMs;
+    this.#checkpoints = new Checkpoints(path);
   }
 
   get statements(): number {
@@ -89,14 +94,20 @@ class SqliteStore implements OpenStore {
   }
 
   #write<T>(work: () => T): Promise<T> {
-    return this.#inLine(() => patiently(this.name, this.#patienceMs, work));
+    return this.#inLine(async () => {
+      const result = await patiently(this.name, this.#patienceMs, work);
+      this.#checkpoints.note();
+      return result;
+    });
   }
 
   async transaction<T>(body: (tx: Store) => Promise<T>): Promise<T> {
     refuseInside(this);
     return this.#inLine(async () => {
       await patiently(this.name, this.#patienceMs, () => this.#writer.exec("BEGIN IMMEDIATE"));
-      return this.#ended(this.#writer, body);
+      const result = await this.#ended(this.#writer, body);
+      this.#checkpoints.note();
+      return result;
     });
   }
 
@@ -163,6 +174,7 @@ class SqliteStore implements OpenStore {
 
   async close(): Promise<void> {
     await this.#inLine(async () => {
+      await this.#checkpoints.close();
       this.#reader.close();
       this.#writer.close();
       // libsql keeps a connection half open as long as its statements live: the log goes into the file by word, so that the
