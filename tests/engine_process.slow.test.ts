@@ -147,7 +147,7 @@ describe("real models in another process", () => {
   });
 
   it("F14: lose their device at any moment, again and again, and answer as before", {
-    timeout: 900_000,
+    timeout: Math.max(900_000, losses * 40_000),
   }, async () => {
     const [[route, json]] = asked;
     const before = await send(`${urls.apart}${route}`, { json });
