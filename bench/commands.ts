@@ -51,7 +51,8 @@ function addVerify(program: Command): void {
 }
 
 function addBench(program: Command): void {
-  const bench = program.command("bench");
+  // --json after the name of a subcommand is the subcommand's.
+  const bench = program.command("bench").enablePositionalOptions();
   addBenchServe(bench);
   addBenchApps(bench);
   bench

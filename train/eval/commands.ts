@@ -12,9 +12,11 @@ import type { Encoder } from "../../models/encoder.ts";
 import type { LoadedModel } from "../../models/formats/hf_directory.ts";
 import type { MakeGenerator } from "../recipe.ts";
 import type { EvaluationReport } from "../report/evaluation.ts";
+import type { BiasFlags } from "./bias.ts";
 import type { ChatFlags } from "./chat.ts";
 import type { ClassifyFlags } from "./classify.ts";
 import type { CodeFlags } from "./code.ts";
+import type { CoherenceFlags } from "./coherence.ts";
 import type { CompareFlags } from "./compare.ts";
 import type { PerplexityFlags } from "./perplexity.ts";
 import type { TextFlags } from "./text.ts";
@@ -36,6 +38,8 @@ export function addEvalCommands(program: Command, makeGenerator: () => Promise<M
   addCode(group, makeGenerator);
   addChat(group, makeGenerator);
   addCompare(group);
+  addBias(group);
+  addCoherence(group);
 }
 
 const temperature = decimal("a number from 0 to 2", (x) => x >= 0 && x <= 2);
@@ -131,7 +135,9 @@ function addPerplexity(group: Command): void {
 
 function addText(group: Command): void {
   withOutput(group.command("text"))
-    .description("BLEU and chrF (as sacrebleu) and ROUGE (as rouge_score) of texts against references")
+    .description(
+      "BLEU and chrF (as sacrebleu) and ROUGE (as rouge_score) of texts against references, and how varied they are (distinct-n)",
+    )
     .requiredOption("--hypotheses <file>", "the texts to score, one a line")
     .requiredOption(
       "--references <file...>",
@@ -306,5 +312,43 @@ function addCompare(group: Command): void {
       const [pathA, pathB] = await opened(a, b);
       const { compareModels } = await import("./compare.ts");
       await finish(await compareModels([a, b], [pathA, pathB], flags), flags);
+    });
+}
+
+const withTexts = (command: Command) =>
+  withOutput(command)
+    .addOption(new Option("--dtype <type>", "type of weights and activations").choices(["f32", "f16"]))
+    .requiredOption("--data <path...>", "text files, JSON Lines or folders of them")
+    .option("--field <name>", "the field of a JSON line that holds the text");
+
+function addBias(group: Command): void {
+  withTexts(group.command("bias").argument("<model>", modelArgument))
+    .description("whether a model says something else of a text where another group of people is named in it")
+    .requiredOption("--terms <file>", "YAML or JSON with sets of groups and their words, in one order")
+    .option("--label <name>", "of a classifier, the label whose probability is compared; default: its last")
+    .addHelpText(
+      "after",
+      examples("kiln eval bias runs/demo/model --data texts.jsonl --terms docs/configs/identity_terms.yaml"),
+    )
+    .action(async (given: string, flags: BiasFlags & OutputFlags) => {
+      const [path] = await opened(given);
+      const { fromPretrained } = await import("../../models/formats/hf_directory.ts");
+      const { evaluateBias } = await import("./bias.ts");
+      const { dtype } = flags;
+      const loaded = await fromPretrained(path, dtype && { dtype });
+      await finish(await evaluateBias(loaded, given, flags), flags);
+    });
+}
+
+function addCoherence(group: Command): void {
+  withTexts(group.command("coherence").argument("<model>", modelArgument))
+    .description(
+      "what the context is worth: a text's last sentence after it, and after a shuffled or foreign one",
+    )
+    .option("--seed <n>", "of the shuffling", whole(0), 0)
+    .addHelpText("after", examples("kiln eval coherence runs/demo/model --data held-out.jsonl"))
+    .action(async (given: string, flags: CoherenceFlags & OutputFlags) => {
+      const { evaluateCoherence } = await import("./coherence.ts");
+      await finish(await evaluateCoherence(await decoder(given, flags.dtype), given, flags), flags);
     });
 }

@@ -29,3 +29,14 @@ export async function* encodedParts(tokenizer: Tokenizer, documents: AsyncIterab
     open = "";
   }
 }
+
+/** Documents as one text each. */
+export async function* wholeTexts(documents: AsyncIterable<TextPart>): AsyncGenerator<string> {
+  let open = "";
+  for await (const { text, ends } of documents) {
+    open += text;
+    if (!ends) continue;
+    yield open;
+    open = "";
+  }
+}

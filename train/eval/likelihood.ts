@@ -10,6 +10,8 @@ import type { SpeedMeter } from "./speed.ts";
 export interface Piece {
   tokens: readonly number[];
   from: number;
+  /** Indices of tokens from there on that are read and not scored. */
+  unscored?: ReadonlySet<number>;
 }
 
 /** Tokens that are computed together. */
@@ -54,9 +56,10 @@ export async function* logLikelihoods<P extends Piece>(
     const [first] = group;
     meter?.add(size, performance.now() - begin, () => logLikelihoods(model, [first]).next());
     dispose([args, losses]);
-    const sums = group.map(({ tokens, from }, i) => {
+    const sums = group.map(({ tokens, from, unscored }, i) => {
       let sum = 0;
-      for (let k = from - 1; k < tokens.length - 1; k++) sum -= nats[rows.starts[i] + k];
+      for (let k = from - 1; k < tokens.length - 1; k++)
+        if (!unscored?.has(k + 1)) sum -= nats[rows.starts[i] + k];
       return sum;
     });
     const done = group.map((piece, i) => ({ piece, logLikelihood: sums[i] }));

@@ -1,6 +1,7 @@
 import { KilnError } from "../../core/errors.ts";
 import { decodeFile } from "../data/files.ts";
 import { splitLines } from "../data/readers.ts";
+import { Diversity } from "../metrics/diversity.ts";
 import { Rouge } from "../metrics/rouge.ts";
 import { Bleu, type BleuOptions, Chrf } from "../metrics/text.ts";
 import { type EvaluationReport, valueTable } from "../report/evaluation.ts";
@@ -14,7 +15,8 @@ export interface TextFlags {
 }
 
 /**
- * BLEU and chrF as sacrebleu 2.6, ROUGE as rouge_score, of the lines of one file against those of one or several.
+ * BLEU and chrF as sacrebleu 2.6, ROUGE as rouge_score, of the lines of one file against those of one or several, and how
+ * varied these lines are (distinct-n, repetition).
  * Errors: files with different numbers of lines, or without any.
  */
 export async function evaluateText(flags: TextFlags): Promise<EvaluationReport> {
@@ -24,11 +26,13 @@ export async function evaluateText(flags: TextFlags): Promise<EvaluationReport> 
     new Chrf({ lowercase }),
     new Rouge({ stemmed }),
   ];
+  const diversity = new Diversity();
   let segments = 0;
   for await (const [hypothesis, ...others] of lockstep([hypotheses, ...references])) {
     bleu.add(hypothesis, others);
     chrf.add(hypothesis, others);
     rouge.add(hypothesis, others);
+    diversity.add(hypothesis);
     segments++;
   }
   const { score, brevityPenalty, hypothesisLength, referenceLength, precisions } = bleu.value();
@@ -39,6 +43,7 @@ export async function evaluateText(flags: TextFlags): Promise<EvaluationReport> 
   };
   const rouges = rouge.value();
   const f1 = Object.fromEntries(Object.entries(rouges).map(([type, each]) => [type, each.f1]));
+  const varied = diversity.value();
   const details = {
     brevity_penalty: brevityPenalty,
     hypothesis_length: hypothesisLength,
@@ -51,12 +56,17 @@ export async function evaluateText(flags: TextFlags): Promise<EvaluationReport> 
       bleu: { score, precisions, ...details, signature: signatures.bleu },
       chrf: { score: chrf.value(), signature: signatures.chrf },
       rouge: { ...rouges, stemmed },
+      diversity: varied,
     },
     tables: [
       valueTable({ BLEU: score, chrF: chrf.value() }),
       {
         head: ["ROUGE", "F1", "precision", "recall"],
         rows: Object.entries(rouges).map(([type, each]) => [type, f1[type], each.precision, each.recall]),
+      },
+      {
+        head: ["words at a time", "distinct", "repeated"],
+        rows: varied.distinct.map((share, i) => [i + 1, share, varied.repetition[i]]),
       },
       valueTable({ segments, ...details }),
     ],

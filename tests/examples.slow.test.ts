@@ -1,0 +1,77 @@
+import { spawn } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { expect, it } from "vitest";
+
+/** Examples that end in a number: what they print, at the toy size that they have by default. */
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+function run(name: string): Promise<string> {
+  const child = spawn(
+    process.execPath,
+    ["--import", import.meta.resolve("tsx"), `docs/examples/${name}.ts`],
+    {
+      cwd: root,
+      env: { ...process.env, TSX_TSCONFIG_PATH: `${root}/tsconfig.json` },
+    },
+  );
+  let text = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (data) => (text += data));
+  return new Promise((resolve, reject) =>
+    child.once("close", (code) => (code === 0 ? resolve(text) : reject(new Error(text)))),
+  );
+}
+
+/** The number after a text. */
+function after(text: string, words: string): number {
+  const [, number] = new RegExp(`${words.replaceAll(/[.()]/g, "\\$&")}[: ]+(-?[\\d.]+)`).exec(text) ?? [];
+  return Number(number ?? Number.NaN);
+}
+
+it("private_sgd: the accountant's epsilons are the published ones, and clipping holds", async () => {
+  const text = await run("private_sgd");
+  expect(after(text, "published 1.26, epsilon")).toBeCloseTo(1.26, 2);
+  expect(after(text, "published 3.01, epsilon")).toBeCloseTo(3.01, 2);
+  const [open, hidden] = [after(text, "without privacy: accuracy"), after(text, "delta 0.001: accuracy")];
+  expect(open).toBeGreaterThan(0.75);
+  // Chance is a quarter; noise may cost something, and does not help.
+  expect(hidden).toBeGreaterThan(0.6);
+  expect(hidden).toBeLessThan(open + 0.03);
+  expect(after(text, "by more than")).toBeLessThan(1.0001);
+});
+
+it("federated_lora: together the clients learn what one alone does not, nearly as well as in one place", async () => {
+  const text = await run("federated_lora");
+  const [base, alone, federated, pooled] = ["base", "alone", "federated", "pooled"].map((name) =>
+    after(text, name),
+  );
+  expect(federated!).toBeLessThan(base!);
+  expect(federated!).toBeLessThan(alone!);
+  expect(federated!).toBeLessThan(pooled! + 0.1);
+  expect(after(text, "in a round:")).toBeLessThan(1000);
+});
+
+it("compression: a table of bytes, time and quality; each step is smaller", async () => {
+  const rows = [
+    ...(await run("compression")).matchAll(/^(.+): (\d+) bytes, ([\d.]+) ms a batch, ([\d.]+) nats/gm),
+  ];
+  const of = Object.fromEntries(
+    rows.map(([, name, bytes, , nats]) => [name, { bytes: +bytes!, nats: +nats! }]),
+  );
+  expect(Object.keys(of)).toEqual(["as it is", "distilled", "quantised", "both"]);
+  const { "as it is": whole, distilled, quantised, both } = of;
+  expect(distilled!.bytes / whole!.bytes).toBe(1 / 2);
+  expect(quantised!.bytes / whole!.bytes).toBeLessThan(0.14);
+  expect(both!.bytes / quantised!.bytes).toBeCloseTo(1 / 2, 3);
+  // Four bits cost something and not much; nobody is as bad as chance (3.4 nats of 30 characters).
+  expect(Math.abs(quantised!.nats - whole!.nats)).toBeLessThan(0.2);
+  for (const { nats } of Object.values(of)) expect(nats).toBeLessThan(3);
+});
+
+it("multilingual_bytes: every script goes through the whole chain and comes out whole", async () => {
+  const text = await run("multilingual_bytes");
+  expect(text).toContain("8 texts are the same after ids and back");
+  const bits = [...text.matchAll(/: ([\d.]+) bits a byte/g)].map(([, each]) => Number(each));
+  expect(bits).toHaveLength(8);
+  for (const each of bits) expect(each).toBeLessThan(1);
+  expect(text).toContain("8 of 8 texts are written to their end, 0 pieces with a broken character");
+});
