@@ -45,15 +45,14 @@ it("federated_lora: together the clients learn what one alone does not, nearly a
     after(text, name),
   );
   expect(federated!).toBeLessThan(base!);
-  expect(federated!).toBeLessThan(alone!);
+  expect(alone! - federated!).toBeGreaterThan(0.15);
   expect(federated!).toBeLessThan(pooled! + 0.1);
-  expect(after(text, "in a round:")).toBeLessThan(1000);
+  expect(after(text, "in a round:") / after(text, "numbers of")).toBeLessThan(1 / 2);
 });
 
 it("compression: a table of bytes, time and quality; each step is smaller", async () => {
-  const rows = [
-    ...(await run("compression")).matchAll(/^(.+): (\d+) bytes, ([\d.]+) ms a batch, ([\d.]+) nats/gm),
-  ];
+  const text = await run("compression");
+  const rows = [...text.matchAll(/^(.+): (\d+) bytes, ([\d.]+) ms a batch, ([\d.]+) nats/gm)];
   const of = Object.fromEntries(
     rows.map(([, name, bytes, , nats]) => [name, { bytes: +bytes!, nats: +nats! }]),
   );
@@ -62,9 +61,10 @@ it("compression: a table of bytes, time and quality; each step is smaller", asyn
   expect(distilled!.bytes / whole!.bytes).toBe(1 / 2);
   expect(quantised!.bytes / whole!.bytes).toBeLessThan(0.14);
   expect(both!.bytes / quantised!.bytes).toBeCloseTo(1 / 2, 3);
-  // Four bits cost something and not much; nobody is as bad as chance (3.4 nats of 30 characters).
-  expect(Math.abs(quantised!.nats - whole!.nats)).toBeLessThan(0.2);
-  for (const { nats } of Object.values(of)) expect(nats).toBeLessThan(3);
+  // Four bits cost next to nothing here, half the layers something; all have learnt.
+  expect(Math.abs(quantised!.nats - whole!.nats)).toBeLessThan(0.05);
+  expect(distilled!.nats - whole!.nats).toBeLessThan(0.6);
+  for (const { nats } of Object.values(of)) expect(nats).toBeLessThan(after(text, "chance") - 0.5);
 });
 
 it("multilingual_bytes: every script goes through the whole chain and comes out whole", async () => {
