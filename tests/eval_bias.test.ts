@@ -136,7 +136,7 @@ describe("kiln eval bias", () => {
     const loaded = { model: randomBert("ForSequenceClassification", labels), tokenizer: wordPieces() };
     const terms = file("words.json", [JSON.stringify({ animal: { cat: ["cat"], mat: ["mat"] } })]);
     const data = [file("cats.txt", ["the cat sat"])];
-    const { values } = await evaluateBias(loaded, "c", { data, terms, label: labels[0]! });
+    const { values } = await evaluateBias(loaded, "c", { data, terms, label: labels.id2label[0] });
     const { animal } = values.sets as Record<string, ReturnType<IdentityBias["value"]>>;
     expect(animal).toMatchObject({ texts: 1, flips: expect.any(Number) });
     expect(animal!.gap).toBeGreaterThan(0);

@@ -60,9 +60,9 @@ for (let i = 0; i < steps; i++) await step().item();
 
 /** Bits of a byte in each language. */
 const losses: Tensor = noGrad(() => model.tokenLosses({ tokens, targets, positions, segments }));
-const nats = await losses.data();
+const nats = Array.from(await losses.data(), Number);
 for (const [r, language] of Object.keys(texts).entries()) {
-  const sum = nats.slice(r * length, (r + 1) * length).reduce((a, b) => a + Number(b), 0);
+  const sum = nats.slice(r * length, (r + 1) * length).reduce((a, b) => a + b, 0);
   console.log(`${language}: ${(sum / Math.LN2 / (rows[r].length - 1)).toFixed(3)} bits a byte`);
 }
 
