@@ -109,14 +109,18 @@ describe.skipIf(!isInstalled)("the stack of AWS (npm install in docs/deploy/aws)
     );
     expect(statements.length).toBeGreaterThan(10);
     const actions = (one: Statement) => [one.Action].flat();
-    // Logging in to the registry and what the agent of ECS asks about itself have no resource of their own.
+    // These know no resource: logging in to the registry, what the agent of ECS says of itself, new versions of tasks.
     const everywhere =
-      /^(ecr:GetAuthorizationToken|ecs:(DiscoverPollEndpoint|Submit\*|Poll|StartTelemetrySession|DescribeTasks|ListTasks|RegisterTaskDefinition)|logs:(CreateLogStream|PutLogEvents))$/;
+      /^(ecr:GetAuthorizationToken|ecs:(DiscoverPollEndpoint|(Register|Describe)TaskDefinition)|logs:(CreateLogStream|PutLogEvents))$/;
     for (const statement of statements) {
       expect(actions(statement)).not.toContain("*");
       if (statement.Resource === "*" && statement.Condition === undefined)
         for (const action of actions(statement)) expect(action).toMatch(everywhere);
     }
+    expect(statements.filter((one) => actions(one).includes("iam:PassRole") && one.Resource === "*")).toEqual(
+      [],
+    );
+    expect(ofType("Lambda::Function")).toEqual([]);
     const roles = JSON.stringify(ofType("IAM::Role"));
     expect(roles).not.toMatch(/AdministratorAccess|PowerUserAccess|FullAccess/);
     const ofTasks = Object.entries(resources).filter(

@@ -139,12 +139,14 @@ export class KilnStack extends Stack {
         { deviceName: "/dev/xvda", volume: autoscaling.BlockDeviceVolume.ebs(60, { encrypted: true }) },
       ],
     });
-    cluster.addAsgCapacityProvider(
-      new ecs.AsgCapacityProvider(this, "Capacity", {
-        autoScalingGroup: machines,
-        enableManagedTerminationProtection: false,
-      }),
-    );
+    const capacity = new ecs.AsgCapacityProvider(this, "Capacity", {
+      autoScalingGroup: machines,
+      enableManagedTerminationProtection: false,
+      // ECS itself moves what runs from a machine that goes, so that the Lambda that CDK adds for it (0: none) is not needed.
+      enableManagedDraining: true,
+    });
+    const options = { spotInstanceDraining: false, taskDrainTime: Duration.seconds(0) };
+    cluster.addAsgCapacityProvider(capacity, options);
     return cluster;
   }
 
@@ -223,7 +225,8 @@ export class KilnStack extends Stack {
         new iam.PolicyStatement({ actions, resources, ...(conditions && { conditions }) }),
       );
     allow(["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], [this.#files.arnForObjects("files/*")]);
-    allow(["s3:ListBucket"], [this.#files.bucketArn], { StringLike: { "s3:prefix": "files/*" } });
+    // Of the whole bucket: who may not list it is told 403 of a file that is not there, not 404.
+    allow(["s3:ListBucket"], [this.#files.bucketArn]);
     const places = Object.values(this.#places).map((place) => place.accessPointArn);
     allow(["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"], [this.#models.fileSystemArn], {
       StringEquals: { "elasticfilesystem:AccessPointArn": places },
