@@ -24,6 +24,8 @@ const program = new Command("kiln")
   )
   .showHelpAfterError("(add --help for all options)")
   .helpCommand(true)
+  // What stands after the name of a command is that command's, also where the one before has such an option.
+  .enablePositionalOptions()
   .exitOverride();
 
 /** Texts of a model in training or under evaluation are written by the server's generator. */

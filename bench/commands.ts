@@ -51,7 +51,6 @@ function addVerify(program: Command): void {
 }
 
 function addBench(program: Command): void {
-  // --json after the name of a subcommand is the subcommand's.
   const bench = program.command("bench").enablePositionalOptions();
   addBenchServe(bench);
   addBenchApps(bench);
