@@ -33,7 +33,12 @@ const prints: [start: string, output: RegExp][] = [
   ["npx kiln backup", /^kiln-backup\.db$/],
   ["npx kiln store check", /message +2 rows[\s\S]*nothing is wrong/],
   ["npx kiln store copy sqlite:kiln-backup.db", /copied and compared [\d,]+ rows/],
-  ["curl -X DELETE http://127.0.0.1:8000/api/me/data", /"message":2,"conversation":1/],
+  ["curl http://127.0.0.1:8000/api/me/data -o", /^$/],
+  [
+    "curl -F file=@chats.jsonl http://127.0.0.1:8000/api/conversations/import",
+    /"conversations":1,"skipped":\[\]/,
+  ],
+  ["curl -X DELETE http://127.0.0.1:8000/api/me/data", /"message":4,"conversation":2/],
 ];
 
 describe("the guide to the application", () => {

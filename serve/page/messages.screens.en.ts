@@ -262,7 +262,7 @@ export const t = {
     newKey: "New key",
     noKeys: "No keys yet.",
     noProviders: "No providers: only this machine answers.",
-    noScopes: "all",
+    noScopes: "as you",
     providerColumns: ["Name", "Dialect", "Address", "Models", "Key", "State"],
     providers: "Providers",
     remove: "Delete my data",

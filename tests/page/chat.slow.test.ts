@@ -24,7 +24,7 @@ describe("a chat", () => {
   it("shows nothing but the answer, though frames overlap and some are lost", async (test) => {
     const { server } = state;
     server.stutter = true;
-    server.reply = () => ({ pieces: long(60), gapMs: 100 });
+    server.reply = () => ({ pieces: long(60), gapMs: 30 });
     const { page } = await open(test);
     await page.evaluate(() => {
       const seen = new Set<string>();

@@ -152,4 +152,28 @@ describe("the text of an answer", () => {
       expect(normal(bare)).toBe(normal(cases[index][1]));
     });
   });
+
+  it("parses less often where that is slow, and not where one step was interrupted", async (test) => {
+    if (!browser) test.skip(whyNot);
+    const begins = await page.evaluate(() => {
+      const parser = new markdown.Blocks();
+      let [clock, text] = [0, ""];
+      return [2, 2, 300, 2, 100, 100, 100, 100, 100, 2].map((took) => {
+        const step = () => {
+          let looks = 0;
+          performance.now = () => (looks++ === 0 ? clock : clock + took);
+          parser.update(`${text}word `, false);
+        };
+        step();
+        clock += parser.heldBack;
+        if (parser.heldBack > 0) step();
+        text += "word ";
+        const begin = clock;
+        clock += took;
+        return begin;
+      });
+    });
+    const between = begins.slice(1).map((begin, i) => begin - begins[i]!);
+    expect(between).toEqual([8, 16, 300, 16, 100, 100, 184, 376, 500]);
+  });
 });

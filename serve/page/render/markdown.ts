@@ -81,6 +81,9 @@ function firstOpen(tokens: readonly Token[]): number {
   return marker.test(tokens[end]?.raw ?? "") && tokens[before]?.type === "list" ? before : end;
 }
 
+/** Milliseconds between two steps at most, however long one takes. */
+const longestWait = 500;
+
 /** A list longer than this is cut between its items, so that what is parsed at each step stays small. */
 const longList = 4000;
 
@@ -93,6 +96,8 @@ export class Blocks {
   #consumed = "";
   #last: readonly Block[] = [];
   #waitUntil = 0;
+  /** Milliseconds of a step; of one that something else interrupted, twice those of the one before. */
+  #cost = 0;
   #ended = false;
   /** Milliseconds until the last text that was given may be parsed; 0: it is. */
   heldBack = 0;
@@ -117,7 +122,8 @@ export class Blocks {
     if (open[0]?.type === "list" && open[0].raw.length > longList)
       open[0] = this.#cutList(open[0] as Tokens.List);
     this.#last = [...this.#closed, ...open.map((token) => blockOf(token, false))];
-    this.#waitUntil = begun + 8 * (performance.now() - begun);
+    this.#cost = Math.min(performance.now() - begun, 2 * this.#cost + 1);
+    this.#waitUntil = begun + Math.min(8 * this.#cost, longestWait);
     return this.#last;
   }
 
