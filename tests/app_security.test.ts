@@ -174,4 +174,31 @@ describe("S13: more than one client's share", () => {
     expect(again.readyState).toBe(WebSocket.OPEN);
     for (const socket of [...sockets, again]) socket.terminate();
   });
+
+  it("of messages closes the connection that sends them, whose first ones are kept, and no other", async () => {
+    const open = async () => {
+      const socket = new WebSocket(`${server.url.replace("http", "ws")}/api/chat/ws`, "kiln.chat.v1");
+      await new Promise((resolve) => socket.once("open", resolve));
+      socket.send(JSON.stringify({ type: "hello", protocol: "kiln.chat.v1", client_id: "c", resume: [] }));
+      await new Promise((resolve) => socket.once("message", resolve));
+      return socket;
+    };
+    const [flooding, other] = [await open(), await open()];
+    const closed = new Promise((resolve) => flooding.once("close", resolve));
+    const message = { type: "chat.send", conversation_id: null, parent_id: null, model: "tiny/fake", params };
+    for (let i = 0; i < 10_000; i++)
+      flooding.send(JSON.stringify({ ...message, request_id: `r${i}`, text: "flooding" }));
+    expect((await server.ask("GET", "/api/conversations")).status).toBe(200);
+    expect(await closed).toBe(1013);
+    const { store } = await server.host.open();
+    const kept = async () =>
+      (await store.all<{ n: number }>("SELECT count(*) AS n FROM message WHERE content = 'flooding'"))[0]!.n;
+    await expect.poll(kept).toBe(16);
+    const heard = new Promise((resolve) =>
+      other.on("message", (text) => String(text).includes('"pong"') && resolve(1)),
+    );
+    other.send(JSON.stringify({ type: "ping", t: 1 }));
+    await heard;
+    other.terminate();
+  });
 });

@@ -41,6 +41,12 @@ export function addChatSocket(
         const chat = new ChatSocket(opened, models, principal, {
           send: (text) => socket.send(text),
           close: (code, reason) => socket.close(code, reason),
+          cut: (code, reason) => {
+            socket.close(code, reason);
+            // What it has sent besides is not read any more, nor its own goodbye.
+            socket.pause();
+            setTimeout(() => socket.terminate(), 1000).unref();
+          },
           waiting: () => socket.bufferedAmount,
         });
         socket.on("close", () => chat.close());

@@ -48,10 +48,15 @@ const clientEvent = z.discriminatedUnion("type", [
   z.object({ type: z.literal("ping"), t: z.number() }),
 ]);
 
+/** Messages of one connection that wait to be accepted. */
+const MOST_SENDING = 16;
+
 /** What a connection is to the protocol. */
 export interface Wire {
   send(text: string): void;
   close(code: number, reason: string): void;
+  /** Closes, and reads nothing more. */
+  cut(code: number, reason: string): void;
   /** Bytes that the client has not taken. */
   waiting(): number;
 }
@@ -70,6 +75,9 @@ export class ChatSocket {
   /** Its own requests that are not accepted yet, and the answers that were while it waited. */
   readonly #sending = new Set<string>();
   readonly #accepted = new Set<string>();
+  /** Ends when the last message that was sent is accepted or refused. */
+  #line: Promise<unknown> = Promise.resolve();
+  #flooded = false;
   readonly #following = new Map<string, () => void>();
   /** Answers whose end it has been told, until their follower hears of it too. */
   readonly #ended = new Set<string>();
@@ -97,6 +105,7 @@ export class ChatSocket {
 
   /** Takes a frame of the client. A bad one is answered with `chat.error`. */
   async receive(text: string): Promise<void> {
+    if (this.#flooded) return;
     let requestId: string | null = null;
     let messageId: string | null = null;
     try {
@@ -165,9 +174,16 @@ export class ChatSocket {
   }
 
   async #ask({ type: _, ...send }: Extract<ClientEvent, { type: "chat.send" }>): Promise<void> {
+    if (this.#sending.size >= MOST_SENDING) {
+      this.#flooded = true;
+      return this.#wire.cut(1013, "too many messages at once: wait until some are accepted");
+    }
     this.#sending.add(send.request_id);
+    // One after another, so that what others ask for comes in between.
+    const sent = this.#line.then(() => this.#application.conversing.send(this.#principal.id, send));
+    this.#line = sent.catch(() => {});
     try {
-      const accepted = await this.#application.conversing.send(this.#principal.id, send);
+      const accepted = await sent;
       // Sent before, it was accepted before.
       if (!this.#accepted.delete(accepted.message_id)) this.#send(accepted);
     } finally {
