@@ -99,13 +99,15 @@ describe("/run", () => {
 
   it("needs code, and a language that it knows", async () => {
     const chat = chatWith("no code", fenced("", "print(1)"), fenced("cobol", "x"), fenced("jss", "1"));
-    const { said } = await piped(chat, ["/run", "a", "/run", "b", "/run", "c", "/run", "d", "/run"]);
+    const lines = ["/run", "a", "/run", "b", "/run", "c", "/run", "d", "/run", "/run js 1 + 1"];
+    const { said } = await piped(chat, lines);
     expect(said).toEqual([
       expect.stringContaining("there is no code between ``` and ```"),
       expect.stringContaining("there is no code between ``` and ```"),
       expect.stringContaining("the code does not say its language: /run python"),
       expect.stringContaining("cobol does not run here; JavaScript"),
       expect.stringContaining("did you mean js?"),
+      expect.stringContaining("the code comes from the conversation"),
     ]);
   });
 
@@ -146,11 +148,13 @@ describe("/rate", () => {
       "/rate up",
       "a",
       "/rate well",
+      "/rate up good",
       "/rate down good",
       `/save ${path}`,
     ]);
-    expect(said.slice(0, 3)).toEqual([
+    expect(said.slice(0, 4)).toEqual([
       expect.stringContaining("there is no answer to rate"),
+      expect.stringContaining("say /rate up, /rate down"),
       expect.stringContaining("say /rate up, /rate down"),
       "rated down, with a better answer; /save FILE before you go on keeps it",
     ]);
@@ -238,13 +242,15 @@ describe("on a terminal", () => {
     expect(await done).toBe(0);
   });
 
-  it("what a program prints moves no cursor", async () => {
-    const program = 'console.log("a\\x1b[2Jb\\x07\\tc")';
-    const { type, seen, done } = terminal(chatWith(fenced("js", program)));
+  it("what a model says, and what a program prints or fails with, moves no cursor", async () => {
+    const program = 'console.log("a\\x1b[2Jb\\x07\\tc"); throw new Error("\\x1b[3J\\u202e!")';
+    const { type, seen, done } = terminal(chatWith(`\x1b]0;title\x07${fenced("js", program)}`));
     type("a\r");
     await shown(seen, "Done.\n");
+    expect(seen()).toContain("AI: \ufffd]0;title\ufffdHere:");
     type("/run\r");
     await shown(seen, "a\ufffd[2Jb\ufffd\tc\n", 30_000);
+    await shown(seen, "Error: \ufffd[3J\ufffd!");
     type("\x04");
     await done;
   });

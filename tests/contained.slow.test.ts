@@ -5,6 +5,7 @@ import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Contained, type Language, openContained, type Tier } from "../core/platform/contained.ts";
+import { undonePython } from "./support/undone_python.ts";
 
 // Each program below attacks what a contained program must not reach. What stands in for the user's files is `outside`, for
 // the network a server that counts its connections.
@@ -225,17 +226,6 @@ for (const language of ["javascript", "python"] as const)
     });
   }
 
-// Walks up to the guard's own variables, where refusals are decided.
-const undone = `
-import os, sys
-frame = sys._getframe()
-while frame.f_back: frame = frame.f_back
-guard = frame.f_globals
-guard["writable"].append("/"); guard["readable"].append("/")
-guard["inside"] = lambda path, folders: True
-guard["networks"] = guard["processes"] = ("none",)
-`;
-
 describe.skipIf(!hasPython || !hasNamespaces)("the tier namespaces holds where the guard is undone", () => {
   const programs: Attack[] = [
     ["write outside", "FileNotFoundError", `open("OUTSIDE/left", "w")`],
@@ -257,7 +247,7 @@ describe.skipIf(!hasPython || !hasNamespaces)("the tier namespaces holds where t
   it.each(programs)("%s", async (_, ends, program) => {
     const contained = await openContained("python", ["namespaces"]);
     const own = fill(program).replaceAll("RUNNER", String(process.pid));
-    const { outcome, message, output } = await contained.run(undone + own);
+    const { outcome, message, output } = await contained.run(undonePython + own);
     expect(`${outcome}: ${message}`).toMatch(new RegExp(ends));
     expect(output).not.toContain("secret");
     expect(connections).toBe(0);

@@ -1,15 +1,16 @@
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, realpathSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { KilnError } from "../errors.ts";
-import { javaScriptGuard, namespaces, pythonGuard } from "./contained_guards.ts";
+import { namespaces } from "./contained_guards.ts";
+import { type Interpreter, interpretersOf, type Language, type Tier } from "./contained_interpreters.ts";
 
 // Programs that a model wrote. Here and not in train/, because the server's sandbox is to run them too, and train and serve
 // share only what is below both. What this does not hold against is said in docs/code-evaluation.md.
 
-export type Language = "python" | "javascript";
+export type { Language, Tier };
 
 /** How a program ended: it ran to its end, it failed, it was stopped, or it tried something that is refused. */
 const outcomes = [
@@ -43,13 +44,11 @@ export interface ContainedOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** Ways to contain a program, the strongest first; the later are also in force inside the former. */
-export type Tier = "namespaces" | "interpreter";
-
 /** What each tier does, for people. */
-export const tierTexts: Record<Tier, string> = {
+const tierTexts: Record<Tier, string> = {
   namespaces:
     "in namespaces of their own: no network, and of the file system only programs and libraries, to read",
+  wasm: "in WebAssembly: nothing is there but the language, and Node's permission model is around it",
   interpreter: "under refusals of their interpreter alone: no network, no files outside a scratch folder",
 };
 
@@ -57,44 +56,49 @@ export const tierTexts: Record<Tier, string> = {
 const startSeconds = 60;
 const systemPath = "/usr/bin:/bin:/usr/sbin:/sbin";
 
-interface Interpreter {
-  executable: string;
-  /** Arguments that run the guard in a scratch folder. */
-  arguments(scratch: string, memoryBytes: number): string[];
-  /** What it must be able to read beside the system's programs. */
-  reads: string[];
-  /** A program that passes only where a write outside and a connection are refused. */
-  probe: string;
-}
-
 /**
- * Opens a runner with the strongest tier that works here; it is tried out first.
+ * Opens a runner with the first of these tiers that works here, and in it the first interpreter; each is tried out first.
  * Errors: no such interpreter (`interpreter_missing`), no tier that stops writes and networks (`containment_missing`).
  */
 export async function openContained(
   language: Language,
-  tiers: readonly Tier[] = process.platform === "linux" ? ["namespaces", "interpreter"] : ["interpreter"],
+  tiers: readonly Tier[] = allTiers,
 ): Promise<Contained> {
-  const interpreter = language === "python" ? python() : javaScript();
-  let problem = "";
+  const problems: KilnError[] = [];
   for (const tier of tiers) {
-    const contained = new Contained(interpreter, tier);
-    const { outcome, message, output } = await contained.run(interpreter.probe).catch((error: Error) => {
-      return { outcome: "error", message: error.message, output: "" };
-    });
-    if (outcome === "passed") return contained;
-    problem = message || output.trim().split("\n").at(-1) || outcome;
+    if (tier === "namespaces" && process.platform !== "linux") continue;
+    for (const open of interpretersOf(language, tier)) {
+      try {
+        const interpreter = open();
+        const contained = new Contained(interpreter, tier);
+        const { outcome, message, output } = await contained.run(interpreter.probe);
+        if (outcome === "passed") return contained;
+        problems.push(new KilnError(message || output.trim().split("\n").at(-1) || outcome));
+      } catch (error) {
+        problems.push(error as KilnError);
+      }
+    }
   }
+  const told = problems.filter(({ code }) => code !== "interpreter_missing");
+  if (told.length === 0 && problems[0]) throw problems[0];
   throw new KilnError(
-    `${language} programs cannot be contained here, so none is run: ${problem}; use Linux, or Node 20.19 and Python 3.8 or later`,
+    `${language} programs cannot be contained here, so none is run: ${told.at(-1)?.message ?? "no tier is left"}; use Linux, or Node 20.19 and Python 3.8 or later`,
     { code: "containment_missing" },
   );
 }
+
+/** The strongest first that costs no time: WebAssembly is slow to start and to work, but holds where the last can be undone. */
+const allTiers: readonly Tier[] = ["namespaces", "interpreter", "wasm"];
 
 /** Runs programs, each in a process and an empty scratch folder of its own. */
 export class Contained {
   readonly tier: Tier;
   readonly #interpreter: Interpreter;
+
+  /** How programs are contained, for people. */
+  get text(): string {
+    return `by ${this.#interpreter.name} ${tierTexts[this.tier]}`;
+  }
 
   constructor(interpreter: Interpreter, tier: Tier) {
     this.#interpreter = interpreter;
@@ -118,14 +122,21 @@ export class Contained {
   }
 
   #spawn(folder: string, seconds: number, memoryBytes: number): ChildProcess {
-    const { executable, reads } = this.#interpreter;
+    const { executable, reads, ownBytes = 0 } = this.#interpreter;
     const scratch = this.tier === "namespaces" ? "/scratch" : folder;
     const command = [executable, ...this.#interpreter.arguments(scratch, memoryBytes)];
-    if (process.platform !== "win32") command.unshift("/bin/sh", "-c", limits(seconds, memoryBytes), "sh");
-    if (this.tier === "namespaces") {
-      const own = ["user", "mount", "net", "pid", "ipc", "uts"].map((name) => `--${name}`);
-      const inside = ["/bin/sh", "-c", namespaces, "sh", folder, reads.join(":")];
-      command.unshift("unshare", ...own, "--map-root-user", "--fork", "--kill-child", ...inside);
+    const isApart = this.tier === "namespaces";
+    if (process.platform !== "win32")
+      command.unshift("/bin/sh", "-c", limits(seconds, memoryBytes + ownBytes, isApart), "sh");
+    if (isApart) {
+      // A superuser needs no namespace of users for the others; the program is nobody then, and alone in one without names.
+      const isSuper = process.getuid!() === 0;
+      const own = [...(isSuper ? [] : ["user", "map-root-user"]), "mount", "net", "pid", "ipc", "uts"];
+      const who = isSuper ? "--reuid=65534 --regid=65534 --clear-groups" : "";
+      const inside = [folder, reads.join(":"), who, isSuper ? "unshare --user" : "env"];
+      command.unshift("--fork", "--kill-child", "/bin/sh", "-c", namespaces, "sh", ...inside);
+      // It ends with this process too, however that ends.
+      command.unshift("setpriv", "--pdeathsig", "KILL", "unshare", ...own.map((name) => `--${name}`));
     }
     const [first, ...rest] = command;
     return spawn(first, rest, {
@@ -142,12 +153,17 @@ export function throwIfStopped(signal?: AbortSignal): void {
   if (signal?.aborted) throw new KilnError("stopped", { code: "interrupted", exitCode: 130 });
 }
 
-/** Limits of the system for the command that follows: core files, 32 MiB a file, processor time and memory that is written. */
-function limits(seconds: number, memoryBytes: number): string {
+/** Limits of the system for the command that follows: core files, 32 MiB a file, processor time, memory that is written and processes. */
+function limits(seconds: number, memoryBytes: number, isApart: boolean): string {
+  const [major, minor] = release().split(".").map(Number) as [number, number];
+  // Before, all processes of this user count, and not those of the namespace.
+  const countsApart = isApart && (major > 5 || (major === 5 && minor >= 14));
   const set = [
     `ulimit -c 0; ulimit -f 65536; ulimit -t ${Math.ceil(seconds) + startSeconds}`,
     // Not every system has this one.
     `ulimit -d ${Math.ceil(memoryBytes / 1024)} 2>/dev/null`,
+    // Two names, by the shell.
+    ...(countsApart ? ["ulimit -p 64 2>/dev/null || ulimit -u 64"] : []),
   ];
   return `${set.join("; ")}; exec "$@"`;
 }
@@ -240,59 +256,4 @@ function bounded(stream: Readable, most: number, tooMuch: () => void): () => str
     if (size > most) tooMuch();
   });
   return () => Buffer.concat(chunks).toString();
-}
-
-function javaScript(): Interpreter {
-  const flags = process.allowedNodeEnvironmentFlags;
-  const permission = ["--permission", "--experimental-permission"].find((name) => flags.has(name));
-  return {
-    executable: process.execPath,
-    reads: [realpathSync(process.execPath)],
-    arguments: (scratch, memoryBytes) => [
-      // Without any it refuses nothing, and the probe fails.
-      ...(permission ? [permission, `--allow-fs-read=${scratch}/*`, `--allow-fs-write=${scratch}/*`] : []),
-      ...(flags.has("--experimental-sqlite") ? ["--no-experimental-sqlite"] : []),
-      `--max-old-space-size=${Math.ceil(memoryBytes / 2 ** 20)}`,
-      ...["--no-warnings", "-e", javaScriptGuard],
-    ],
-    probe: `
-      const refused = (work) => assert.throws(work, { code: "ERR_ACCESS_DENIED" });
-      refused(() => fs.writeFileSync(path.resolve("../kiln-probe"), ""));
-      refused(() => net.connect(9, "127.0.0.1"));`,
-  };
-}
-
-function python(): Interpreter {
-  const ask = "import os, sys; print(os.path.realpath(sys.executable), sys.base_prefix, sep='\\n')";
-  let answer: string;
-  try {
-    answer = execFileSync("python3", ["-I", "-c", ask], {
-      encoding: "utf8",
-      stdio: ["ignore", "pipe", "ignore"],
-    });
-  } catch (error) {
-    throw new KilnError(
-      "there is no python3 on the PATH, which these programs need; install Python 3.8 or later",
-      {
-        code: "interpreter_missing",
-        cause: error,
-      },
-    );
-  }
-  const [executable, prefix] = answer.trim().split(/\r?\n/);
-  return {
-    executable,
-    reads: [executable, prefix],
-    arguments: () => ["-I", "-B", "-c", pythonGuard],
-    probe: `
-import socket
-def refused(work):
-    try:
-        work()
-    except PermissionError:
-        return
-    raise AssertionError("nothing is refused")
-refused(lambda: open("../kiln-probe", "w"))
-refused(lambda: socket.create_connection(("127.0.0.1", 9), 1))`,
-  };
 }

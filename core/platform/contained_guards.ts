@@ -12,7 +12,7 @@ class Refused(PermissionError):
 
 source = sys.stdin.buffer.read().decode()
 scratch = os.path.realpath(os.getcwd())
-readable = [scratch, sys.base_prefix, "/usr/lib", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"]
+readable = [scratch, sys.base_prefix, *filter(None, sys.path), "/usr/lib", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"]
 writable = [scratch, "/dev/null"]
 writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 changes = {"os." + name for name in ("chflags", "chmod", "chown", "lchmod", "link", "mkdir", "remove", "removexattr",
@@ -102,13 +102,10 @@ sys.addaudithook(audit)
 run()
 `;
 
-/** Runs a JavaScript program: under Node's permission model, which refuses files and processes, so that networks are left. */
-export const javaScriptGuard = String.raw`{
+/** What a guard in Node takes away first: its permission model refuses files and processes, so that networks are left. */
+export const nodeRefusals = `
   const [fs, net, dgram, dns, vm] = ["fs", "net", "dgram", "dns", "vm"].map((name) => require("node:" + name));
-  const assert = require("node:assert");
   const { writeSync } = fs;
-  const source = fs.readFileSync(0, "utf8");
-
   const refuse = (kind, object, names = Object.keys(object)) => {
     for (const name of names.filter((each) => typeof object[each] === "function")) {
       const value = function () {
@@ -128,9 +125,10 @@ export const javaScriptGuard = String.raw`{
   }
   refuse("process", process, ["kill", "_kill", "_debugProcess", "_debugEnd", "binding", "_linkedBinding", "dlopen", "execve"]);
   Object.defineProperty(process, "report", { value: undefined });
-  // As in sets of problems whose tests are calls of it.
-  console.assert = (value, ...message) => assert(value, message.join(" ") || undefined);
+`;
 
+/** How a program in Node ends: `fails` and `ends` report it, once. */
+export const nodeEnds = String.raw`
   const kinds = { FileSystemWrite: "write", FileSystemRead: "read", network: "network" };
   const kindOf = (error) => {
     for (let each = error, depth = 0; each && depth < 10; each = each.cause ?? each.errors?.[0], depth++) {
@@ -148,6 +146,17 @@ export const javaScriptGuard = String.raw`{
     exit(0);
   };
   const fails = (error) => ends(kindOf(error), error instanceof Error ? error.name + ": " + error.message : String(error));
+`;
+
+/** Runs a JavaScript program under Node's permission model. */
+export const javaScriptGuard = String.raw`{
+  const assert = require("node:assert");
+  ${nodeRefusals}
+  const source = fs.readFileSync(0, "utf8");
+  // As in sets of problems whose tests are calls of it.
+  console.assert = (value, ...message) => assert(value, message.join(" ") || undefined);
+
+  ${nodeEnds}
   let script;
   try {
     script = new vm.Script(source, { filename: "program.js" });
@@ -166,17 +175,20 @@ export const javaScriptGuard = String.raw`{
 }`;
 
 /**
- * Runs a command ($3 and after) in namespaces of its own: the folder $1 becomes a file system in memory whose only other
+ * Runs a command ($5 and after) in namespaces of its own: the folder $1 becomes a file system in memory whose only other
  * content are the system's programs and libraries, and what $2 lists, for reading. Its working folder is /scratch. The
- * processes that it starts end with it.
+ * processes that it starts end with it. $3 says to setpriv who it is, $4 is what starts it.
  */
 export const namespaces = `
 set -e
-root=$1 kept=$2; shift 2
+root=$1 kept=$2 who=$3 start=$4; shift 4
 mount -t tmpfs -o size=64m,nr_inodes=10k scratch "$root"
 cd "$root"
 mkdir scratch dev old proc
+chmod 777 scratch
 mount -t proc proc proc
+# Where memory is short, these are ended first.
+echo 1000 > proc/self/oom_score_adj
 IFS=:
 for path in /usr /lib /lib32 /lib64 /bin /etc/ld.so.cache /etc/localtime /dev/null /dev/urandom $kept; do
   [ -e "$path" ] && [ ! -e ".$path" ] || continue
@@ -195,6 +207,7 @@ rmdir /old /proc
 mount --bind /scratch /scratch
 mount -o remount,bind,ro /
 cd /scratch
-setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+unset IFS
+setpriv --no-new-privs --bounding-set=-all --inh-caps=-all $who $start "$@"
 exit $?
 `;

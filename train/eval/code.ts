@@ -5,8 +5,8 @@ import {
   type Contained,
   type Language,
   openContained,
+  type Tier,
   throwIfStopped,
-  tierTexts,
 } from "../../core/platform/contained.ts";
 import { duration, ProgressLine } from "../../core/platform/progress_line.ts";
 import type { TextGeneration } from "../../models/generation.ts";
@@ -35,6 +35,8 @@ export interface CodeFlags {
   timeout?: number;
   /** Of problems that do not say it; default python. */
   language?: Language;
+  /** The only way to contain programs; default the strongest that works here. */
+  tier?: Tier;
   /** A JSON Lines file with task_id and completion, in place of a model. */
   completions?: string;
   /** A folder that gets results.jsonl: each completion and how its program ended. */
@@ -91,7 +93,7 @@ export async function evaluateCode(flags: CodeFlags, writer?: CodeWriter): Promi
   const samples = flags.samples ?? Math.max(...k);
   if (writer) assertEnough(`--samples ${samples}`, samples, k);
   const total = writer ? problems.size * samples : await countCompletions(flags.completions!, problems, k);
-  const runners = await openRunners(problems, say);
+  const runners = await openRunners(problems, say, flags.tier);
   const results = resultsFile(flags);
   const meter = new SpeedMeter();
   const tallies = new Map([...problems.keys()].map((id) => [id, new Tally()]));
@@ -235,11 +237,12 @@ async function* written(
 async function openRunners(
   problems: ReadonlyMap<string, CodeProblem>,
   say: (line: string) => void,
+  tier?: Tier,
 ): Promise<Map<Language, Contained>> {
   const runners = new Map<Language, Contained>();
   for (const language of new Set([...problems.values()].map((problem) => problem.language))) {
-    const contained = await openContained(language);
-    say(`${language} programs run ${tierTexts[contained.tier]}`);
+    const contained = await openContained(language, tier && [tier]);
+    say(`${language} programs run ${contained.text}`);
     runners.set(language, contained);
   }
   return runners;

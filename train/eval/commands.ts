@@ -229,6 +229,12 @@ function addCode(group: Command, makeGenerator: () => Promise<MakeGenerator>): v
         "javascript",
       ]),
     )
+    .addOption(
+      new Option(
+        "--tier <name>",
+        "how programs are contained; default: the first of these that works",
+      ).choices(["namespaces", "interpreter", "wasm"]),
+    )
     .addHelpText(
       "after",
       examples(

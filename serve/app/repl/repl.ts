@@ -56,9 +56,11 @@ export class ChatRepl {
   constructor(session: ChatSession, options: ReplOptions) {
     const { input = process.stdin, output = process.stdout, history: file = null } = options;
     this.#session = session;
-    this.#options = options;
     this.#output = output;
     this.#isTerminal = input.isTTY === true;
+    // Errors of programs, names of languages and rows of files come from models and strangers too.
+    const say = (line: string) => options.say(this.#isTerminal ? printable(line) : line);
+    this.#options = { ...options, say };
     const screen = output.isTTY ? output : process.stderr;
     // What is typed while an answer comes must not appear in the midst of it.
     const quiet = new Writable({
@@ -146,7 +148,7 @@ export class ChatRepl {
     },
     rate: {
       argument: "up|down [BETTER]",
-      text: "rate the last answer; BETTER is what it should have been. /save keeps it",
+      text: "rate the last answer; with down, BETTER is what it should have been. /save keeps it",
       run: (rating) => this.#rate(rating),
     },
     context: { text: "how much of the context is taken", run: () => this.#context() },
@@ -188,8 +190,9 @@ export class ChatRepl {
     this.#running = running;
     let isOpen = false;
     const screen = this.#isTerminal ? new CodeScreen((text) => this.#output.write(text)) : null;
-    const hear = (text: string) => {
+    const hear = (heard: string) => {
       if (json) return;
+      const text = this.#isTerminal ? printable(heard) : heard;
       if (!isOpen && this.#isTerminal) this.#output.write("AI: ");
       isOpen = true;
       if (screen) screen.hear(text);
@@ -276,7 +279,9 @@ export class ChatRepl {
   async #run(how: string): Promise<void> {
     const words = how.split(/\s+/).filter((word) => word !== "");
     const unsafe = words.includes("unsafe");
-    const [language] = words.filter((word) => word !== "unsafe");
+    const [language, more] = words.filter((word) => word !== "unsafe");
+    if (more !== undefined)
+      throw new KilnError("say /run, or /run LANGUAGE unsafe: the code comes from the conversation");
     const block = this.#session.messages.flatMap(({ content }) => codeBlocks(content)).at(-1);
     if (!block)
       throw new KilnError("there is no code between ``` and ``` in the conversation, so nothing to run");
@@ -319,7 +324,7 @@ export class ChatRepl {
 
   #rate(argument: string): void {
     const [, word, better] = /^(up|down)(?:\s+([\s\S]+))?$/.exec(argument.trim()) ?? [];
-    if (word === undefined)
+    if (word === undefined || (word === "up" && better !== undefined))
       throw new KilnError("say /rate up, /rate down, or /rate down and what it should have been");
     this.#session.rate(word === "up" ? 1 : -1, better);
     this.#options.say(
@@ -352,7 +357,7 @@ function isOpen(message: string): boolean {
   return reader.open !== null;
 }
 
-/** What a program wrote, without what would move a terminal's cursor or change its colours. */
+/** What a model or a program wrote, without what would move a terminal's cursor, change its colours or write from right to left. */
 const printable = (text: string) =>
   // biome-ignore lint/suspicious/noControlCharactersInRegex: those are what it takes away
-  text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
+  text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");

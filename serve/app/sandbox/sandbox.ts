@@ -5,7 +5,8 @@ import {
   type ContainedResult,
   type Language,
   openContained,
-  tierTexts,
+  type Tier,
+  throwIfStopped,
 } from "../../../core/platform/contained.ts";
 import { firstLine } from "../../../core/platform/files.ts";
 import type { CodeBlock } from "./code_blocks.ts";
@@ -31,13 +32,18 @@ export interface RunCodeOptions extends Pick<ContainedOptions, "signal"> {
   unsafe?: boolean | undefined;
 }
 
-/** A runner is opened, and tried out, when its language is first needed. */
-const runners = new Map<Language, Promise<Contained>>();
+/** Where the kernel does not hold a program, an interpreter in WebAssembly does, or at last a person who has read it. */
+const held: readonly Tier[] = ["namespaces", "wasm"];
+const trusted: readonly Tier[] = ["namespaces", "interpreter", "wasm"];
 
-function runnerOf(language: Language): Promise<Contained> {
-  const open = runners.get(language) ?? openContained(language);
-  runners.set(language, open);
-  open.catch(() => runners.delete(language));
+/** A runner is opened, and tried out, when its language is first needed. */
+const runners = new Map<string, Promise<Contained>>();
+
+function runnerOf(language: Language, unsafe: boolean): Promise<Contained> {
+  const name = `${language} ${unsafe}`;
+  const open = runners.get(name) ?? openContained(language, unsafe ? trusted : held);
+  runners.set(name, open);
+  open.catch(() => runners.delete(name));
   return open;
 }
 
@@ -48,20 +54,33 @@ function runnerOf(language: Language): Promise<Contained> {
  */
 export async function runCode(
   block: CodeBlock,
-  { language: given, unsafe, signal }: RunCodeOptions = {},
+  { language: given, unsafe = false, signal }: RunCodeOptions = {},
 ): Promise<SandboxRun> {
   const language = languageOf(given ?? block.language);
-  const runner = await runnerOf(language === "typescript" ? "javascript" : language);
-  // An audit hook of Python can be undone by the code that it holds; Node's permission model is the engine's own.
-  if (language === "python" && runner.tier === "interpreter" && !unsafe)
-    throw new KilnError(
-      `python runs here ${tierTexts[runner.tier]}, which code that means harm can undo; if you have read the code, say "unsafe"`,
-      { code: "containment_weak" },
-    );
-  const tier = tierTexts[runner.tier];
+  const engine = language === "typescript" ? "javascript" : language;
+  const runner = await unlessStopped(runnerOf(engine, unsafe), signal).catch(async (error: KilnError) => {
+    throwIfStopped(signal);
+    const weak = unsafe ? null : await runnerOf(engine, true).catch(() => null);
+    // An audit hook of Python can be undone by the code that it holds, and Node promises nothing of its permission model.
+    throw weak
+      ? new KilnError(
+          `${engine} runs here ${weak.text}, which code that means harm can undo; if you have read the code, say "unsafe". ${error.message}`,
+          { code: "containment_weak" },
+        )
+      : error;
+  });
+  const tier = runner.text;
   const prepared = language === "python" ? block.code : await asScript(block.code, language);
   if (typeof prepared !== "string") return { ...prepared, tier };
   return { ...(await runner.run(prepared, { ...limits, signal })), tier };
+}
+
+/** What is opened goes on to open, for the next program. */
+function unlessStopped<T>(opened: Promise<T>, signal?: AbortSignal): Promise<T> {
+  const stopped = new Promise<never>((_, reject) => {
+    signal?.addEventListener("abort", () => reject(new KilnError("stopped")), { once: true });
+  });
+  return Promise.race([opened, stopped]);
 }
 
 /** JavaScript without types and modules, or how it ends before it begins. */
