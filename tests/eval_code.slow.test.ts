@@ -8,6 +8,7 @@ import { evaluateCode } from "../train/eval/code.ts";
 
 const data = new URL("../../shared/data/code/HumanEval.jsonl.gz", import.meta.url).pathname;
 const hasAll = existsSync(data) && spawnSync("python3", ["--version"]).status === 0;
+const mbpp = new URL("../../shared/data/code/sanitized-mbpp.json", import.meta.url).pathname;
 const folder = mkdtempSync(join(tmpdir(), "kiln-human-eval-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -28,3 +29,26 @@ describe.skipIf(!hasAll)("HumanEval (skipped: no ../shared/data or python3)", ()
     expect(values["pass@1"]).toBeCloseTo((159 + 5 / 2) / 164, 12);
   });
 });
+
+describe.skipIf(!hasAll || !existsSync(mbpp))(
+  "MBPP, the first 25 (skipped: no ../shared/data or python3)",
+  () => {
+    it("its own solutions pass, and functions that return something else do not", async () => {
+      const rows = JSON.parse(readFileSync(mbpp, "utf8")).slice(0, 25) as { task_id: number; code: string }[];
+      const data = join(folder, "mbpp.jsonl");
+      writeFileSync(data, rows.map((row) => JSON.stringify(row)).join("\n"));
+      const other = (code: string) =>
+        [...code.matchAll(/^def (\w+)/gm)].map(([, name]) => `\ndef ${name}(*a, **k): return object()\n`);
+      const score = async (solution: (code: string) => string) => {
+        const completions = join(folder, "mbpp_completions.jsonl");
+        const lines = rows.map(({ task_id, code }) =>
+          JSON.stringify({ task_id, completion: solution(code) }),
+        );
+        writeFileSync(completions, lines.join("\n"));
+        return (await evaluateCode({ data: [data], completions, timeout: 20 })).values["pass@1"];
+      };
+      expect(await score((code) => code)).toBe(1);
+      expect(await score((code) => code + other(code).join(""))).toBe(0);
+    });
+  },
+);

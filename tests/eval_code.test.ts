@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -97,6 +98,27 @@ describe("pass@k of a file of completions", () => {
     await expect(run).rejects.toMatchObject({ exitCode: 130 });
   });
 });
+
+const own = new URL("fixtures/code_python.jsonl", import.meta.url).pathname;
+const hasPython = spawnSync("python3", ["--version"]).status === 0;
+it.skipIf(!hasPython)(
+  "own problems in the shapes of HumanEval and MBPP (skipped without python3)",
+  async () => {
+    const rows = readFileSync(own, "utf8").trim().split("\n");
+    const parsed = rows.map(
+      (row) => JSON.parse(row) as { task_id: string; canonical_solution: string; mutants: string[] },
+    );
+    const passed = async (name: string, of: (row: (typeof parsed)[0]) => string[]) => {
+      const written = parsed.flatMap((row) =>
+        of(row).map((completion) => ({ task_id: row.task_id, completion })),
+      );
+      const { values } = await evaluateCode({ data: [own], completions: file(name, written), timeout: 2 });
+      return values["pass@1"];
+    };
+    expect(await passed("own.jsonl", (row) => [row.canonical_solution])).toBe(1);
+    expect(await passed("mutants.jsonl", (row) => row.mutants)).toBe(0);
+  },
+);
 
 it("asks a model for samples, and counts prompts that it cannot read as failed", async () => {
   const asked: GenerationOptions[] = [];
