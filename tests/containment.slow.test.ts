@@ -19,7 +19,7 @@ let port = 0;
 let connections = 0;
 
 beforeAll(async () => {
-  process.env.KILN_TEST_SECRET = "from the environment";
+  process.env.KILN_TEST_CANARY = "from the environment";
   writeFileSync(secret, "from a file");
   server = createServer((socket) => {
     connections++;
@@ -29,7 +29,7 @@ beforeAll(async () => {
   port = (server.address() as { port: number }).port;
 });
 afterAll(() => {
-  delete process.env.KILN_TEST_SECRET;
+  delete process.env.KILN_TEST_CANARY;
   server.close();
   rmSync(outside, { recursive: true });
 });
@@ -59,7 +59,7 @@ const attempts: Record<Language, Record<string, string>> = {
   javascript: {
     "reads a file outside": 'require("fs").readFileSync("SECRET", "utf8")',
     "writes a file outside": 'require("fs").writeFileSync("OUTSIDE/left", "")',
-    "finds secrets in its environment": 'process.env.KILN_TEST_SECRET ?? hold("none")',
+    "finds secrets in its environment": 'process.env.KILN_TEST_CANARY ?? hold("none")',
     connects: 'require("net").connect(PORT, "127.0.0.1")',
     "fork bomb": 'for (;;) require("child_process").spawn(process.execPath, ["-e", "for (;;);"])',
     "ends its parent": "process.kill(process.ppid, 9)",
@@ -69,7 +69,7 @@ const attempts: Record<Language, Record<string, string>> = {
   python: {
     "reads a file outside": 'open("SECRET").read()',
     "writes a file outside": 'open("OUTSIDE/left", "w")',
-    "finds secrets in its environment": 'os.environ["KILN_TEST_SECRET"]',
+    "finds secrets in its environment": 'os.environ["KILN_TEST_CANARY"]',
     connects: 'socket.create_connection(("127.0.0.1", PORT)).recv(1)',
     "fork bomb": "bomb()",
     "ends its parent": "os.kill(RUNNER, 9)",

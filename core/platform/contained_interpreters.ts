@@ -94,7 +94,7 @@ function quickJs(): Interpreter {
       ),
     probe: `
       if (typeof process + typeof fetch + typeof WebAssembly !== "undefined".repeat(3)) throw new Error("the host is seen");`,
-    ownBytes: 64 * mebi,
+    ownBytes: 256 * mebi,
   };
 }
 

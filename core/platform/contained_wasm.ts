@@ -3,8 +3,19 @@ import { nodeEnds, nodeRefusals, pythonGuard } from "./contained_guards.ts";
 // Guards whose interpreter is WebAssembly: a program reaches nothing but that interpreter's own memory, and what holds it
 // where that fails is Node's permission model around it. Neither may make code from texts (`--disallow-code-generation-from-strings`).
 
-/** What QuickJS may take. A stack of 512 KB overflows the host's own. */
-const quickJsLimits = { memory: 2 ** 25, stack: 2 ** 17, milliseconds: 1000 };
+/** Bounds what an interpreter's memory grows to; it then has no more to give, and its program an error. */
+const boundMemory = (bytes: number): string => `
+  const grow = WebAssembly.Memory.prototype.grow;
+  WebAssembly.Memory.prototype.grow = function (pages) {
+    if (this.buffer.byteLength + pages * 65536 > ${bytes}) throw new RangeError("Array buffer allocation failed");
+    return grow.call(this, pages);
+  };`;
+
+/**
+ * What QuickJS may take: 32 MiB above the 16 that it begins with. Its own limit of memory counts blocks without their sizes
+ * here, so that a program got 2 GiB. A stack of 512 KB overflows the host's own.
+ */
+const quickJsLimits = { memory: 48 * 2 ** 20, stack: 2 ** 17, milliseconds: 1000 };
 
 /** What a JavaScript program finds beside the language; `write` is the only way out. */
 const quickJsPrelude = String.raw`((write, later, never) => {
@@ -50,14 +61,15 @@ const quickJsPrelude = String.raw`((write, later, never) => {
 export const quickJsGuard = (core: string, variant: string): string => String.raw`{
   const load = () => [${JSON.stringify(core)}, ${JSON.stringify(variant)}].map(require);
   const [{ newQuickJSWASMModuleFromVariant }, found] = load();
+  ${boundMemory(quickJsLimits.memory)}
   ${nodeRefusals}
   ${nodeEnds}
   if (!process.permission || process.permission.has("fs.write")) throw new Error("Node's permission model is not in force");
   const source = fs.readFileSync(0, "utf8");
-  const { memory, stack, milliseconds } = ${JSON.stringify(quickJsLimits)};
+  const { stack, milliseconds } = ${JSON.stringify(quickJsLimits)};
   const main = async () => {
     const quickJs = await newQuickJSWASMModuleFromVariant(found.default ?? found);
-    const runtime = quickJs.newRuntime({ memoryLimitBytes: memory, maxStackSizeBytes: stack });
+    const runtime = quickJs.newRuntime({ maxStackSizeBytes: stack });
     const guest = runtime.newContext();
     let busy = 0;
     let since = 0;
@@ -109,11 +121,7 @@ export const pyodideGuard = (url: string, folder: string, memoryBytes: number): 
   // Pyodide asks for the constants of files, which the permission model would refuse with all other bindings.
   const { constants } = require("node:fs");
   Object.defineProperty(process, "binding", { value: () => ({ fs: constants }), configurable: true, writable: true });
-  const grow = WebAssembly.Memory.prototype.grow;
-  WebAssembly.Memory.prototype.grow = function (pages) {
-    if (this.buffer.byteLength + pages * 65536 > ${memoryBytes}) throw new RangeError("Array buffer allocation failed");
-    return grow.call(this, pages);
-  };
+  ${boundMemory(memoryBytes)}
   const main = async () => {
     const { loadPyodide } = await import(${JSON.stringify(url)});
     // Without a global object of JavaScript: by its own, "import js" would be the host.
