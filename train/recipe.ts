@@ -14,6 +14,8 @@ export interface Recipe<C extends RunSettings, B extends HostBatch, I extends ob
   extends SettingsOf<C> {
   /** Refuses settings that no run can have, before anything is written. Throws a KilnError. */
   check?(config: C): void;
+  /** Settings that depend on the data; what is fitted once stays as it is. */
+  fit?(config: C): Promise<C>;
   /** What would be learned of the data, as text for a terminal (with colours) or not; trains nothing. */
   preview?(config: C, isTerminal: boolean): Promise<string>;
   /** Reads the data and makes the model. Says what it found. */

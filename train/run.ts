@@ -65,15 +65,15 @@ export async function run<C extends LoopSettings, B extends HostBatch, I extends
   recipe: Recipe<C, B, I>,
   options: RunOptions<C>,
 ): Promise<RunResult> {
-  const { config } = options;
-  recipe.check?.(config);
-  const release = lockRun(config.out_dir);
+  recipe.check?.(options.config);
+  const release = lockRun(options.config.out_dir);
   try {
+    const config = (await recipe.fit?.(options.config)) ?? options.config;
     const resumeFrom = await resumePoint(recipe.name, config);
     assertComputeDtype(config.train.compute_dtype, "set train.compute_dtype to f32");
     const task = await recipe.open(config, { ...options, resumeFrom });
     try {
-      return await new Run(recipe.name, task, options).toEnd(resumeFrom);
+      return await new Run(recipe.name, task, { ...options, config }).toEnd(resumeFrom);
     } finally {
       task.close();
     }
@@ -154,6 +154,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
         );
       }
       const before = start === 0 ? await this.#sample(0) : [];
+      log.samples(0, before);
       const trainLoss = await this.#train(start, log);
       return await this.#finish(log, before, trainLoss);
     } finally {

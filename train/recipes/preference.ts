@@ -31,7 +31,7 @@ const schema = z
     model,
     data: chats
       .unwrap()
-      .omit({ packing: true })
+      .omit({ packing: true, min_updates: true })
       .extend({
         path: filesOf("pairs").describe(
           "pairs: JSONL, JSON, CSV or Parquet with chosen, rejected and a prompt",

@@ -1,10 +1,11 @@
 import { z } from "zod";
 import { KilnError } from "../../core/errors.ts";
 import { readTokenizer } from "../../models/formats/hf_directory.ts";
-import { type ChatTemplate, withChatTemplate } from "../../tokenizer/index.ts";
+import { ChatTemplate, PLAIN_TURNS, withChatTemplate } from "../../tokenizer/index.ts";
 import { concludeAdapter, firstLogits } from "../adapters.ts";
 import { openChatModel } from "../chat_model.ts";
 import { previewChats } from "../data/chat_preview.ts";
+import { fitRows } from "../data/fit_rows.ts";
 import {
   type Batch,
   type ChatExample,
@@ -37,6 +38,19 @@ export const recipe: Recipe<SftConfig, Batch> = {
   inputs: ["model.init_from", "data.path", "data.validation_path"],
 
   check: ({ out_dir, data: { path, validation_path } }) => assertOutside(out_dir, path, validation_path),
+
+  /** Little data is learned in rows that leave some updates in a pass. */
+  async fit(config) {
+    const { data, model, train } = config;
+    if (data.min_updates === 0) return config;
+    const own = await readTokenizer(await existingOrigin(model.init_from));
+    const template = model.plain_turns
+      ? new ChatTemplate(own, PLAIN_TURNS)
+      : new ChatTemplate(withChatTemplate(own));
+    const { examples } = await readChatData(data.path, template, train.sequence_length);
+    const lengths = examples.map(({ tokens }) => tokens.length);
+    return { ...config, train: { ...train, ...fitRows(lengths, data.min_updates, train) } };
+  },
 
   async preview({ model: { init_from }, data: { path }, train }, isTerminal) {
     const tokenizer = withChatTemplate(await readTokenizer(await existingOrigin(init_from)));
@@ -99,7 +113,8 @@ async function openChats({ data, train }: SftConfig, template: ChatTemplate, say
     if (tooLong + empty > 0) say(`left out of ${name}: ${left}`);
     return { examples, hash };
   };
-  const { training, held: others, content } = await splitExamples(data, read);
+  const { min_updates: _, ...reading } = data;
+  const { training, held: others, content } = await splitExamples(reading, read);
   const pack = (examples: ChatExample[]) =>
     data.packing ? packExamples(examples, longest) : examples.map((example) => [example]);
   const [rows, held] = [pack(training), pack(others)];

@@ -106,11 +106,12 @@ export class RunLog {
     this.#clock = performance.now();
   }
 
-  /** Keeps the samples of a step in `samples.txt` and shows the beginning of the first. */
+  /** Keeps the samples of a step in `samples.txt` and shows the beginning of the first, where something was learned before it. */
   samples(step: number, texts: readonly string[]): void {
     for (const text of texts)
       appendFileSync(join(this.#folder, "samples.txt"), `=== step ${step} ===\n${text}\n\n`);
-    if (texts[0]) this.#progress.note(`  step ${step}: ${texts[0].replaceAll(/\s+/g, " ").slice(0, 140)}…`);
+    if (texts[0] && step > 0)
+      this.#progress.note(`  step ${step}: ${texts[0].replaceAll(/\s+/g, " ").slice(0, 140)}…`);
     this.#clock = performance.now();
   }
 

@@ -21,6 +21,11 @@ export const data = z
       .boolean()
       .default(true)
       .describe("several whole conversations in a row, which do not see each other; false: one"),
+    min_updates: natural
+      .default(0)
+      .describe(
+        "updates of a pass at least: little data is cut into shorter rows, then into fewer; 0: as train says",
+      ),
   })
   .prefault({})
   .describe("what to train on");

@@ -15,6 +15,8 @@ import type { FineTuneParameters, FineTunePayload } from "./payload.ts";
 
 /** Tokens of a row, where the model reads that many; rows and pairs of one forward pass. */
 const [LONGEST, ROWS, PAIRS] = [512, 4, 2];
+/** Updates of a pass over what is little: it would be over before anything is learned. */
+const UPDATES = 10;
 /** Steps between measurements and checkpoints; measurements without a better one that end a run; what is held out for them. */
 const [EVERY, PATIENCE, HELD_OUT] = [10, 3, 0.1];
 const [SAMPLES, SAMPLE_TOKENS] = [2, 48];
@@ -79,7 +81,10 @@ export class FineTuning {
     const lessons = await this.#lessons(userId, dataset, model.frontend.tokenizer, room);
     checkEnough(lessons);
     const { examples, tokens } = lessons;
-    const perEpoch = dataset === "corrections" ? examples / PAIRS : tokens / (ROWS * room);
+    const perEpoch =
+      dataset === "corrections"
+        ? examples / PAIRS
+        : Math.max(tokens / (ROWS * room), Math.min(UPDATES, examples));
     const steps = Math.max(1, Math.ceil(parameters.epochs * (1 - HELD_OUT) * perEpoch));
     // Weights twice, since those of the adapted model are written too, and what one row of a batch keeps of each layer, about.
     const bytes = 2 * (model.facts?.bytes ?? 0) + ROWS * room * (model.frontend.engine.runner.vocabSize * 8);
@@ -184,7 +189,7 @@ function settingsOf(
   const isPreference = method === "dpo";
   return {
     model: { init_from: path, plain_turns: frontend.tokenizer.chatTemplate === null },
-    data: { validation_fraction: HELD_OUT },
+    data: { validation_fraction: HELD_OUT, ...(isPreference ? {} : { min_updates: UPDATES }) },
     adapter: {
       ...{ kind: method === "qlora" ? "qlora" : "lora", rank, alpha: 2 * rank, targets: ["all-linear"] },
     },
