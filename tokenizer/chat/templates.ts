@@ -69,6 +69,10 @@ function mapStrings(value: unknown, change: (text: string) => string): unknown {
   );
 }
 
+/** Plain text, or the id of a special token. */
+type Piece = string | number;
+type Encoded = Awaited<ReturnType<Tokenizer["encodePieces"]>>;
+
 /** Characters that are not text: a guard inside a special token's name, generation blocks, the end of a message to continue. */
 type Marks = Record<"guard" | "open" | "close" | "end", string>;
 
@@ -195,13 +199,39 @@ export class ChatTemplate {
     const turns = conversation.messages.filter(({ role }) => role === "assistant");
     const found = this.#hasBlocks ? spans : this.#spansByTurn(text, conversation, options);
     const learned = this.#learned(found, turns);
-    const { ids, ranges } = await this.#tokenizer.encodePieces(pieces);
+    const { ids, ranges } = await this.#encodeTurns(text, pieces, learned);
     for (const span of learned) this.#checkStop(ids, maskOf(text, ranges, [span]));
     const assistantMask = maskOf(text, ranges, learned);
     if (assistantMask.includes(1)) return { text, ids, assistantMask };
     throw new ConversationError(
       "this conversation has nothing to learn from: it has no assistant turn, or only turns of weight 0; leave it out",
     );
+  }
+
+  /**
+   * Encodes pieces with a boundary of tokens where each turn begins, as there is one where a model is asked for it: what is learned of
+   * a token that spans the end of the line before and the indentation of the turn is never asked for.
+   */
+  async #encodeTurns(text: string, pieces: readonly Piece[], turns: readonly TextSpan[]): Promise<Encoded> {
+    const whole = await this.#tokenizer.encodePieces(pieces);
+    const places = placesOf(text);
+    const starts = turns
+      .map(([start]) => start)
+      .filter((start) => whole.ranges.some(([from, to]) => from < places[start]! && places[start]! < to));
+    if (starts.length === 0) return whole;
+    const names = (piece: Piece) => (typeof piece === "string" ? piece : this.#tokenizer.idToToken(piece)!);
+    const ids: number[] = [];
+    const ranges: TextSpan[] = [];
+    let place = 0;
+    for (const part of cutPieces(pieces, names, starts)) {
+      const encoded = await this.#tokenizer.encodePieces(part);
+      ids.push(...encoded.ids);
+      for (const [from, to] of encoded.ranges) ranges.push([place + from, place + to]);
+      place += [...part.map(names).join("")].length;
+    }
+    // One that begins every text with a space would have added some.
+    const isSame = this.#tokenizer.decode(ids) === this.#tokenizer.decode(whole.ids);
+    return isSame ? { ids, ranges } : whole;
   }
 
   /** Breaks up special tokens in a message, and their beginnings at its end, which the next message might complete. */
@@ -276,12 +306,38 @@ export class ChatTemplate {
   }
 }
 
-/** 1 for each token that covers a character of a span. */
-function maskOf(text: string, ranges: readonly TextSpan[], spans: readonly TextSpan[]): Uint8Array {
-  // Ranges are in code points, spans in UTF-16 units.
+/** Pieces in parts that begin at some places of their text. */
+function cutPieces(
+  pieces: readonly Piece[],
+  nameOf: (piece: Piece) => string,
+  starts: readonly number[],
+): Piece[][] {
+  const parts: Piece[][] = [[]];
+  let end = 0;
+  for (const piece of pieces) {
+    const [from, name] = [end, nameOf(piece)];
+    end += name.length;
+    const cuts = starts.filter((start) => start > from && start < end).map((start) => start - from);
+    if (starts.includes(from) && from > 0) parts.push([]);
+    [0, ...cuts].forEach((cut, i) => {
+      if (i > 0) parts.push([]);
+      parts.at(-1)!.push(cuts.length === 0 ? piece : name.slice(cut, cuts[i]));
+    });
+  }
+  return parts;
+}
+
+/** The code point that each UTF-16 unit of a text is of: ranges of tokens are in those, spans in these. */
+function placesOf(text: string): number[] {
   const points: number[] = [];
   for (const char of text)
     for (let i = 0; i < char.length; i++) points.push((points.at(-1) ?? -1) + (i === 0 ? 1 : 0));
+  return points;
+}
+
+/** 1 for each token that covers a character of a span. */
+function maskOf(text: string, ranges: readonly TextSpan[], spans: readonly TextSpan[]): Uint8Array {
+  const points = placesOf(text);
   const limits = spans
     .filter(([start, end]) => end > start)
     .map(([start, end]): TextSpan => [points[start], points[end - 1] + 1]);

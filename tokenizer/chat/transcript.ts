@@ -18,14 +18,18 @@ export function hasTurns(text: string): boolean {
 
 /**
  * The messages of a text in which each turn starts a new line with `User:` or `Assistant:` (or `Human:`, `AI:`, `Bot:`,
- * `System:`). Text before the first turn becomes the system message. White space around each turn is removed.
+ * `System:`). Text before the first turn becomes the system message. White space around each turn is removed, but for the indentation of
+ * one that begins on a line of its own: code is indented.
  */
 export function parseTranscript(text: string): ChatMessage[] {
   const starts = [...text.matchAll(turn)];
   const preamble = text.slice(0, starts[0]?.index ?? text.length).trim();
   const messages = starts.map((start, i): ChatMessage => {
     const content = text.slice(start.index + start[0].length, starts[i + 1]?.index ?? text.length);
-    return { role: labels[start[1].toLowerCase()], content: content.trim() };
+    return {
+      role: labels[start[1].toLowerCase()],
+      content: content.replace(/^(?:[^\S\n]*\n)+/, "").trimEnd(),
+    };
   });
   return preamble === "" ? messages : [{ role: "system", content: preamble }, ...messages];
 }

@@ -79,7 +79,7 @@ function chatsIn(kind: FileKind, { conversations = 0, tables = [] }: Facts): num
 
 async function passagesOf(
   store: Store,
-  { id, name, title }: DocumentRow,
+  { id, name, title, kind }: DocumentRow,
   tokenizer: Tokenizer,
   room: number,
 ): Promise<string[]> {
@@ -95,9 +95,9 @@ async function passagesOf(
   let end = 0;
   for (const chunk of chunks) {
     // A passage begins with the end of the one before it, which is learned once.
-    const text = chunk.text.slice(Math.max(0, end - chunk.start_char)).trim();
+    const text = wholeLines(chunk.text.slice(Math.max(0, end - chunk.start_char)));
     end = chunk.end_char;
-    for (const content of text === "" ? [] : await fitting(text, left, lengthOf))
+    for (const content of text === "" ? [] : await fitting(text, left, lengthOf, kind === "code"))
       rows.push(JSON.stringify(exchange(called, content)));
   }
   return rows;
@@ -110,16 +110,29 @@ export const exchange = (question: string, answer: string) => ({
   ],
 });
 
-/** A text in parts that fit, cut between words. */
+/** Without the empty lines around it: the indentation of the first line is part of code. */
+const wholeLines = (code: string): string => code.replace(/^(?:[^\S\n]*\n)+/, "").trimEnd();
+
+/** A text in parts that fit, cut between words; code between lines, as far as these fit. */
 async function fitting(
   text: string,
   most: number,
   lengthOf: (text: string) => Promise<number>,
+  isCode = false,
 ): Promise<string[]> {
   if (text.length < 2 || (await lengthOf(text)) <= most) return [text];
   const middle = Math.ceil(text.length / 2);
-  const space = text.indexOf(" ", middle);
-  const cut = space > 0 && space < text.length - 1 ? space : middle;
-  const parts = [text.slice(0, cut).trim(), text.slice(cut).trim()].filter((part) => part !== "");
-  return (await Promise.all(parts.map((part) => fitting(part, most, lengthOf)))).flat();
+  const inLines = isCode && text.includes("\n");
+  const cut = inLines ? cutAt(text, "\n", middle) : cutAt(text, " ", middle);
+  const trim = isCode ? wholeLines : (part: string) => part.trim();
+  const parts = [text.slice(0, cut), text.slice(cut)].map(trim).filter((part) => part !== "");
+  return (await Promise.all(parts.map((part) => fitting(part, most, lengthOf, isCode)))).flat();
+}
+
+/** Where a text is cut near a place: before the first of a letter after it, else before the last of it, else there. */
+function cutAt(text: string, letter: string, place: number): number {
+  const after = text.indexOf(letter, place);
+  if (after > 0 && after < text.length - 1) return after;
+  const before = text.lastIndexOf(letter, place);
+  return before > 0 ? before : place;
 }
