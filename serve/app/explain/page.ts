@@ -48,16 +48,18 @@ export function explanationHtml(explanation: Explanation, title: string): string
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 ${titleTag}
 <style>${style}</style>
+<main>
 <h1></h1>
 <h2>What the prompt adds to the log-probability of what follows</h2>
 <p><label>Method <select id="method"></select></label></p>
 <p id="text"></p>
 <p id="gap"></p>
 <h2>What else was likely</h2>
-<div class="wide"><table id="choices"><thead><tr><th>token<th>probability<th>entropy (nats)<th>likeliest</tr></thead><tbody></tbody></table></div>
+<div class="wide" role="region" aria-label="What else was likely" tabindex="0"><table id="choices"><thead><tr><th>token<th>probability<th>entropy (nats)<th>likeliest</tr></thead><tbody></tbody></table></div>
 <h2>Attention</h2>
 <p><label>Layer <select id="layer"></select></label> <label>Head <select id="head"></select></label> <span id="weight" role="status"></span></p>
 <canvas id="map" role="img" aria-label="Attention weights: a row for each token, a column for each token that it sees"></canvas>
+</main>
 <script type="application/json" id="data">${json}</script>
 <script>${script}</script>
 </html>
