@@ -4,12 +4,14 @@ import path from "node:path";
 import { text } from "node:stream/consumers";
 import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import WebSocket from "ws";
 import { parseReference } from "../models/registry/names.ts";
 import { LogFollower } from "../serve/app/jobs/follow.ts";
 import { modelOf } from "../serve/app/jobs/names.ts";
 import { payloadOf } from "../serve/app/jobs/payload.ts";
+import type { JobEvent, JobUpdate, ServerEvent } from "../serve/app/protocol.ts";
 import { openBlobs } from "../serve/store/index.ts";
-import { jobById } from "../serve/store/queue.ts";
+import { addJobEvent, jobById, openQueue } from "../serve/store/queue.ts";
 import { type ChatServer, chatServer } from "./support/chat_server.ts";
 import { lessonsOf } from "./support/lessons.ts";
 
@@ -75,7 +77,7 @@ describe("a fine-tune", () => {
     expect(payloadOf((await jobById(store, job_id))!).settings).toMatchObject({
       model: { init_from: "/models/base" },
       adapter: { kind: "lora", rank: 8, alpha: 16, targets: ["all-linear"] },
-      data: { validation_fraction: 0.1 },
+      data: { validation_fraction: 0.1, min_updates: 10 },
       eval: { patience: 3 },
     });
     const again = await fineTune("ada", { epochs: 5 });
@@ -132,6 +134,27 @@ describe("a fine-tune", () => {
     expect(rows.map(([, passage]) => passage.content).join(" ")).toContain("Whales sing for hours.");
   });
 
+  it("learns code with its indentation, cut between lines", async () => {
+    const method = (i: number) =>
+      [
+        `    def step_${i}(self, x):`,
+        "\tif x:  # tab",
+        `            return x + ${i}`,
+        "        return None",
+      ].join("\n");
+    const code = ["class Machine:", ...Array.from({ length: 60 }, (_, i) => method(i))].join("\n\n");
+    await upload("coder", "machine.py", `${code}\n`);
+    const { body } = await fineTune("coder");
+    const [passages] = await filesOf(body.job_id);
+    const rows = passages!.trim().split("\n");
+    const learned = rows.map((line) => JSON.parse(line).messages[1].content as string);
+    expect(rows.length).toBeGreaterThan(5);
+    // Whole lines, all of them, each as it was: only the empty lines where it is cut are gone.
+    const lines = (text: string) => text.split("\n").filter((line) => line.trim() !== "");
+    expect(learned.flatMap(lines)).toEqual(lines(code));
+    expect(learned.some((text) => text.startsWith("    def"))).toBe(true);
+  });
+
   it("learns corrections as preferences", async () => {
     const params = { max_tokens: 4, temperature: 0 };
     for (let i = 0; i < 20; i++) {
@@ -178,6 +201,106 @@ describe("a fine-tune", () => {
     const blobs = await openBlobs(`fs:${path.join(path.dirname(server.file), "blobs")}`);
     for await (const { key } of blobs.list())
       expect(await text((await blobs.get(key)) as never)).not.toContain("whale");
+  });
+});
+
+describe("what is told of a job", () => {
+  const heardOf = <T>(what: () => T) => expect.poll(what, { timeout: 10_000 });
+
+  /** A job of somebody, and what tells of it as another process would that works on it. */
+  async function told(userId: string) {
+    const { store } = await server.host.open();
+    const queue = await openQueue(store);
+    const id = await queue.add({ kind: "other", userId });
+    const tell = async (count: number) => {
+      for (let i = 0; i < count; i++) await addJobEvent(store, id, "info", "step", { step: i + 1 });
+    };
+    return { id, tell, queue, claim: () => queue.claim(["other"], "elsewhere") };
+  }
+
+  /** What a connection hears of jobs. */
+  async function listen(jobs: boolean) {
+    const socket = new WebSocket(`${server.url.replace("http", "ws")}/api/chat/ws`, "kiln.chat.v1");
+    const heard: JobUpdate[] = [];
+    let isThere = false;
+    socket.on("message", (data) => {
+      const event = JSON.parse(String(data)) as ServerEvent;
+      if (event.type === "job.update") heard.push(event);
+      isThere ||= event.type === "pong";
+    });
+    await new Promise((resolve) => socket.on("open", resolve));
+    const watch = (jobs: boolean) => socket.send(JSON.stringify({ type: "watch", jobs }));
+    watch(jobs);
+    socket.send(JSON.stringify({ type: "ping", t: 1 }));
+    await heardOf(() => isThere).toBe(true);
+    // Whoever joins has everybody told again.
+    const events = (id: string): JobEvent[] => {
+      const told = heard.flatMap(({ job, events }) => (job.id === id ? events : []));
+      return [...new Map(told.map((event) => [event.seq, event])).values()];
+    };
+    return { heard, events, watch, socket };
+  }
+
+  it("is given page by page, each event once and in order", async () => {
+    const { id, tell } = await told("local/paging");
+    await tell(23);
+    const at = `/api/jobs/${id}/events?user_id=paging`;
+    const pages: number[][] = [];
+    for (let after = 0; ; ) {
+      const { events } = (await server.ask("GET", `${at}&limit=10&after=${after}`)).body;
+      if (events.length === 0) break;
+      pages.push(events.map(({ seq }: JobEvent) => seq));
+      after = pages.at(-1)!.at(-1)!;
+    }
+    expect(pages.map(({ length }) => length)).toEqual([10, 10, 3]);
+    expect(pages.flat()).toEqual(Array.from({ length: 23 }, (_, i) => i + 1));
+    // What came since is the next page.
+    await tell(1);
+    expect((await server.ask("GET", `${at}&after=23`)).body.events).toMatchObject([
+      { seq: 24, data: { step: 1 } },
+    ]);
+    for (const wrong of ["after=-1", "after=x", "limit=0"])
+      expect((await server.ask("GET", `${at}&${wrong}`)).status).toBe(422);
+  });
+
+  it("comes by itself to those who watch, whoever works on it, and to nobody else", async () => {
+    const { id, tell, queue, claim } = await told("local");
+    const others = await told("local/ben");
+    await tell(2);
+    const [one, late, deaf] = [await listen(true), await listen(true), await listen(false)];
+    // What there is at first, though nothing happens.
+    await heardOf(() => [one, late].map(({ events }) => events(id).length)).toEqual([2, 2]);
+    expect(one.heard[0]).toMatchObject({ job: { id, kind: "other", state: "queued" }, seq: 2 });
+    await tell(3);
+    await others.tell(1);
+    await heardOf(() => [one, late].map(({ events }) => events(id).length)).toEqual([5, 5]);
+    late.watch(false);
+    const job = (await claim())!;
+    await heardOf(() => one.heard.at(-1)?.job.state).toBe("running");
+    await queue.renew(job, 0.5);
+    await heardOf(() => one.heard.at(-1)?.job.progress).toBe(0.5);
+    await tell(1);
+    await queue.complete(job, null);
+    await heardOf(() => one.heard.at(-1)?.job).toMatchObject({ state: "succeeded", progress: 1 });
+    expect(one.events(id).map(({ seq }) => seq)).toEqual([1, 2, 3, 4, 5, 6]);
+    // One that ended before anybody looked is told of all the same.
+    const quick = await told("local");
+    await queue.cancel(quick.id);
+    await heardOf(() => one.heard.at(-1)?.job).toMatchObject({ id: quick.id, state: "cancelled" });
+    expect([late.events(id).length, deaf.heard.length]).toEqual([5, 0]);
+    expect(new Set(one.heard.map(({ job: { id } }) => id))).toEqual(new Set([id, quick.id]));
+    for (const { socket } of [one, late, deaf]) socket.terminate();
+  });
+
+  it("is told in its newest part alone where there is much: the rest is asked for", async () => {
+    const { id, tell } = await told("local");
+    await tell(130);
+    const { heard, socket } = await listen(true);
+    await heardOf(() => heard.length).toBe(1);
+    const [{ seq, events }] = heard as [JobUpdate];
+    expect([seq, events.length, events[0]!.seq, events.at(-1)!.seq]).toEqual([130, 100, 31, 130]);
+    socket.terminate();
+    await server.ask("POST", `/api/jobs/${id}/cancel`);
   });
 });
 

@@ -8,6 +8,7 @@
  * route are OpenAI's envelope, `ErrorBody`.
  */
 
+import type { JobUpdate } from "./protocol_jobs.ts";
 import type { ModelInfo, ModelList, User } from "./protocol_models.ts";
 import type { Feedback } from "./protocol_reports.ts";
 
@@ -345,6 +346,8 @@ export type ServerEvent =
   | ({ type: "model.update" } & ModelList)
   /** The server's database: what is asked of a lost one waits a while, and is then refused; nothing is lost or doubled. */
   | { type: "store.update"; state: "lost" | "back" }
+  /** To those that watch jobs; for each that is open when they begin to. */
+  | JobUpdate
   | { type: "pong"; t: number };
 
 export interface Welcome {

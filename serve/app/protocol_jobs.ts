@@ -69,6 +69,14 @@ export interface FineTuneResult {
 export interface JobEvents {
   events: JobEvent[];
 }
+/** On the socket: how a job is now, and what was told of it last. Who lacks more than `events` before `seq` asks for them. */
+export interface JobUpdate {
+  type: "job.update";
+  job: JobInfo;
+  /** Of its newest event; 0: there is none. */
+  seq: number;
+  events: JobEvent[];
+}
 export interface JobEvent {
   seq: number;
   at: number;

@@ -30,7 +30,11 @@ const clientEvent = z.discriminatedUnion("type", [
     client_id: id,
     resume: z.array(z.object({ message_id: id, after_seq: seq })).max(100),
   }),
-  z.object({ type: z.literal("watch"), conversations: z.array(id).max(1000).optional() }),
+  z.object({
+    type: z.literal("watch"),
+    conversations: z.array(id).max(1000).optional(),
+    jobs: z.boolean().optional(),
+  }),
   z.object({
     type: z.literal("chat.send"),
     request_id: id,
@@ -72,6 +76,7 @@ export class ChatSocket {
   readonly #wire: Wire;
   readonly #unlisten: () => void;
   #watched = new Set<string>();
+  #unwatchJobs: (() => void) | null = null;
   /** Its own requests that are not accepted yet, and the answers that were while it waited. */
   readonly #sending = new Set<string>();
   readonly #accepted = new Set<string>();
@@ -98,6 +103,7 @@ export class ChatSocket {
 
   close(): void {
     this.#unlisten();
+    this.#watchJobs(false);
     clearTimeout(this.#frame ?? undefined);
     for (const unfollow of this.#following.values()) unfollow();
     this.#following.clear();
@@ -135,6 +141,7 @@ export class ChatSocket {
         for (const { message_id, after_seq } of event.resume) await this.#follow(message_id, after_seq);
         return;
       case "watch":
+        this.#watchJobs(event.jobs ?? false);
         return this.#watch(new Set(event.conversations ?? []));
       case "chat.send":
         return this.#ask(event);
@@ -164,6 +171,13 @@ export class ChatSocket {
       ...list,
       running,
     };
+  }
+
+  #watchJobs(isWatching: boolean): void {
+    if (isWatching === (this.#unwatchJobs !== null)) return;
+    this.#unwatchJobs?.();
+    const { feed } = this.#application.jobs;
+    this.#unwatchJobs = isWatching ? feed.watch(this.#principal.id, (update) => this.#send(update)) : null;
   }
 
   async #watch(conversations: Set<string>): Promise<void> {

@@ -6,6 +6,7 @@ import { openQueue, type Queue, work } from "../../store/queue.ts";
 import { Busy } from "./busy.ts";
 import { fineTune } from "./fine_tune_worker.ts";
 import { FineTuning } from "./fine_tuning.ts";
+import { JobFeed } from "./job_feed.ts";
 import { JobList, removeModel } from "./job_list.ts";
 import { modelOf } from "./names.ts";
 
@@ -16,6 +17,8 @@ interface Opened {
 
 /** The jobs of a server's users. It works on fine-tunes itself, one at a time, as `kiln jobs work` does on other machines. */
 export class Jobs {
+  /** Tells the users what happens to their jobs. */
+  readonly feed: JobFeed;
   readonly #store: OpenStore;
   readonly #pool: ModelPool;
   readonly #blobs: Blobs | undefined;
@@ -36,6 +39,7 @@ export class Jobs {
     works = environmentVariable("KILN_JOBS") !== "elsewhere",
   ) {
     this.#store = store;
+    this.feed = new JobFeed(store);
     this.#pool = pool;
     this.#blobs = blobs;
     this.#works = works;
@@ -67,6 +71,7 @@ export class Jobs {
   /** Ends what is being trained with its work saved; the next run goes on with it. */
   async close(): Promise<void> {
     this.#stopping.abort();
+    this.feed.close();
     const opened = await this.#opened?.catch(() => null);
     await this.#working;
     await opened?.queue.close();
@@ -83,6 +88,7 @@ export class Jobs {
   async #begin(): Promise<Opened> {
     const store = this.#store;
     const [blobs, queue] = await Promise.all([this.#blobs ?? openBlobs(), openQueue(store)]);
+    queue.onAdded(() => this.feed.nudge());
     const fineTuning = new FineTuning({ store, blobs, queue, pool: this.#pool });
     if (!this.#works) return { queue, fineTuning };
     const { signal } = this.#stopping;

@@ -7,11 +7,10 @@ import type { Queue } from "../../store/queue.ts";
 import { AppError, notFound } from "../app_error.ts";
 import type { JobEvent, JobInfo } from "../protocol.ts";
 import { runsFolder } from "./fine_tune_worker.ts";
+import { eventsOf, infoOf, type JobRow } from "./job_rows.ts";
 import { jobLimits as limits } from "./limits.ts";
 import { modelOf } from "./names.ts";
-import { type FineTuned, payloadOf } from "./payload.ts";
-
-type Row = Parameters<typeof readJob>[0];
+import { payloadOf } from "./payload.ts";
 
 /** The jobs of one user: the only way to their rows. */
 export class JobList {
@@ -27,7 +26,7 @@ export class JobList {
 
   /** The newest first. */
   async list(kind: string | undefined, limit: number): Promise<JobInfo[]> {
-    const rows = await this.#store.all<Row>(
+    const rows = await this.#store.all<JobRow>(
       `SELECT * FROM job WHERE user_id = ?${kind === undefined ? "" : " AND kind = ?"} ORDER BY id DESC LIMIT ?`,
       [this.#userId, ...(kind === undefined ? [] : [kind]), limit],
     );
@@ -41,11 +40,7 @@ export class JobList {
   /** What was told of a job after an event, in order. */
   async events(id: string, after: number, limit: number): Promise<JobEvent[]> {
     await this.#job(id);
-    const rows = await this.#store.all<Omit<JobEvent, "data"> & { data: string | null }>(
-      "SELECT seq, at, level, message, data FROM job_event WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?",
-      [id, after, limit],
-    );
-    return rows.map(({ data, ...row }) => ({ ...row, data: data === null ? null : JSON.parse(data) }));
+    return eventsOf(this.#store, id, after, { first: limit });
   }
 
   /** Cancels one that waits at once, asks one that runs to end. @throws AppError 409 for one that has ended. */
@@ -72,7 +67,7 @@ export class JobList {
 
   /** Ends and removes all of a user's jobs, with what they made: counts. */
   async clear(): Promise<{ job: number; adapter: number }> {
-    const jobs = (await this.#store.all<Row>("SELECT * FROM job WHERE user_id = ?", [this.#userId])).map(
+    const jobs = (await this.#store.all<JobRow>("SELECT * FROM job WHERE user_id = ?", [this.#userId])).map(
       readJob,
     );
     for (const { id, state } of jobs)
@@ -99,7 +94,7 @@ export class JobList {
   }
 
   async #job(id: string): Promise<Job> {
-    const [row] = await this.#store.all<Row>("SELECT * FROM job WHERE id = ? AND user_id = ?", [
+    const [row] = await this.#store.all<JobRow>("SELECT * FROM job WHERE id = ? AND user_id = ?", [
       id,
       this.#userId,
     ]);
@@ -115,16 +110,4 @@ export async function removeModel(name: string): Promise<number> {
   for (const alias of Object.keys(aliases)) await registry.alias(name, alias, null);
   for (const version of versions) await registry.remove(name, version);
   return versions.length;
-}
-
-function infoOf(job: Job): JobInfo {
-  const { id, kind, state, error, progress, attempt, created_at, started_at, finished_at } = job;
-  const isFineTune = kind === "finetune";
-  return {
-    ...{ id, kind, state, error, progress, attempt, created_at, started_at, finished_at },
-    cancelling: state === "running" && job.cancel_requested === 1,
-    parameters: isFineTune ? { ...payloadOf(job).parameters } : null,
-    resumes: isFineTune ? (payloadOf(job).run ?? null) : null,
-    result: isFineTune ? (job.result as FineTuned | null) : null,
-  };
 }

@@ -1,11 +1,10 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import type {
   FineTuneAsked,
   FineTuneBody,
   FineTuneEstimate,
   FineTuneStarted,
   JobInfo,
-  JobInfos,
   ModelList,
 } from "../../app/protocol.ts";
 import { t } from "../messages.screens.en.ts";
@@ -16,28 +15,19 @@ import { user } from "../state/people.ts";
 import { Field, Loaded } from "./parts.tsx";
 import { Run } from "./run.tsx";
 import { ScreenFrame } from "./screen.tsx";
+import { useJobs } from "./use_jobs.ts";
 import { useLoaded } from "./use_loaded.ts";
 
-/** Between looks at jobs that are not over. */
-const LOOK_MS = 1000;
 const PRESETS = {
   small: { epochs: 5, learning_rate: 1e-3, rank: 8 },
   quick: { epochs: 1, learning_rate: 1e-3, rank: 8 },
   thorough: { epochs: 20, learning_rate: 5e-4, rank: 16 },
 } as const;
 
-const isOpen = ({ state }: JobInfo) => state === "queued" || state === "running";
-
 /** A model of one's own: what it is made from, what it learns, and how that goes. */
 export function FineTune() {
-  const { data, error, load } = useLoaded(() => api<JobInfos>("GET", "/api/jobs?kind=finetune"));
+  const { jobs: known, error, load } = useJobs();
   const [chosen, choose] = useState<string | null>(null);
-  const going = data?.jobs.some(isOpen) ?? false;
-  useEffect(() => {
-    if (!going) return;
-    const timer = setInterval(load, LOOK_MS);
-    return () => clearInterval(timer);
-  }, [going]);
   return (
     <ScreenFrame title={t.screens.finetune}>
       <Wizard
@@ -46,8 +36,8 @@ export function FineTune() {
           load();
         }}
       />
-      <Loaded data={data} error={error} retry={load}>
-        {({ jobs }) => (
+      <Loaded data={known} error={error} retry={load}>
+        {(jobs) => (
           <>
             <Queue jobs={jobs} chosen={chosen ?? jobs[0]?.id ?? null} choose={choose} />
             {jobs
@@ -108,7 +98,8 @@ type Asked = FineTuneAsked & { publish?: string };
 function Wizard({ started }: { started: (id: string) => void }) {
   const models = useLoaded(() => api<ModelList>("GET", "/api/models"));
   const [asked, setAsked] = useState<Asked>(PRESETS.small);
-  const set = (more: Asked) => setAsked({ ...asked, ...more });
+  const [preset, setPreset] = useState("small");
+  const set = (more: Asked) => setAsked((before) => ({ ...before, ...more }));
   const body: FineTuneBody = { user_id: user.value?.id ?? "", parameters: asked };
   const { data: estimate, error } = useLoaded(
     () => api<FineTuneEstimate>("POST", "/api/fine-tune/estimate", body),
@@ -139,8 +130,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
         <Field label={t.finetune.dataset}>
           <select
             onChange={({ currentTarget: { value } }) => {
-              const { dataset: _, ...rest } = asked;
-              setAsked(value === "" ? rest : { ...rest, dataset: value as keyof typeof t.finetune.datasets });
+              set({ dataset: value === "" ? undefined : (value as keyof typeof t.finetune.datasets) });
             }}
           >
             <option value="">{t.finetune.whatThereIs}</option>
@@ -152,7 +142,12 @@ function Wizard({ started }: { started: (id: string) => void }) {
           </select>
         </Field>
         <Field label={t.finetune.preset}>
-          <select onChange={(event) => set(PRESETS[event.currentTarget.value as keyof typeof PRESETS])}>
+          <select
+            onChange={({ currentTarget: { value } }) => {
+              setPreset(value);
+              set(PRESETS[value as keyof typeof PRESETS]);
+            }}
+          >
             {Object.entries(t.finetune.presets).map(([value, name]) => (
               <option key={value} value={value}>
                 {name}
@@ -161,7 +156,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
           </select>
         </Field>
       </div>
-      <Advanced asked={asked} set={set} />
+      <Advanced preset={preset} asked={asked} set={set} />
       <p role="status">
         {estimate &&
           !error &&
@@ -192,17 +187,19 @@ const NUMBERS = [
   ["rank", { min: 1, max: 64, step: 1 }],
 ] as const;
 
-function Advanced({ asked, set }: { asked: Asked; set: (more: Asked) => void }) {
+/** Fields that begin with a preset's numbers and are the person's from then on: what comes meanwhile takes nothing back. */
+function Advanced(props: { preset: string; asked: Asked; set: (more: Asked) => void }) {
+  const { preset, asked, set } = props;
   return (
     <details>
       <summary>{t.finetune.advanced}</summary>
       <div class="row form-row">
         {NUMBERS.map(([name, bounds]) => (
-          <Field key={name} label={t.finetune.numbers[name]}>
+          <Field key={`${preset} ${name}`} label={t.finetune.numbers[name]}>
             <input
               type="number"
               {...bounds}
-              value={asked[name]}
+              defaultValue={asked[name]}
               onChange={(event) => set({ [name]: Number(event.currentTarget.value) })}
             />
           </Field>
@@ -211,7 +208,7 @@ function Advanced({ asked, set }: { asked: Asked; set: (more: Asked) => void }) 
           <Field label={t.finetune.publish} hint={t.finetune.publishHint}>
             <input
               type="text"
-              value={asked.publish ?? ""}
+              defaultValue={asked.publish ?? ""}
               onChange={({ currentTarget: { value } }) => set({ publish: value.trim() || undefined })}
             />
           </Field>

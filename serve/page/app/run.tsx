@@ -1,20 +1,19 @@
-import { useEffect, useState } from "preact/hooks";
-import type { FineTuneResult, JobEvent, JobEvents, JobInfo } from "../../app/protocol.ts";
+import type { FineTuneResult, JobEvent, JobInfo } from "../../app/protocol.ts";
 import { t } from "../messages.screens.en.ts";
 import { number } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { chooseModel } from "../state/chat.ts";
 import { attempt } from "../state/history.ts";
 import { go } from "../state/route.ts";
+import { isOpen, useEvents } from "./use_jobs.ts";
 
-const LOOK_MS = 1000;
 /** Of the loss curve. */
 const [WIDTH, HEIGHT] = [600, 180];
 
 /** A fine-tune: how far it is, its loss, what it said, and what came of it. */
 export function Run({ job, changed }: { job: JobInfo; changed: (id: string) => void }) {
   const { id, state, cancelling, error, progress, result } = job;
-  const events = useEvents(id, state === "queued" || state === "running");
+  const events = useEvents(id, isOpen(job));
   const act = async (what: "cancel" | "resume") => {
     const now = await attempt(() => api<JobInfo>("POST", `/api/jobs/${id}/${what}`));
     if (now) changed(now.id);
@@ -34,7 +33,7 @@ export function Run({ job, changed }: { job: JobInfo; changed: (id: string) => v
         <h2>{t.finetune.run}</h2>
         <small role="status">{cancelling ? t.finetune.cancelling : t.finetune.states[state]}</small>
         <span class="grow" />
-        {(state === "queued" || state === "running") && !cancelling && (
+        {isOpen(job) && !cancelling && (
           <button type="button" onClick={() => void act("cancel")}>
             {t.app.cancel}
           </button>
@@ -68,33 +67,6 @@ export function Run({ job, changed }: { job: JobInfo; changed: (id: string) => v
       <Log events={events} />
     </section>
   );
-}
-
-/** What was told of a job, and goes on to be told while it is not over. */
-function useEvents(id: string, going: boolean): JobEvent[] {
-  const [events, setEvents] = useState<JobEvent[]>([]);
-  useEffect(() => {
-    let over = false;
-    let known: JobEvent[] = [];
-    const look = async (): Promise<void> => {
-      const path = `/api/jobs/${id}/events?limit=200&after=${known.at(-1)?.seq ?? 0}`;
-      const found = await api<JobEvents>("GET", path).catch(() => ({ events: [] }));
-      if (over) return;
-      // Two looks may have been on their way at once.
-      const last = known.at(-1)?.seq ?? 0;
-      const fresh = found.events.filter(({ seq }) => seq > last);
-      known = [...known, ...fresh];
-      if (fresh.length > 0) setEvents(known);
-      if (fresh.length === 200) return look();
-    };
-    void look();
-    const timer = going ? setInterval(() => void look(), LOOK_MS) : undefined;
-    return () => {
-      over = true;
-      clearInterval(timer);
-    };
-  }, [id, going]);
-  return events;
 }
 
 function Result({ result }: { result: FineTuneResult }) {

@@ -8,6 +8,7 @@ import type {
   ClientEvent,
   Conversation,
   Feedback,
+  JobUpdate,
   Message,
   MessageList,
   ServerEvent,
@@ -71,7 +72,25 @@ function greeting(): ClientEvent[] {
 const watchEvent = (): ClientEvent => ({
   type: "watch",
   conversations: [...(place.value.id ? [place.value.id] : []), ...watched],
+  jobs: jobWatchers.size > 0,
 });
+
+type JobWatcher = (update: JobUpdate | null) => void;
+const jobWatchers = new Set<JobWatcher>();
+
+/** Follows the user's jobs; null: the connection is new, and something may have been missed. @returns what ends it */
+export function watchJobs(watcher: JobWatcher): () => void {
+  jobWatchers.add(watcher);
+  link.send(watchEvent());
+  return () => {
+    jobWatchers.delete(watcher);
+    link.send(watchEvent());
+  };
+}
+
+function tellOfJobs(update: JobUpdate | null): void {
+  for (const watcher of jobWatchers) watcher(update);
+}
 
 const latest = (one: Live): Shown => arrived.get(one) ?? one.peek();
 const shown = (message: Message): Shown => ({ ...message, notice: null, request: null });
@@ -90,6 +109,7 @@ function receive(event: ServerEvent): void {
     storeLost.value = false;
     setModels(event.models, event.default_model);
     void loadHistory();
+    tellOfJobs(null);
     for (const { user } of waiting.values()) link.send(user.peek().request!);
     if (place.value.id) void open(place.value.id, thread.peek().length > 0);
   } else if (event.type === "chat.accepted") accepted(event);
@@ -112,6 +132,7 @@ function receive(event: ServerEvent): void {
   else if (event.type === "chat.error") failed(event);
   else if (event.type === "conversation.update") putConversation(event.conversation);
   else if (event.type === "conversation.deleted") dropConversation(event.conversation_id);
+  else if (event.type === "job.update") tellOfJobs(event);
   else if (event.type === "model.update") setModels(event.models, event.default_model);
 }
 
