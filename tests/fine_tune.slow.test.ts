@@ -45,7 +45,7 @@ it("a file becomes an adapter that answers its user at once, and nobody else", a
   const before = await chat("12345", question);
   const untouched = baseHash();
   await server.upload("12345", "lessons.csv", lessonsOf("Once a zebra ran away."));
-  const id = await teach("12345", { epochs: 50, learning_rate: 0.01, rank: 16 });
+  const id = await teach("12345", { epochs: 12, learning_rate: 0.01, rank: 16 });
   const job = await server.ended(id, "12345");
   expect(job, JSON.stringify(await server.events(job.id, "12345"))).toMatchObject({
     ...{ state: "succeeded", progress: 1, error: null },
@@ -53,6 +53,7 @@ it("a file becomes an adapter that answers its user at once, and nobody else", a
   });
   expect(job.result!.loss.last!).toBeLessThan(job.result!.loss.first! - 1);
   expect(job.result!.validation_loss.best!).toBeLessThan(job.result!.validation_loss.first!);
+  expect(job.result!.samples.before).not.toEqual(job.result!.samples.after);
   const told = (await server.events(id, "12345")).map(({ message }) => message);
   expect(told[0]).toBe("started");
   expect(new Set(told)).toEqual(new Set(["started", "step", "measured"]));
@@ -71,6 +72,26 @@ it("a file becomes an adapter that answers its user at once, and nobody else", a
   const listed = async (user: string) =>
     (await server.ask("GET", `/api/models?user_id=${user}`)).body.models.map(({ name }: never) => name);
   expect([await listed("12345"), await listed("99")]).toEqual([["user-12345", "base"], ["base"]]);
+}, 300_000);
+
+it("code is learned and written again with its indentation", async () => {
+  const code = "if a:\n    if b:\n        c\n\td";
+  const lesson = (i: number) => ({
+    messages: [
+      { role: "user", content: `Write code ${i}` },
+      { role: "assistant", content: code },
+    ],
+  });
+  const lessons = Array.from({ length: 24 }, (_, i) => `${JSON.stringify(lesson(i))}\n`).join("");
+  await server.upload("coder", "code.jsonl", lessons);
+  const job = await server.ended(
+    await teach("coder", { epochs: 20, learning_rate: 0.01, rank: 16 }),
+    "coder",
+  );
+  expect(job.state, JSON.stringify(job.error)).toBe("succeeded");
+  const more = { params: { max_tokens: 60, temperature: 0 } };
+  const answer = await chat("coder", "Write code 7", more);
+  expect(answer.body.response.replace(/^\n/, "")).toBe(code);
 }, 300_000);
 
 it("nobody else can ask for it, see it, or be told of what it learned", async () => {
@@ -99,9 +120,61 @@ it("nobody else can ask for it, see it, or be told of what it learned", async ()
     expect((await server.ask("GET", target)).text).not.toMatch(canary);
 });
 
-it("waits between steps while somebody is answered", async () => {
-  const id = await teach("12345", { epochs: 50, learning_rate: 0.001, rank: 4 });
+/** Milliseconds to the first text of an answer. */
+async function firstText(): Promise<number> {
+  const body = {
+    user_id: "99",
+    query: `${question} and what came of it`,
+    stream: true,
+    params,
+    retrieve: "off",
+  };
+  const begun = performance.now();
+  const headers = { "content-type": "application/json" };
+  const response = await fetch(`${server.url}/api/chat`, {
+    method: "POST",
+    headers,
+    body: JSON.stringify(body),
+  });
+  let [text, at] = ["", 0];
+  for await (const piece of response.body!.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    if (at === 0 && text.includes('"chat.delta"')) at = performance.now() - begun;
+  }
+  expect(text).toContain('"chat.done"');
+  return at;
+}
+
+/** Of people who ask now and then: between them a run goes on. */
+async function waits(count: number): Promise<number[]> {
+  const times: number[] = [];
+  for (let i = 0; i < count; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 130 + Math.random() * 150));
+    times.push(await firstText());
+  }
+  return times;
+}
+
+it("waits between steps while somebody is answered, whose first token comes at most twice as late", async () => {
+  // bench/README.md has the figures of 200.
+  const count = Number(process.env.KILN_REQUESTS ?? 24);
+  await waits(3);
+  const alone = await waits(count);
+  // Much, and slowly learned: it does not end meanwhile.
+  await server.upload("many", "lessons.csv", lessonsOf("Once a hen came home.", 3000));
+  const id = await teach("many", { epochs: 50, learning_rate: 1e-5, rank: 4 });
   await reaches(id, 2);
+  const [from, beside] = [stepsOf(id), await waits(count)];
+  const steps = stepsOf(id) - from;
+  const p = (times: number[], share: number) =>
+    times.toSorted((a, b) => a - b)[Math.ceil(share * times.length) - 1]!;
+  const figures = (times: number[]) => [0.5, 0.95].map((share) => p(times, share).toFixed(1)).join(", ");
+  console.log(
+    `first token p50, p95: ${figures(alone)} ms alone, ${figures(beside)} ms beside ${steps} steps of a fine-tune`,
+  );
+  expect(steps).toBeGreaterThan(count / 4);
+  expect(p(beside, 0.95)).toBeLessThanOrEqual(2 * p(alone, 0.95));
+
   const long = { params: { max_tokens: 90, temperature: 1, seed: 1 }, retrieve: "off" };
   const before = stepsOf(id);
   // One after the other, with less than a moment between them.
@@ -109,12 +182,12 @@ it("waits between steps while somebody is answered", async () => {
   // The step that ran when the first came, and the log of the one before it.
   expect(stepsOf(id)).toBeLessThanOrEqual(before + 2);
   await reaches(id, before + 4);
-  await server.ask("POST", `/api/jobs/${id}/cancel?user_id=12345`);
-  expect((await server.ended(id, "12345", 20_000)).state).toBe("cancelled");
+  await server.ask("POST", `/api/jobs/${id}/cancel?user_id=many`);
+  expect((await server.ended(id, "many", 20_000)).state).toBe("cancelled");
 }, 300_000);
 
 it("is cancelled with its work saved, and goes on from there", async () => {
-  const id = await teach("12345", { epochs: 40, learning_rate: 0.005, rank: 4 });
+  const id = await teach("12345", { epochs: 8, learning_rate: 0.005, rank: 4 });
   await reaches(id, 12);
   const asked = Date.now();
   const cancelled = await server.ask("POST", `/api/jobs/${id}/cancel?user_id=12345`);
@@ -133,7 +206,7 @@ it("is cancelled with its work saved, and goes on from there", async () => {
 it("deleting one's data removes jobs and adapters, with counts", async () => {
   const { body } = await server.ask("DELETE", "/api/me/data?user_id=12345");
   expect(body.deleted).toMatchObject({ adapter: 2, document: 1 });
-  expect(body.deleted.job).toBeGreaterThanOrEqual(4);
+  expect(body.deleted.job).toBeGreaterThanOrEqual(3);
   expect((await chat("12345", question)).body.model).toBe("base");
   const left = (folder: string): string[] =>
     existsSync(folder)

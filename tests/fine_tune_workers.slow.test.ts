@@ -37,7 +37,7 @@ const ended = (worker: ChildProcess) =>
 
 async function teach(user_id: string): Promise<string> {
   await made.upload(user_id, "lessons.csv", lessonsOf("Once a zebra ran away."));
-  const parameters = { epochs: 30, learning_rate: 0.005, rank: 4 };
+  const parameters = { epochs: 6, learning_rate: 0.005, rank: 4 };
   const { body } = await made.ask("POST", "/api/fine-tune", { user_id, parameters });
   return body.job_id;
 }

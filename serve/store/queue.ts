@@ -20,7 +20,8 @@ export type Handler = (
 
 /**
  * Runs jobs as they come, one at a time, until `signal` aborts (`once`: or none waits); then finishes the one it has. A job whose handler throws is failed
- * (and tried again after a wait that doubles, where it has attempts left), one whose signal aborted is cancelled.
+ * (and tried again after a wait that doubles, where it has attempts left and the error is not `isFinal`), one whose signal aborted is
+ * cancelled.
  */
 export async function work(
   queue: Queue,
@@ -89,7 +90,11 @@ async function runJob(queue: Queue, job: Job, handler: Handler): Promise<void> {
   } catch (error) {
     if (!own || (error as KilnError).code === "store_lost_job") return;
     if (controller.signal.aborted) await queue.stopped(job);
-    else await queue.fail(job, (error as Error).message, 1000 * 2 ** Math.min(job.attempt - 1, 6));
+    else {
+      const wait = 1000 * 2 ** Math.min(job.attempt - 1, 6);
+      const { message, isFinal = false } = error as Error & { isFinal?: boolean };
+      await queue.fail(job, message, isFinal ? undefined : wait);
+    }
   } finally {
     clearInterval(timer);
   }

@@ -1,17 +1,16 @@
-import { createWriteStream, existsSync, readFileSync } from "node:fs";
+import { createWriteStream, existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { addModel } from "../../../models/registry/describe.ts";
-import { Registry } from "../../../models/registry/registry.ts";
+import type { Registry } from "../../../models/registry/registry.ts";
 import { type Blobs, dataFolder, type Store } from "../../store/index.ts";
 import type { Job } from "../../store/jobs.ts";
 import { addJobEvent, type Handler } from "../../store/queue.ts";
 import type { Busy } from "./busy.ts";
 import { LogFollower, type LogRecord } from "./follow.ts";
-import { jobLimits } from "./limits.ts";
-import { type FineTuned, type FineTunePayload, payloadOf } from "./payload.ts";
+import { keepResult } from "./keep_result.ts";
+import { type FineTunePayload, payloadOf } from "./payload.ts";
 import { TrainingError, train } from "./training_process.ts";
 
 /** Between looks at what a run says of itself. */
@@ -46,7 +45,7 @@ export function fineTune({ folder = runsFolder(), closing, ...options }: WorkerO
         await addJobEvent(options.store, job.id, "info", "stopped; its work is kept, resume goes on with it");
         return null;
       }
-      const result = await keepResult(job, place, options.registry);
+      const result = await keepResult(job, join(place, "run"), options.registry);
       await rm(place, { recursive: true, force: true });
       return result;
     } catch (error) {
@@ -66,7 +65,9 @@ async function bring(blobs: Blobs, place: string, { files, settings }: FineTuneP
   for (const [i, { key, ending }] of files.entries()) {
     const source = await blobs.get(key).catch((error) => {
       if (error.code !== "store_no_blob") throw error;
-      throw new Error("what it was to learn from was deleted: start another");
+      throw Object.assign(new Error("what it was to learn from was deleted: start another"), {
+        isFinal: true,
+      });
     });
     await pipeline(Readable.fromWeb(source as never), createWriteStream(dataFile(place, i, ending)));
   }
@@ -143,56 +144,4 @@ class Rate {
       eta_s: Math.round(((total - step) * seconds) / (step - first.step)),
     };
   }
-}
-
-/** Puts what was trained into the registry as the live version, of which the newest few are kept. */
-async function keepResult(job: Job, place: string, registry = new Registry()): Promise<FineTuned> {
-  const { name, base, publish } = payloadOf(job);
-  const out = join(place, "run");
-  const note = `fine-tune ${job.id}`;
-  // A worker may have been lost after this and before it could say so.
-  const known = await registry.find(`${name}@live`).catch(() => null);
-  const added =
-    known?.note === note ? known : await addModel(name, join(out, "model"), { registry, base, note });
-  await registry.alias(name, "live", added.version);
-  const { versions } = await registry.model(name);
-  for (const old of versions.filter((one) => one <= added.version).slice(0, -jobLimits.versions))
-    await registry.remove(name, old).catch(() => {}); // in use: the next fine-tune tries again
-  const published = publish
-    ? await addModel(publish, join(out, "merged"), { registry, note: `${note}, of ${base}` })
-    : null;
-  return {
-    ...{ version: `${name}@${added.version}`, base, ...numbersOf(out), samples: samplesOf(out) },
-    published: published && `${published.name}@${published.version}`,
-  };
-}
-
-function numbersOf(out: string): Pick<FineTuned, "steps" | "loss" | "validation_loss"> {
-  const lines = readFileSync(join(out, "log.jsonl"), "utf8").split("\n").filter(Boolean);
-  const records = lines.map((line) => JSON.parse(line) as LogRecord);
-  const of = (key: string) => records.flatMap((record) => record[key] ?? []);
-  const [losses, validation] = [of("loss"), of("validation_loss")];
-  return {
-    steps: Math.max(0, ...records.map(({ step }) => step)),
-    loss: { first: losses[0] ?? null, last: losses.at(-1) ?? null },
-    validation_loss: {
-      first: validation[0] ?? null,
-      best: validation.length === 0 ? null : Math.min(...validation),
-    },
-  };
-}
-
-/** What the model wrote before and after. */
-function samplesOf(out: string): FineTuned["samples"] {
-  const file = join(out, "samples.txt");
-  if (!existsSync(file)) return { before: [], after: [] };
-  const parts = readFileSync(file, "utf8")
-    .split(/^=== step (\d+) ===\n/m)
-    .slice(1);
-  const samples = parts.flatMap((step, i) =>
-    i % 2 === 0 ? [{ step: Number(step), text: parts[i + 1]!.trim() }] : [],
-  );
-  const last = Math.max(0, ...samples.map(({ step }) => step));
-  const at = (wanted: number) => samples.flatMap(({ step, text }) => (step === wanted ? [text] : []));
-  return { before: at(0), after: last === 0 ? [] : at(last) };
 }

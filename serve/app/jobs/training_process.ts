@@ -15,7 +15,6 @@ export interface Training {
   readonly signal: AbortSignal;
   /** Whom it gives way to. */
   readonly busy?: Busy | undefined;
-  readonly hours?: number;
   /** Told how many steps there will be. */
   readonly begun: (steps: number) => void;
   /** Told each line for the person who watches. */
@@ -31,9 +30,10 @@ const IDLE = 10;
  * Runs `kiln …` that trains in a process of its own, which ends with this one. It pauses between steps while the server answers. One
  * that does not end in time when it is asked to is killed: its newest checkpoint stays.
  * @returns whether it went to its end; false: `signal` ended it
- * @throws KilnError with its last line where it failed, or took too long
+ * @throws TrainingError with its last line where it failed, AppError where it took too long
  */
-export async function train({ args, signal, busy, begun, said, hours }: Training): Promise<boolean> {
+export async function train({ args, signal, busy, begun, said }: Training): Promise<boolean> {
+  const { hours } = jobLimits;
   const child = spawn(process.execPath, [join(packageRoot, "bin/kiln.mjs"), ...args], {
     stdio: ["ignore", "ignore", "pipe", "ipc"],
   });
@@ -59,13 +59,10 @@ export async function train({ args, signal, busy, begun, said, hours }: Training
     child.kill("SIGTERM");
     killing ??= setTimeout(() => child.kill("SIGKILL"), jobLimits.stopMs);
   };
-  const limit = setTimeout(
-    () => {
-      late = true;
-      stop();
-    },
-    (hours ?? jobLimits.hours) * 3_600_000,
-  );
+  const limit = setTimeout(() => {
+    late = true;
+    stop();
+  }, hours * 3_600_000);
   signal.addEventListener("abort", stop);
   if (signal.aborted) stop();
   try {
@@ -73,9 +70,13 @@ export async function train({ args, signal, busy, begun, said, hours }: Training
       child.once("error", reject).once("close", (status, how) => resolve([status, how]));
     });
     if (signal.aborted) return false;
-    if (late) throw new AppError(503, "time_limit", `it took more than ${jobLimits.hours} hours: resume it`);
+    if (late)
+      throw Object.assign(new AppError(503, "time_limit", `it took more than ${hours} hours: resume it`), {
+        isFinal: true,
+      });
     if (code === 0) return true;
-    throw new TrainingError(lines.at(-1)?.replace(/^kiln: /, "") ?? `it ended by ${by ?? code}`, lines);
+    const message = lines.at(-1)?.replace(/^kiln: /, "") ?? `it ended by ${by ?? code}`;
+    throw Object.assign(new TrainingError(message, lines), { isFinal: by === null });
   } finally {
     clearTimeout(limit);
     clearTimeout(killing);
