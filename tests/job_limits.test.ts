@@ -125,7 +125,7 @@ describe("rows", () => {
   });
 
   it("hold every example, and never more than asked for (property)", () => {
-    fc.assert(
+    void fc.assert(
       fc.property(fc.array(fc.integer({ min: 1, max: 512 }), { minLength: 1, maxLength: 300 }), (lengths) => {
         const fitted = fitRows(lengths, 10, largest);
         const { batch_size, sequence_length } = fitted;

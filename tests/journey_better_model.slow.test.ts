@@ -98,7 +98,7 @@ it("leads from thumbs and corrections to a version that is promoted without a dr
   if (browser === null) test.skip("no browser");
   await kiln("demo", "--smoke", "--out", "runs/demo");
   // What has learned nothing has next to nothing for an adapter to turn to: its logits are as small as its embeddings.
-  const more = ["--steps", "150", "--learning-rate", "8e-3"];
+  const more = ["--steps", "40", "--learning-rate", "8e-3"];
   await kiln("train", "pretrain", "--out", "runs/demo", "--resume", ...more);
   await kiln("model", "add", "assistant", "runs/demo");
   await kiln("model", "alias", "assistant", "prod", "1");
