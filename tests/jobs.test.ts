@@ -211,11 +211,12 @@ describe("what is told of a job", () => {
   async function told(userId: string) {
     const { store } = await server.host.open();
     const queue = await openQueue(store);
-    const id = await queue.add({ kind: "other", userId });
+    const kind = `other of ${userId}`;
+    const id = await queue.add({ kind, userId });
     const tell = async (count: number) => {
       for (let i = 0; i < count; i++) await addJobEvent(store, id, "info", "step", { step: i + 1 });
     };
-    return { id, tell, queue, claim: () => queue.claim(["other"], "elsewhere") };
+    return { id, tell, queue, claim: () => queue.claim([kind], "elsewhere") };
   }
 
   /** What a connection hears of jobs. */
@@ -259,7 +260,7 @@ describe("what is told of a job", () => {
     expect((await server.ask("GET", `${at}&after=23`)).body.events).toMatchObject([
       { seq: 24, data: { step: 1 } },
     ]);
-    for (const wrong of ["after=-1", "after=x", "limit=0"])
+    for (const wrong of ["after=-1", "after=x", "limit=201"])
       expect((await server.ask("GET", `${at}&${wrong}`)).status).toBe(422);
   });
 
@@ -270,7 +271,7 @@ describe("what is told of a job", () => {
     const [one, late, deaf] = [await listen(true), await listen(true), await listen(false)];
     // What there is at first, though nothing happens.
     await heardOf(() => [one, late].map(({ events }) => events(id).length)).toEqual([2, 2]);
-    expect(one.heard[0]).toMatchObject({ job: { id, kind: "other", state: "queued" }, seq: 2 });
+    expect(one.heard[0]).toMatchObject({ job: { id, kind: "other of local", state: "queued" }, seq: 2 });
     await tell(3);
     await others.tell(1);
     await heardOf(() => [one, late].map(({ events }) => events(id).length)).toEqual([5, 5]);

@@ -80,6 +80,7 @@ export class Validation implements Evaluation<Batch> {
     let supervised = 0;
     let bytes = 0;
     for (const batch of this.#held.batches({ rows, batchSize })) {
+      await trainer.turn?.();
       if (signal?.aborted) return null;
       const sum = trainer.evaluate(batch);
       nats += await sum.item();

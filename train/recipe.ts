@@ -83,8 +83,11 @@ export interface BatchSource<B> {
 /** Numbers of a measurement by name; null if there is nothing to measure. They go to the log and to TensorBoard. */
 export type Metrics = Readonly<Record<string, number | null>>;
 
-/** What a measurement needs of the trainer: the sum of the losses of a batch, compiled once for all batches of a shape. */
-export type Evaluator<B> = Pick<Trainer<B & HostBatch>, "evaluate">;
+/**
+ * What a measurement needs of the trainer: the sum of the losses of a batch, compiled once for all batches of a shape. `turn` waits
+ * before each where somebody else wants the device.
+ */
+export type Evaluator<B> = Pick<Trainer<B & HostBatch>, "evaluate"> & { turn?(): Promise<void> };
 
 /** Measures the model on held-out data. */
 export interface Evaluation<B> {

@@ -10,7 +10,7 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { createOptimizer } from "./optimizers/index.ts";
 import { readLossScaler } from "./optimizers/loss_scaler.ts";
 import { type ScheduleConfig, scheduleFactor } from "./optimizers/schedules.ts";
-import type { Evaluation, HostBatch, MakeSampler, Metrics, Recipe, Task } from "./recipe.ts";
+import type { Evaluation, Evaluator, HostBatch, MakeSampler, Metrics, Recipe, Task } from "./recipe.ts";
 import { RunLog } from "./report/run_log.ts";
 import { changesSince, decisiveSettings, resumePoint, trainCommand } from "./resume.ts";
 import {
@@ -301,7 +301,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   /** Measures within the budget, and keeps the best model where that is asked for. */
   async #evaluate(log: RunLog, step: number): Promise<void> {
     const { evaluation, model, tokenizer } = this.#task;
-    const metrics = await this.#trainer.averaged(() => evaluation.sample(this.#trainer));
+    const metrics = await this.#trainer.averaged(() => evaluation.sample(this.#evaluator));
     if (!metrics) return;
     const { criterion } = evaluation;
     const value = metrics[criterion]!;
@@ -320,6 +320,13 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   /** A run that may end early needs the best model, to end with it. */
   get #keepsBest(): boolean {
     return this.#config.checkpoint.keep_best || this.#config.eval.patience > 0;
+  }
+
+  get #evaluator(): Evaluator<B> {
+    return {
+      evaluate: (batch) => this.#trainer.evaluate(batch),
+      turn: async () => this.#options.supervisor?.turn(),
+    };
   }
 
   async #sample(step: number): Promise<string[]> {
@@ -408,7 +415,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
   async #measureAll(evaluation: Evaluation<B>): Promise<Metrics | null> {
     const { signal, say } = this.#options;
     say(`measuring on all ${evaluation.size}`);
-    const whole = await evaluation.all(this.#trainer, signal);
+    const whole = await evaluation.all(this.#evaluator, signal);
     if (signal?.aborted) throw this.#interrupted(this.#done);
     return whole;
   }

@@ -23,8 +23,8 @@ export interface Training {
 
 /** Lines that an error is told with. */
 const LAST_LINES = 20;
-/** A low priority: on a machine without a GPU both want the same cores. */
-const IDLE = 10;
+/** The lowest priority: on a machine without a GPU both want the same cores. */
+const IDLE = 19;
 
 /**
  * Runs `kiln …` that trains in a process of its own, which ends with this one. It pauses between steps while the server answers. One
