@@ -28,7 +28,7 @@ export function Analytics() {
         <Field label={t.analytics.from}>
           <input
             type="date"
-            value={from}
+            defaultValue={from}
             max={to}
             onChange={({ currentTarget: { value } }) => value && setFrom(value)}
           />
@@ -36,7 +36,7 @@ export function Analytics() {
         <Field label={t.analytics.to}>
           <input
             type="date"
-            value={to}
+            defaultValue={to}
             min={from}
             onChange={({ currentTarget: { value } }) => value && setTo(value)}
           />

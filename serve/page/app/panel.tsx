@@ -14,7 +14,10 @@ const fields: [keyof Params, { min: number; max?: number; step: number }][] = [
 ];
 const formats: ExportFormat[] = ["jsonl", "json", "openai", "sharegpt", "chatml", "csv"];
 
-/** How the next answers are sampled, and what belongs to this conversation. */
+/**
+ * How the next answers are sampled, and what belongs to this conversation. What is being typed stays, whatever comes
+ * meanwhile: a field tells of itself when it is left, and would be set back before.
+ */
 export function Panel() {
   const conversation = current.value;
   const set = (name: keyof Params, text: string) => {
@@ -34,15 +37,16 @@ export function Panel() {
             inputMode="decimal"
             placeholder={t.panel.byModel}
             {...bounds}
-            value={params.value[name] ?? ""}
+            defaultValue={params.value[name] ?? ""}
             onChange={(event) => set(name, event.currentTarget.value)}
           />
         </Field>
       ))}
       <Field label={t.panel.system} hint={t.panel.systemHint}>
         <textarea
+          key={conversation?.id}
           rows={4}
-          value={conversation ? (conversation.system ?? "") : newSystem.value}
+          defaultValue={conversation ? (conversation.system ?? "") : newSystem.value}
           onChange={(event) => {
             const text = event.currentTarget.value;
             if (conversation) void change(conversation.id, { system: text || null });
