@@ -83,7 +83,8 @@ describe("documentation of the library", () => {
   });
 
   it("keeps docs/api.md up to date: run npm run docs", () => {
-    expect(readFileSync(path.join(root, "docs/api.md"), "utf8")).toBe(apiText(program));
+    // A program of its own, as the command has: unions are in the order in which the compiler meets their members.
+    expect(readFileSync(path.join(root, "docs/api.md"), "utf8")).toBe(apiText(createProgram()));
   });
 
   it("exports no internals of kernels from the root", () => {
