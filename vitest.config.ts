@@ -43,7 +43,7 @@ export default defineConfig({
         test: {
           name: "second adapter",
           include: ["tests/ops.test.ts", "tests/ops_attention.test.ts"],
-          env: { KILN_ADAPTER: process.env.KILN_F16_ADAPTER ?? "" },
+          env: { KILN_ADAPTER: process.env.KILN_F16_ADAPTER ?? "", KILN_SECOND_ADAPTER: "1" },
         },
       },
     ],

@@ -21,7 +21,7 @@ afterAll(() => setDevice(null));
 
 /**
  * What each op does by default in f16, against float64, on the first sample with floats. `npm run test:slow` holds every
- * variant, sample and special value on this adapter, in f32 too.
+ * variant and special value on this adapter, in f32 too.
  */
 describe("the adapter with f16", () => {
   for (const op of registeredOps().values()) {
