@@ -13,10 +13,7 @@ import { specialsEqualReference } from "./special_values.ts";
 
 const reference = new ReferenceDevice();
 let gpu: WebGpuDevice;
-/**
- * Beside the quick tests, which run all of this on another adapter: each sample in one of the types of numbers, by turns, and
- * nothing that the adapter has no part in. `KILN_ADAPTER=lavapipe npm test -- tests/ops.test.ts` leaves nothing out.
- */
+// Another adapter has run all of it: each sample by turns in one type. Whole: `KILN_ADAPTER=lavapipe npm test -- tests/ops.test.ts`.
 const isSecond = process.env.KILN_SECOND_ADAPTER === "1";
 
 /**
@@ -154,10 +151,8 @@ async function compareWithDifferences(
   const memory = input.storage.handle as Float64Array;
   const analytic = gradient ? await gradient.data() : null;
   const next = generator(what);
-  const cells =
-    input.size <= 24
-      ? [...Array(input.size).keys()]
-      : Array.from({ length: 24 }, () => Math.floor(next() * input.size));
+  const random = () => Array.from({ length: 24 }, () => Math.floor(next() * input.size));
+  const cells = input.size <= 24 ? [...Array(input.size).keys()] : random();
   for (const i of cells) {
     const cell = cellOf(input, i);
     const before = memory[cell];
