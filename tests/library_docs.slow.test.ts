@@ -46,7 +46,7 @@ function runAll(): Map<string, string> {
     process.execPath,
     ["--import", import.meta.resolve("tsx"), "--input-type=module", "-e", script],
     {
-      cwd: root,
+      cwd: folder, // some write files
       encoding: "utf8",
       env: { ...process.env, TSX_TSCONFIG_PATH: path.join(root, "tsconfig.json") },
     },
