@@ -22,6 +22,9 @@ beforeAll(async () => {
   await openDevice();
 });
 
+/** A model of one layer. */
+const sizes = { hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64 };
+
 describe("metrics, worked by hand", () => {
   it("bias: gaps, differences from the mean, and who is highest", () => {
     const bias = new IdentityBias();
@@ -98,12 +101,6 @@ describe("kiln eval bias", () => {
       trainBpe(["she he said"], { vocab_size: 257, special_tokens: ["<|endoftext|>"] }),
       { tokenizer_config: { eos_token: "<|endoftext|>" } },
     );
-    const sizes = {
-      hidden_size: 16,
-      num_hidden_layers: 1,
-      num_attention_heads: 2,
-      max_position_embeddings: 64,
-    };
     const model = createModel(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...sizes })).init(3);
     const terms = file("terms.json", [JSON.stringify(sets)]);
     const data = [
@@ -163,12 +160,6 @@ describe("kiln eval coherence", () => {
 
   it("is worth nothing to a model that reads no context, and what it is worth to another", async () => {
     const tokenizer = new Tokenizer(trainBpe(["a"], { vocab_size: 257, special_tokens: ["<|endoftext|>"] }));
-    const sizes = {
-      hidden_size: 16,
-      num_hidden_layers: 1,
-      num_attention_heads: 2,
-      max_position_embeddings: 64,
-    };
     const model = createModel(tinyllmConfig({ vocab_size: tokenizer.vocabSize, ...sizes })).init(3);
     const texts = ["A b. C d. E f.", "Only one.", "G h. I j. K l.", "M n. O p. Q r."];
     const data = [
