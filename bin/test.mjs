@@ -40,13 +40,13 @@ async function run(vitestArguments, variables) {
     cwd: root,
     env: { ...process.env, ...variables, KILN_TEST_COUNTS: file },
   });
-  const { passed, failed, skipped } = existsSync(file)
-    ? JSON.parse(readFileSync(file, "utf8"))
-    : { passed: 0, failed: 0, skipped: 0 };
+  const counted = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : undefined;
   rmSync(folder, { recursive: true, force: true });
-  const failures = failed === 0 && status !== 0 ? 1 : failed;
-  console.log(`${passed} passed, ${failures} failed${skipped ? `, ${skipped} skipped` : ""}`);
-  return status || (failures ? 1 : 0);
+  const { passed, failed, skipped, failures } = counted ?? { passed: 0, failed: 0, skipped: 0, failures: [] };
+  if (failed === 0 && status !== 0) failures.push(`vitest ended with status ${status}`);
+  for (const failure of failures) console.log(`FAILED ${failure}`);
+  console.log(`${passed} passed, ${failures.length} failed${skipped ? `, ${skipped} skipped` : ""}`);
+  return status || (failures.length > 0 ? 1 : 0);
 }
 
 /**
