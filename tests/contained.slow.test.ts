@@ -1,10 +1,10 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type Server } from "node:net";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Contained, type Language, openContained, type Tier } from "../core/platform/contained.ts";
+import { openAttacked } from "./support/attacked.ts";
 import { undonePython } from "./support/undone_python.ts";
 
 // Each program below attacks what a contained program must not reach. What stands in for the user's files is `outside`, for
@@ -12,25 +12,9 @@ import { undonePython } from "./support/undone_python.ts";
 
 const hasPython = spawnSync("python3", ["--version"]).status === 0;
 const hasNamespaces = spawnSync("unshare", ["--user", "--net", "true"]).status === 0;
-const outside = mkdtempSync(join(tmpdir(), "kiln-outside-"));
-const secret = join(outside, "secret.txt");
-let server: Server;
-let connections = 0;
-let port = 0;
-
-beforeAll(async () => {
-  writeFileSync(secret, "secret");
-  server = createServer((socket) => {
-    connections++;
-    socket.destroy();
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  port = (server.address() as { port: number }).port;
-});
-afterAll(() => {
-  server.close();
-  rmSync(outside, { recursive: true });
-});
+const attacked = await openAttacked("secret");
+const { outside, secret, port } = attacked;
+afterAll(() => attacked.close());
 
 type Attack = [name: string, outcomes: string, program: string];
 
@@ -215,7 +199,7 @@ for (const language of ["javascript", "python"] as const)
       });
 
       it("leaves nothing behind", () => {
-        expect(connections).toBe(0);
+        expect(attacked.connections()).toBe(0);
         expect(readdirSync(outside)).toEqual(["secret.txt"]);
         expect(readFileSync(secret, "utf8")).toBe("secret");
         expect(["../left", "kiln-probe", "left"].filter((name) => existsSync(join(tmpdir(), name)))).toEqual(
@@ -250,7 +234,7 @@ describe.skipIf(!hasPython || !hasNamespaces)("the tier namespaces holds where t
     const { outcome, message, output } = await contained.run(undonePython + own);
     expect(`${outcome}: ${message}`).toMatch(new RegExp(ends));
     expect(output).not.toContain("secret");
-    expect(connections).toBe(0);
+    expect(attacked.connections()).toBe(0);
     expect(readdirSync(outside)).toEqual(["secret.txt"]);
     expect(processes()).not.toContain("98765");
   });

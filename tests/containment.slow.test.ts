@@ -1,37 +1,25 @@
 import { execFile } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type Server } from "node:net";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { type Contained, type Language, openContained, type Tier } from "../core/platform/contained.ts";
+import { openAttacked } from "./support/attacked.ts";
 import { undonePython } from "./support/undone_python.ts";
 
 // The table of bench/README.md: what becomes of the same attacks in each tier that runs here. What is refused one by one, with all
 // its spellings, stands in contained.slow.test.ts.
 
-const outside = mkdtempSync(join(tmpdir(), "kiln-outside-"));
-const secret = join(outside, "secret.txt");
 const seconds = 1;
-let server: Server;
-let port = 0;
-let connections = 0;
+const attacked = await openAttacked("from a file");
+const { outside, secret, port } = attacked;
 
-beforeAll(async () => {
+beforeAll(() => {
   process.env.KILN_TEST_CANARY = "from the environment";
-  writeFileSync(secret, "from a file");
-  server = createServer((socket) => {
-    connections++;
-    socket.destroy();
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  port = (server.address() as { port: number }).port;
 });
 afterAll(() => {
   delete process.env.KILN_TEST_CANARY;
-  server.close();
-  rmSync(outside, { recursive: true });
+  attacked.close();
 });
 
 /** Programs that end, or are ended, each by itself. */
@@ -152,8 +140,7 @@ it.each([["javascript", process.execPath, "-e"] as const, ["python", "python3", 
       throw error;
     });
     for (const [name, what] of told(stdout)) expect(what, name).toMatch(/^got/);
-    await expect.poll(() => connections).toBe(stdout === "" ? 0 : 1);
-    connections = 0;
+    await expect.poll(() => attacked.connections()).toBe(stdout === "" ? 0 : 1);
     rmSync(join(outside, "left"), { force: true });
   },
 );
@@ -194,7 +181,7 @@ it("every tier that runs here holds", { timeout: 400_000 }, async () => {
       if (row === "takes memory without end") expect(cell, where).toMatch(/^memory/);
       if (row === "writes output without end") expect(cell, where).toMatch(/^output/);
     }
-  expect(connections).toBe(0);
+  expect(attacked.connections()).toBe(0);
   expect(readdirSync(outside)).toEqual(["secret.txt"]);
   expect(readFileSync(secret, "utf8")).toBe("from a file");
 });

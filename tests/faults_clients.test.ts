@@ -1,27 +1,11 @@
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { connect, type Socket } from "node:net";
-import { afterEach, describe, expect, it, vi } from "vitest";
-import { checkEnvelope, IDLE, idle, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import { describe, expect, it, vi } from "vitest";
+import { checkEnvelope, send, type TestServer, until } from "./serve_fake.ts";
+import { base, pause, post, settled, start } from "./support/fault_server.ts";
 import { leaveAgainAndAgain } from "./support/leaving_clients.ts";
 
-/** Faults of clients, by the numbers of the design's table: what they do to the server and to others. */
-const base = { model: "tiny/fake", prompt: "once upon a time", temperature: 0, ignore_eos: true };
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-const open: TestServer[] = [];
-afterEach(async () => {
-  for (const { server } of open.splice(0)) await server.close(0);
-});
-
-async function start(options: Parameters<typeof startServer>[0]): Promise<TestServer> {
-  const server = await startServer(options);
-  open.push(server);
-  return server;
-}
-
-const settled = ({ engine }: TestServer) =>
-  until(() => JSON.stringify(idle(engine)) === JSON.stringify(IDLE));
-const post = (server: TestServer, json: object, init: RequestInit = {}) =>
-  send(`${server.url}/v1/completions`, { json: { ...base, ...json }, ...init });
+// Faults of clients, by the numbers of the design's table: what they do to the server and to others.
 
 it("F4: clients that leave by FIN, RST or half a close, in the queue, the prompt or the answer, leave nothing", async () => {
   const server = await start({ maxModelLen: 500, blockCount: 260, maxSeqs: 1, maxBatchedTokens: 16 });

@@ -3,30 +3,14 @@ import type { ServerResponse } from "node:http";
 import { connect, type Socket } from "node:net";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { afterEach, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { createServer } from "../serve/index.ts";
-import { fakeTokenizer, IDLE, idle, send, startServer, type TestServer, until } from "./serve_fake.ts";
+import { fakeTokenizer, until } from "./serve_fake.ts";
 import { trickRunner } from "./support/fake_engine_model.ts";
+import { base, pause, post, settled, start } from "./support/fault_server.ts";
 import { leaveAgainAndAgain } from "./support/leaving_clients.ts";
 
-/** Faults that come in hundreds and thousands, by the numbers of the design's table. */
-const base = { model: "tiny/fake", prompt: "once upon a time", temperature: 0, ignore_eos: true };
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-const open: TestServer[] = [];
-afterEach(async () => {
-  for (const { server } of open.splice(0)) await server.close(0);
-});
-
-async function start(options: Parameters<typeof startServer>[0]): Promise<TestServer> {
-  const server = await startServer(options);
-  open.push(server);
-  return server;
-}
-
-const settled = ({ engine }: TestServer) =>
-  until(() => JSON.stringify(idle(engine)) === JSON.stringify(IDLE));
-const post = (server: TestServer, json: object) =>
-  send(`${server.url}/v1/completions`, { json: { ...base, ...json } });
+// Faults that come in hundreds and thousands, by the numbers of the design's table.
 
 /** Numbers from 0 to 1 that are the same in each run. */
 function randomOf(seed: number): () => number {

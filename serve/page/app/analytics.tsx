@@ -6,7 +6,7 @@ import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Bars } from "./bars.tsx";
 import { LazyChart } from "./lazy_chart.tsx";
-import { Field, Loaded } from "./parts.tsx";
+import { FactsGrid, Field, Loaded } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -73,14 +73,7 @@ function Numbers({ of }: { of: Report }) {
   const charts = useMemo(() => chartsOf(of), [of]);
   return (
     <>
-      <dl class="facts-grid">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <FactsGrid facts={facts} />
       <div class="chart-grid">
         {charts.map((chart) => (
           <LazyChart key={chart.title} chart={chart} />

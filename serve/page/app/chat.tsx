@@ -9,7 +9,8 @@ import { lazy } from "./lazy.tsx";
 import { Log } from "./log.tsx";
 import { ModelMenu } from "./model_menu.tsx";
 import { IconButton } from "./parts.tsx";
-import { panelOpen, sidebarOpen, sourceShown } from "./shell.ts";
+import { SidebarButton } from "./screen.tsx";
+import { panelOpen, sourceShown } from "./shell.ts";
 import { newChat } from "./sidebar.tsx";
 
 const Panel = lazy(async () => (await import("./dialogs.ts")).Panel);
@@ -21,13 +22,7 @@ export function Chat() {
     <div class="chat">
       <div class="column">
         <header class="bar">
-          <IconButton
-            icon="menu"
-            class="narrow-only"
-            label={t.app.openSidebar}
-            aria-expanded={sidebarOpen.value}
-            onClick={() => (sidebarOpen.value = true)}
-          />
+          <SidebarButton />
           <h1 class="hidden">{current.value?.title ?? t.chat.new}</h1>
           <ModelMenu />
           <span class="grow" />

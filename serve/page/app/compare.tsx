@@ -7,7 +7,7 @@ import { attempt } from "../state/history.ts";
 import { linkState } from "../state/link.ts";
 import { newConsent, params } from "../state/local.ts";
 import { chatModels } from "../state/models.ts";
-import { ModelChip, Switch } from "./parts.tsx";
+import { Failure, Form, ModelChip, Switch } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { Text } from "./text.tsx";
 
@@ -72,13 +72,7 @@ export function Compare() {
 function Prompt({ ready, ask }: { ready: boolean; ask: (text: string) => Promise<void> }) {
   const [text, setText] = useState("");
   return (
-    <form
-      class="prompt"
-      onSubmit={(event) => {
-        event.preventDefault();
-        void ask(text.trim());
-      }}
-    >
+    <Form class="prompt" submit={() => ask(text.trim())}>
       <textarea
         rows={3}
         aria-label={t.compare.prompt}
@@ -91,7 +85,7 @@ function Prompt({ ready, ask }: { ready: boolean; ask: (text: string) => Promise
           {t.compare.ask}
         </button>
       </div>
-    </form>
+    </Form>
   );
 }
 
@@ -146,11 +140,7 @@ function Column({ one, name, choose }: { one: Live; name: string; choose: (() =>
       <ModelChip name={name} />
       <Text text={content} finished={!writing} />
       {writing && <span class="caret" role="img" aria-label={t.chat.writing} />}
-      {error && (
-        <p class="error" role="alert">
-          {error.message}
-        </p>
-      )}
+      <Failure of={error?.message} />
       <button type="button" disabled={!choose} onClick={() => choose?.()}>
         {t.compare.better(name)}
       </button>

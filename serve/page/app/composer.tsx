@@ -8,7 +8,7 @@ import { linkState } from "../state/link.ts";
 import { draftOf, keepDraft, newSystem } from "../state/local.ts";
 import { modelInfo, modelName } from "../state/models.ts";
 import { place } from "../state/route.ts";
-import { IconButton } from "./parts.tsx";
+import { Form, IconButton } from "./parts.tsx";
 import { editing } from "./shell.ts";
 
 /** Where a message is written. Its text is kept until the server has accepted it. */
@@ -27,13 +27,7 @@ export function Composer() {
     setText("");
   };
   return (
-    <form
-      class="composer"
-      onSubmit={(event) => {
-        event.preventDefault();
-        submit();
-      }}
-    >
+    <Form class="composer" submit={submit}>
       <div class="box">
         <textarea
           id="composer"
@@ -72,7 +66,7 @@ export function Composer() {
           )}
         </div>
       </div>
-    </form>
+    </Form>
   );
 }
 

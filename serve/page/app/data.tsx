@@ -4,7 +4,7 @@ import { t } from "../messages.screens.en.ts";
 import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Bars } from "./bars.tsx";
-import { Field, Loaded, Table } from "./parts.tsx";
+import { FactsGrid, Failure, Field, Form, Loaded, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -47,14 +47,7 @@ function Statistics({ of }: { of: DataStatistics }) {
   return (
     <section>
       <h2>{t.data.statistics}</h2>
-      <dl class="facts-grid">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <FactsGrid facts={facts} />
       <div class="side-by-side">
         <Bars
           title={t.data.lengths}
@@ -87,13 +80,7 @@ function Preview() {
   return (
     <section>
       <h2>{t.data.cleaning}</h2>
-      <form
-        class="row form-row"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void run();
-        }}
-      >
+      <Form class="row form-row" submit={run}>
         <Choice
           label={t.data.personal}
           names={t.data.personalModes}
@@ -118,13 +105,9 @@ function Preview() {
         <button type="submit" disabled={busy}>
           {t.data.preview}
         </button>
-      </form>
+      </Form>
       {busy && <div class="skeleton" role="status" aria-label={t.app.loading} />}
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      <Failure of={error} />
       {result && !busy && <Cleaned result={result} />}
     </section>
   );

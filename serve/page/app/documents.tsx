@@ -5,7 +5,7 @@ import { bytes, date, number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { upload } from "../state/documents.ts";
 import { say } from "../state/history.ts";
-import { Field, Icon, IconButton, Loaded, Modal, Table } from "./parts.tsx";
+import { Failure, Field, Form, Icon, IconButton, Loaded, Modal, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -192,23 +192,13 @@ function Try() {
   return (
     <section>
       <h2>{t.documents.try}</h2>
-      <form
-        class="row form-row"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void run();
-        }}
-      >
+      <Form class="row form-row" submit={run}>
         <Field label={t.documents.question}>
           <input value={query} required onInput={(event) => setQuery(event.currentTarget.value)} />
         </Field>
         <button type="submit">{t.documents.search}</button>
-      </form>
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      </Form>
+      <Failure of={error} />
       {found && (
         <>
           <p role="status">{t.documents.verdict(found.answered, percent(found.coverage), found.ranker)}</p>

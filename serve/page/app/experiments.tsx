@@ -11,7 +11,7 @@ import { date, milliseconds, number, percent, points } from "../render/format.ts
 import { api } from "../state/api.ts";
 import { attempt } from "../state/history.ts";
 import { LazyChart } from "./lazy_chart.tsx";
-import { Field, Loaded, Modal, ModelChip, Table } from "./parts.tsx";
+import { Failure, Field, Loaded, Modal, ModelChip, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -170,11 +170,7 @@ function Start({ close, started }: { close: () => void; started: () => void }) {
             ))}
           </select>
         </Field>
-        {error && (
-          <p class="error" role="alert">
-            {error}
-          </p>
-        )}
+        <Failure of={error} />
         <div class="row end">
           <button type="submit" class="primary">
             {t.experiments.start}

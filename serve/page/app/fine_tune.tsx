@@ -12,7 +12,7 @@ import { bytes, number } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { attempt } from "../state/history.ts";
 import { user } from "../state/people.ts";
-import { Field, Loaded } from "./parts.tsx";
+import { Field, Form, Loaded } from "./parts.tsx";
 import { Run } from "./run.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useJobs } from "./use_jobs.ts";
@@ -111,13 +111,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
     if (done) started(done.job_id);
   };
   return (
-    <form
-      class="card"
-      onSubmit={(event) => {
-        event.preventDefault();
-        void start();
-      }}
-    >
+    <Form class="card" submit={start}>
       <h2>{t.finetune.new}</h2>
       <div class="row form-row">
         <Field label={t.finetune.base}>
@@ -177,7 +171,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
           {t.finetune.start}
         </button>
       </div>
-    </form>
+    </Form>
   );
 }
 

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { t } from "../messages.en.ts";
 import { needsLogin } from "../state/api.ts";
 import { login } from "../state/people.ts";
-import { Field } from "./parts.tsx";
+import { Failure, Field } from "./parts.tsx";
 
 /** Asks for the token that `kiln user add` printed. */
 export function Login({ done }: { done: () => void }) {
@@ -25,11 +25,7 @@ export function Login({ done }: { done: () => void }) {
         <Field label={t.login.token} hint={t.login.hint}>
           <input name="token" type="password" autocomplete="current-password" required />
         </Field>
-        {error && (
-          <p class="error" role="alert">
-            {error}
-          </p>
-        )}
+        <Failure of={error} />
         <button type="submit" class="primary">
           {t.login.enter}
         </button>

@@ -16,7 +16,7 @@ import { attempt, say } from "../state/history.ts";
 import { setModels } from "../state/models.ts";
 import { go } from "../state/route.ts";
 import { modelFacts } from "./model_menu.tsx";
-import { Field, Loaded, Modal, ModelChip, Table } from "./parts.tsx";
+import { Failure, Field, Loaded, Modal, ModelChip, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -221,11 +221,7 @@ function Deploy({ name, close }: { name: string; close: () => void }) {
           {state.busy && t.models.deployBusy}
           {state.result && t.models.deployed(state.result)}
         </p>
-        {state.error && (
-          <p class="error" role="alert">
-            {state.error}
-          </p>
-        )}
+        <Failure of={state.error} />
         <div class="row end">
           <button type="submit" class="primary" disabled={state.busy}>
             {t.models.deploy}

@@ -122,6 +122,37 @@ export const Switch = (props: { label: string; hint?: string; on: boolean; set: 
   </label>
 );
 
+/** A form that does `submit` and stays on the page. */
+export const Form = ({ submit, ...rest }: JSX.IntrinsicElements["form"] & { submit: () => unknown }) => (
+  <form
+    {...rest}
+    onSubmit={(event) => {
+      event.preventDefault();
+      void submit();
+    }}
+  />
+);
+
+/** Why something failed, where there is anything to say. */
+export const Failure = ({ of }: { of: string | null | undefined }) =>
+  of ? (
+    <p class="error" role="alert">
+      {of}
+    </p>
+  ) : null;
+
+/** Names with their values, in columns. */
+export const FactsGrid = ({ facts }: { facts: readonly (readonly [name: string, value: string])[] }) => (
+  <dl class="facts-grid">
+    {facts.map(([name, value]) => (
+      <div key={name}>
+        <dt>{name}</dt>
+        <dd>{value}</dd>
+      </div>
+    ))}
+  </dl>
+);
+
 /** What a screen shows of data that is loaded: a frame while it loads, why it failed, or the data. */
 export function Loaded<T>(props: {
   data: T | null;

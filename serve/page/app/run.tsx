@@ -5,6 +5,7 @@ import { api } from "../state/api.ts";
 import { chooseModel } from "../state/chat.ts";
 import { attempt } from "../state/history.ts";
 import { go } from "../state/route.ts";
+import { FactsGrid, Failure } from "./parts.tsx";
 import { isOpen, useEvents } from "./use_jobs.ts";
 
 /** Of the loss curve. */
@@ -27,6 +28,7 @@ export function Run({ job, changed }: { job: JobInfo; changed: (id: string) => v
     [t.finetune.speed, last?.tokens_per_second && number(last.tokens_per_second as number)],
     [t.finetune.left, state === "running" && last?.eta_s != null && t.finetune.seconds(last.eta_s as number)],
   ];
+  const known = facts.flatMap(([name, value]) => (value ? [[name, String(value)] as const] : []));
   return (
     <section class="card">
       <header class="row">
@@ -45,24 +47,9 @@ export function Run({ job, changed }: { job: JobInfo; changed: (id: string) => v
         )}
       </header>
       {state === "running" && <progress aria-label={t.finetune.states.running} value={progress} max={1} />}
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      <Failure of={error} />
       {result && <Result result={result} />}
-      <dl class="facts-grid">
-        {facts.flatMap(([name, value]) =>
-          value ? (
-            <div key={name}>
-              <dt>{name}</dt>
-              <dd>{String(value)}</dd>
-            </div>
-          ) : (
-            []
-          ),
-        )}
-      </dl>
+      <FactsGrid facts={known} />
       <Curve events={events} />
       <Log events={events} />
     </section>

@@ -6,7 +6,7 @@ import { api } from "../state/api.ts";
 import { attempt, loadHistory, say } from "../state/history.ts";
 import { forget, theme } from "../state/local.ts";
 import { forgetCaches, logout, user } from "../state/people.ts";
-import { Field, Loaded, Modal, Table } from "./parts.tsx";
+import { Field, Form, Loaded, Modal, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { Copy } from "./text.tsx";
 import { useLoaded } from "./use_loaded.ts";
@@ -207,12 +207,7 @@ function OwnData() {
 function Confirm({ run }: { run: () => void }) {
   const [text, setText] = useState("");
   return (
-    <form
-      onSubmit={(event) => {
-        event.preventDefault();
-        run();
-      }}
-    >
+    <Form submit={run}>
       <Field label={t.settings.typeToConfirm(t.settings.confirmWord)}>
         <input value={text} autocomplete="off" onInput={(event) => setText(event.currentTarget.value)} />
       </Field>
@@ -221,6 +216,6 @@ function Confirm({ run }: { run: () => void }) {
           {t.settings.remove}
         </button>
       </div>
-    </form>
+    </Form>
   );
 }

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { t } from "../messages.en.ts";
 import { type Shown, send } from "../state/chat.ts";
 import { Branches } from "./branches.tsx";
-import { IconButton } from "./parts.tsx";
+import { Form, IconButton } from "./parts.tsx";
 import { editing, focusComposer } from "./shell.ts";
 import { Copy } from "./text.tsx";
 
@@ -34,13 +34,7 @@ function Editor({ message }: { message: Shown }) {
     if (text.trim() && send(text, message.parent_id)) close();
   };
   return (
-    <form
-      class="message user editor"
-      onSubmit={(event) => {
-        event.preventDefault();
-        submit();
-      }}
-    >
+    <Form class="message user editor" submit={submit}>
       <textarea
         aria-label={t.chat.edit}
         value={text}
@@ -66,6 +60,6 @@ function Editor({ message }: { message: Shown }) {
           {t.chat.send}
         </button>
       </div>
-    </form>
+    </Form>
   );
 }
