@@ -78,7 +78,7 @@ describe("a run of more than two hours", () => {
   ])("%s", async (_, onTerm, patience) => {
     // A command of that package that never ends: what `kiln train` does is nothing to the clock.
     mkdirSync(path.join(folder, "bin"), { recursive: true });
-    const begun = "process.send({ steps: 7 }); setInterval(() => {}, 1000);";
+    const begun = "process.send({ steps: 7, done: 0 }); setInterval(() => {}, 1000);";
     writeFileSync(path.join(folder, "bin/kiln.mjs"), `${onTerm}; ${begun}`);
     vi.doMock("../core/platform/package_node.ts", () => ({ packageRoot: folder }));
     const { train } = await import("../serve/app/jobs/training_process.ts");

@@ -146,7 +146,7 @@ class Run<C extends LoopSettings, B extends HostBatch, I extends object> {
     await writeJson(join(out_dir, "config.json"), { ...this.#config, resume: false });
     const total = this.#totalSteps;
     const log = new RunLog(out_dir, { totalSteps: total, startStep: start });
-    this.#options.supervisor?.begin(total);
+    this.#options.supervisor?.begin(total, start);
     try {
       if (start === total) {
         this.#options.say(

@@ -1,17 +1,18 @@
 /** The process that started this one to do a job, and speaks with it over a channel. */
 export interface Supervisor {
-  /** Tells how many steps there will be. */
-  begin(steps: number): void;
+  /** Tells how many steps there will be, and how many of them were done before; its log has those alone by now. */
+  begin(steps: number, done: number): void;
   /** Waits for as long as the other process wants the device for itself. */
   turn(): Promise<void>;
 }
 
-/** What goes over the channel: `pause` to the worker, `steps` from it. */
+/** What goes over the channel: `pause` to the worker, `steps` and `done` from it. */
 export interface ToWorker {
   readonly pause: boolean;
 }
 export interface FromWorker {
   readonly steps: number;
+  readonly done: number;
 }
 
 /**
@@ -38,7 +39,7 @@ export function supervisor(signal: AbortSignal): Supervisor | null {
   if (!process.connected) die();
   signal.addEventListener("abort", go);
   return {
-    begin: (steps) => void process.send!({ steps } satisfies FromWorker),
+    begin: (steps, done) => void process.send!({ steps, done } satisfies FromWorker),
     turn: async () => {
       // A message has its turn between two steps, whatever these wait for.
       await new Promise((resolve) => setImmediate(resolve));

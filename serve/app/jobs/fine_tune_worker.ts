@@ -93,19 +93,18 @@ async function trained(
   const checkpoints = await readdir(join(out, "checkpoints")).catch(() => []);
   const resumes = checkpoints.some((name) => /^step-\d+$/.test(name));
   const how = resumes ? ["--resume"] : [join(place, "settings.json")];
-  const follower = new LogFollower(join(out, "log.jsonl"));
-  if (resumes) await follower.next();
+  let follower: LogFollower | null = null;
   const rate = new Rate();
   let total = 0;
   const tell = (message: string, data?: unknown) => addJobEvent(store, job.id, "info", message, data);
   await tell(resumes ? "resumed" : "started", { attempt: job.attempt });
   const look = async () => {
-    const records = await follower.next();
+    const records = (await follower?.next()) ?? [];
     const measured = records.filter(({ loss }) => loss === undefined);
     const last = records.findLast(({ loss }) => loss !== undefined);
     for (const record of measured) await tell("measured", record);
     if (last === undefined) return;
-    report(total === 0 ? 0 : Math.min(1, last.step / total));
+    report(Math.min(1, last.step / total));
     await tell("step", { ...last, steps: total, ...rate.at(last, total) });
   };
   let looking: Promise<void> = Promise.resolve();
@@ -117,8 +116,10 @@ async function trained(
     return await train({
       args: ["train", recipe, ...how, "--out", out],
       ...{ signal, busy },
-      begun: (steps) => {
+      begun: (steps, done) => {
         total = steps;
+        // Until now the log had what an attempt before wrote after its last checkpoint, too.
+        follower = new LogFollower(join(out, "log.jsonl"), done);
       },
       said: () => {},
     });

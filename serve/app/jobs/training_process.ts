@@ -15,8 +15,8 @@ export interface Training {
   readonly signal: AbortSignal;
   /** Whom it gives way to. */
   readonly busy?: Busy | undefined;
-  /** Told how many steps there will be. */
-  readonly begun: (steps: number) => void;
+  /** Told how many steps there will be, and how many of them were done before. */
+  readonly begun: (steps: number, done: number) => void;
   /** Told each line for the person who watches. */
   readonly said: (line: string) => void;
 }
@@ -49,7 +49,7 @@ export async function train({ args, signal, busy, begun, said }: Training): Prom
     lines.splice(0, lines.length - LAST_LINES);
     said(line);
   });
-  child.on("message", ({ steps }: FromWorker) => begun(steps));
+  child.on("message", ({ steps, done }: FromWorker) => begun(steps, done));
   const tell = (pause: boolean) => {
     if (child.connected) child.send({ pause } satisfies ToWorker, () => {});
   };
