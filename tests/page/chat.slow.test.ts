@@ -71,6 +71,20 @@ describe("a chat", () => {
     expect(sends[1].parent_id).toBe([...server.messages.values()][1].id);
   });
 
+  it("stops what the server has not begun yet", async (test) => {
+    const { server } = state;
+    server.reply = () => ({ pieces: ["a "], hold: true });
+    const { page } = await open(test);
+    await page.fill("#composer", "hold");
+    await page.locator(".composer button[type=submit]:not([disabled])").waitFor();
+    // Within one task: nothing can have come back.
+    await page.evaluate(() => {
+      document.querySelector<HTMLFormElement>("form.composer")!.requestSubmit();
+      document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+    });
+    await see(page, "Stopped.");
+  });
+
   it("keeps every branch: regenerate, edit, and back", async (test) => {
     const { server } = state;
     let count = 0;

@@ -46,6 +46,8 @@ export const earlier = signal<string | null>(null);
 const live = new Map<string, Live>();
 /** Messages that wait for `chat.accepted`, by request: sent again after a lost connection, which is the same message. */
 const waiting = new Map<string, { user: Live; answer: Live }>();
+/** Requests whose answers were stopped before the server had begun them. */
+const unwanted = new Set<string>();
 /** Deltas wait here for the next frame of the screen. */
 const arrived = new Map<Live, Shown>();
 let frame = 0;
@@ -173,6 +175,7 @@ function accepted(event: ChatAccepted): void {
   if (mine) {
     waiting.delete(event.request_id!);
     settle(mine, event);
+    if (unwanted.delete(event.request_id!)) link.send({ type: "chat.stop", message_id: event.message_id });
   } else if (live.has(event.message_id)) {
     if (latest(live.get(event.message_id)!).status !== "streaming")
       patch(event.message_id, { status: "streaming", error: null, finish_reason: null });
@@ -238,6 +241,7 @@ function failed(event: ChatError): void {
   const error = { code, message, retryable };
   if (mine) {
     waiting.delete(event.request_id!);
+    unwanted.delete(event.request_id!);
     mine.answer.value = { ...mine.answer.peek(), status: "error", error };
   } else if (event.message_id) {
     const status = code === "interrupted" ? "interrupted" : "error";
@@ -371,7 +375,8 @@ export function retry({ request, id }: Shown): void {
 
 export function stop(): void {
   const message = streaming();
-  if (message && message.request === null) link.send({ type: "chat.stop", message_id: message.id });
+  if (message?.request) unwanted.add(message.request.request_id);
+  else if (message) link.send({ type: "chat.stop", message_id: message.id });
 }
 
 async function ask(id: string, how: "regenerate" | "continue", body?: unknown): Promise<void> {
