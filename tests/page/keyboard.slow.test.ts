@@ -54,6 +54,25 @@ describe("the keyboard", () => {
     await until(async () => (await focused()) === "composer");
   });
 
+  it("takes back a dialog that is still being fetched", async (test) => {
+    const { page } = await open(test, "", { serviceWorkers: "block" });
+    await say(page, "hello");
+    await see(page, "You said: hello");
+    let fetched: () => void = () => {};
+    const held = new Promise<void>((resolve) => {
+      fetched = resolve;
+    });
+    await page.route("**/*.js", (route) => held.then(() => route.continue()));
+    await page.getByRole("button", { name: "Why these words" }).click();
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Control+k");
+    await page.keyboard.press("Escape");
+    fetched();
+    await page.keyboard.press("Control+/");
+    await see(page, "Keyboard shortcuts");
+    expect(await page.getByRole("dialog").count()).toBe(1);
+  });
+
   it("reaches all of the page by Tab, from a link that skips the sidebar", async (test) => {
     const { page } = await open(test);
     await see(page, "Ask demo something");

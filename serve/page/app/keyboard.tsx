@@ -30,7 +30,9 @@ function withModifier(key: string, shift: boolean): (() => void) | null {
 }
 
 function alone(event: KeyboardEvent, key: string): (() => void) | null {
-  if (dialog.value || document.querySelector("dialog[open]")) return null;
+  if (document.querySelector("dialog[open]")) return null;
+  // One that is still being fetched cannot close itself.
+  if (dialog.value) return key === "escape" ? () => (dialog.value = null) : null;
   if (key === "escape") {
     if (sidebarOpen.value) return () => (sidebarOpen.value = false);
     if (streaming()) return stop;

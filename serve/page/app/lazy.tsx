@@ -2,7 +2,10 @@ import { type ComponentType, h } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { t } from "../messages.en.ts";
 
-/** A component that is fetched when it is first shown, so that the page opens without it. `frame`: something stands there before. */
+/**
+ * A component that is fetched when it is first shown, so that the page opens without it. `frame`: something stands there before.
+ * Escape takes back what is not there yet where it can be closed.
+ */
 export function lazy<Props extends object>(load: () => Promise<ComponentType<Props>>, frame = false) {
   let content: ComponentType<Props> | null = null;
   return function Lazy(props: Props) {
@@ -10,6 +13,9 @@ export function lazy<Props extends object>(load: () => Promise<ComponentType<Pro
     const [, drawAgain] = useState(false);
     useEffect(() => {
       if (content) return;
+      const { close } = props as { close?: () => void };
+      const onKey = (event: KeyboardEvent) => !content && event.key === "Escape" && close?.();
+      document.addEventListener("keydown", onKey);
       load().then(
         (loaded) => {
           content = loaded;
@@ -17,6 +23,7 @@ export function lazy<Props extends object>(load: () => Promise<ComponentType<Pro
         },
         () => setFailed(true),
       );
+      return () => document.removeEventListener("keydown", onKey);
     }, []);
     if (failed)
       return (

@@ -78,8 +78,14 @@ export function Modal(props: {
   const element = useRef<HTMLDialogElement>(null);
   useLayoutEffect(() => {
     const before = document.activeElement;
-    element.current!.showModal();
-    return () => before instanceof HTMLElement && before.isConnected && before.focus();
+    const opened = element.current!;
+    opened.showModal();
+    return () => {
+      // Who has closed it by a key may be elsewhere by now.
+      const now = document.activeElement;
+      if (now !== document.body && !opened.contains(now)) return;
+      if (before instanceof HTMLElement && before.isConnected) before.focus();
+    };
   }, []);
   return (
     <dialog
