@@ -60,7 +60,7 @@ export class Administration {
   /** Takes an adapter out as `unload` does a model. @throws KilnError for one that does not exist. */
   async unloadAdapter(name: string): Promise<void> {
     if ((this.#options.models.get(name)?.parent ?? null) === null)
-      throw new KilnError(`there is no adapter \`${name}\``, { code: "model_not_found" });
+      throw new KilnError(`there is no adapter \`${name}\`: see /v1/models`, { code: "model_not_found" });
     await this.unload(name);
   }
 
@@ -151,7 +151,7 @@ export class Administration {
       const model = await realpath(await modelAt(real));
       if (isWithin(model, root)) return model;
     }
-    throw new KilnError(`${given.slice(0, 200)} is no model below a folder that was given as --model-dir`, {
+    throw new KilnError(`${given.slice(0, 200)} is no model's path from a folder of --model-dir`, {
       code: "path_not_allowed",
     });
   }

@@ -232,7 +232,7 @@ export class ModelPool implements Models {
    */
   alias(alias: string, name: string | null): void {
     if (this.get(alias)?.name === alias) {
-      throw new KilnError(`\`${alias}\` is a model's own name, no alias`, { code: "name_taken" });
+      throw new KilnError(`\`${alias}\` is a model's own name: choose another alias`, { code: "name_taken" });
     }
     if (name === null) this.#names.delete(alias);
     else this.#names.set(alias, this.#entry(name));
@@ -265,7 +265,7 @@ export class ModelPool implements Models {
   #entry(name: string): Entry {
     const entry = this.#names.get(name);
     if (entry !== undefined) return entry;
-    throw new KilnError(`there is no model \`${name}\``, { code: "model_not_found" });
+    throw new KilnError(`there is no model \`${name}\`: see /v1/models`, { code: "model_not_found" });
   }
 
   /** Calls `watcher` with each model that is there, and with each that is added. */

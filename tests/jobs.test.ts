@@ -2,10 +2,12 @@ import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { text } from "node:stream/consumers";
+import { Command } from "commander";
 import * as fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import WebSocket from "ws";
 import { parseReference } from "../models/registry/names.ts";
+import { addJobCommands } from "../serve/app/jobs/commands.ts";
 import { LogFollower } from "../serve/app/jobs/follow.ts";
 import { modelOf } from "../serve/app/jobs/names.ts";
 import { payloadOf } from "../serve/app/jobs/payload.ts";
@@ -23,7 +25,7 @@ beforeAll(async () => {
   vi.stubEnv("KILN_JOBS", "elsewhere");
   vi.stubEnv("KILN_DATA_DIR", folder);
   vi.stubEnv("KILN_REGISTRY", path.join(folder, "registry"));
-  server = await chatServer("jobs", "single", { path: "/models/base" });
+  server = await chatServer("jobs", "single", { path: "models/base" });
 });
 afterAll(async () => {
   await server.server.close(0);
@@ -75,7 +77,7 @@ describe("a fine-tune", () => {
     });
     const { store } = await server.host.open();
     expect(payloadOf((await jobById(store, job_id))!).settings).toMatchObject({
-      model: { init_from: "/models/base" },
+      model: { init_from: path.resolve("models/base") },
       adapter: { kind: "lora", rank: 8, alpha: 16, targets: ["all-linear"] },
       data: { validation_fraction: 0.1, min_updates: 10 },
       eval: { patience: 3 },
@@ -102,6 +104,25 @@ describe("a fine-tune", () => {
     for (const what of ["", "/events", "/cancel", "/resume"]) {
       const method = /cancel|resume/.test(what) ? "POST" : "GET";
       expect((await server.ask(method, `/api/jobs/${id}${what}?user_id=ben`)).status).toBe(404);
+    }
+  });
+
+  it("that failed is listed with the reason", async () => {
+    const { store } = await server.host.open();
+    const { body } = await fineTune("prose", { epochs: 7 });
+    await store.run("UPDATE job SET state = 'failed', error = 'no memory' WHERE id = ?", [body.job_id]);
+    vi.stubEnv("DATABASE_URL", `sqlite:${server.file}`);
+    const written = vi.spyOn(process.stdout, "write").mockReturnValue(true);
+    try {
+      const program = new Command();
+      addJobCommands(program);
+      await program.parseAsync(["jobs", "list"], { from: "user" });
+      const lines = written.mock.calls.map(([line]) => line);
+      expect(lines.find((line) => `${line}`.includes(body.job_id))).toMatch(
+        / failed +0% +\S*prose\n +no memory\n$/,
+      );
+    } finally {
+      written.mockRestore();
     }
   });
 

@@ -58,6 +58,10 @@ it("learns, resumes bit for bit, and its model is one to classify with", async (
   const parts = await train("parts", "resume=true", "train.steps=40");
   expect(parts.losses).toEqual(whole.losses);
   expect(parts.weights).toBe(whole.weights);
+  const tokenizer = await Tokenizer.load(join(whole.out, "model"));
+  const [spaced, plain] = await tokenizer.encodeBatch(["the [MASK]", "the[MASK]"]);
+  expect(spaced).toEqual(plain); // the space is the masked word's
+  expect(plain!.at(-1)).toBe(tokenizer.maskId);
   const table = join(root, "animals.csv");
   writeFileSync(table, ["text,label", ...corpus.map((text, i) => `${text},${animals[i % 3]}`)].join("\n"));
   const settings = [

@@ -40,7 +40,7 @@ export function trainBpe(texts: Iterable<string>, options: BpeTrainerOptions): T
   const special = options.special_tokens ?? ["<|endoftext|>"];
   checkOptions(options, special);
   const words = countWords(texts, special);
-  if (words.size === 0) throw new TokenizerError("cannot train a tokenizer: the corpus holds no text");
+  if (words.size === 0) throw new TokenizerError("there is no text to make a tokenizer of: name some");
 
   const tokens = [...special, ...[...byteToChar].sort((a, b) => (a < b ? -1 : 1))];
   const ids = new Map(tokens.map((token, id) => [token, id]));

@@ -17,7 +17,7 @@ export function charTokenizer(
 ): TokenizerJson {
   const characters = [...new Set(alphabet)].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!);
   if (characters.length === 0) {
-    throw new TokenizerError("cannot make a tokenizer: the corpus holds no text");
+    throw new TokenizerError("there is no text to make a tokenizer of: name some");
   }
   const special = [...options.special_tokens, UNKNOWN];
   const json = tokenizerJson([...special, ...characters], special, [], options.bos_token);

@@ -89,7 +89,7 @@ class Reader {
     if (id === undefined) return null;
     if (this.tokens[id] !== undefined) return this.tokens[id];
     throw new TokenizerError(
-      `tokenizer.ggml.${name}_token_id is ${id}, but there are ${this.tokens.length} tokens`,
+      `tokenizer.ggml.${name}_token_id is ${id}, but there are ${this.tokens.length} tokens; fetch the file again`,
     );
   }
 
@@ -225,7 +225,7 @@ function sentencePiece(keys: Reader): TokenizerJson {
   const scores = keys.list("scores", "number");
   if (scores.length !== keys.tokens.length) {
     throw new TokenizerError(
-      `tokenizer.ggml.scores has ${scores.length} entries for ${keys.tokens.length} tokens`,
+      `tokenizer.ggml.scores has ${scores.length} entries for ${keys.tokens.length} tokens; fetch the file again`,
     );
   }
   const prefixed = keys.flag("add_space_prefix") ?? true;

@@ -243,7 +243,7 @@ export class Tokenizer implements TokenSource {
 
   async #encodePieces(pieces: readonly (string | number)[]) {
     const unknown = pieces.find((piece) => typeof piece === "number" && !this.isSpecial(piece));
-    if (unknown !== undefined) throw new TokenizerError(`${unknown} is no special token`);
+    if (unknown !== undefined) throw new TokenizerError(`${unknown} is no special token: give its text`);
     const { native, nameOf } = this.#markedFor(pieces.filter((piece) => typeof piece === "string"));
     const text = pieces.map((piece) => (typeof piece === "string" ? piece : nameOf(piece))).join("");
     return { encoding: await library(native.encode(text, null, { addSpecialTokens: false })), nameOf };

@@ -107,6 +107,7 @@ export async function encoderTokenizerFor(
   const [pad_token, cls_token, mask_token] = special_tokens;
   const read = lowercase ? Array.from(texts, (text) => text.toLowerCase()) : texts;
   const json = trainBpe(read, { vocab_size, special_tokens, bos_token: cls_token });
+  for (const token of json.added_tokens) token.lstrip = token.content === mask_token; // its space is the word's
   if (lowercase) json.normalizer = { type: "Lowercase" };
   const model_max_length = train.sequence_length;
   const tokenizer = new Tokenizer(json, {

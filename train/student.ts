@@ -7,7 +7,7 @@ import { configError } from "../models/formats/validation.ts";
 export async function studentOf<M extends CausalLM | Encoder>(teacher: M, asked?: number): Promise<M> {
   const { num_hidden_layers: all } = teacher.shape;
   const layers = asked ?? Math.ceil(all / 2);
-  if (layers > all) throw configError(`model.num_hidden_layers is ${layers}; the teacher has ${all}`);
+  if (layers > all) throw configError(`model.num_hidden_layers is ${layers}: at most the teacher's ${all}`);
   const { overrides } = architectures[modelTypeOf(teacher.config)];
   const config = { ...teacher.toHfConfig(), ...overrides({ num_hidden_layers: layers }) };
   const student = createModel(parseModelConfig(config, "the student")) as M;

@@ -76,7 +76,7 @@ export async function teachText(
 function preparation(teacher: CausalLM | Encoder, { maskId }: Tokenizer, { train, distil }: DistilConfig) {
   const { seed, sequence_length: seqLen } = train;
   if (teacher instanceof CausalLM) return (batch: Batch) => countedBatch(batch);
-  if (maskId === null) throw configError("the teacher's tokenizer has no mask token");
+  if (maskId === null) throw configError("the teacher's tokenizer has no mask token: name another");
   const options = { seed, share: distil.mask_share, maskId, vocabSize: teacher.shape.vocab_size };
   return (batch: Batch, row: number) => countedBatch(batch, maskTokens(batch, row, seqLen, options));
 }

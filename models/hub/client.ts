@@ -65,7 +65,7 @@ export class HubClient {
       for await (const chunk of answer.chunks()) {
         body += decoder.decode(chunk, { stream: true });
         if (body.length > longestList)
-          throw new KilnError(`the list of files of ${name.repository} has no end`);
+          throw new KilnError(`the list of files of ${name.repository} has no end: check HF_ENDPOINT`);
       }
       return body;
     });

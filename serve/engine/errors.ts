@@ -35,16 +35,16 @@ export function asRequestError(cause: unknown): RequestError {
   if (cause instanceof RequestError) return cause;
   // Not this request's fault: it may be sent again.
   const lost = cause instanceof KilnError && cause.code === "device_lost";
-  if (lost) return new RequestError("engine_unavailable", "the device was lost", { cause });
-  return new RequestError("engine_error", "the model failed on this request", { cause });
+  if (lost) return new RequestError("engine_unavailable", "the device was lost; try again soon", { cause });
+  return new RequestError("engine_error", "the model failed on this request: see standard error", { cause });
 }
 
-export const unresponsive = () => new RequestError("engine_unavailable", "the model does not respond");
+export const unresponsive = () => new RequestError("engine_unavailable", "the model does not respond: retry");
 
 export const shuttingDown = () => new RequestError("shutting_down", "the server is shutting down");
 
 export const cutOff = () =>
-  new RequestError("shutting_down", "the server shut down before the request was done");
+  new RequestError("shutting_down", "the server shut down before the request was done; try again later");
 
 export const waitedTooLong = () =>
   new RequestError("queue_timeout", "the request waited too long for its turn; try again later");

@@ -88,13 +88,13 @@ type Refusal = readonly [status: number, message: string, code: string];
 
 /** Fastify's own refusals, by its codes. */
 const REFUSALS: Record<string, Refusal> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: [413, "the request body is too large", "body_too_large"],
+  FST_ERR_CTP_BODY_TOO_LARGE: [413, "the request body is too large: send less at once", "body_too_large"],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: [
     415,
     "the content type must be application/json",
     "unsupported_media_type",
   ],
-  FST_ERR_CTP_INVALID_CONTENT_LENGTH: [400, "the body does not have the announced length", "bad_request"],
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: [400, "the body is not as long as content-length says", "bad_request"],
   FST_ERR_BAD_URL: [400, "the path is not a valid URL", "bad_url"],
 };
 
@@ -102,7 +102,7 @@ const REFUSALS: Record<string, Refusal> = {
 const STORE_FAULTS: Record<string, readonly [status: number, message: string]> = {
   store_lost: [503, "the database cannot be reached; nothing was kept: try again"],
   store_busy: [503, "the database is held by another process; nothing was kept: try again"],
-  disk_full: [507, "the server's disk is full; nothing was kept"],
+  disk_full: [507, "the server's disk is full; nothing was kept: free some of it"],
 };
 
 /** Any thrown value as the error that the client sees. Details of unexpected ones stay in the server. */
@@ -117,7 +117,7 @@ export function asHttpError(error: unknown): HttpError {
   // Fastify and node blame the request, say for a body that breaks off.
   const status = (error as { statusCode?: number } | null)?.statusCode ?? 500;
   if (status >= 400 && status < 500) {
-    return new HttpError(status, "the request could not be read", { code: "bad_request" });
+    return new HttpError(status, "the request could not be read: send it whole", { code: "bad_request" });
   }
   return new HttpError(500, "the server failed on this request", { code: "internal_error" });
 }
@@ -139,8 +139,8 @@ export function parserError({ code, rawPacket }: ParserFault): HttpError {
 
 const NO_REQUEST: Refusal = [400, "this is not a valid HTTP request", "bad_request"];
 const PARSER_REFUSALS: Record<string, Refusal> = {
-  HPE_HEADER_OVERFLOW: [431, "the request headers are too large", "headers_too_large"],
-  HPE_CHUNK_EXTENSIONS_OVERFLOW: [413, "the request body is too large", "body_too_large"],
+  HPE_HEADER_OVERFLOW: [431, "the request headers are too large: leave some out", "headers_too_large"],
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: [413, "the request body is too large: send less at once", "body_too_large"],
   HPE_INVALID_VERSION: [505, "this server speaks HTTP/1.1", "bad_http_version"],
-  ERR_HTTP_REQUEST_TIMEOUT: [408, "the request took too long to arrive", "request_timeout"],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, "the request took too long to arrive: send it again", "request_timeout"],
 };

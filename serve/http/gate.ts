@@ -66,7 +66,7 @@ export function checkBody({ headers }: FastifyRequest, bodyBytes: number): void 
     });
   }
   if (Number(headers["content-length"] ?? 0) > bodyBytes) {
-    throw new HttpError(413, "the request body is too large", { code: "body_too_large" });
+    throw new HttpError(413, "the body is too large: send less at once", { code: "body_too_large" });
   }
 }
 

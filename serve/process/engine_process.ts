@@ -237,7 +237,7 @@ export class EngineProcess {
     const error = new KilnError(`${STOPPED}: ${how}`, { code: "engine_unavailable" });
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();
-    const stopped = new RequestError("engine_unavailable", "the model stopped before the request was done");
+    const stopped = new RequestError("engine_unavailable", "the model stopped; try again soon");
     for (const { port } of this.#models.values()) port.lose(stopped);
   }
 }

@@ -1,4 +1,4 @@
-import { RequestError, shuttingDown } from "../engine/errors.ts";
+import { RequestError, shuttingDown, unresponsive } from "../engine/errors.ts";
 import type { EngineState } from "../engine/port.ts";
 import { assertRoom, type Queue, type QueueSize } from "../engine/queues.ts";
 import type { FinishReason } from "../engine/types.ts";
@@ -93,7 +93,7 @@ export abstract class RemotePort<Key, Entry, Told extends { readonly state: Engi
     if (this.#draining) throw shuttingDown();
     if (this.state === "starting")
       throw new RequestError("engine_unavailable", "the model is being started again; try again soon");
-    if (this.state === "hung") throw new RequestError("engine_unavailable", "the model does not respond");
+    if (this.state === "hung") throw unresponsive();
     assertRoom(this.queue, client, { sequences, tokens }, this.#most, this.#most.what);
   }
 

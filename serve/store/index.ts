@@ -45,7 +45,7 @@ export async function openStoreAsIs(
   if (/^sqlite:./.test(address)) {
     const path = address.slice("sqlite:".length);
     if (existing && !existsSync(path))
-      throw storeError("missing", `there is no store at ${path}; check the path`);
+      throw storeError("missing", `there is no store at ${path}: KILN_DATA_DIR or DATABASE_URL name one`);
     return (await import("./sqlite.ts")).openSqlite(path, options);
   }
   const shown = address.replace(/\/\/[^@/]*@/, "//…@");

@@ -293,7 +293,7 @@ function sqliteError(path: string, error: unknown): KilnError {
   switch (primary) {
     case 5: // SQLITE_BUSY
     case 6: // SQLITE_LOCKED
-      return storeError("busy", `${path} is held by another process`, error);
+      return storeError("busy", `${path} is held by another process: try again when that is done`, error);
     case 13: // SQLITE_FULL
       return writeError(path, Object.assign(new Error(line, { cause: error }), { code: "ENOSPC" }));
     case 3: // SQLITE_PERM

@@ -47,7 +47,12 @@ export class FineTuneServer {
     model.dispose();
     const models = new ModelPool();
     const settings = { dtype: "f32", maxSequences: 8, maxAdapters } as const;
-    await loadInto(models, { name: "base", aliases: [], path: this.base }, settings, 2 ** 24);
+    await loadInto(
+      models,
+      { name: "base", aliases: [], path: path.relative("", this.base) },
+      settings,
+      2 ** 24,
+    );
     const host = hostOf(mode, async () =>
       Application.open({
         ...{ mode, models, source: localAnswers(models), times: { flushMs: 5, detachedMs: 60_000 } },

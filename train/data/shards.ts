@@ -140,7 +140,7 @@ class ShardWriter {
 
   async finish(origin: Pick<ShardHeader, "source_hash" | "left_out">): Promise<ShardHeader> {
     await this.#encode();
-    if (this.#lengths.length === 0) throw new KilnError("the corpus is empty: there is nothing to train on");
+    if (this.#lengths.length === 0) throw new KilnError("the corpus is empty: name text with --data");
     const tokens = this.#lengths.reduce((sum, length) => sum + length, 0);
     this.#write(new Uint8Array((4 - (this.#position % 4)) % 4));
     this.#write(Uint32Array.from(this.#lengths));

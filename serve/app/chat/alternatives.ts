@@ -3,7 +3,7 @@ import type { Store } from "../../store/index.ts";
 import { tokenText } from "../../text/choice.ts";
 import type { Frontend } from "../../text/frontend.ts";
 import type { Prompt } from "../../text/request.ts";
-import { AppError } from "../app_error.ts";
+import { AppError, notAnAnswer } from "../app_error.ts";
 import type { Alternatives, Message } from "../protocol.ts";
 import type { AnswerSource, Turn } from "./answers.ts";
 import { buildContext } from "./context.ts";
@@ -25,7 +25,7 @@ export async function alternatives(
   top: number,
 ): Promise<Alternatives> {
   const { conversation_id: conversationId, parent_id: end, content, params } = message;
-  if (message.role !== "assistant") throw new AppError(409, "not_an_answer", "this message is no answer");
+  if (message.role !== "assistant") throw notAnAnswer();
   const name = [message.model_version, message.model].find((one) => one !== null && models.get(one));
   const model = name ? models.get(name) : undefined;
   if (!name || model?.kind !== "text" || (message.provider ?? "local") !== "local")

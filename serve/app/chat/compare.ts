@@ -27,7 +27,7 @@ export async function compare(
   { models, text, params = {}, blind = false, consent = false }: CompareBody,
 ): Promise<CompareResult> {
   if (new Set(models).size !== models.length)
-    throw new AppError(422, "invalid_models", "models: names a model twice", "models");
+    throw new AppError(422, "invalid_models", "models: names a model twice; name each once", "models");
   const turn: Turn = { role: "user", content: text.replaceAll("\0", "\ufffd") };
   const history = { system: null, turns: [turn], unread: { messages: 0, chars: 0 } };
   const common = { request_id: null, conversation_id: newId(), user_message_id: newId(), arm: null };

@@ -1,5 +1,5 @@
 import { newId, type Store } from "../../store/index.ts";
-import { AppError } from "../app_error.ts";
+import { AppError, notAnAnswer } from "../app_error.ts";
 import { type BudgetSettings, Budgets } from "../budgets.ts";
 import { type Grounding, type Retrieve, saying } from "../documents/grounding.ts";
 import type { Searches } from "../documents/search.ts";
@@ -174,7 +174,7 @@ export class Conversing {
     const own = await this.#source.own?.(userId, asked ?? null);
     const model = own ?? asked ?? this.#source.models()[0];
     if (model === undefined)
-      throw new AppError(404, "model_not_found", "this server has no model that answers", "model");
+      throw new AppError(404, "model_not_found", "no model here answers: serve one that writes", "model");
     return model;
   }
 
@@ -348,7 +348,7 @@ export class Conversing {
 
   async #answer(userId: string, messageId: string): Promise<Message> {
     const answer = await new Chats(this.#store, userId).message(messageId);
-    if (answer.role !== "assistant") throw new AppError(409, "not_an_answer", "this message is no answer");
+    if (answer.role !== "assistant") throw notAnAnswer();
     if (answer.status === "streaming")
       throw new AppError(409, "still_answering", "this answer is still being written: wait, or stop it");
     return answer;

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { AppError } from "../app_error.ts";
+import { notAnAnswer } from "../app_error.ts";
 import type { ChatError, Failure, Message } from "../protocol.ts";
 import type { AnswerEvent } from "./generation.ts";
 
@@ -9,7 +9,7 @@ export const textSha256 = (text: string): string => createHash("sha256").update(
 /** The events of an answer that has ended, made from its row: its text in one piece, then its end. @throws AppError 409. */
 export function replayed(message: Message): AnswerEvent[] {
   const { id: message_id, conversation_id, content: text, seq, status, finish_reason, error } = message;
-  if (message.role !== "assistant") throw new AppError(409, "not_an_answer", "this message is no answer");
+  if (message.role !== "assistant") throw notAnAnswer();
   const end = { message_id, conversation_id, seq };
   const failed = (failure: Failure): ChatError => ({
     type: "chat.error",

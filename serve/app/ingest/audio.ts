@@ -24,7 +24,7 @@ export async function decodeSound(bytes: Uint8Array): Promise<Sound> {
   const sound = await decoded(bytes);
   if (!sound.channels[0]?.length) throw new Unreadable("the sound has no samples");
   if (sound.channels[0].length > MOST_SECONDS * sound.sampleRate)
-    throw new Unreadable("the sound is longer than 2 hours");
+    throw new Unreadable("the sound is longer than 2 hours: cut it into parts");
   return sound;
 }
 
@@ -41,7 +41,7 @@ async function decoded(bytes: Uint8Array): Promise<Sound> {
   try {
     const read = "decodeFile" in made ? await made.decodeFile(bytes) : made.decode(bytes);
     if (read.samplesDecoded === 0)
-      throw new Unreadable("the sound is damaged: nothing of it could be decoded");
+      throw new Unreadable("the sound is damaged: nothing of it could be decoded; save it again");
     return { channels: read.channelData, sampleRate: read.sampleRate };
   } finally {
     made.free();
@@ -72,7 +72,7 @@ function wav(bytes: Uint8Array): Sound {
     }
     at = start + size + (size & 1);
   }
-  throw new Unreadable("the sound is damaged: it has no format or no samples");
+  throw new Unreadable("the sound is damaged: it has no format or no samples; save it again");
 }
 
 function samples(

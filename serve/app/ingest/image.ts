@@ -27,7 +27,7 @@ export async function image(bytes: Uint8Array): Promise<Extracted> {
     const { message } = error as Error;
     throw new Unreadable(
       /pixel limit/.test(message)
-        ? `the picture has more than ${MOST_PIXELS / 1e6} million pixels`
+        ? `the picture has more than ${MOST_PIXELS / 1e6} million pixels: make it smaller`
         : `the picture is damaged: ${message}`,
     );
   }

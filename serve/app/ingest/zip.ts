@@ -16,15 +16,15 @@ const FREE_BYTES = 1e6;
 export function zipEntries(bytes: Uint8Array): ZipEntry[] {
   const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const end = view.lastIndexOf("PK\x05\x06", undefined, "latin1");
-  if (end < 0 || end + 22 > view.length) throw new Unreadable("the file is cut off: its end is missing");
+  if (end < 0 || end + 22 > view.length) throw new Unreadable("the file is cut off: upload it again");
   const count = view.readUInt16LE(end + 10);
   let at = view.readUInt32LE(end + 16);
-  if (count > MOST_ENTRIES) throw new Unreadable(`the file has ${count} parts, more than ${MOST_ENTRIES}`);
+  if (count > MOST_ENTRIES) throw new Unreadable(`it has over ${MOST_ENTRIES} parts: split the file`);
   const entries: ZipEntry[] = [];
   let [packed, unpacked] = [0, 0];
   for (let i = 0; i < count; i++) {
     if (at + 46 > view.length || view.readUInt32LE(at) !== 0x02014b50)
-      throw new Unreadable("the file is damaged: its list of parts cannot be read");
+      throw new Unreadable("the file is damaged: its list of parts cannot be read; save it again");
     if (view.readUInt16LE(at + 8) & 1)
       throw new Unreadable("the file is encrypted: save it without a password");
     packed += view.readUInt32LE(at + 20);
@@ -37,6 +37,6 @@ export function zipEntries(bytes: Uint8Array): ZipEntry[] {
     at += 46 + nameLength + extra + comment;
   }
   if (unpacked > MOST_BYTES || (unpacked > FREE_BYTES && unpacked > MOST_RATIO * packed))
-    throw new Unreadable(`the file unpacks to ${Math.round(unpacked / 1e6)} MB: more than is read`);
+    throw new Unreadable(`the file unpacks to ${Math.round(unpacked / 1e6)} MB, more than is read: split it`);
   return entries;
 }

@@ -73,13 +73,14 @@ async function list({ json = false }: { json?: boolean }): Promise<void> {
       kind: string;
       state: string;
       progress: number;
+      error: string | null;
     }>(
       "SELECT id, user_id, kind, state, attempt, progress, error, created_at FROM job ORDER BY id DESC LIMIT 100",
     );
     if (json) return void process.stdout.write(`${JSON.stringify(rows)}\n`);
-    for (const { id, user_id, kind, state, progress } of rows)
+    for (const { id, user_id, kind, state, progress, error } of rows)
       process.stdout.write(
-        `${id}  ${kind.padEnd(9)} ${state.padEnd(10)} ${`${Math.round(progress * 100)}%`.padStart(4)}  ${user_id ?? ""}\n`,
+        `${id}  ${kind.padEnd(9)} ${state.padEnd(10)} ${`${Math.round(progress * 100)}%`.padStart(4)}  ${user_id ?? ""}${error ? `\n  ${error}` : ""}\n`,
       );
     if (rows.length === 0) say("there are no jobs yet: POST /api/fine-tune makes one");
   } finally {

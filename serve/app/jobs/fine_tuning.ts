@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import type { Tokenizer } from "../../../tokenizer/index.ts";
 import type { ModelPool, TextModel } from "../../models.ts";
 import type { Blobs, Store } from "../../store/index.ts";
@@ -153,7 +154,7 @@ export class FineTuning {
       [userId],
     );
     const same = open.find(({ dedupe_key }) => dedupe_key === sameAs(userId, parameters));
-    if (same) throw new AppError(409, "already_running", `this is being done already, by the job ${same.id}`);
+    if (same) throw new AppError(409, "already_running", `the job ${same.id} does this: wait, or cancel it`);
     if (open.filter(({ state }) => state === "queued").length >= limits.queued)
       throw new AppError(
         429,
@@ -188,7 +189,8 @@ function settingsOf(
 ): FineTunePayload["settings"] {
   const isPreference = method === "dpo";
   return {
-    model: { init_from: path, plain_turns: frontend.tokenizer.chatTemplate === null },
+    // Whoever trains does so in another folder.
+    model: { init_from: resolve(path!), plain_turns: frontend.tokenizer.chatTemplate === null },
     data: { validation_fraction: HELD_OUT, ...(isPreference ? {} : { min_updates: UPDATES }) },
     adapter: {
       ...{ kind: method === "qlora" ? "qlora" : "lora", rank, alpha: 2 * rank, targets: ["all-linear"] },

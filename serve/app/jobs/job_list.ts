@@ -47,7 +47,7 @@ export class JobList {
   async cancel(id: string): Promise<JobInfo> {
     const { state } = await this.#job(id);
     if (!(await this.#queue.cancel(id)))
-      throw new AppError(409, "job_ended", `this job has ended: it is ${state}`);
+      throw new AppError(409, "job_ended", `this job has ended, it is ${state}: start another`);
     return this.get(id);
   }
 

@@ -101,7 +101,7 @@ async function told<T>(
   special: Record<string, number> = {},
 ): Promise<T> {
   if (admin === undefined)
-    throw new HttpError(403, "this server's models cannot be changed", { code: "administration_off" });
+    throw new HttpError(403, "models can be changed in kiln serve alone", { code: "administration_off" });
   try {
     return await act(admin);
   } catch (error) {

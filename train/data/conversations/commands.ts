@@ -46,7 +46,9 @@ async function localFiles(sources: readonly string[]): Promise<string[]> {
       const folder = mkdtempSync(join(tmpdir(), "kiln-store-"));
       process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
       files.push(join(folder, "store.jsonl"));
-      writeFileSync(files.at(-1)!, jsonLines(await readStore(source, "conversations")), { mode: 0o600 });
+      const rows = await readStore(source, "conversations");
+      if (rows.length === 0) say('no conversation in the store has its switch "Use as training data" on');
+      writeFileSync(files.at(-1)!, jsonLines(rows), { mode: 0o600 });
     }
   }
   return files;

@@ -60,7 +60,7 @@ export async function importConversations(
     const sample = rows.flatMap(({ values }) => (isObject(values) ? [values] : [])).slice(0, sampled);
     const layout = sample.length === 0 ? null : layoutOf(sample, options.map ?? {}, file);
     const mapping = layout?.mapping ?? "nothing";
-    options.say?.(`${file}: ${rows.length} rows, read as ${mapping}`);
+    options.say?.(`${file}: ${layout ? `${rows.length} rows, read as ${mapping}` : "no rows"}`);
     imported.files.push({ name: basename(file), rows: rows.length, sha256: await hashOf(file), mapping });
     const found = layout ? readRows(layout, rows, (fault) => imported.faults.push({ file, ...fault })) : [];
     for (const { record, row } of found) {
