@@ -69,6 +69,10 @@ const pairs = `data.path=${write(
   words.map((prompt) => ({ prompt, chosen: "a sea of fog", rejected: "mud" })),
 )}`;
 const labels = `data.path=${write("labels.csv", ["text,label", ...words.flatMap((a) => words.map((b) => `${a} ${b},${a < b}`))])}`;
+const titles = `data.path=${write("titles.csv", [
+  "title,body",
+  ...words.map((word, i) => `${word},the ${words[(i + 1) % 12]} and the ${word} of day`),
+])}`;
 const texts = `data.path=${write("texts.txt", [words.join(" "), "<|endoftext|>", words.toReversed().join(" ")])}`;
 const adapters = (...settings: string[]) => ({
   none: settings,
@@ -92,6 +96,7 @@ const cases: Record<string, Record<string, string[]>> = {
     lora: [encoder, labels, "adapter.kind=lora", "adapter.rank=2"],
   },
   mlm: { "from an encoder": [encoder, texts, "data.validation_fraction=0"] },
+  embed: { "from an encoder": [encoder, titles, "ranking.group=3", "data.validation_fraction=0"] },
   distil: { "a decoder": [decoder, ...stories], "an encoder": [encoder, ...stories] },
 };
 

@@ -2,9 +2,8 @@ import { compile } from "../core/compile.ts";
 import { dispose, scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
 import type { Tensor } from "../core/tensor.ts";
-import type { Batch } from "./data/index.ts";
 import type { HeldOut } from "./evaluate.ts";
-import type { Evaluation } from "./recipe.ts";
+import type { Evaluation, HostBatch } from "./recipe.ts";
 
 /** What is measured of a batch. */
 interface Measures<B, I> {
@@ -19,7 +18,7 @@ interface Measures<B, I> {
  * Measures means over the supervised places of held-out rows, where a recipe has more to say than its loss. `tokens` is the
  * budget of `sample`, and `size` says for people how much is held out.
  */
-export function evaluationOfMeans<B extends Batch, I extends object>(
+export function evaluationOfMeans<B extends HostBatch, I extends object>(
   { names, upload, sums }: Measures<B, I>,
   held: HeldOut<B>,
   { batchSize, tokens, size }: { batchSize: number; tokens: number; size: string },

@@ -115,7 +115,8 @@ function columnsOf(table: Table, kind: "text" | "label", given?: string | readon
   );
 }
 
-function cellText({ values, where }: TableRow, column: string): string {
+/** A cell as text, empty where there is none. @throws KilnError for a list or an object. */
+export function cellText({ values, where }: TableRow, column: string): string {
   const value = values[column];
   if (value === undefined || value === null) return "";
   if (value instanceof Date) return value.toISOString();

@@ -112,6 +112,19 @@ export const recipes: Readonly<Record<string, Row>> = {
     },
     () => import("./mlm.ts"),
   ),
+  embed: row(
+    {
+      description: "teach an encoder to find the passage that answers a query: vectors for search by meaning",
+      flags: [
+        fromScratch,
+        ["--query <column>", "data.query", "column of the query or title"],
+        ["--passage <column>", "data.passage", "column of the passage or text"],
+        ["--format <name>", "data.format", "csv, tsv, json, jsonl or parquet"],
+      ],
+      takesModel: true,
+    },
+    () => import("./embed.ts"),
+  ),
   distil: row(
     {
       description:
