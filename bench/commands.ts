@@ -54,6 +54,7 @@ function addBench(program: Command): void {
   const bench = program.command("bench").enablePositionalOptions();
   addBenchServe(bench);
   addBenchApps(bench);
+  addBenchRag(bench);
   bench
     .description(
       "measure kernels, a training step and decoding against this adapter's own limits and against peers",
@@ -142,6 +143,26 @@ function addBenchApps(bench: Command): void {
       const { appResults, appTable } = await import("./apps/index.ts");
       const results = await appResults(filter);
       process.stdout.write(`${json ? JSON.stringify({ results }) : appTable(results)}\n`);
+    });
+}
+
+function addBenchRag(bench: Command): void {
+  bench
+    .command("rag")
+    .argument("[model]", "a folder of an encoder that makes vectors, measured beside the words")
+    .description("how much each way to search finds in Cranfield and XQuAD")
+    .option("--sets <folder>", "of cranfield/ and xquad.en.json.gz", "../shared/data/retrieval")
+    .option("--pairs", "print first sentences of their texts and the rest, to train an encoder on, instead")
+    .option("--json", "one JSON object instead of a table")
+    .addHelpText("after", examples("kiln bench rag", "kiln bench rag runs/embed/model"))
+    .action(async (model: string | undefined, flags: { sets: string; pairs?: boolean; json?: boolean }) => {
+      const { ragPairs, ragRows, ragTable } = await import("./rag.ts");
+      if (flags.pairs) {
+        for (const pair of ragPairs(flags.sets)) process.stdout.write(`${JSON.stringify(pair)}\n`);
+        return;
+      }
+      const rows = await ragRows(flags.sets, model);
+      process.stdout.write(`${flags.json ? JSON.stringify({ rows }) : ragTable(rows)}\n`);
     });
 }
 

@@ -5,8 +5,8 @@ import { dependenciesMatch, kiln, npm, prepare, root, runNode } from "./prepare.
 
 prepare();
 const bench = path.join(root, "bench");
-// The GPU table compares with PyTorch instead and may run without a network; the page measures nothing; applications have no peers.
-const alone = ["--gpu-table", "--page", "--no-peers", "--quick", "apps"].some((flag) =>
+// The GPU table compares with PyTorch instead and may run without a network; the page measures nothing; applications and search have no peers.
+const alone = ["--gpu-table", "--page", "--no-peers", "--quick", "apps", "rag"].some((flag) =>
   process.argv.includes(flag),
 );
 if (!alone && existsSync(path.join(bench, "package.json")) && !dependenciesMatch(bench)) {

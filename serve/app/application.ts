@@ -10,6 +10,7 @@ import { TIMES } from "./chat/generation.ts";
 import { Hub } from "./chat/hub.ts";
 import { conversationLogPath } from "./collected.ts";
 import { ConversationLog } from "./conversation_log.ts";
+import { encoderOf } from "./documents/encoder.ts";
 import { Documents } from "./documents/index.ts";
 import { Experiments, type ExperimentsOptions } from "./experiments/experiments.ts";
 import { Jobs } from "./jobs/index.ts";
@@ -61,7 +62,7 @@ export class Application {
     this.users = new Users(store);
     this.auth = new Auth(this.users, mode);
     this.experiments = new Experiments(store, rest);
-    this.documents = new Documents(store, blobs);
+    this.documents = new Documents(store, blobs, encoderOf(models));
     const { searches } = this.documents;
     this.#log = new ConversationLog(store, conversationLogPath(store));
     this.conversing = new Conversing(this.experiments, source, this.hub, {

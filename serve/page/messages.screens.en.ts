@@ -213,7 +213,7 @@ export const t = {
     drop: "Drop files here, or choose some",
     empty:
       "No documents yet. Drop files above, or send them to /api/upload; answers then cite what they found in them.",
-    foundColumns: ["Document", "Passage", "Score", "BM25", "RM3", "LSA"],
+    foundColumns: ["Document", "Passage", "Score", "BM25", "RM3", "LSA", "Encoder"],
     indexing: (done: number, all: number) => `indexing, ${done} of ${many(all, "passage")}`,
     kinds: "PDF, Word, Excel, HTML, Markdown, text, code, CSV, JSON, SQLite, pictures, sound",
     known: (name: string) => `${name} is already there.`,

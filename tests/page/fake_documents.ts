@@ -39,7 +39,7 @@ const found: Explained = {
   passages: passages.slice(0, 2).map((passage, i) => ({
     ...passage,
     ...{ name: "handbook.pdf", score: 7.1 - i },
-    stages: { bm25: 6.2 - i, rm3: 7.1 - i, lsa: null },
+    stages: { bm25: 6.2 - i, rm3: 7.1 - i, lsa: null, encoder: null },
   })),
 };
 

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { type Blobs, type OpenStore, openBlobs } from "../../store/index.ts";
 import { openQueue, work } from "../../store/queue.ts";
+import type { Encode } from "../retrieval/index.ts";
 import { Library, type Shelves } from "./library.ts";
 import { ingest } from "./reader.ts";
 import { Searches } from "./search.ts";
@@ -16,11 +17,14 @@ export class Documents {
   #shelves: Promise<Shelves> | null = null;
   #reading: Promise<void> = Promise.resolve();
 
-  /** @param blobs default: where the environment says */
-  constructor(store: OpenStore, blobs?: Blobs) {
+  /**
+   * @param blobs default: where the environment says
+   * @param encoder what makes vectors of texts, if anything does now
+   */
+  constructor(store: OpenStore, blobs?: Blobs, encoder?: () => Encode | null) {
     this.#store = store;
     this.#blobs = blobs;
-    this.searches = new Searches(store);
+    this.searches = new Searches(store, encoder);
   }
 
   /** One user's documents. @throws KilnError where blobs or the queue cannot be opened; the next call tries again. */

@@ -1,5 +1,6 @@
+import { logError } from "../../log_error.ts";
 import type { Store } from "../../store/index.ts";
-import { PassageIndex, type Ranker, type Stages, selfTest } from "../retrieval/index.ts";
+import { type Encode, PassageIndex, type Ranker, type Stages, selfTest } from "../retrieval/index.ts";
 import type { Passage } from "./document.ts";
 
 /** A passage that was found for a question. */
@@ -26,6 +27,8 @@ interface Held {
   readonly rows: readonly (Passage & { name: string })[];
   readonly index: PassageIndex;
   readonly ranker: Ranker;
+  /** What the self-test had beside the words. */
+  readonly encode: Encode | null;
   readonly bytes: number;
 }
 
@@ -34,6 +37,10 @@ const MOST_USERS = 64;
 const MOST_BYTES = 256e6;
 /** From this many passages on, they test which ranker suits them. */
 const LEAST_TESTED = 50;
+/** More are not given to an encoder: the first question would wait for minutes. */
+const MOST_ENCODED = 5000;
+/** What an encoder's vectors take beside the texts, at most: of 1,024 numbers. */
+const VECTOR_BYTES = 4096;
 
 /** Searches people's passages, with their indexes in memory; those that were used longest ago make room. */
 export class Searches {
@@ -41,8 +48,12 @@ export class Searches {
   readonly #held = new Map<string, Held>();
   readonly #building = new Map<string, Promise<Held>>();
 
-  constructor(store: Store) {
+  readonly #encoder: () => Encode | null;
+
+  /** `encoder` gives that of the server, the same one as long as its model is there. */
+  constructor(store: Store, encoder: () => Encode | null = () => null) {
     this.#store = store;
+    this.#encoder = encoder;
   }
 
   /** What one user's documents say of a question. `version` is their index's newest, where it is known. */
@@ -51,10 +62,15 @@ export class Searches {
     query: string,
     most: number,
     version?: number,
-  ): Promise<Found & { readonly index: PassageIndex; readonly numbers: readonly number[] }> {
-    const { index, rows, ranker } = await this.#indexOf(userId, version ?? (await this.#versionOf(userId)));
-    const found = index.search(query, most, ranker);
+  ): Promise<Found & Pick<Held, "index"> & { readonly numbers: readonly number[]; vector?: Float32Array }> {
+    const held = await this.#indexOf(userId, version ?? (await this.#versionOf(userId)));
+    const { index, rows } = held;
+    const vector = await index.vectorOf(query, held.ranker).catch(withoutEncoder);
+    // Without a vector the words alone are searched, and the answer says so.
+    const ranker = held.ranker === "encoder" && vector === undefined ? "rm3" : held.ranker;
+    const found = index.search(query, most, ranker, vector);
     return {
+      ...(vector && { vector }),
       passages: found.map(({ passage, score }) => ({ ...rows[passage], score })),
       answered: index.answers(query, found),
       ranker,
@@ -65,9 +81,9 @@ export class Searches {
 
   /** The same with what each stage of the search gives, and the share of the question's weight that the best passage has. */
   async explain(userId: string, query: string, most: number): Promise<Explained> {
-    const { passages, answered, ranker, index, numbers } = await this.search(userId, query, most);
+    const { passages, answered, ranker, index, numbers, vector } = await this.search(userId, query, most);
     const found = numbers.map((passage, i) => ({ passage, score: passages[i].score }));
-    const stages = index.stages(query, found);
+    const stages = index.stages(query, found, vector);
     return {
       passages: passages.map((passage, i) => ({ ...passage, stages: stages[i] })),
       ...{ answered, ranker, coverage: found.length > 0 ? index.coverage(query, found[0]) : 0 },
@@ -85,7 +101,8 @@ export class Searches {
   async #indexOf(userId: string, version: number): Promise<Held> {
     const held = this.#held.get(userId);
     this.#held.delete(userId);
-    const now = held?.version === version ? held : await this.#built(userId, version);
+    const same = held?.version === version && held.encode === this.#encoder();
+    const now = same ? held : await this.#built(userId, version);
     this.#held.set(userId, now);
     this.#makeRoom();
     return now;
@@ -109,17 +126,27 @@ export class Searches {
       ...{ document: document_id, text },
       title: `${name.replace(/\.\w{1,5}$/, "").replace(/[_-]+/g, " ")} ${heading ?? ""}`,
     }));
-    const test = passages.length >= LEAST_TESTED ? await selfTest(passages) : null;
+    const encode = this.#encoder();
+    const given = passages.length <= MOST_ENCODED ? encode : null;
+    const tested = (by: Encode | null) => selfTest(passages, 200, by);
+    const test =
+      passages.length < LEAST_TESTED
+        ? null
+        : await tested(given).catch((error) => {
+            withoutEncoder(error);
+            return tested(null);
+          });
     if (test)
       await this.#store.run(
         "UPDATE index_state SET ranker = ?, selftest = ?, built_at = ? WHERE user_id = ? AND version = ?",
         [...[test.chosen, JSON.stringify(test), Date.now()], ...[userId, version]],
       );
-    const bytes = rows.reduce((sum, { text }) => sum + 6 * text.length, 0);
-    const index = new PassageIndex(passages);
     const ranker = test?.chosen ?? "rm3";
+    const own = ranker === "encoder" ? VECTOR_BYTES : 0;
+    const bytes = rows.reduce((sum, { text }) => sum + 6 * text.length + own, 0);
+    const index = new PassageIndex(passages, given);
     await index.prepare(ranker);
-    return { version, rows, index, ranker, bytes };
+    return { version, rows, index, ranker, encode, bytes };
   }
 
   #makeRoom(): void {
@@ -130,4 +157,8 @@ export class Searches {
       bytes -= each.bytes;
     }
   }
+}
+
+function withoutEncoder(error: unknown): undefined {
+  logError(`the encoder made no vectors (${error}): documents are searched by their words`);
 }

@@ -9,4 +9,4 @@ export {
   sourcesWithin,
 } from "./answering.ts";
 export { type Block, type Chunk, chunksOf, countTokens, documentText } from "./chunk.ts";
-export { type Passage, PassageIndex, type Ranker, type Stages, selfTest } from "./search.ts";
+export { type Encode, type Passage, PassageIndex, type Ranker, type Stages, selfTest } from "./search.ts";

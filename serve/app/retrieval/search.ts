@@ -1,10 +1,14 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { sentenceSpans } from "./chunk.ts";
+import { DenseRows } from "./dense.ts";
 import { LatentIndex } from "./latent.ts";
 import { LexicalIndex, type Ranking } from "./lexical.ts";
 
-/** `bm25` alone, with relevance feedback (the default), or that and latent semantics by reciprocal ranks. */
-export type Ranker = "bm25" | "rm3" | "hybrid";
+/** `bm25` alone, with relevance feedback (the default), or that and latent semantics, or vectors of an encoder, by reciprocal ranks. */
+export type Ranker = "bm25" | "rm3" | "hybrid" | "encoder";
+
+/** Makes a vector of length 1 of each text. */
+export type Encode = (texts: readonly string[]) => Promise<readonly Float32Array[]>;
 
 /** What an index is made of. */
 export interface Passage {
@@ -25,11 +29,12 @@ export interface Stages {
   readonly bm25: number | null;
   readonly rm3: number | null;
   readonly lsa: number | null;
+  readonly encoder: number | null;
 }
 
 export interface SelfTest {
   /** Mean reciprocal rank of the passage that a hidden sentence came from. */
-  readonly mrr: Readonly<Record<Ranker, number>>;
+  readonly mrr: Readonly<Partial<Record<Ranker, number>>>;
   readonly queries: number;
   readonly chosen: Ranker;
 }
@@ -49,20 +54,34 @@ export class PassageIndex {
   readonly passages: readonly Passage[];
   readonly #lexical: LexicalIndex;
   #latent: LatentIndex | null = null;
+  readonly #encode: Encode | null;
+  #dense: DenseRows | null = null;
 
-  constructor(passages: readonly Passage[]) {
+  constructor(passages: readonly Passage[], encode: Encode | null = null) {
     this.passages = passages;
+    this.#encode = encode;
     this.#lexical = new LexicalIndex(passages.map(searched));
   }
 
   /** Makes what a ranker needs beside the words; others have their turn meanwhile. */
   async prepare(ranker: Ranker): Promise<void> {
     if (ranker === "hybrid") this.#latent ??= await LatentIndex.of(this.#lexical);
+    if (ranker === "encoder") this.#dense ??= denseRows(await this.#encode!(this.passages.map(searched)));
   }
 
-  /** The best `most` passages, at most three of a document. `hybrid` needs `prepare`. */
-  search(query: string, most: number, ranker: Ranker = "rm3"): Found[] {
-    const { chunks, scores } = this.rank(query, Math.max(FUSED, most * PER_DOCUMENT), ranker);
+  /** What `encoder` searches by; the others need none. */
+  async vectorOf(query: string, ranker: Ranker): Promise<Float32Array | undefined> {
+    if (ranker !== "encoder" || query.trim() === "") return undefined;
+    const [vector] = await this.#encode!([query]);
+    return vector;
+  }
+
+  /**
+   * The best `most` passages, at most three of a document. `hybrid` and `encoder` need `prepare`, and `encoder` the query's vector:
+   * without one it is `rm3`.
+   */
+  search(query: string, most: number, ranker: Ranker = "rm3", vector?: Float32Array): Found[] {
+    const { chunks, scores } = this.rank(query, Math.max(FUSED, most * PER_DOCUMENT), ranker, vector);
     const taken = new Map<string, number>();
     const found: Found[] = [];
     for (const [i, passage] of chunks.entries()) {
@@ -77,10 +96,19 @@ export class PassageIndex {
   }
 
   /** The best `most` passages, however many of a document. */
-  rank(query: string, most: number, ranker: Ranker): Ranking {
+  rank(query: string, most: number, ranker: Ranker, vector?: Float32Array): Ranking {
     if (ranker === "bm25") return this.#lexical.bm25(query, most);
-    if (ranker === "rm3") return this.#lexical.rm3(query, most);
-    return fused([this.#lexical.rm3(query, FUSED), this.#latent!.search(query, FUSED)], most);
+    const meaning =
+      ranker === "hybrid"
+        ? this.#latent!.search(query, FUSED)
+        : ranker === "encoder" && vector && this.near(vector, FUSED);
+    if (!meaning) return this.#lexical.rm3(query, most);
+    return fused([this.#lexical.rm3(query, FUSED), meaning], most);
+  }
+
+  /** The best `most` passages by the encoder's vectors alone. */
+  near(vector: Float32Array, most: number): Ranking {
+    return this.#dense!.search(vector, most);
   }
 
   /** Whether the best of what was found says anything of what is asked. */
@@ -94,16 +122,18 @@ export class PassageIndex {
   }
 
   /** What each stage gives the passages that were found; null: they are not among its first hundred, or it is not used. */
-  stages(query: string, found: readonly Found[]): Stages[] {
+  stages(query: string, found: readonly Found[], vector?: Float32Array): Stages[] {
     const scored = ({ chunks, scores }: Ranking) =>
       new Map([...chunks].map((chunk, i) => [chunk, scores[i]]));
     const bm25 = scored(this.#lexical.bm25(query, FUSED));
     const rm3 = scored(this.#lexical.rm3(query, FUSED));
     const lsa = this.#latent ? scored(this.#latent.search(query, FUSED)) : new Map<number, number>();
+    const near = vector && this.#dense ? scored(this.near(vector, FUSED)) : new Map<number, number>();
     return found.map(({ passage }) => ({
       bm25: bm25.get(passage) ?? null,
       rm3: rm3.get(passage) ?? null,
       lsa: lsa.get(passage) ?? null,
+      encoder: near.get(passage) ?? null,
     }));
   }
 
@@ -111,6 +141,15 @@ export class PassageIndex {
   idf(term: string): number {
     return this.#lexical.idf(term);
   }
+}
+
+function denseRows(vectors: readonly Float32Array[]): DenseRows {
+  const width = vectors[0]?.length ?? 0;
+  const rows = new Float32Array(vectors.length * width);
+  vectors.forEach((vector, i) => {
+    rows.set(vector, i * width);
+  });
+  return new DenseRows(rows, width);
 }
 
 /** Lists as one by the sum of 1 / (60 + rank). */
@@ -131,9 +170,35 @@ const MOST_TESTED = 2000;
 
 /**
  * Which ranker finds more in these very passages: of up to `most` of them the first sentence is hidden and asked for. The default
- * stays unless another is better. Others have their turn meanwhile.
+ * stays unless another is better; `encoder` is among them where there is one. Others have their turn meanwhile.
  */
-export async function selfTest(all: readonly Passage[], most = 200): Promise<SelfTest> {
+export async function selfTest(
+  all: readonly Passage[],
+  most = 200,
+  encode: Encode | null = null,
+): Promise<SelfTest> {
+  const { hidden, queries } = hiddenSentences(all, most);
+  const index = new PassageIndex(hidden, encode);
+  const rankers: readonly Ranker[] = ["bm25", "rm3", "hybrid", ...(encode ? (["encoder"] as const) : [])];
+  const mrr: Partial<Record<Ranker, number>> = {};
+  for (const ranker of rankers) {
+    await index.prepare(ranker);
+    let sum = 0;
+    for (const { passage, text } of queries) {
+      await nextTurn();
+      const vector = await index.vectorOf(text, ranker);
+      const rank = 1 + index.rank(text, FUSED, ranker, vector).chunks.indexOf(passage);
+      if (rank > 0) sum += 1 / rank / queries.length;
+    }
+    mrr[ranker] = sum;
+  }
+  // A hidden sentence shares words with its passage: alone, BM25 does best at that and worse at people's questions.
+  const [chosen] = rankers.slice(1).sort((a, b) => mrr[b]! - mrr[a]!);
+  return { mrr, queries: queries.length, chosen };
+}
+
+/** Some passages without their first sentences, and these as queries. */
+function hiddenSentences(all: readonly Passage[], most: number) {
   const every = Math.ceil(all.length / MOST_TESTED);
   const passages = all.filter((_, i) => i % every === 0);
   const step = Math.max(1, Math.floor(passages.length / most));
@@ -146,16 +211,5 @@ export async function selfTest(all: readonly Passage[], most = 200): Promise<Sel
     queries.push({ passage: i, text: text.slice(...first) });
     hidden[i] = { ...passages[i], text: text.slice(second[0]) };
   }
-  const index = new PassageIndex(hidden);
-  await index.prepare("hybrid");
-  const mrr = { bm25: 0, rm3: 0, hybrid: 0 };
-  for (const { passage, text } of queries) {
-    await nextTurn();
-    for (const ranker of ["bm25", "rm3", "hybrid"] as const) {
-      const rank = 1 + index.rank(text, FUSED, ranker).chunks.indexOf(passage);
-      if (rank > 0) mrr[ranker] += 1 / rank / queries.length;
-    }
-  }
-  // A hidden sentence shares words with its passage: alone, BM25 does best at that and worse at people's questions.
-  return { mrr, queries: queries.length, chosen: mrr.hybrid > mrr.rm3 ? "hybrid" : "rm3" };
+  return { hidden, queries };
 }

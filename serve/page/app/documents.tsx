@@ -212,6 +212,7 @@ function Try() {
               score(stages.bm25),
               score(stages.rm3),
               score(stages.lsa),
+              score(stages.encoder),
             ])}
           />
         </>

@@ -8,25 +8,26 @@ export interface RetrievalSet {
 }
 
 /** Cranfield: 1,400 abstracts with titles, 225 queries; gain 2^(5 - code) - 1 for codes 1 to 4, 0 for 5 and -1. */
-export function cranfield(folder: string): RetrievalSet {
+export function cranfield(folder: string): RetrievalSet & { titles: readonly string[] } {
   const read = (name: string) => {
     const bytes = readFileSync(`${folder}/${name}`);
     return (name.endsWith(".gz") ? gunzipSync(bytes) : bytes).toString("latin1").replaceAll("\r\n", "\n");
   };
-  const texts = read("cran.all.1400.gz")
+  const parts = read("cran.all.1400.gz")
     .split(/^\.I /m)
     .slice(1)
-    .map((entry) => {
-      const parts = new Map(entry.split(/^\.(?=[A-Z]\n)/m).map((part) => [part[0], part.slice(2)]));
-      return `${parts.get("T")}\n${parts.get("W")}`;
-    });
+    .map((entry) => new Map(entry.split(/^\.(?=[A-Z]\n)/m).map((part) => [part[0], part.slice(2)])));
   const asked = read("cran.qry").split(/^\.I /m).slice(1);
   const gains = asked.map(() => new Map<number, number>());
   for (const line of read("cranqrel").split("\n")) {
     const [query, document, code] = line.trim().split(/\s+/).map(Number);
     if (code >= 1 && code <= 4) gains[query - 1].set(document - 1, 2 ** (5 - code) - 1);
   }
-  return { texts, queries: asked.map((entry, i) => ({ text: entry.split(/^\.W\n/m)[1], gains: gains[i] })) };
+  return {
+    texts: parts.map((part) => `${part.get("T")}\n${part.get("W")}`),
+    titles: parts.map((part) => part.get("T") ?? ""),
+    queries: asked.map((entry, i) => ({ text: entry.split(/^\.W\n/m)[1], gains: gains[i] })),
+  };
 }
 
 /** XQuAD in English: 240 paragraphs, 1,190 questions, each with the paragraph that answers it; and the answers. */
