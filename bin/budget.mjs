@@ -22,7 +22,7 @@ const parts = [
     ],
   },
   // The design's 5,500, and 400 for what verify checks of encoders, encoder-decoders, adapters, quantization and metrics.
-  { name: "bench", bound: 7_200, folders: ["bench"] },
+  { name: "bench", bound: 7_300, folders: ["bench"] },
 ];
 
 const counted = /\.(ts|tsx|mjs|wgsl|css|html)$/;
