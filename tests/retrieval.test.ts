@@ -420,7 +420,8 @@ describe("an encoder beside the words", () => {
     const logged = vi.spyOn(process.stderr, "write").mockReturnValue(true);
     try {
       const found = await searches.search("ada", "alpha7", 3);
-      expect(found).toMatchObject({ ranker: "rm3", numbers: [7] });
+      expect(found.ranker).toBe("rm3");
+      expect(found.numbers[0]).toBe(7);
       expect((await new Searches(store, () => encode).search("ben", "alpha7", 3)).ranker).toBe("rm3");
       expect(logged.mock.calls.join()).toMatch(/the encoder made no vectors.*overloaded/);
     } finally {
