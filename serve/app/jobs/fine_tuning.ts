@@ -18,8 +18,13 @@ import type { FineTuneParameters, FineTunePayload } from "./payload.ts";
 const [LONGEST, ROWS, PAIRS] = [512, 4, 2];
 /** Updates of a pass over what is little: it would be over before anything is learned. */
 const UPDATES = 10;
-/** Steps between measurements and checkpoints; measurements without a better one that end a run; what is held out for them. */
-const [EVERY, PATIENCE, HELD_OUT] = [10, 3, 0.1];
+/** Measurements without a better one that end a run; what is held out for them. */
+const [PATIENCE, HELD_OUT] = [3, 0.1];
+/**
+ * Steps between measurements and checkpoints: forty times in a run. Those of every few steps would be most of what a long run does,
+ * and make who is answered meanwhile wait for the disk.
+ */
+const between = (steps: number) => Math.min(250, Math.max(10, Math.ceil(steps / 40)));
 const [SAMPLES, SAMPLE_TOKENS] = [2, 48];
 
 export type AskedParameters = Partial<FineTuneParameters> & { readonly publish?: string | undefined };
@@ -57,7 +62,7 @@ export class FineTuning {
     if (rows !== "") await blobs.put(key, [Buffer.from(rows)]);
     const payload: FineTunePayload = {
       ...{ parameters, recipe: parameters.method === "dpo" ? "preference" : "sft" },
-      settings: settingsOf(model, parameters, lessons, room),
+      settings: settingsOf(model, parameters, lessons, room, between(estimate.steps)),
       files: [...lessons.files, ...(rows === "" ? [] : [{ key, ending: "jsonl" }])],
       ...{ name: modelOf(userId), base: /@\d+$/.test(model.name) ? model.name : model.path! },
       ...(publish === undefined ? {} : { publish }),
@@ -186,6 +191,7 @@ function settingsOf(
   { epochs, learning_rate, rank, method }: FineTuneParameters,
   { rows }: Lessons,
   sequence_length: number,
+  every: number,
 ): FineTunePayload["settings"] {
   const isPreference = method === "dpo";
   return {
@@ -196,8 +202,8 @@ function settingsOf(
       ...{ kind: method === "qlora" ? "qlora" : "lora", rank, alpha: 2 * rank, targets: ["all-linear"] },
     },
     train: { epochs, learning_rate, batch_size: isPreference ? PAIRS : ROWS, sequence_length },
-    eval: { every: EVERY, patience: PATIENCE },
-    checkpoint: { every: EVERY },
+    eval: { every, patience: PATIENCE },
+    checkpoint: { every },
     ...(isPreference ? {} : { sample: { every: 0, ...sampled(rows) } }),
   };
 }
