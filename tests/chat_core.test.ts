@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Application } from "../serve/app/application.ts";
 import type { AnswerEvent } from "../serve/app/chat/generation.ts";
+import { tokensPerSecond } from "../serve/app/chat/message_rows.ts";
 import type { ChatAccepted, ServerEvent } from "../serve/app/protocol.ts";
 import { newId, type OpenStore } from "../serve/store/index.ts";
 import { type Script, scripted } from "./support/scripted_answers.ts";
@@ -464,4 +465,10 @@ describe("who asks", () => {
     expect(await application.auth.userFor(principal, "local")).toBe("local");
     await expect(application.auth.userFor(principal, "../x")).rejects.toMatchObject({ status: 422 });
   });
+});
+
+it("the speed of an answer is that of its tokens after the first, where they came one after the other", () => {
+  expect(tokensPerSecond(11, 50, 150)).toBe(100);
+  expect(tokensPerSecond(12, 179.5, 179.7)).toBeNull(); // an ensemble's choice, which comes as a whole
+  expect(tokensPerSecond(1, 50, 150)).toBeNull();
 });

@@ -231,9 +231,9 @@ describe("folders", () => {
 
 describe("bad input gets one line that says what and where", () => {
   test.each<[string, () => string, RegExp, ReadOptions?]>([
-    ["missing", () => join(folder, "nowhere.txt"), /nowhere.txt does not exist.*built-in stories/],
-    ["empty", () => write("empty.txt", ""), /empty/],
-    ["only white space", () => write("white.txt", " \n\n <|endoftext|> \n"), /empty/],
+    ["missing", () => join(folder, "nowhere.txt"), /nowhere.txt does not exist .*; check the path$/],
+    ["empty", () => write("empty.txt", ""), /no text found in .*: name files/],
+    ["only white space", () => write("white.txt", " \n\n <|endoftext|> \n"), /no text found in/],
     ["binary", () => write("x.txt", Uint8Array.of(1, 0, 2, 0)), /binary/],
     ["packed binary", () => write("y.gz", gzipSync(Uint8Array.of(1, 0, 2))), /binary/],
     ["UTF-16", () => write("u16.txt", Buffer.from("\ufeffhello", "utf16le")), /UTF-16/],

@@ -26,7 +26,7 @@ export class AppError extends KilnError {
 
 /** For what does not exist and for what is another's alike, so that nobody learns which ids there are. */
 export const notFound = (what: string): AppError =>
-  new AppError(404, "not_found", `there is no such ${what}: it may have been deleted`);
+  new AppError(404, "not_found", `there is no such ${what}: check its name or id; it may have been deleted`);
 
 /** For what is asked of an answer and is a person's message. */
 export const notAnAnswer = (): AppError =>

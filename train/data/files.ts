@@ -22,10 +22,9 @@ export function sourceFiles(paths: readonly string[], leaveOut: LeaveOut = () =>
   return paths.flatMap((path) => {
     const stats = tryStat(path);
     if (stats === null) {
-      throw new KilnError(
-        `corpus ${path} does not exist (looked from ${process.cwd()}); check the path, or leave it out for the built-in stories`,
-        { code: "corpus_missing" },
-      );
+      throw new KilnError(`corpus ${path} does not exist (looked from ${process.cwd()}); check the path`, {
+        code: "corpus_missing",
+      });
     }
     if (stats.isFile()) return [path];
     if (!stats.isDirectory()) {

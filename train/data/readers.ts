@@ -88,7 +88,7 @@ export async function* readDocuments(
     if (isNothing) leaveOut("empty files");
   }
   if (isAllEmpty) {
-    throw new KilnError(`no text found in ${paths.join(", ")}: the corpus is empty`, {
+    throw new KilnError(`no text found in ${paths.join(", ")}: name files that have some`, {
       code: "corpus_empty",
     });
   }

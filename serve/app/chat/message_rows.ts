@@ -102,5 +102,6 @@ export function tokensPerSecond(
   totalMs: number | null,
 ): number | null {
   if (tokens === null || tokens < 2 || ttftMs === null || totalMs === null || totalMs <= ttftMs) return null;
-  return ((tokens - 1) * 1000) / (totalMs - ttftMs);
+  const speed = ((tokens - 1) * 1000) / (totalMs - ttftMs);
+  return speed > 20_000 ? null : speed; // such an answer came as a whole: one that an ensemble chose, say
 }
