@@ -14,6 +14,7 @@ export type { Shape } from "./core/shape.ts";
 export { noGrad } from "./core/tape.ts";
 export { full, type NestedNumbers, ones, Tensor, tensor, zeros } from "./core/tensor.ts";
 export type { WebGpuDevice } from "./core/webgpu/device.ts";
+export { type TimedDispatch, timeDispatches } from "./core/webgpu/timestamps.ts";
 export * from "./kernels/assign/op.ts";
 export { type AttentionOptions, attention } from "./kernels/attention/op.ts";
 export {

@@ -21,7 +21,16 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
+const root = new URL(".", import.meta.url).pathname;
+
 export default defineConfig({
+  // What documents and the playground import, from source.
+  resolve: {
+    alias: [
+      { find: /^kiln$/, replacement: `${root}index.ts` },
+      { find: /^kiln\/(\w+)$/, replacement: `${root}$1/index.ts` },
+    ],
+  },
   test: {
     // Processes, not threads: only a process's own environment reaches the Vulkan loader.
     pool: "forks",

@@ -3,13 +3,13 @@ import { KilnError } from "../core/errors.ts";
 import { describe } from "../core/platform/adapter.ts";
 import { show } from "../core/shape.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { checkTimestamps, type TimedDispatch, timeDispatches } from "../core/webgpu/timestamps.ts";
 import type { CausalLM } from "../models/decoder.ts";
 import { loadModel } from "../models/formats/hf_directory.ts";
 import { bytesOf, flopsOf } from "./costs.ts";
 import { measureRoofline, type Roofline } from "./roofline.ts";
 import { prepareDecoding, prepareTraining, tinyllm } from "./rows/models.ts";
 import type { Prepared } from "./rows/row.ts";
-import { checkTimestamps, type TimedDispatch, timeDispatches } from "./timestamps.ts";
 
 export interface ProfileOptions {
   /** Model folder; an untrained TinyLLM (vocabulary 2048) when absent. */

@@ -1,9 +1,9 @@
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { timeDispatches } from "../core/webgpu/timestamps.ts";
 import { measure, type Timing } from "./measure.ts";
 import type { BenchResult } from "./report.ts";
 import type { Roofline } from "./roofline.ts";
 import type { Prepared, Row } from "./rows/row.ts";
-import { timeDispatches } from "./timestamps.ts";
 
 /** Times kiln on one row for about `ms` milliseconds; on a GPU, kernels also by timestamp queries. */
 export async function timeRow(

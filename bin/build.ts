@@ -1,5 +1,5 @@
 // `npm run build`: dist/ with kiln as JavaScript for Node, in dist/browser/ for pages, its
-// declarations in dist/types/, and the chat page in dist/page/. Without --package only what bin/load.mjs runs, in 2 s and
+// declarations in dist/types/, the chat page in dist/page/ and the playground in dist/playground/. Without --package only what bin/load.mjs runs, in 2 s and
 // beside what was there: a server that still runs from it goes on finding its modules.
 // The entry points of each share their chunks, so that a Tensor of `kiln` is one of `kiln/nn`.
 import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
@@ -9,6 +9,7 @@ import { type BuildOptions, build } from "esbuild";
 import type ts from "typescript";
 import { buildPage } from "../serve/page/build.ts";
 import { inside, kernelsInside, withoutNode } from "./bundle_plugin.ts";
+import { buildPlayground } from "./playground.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const dist = path.join(root, "dist");
@@ -16,8 +17,8 @@ const start = new Date();
 
 /** The modules that package.json exports. */
 const doors = ["index", "nn/index", "models/index", "train/index", "tokenizer/index", "serve/index"];
-/** Those that a page can have: the others need native packages. */
-const pageDoors = doors.slice(0, 4);
+/** Those that a page can have: the server needs sockets and threads. */
+const pageDoors = doors.slice(0, 5);
 
 const stamp = path.join(dist, "built");
 const isPackage = process.argv.includes("--package");
@@ -37,6 +38,7 @@ await bundle([...modules], forNode);
 // A server waits for this process, and one file is read sooner than sixty.
 await bundle([engines], { ...forNode, splitting: false });
 await buildPage(path.join(dist, "page"));
+await buildPlayground(path.join(dist, "playground"));
 if (isPackage) {
   await bundle(pageDoors, {
     outdir: path.join(dist, "browser"),

@@ -4,14 +4,18 @@ import { fileURLToPath } from "node:url";
 import type { Plugin } from "esbuild";
 
 const kernels = fileURLToPath(new URL("../kernels/", import.meta.url));
+const pageTokenizers = fileURLToPath(new URL("../tokenizer/library_page.ts", import.meta.url));
 
-/** An esbuild plugin that puts the text of the WGSL files into the bundle, so that nothing is read at run time. */
-export function kernelsInside(): Plugin {
+/**
+ * An esbuild plugin that puts the text of the WGSL files into the bundle, so that nothing is read at run time; with `bare`
+ * without comments, a third of it.
+ */
+export function kernelsInside({ bare = false } = {}): Plugin {
   return {
     name: "kiln-kernels",
     setup(build) {
       build.onLoad({ filter: /[\\/]sources\.ts$/ }, ({ path: file }) =>
-        file === path.join(kernels, "sources.ts") ? { contents: kernelTable(), loader: "js" } : null,
+        file === path.join(kernels, "sources.ts") ? { contents: kernelTable(bare), loader: "js" } : null,
       );
     },
   };
@@ -34,16 +38,17 @@ export function inside(name: string): Plugin {
 
 /**
  * An esbuild plugin for pages, beside `kernelsInside`: native adapters stay out, and what only reads and writes files
- * (checkpoints, run folders) or needs a native package throws where a page calls it.
+ * (checkpoints, run folders) throws where a page calls it; for the native tokenizers stands a library in JavaScript.
  */
 export function withoutNode(): Plugin {
   return {
     name: "kiln-without-node",
     setup(build) {
       const namespace = "kiln-without-node";
+      build.onResolve({ filter: /^tokenizers$/ }, () => ({ path: pageTokenizers }));
       // These are behind import()s that a page never reaches.
       build.onResolve({ filter: /[\\/]\w+_node\.ts$/ }, () => ({ path: "empty", namespace }));
-      build.onResolve({ filter: /^(node:.*|tokenizers|fastify)$/ }, ({ path: name }) => ({
+      build.onResolve({ filter: /^(node:.*|fastify)$/ }, ({ path: name }) => ({
         path: name,
         namespace,
         sideEffects: false,
@@ -55,14 +60,61 @@ export function withoutNode(): Plugin {
   };
 }
 
+/**
+ * An esbuild plugin for small pages, beside `inside("zod")`: what is not used of kiln's upper rooms and of zod is left out. Kernels
+ * register themselves and stay.
+ */
+export function withoutUnused(): Plugin {
+  const root = path.join(kernels, "..");
+  const rooms = /^(models|nn|tokenizer|train)\//;
+  return {
+    name: "kiln-without-unused",
+    setup(build) {
+      build.onResolve({ filter: /^kiln\/\w+$/ }, ({ path: name }) => ({
+        path: path.join(root, name.replace("kiln", ""), "index.ts"),
+        sideEffects: false,
+      }));
+      const isUpper = (file: string) => rooms.test(path.relative(root, file).replaceAll("\\", "/"));
+      build.onResolve({ filter: /./ }, ({ path: name, resolveDir, importer, kind }) => {
+        // What is loaded on demand there reads files; a bundler keeps it even where nothing asks for it.
+        if (kind === "dynamic-import" && isUpper(importer)) return { path: name, external: true };
+        const file = path.resolve(resolveDir, name);
+        return /^\.{1,2}\/.*\.(ts|json)$/.test(name) && isUpper(file)
+          ? { path: file, sideEffects: false }
+          : null;
+      });
+      // Of the object `z` a bundler keeps every member, of a namespace those that are named.
+      build.onLoad(
+        { filter: /[\\/](core|kernels|models|nn|tokenizer|train)[\\/].*\.ts$/ },
+        ({ path: file }) => {
+          const text = readFileSync(file, "utf8");
+          if (!file.startsWith(root) || !text.includes(zodImport)) return null;
+          return { contents: text.replace(zodImport, 'import * as z from "zod";'), loader: "ts" };
+        },
+      );
+      // Every schema can describe itself as JSON Schema, which no page asks for.
+      build.onLoad(
+        { filter: /[\\/]zod[\\/]v4[\\/]core[\\/](to-json-schema|json-schema-processors)\.js$/ },
+        async ({ path: file }) => ({
+          contents: await absent(file),
+        }),
+      );
+    },
+  };
+}
+
+/** The one way in which kiln imports zod. */
+const zodImport = 'import { z } from "zod";';
+
 /** The text of a module that stands for `kernels/sources.ts`: the same function over the files' text. */
-function kernelTable(): string {
+function kernelTable(bare: boolean): string {
+  const read = (name: string) => readFileSync(path.join(kernels, name), "utf8");
   const names = readdirSync(kernels, { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith(".wgsl"))
     .map((name) => name.replaceAll("\\", "/"))
     .sort();
   const table = Object.fromEntries(
-    names.map((name) => [name, readFileSync(path.join(kernels, name), "utf8")]),
+    names.map((name) => [name, bare ? withoutComments(read(name)) : read(name)]),
   );
   return `const files = new Map(Object.entries(${JSON.stringify(table)}));
 export function readKernel(path) {
@@ -72,7 +124,10 @@ export function readKernel(path) {
 }`;
 }
 
-/** A module with the exports of one that a page cannot have, which throw when called: code around them can be imported. */
+/** Comments of WGSL that end with their line; it has no strings that could look like one. */
+const withoutComments = (text: string) => text.replace(/^ *\/\/.*\n/gm, "").replace(/ *\/\/.*$/gm, "");
+
+/** A module with the exports of one that a page cannot have, or does not want, which throw when called: code around them can be imported. */
 async function absent(name: string): Promise<string> {
   const exported = Object.keys(await import(name)).filter((key) => /^\w+$/.test(key) && key !== "default");
   const message = JSON.stringify(`This needs ${name}, which is not available in a browser: run it in Node.`);

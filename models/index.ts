@@ -1,4 +1,5 @@
 /** `kiln/models`: architectures, their configs, and the directories and files that hold them. */
+export { type DrawSettings, settingsRow } from "../kernels/sampling/draw.ts";
 export { type AdapterConfig, parseAdapterConfig } from "./adapter_config.ts";
 export {
   type Adapter,

@@ -147,6 +147,12 @@ describe("the packed package", () => {
       const html = await (await fetch(url!)).text();
       const [, script] = /<script type="module" src="([^"]+)"/.exec(html)!;
       expect((await fetch(new URL(script!, url))).headers.get("content-type")).toContain("javascript");
+      const playground = await fetch(`${url}playground`);
+      expect(playground.url).toBe(`${url}playground/`);
+      const [, main] = /<script type="module" src="([^"]+)"/.exec(await playground.text())!;
+      expect((await fetch(new URL(main!, playground.url))).headers.get("content-type")).toContain(
+        "javascript",
+      );
       const models = (await (await fetch(`${url}api/models`)).json()) as { default_model: string };
       expect(models.default_model).toBe("run");
     } finally {

@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { flopsOf } from "../bench/costs.ts";
 import { type ProfileReport, profile } from "../bench/profile.ts";
-import { oneAfterAnother, timeDispatches } from "../bench/timestamps.ts";
 import { compile } from "../core/compile.ts";
 import { setDevice } from "../core/device.ts";
 import { ones, type Tensor } from "../core/tensor.ts";
 import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { oneAfterAnother, timeDispatches } from "../core/webgpu/timestamps.ts";
 import { add, attention, matmul, openDevice, softmax } from "../kernels/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "kiln-profile-"));

@@ -311,10 +311,10 @@ export class Tokenizer implements TokenSource {
   }
 
   /**
-   * Writes `tokenizer.json`, `tokenizer_config.json` (as transformers reads it: `PreTrainedTokenizerFast` unless
-   * the loaded one said otherwise) and a chat template, in both places that readers look for it.
+   * The files of a model folder by name: `tokenizer.json`, `tokenizer_config.json` (as transformers reads it:
+   * `PreTrainedTokenizerFast` unless the loaded one said otherwise) and a chat template, in both places that readers look for it.
    */
-  save(dir: string): void {
+  files(): Record<string, string> {
     const name = (id: number | null) => (id === null ? undefined : this.#tokens[id]);
     const config: Config = {
       tokenizer_class: "PreTrainedTokenizerFast",
@@ -325,9 +325,16 @@ export class Tokenizer implements TokenSource {
       ...this.config,
       ...(this.chatTemplate === null ? {} : { chat_template: this.chatTemplate }),
     };
-    atomicWriteText(join(dir, "tokenizer.json"), JSON.stringify(this.json, null, 1));
-    atomicWriteText(join(dir, "tokenizer_config.json"), `${JSON.stringify(config, null, 2)}\n`);
-    if (this.chatTemplate !== null) atomicWriteText(join(dir, "chat_template.jinja"), this.chatTemplate);
+    return {
+      "tokenizer.json": JSON.stringify(this.json, null, 1),
+      "tokenizer_config.json": `${JSON.stringify(config, null, 2)}\n`,
+      ...(this.chatTemplate === null ? {} : { "chat_template.jinja": this.chatTemplate }),
+    };
+  }
+
+  /** Writes `files` into a folder. */
+  save(dir: string): void {
+    for (const [name, text] of Object.entries(this.files())) atomicWriteText(join(dir, name), text);
   }
 
   /** A tokenizer whose special tokens have names that do not occur in these texts. */

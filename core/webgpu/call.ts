@@ -51,6 +51,8 @@ export interface Dispatch {
   variant: string;
   /** The kernel's path under `kernels/`. */
   file: string;
+  /** The WGSL that ran: specialised for dtypes and tiles, what it includes put in. */
+  source: string;
   grid: readonly [number, number, number];
   /** Of the whole call, which may have several dispatches. */
   inputs: readonly OutputMeta[];
@@ -70,7 +72,8 @@ export function describeDispatch({ kernel, label, grid, call, bound }: Work): Di
     bytes += Math.min(t.size, t.storage.length) * byteSize(t.dtype) * (updated ? 2 : 1);
   });
   const [inputs, outputs] = [call.inputs.map(meta), call.outputs.map(meta)];
-  return { op, variant, file: kernel.label, grid, inputs, outputs, attrs: call.attrs, bytes };
+  const { label: file, source } = kernel;
+  return { op, variant, file, source, grid, inputs, outputs, attrs: call.attrs, bytes };
 }
 
 /** Timestamp writes for a dispatch. While the recorder has one, each dispatch gets its own pass. */

@@ -16,6 +16,7 @@ import { matrixEnable } from "./matrix_units.ts";
 export interface Kernel {
   readonly id: number;
   readonly label: string;
+  readonly source: string;
   /** Compiled when first asked for, unless `Pipelines.warm` was quicker. */
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
@@ -118,6 +119,7 @@ export class Pipelines {
     const kernel: Kernel = {
       id: this.#bySource.size,
       label: file,
+      source,
       get pipeline() {
         return cold.pipeline ?? cold.make();
       },

@@ -3,6 +3,7 @@ import { readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { packageRoot } from "../../core/platform/package_node.ts";
+import { HttpError } from "./errors.ts";
 
 /** A file of the page as it is sent. */
 export interface PageFile {
@@ -49,6 +50,20 @@ export async function openPage(): Promise<Map<string, PageFile>> {
   await rm(built, { recursive: true, force: true });
   await rename(aside, built).catch(() => rm(aside, { recursive: true, force: true }));
   return files;
+}
+
+/**
+ * The files of the playground by their paths, `/playground/…`, as bin/build.ts left them.
+ *
+ * @throws HttpError 404 where it was not run
+ */
+export async function openPlayground(): Promise<Map<string, PageFile>> {
+  const files = await readPage(path.join(packageRoot, "dist/playground")).catch(() => {
+    throw new HttpError(404, "the playground is not built: run `npm run build`, and ask again", {
+      code: "not_found",
+    });
+  });
+  return new Map([...files].map(([name, file]) => [`/playground${name}`, file]));
 }
 
 /** When the newest file of a folder was written; -1: there is none. */

@@ -22,6 +22,7 @@ export {
   IGNORE,
   PackedBatches,
   type PackingOptions,
+  type TokenReader,
   validationBatches,
 } from "./packing.ts";
 export { pairBatch, pairBatches, readPairs } from "./preference_rows.ts";

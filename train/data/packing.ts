@@ -29,6 +29,9 @@ export interface PackingOptions {
   seqLen: number;
 }
 
+/** Where tokens come from: a token file, or a list in memory. */
+export type TokenReader = Pick<TokenShard, "read">;
+
 /** The documents of one pass, laid end to end in some order: `ends[i]` is where the i-th of them ends. */
 interface Layout {
   spans: readonly Span[];
@@ -46,12 +49,12 @@ interface Layout {
  * ring, and the tokens there appear twice. A corpus shorter than T gives one padded row.
  */
 export class PackedBatches extends ShuffledRows<Batch> {
-  readonly #shard: TokenShard;
+  readonly #shard: TokenReader;
   readonly #spans: readonly Span[];
   readonly #options: PackingOptions & { seed: number };
   #current: { epoch: number; layout: Layout; phase: number } | null = null;
 
-  constructor(shard: TokenShard, spans: readonly Span[], options: PackingOptions & { seed: number }) {
+  constructor(shard: TokenReader, spans: readonly Span[], options: PackingOptions & { seed: number }) {
     checkOptions(spans, options);
     super(Math.ceil(countTokens(spans) / options.seqLen), options.seed);
     this.#shard = shard;
@@ -88,7 +91,7 @@ export class PackedBatches extends ShuffledRows<Batch> {
  * (its own segment, all targets -100), so that all batches have one shape.
  */
 export function* validationBatches(
-  shard: TokenShard,
+  shard: TokenReader,
   spans: readonly Span[],
   options: PackingOptions & { rows?: number },
 ): Generator<Batch> {
@@ -140,7 +143,7 @@ function fillRow(
   batch: Batch,
   into: number,
   seqLen: number,
-  shard: TokenShard,
+  shard: TokenReader,
   layout: Layout,
   from: number,
 ): void {
@@ -171,7 +174,7 @@ function fillRow(
 function copyPiece(
   batch: Batch,
   at: number,
-  shard: TokenShard,
+  shard: TokenReader,
   span: Span,
   offset: number,
   count: number,

@@ -2,27 +2,31 @@ import { HttpError } from "../../errors.ts";
 import type { PageFile } from "../../page.ts";
 import type { Call, Route } from "../../route.ts";
 
-/** The files of the page, which are read when the first of them is asked for: a server starts without them. */
-let opening: Promise<Map<string, PageFile>> | null = null;
+type Pages = "openPage" | "openPlayground";
+/** Files of pages, which are read when the first of them is asked for: a server starts without them. */
+const opening = new Map<Pages, Promise<Map<string, PageFile>>>();
 
-function openFiles(): Promise<Map<string, PageFile>> {
-  opening ??= import("../../page.ts")
-    .then(({ openPage }) => openPage())
-    .catch((error) => {
-      opening = null;
-      throw error;
-    });
-  return opening;
+function openFiles(pages: Pages): Promise<Map<string, PageFile>> {
+  const files =
+    opening.get(pages) ??
+    import("../../page.ts")
+      .then((page) => page[pages]())
+      .catch((error) => {
+        opening.delete(pages);
+        throw error;
+      });
+  opening.set(pages, files);
+  return files;
 }
 
-const pageRoute = (path: string, summary: string): Route => ({
+const pageRoute = (path: string, summary: string, pages: Pages = "openPage"): Route => ({
   ...{ method: "GET", path, summary, open: true },
-  handle: sendFile,
+  handle: (call: Call) => sendFile(call, pages),
 });
 
-async function sendFile({ rest, reply }: Call): Promise<unknown> {
+async function sendFile({ rest, reply }: Call, pages: Pages): Promise<unknown> {
   const { headers, routeOptions } = reply.request;
-  const file = (await openFiles()).get(routeOptions.url!.replace("*", rest));
+  const file = (await openFiles(pages)).get(routeOptions.url!.replace("*", rest));
   if (file === undefined) throw new HttpError(404, "the page has no such file", { code: "not_found" });
   reply.headers(file.headers);
   if (names(headers["if-none-match"], file.headers.etag!)) return reply.code(304).send();
@@ -43,4 +47,10 @@ export const pageRoutes: readonly Route[] = [
   pageRoute("/sw.js", "The page's service worker"),
   pageRoute("/manifest.webmanifest", "The page as an application to install"),
   pageRoute("/assets/*", "The page's scripts and styles"),
+  {
+    ...{ method: "GET", path: "/playground", summary: "The way to the playground", open: true },
+    // Its files are named from where it is.
+    handle: ({ reply }) => reply.redirect("/playground/", 308),
+  },
+  pageRoute("/playground/*", "The playground, which trains in the browser", "openPlayground"),
 ];

@@ -1,6 +1,6 @@
-import { KilnError } from "../core/errors.ts";
-import type { Dispatch } from "../core/webgpu/call.ts";
-import type { WebGpuDevice } from "../core/webgpu/device.ts";
+import { KilnError } from "../errors.ts";
+import type { Dispatch } from "./call.ts";
+import type { WebGpuDevice } from "./device.ts";
 
 /** A dispatch and when it ran, in nanoseconds after the first one began. */
 export interface TimedDispatch extends Dispatch {

@@ -1,0 +1,1 @@
+export { ChatTemplate } from "kiln/tokenizer";
