@@ -4,8 +4,8 @@ import { smooth, thin, ticks } from "../docs/playground/chart.ts";
 import { documentsOf, encode, infoOf, readCorpus } from "../docs/playground/corpus.ts";
 import { kernelRows } from "../docs/playground/kernels.ts";
 import { sizes } from "../docs/playground/protocol.ts";
-import { roomFor } from "../docs/playground/run.ts";
-import type { TimedDispatch } from "../index.ts";
+import { Run, roomFor } from "../docs/playground/run.ts";
+import type { TimedDispatch, WebGpuDevice } from "../index.ts";
 import { Tokenizer, trainBpe } from "../tokenizer/index.ts";
 import { Tokenizer as PageLibrary } from "../tokenizer/library_page.ts";
 
@@ -127,4 +127,16 @@ it("larger sizes of the playground need more room", () => {
   expect(all.map((room) => room.all)).toEqual(all.map((room) => room.all).sort((a, b) => a - b));
   // WebGPU's default limits hold the smallest.
   expect(all[0].largest).toBeLessThan(2 ** 27);
+});
+
+it("a size that the adapter cannot hold is refused in words", async () => {
+  const settings = { size: "large", context: 256, learningRate: 1e-3, steps: 10 } as const;
+  const start = (maxBindingBytes: number, fits: boolean) => {
+    const device = { profile: { maxBindingBytes }, fits: async () => fits };
+    return Run.start(settings, { files: [] }, device as unknown as WebGpuDevice, () => {});
+  };
+  const words =
+    /^this adapter is too small for the size large with a context of 256, .*: choose a smaller size/;
+  await expect(start(2 ** 20, true)).rejects.toThrow(words);
+  await expect(start(2 ** 30, false)).rejects.toThrow(words);
 });

@@ -76,7 +76,10 @@ export function drawLosses(svg: SVGSVGElement, losses: readonly number[], steps:
       ),
     );
   }
-  const smoothed = smooth(values, 0.9).map((value, i): Point => [shown[i][0], value]);
+  // The more points, the longer the memory: few would only lag.
+  const smoothed = smooth(values, values.length / (values.length + 60)).map(
+    (value, i): Point => [shown[i][0], value],
+  );
   svg.replaceChildren(...parts, line(shown, "each"), line(smoothed, "mean"));
   const told =
     values.length > 1

@@ -42,10 +42,10 @@ export class TrainTab {
       attempt(async () => download("kiln-model.zip", await client.call("exportRun")));
     byId("anew").onclick = () => attempt(() => this.#anew());
     byId("anew").onblur = () => this.#show();
-    byId("stories").onclick = () => this.#learn([]);
+    byId("stories").onclick = () => attempt(() => this.#learn([]));
     const texts = byId<HTMLInputElement>("texts");
-    texts.onchange = () => this.#learn([...(texts.files ?? [])]);
-    dropZone(byId("drop"), (files) => this.#run ?? this.#learn(files));
+    texts.onchange = () => attempt(() => this.#learn([...(texts.files ?? [])]));
+    dropZone(byId("drop"), (files) => this.#run ?? attempt(() => this.#learn(files)));
     byId("try").onsubmit = (event) => {
       event.preventDefault();
       attempt(() => this.#try());
@@ -105,15 +105,13 @@ export class TrainTab {
   }
 
   /** Takes files to learn from, unless there is something wrong with them. */
-  #learn(files: readonly File[]): void {
-    attempt(async () => {
-      const info = await this.#client.call("read", files);
-      this.#files = files;
-      const what = `It learns from ${info.name}: ${count(info.words)} words, ${count(info.characters)} characters.`;
-      byId("corpus").textContent =
-        files.length > 0 ? what : `${what} Drop text files here to teach it something else.`;
-      byId("stories").hidden = files.length === 0;
-    });
+  async #learn(files: readonly File[]): Promise<void> {
+    const info = await this.#client.call("read", files);
+    this.#files = files;
+    const what = `It learns from ${info.name}: ${count(info.words)} words, ${count(info.characters)} characters.`;
+    byId("corpus").textContent =
+      files.length > 0 ? what : `${what} Drop text files here to teach it something else.`;
+    byId("stories").hidden = files.length === 0;
   }
 
   async #go(): Promise<void> {
@@ -129,6 +127,7 @@ export class TrainTab {
       }
     }
     this.#run!.training = true;
+    // The first step waits for its kernels: it says nothing of the others.
     this.#speed = 0;
     this.#show();
     try {
@@ -171,7 +170,8 @@ export class TrainTab {
 
   #become(run: RunState | null): void {
     this.#run = run;
-    if (run === null) this.#learn(this.#files);
+    this.#speed = 0;
+    if (run === null) void this.#learn(this.#files).catch(complain);
     this.#onRun(run);
     this.#show();
     this.#draw();
@@ -209,23 +209,24 @@ export class TrainTab {
       this.#drawing = false;
       const run = this.#run;
       const losses = run?.losses ?? [];
-      drawLosses(document.querySelector<SVGSVGElement>("#curve")!, losses, run?.settings.steps ?? 1);
+      drawLosses(
+        document.querySelector<SVGSVGElement>("#curve")!,
+        losses,
+        run?.settings.steps ?? this.#settings().steps,
+      );
       byId("numbers").replaceChildren(...(run ? numbersOf(run, this.#speed) : []));
     });
   }
 }
 
 /** The numbers of a run, as terms and what they are. */
-function numbersOf(
-  { settings, step, losses, parameters, vocabulary, training }: RunState,
-  speed: number,
-): Node[] {
+function numbersOf({ settings, step, losses, parameters, vocabulary }: RunState, speed: number): Node[] {
   const recent = losses.slice(-20);
   const loss = recent.reduce((sum, value) => sum + value, 0) / recent.length;
   const rows: [string, string][] = [
     ["step", `${count(step)} of ${count(settings.steps)}`],
     ["loss", recent.length > 0 ? loss.toFixed(3) : "none yet"],
-    ["tokens/s", training && speed > 0 ? count(Math.round(speed)) : "none"],
+    ...(speed > 0 ? [["tokens/s", count(Math.round(speed))] as [string, string]] : []),
     ["parameters", count(parameters)],
     ["vocabulary", count(vocabulary)],
   ];

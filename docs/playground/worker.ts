@@ -79,8 +79,13 @@ const calls: { [N in CallName]: (...args: Parameters<Calls[N]>) => Promise<Retur
   async open() {
     device = await openDevice();
     const { software } = device.description;
-    const found = await kept().catch(() => null);
-    if (found) become(await Run.resume(found.plan, found.snapshot, say));
+    try {
+      const found = await kept();
+      if (found) become(await Run.resume(found.plan, found.snapshot, say));
+    } catch (error) {
+      const problem = `the run in this browser's storage cannot be opened (${(error as Error).message}): a new one takes its place.`;
+      tell("kept", { step: null, problem });
+    }
     say("");
     return { adapter: describe(device.description), software, run: run?.state(false) ?? null };
   },
