@@ -1,5 +1,4 @@
-// The library: `import { openDevice, tensor } from "kiln"`. Layers, models, training, tokenizers and the server are in
-// kiln/nn, kiln/models, kiln/train, kiln/tokenizer and kiln/serve.
+// The library: `import { openDevice, tensor } from "kiln"`; all else is in kiln/nn, kiln/models, kiln/train, kiln/tokenizer and kiln/serve.
 import "./kernels/index.ts"; // registers every op and the methods of Tensor
 
 export { backward, checkpoint, custom, type GradOptions, grads } from "./core/autograd.ts";

@@ -310,10 +310,7 @@ export class Tokenizer implements TokenSource {
     return createHash("sha256").update(JSON.stringify(parts)).digest("hex");
   }
 
-  /**
-   * The files of a model folder by name: `tokenizer.json`, `tokenizer_config.json` (as transformers reads it:
-   * `PreTrainedTokenizerFast` unless the loaded one said otherwise) and a chat template, in both places that readers look for it.
-   */
+  /** Its files in a model folder, by name, as transformers reads them; a chat template is in both places that readers look for it. */
   files(): Record<string, string> {
     const name = (id: number | null) => (id === null ? undefined : this.#tokens[id]);
     const config: Config = {

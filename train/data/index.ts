@@ -22,7 +22,6 @@ export {
   IGNORE,
   PackedBatches,
   type PackingOptions,
-  type TokenReader,
   validationBatches,
 } from "./packing.ts";
 export { pairBatch, pairBatches, readPairs } from "./preference_rows.ts";
@@ -41,6 +40,7 @@ export {
   openShard,
   type ShardHeader,
   type Span,
+  type TokenReader,
   type TokenShard,
   writeShard,
 } from "./shards.ts";

@@ -1,7 +1,7 @@
 import { KilnError } from "../../core/errors.ts";
 import { permutation } from "./permutation.ts";
 import { ShuffledRows } from "./row_order.ts";
-import type { Span, TokenShard } from "./shards.ts";
+import type { Span, TokenReader } from "./shards.ts";
 import { countTokens } from "./split.ts";
 
 /** The target of a position that is not learned: the last token of a document, and padding. */
@@ -28,9 +28,6 @@ export interface PackingOptions {
   /** Tokens in a row. */
   seqLen: number;
 }
-
-/** Where tokens come from: a token file, or a list in memory. */
-export type TokenReader = Pick<TokenShard, "read">;
 
 /** The documents of one pass, laid end to end in some order: `ends[i]` is where the i-th of them ends. */
 interface Layout {

@@ -212,6 +212,9 @@ class ShardWriter {
   }
 }
 
+/** Where batches take tokens from: a token file, or a list in memory. */
+export type TokenReader = Pick<TokenShard, "read">;
+
 /** An open token file. Document boundaries are in memory, tokens are read from disk as they are asked for. */
 export class TokenShard {
   readonly header: ShardHeader;
