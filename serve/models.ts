@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError } from "../core/errors.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -34,7 +35,7 @@ interface Served {
   readonly parent: string | null;
   /** Of an adapter, where it was loaded from. */
   readonly root?: string;
-  /** Of a model, where it was loaded from; null where it was made by hand. */
+  /** Of a model, where it was loaded from, as an absolute path; null where it was made by hand. */
   readonly path: string | null;
   /** What else is known of it; null where it was made by hand. */
   readonly facts: ModelFacts | null;
@@ -307,7 +308,7 @@ function served({ name, facts = null, path, close }: ModelOptions, engine: Engin
   return {
     name,
     facts,
-    path: path ?? null,
+    path: path === undefined ? null : resolve(path), // whoever fine-tunes it does so in another folder
     parent: null,
     created: Math.floor(Date.now() / 1000),
     maxModelLen: engine.runner.maxModelLen,

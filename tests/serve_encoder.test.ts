@@ -258,6 +258,10 @@ describe("/score and /rerank", () => {
     const { data } = (await post("/v1/score", asked)).body;
     expect(data[0].score).toBeCloseTo(cosine(a, b), 12);
     expect(data[1].score).toBeCloseTo(cosine(b, c), 12);
+    const many = Array.from({ length: 30 }, (_, i) => texts[i % texts.length]!.slice(0, 3 + i));
+    const own = (await post("/score", { model: "cls", text_1: many, text_2: many })).body.data;
+    const scores: number[] = own.map(({ score }: { score: number }) => score);
+    expect([Math.min(...scores) > 0.999999, Math.max(...scores)]).toEqual([true, 1]);
     const { status, body } = await post("/score", { ...asked, text_2: texts });
     expect([status, body.error.param]).toEqual([400, "text_2"]);
   });

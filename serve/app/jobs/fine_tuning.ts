@@ -1,4 +1,3 @@
-import { resolve } from "node:path";
 import type { Tokenizer } from "../../../tokenizer/index.ts";
 import type { ModelPool, TextModel } from "../../models.ts";
 import type { Blobs, Store } from "../../store/index.ts";
@@ -195,8 +194,7 @@ function settingsOf(
 ): FineTunePayload["settings"] {
   const isPreference = method === "dpo";
   return {
-    // Whoever trains does so in another folder.
-    model: { init_from: resolve(path!), plain_turns: frontend.tokenizer.chatTemplate === null },
+    model: { init_from: path, plain_turns: frontend.tokenizer.chatTemplate === null },
     data: { validation_fraction: HELD_OUT, ...(isPreference ? {} : { min_updates: UPDATES }) },
     adapter: {
       ...{ kind: method === "qlora" ? "qlora" : "lora", rank, alpha: 2 * rank, targets: ["all-linear"] },

@@ -116,8 +116,9 @@ async function scorePairs(
   return { scores: pairs.map(([a, b]) => cosine(vectors.get(a)!, vectors.get(b)!)), job };
 }
 
-/** The cosine of the angle between two vectors, 0 where one has no length. */
+/** The cosine of the angle between two vectors, 0 where one has no length; within 1, which rounding may pass. */
 function cosine(a: Float32Array, b: Float32Array): number {
   const length = Math.hypot(...a) * Math.hypot(...b);
-  return length > 0 ? a.reduce((sum, value, i) => sum + value * b[i], 0) / length : 0;
+  const product = a.reduce((sum, value, i) => sum + value * b[i], 0);
+  return length > 0 ? Math.max(-1, Math.min(1, product / length)) : 0;
 }
