@@ -3,7 +3,7 @@ import type { Application } from "./application.ts";
 import type { Deleted } from "./protocol.ts";
 
 /** What a person wrote or did; how much of which model everybody used stays, as does the account. */
-const OWN = ["feedback", "preference", "event", "message", "conversation"] as const;
+const OWN = ["feedback", "preference", "event", "message", "conversation", "notice"] as const;
 
 /** Removes all that a user wrote, the bin too, after ending what is being answered. */
 export async function deleteOwnData(

@@ -15,6 +15,7 @@ import type { Feedback } from "./protocol_reports.ts";
 export type * from "./protocol_documents.ts";
 export type * from "./protocol_jobs.ts";
 export type * from "./protocol_models.ts";
+export type * from "./protocol_notices.ts";
 export type * from "./protocol_reports.ts";
 
 /** The subprotocol that the client asks for; a change that an older page would not understand takes the next number. */
@@ -87,6 +88,8 @@ export interface Conversation {
   pinned: boolean;
   /** Whether it may become training data. */
   consent: boolean;
+  /** The notice that it is about. */
+  notice_id: string | null;
   /** Whether an answer of it is being written. */
   running: boolean;
   created_at: number;
@@ -309,7 +312,7 @@ export interface Watch {
 export interface ChatSend {
   type: "chat.send";
   request_id: string;
-  /** null: a new one, made with `system` and `consent`. */
+  /** null: a new one, made with `system`, `consent` and `notice_id`. */
   conversation_id: string | null;
   /** The message before it, null for the first. Editing a message is sending beside it: with its `parent_id`. */
   parent_id: string | null;
@@ -318,6 +321,7 @@ export interface ChatSend {
   params?: Params;
   system?: string | null;
   consent?: boolean;
+  notice_id?: string | null;
   retrieve?: "auto" | "on" | "off";
 }
 

@@ -23,6 +23,9 @@ const policy = [
   "frame-ancestors 'none'",
 ].join("; ");
 
+/** Where the files are that are no assets' own names. */
+const places: Record<string, string> = { "/index.html": "/", "/notices.html": "/notices" };
+
 const types: Record<string, string> = {
   ".html": "text/html; charset=utf-8",
   ".js": "text/javascript; charset=utf-8",
@@ -32,8 +35,8 @@ const types: Record<string, string> = {
 };
 
 /**
- * The files of the page by their paths: `/`, `/sw.js`, `/manifest.webmanifest`, `/assets/…`. A package has them built; from source
- * they are built when a source is newer, which takes a tenth of a second.
+ * The files of the page by their paths: `/`, `/sw.js`, `/manifest.webmanifest`, `/notices`, `/assets/…`. A package has them built; from source
+ * they are built when a source is newer, which takes some tenths of a second.
  *
  * @throws esbuild's error where a source is wrong
  */
@@ -95,7 +98,7 @@ export async function readPage(folder: string): Promise<Map<string, PageFile>> {
       "referrer-policy": "no-referrer",
       vary: "Origin, Accept-Encoding",
     };
-    return [where === "/index.html" ? "/" : where, { body, gzip: gzipSync(body), headers }];
+    return [places[where] ?? where, { body, gzip: gzipSync(body), headers }];
   });
   return new Map(await Promise.all(read));
 }

@@ -40,6 +40,7 @@ export const t = {
     experiments: "Experiments",
     analytics: "Analytics",
     settings: "Settings",
+    notices: "Notices",
   },
   history: {
     title: "Conversations",
@@ -79,6 +80,9 @@ export const t = {
     stop: "Stop the answer",
   },
   chat: {
+    about: (title: string) => `About the notice “${title}”`,
+    aboutEnd: "Not about this notice",
+    aboutGone: "About a notice that is gone",
     attach: "Add documents",
     answeredBy: (provider: string) => `answered by ${provider}`,
     code: "code",

@@ -249,6 +249,7 @@ export const t = {
     confirmWord: "delete",
     data: "Your data",
     exportAll: "Export conversations",
+    exportNotices: "Export notices",
     import: "Import conversations",
     imported: (count: number, left: number) =>
       `${many(count, "conversation")} imported${left > 0 ? `, ${many(left, "row")} left out` : ""}.`,

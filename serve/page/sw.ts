@@ -15,12 +15,15 @@ interface FetchEvent extends ExtendableEvent {
   respondWith(response: Promise<Response>): void;
 }
 
-/** The files of the page, put in by the build, and a name that changes with them. */
+/** Where the page is, put in by the build, its files, and a name that changes with them. */
+declare const PAGE: string;
 declare const SHELL: string[];
 declare const VERSION: string;
 
 const worker = self as unknown as Worker;
-const shell = `kiln-shell-${VERSION}`;
+/** Two pages of this server have a worker each. */
+const shells = PAGE === "/" ? "kiln-shell-" : "kiln-notices-";
+const shell = shells + VERSION;
 const data = "kiln-data";
 const conversations = 50;
 const kept = /^\/api\/(?:me|models|conversations(?:\/[^/]+(?:\/messages)?)?)$/;
@@ -31,7 +34,7 @@ worker.addEventListener("activate", (event) => event.waitUntil(activate()));
 worker.addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
   if (event.request.method !== "GET" || url.origin !== location.origin) return;
-  if (event.request.mode === "navigate" && url.pathname === "/") event.respondWith(page(event.request));
+  if (event.request.mode === "navigate" && url.pathname === PAGE) event.respondWith(page(event.request));
   else if (url.pathname.startsWith("/assets/")) event.respondWith(asset(event.request));
   // Pages above the first are not kept: they would not fit together later.
   else if (kept.test(url.pathname) && !url.searchParams.has("before")) event.respondWith(read(event));
@@ -45,13 +48,13 @@ async function install(): Promise<void> {
 
 async function activate(): Promise<void> {
   for (const name of await caches.keys())
-    if (name.startsWith("kiln-shell-") && name !== shell) await caches.delete(name);
+    if (name.startsWith(shells) && name !== shell) await caches.delete(name);
   await worker.clients.claim();
 }
 
 /** The newest page, or the kept one. */
 async function page(request: Request): Promise<Response> {
-  return fetch(request).catch(async () => (await caches.match("/")) ?? Response.error());
+  return fetch(request).catch(async () => (await caches.match(PAGE)) ?? Response.error());
 }
 
 /** An asset's name changes with its content. */

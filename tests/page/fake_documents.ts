@@ -4,7 +4,16 @@ import type { Handler } from "./reports.ts";
 const at = Date.UTC(2026, 10, 20, 9);
 
 const document = (id: string, name: string, values: Partial<Document> = {}): Document => ({
-  ...{ id, name, kind: "pdf", bytes: 48_200, sha256: "0".repeat(64), state: "ready", reason: null },
+  ...{
+    id,
+    notice_id: null,
+    name,
+    kind: "pdf",
+    bytes: 48_200,
+    sha256: "0".repeat(64),
+    state: "ready",
+    reason: null,
+  },
   ...{ title: null, pages: 5, chunks_made: 14, chunks_indexed: 14, notes: [], facts: {}, created_at: at },
   ...values,
 });

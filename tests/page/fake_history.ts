@@ -57,6 +57,7 @@ export class FakeHistory {
     const conversation: Conversation = {
       ...{
         id: randomUUID(),
+        notice_id: null,
         title: "A conversation",
         model: null,
         system: null,

@@ -45,6 +45,7 @@ const clientEvent = z.discriminatedUnion("type", [
     params: params.optional(),
     system: z.string().nullish(),
     consent: z.boolean().optional(),
+    notice_id: id.nullish(),
     retrieve: z.enum(["auto", "on", "off"]).optional(),
   }),
   z.object({ type: z.literal("chat.stop"), message_id: id }),

@@ -26,7 +26,7 @@ type ConversationRow = Omit<Conversation, "pinned" | "consent" | "running"> & {
 };
 
 const conversationColumns =
-  "c.id, c.title, c.model, c.system, c.leaf_id, c.pinned, c.consent, c.created_at, c.updated_at, CASE WHEN EXISTS (SELECT 1 FROM message s WHERE s.status = 'streaming' AND s.conversation_id = c.id) THEN 1 ELSE 0 END AS running";
+  "c.id, c.title, c.model, c.system, c.leaf_id, c.pinned, c.consent, c.created_at, c.updated_at, CASE WHEN EXISTS (SELECT 1 FROM message s WHERE s.status = 'streaming' AND s.conversation_id = c.id) THEN 1 ELSE 0 END AS running, (SELECT n.notice_id FROM conversation_notice n WHERE n.conversation_id = c.id) AS notice_id";
 
 const conversationOf = ({ pinned, consent, running, ...row }: ConversationRow): Conversation => ({
   ...row,
@@ -92,7 +92,14 @@ export class Chats {
   async create({ title = "", model, system, consent = false }: NewConversation): Promise<Conversation> {
     const now = Date.now();
     const made: Conversation = {
-      ...{ id: newId(), title: title || null, model: model ?? null, system: system || null, leaf_id: null },
+      ...{
+        id: newId(),
+        title: title || null,
+        model: model ?? null,
+        system: system || null,
+        leaf_id: null,
+        notice_id: null,
+      },
       ...{ pinned: false, consent, running: false, created_at: now, updated_at: now },
     };
     await this.#store.run(
@@ -179,7 +186,7 @@ export class Chats {
     const ids = rows.flatMap(({ id, cited }) => (cited ? [id] : []));
     if (ids.length === 0) return new Map();
     const found = await this.#store.all<Citation & { message_id: string }>(
-      `SELECT c.message_id, c.n, c.document_id, d.name, k.page, k.heading, k.ordinal, substr(k.text, 1, 500) AS quote FROM citation c JOIN document d ON d.id = c.document_id JOIN chunk k ON k.id = c.chunk_id WHERE d.user_id = ? AND c.message_id IN (${ids.map(() => "?").join(", ") || "NULL"}) ORDER BY c.n`,
+      `SELECT c.message_id, c.n, c.document_id, d.name, k.page, k.heading, k.ordinal, substr(k.text, 1, 500) AS quote FROM citation c JOIN document d ON d.id = c.document_id JOIN chunk k ON k.id = c.chunk_id WHERE (d.user_id = ? OR d.notice_id IS NOT NULL) AND c.message_id IN (${ids.map(() => "?").join(", ") || "NULL"}) ORDER BY c.n`,
       [this.#user, ...ids],
     );
     const byMessage = new Map<string, Citation[]>();

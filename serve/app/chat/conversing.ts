@@ -42,6 +42,8 @@ export interface Send {
   readonly params?: Params;
   readonly system?: string | null;
   readonly consent?: boolean;
+  /** Of a new conversation: the notice that it is about. */
+  readonly notice_id?: string | null;
   /** Whether the user's documents are asked too; default `auto`. */
   readonly retrieve?: Retrieve;
 }
@@ -218,6 +220,11 @@ export class Conversing {
           "INSERT INTO conversation (id, user_id, title, model, system, leaf_id, consent, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
           [conversation_id, userId, title, model, branch.system, answer, send.consent ?? false, now, now],
         );
+      if (send.conversation_id === null && branch.notice)
+        await tx.run("INSERT INTO conversation_notice (conversation_id, notice_id) VALUES (?, ?)", [
+          conversation_id,
+          branch.notice,
+        ]);
       await tx.run(
         "INSERT INTO message (id, conversation_id, user_id, parent_id, role, content, status, request_id, model, experiment_arm, params, created_at) VALUES (?, ?, ?, ?, 'user', ?, 'complete', ?, NULL, NULL, NULL, ?), (?, ?, ?, ?, 'assistant', '', 'streaming', NULL, ?, ?, ?, ?)",
         [
@@ -441,8 +448,9 @@ export class Conversing {
   }
 }
 
-const emptyBranch = ({ system }: Send): Branch => ({
+const emptyBranch = ({ system, notice_id: notice = null }: Send): Branch => ({
   ...{ conversationId: newId(), title: null, model: null, system: system || null, end: null, turns: [] },
+  notice,
   unread: { messages: 0, chars: 0 },
 });
 
@@ -457,14 +465,14 @@ export function acceptedOf({ arm, ...of }: Accepting, { trimmed }: Context): Cha
 
 /** The conversation that a message has begun. */
 function begunBy(
-  { system, consent }: Send,
+  { system, consent, notice_id = null }: Send,
   { conversation_id: id, model, message_id: leaf_id }: ChatAccepted,
   { content }: Turn,
   now: number,
 ): Conversation {
   return {
     ...{ id, title: titleOf(content), model, system: system || null, leaf_id, pinned: false },
-    ...{ consent: consent ?? false, running: true, created_at: now, updated_at: now },
+    ...{ consent: consent ?? false, running: true, created_at: now, updated_at: now, notice_id },
   };
 }
 

@@ -8,7 +8,7 @@ import type { Branch } from "./history.ts";
 
 interface Asking {
   readonly userId: string;
-  readonly branch: History & Pick<Branch, "documents">;
+  readonly branch: History & Pick<Branch, "documents" | "notice">;
   readonly model: string;
   readonly params: Params;
   readonly retrieve: Retrieve;
@@ -20,11 +20,11 @@ export async function groundedContext(
   source: AnswerSource,
   { userId, branch, model, params, retrieve }: Asking,
 ): Promise<{ context: Context; grounding: Grounding | null }> {
-  const { turns, system, documents } = branch;
+  const { turns, system, documents, notice } = branch;
   // Behind the question stands an answer that is gone on with, or nothing.
   const end = turns.findLastIndex(({ role }) => role === "user") + 1;
   const grounding = await ground(searches, source, {
-    ...{ userId, turns: turns.slice(0, end), system, model, retrieve, documents },
+    ...{ userId, turns: turns.slice(0, end), system, model, retrieve, documents, notice },
   });
   const own = grounding === null ? turns : [...turns.slice(0, end - 1), grounding.turn, ...turns.slice(end)];
   const context = await buildContext(source, model, { ...branch, turns: own }, params.max_tokens);

@@ -1,5 +1,6 @@
 import type { Store } from "../../store/index.ts";
 import { notFound } from "../app_error.ts";
+import { versionFor } from "../documents/search.ts";
 import type { MessageStatus } from "../protocol.ts";
 import type { Turn } from "./answers.ts";
 import type { History } from "./context.ts";
@@ -11,6 +12,8 @@ export interface Branch extends History {
   readonly model: string | null;
   /** The version of the index of the user's documents; undefined where it was not read. */
   readonly documents?: number;
+  /** The notice that the conversation is about. */
+  readonly notice?: string | null;
   /** The last message; null for none. */
   readonly end: { readonly id: string; readonly status: MessageStatus } | null;
 }
@@ -22,7 +25,8 @@ interface Row {
   title: string | null;
   model: string | null;
   system: string | null;
-  documents: number | null;
+  documents: number;
+  notice: string | null;
   id: string | null;
   parent_id: string | null;
   role: Turn["role"];
@@ -47,7 +51,7 @@ export async function readBranch(
   const last =
     end === undefined ? "(SELECT leaf_id FROM conversation WHERE id = m.conversation_id)" : "CAST(? AS TEXT)";
   const rows = await store.all<Row>(
-    `WITH RECURSIVE branch (id, parent_id, depth, chars) AS (SELECT m.id, m.parent_id, 1, length(m.content) FROM message m WHERE m.conversation_id = ? AND m.user_id = ? AND m.id = ${last} UNION ALL SELECT p.id, p.parent_id, b.depth + 1, b.chars + length(p.content) FROM branch b JOIN message p ON p.id = b.parent_id WHERE b.depth < ? AND b.chars < ?) SELECT c.title, c.model, c.system, (SELECT version FROM index_state i WHERE i.user_id = c.user_id) AS documents, m.id, m.parent_id, m.role, m.content, m.status FROM conversation c LEFT JOIN branch b ON 1 = 1 LEFT JOIN message m ON m.id = b.id WHERE c.id = ? AND c.user_id = ? AND c.deleted_at IS NULL ORDER BY b.depth DESC`,
+    `WITH RECURSIVE branch (id, parent_id, depth, chars) AS (SELECT m.id, m.parent_id, 1, length(m.content) FROM message m WHERE m.conversation_id = ? AND m.user_id = ? AND m.id = ${last} UNION ALL SELECT p.id, p.parent_id, b.depth + 1, b.chars + length(p.content) FROM branch b JOIN message p ON p.id = b.parent_id WHERE b.depth < ? AND b.chars < ?) SELECT c.title, c.model, c.system, ${versionFor("c.user_id")} AS documents, (SELECT notice_id FROM conversation_notice WHERE conversation_id = c.id) AS notice, m.id, m.parent_id, m.role, m.content, m.status FROM conversation c LEFT JOIN branch b ON 1 = 1 LEFT JOIN message m ON m.id = b.id WHERE c.id = ? AND c.user_id = ? AND c.deleted_at IS NULL ORDER BY b.depth DESC`,
     [
       ...[conversationId, userId, ...(end === undefined ? [] : [end])],
       ...[contextLength, contextLength * MOST_CHARS_PER_TOKEN, conversationId, userId],
@@ -60,7 +64,7 @@ export async function readBranch(
   const tip = rows.at(-1)!;
   return {
     ...{ conversationId, title: first.title, model: first.model, system: first.system, turns },
-    documents: first.documents ?? 0,
+    ...{ documents: first.documents, notice: first.notice },
     end: tip.id === null ? null : { id: tip.id, status: tip.status },
     unread: first.parent_id === null ? { messages: 0, chars: 0 } : await extentAbove(store, first.parent_id),
   };

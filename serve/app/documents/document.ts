@@ -5,6 +5,8 @@ export type DocumentState = "queued" | "reading" | "indexing" | "ready" | "faile
 /** A document as its owner sees it. */
 export interface Document {
   readonly id: string;
+  /** The notice that it belongs to, by which everybody may read it; null: its owner's alone. */
+  readonly notice_id: string | null;
   readonly name: string;
   readonly kind: FileKind | null;
   readonly bytes: number;
@@ -24,10 +26,12 @@ export interface Document {
 export type DocumentRow = Omit<Document, "notes" | "facts"> & { notes: string; facts: string };
 
 export const COLUMNS =
-  "id, name, kind, bytes, sha256, state, reason, title, pages, chunks_made, chunks_indexed, notes, facts, created_at";
+  "id, notice_id, name, kind, bytes, sha256, state, reason, title, pages, chunks_made, chunks_indexed, notes, facts, created_at";
 
+/** The `sha256` of a notice's document has the notice after it (library.ts). */
 export const documentOf = ({ notes, facts, ...row }: DocumentRow): Document => ({
   ...row,
+  sha256: row.sha256.slice(0, 64),
   notes: JSON.parse(notes),
   facts: JSON.parse(facts),
 });

@@ -26,6 +26,7 @@ export interface Grounding {
 
 /** What is said where the documents have no answer. */
 const NOT_FOUND = "Nothing in your documents about this. The nearest passages are below.";
+const NOT_IN_NOTICE = "Nothing in this notice about that. Its passages are below.";
 /** Passages that are looked at, shown beside a quote, and nearest ones. */
 const MOST_SOURCES = 8;
 const SHOWN = 3;
@@ -44,16 +45,18 @@ export interface Grounded {
   readonly retrieve: Retrieve;
   /** The newest version of the user's index, where it is known. */
   readonly documents?: number;
+  /** The notice that it is asked about, which is always looked up, and alone. */
+  readonly notice?: string | null;
 }
 
 /** Searches a user's documents for the last turn; null: they have nothing to do with the answer. */
 export async function ground(
   searches: Searches,
   source: AnswerSource,
-  { userId, turns, system, model, retrieve, documents }: Grounded,
+  { userId, turns, system, model, retrieve, documents, notice = null }: Grounded,
 ): Promise<Grounding | null> {
   const turn = turns.at(-1);
-  if (retrieve === "off" || turn?.role !== "user") return null;
+  if ((retrieve === "off" && notice === null) || turn?.role !== "user") return null;
   const question = turn.content;
   const query = searchQuery(turns.flatMap(({ role, content }) => (role === "user" ? [content] : [])));
   const { passages, answered, index, numbers } = await searches.search(
@@ -61,11 +64,16 @@ export async function ground(
     query,
     MOST_SOURCES,
     documents,
+    notice,
   );
   const numbered = (most: number) => passages.slice(0, most).map((passage, i) => ({ n: i + 1, passage }));
-  if (!answered)
-    return retrieve === "on" ? { turn, question, sources: numbered(SHOWN), said: NOT_FOUND } : null;
-  if (isSmall(source, model)) {
+  const small = isSmall(source, model);
+  // A model is given a notice whatever of it is asked: "Sum it up." shares no word with it.
+  if (!answered && (notice === null || small))
+    return retrieve === "on" || notice !== null
+      ? { turn, question, sources: numbered(SHOWN), said: notice === null ? NOT_FOUND : NOT_IN_NOTICE }
+      : null;
+  if (small) {
     const spans = quoted(index, query, { passage: numbers[0], score: 0 });
     const quote = spans.map((span) => passages[0].text.slice(...span)).join(" ");
     return { turn, question, sources: numbered(SHOWN), said: `${quote} [1]` };
@@ -113,7 +121,7 @@ export const citationOf = ({ n, passage }: Grounding["sources"][number]): Citati
 
 /** The sentences of an answer that cite nothing and share too little with any source. */
 export function unsupportedBy(sources: Grounding["sources"], text: string): string[] {
-  if (sources.length === 0 || text.startsWith(NOT_FOUND)) return [];
+  if (sources.length === 0 || text === NOT_FOUND || text === NOT_IN_NOTICE) return [];
   const held = sources.map(({ n, passage }, i): Source => ({ n, passage: i, ...passage, page: undefined }));
   return checkAnswer(text, held).unsupported.map((span) => text.slice(...span).trim());
 }

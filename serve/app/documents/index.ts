@@ -1,9 +1,10 @@
 import { randomUUID } from "node:crypto";
+import { Readable } from "node:stream";
 import { type Blobs, type OpenStore, openBlobs } from "../../store/index.ts";
 import { openQueue, work } from "../../store/queue.ts";
 import type { Encode } from "../retrieval/index.ts";
 import { Library, type Shelves } from "./library.ts";
-import { ingest } from "./reader.ts";
+import { ingest, readText } from "./reader.ts";
 import { Searches } from "./search.ts";
 
 export type { Library } from "./library.ts";
@@ -27,13 +28,21 @@ export class Documents {
     this.searches = new Searches(store, encoder);
   }
 
-  /** One user's documents. @throws KilnError where blobs or the queue cannot be opened; the next call tries again. */
-  async of(userId: string): Promise<Library> {
+  /** One user's documents, or those of a notice of theirs. @throws KilnError where blobs or the queue cannot be opened; the next call tries again. */
+  async of(userId: string, noticeId: string | null = null): Promise<Library> {
     this.#shelves ??= this.#open().catch((error) => {
       this.#shelves = null;
       throw error;
     });
-    return new Library(await this.#shelves, userId);
+    return new Library(await this.#shelves, userId, noticeId);
+  }
+
+  /** Keeps a text as a document of a notice, which is found from now on. @returns its id. */
+  async addText(userId: string, noticeId: string, name: string, text: string): Promise<string> {
+    const library = await this.of(userId, noticeId);
+    const { document } = await library.add(name, Readable.from([Buffer.from(text)]), true);
+    await readText(this.#store, document, userId, text);
+    return document.id;
   }
 
   /** Goes on with what an earlier run left unread. */

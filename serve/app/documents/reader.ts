@@ -3,7 +3,9 @@ import { type Blobs, newId, type Store, type Value } from "../../store/index.ts"
 import type { Handler } from "../../store/queue.ts";
 import { readContained } from "../ingest/contained_read.ts";
 import { Unreadable } from "../ingest/extracted.ts";
+import { markdown } from "../ingest/prose.ts";
 import { type Chunk, chunksOf } from "../retrieval/index.ts";
+import type { Document } from "./document.ts";
 import { changed } from "./library.ts";
 
 /** Rows in one statement. */
@@ -13,8 +15,8 @@ const BATCH = 50;
 export function ingest(store: Store, blobs: Blobs): Handler {
   return async ({ payload, user_id: userId }, { signal, report }) => {
     const { document_id: id } = payload as { document_id: string };
-    const [document] = await store.all<{ name: string; blob_key: string }>(
-      "SELECT name, blob_key FROM document WHERE id = ? AND user_id = ?",
+    const [document] = await store.all<{ name: string; blob_key: string; notice_id: string | null }>(
+      "SELECT name, blob_key, notice_id FROM document WHERE id = ? AND user_id = ?",
       [id, userId],
     );
     // Deleted meanwhile.
@@ -31,7 +33,7 @@ export function ingest(store: Store, blobs: Blobs): Handler {
         ...[read.kind, read.title ?? null, read.pages ?? null, chunks.length],
         ...[JSON.stringify(read.notes), JSON.stringify(read.facts ?? {})],
       ]);
-      const kept = await keep(store, id, userId!, chunks);
+      const kept = await keep(store, { id, notice: document.notice_id }, userId!, chunks);
       return { chunks: kept };
     } catch (error) {
       if (!(error instanceof Unreadable)) throw error;
@@ -41,8 +43,25 @@ export function ingest(store: Store, blobs: Blobs): Handler {
   };
 }
 
+/** Reads a text of ours, for which there is no need of another process. */
+export async function readText(
+  store: Store,
+  { id, notice_id: notice }: Document,
+  userId: string,
+  text: string,
+): Promise<void> {
+  const chunks = chunksOf(markdown(text));
+  await store.run("UPDATE document SET kind = 'markdown', chunks_made = ? WHERE id = ?", [chunks.length, id]);
+  await keep(store, { id, notice }, userId, chunks);
+}
+
 /** Replaces a document's passages; it is ready if as many are there as were made. */
-async function keep(store: Store, id: string, userId: string, chunks: readonly Chunk[]): Promise<number> {
+async function keep(
+  store: Store,
+  { id, notice }: { id: string; notice: string | null },
+  userId: string,
+  chunks: readonly Chunk[],
+): Promise<number> {
   return store.transaction(async (tx) => {
     await tx.run("DELETE FROM chunk WHERE document_id = ?", [id]);
     for (let from = 0; from < chunks.length; from += BATCH) {
@@ -64,7 +83,7 @@ async function keep(store: Store, id: string, userId: string, chunks: readonly C
       kept,
       id,
     ]);
-    await changed(tx, userId);
+    await changed(tx, userId, notice);
     return kept;
   });
 }

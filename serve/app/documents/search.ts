@@ -56,23 +56,31 @@ export class Searches {
     this.#encoder = encoder;
   }
 
-  /** What one user's documents say of a question. `version` is their index's newest, where it is known. */
+  /**
+   * What one user's documents and all notices say of a question, or `notice` alone, whose other passages follow then. `version` is
+   * the index's newest, where it is known.
+   */
   async search(
     userId: string,
     query: string,
     most: number,
     version?: number,
+    notice: string | null = null,
   ): Promise<Found & Pick<Held, "index"> & { readonly numbers: readonly number[]; vector?: Float32Array }> {
-    const held = await this.#indexOf(userId, version ?? (await this.#versionOf(userId)));
+    const held = await this.#indexOf(userId, notice, version ?? (await this.#versionOf(userId)));
     const { index, rows } = held;
     const vector = await index.vectorOf(query, held.ranker).catch(withoutEncoder);
     // Without a vector the words alone are searched, and the answer says so.
     const ranker = held.ranker === "encoder" && vector === undefined ? "rm3" : held.ranker;
     const found = index.search(query, most, ranker, vector);
+    const answered = index.answers(query, found);
+    if (notice !== null)
+      for (let passage = 0; passage < rows.length && found.length < most; passage++)
+        if (!found.some((one) => one.passage === passage)) found.push({ passage, score: 0 });
     return {
       ...(vector && { vector }),
       passages: found.map(({ passage, score }) => ({ ...rows[passage], score })),
-      answered: index.answers(query, found),
+      answered,
       ranker,
       index,
       numbers: found.map(({ passage }) => passage),
@@ -91,36 +99,41 @@ export class Searches {
   }
 
   async #versionOf(userId: string): Promise<number> {
-    const [state] = await this.#store.all<{ version: number }>(
-      "SELECT version FROM index_state WHERE user_id = ?",
-      [userId],
-    );
-    return state?.version ?? 0;
+    const [state] = await this.#store.all<{ version: number }>(`SELECT ${versionFor("?")} AS version`, [
+      userId,
+    ]);
+    return state!.version;
   }
 
-  async #indexOf(userId: string, version: number): Promise<Held> {
-    const held = this.#held.get(userId);
-    this.#held.delete(userId);
+  async #indexOf(userId: string, notice: string | null, version: number): Promise<Held> {
+    const name = notice === null ? userId : `notice ${notice} ${userId}`;
+    const held = this.#held.get(name);
+    this.#held.delete(name);
     const same = held?.version === version && held.encode === this.#encoder();
-    const now = same ? held : await this.#built(userId, version);
-    this.#held.set(userId, now);
+    const now = same ? held : await this.#built(name, userId, notice, version);
+    this.#held.set(name, now);
     this.#makeRoom();
     return now;
   }
 
   /** Who asks while an index is made waits for that one. */
-  #built(userId: string, version: number): Promise<Held> {
-    const name = `${version} ${userId}`;
+  #built(of: string, userId: string, notice: string | null, version: number): Promise<Held> {
+    const name = `${version} ${of}`;
     const building =
-      this.#building.get(name) ?? this.#build(userId, version).finally(() => this.#building.delete(name));
+      this.#building.get(name) ??
+      this.#build(userId, notice, version).finally(() => this.#building.delete(name));
     this.#building.set(name, building);
     return building;
   }
 
-  async #build(userId: string, version: number): Promise<Held> {
+  async #build(userId: string, notice: string | null, version: number): Promise<Held> {
+    const searched =
+      notice === null
+        ? "SELECT id FROM document WHERE user_id = ? UNION SELECT id FROM document WHERE notice_id IS NOT NULL"
+        : "SELECT id FROM document WHERE notice_id = ?";
     const rows = await this.#store.all<Passage & { name: string }>(
-      "SELECT c.id, c.document_id, c.ordinal, c.text, c.page, c.heading, c.start_char, c.end_char, d.name FROM chunk c JOIN document d ON d.id = c.document_id WHERE c.user_id = ? AND d.state = 'ready' ORDER BY d.created_at, d.id, c.ordinal",
-      [userId],
+      `SELECT c.id, c.document_id, c.ordinal, c.text, c.page, c.heading, c.start_char, c.end_char, d.name FROM chunk c JOIN document d ON d.id = c.document_id WHERE d.id IN (${searched}) AND d.state = 'ready' ORDER BY d.created_at, d.id, c.ordinal`,
+      [notice ?? userId],
     );
     const passages = rows.map(({ document_id, text, heading, name }) => ({
       ...{ document: document_id, text },
@@ -136,10 +149,10 @@ export class Searches {
             withoutEncoder(error);
             return tested(null);
           });
-    if (test)
+    if (test && notice === null)
       await this.#store.run(
-        "UPDATE index_state SET ranker = ?, selftest = ?, built_at = ? WHERE user_id = ? AND version = ?",
-        [...[test.chosen, JSON.stringify(test), Date.now()], ...[userId, version]],
+        "UPDATE index_state SET ranker = ?, selftest = ?, built_at = ? WHERE user_id = ?",
+        [test.chosen, JSON.stringify(test), Date.now(), userId],
       );
     const ranker = test?.chosen ?? "rm3";
     const own = ranker === "encoder" ? VECTOR_BYTES : 0;
@@ -162,3 +175,7 @@ export class Searches {
 function withoutEncoder(error: unknown): undefined {
   logError(`the encoder made no vectors (${error}): documents are searched by their words`);
 }
+
+/** In SQL, the version of a user's index: it rises with each change of their passages and of those that all share. */
+export const versionFor = (userId: string): string =>
+  `COALESCE((SELECT version FROM index_state WHERE user_id = ${userId}), 0) + COALESCE((SELECT version FROM shared_index WHERE id = 'notices'), 0)`;

@@ -1,14 +1,15 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { TokensResult } from "../../app/protocol.ts";
+import type { Notice, TokensResult } from "../../app/protocol.ts";
 import { t } from "../messages.en.ts";
 import { number } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { send, stop, streaming, thread } from "../state/chat.ts";
+import { current } from "../state/history.ts";
 import { linkState } from "../state/link.ts";
 import { draftOf, keepDraft, newSystem } from "../state/local.ts";
 import { modelInfo, modelName } from "../state/models.ts";
-import { place } from "../state/route.ts";
-import { Form, IconButton } from "./parts.tsx";
+import { go, place } from "../state/route.ts";
+import { Form, Icon, IconButton } from "./parts.tsx";
 import { editing } from "./shell.ts";
 
 /** Where a message is written. Its text is kept until the server has accepted it. */
@@ -28,6 +29,7 @@ export function Composer() {
   };
   return (
     <Form class="composer" submit={submit}>
+      <About />
       <div class="box">
         <textarea
           id="composer"
@@ -67,6 +69,32 @@ export function Composer() {
         </div>
       </div>
     </Form>
+  );
+}
+
+/** The notice that the conversation is about, if it is. */
+function About() {
+  const { id, about } = place.value;
+  const notice = id === null ? about : (current.value?.notice_id ?? null);
+  const [text, setText] = useState("");
+  useEffect(() => {
+    if (notice === null) return;
+    let over = false;
+    setText("");
+    api<Notice>("GET", `/api/notices/${encodeURIComponent(notice)}`).then(
+      ({ title }) => !over && setText(t.chat.about(title)),
+      () => !over && setText(t.chat.aboutGone),
+    );
+    return () => {
+      over = true;
+    };
+  }, [notice]);
+  if (notice === null) return null;
+  return (
+    <p class="about note">
+      <Icon name="notices" /> <span class="clip">{text}</span>
+      {id === null && <IconButton icon="close" label={t.chat.aboutEnd} onClick={() => go("chat")} />}
+    </p>
   );
 }
 

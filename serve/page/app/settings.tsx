@@ -172,6 +172,9 @@ function OwnData() {
         <a class="button" download href="/api/me/data?format=jsonl">
           {t.settings.exportAll}
         </a>
+        <a class="button" download href="/api/me/notices">
+          {t.settings.exportNotices}
+        </a>
         <button type="button" onClick={() => picker.current?.click()}>
           {t.settings.import}
         </button>

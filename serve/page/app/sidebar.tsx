@@ -63,6 +63,11 @@ export function Sidebar() {
             </li>
           ))}
           <li>
+            <a href="/notices">
+              <Icon name="notices" /> {t.screens.notices}
+            </a>
+          </li>
+          <li>
             <button type="button" onClick={() => (theme.value = next)}>
               <Icon name={theme.value} /> {t.theme.is(t.theme.names[theme.value])}
             </button>

@@ -49,15 +49,6 @@ export async function request(method: string, path: string, body?: unknown): Pro
   );
 }
 
-/** A UUID of version 4; `crypto.randomUUID` exists on secure origins only. */
-export function uuid(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 0x0f) | 0x40;
-  bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
-}
-
 /** The SHA-256 of a text in hexadecimal, or null where the browser has none (an origin that is not secure). */
 export async function sha256(text: string): Promise<string | null> {
   const digest = await crypto.subtle?.digest("SHA-256", new TextEncoder().encode(text));

@@ -13,7 +13,7 @@ import type {
   MessageList,
   ServerEvent,
 } from "../../app/protocol.ts";
-import { api, sha256, uuid } from "./api.ts";
+import { api, sha256 } from "./api.ts";
 import {
   attempt,
   begun,
@@ -30,6 +30,7 @@ import { Link, storeLost } from "./link.ts";
 import { chosenModel, keepDraft, newConsent, newSystem, params, retrieve } from "./local.ts";
 import { modelName, setModels } from "./models.ts";
 import { go, place } from "./route.ts";
+import { uuid } from "./uuid.ts";
 
 /** A message as it is shown: `notice` is what was last said of how the answer comes about, `request` what was not accepted yet. */
 export interface Shown extends Message {
@@ -356,7 +357,11 @@ export function send(text: string, parent: string | null = thread.peek().at(-1)?
   const request: ChatSend = {
     ...{ type: "chat.send", request_id: uuid(), conversation_id: id, parent_id: parent, text, model },
     ...{ params: params.value, retrieve: retrieve.value },
-    ...(id === null && { system: newSystem.value || null, consent: newConsent.value }),
+    ...(id === null && {
+      system: newSystem.value || null,
+      consent: newConsent.value,
+      notice_id: place.value.about,
+    }),
   };
   const user = signal({ ...shown(blank("user", id ?? "", parent)), content: text, request });
   const answer = signal({ ...shown(blank("assistant", id ?? "", null)), model, request });

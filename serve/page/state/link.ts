@@ -8,8 +8,9 @@ import type {
   User,
   Welcome,
 } from "../../app/protocol.ts";
-import { ApiError, api, needsLogin, request, uuid } from "./api.ts";
+import { ApiError, api, needsLogin, request } from "./api.ts";
 import { events } from "./sse.ts";
+import { uuid } from "./uuid.ts";
 
 const protocol: ProtocolName = "kiln.chat.v1";
 const delays = [500, 1000, 2000, 4000, 8000];

@@ -47,9 +47,10 @@ export const draftOf = (conversation: string | null): string => read(`draft.${co
 export const keepDraft = (conversation: string | null, text: string): void =>
   write(`draft.${conversation ?? "new"}`, text);
 
-/** Forgets all of it, as after "delete my data". */
+/** Forgets all of it, and notices that were not posted yet, as after "delete my data". */
 export function forget(): void {
   try {
+    indexedDB.deleteDatabase("kiln-notices-outbox");
     for (const key of Object.keys(localStorage)) if (key.startsWith("kiln.")) localStorage.removeItem(key);
   } catch {}
 }

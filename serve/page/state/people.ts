@@ -5,9 +5,10 @@ import { api } from "./api.ts";
 /** Who uses the page; null: not known yet. */
 export const user = signal<User | null>(null);
 
-/** Removes what the service worker keeps of a person's conversations. */
+/** Removes what the service worker keeps of a person's conversations, and the notice board of it. */
 export async function forgetCaches(): Promise<void> {
   await globalThis.caches?.delete("kiln-data");
+  globalThis.indexedDB?.deleteDatabase("kiln-notices-kept");
 }
 
 export async function login(token: string): Promise<void> {

@@ -17,9 +17,11 @@ export interface Place {
   screen: Screen;
   /** Of the conversation; null: a new one. */
   id: string | null;
+  /** Of a new conversation: the notice that it will be about. */
+  about: string | null;
 }
 
-/** Where the page is: `#/models`, or `#/chat/ID`. The path stays `/`, so that every place opens without the server too. */
+/** Where the page is: `#/models`, `#/chat/ID`, or `#/about/NOTICE`. The path stays `/`, so that every place opens without the server too. */
 export const place = signal(parse(location.hash));
 addEventListener("hashchange", () => {
   place.value = parse(location.hash);
@@ -28,7 +30,8 @@ addEventListener("hashchange", () => {
 function parse(hash: string): Place {
   const [, name, id] = hash.split("/");
   const screen = screens.find((known) => known === name) ?? "chat";
-  return { screen, id: screen === "chat" && id ? decodeURIComponent(id) : null };
+  const named = id ? decodeURIComponent(id) : null;
+  return { screen, id: name === "chat" ? named : null, about: name === "about" ? named : null };
 }
 
 export const pathOf = (screen: Screen, id?: string | null): string =>
@@ -38,7 +41,7 @@ export const pathOf = (screen: Screen, id?: string | null): string =>
 export function go(screen: Screen, id: string | null = null, replace = false): void {
   if (replace) history.replaceState(null, "", pathOf(screen, id));
   else history.pushState(null, "", pathOf(screen, id));
-  place.value = { screen, id };
+  place.value = { screen, id, about: null };
 }
 addEventListener("popstate", () => {
   place.value = parse(location.hash);

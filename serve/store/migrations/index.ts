@@ -7,6 +7,7 @@ import { branches } from "./006_branches.ts";
 import { comparisons } from "./007_comparisons.ts";
 import { documents } from "./008_documents.ts";
 import { serverRuns } from "./009_server_runs.ts";
+import { noticePosts } from "./010_notice_posts.ts";
 import type { Migration } from "./migration.ts";
 
 /** Every step of the schema, in order. A new one goes to the end. */
@@ -20,4 +21,5 @@ export const migrations: readonly Migration[] = [
   comparisons,
   documents,
   serverRuns,
+  noticePosts,
 ];

@@ -52,13 +52,14 @@ export const chatByQuery: Route = appRoute({
       params: params.optional(),
       system: text.nullish(),
       consent: z.boolean().optional(),
+      notice_id: id.nullish(),
     }),
   handle: async (call) => {
     const { body, application, userId } = call;
     const { query, conversation_id = null, parent_id, request_id, stream, system = null } = body;
     const accepted = await application.conversing.send(userId, {
       ...{ text: query, conversation_id, request_id: request_id ?? null },
-      ...{ system, consent: body.consent ?? false },
+      ...{ system, consent: body.consent ?? false, notice_id: body.notice_id ?? null },
       ...(parent_id === undefined ? {} : { parent_id }),
       ...(body.retrieve === undefined ? {} : { retrieve: body.retrieve }),
       ...(body.model === undefined ? {} : { model: body.model }),

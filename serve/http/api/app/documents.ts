@@ -7,10 +7,12 @@ import type { Route } from "../../route.ts";
 import { readUpload } from "../../uploads.ts";
 import { noContent, text } from "./answers.ts";
 import { appRoute, limitOf, wholeOf } from "./app_route.ts";
+import { boardOf } from "./notices.ts";
 
 const metadata = z.strictObject({
   user_id: z.string().min(1).max(100).optional(),
   data_type: z.enum(["auto", "text", "csv", "image", "audio"]).optional(),
+  notice_id: z.string().min(1).max(100).optional(),
 });
 
 /** What the field `metadata` of an upload says. @throws AppError 422. */
@@ -19,7 +21,8 @@ function metadataOf(given: string | undefined): z.infer<typeof metadata> {
   try {
     return metadata.parse(JSON.parse(given));
   } catch {
-    const form = '{"user_id": "…", "data_type": "auto"}, data_type being auto, text, csv, image or audio';
+    const form =
+      '{"user_id": "…", "data_type": "auto"}, data_type being auto, text, csv, image or audio, and notice_id one of yours';
     throw new AppError(422, "invalid_metadata", `metadata: must be JSON such as ${form}`, "metadata");
   }
 }
@@ -28,7 +31,7 @@ const upload = appRoute({
   method: "POST",
   path: "/api/upload",
   summary:
-    "Documents to be read: a form with `file` (repeatable) and `metadata`, JSON with user_id and data_type",
+    "Documents to be read: a form with `file` (repeatable) and `metadata`, JSON with user_id, data_type and notice_id",
   files: true,
   bodyBytes: () => 4 * documentLimits.fileBytes,
   handle: ({ application, principal, reply }) =>
@@ -40,8 +43,12 @@ const upload = appRoute({
           "file: is missing: send files as parts named file of a form",
           "file",
         );
-      const { user_id } = metadataOf(fields.get("metadata"));
-      const library = await application.documents.of(await application.auth.userFor(principal, user_id));
+      const { user_id, notice_id } = metadataOf(fields.get("metadata"));
+      const userId = await application.auth.userFor(principal, user_id);
+      const library =
+        notice_id === undefined
+          ? await application.documents.of(userId)
+          : await boardOf({ application, principal, userId }).attachments(notice_id, files.length);
       const added = [];
       for (const { name, path } of files) added.push(await library.add(name, createReadStream(path)));
       reply.code(added.some(({ isNew }) => isNew) ? 202 : 200);

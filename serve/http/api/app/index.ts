@@ -5,6 +5,7 @@ import { conversationRoutes } from "./conversations.ts";
 import { dataRoutes } from "./data.ts";
 import { documentRoutes } from "./documents.ts";
 import { jobRoutes } from "./jobs.ts";
+import { noticeRoutes } from "./notices.ts";
 import { pageRoutes } from "./page.ts";
 import { registryRoutes } from "./registry.ts";
 import { reportRoutes } from "./reports.ts";
@@ -15,5 +16,5 @@ export const appRoutes: readonly Route[] = [
   ...[...pageRoutes, ...accountRoutes, ...userRoutes],
   ...[...conversationRoutes, ...answerRoutes],
   ...[...reportRoutes, ...documentRoutes, ...jobRoutes],
-  ...[...dataRoutes, ...registryRoutes],
+  ...[...dataRoutes, ...registryRoutes, ...noticeRoutes],
 ];

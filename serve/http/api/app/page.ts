@@ -46,6 +46,9 @@ export const pageRoutes: readonly Route[] = [
   pageRoute("/", "The page"),
   pageRoute("/sw.js", "The page's service worker"),
   pageRoute("/manifest.webmanifest", "The page as an application to install"),
+  pageRoute("/notices", "The notice board"),
+  pageRoute("/notices-sw.js", "The notice board's service worker"),
+  pageRoute("/notices.webmanifest", "The notice board as an application to install"),
   pageRoute("/assets/*", "The page's scripts and styles"),
   {
     ...{ method: "GET", path: "/playground", summary: "The way to the playground", open: true },

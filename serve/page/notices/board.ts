@@ -1,0 +1,145 @@
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
+import type { Me, Notice } from "../../app/protocol.ts";
+import { type NoticeClient, NoticeError } from "./client.ts";
+import { newId, onReturn, openClient, openShelf, signIn } from "./device.ts";
+import { Outbox, type Waiting } from "./outbox.ts";
+
+/** How often the board is read again while it is looked at. */
+const LOOK_MS = 20_000;
+const PAGE = 50;
+
+/** The board as it was read last. */
+interface Kept {
+  readonly me: Me;
+  readonly notices: readonly Notice[];
+  /** Whether there are earlier ones. */
+  readonly more: boolean;
+}
+
+export interface Board {
+  /** null: not read yet, and `isOnline` says whether it can be. */
+  readonly kept: Kept | null;
+  readonly waiting: readonly Waiting[];
+  readonly isOnline: boolean;
+  readonly needsLogin: boolean;
+  /** What the server refused. */
+  readonly said: string | null;
+}
+
+/** What a person wrote, to be posted. */
+export type Draft = Pick<Waiting, "title" | "body" | "pinned" | "files">;
+
+const empty: Board = { kept: null, waiting: [], isOnline: true, needsLogin: false, said: null };
+const shelf = openShelf<Kept>("kept");
+const outbox = new Outbox(openShelf<Waiting>("outbox"));
+
+/** Reads as many notices as are shown. */
+async function read(client: NoticeClient, wanted: number): Promise<Kept> {
+  const me = await client.me();
+  let { notices, next } = await client.list();
+  while (next !== null && notices.length < wanted) {
+    const page = await client.list(next);
+    notices = [...notices, ...page.notices];
+    next = page.next;
+  }
+  return { me, notices, more: next !== null };
+}
+
+/** Work that is done once more where it is asked for meanwhile, and never twice at a time. */
+function oneAtATime(work: () => Promise<void>): () => Promise<void> {
+  let running: Promise<void> | null = null;
+  let again = false;
+  return () => {
+    again = true;
+    running ??= (async () => {
+      while (again) {
+        again = false;
+        await work();
+      }
+    })().finally(() => {
+      running = null;
+    });
+    return running;
+  };
+}
+
+/** The board, what waits to be posted to it, and what a person does there. */
+export function useBoard() {
+  const [board, setBoard] = useState<Board>(empty);
+  const wanted = useRef(PAGE);
+  const set = useCallback((part: Partial<Board>) => setBoard((before) => ({ ...before, ...part })), []);
+  const refresh = useMemo(
+    () =>
+      oneAtATime(async () => {
+        const client = await openClient();
+        try {
+          let kept = await read(client, wanted.current);
+          set({ kept, isOnline: true, needsLogin: false });
+          const waits = await outbox.of(kept.me.id);
+          if (waits.some(({ refused }) => refused === null)) {
+            set({ isOnline: await outbox.send(client, kept.me.id) });
+            kept = await read(client, wanted.current);
+          }
+          await shelf.put("board", kept);
+          set({ kept, waiting: await outbox.of(kept.me.id) });
+        } catch (error) {
+          if (!(error instanceof NoticeError)) throw error;
+          if (error.status === 401) {
+            await shelf.remove("board");
+            set({ ...empty, needsLogin: true });
+          } else set({ isOnline: false });
+        }
+      }),
+    [set],
+  );
+  useEffect(() => {
+    void begin(set).then(refresh);
+    const timer = setInterval(() => void refresh(), LOOK_MS);
+    const ended = onReturn(() => void refresh());
+    return () => {
+      clearInterval(timer);
+      ended();
+    };
+  }, [refresh, set]);
+  /** Does something that the server must be there for, and says why it could not be done. */
+  const attempt = async (work: (client: NoticeClient) => Promise<unknown>) => {
+    set({ said: null });
+    await openClient()
+      .then(work)
+      .catch((error: Error) => set({ said: error.message }));
+    await refresh();
+  };
+  const author = board.kept?.me.id;
+  return {
+    board,
+    refresh,
+    attempt,
+    more: () => {
+      wanted.current += PAGE;
+      return refresh();
+    },
+    post: async (draft: Draft) => {
+      const notice = {
+        ...draft,
+        request_id: newId(),
+        author: author!,
+        written_at: Date.now(),
+        refused: null,
+      };
+      await outbox.add(notice);
+      set({ waiting: await outbox.of(author!) });
+      await refresh();
+    },
+    discard: async (requestId: string) => {
+      await outbox.discard(requestId);
+      set({ waiting: await outbox.of(author!) });
+    },
+    signIn: (token: string) => attempt(() => signIn(token)),
+  };
+}
+
+/** Shows what this device has, before the server is asked. */
+async function begin(set: (part: Partial<Board>) => void): Promise<void> {
+  const [kept] = await shelf.all();
+  if (kept !== undefined) set({ kept, waiting: await outbox.of(kept.me.id) });
+}
