@@ -28,6 +28,7 @@ export {
   type TextModel,
   type TextModelOptions,
 } from "./models.ts";
+export { NoticeClient, type NoticeClientOptions, NoticeError } from "./page/notices/client.ts";
 export { pipeline } from "./pipeline.ts";
 export { createServer, type Server, type ServerOptions } from "./server.ts";
 export type { SamplingParams } from "./text/request.ts";

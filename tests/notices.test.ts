@@ -11,7 +11,7 @@ const tokens: Record<string, string> = {};
 const as = (name: string) => new NoticeClient({ url: server.url, token: tokens[name]! });
 const refused = (status: number) => expect.objectContaining({ name: "NoticeError", status });
 beforeAll(async () => {
-  server = await chatServer("notices", "multi", { maxModelLen: 2048, blockCount: 512 });
+  server = await chatServer("notices", "multi", { maxModelLen: 2048, blockCount: 1024 });
   const { users } = await server.host.open();
   for (const name of ["eve", "cy", "dee"]) {
     const { id } = await users.add(name, name === "eve" ? "admin" : "member");

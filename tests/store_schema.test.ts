@@ -174,5 +174,6 @@ test("migrations that were released are as they were", () => {
     server_runs: "49d61f9c7e8f",
     notices: "a70ad948ee5b",
     documents: "3ebda79b2cbb",
+    notice_posts: "c6223ad06311",
   });
 });

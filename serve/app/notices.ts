@@ -108,10 +108,13 @@ export class Notices {
       name,
       typeof value === "string" ? clean(value) : value,
     ]);
-    await this.#store.run(
-      `UPDATE notice SET updated_at = ?${set.map(([name]) => `, ${name} = ?`).join("")} WHERE id = ?`,
-      [Date.now(), ...set.map(([, value]) => value), id],
-    );
+    const isText = patch.title !== undefined || patch.body !== undefined;
+    // What is pinned is not edited.
+    set.push(["updated_at", isText ? Date.now() : before.updated_at]);
+    await this.#store.run(`UPDATE notice SET ${set.map(([name]) => `${name} = ?`).join(", ")} WHERE id = ?`, [
+      ...set.map(([, value]) => value),
+      id,
+    ]);
     const row = await this.#row(id);
     if (row.title !== before.title || row.body !== before.body) await this.#keepText(row);
     return this.get(id);

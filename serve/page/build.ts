@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { type BuildOptions, build, type Metafile } from "esbuild";
 
+const require = createRequire(import.meta.url);
 const here = fileURLToPath(new URL(".", import.meta.url));
 
 const manifest = {
@@ -52,7 +54,7 @@ export async function buildPage(folder: string): Promise<Metafile["outputs"]> {
       },
       // React Native's components as a browser has them.
       options: {
-        alias: { "react-native": "react-native-web" },
+        alias: { "react-native": path.dirname(require.resolve("react-native-web/package.json")) },
         define: { "process.env.NODE_ENV": '"production"' },
       },
     }),

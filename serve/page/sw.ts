@@ -57,9 +57,9 @@ async function page(request: Request): Promise<Response> {
   return fetch(request).catch(async () => (await caches.match(PAGE)) ?? Response.error());
 }
 
-/** An asset's name changes with its content. */
+/** An asset's name changes with its content, and it is the same for all who ask: a script of a page names an origin, this did not. */
 async function asset(request: Request): Promise<Response> {
-  return (await caches.match(request)) ?? fetch(request);
+  return (await caches.match(request, { ignoreVary: true })) ?? fetch(request);
 }
 
 /** What the server says now, or said last. */

@@ -21,42 +21,71 @@ beforeAll(async () => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe("the built page", () => {
-  it("weighs at most 60 kB of script and 12 kB of style, compressed, before anything is asked for", () => {
-    const main = Object.keys(outputs).find((name) => /^main-.*\.js$/.test(name))!;
-    const first = new Set([main]);
+  /** What the browser fetches before anything is asked for. */
+  const firstOf = (entry: RegExp) => {
+    const first = new Set([Object.keys(outputs).find((name) => entry.test(name))!]);
     // A set may grow while it is walked: static imports of static imports.
     for (const name of first)
       for (const { path: file, kind } of outputs[name].imports)
         if (kind === "import-statement") first.add(file);
-    const weigh = (names: Iterable<string>) =>
-      [...names].reduce(
-        (sum, name) => sum + gzipSync(readFileSync(path.join(folder, "assets", name))).length,
-        0,
-      );
-    const script = weigh(first);
-    const style = weigh(Object.keys(outputs).filter((name) => name.endsWith(".css")));
+    return first;
+  };
+  const weigh = (names: Iterable<string>) =>
+    [...names].reduce(
+      (sum, name) => sum + gzipSync(readFileSync(path.join(folder, "assets", name))).length,
+      0,
+    );
+
+  it("weighs at most 60 kB of script and 12 kB of style, compressed, before anything is asked for", () => {
+    const script = weigh(firstOf(/^main-.*\.js$/));
+    const style = weigh(Object.keys(outputs).filter((name) => /^style-.*\.css$/.test(name)));
     console.info(`first load: ${script} bytes of script, ${style} of style`);
     expect(script).toBeLessThan(60_000);
     expect(style).toBeLessThan(12_000);
   });
 
+  it("has React on the notice board alone, which weighs at most 150 kB with it", () => {
+    const hasReact = (name: string) =>
+      Object.keys(outputs[name].inputs).some((file) => /node_modules\/react(-dom|-native-web)?\//.test(file));
+    const board = firstOf(/^notices-.*\.js$/);
+    const script = weigh(board);
+    console.info(`notice board: ${script} bytes of script`);
+    expect(script).toBeLessThan(150_000);
+    expect([...board].some(hasReact)).toBe(true);
+    const others = Object.keys(outputs).filter((name) => !board.has(name));
+    expect(others.filter(hasReact)).toEqual([]);
+    expect(others.length).toBeGreaterThan(8);
+    // Nor is anything of the chat's on the board, of which the page's worker keeps nothing.
+    expect(readFileSync(path.join(folder, "sw.js"), "utf8")).not.toContain([...board][0]);
+  });
+
   it("is served with names that change, a strict policy, and no script inside the HTML", async () => {
     const files = await readPage(folder);
-    const html = files.get("/")!;
-    const names = [...html.body.toString().matchAll(/(?:src|href)="(\/[^"]+)"/g)].map(([, name]) => name);
-    expect(names.length).toBeGreaterThan(3);
-    for (const name of names) expect(files.has(name), name).toBe(true);
-    expect(html.body.toString()).not.toMatch(/<script(?![^>]*src=)|\son\w+=|\sstyle=/);
-    expect(html.headers["cache-control"]).toBe("no-cache");
+    const pages = { "/": "/sw.js", "/notices": "/notices-sw.js" };
+    for (const [place, worker] of Object.entries(pages)) {
+      const html = files.get(place)!;
+      const names = [...html.body.toString().matchAll(/(?:src|href)="(\/[^"]+)"/g)].map(([, name]) => name);
+      expect(names.length).toBeGreaterThan(3);
+      for (const name of names) {
+        expect(files.has(name), name).toBe(true);
+        expect(files.get(worker)!.body.toString(), name).toContain(name);
+      }
+      expect(html.body.toString()).not.toMatch(/<script(?![^>]*src=)|\son\w+=|\sstyle=/);
+      expect(html.headers["cache-control"]).toBe("no-cache");
+    }
     for (const [name, { headers }] of files) {
       expect(headers["content-security-policy"]).toMatch(/^default-src 'self';/);
       expect(headers["content-security-policy"]).not.toContain("unsafe");
       const immutable = headers["cache-control"].includes("immutable");
       expect(immutable, name).toBe(/^\/assets\/.*-[A-Z0-9]{8}\.(js|css)$/.test(name));
     }
-    const worker = files.get("/sw.js")!.body.toString();
+    const workers = Object.values(pages).map((name) => files.get(name)!.body.toString());
     for (const name of files.keys())
-      if (name !== "/sw.js" && name !== "/") expect(worker, name).toContain(name);
+      if (!(name in pages) && !Object.values(pages).includes(name))
+        expect(
+          workers.some((text) => text.includes(name)),
+          name,
+        ).toBe(true);
   });
 
   it("is built from source once, and again when a source is newer", async () => {

@@ -34,8 +34,7 @@ const shelf = openShelf<Kept>("kept");
 const outbox = new Outbox(openShelf<Waiting>("outbox"));
 
 /** Reads as many notices as are shown. */
-async function read(client: NoticeClient, wanted: number): Promise<Kept> {
-  const me = await client.me();
+async function read(client: NoticeClient, me: Me, wanted: number): Promise<Kept> {
   let { notices, next } = await client.list();
   while (next !== null && notices.length < wanted) {
     const page = await client.list(next);
@@ -73,15 +72,13 @@ export function useBoard() {
       oneAtATime(async () => {
         const client = await openClient();
         try {
-          let kept = await read(client, wanted.current);
-          set({ kept, isOnline: true, needsLogin: false });
-          const waits = await outbox.of(kept.me.id);
-          if (waits.some(({ refused }) => refused === null)) {
-            set({ isOnline: await outbox.send(client, kept.me.id) });
-            kept = await read(client, wanted.current);
-          }
+          const me = await client.me();
+          // Sent before it is read, so that nothing is shown both as posted and as waiting.
+          const isOnline = await outbox.send(client, me.id);
+          if (!isOnline) return set({ isOnline });
+          const kept = await read(client, me, wanted.current);
+          set({ kept, isOnline, needsLogin: false, waiting: await outbox.of(me.id) });
           await shelf.put("board", kept);
-          set({ kept, waiting: await outbox.of(kept.me.id) });
         } catch (error) {
           if (!(error instanceof NoticeError)) throw error;
           if (error.status === 401) {

@@ -56,9 +56,10 @@ export function Compose(props: {
       <View style={styles.row}>
         <Check text={t.pinIt} on={draft.pinned} set={(pinned) => set({ pinned })} />
         <Button text={t.attach} press={() => void add()} />
-        <View style={styles.grow} />
-        <Button text={t.cancel} press={props.cancel} />
-        <Button text={before ? t.save : t.post} look="primary" disabled={!isReady} press={submit} />
+        <View style={[styles.row, styles.end]}>
+          <Button text={t.cancel} press={props.cancel} />
+          <Button text={before ? t.save : t.post} look="primary" disabled={!isReady} press={submit} />
+        </View>
       </View>
     </View>
   );

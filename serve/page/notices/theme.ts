@@ -59,6 +59,7 @@ function sheetOf(colour: typeof light) {
       waitingCard: { borderStyle: "dashed", borderColor: colour.edge },
       row: { flexDirection: "row", flexWrap: "wrap", alignItems: "center", gap: 8 },
       grow: { flex: 1 },
+      end: { marginLeft: "auto" },
       title: { ...text, fontSize: 17, lineHeight: 24, fontWeight: "600", flexShrink: 1 },
       note: { ...text, color: colour.muted, fontSize: 13.5, lineHeight: 20 },
       badge: { ...text, fontSize: 12.5, lineHeight: 18, fontWeight: "600", color: colour.accent },
