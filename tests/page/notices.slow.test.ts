@@ -155,7 +155,7 @@ describe("the notice board", () => {
   it("is asked about in the chat, and its files are found", async (test) => {
     if (browser === null) return test.skip(whyNot);
     const context = await browser.newContext({ reducedMotion: "reduce", locale: "en-US" });
-    const { page, complaints } = await opened(context, url, "notices");
+    const { page, complaints } = await opened(context, server.url, "notices");
     await write(page, "Canteen", "See the menu of **this week**.");
     const choosing = page.waitForEvent("filechooser");
     await button(page, "Attach files").click();
