@@ -198,6 +198,19 @@ describe("from a pipe", () => {
     ]);
     expect(chat.messages).toEqual([]);
   });
+
+  it("explain says who wrote the answer where another model is asked about it", async () => {
+    const chat = session();
+    const { said } = await piped(chat, ["a", "/explain", "/model other", "/explain", "b", "/explain"]);
+    expect(said).toEqual([
+      "other, a context of 1,000 tokens",
+      "(parrot wrote this answer; what follows is what other makes of it)",
+    ]);
+    const page = place("other.html");
+    const mixed = await piped(chat, ["/model third", `/explain --html ${page}`]);
+    expect(mixed.said[1]).toBe("(other wrote this answer; what follows is what third makes of it)");
+    expect(readFileSync(page, "utf8")).toContain("An answer of other, read by third");
+  });
 });
 
 describe("files", () => {

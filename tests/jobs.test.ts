@@ -282,7 +282,7 @@ describe("what is told of a job", () => {
     expect((await server.ask("GET", `${at}&after=23`)).body.events).toMatchObject([
       { seq: 24, data: { step: 1 } },
     ]);
-    for (const wrong of ["after=-1", "after=x", "limit=201"])
+    for (const wrong of ["after=-1", "after=x", "limit=201", "limit=0"])
       expect((await server.ask("GET", `${at}&${wrong}`)).status).toBe(422);
   });
 

@@ -18,6 +18,8 @@ const folder = mkdtempSync(path.join(tmpdir(), "kiln-private-"));
 let server: ServeProcess;
 let browser: Browser | null = null;
 let whyNot = "";
+/** What more than text was read. */
+const read = new Set<string>();
 let page: Page;
 let tab: Opened;
 const tokens: Record<string, string> = {};
@@ -54,6 +56,48 @@ const handbook = pdfDocument([
   ],
 ]);
 const canteen = wordDocument(wordParagraph("The canteen serves lentil soup every Thursday."));
+const picture = (text: string) =>
+  Buffer.from(
+    `<svg width="1200" height="200"><rect width="1200" height="200" fill="white"/><text x="20" y="110" font-size="44" font-family="DejaVu Sans">${text}</text></svg>`,
+  );
+
+/** A workbook, a photo of a receipt and a song, as far as the packages that read them are installed. */
+async function others() {
+  const made: { name: string; mimeType: string; buffer: Buffer }[] = [];
+  const has = (name: string) =>
+    import(name).then(
+      (loaded) => loaded.default ?? loaded,
+      () => console.warn(`Skipped, not installed: ${name}`),
+    );
+  const xlsx = await has("@e965/xlsx");
+  if (xlsx) {
+    const book = xlsx.utils.book_new();
+    const rows = [
+      ["plant", "days"],
+      ["tulip", 90],
+      ["basil", 21],
+    ];
+    xlsx.utils.book_append_sheet(book, xlsx.utils.aoa_to_sheet(rows), "Sowing");
+    made.push({
+      name: "sowing.xlsx",
+      mimeType: "",
+      buffer: xlsx.write(book, { type: "buffer", bookType: "xlsx" }),
+    });
+  }
+  const sharp = await has("sharp");
+  if (sharp && (await has("tesseract.js")))
+    made.push({
+      ...{ name: "receipt.jpg", mimeType: "image/jpeg" },
+      buffer: await sharp(picture("Receipt: two copper watering cans")).jpeg().toBuffer(),
+    });
+  // 40 frames of silence, MPEG-1 layer III at 128 kbit/s.
+  const frame = Buffer.alloc(417);
+  frame.writeUInt32BE(0xfffb90c4);
+  const song = Buffer.concat(Array.from({ length: 40 }, () => frame));
+  if (await has("mpg123-decoder")) made.push({ name: "song.mp3", mimeType: "audio/mpeg", buffer: song });
+  return made;
+}
+
 const files = [
   { name: "handbook.pdf", mimeType: "application/pdf", buffer: handbook },
   { name: "canteen.docx", mimeType: "application/octet-stream", buffer: canteen },
@@ -124,7 +168,8 @@ describe("J3: private documents", () => {
   step("files are dropped, read, and ready or failed with a sentence", async () => {
     await page.goto(`${server.url}/#/documents`);
     await see(page, "No documents yet.");
-    await page.locator("input[type=file]").setInputFiles(files);
+    const more = await others();
+    await page.locator("input[type=file]").setInputFiles([...files, ...more]);
     await until(async () => (await row("handbook.pdf").textContent())?.includes("3 passages"));
     await until(async () => (await row("canteen.docx").textContent())?.includes("1 passage"));
     await until(async () => /\d passage/.test((await row("prices.csv").textContent()) ?? ""));
@@ -135,6 +180,11 @@ describe("J3: private documents", () => {
           /passage/.test((await row(name).textContent())!),
       );
     expect(await row("broken.pdf").locator(".error").textContent()).toMatch(/\w+ \w+/);
+    for (const { name } of more) {
+      const said = name === "song.mp3" ? /speech is not transcribed here/ : /\d passage/;
+      await until(async () => said.test((await row(name).textContent()) ?? ""));
+      read.add(name);
+    }
     expect(await axeFaults(page)).toEqual([]);
     await row("handbook.pdf").getByRole("button", { name: "handbook.pdf", exact: true }).click();
     await see(page, /3 · page 3/);
@@ -153,6 +203,23 @@ describe("J3: private documents", () => {
     expect(await axeFaults(page)).toEqual([]);
     await page.reload();
     await until(async () => (await answer().locator(".cite").count()) > 0);
+  });
+
+  step("what a workbook, a photo and a sound hold is found as far as there are words in them", async () => {
+    const found = async (query: string) =>
+      (await (await called("cy", "POST", "/api/retrieve", { query })).json()).passages[0];
+    if (read.has("sowing.xlsx")) {
+      const { name, text } = await found("How many days does basil take?");
+      expect([name, text]).toEqual(["sowing.xlsx", expect.stringContaining("plant: basil; days: 21")]);
+    }
+    if (read.has("receipt.jpg")) {
+      const { name, text } = await found("copper watering cans");
+      expect([name, text]).toEqual(["receipt.jpg", expect.stringMatching(/two copper watering cans/i)]);
+    }
+    const { documents } = await (await called("cy", "GET", "/api/documents")).json();
+    const sounds = documents.filter(({ kind }: { kind: string }) => kind === "audio");
+    for (const { chunks_made } of sounds) expect(chunks_made).toBe(0);
+    expect(sounds.length).toBe(read.has("song.mp3") ? 2 : 1);
   });
 
   step("what the documents do not have is said so, with the nearest passages", async () => {

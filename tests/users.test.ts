@@ -9,6 +9,7 @@ import { Users } from "../serve/app/users.ts";
 import { openStore } from "../serve/store/index.ts";
 import { until } from "./serve_fake.ts";
 import { type ChatServer, chatServer } from "./support/chat_server.ts";
+import { MODEL } from "./support/fake_chat.ts";
 
 const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
 const ask = { user_id: "cy", query: "once upon", params: { temperature: 0, max_tokens: 2 } };
@@ -22,6 +23,32 @@ describe("users of a server", () => {
     eve = bearer((await users.addKey((await users.add("eve", "admin")).id)).token);
   });
   afterAll(() => server.server.close(0));
+
+  it("without a key of the server, its other routes want a token too, and health is open", async () => {
+    const asked = { model: MODEL, prompt: "a", max_tokens: 1 };
+    const routes = [
+      ["GET", "/v1/models", undefined],
+      ["GET", "/metrics", undefined],
+      ["POST", "/v1/completions", asked],
+      ["POST", "/tokenize", { model: MODEL, prompt: "a" }],
+    ] as const;
+    for (const [method, route, body] of routes) {
+      for (const headers of [
+        {},
+        bearer("kiln-wrong"),
+        { cookie: `kiln_session=${eve.authorization!.slice(7)}` },
+      ]) {
+        const refused = await server.ask(method, route, body, headers as Record<string, string>);
+        expect(refused.status, route).toBe(401);
+        expect(refused.body.error.code).toBe("invalid_api_key");
+      }
+      expect((await server.ask(method, route, body, eve)).status, route).toBe(200);
+      const key = { "x-api-key": eve.authorization!.slice(7) };
+      expect((await server.ask(method, route, body, key)).status, route).toBe(200);
+    }
+    for (const route of ["/health", "/ready", "/version"])
+      expect((await server.ask("GET", route)).status).toBe(200);
+  });
 
   it("an admin makes, lists, disables and enables them; others do not learn who there is", async () => {
     const made = await server.ask("POST", "/api/users", { name: "cy" }, eve);

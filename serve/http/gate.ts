@@ -193,13 +193,13 @@ export function answerPreflight(
 
 /** @throws HttpError 401 for a request without one of the server's keys, where there are any. */
 export function checkKey(request: FastifyRequest, access: Access): void {
-  if (keysOf(access).length === 0 || givenKey(request, access) !== null || isAdmin(request, access)) return;
+  if (!hasKeys(access) || givenKey(request, access) !== null || isAdmin(request, access)) return;
   throw wrongKey("missing or wrong API key");
 }
 
 /** What belongs to the one user of a server is for this machine, or for who has a key. @throws HttpError 403. */
 export function checkPrivate(request: FastifyRequest, access: Access): void {
-  if (keysOf(access).length > 0 || listensOnLoopback(request)) return;
+  if (hasKeys(access) || listensOnLoopback(request)) return;
   throw new HttpError(
     403,
     "other machines reach this server, and its conversations are one user's: start it with --api-key, or set KILN_USERS=multi",
@@ -224,7 +224,8 @@ function wrongKey(what: string): HttpError {
   });
 }
 
-function isAdmin(request: FastifyRequest, { adminKey }: Access): boolean {
+/** Whether a request has the administrator's key, which opens everything. */
+export function isAdmin(request: FastifyRequest, { adminKey }: Access): boolean {
   return adminKey !== undefined && matchingKey(request, [adminKey]) !== null;
 }
 
@@ -256,6 +257,9 @@ function connectionName(socket: Socket): string {
   connections.set(socket, name);
   return name;
 }
+
+/** Whether programs need one of the server's keys. */
+export const hasKeys = (access: Access): boolean => keysOf(access).length > 0;
 
 function keysOf({ apiKey = [], priorityKeys = [] }: Access): string[] {
   return [...new Set([apiKey, priorityKeys].flat())];

@@ -23,6 +23,8 @@ import {
   checkNoForm,
   checkOwnPage,
   checkPrivate,
+  hasKeys,
+  isAdmin,
   isPreflight,
 } from "./gate.ts";
 import { parseJson } from "./json.ts";
@@ -130,8 +132,25 @@ interface Routed extends HttpOptions {
   readonly routes: readonly Route[];
 }
 
-/** Checks the head of a request, before any of its body is read. @throws HttpError. */
-function admit(options: Routed, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
+/**
+ * Who may use what is nobody's own: whoever has a key of the server. Where people have tokens and there is no key, whoever has one
+ * of these; a browser's session is for the page alone. @throws HttpError or AppError 401.
+ */
+async function checkCaller(request: FastifyRequest, options: HttpOptions): Promise<void> {
+  checkKey(request, options);
+  const { application } = options;
+  if (application?.mode !== "multi" || hasKeys(options) || isAdmin(request, options)) return;
+  const { authorization, "x-api-key": key } = request.headers;
+  const { auth } = await application.open();
+  await auth.principal({ authorization: authorization ?? `Bearer ${key}` });
+}
+
+/** Checks the head of a request, before any of its body is read. @throws HttpError or AppError. */
+async function admit(
+  options: Routed,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply | undefined> {
   reply.header("x-request-id", request.id);
   const { models, routes, application } = options;
   const { limits } = models;
@@ -145,7 +164,7 @@ function admit(options: Routed, request: FastifyRequest, reply: FastifyReply): F
   // Where users have tokens, the application asks for them.
   const isSocket = application !== undefined && request.routeOptions.url === SOCKET_PATH;
   const hasUsers = application?.mode === "multi" && (route?.app || route?.queryForm) !== undefined;
-  if (route?.open !== true && !hasUsers && !isSocket) checkKey(request, options);
+  if (route?.open !== true && !hasUsers && !isSocket) await checkCaller(request, options);
   if (route?.app === true) {
     if (application?.mode === "single") checkPrivate(request, options);
     if (method !== "GET") checkOwnPage(request, options);
@@ -173,7 +192,7 @@ function addRoute(app: FastifyInstance, route: Route, options: Routed, metrics: 
       const form = other && isQuery(request.body) ? other : own;
       if (form === other) queries.add(request);
       // Let in for the sake of the other form.
-      if (form === own && other && application.mode === "multi") checkKey(request, options);
+      if (form === own && other && application.mode === "multi") await checkCaller(request, options);
       if (form === other) checkOwnPage(request, options);
       if (form === other && application?.mode === "single") checkPrivate(request, options);
       const body = form.parse?.(request.body) as never;

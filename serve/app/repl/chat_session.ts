@@ -52,6 +52,8 @@ export class ChatSession {
   system = "";
   /** Everything said since, whether or not it still fits into the context. */
   messages: ChatMessage[] = [];
+  /** The names of the models that wrote the answers of this session. */
+  readonly #writers = new WeakMap<ChatMessage, string>();
   /** Tools and metadata of a conversation that was loaded. */
   #others: Omit<Conversation, "messages"> = {};
   #answers = 0;
@@ -112,12 +114,16 @@ export class ChatSession {
     this.#others = { ...others, ...(Object.keys(rest).length > 0 && { metadata: rest }) };
   }
 
-  /** The last answer, and what the model read before it wrote it. @throws KilnError where there is none */
-  async lastAnswer(): Promise<{ prompt: readonly number[]; answer: string }> {
+  /**
+   * The last answer, what the model of now reads before it, and the name of the model that wrote it; undefined of one that was
+   * loaded. @throws KilnError where there is none
+   */
+  async lastAnswer(): Promise<{ prompt: readonly number[]; answer: string; by: string | undefined }> {
     const answer = this.messages.at(-1);
     if (answer?.role !== "assistant" || answer.content === "")
       throw new KilnError("there is no answer to explain; write a message first");
-    return { prompt: (await this.prompt(this.messages.slice(0, -1))).ids, answer: answer.content };
+    const { ids: prompt } = await this.prompt(this.messages.slice(0, -1));
+    return { prompt, answer: answer.content, by: this.#writers.get(answer) };
   }
 
   /** Forgets all but the system message. */
@@ -152,7 +158,7 @@ export class ChatSession {
   }
 
   async #answer(messages: ChatMessage[], hear: (text: string) => void, signal: AbortSignal): Promise<Answer> {
-    const { writer, context } = this.model;
+    const { writer, context, name } = this.model;
     const { ids, leftOut } = await this.prompt(messages);
     if (ids.length >= context)
       throw new KilnError(
@@ -179,7 +185,9 @@ export class ChatSession {
       const isWhole = finish_reason === "stop";
       if (isWhole || content !== "") {
         this.#unrate();
-        this.messages = [...messages, { role: "assistant", content, ...(!isWhole && { weight: 0 }) }];
+        const written: ChatMessage = { role: "assistant", content, ...(!isWhole && { weight: 0 }) };
+        this.#writers.set(written, name);
+        this.messages = [...messages, written];
       }
     }
     return answer;

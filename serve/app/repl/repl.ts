@@ -306,8 +306,10 @@ export class ChatRepl {
     const [, file] = /^--html\s+(\S.*)$/.exec(argument) ?? [];
     if (argument !== "" && file === undefined)
       throw new KilnError("say /explain, or /explain --html FILE.html");
-    const { prompt, answer } = await this.#session.lastAnswer();
+    const { prompt, answer, by } = await this.#session.lastAnswer();
     const { lens, name } = this.#session.model;
+    const isOthers = by !== undefined && by !== name;
+    if (isOthers) this.#options.say(`(${by} wrote this answer; what follows is what ${name} makes of it)`);
     if (file === undefined) {
       const { choiceLines } = await import("../explain/explain.ts");
       const lines = choiceLines(await lens.alternatives(prompt, answer));
@@ -318,7 +320,7 @@ export class ChatRepl {
     const { gapLine } = await import("../explain/explain.ts");
     const path = pageFile(file);
     const explanation = await lens.everything(prompt, answer);
-    writeExplanation(path, explanation, `An answer of ${name}`);
+    writeExplanation(path, explanation, `An answer of ${by ?? name}${isOthers ? `, read by ${name}` : ""}`);
     this.#options.say(`wrote ${file}: ${gapLine(explanation.attribution)}`);
   }
 

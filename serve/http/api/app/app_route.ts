@@ -50,17 +50,17 @@ export function queryOf({ query }: { readonly query: unknown }): Record<string, 
   return Object.fromEntries(entries.map(([name, value]) => [name, [value].flat()[0]]));
 }
 
-/** A whole number of the query. @throws AppError 422. */
-export function wholeOf(call: Call<never>, name: string, byDefault: number, most: number): number {
+/** A whole number of the query, from `least` to `most`. @throws AppError 422. */
+export function wholeOf(call: Call<never>, name: string, byDefault: number, most: number, least = 0): number {
   const text = queryOf(call.reply.request)[name];
   if (text === undefined) return byDefault;
   const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
-  if (value <= most) return value;
-  throw new AppError(422, "invalid_query", `${name}: must be a whole number from 0 to ${most}`, name);
+  if (value >= least && value <= most) return value;
+  throw new AppError(422, "invalid_query", `${name}: must be a whole number from ${least} to ${most}`, name);
 }
 
 /** A page's length. */
-export const limitOf = (call: Call<never>): number => Math.max(1, wholeOf(call, "limit", 50, 200));
+export const limitOf = (call: Call<never>): number => wholeOf(call, "limit", 50, 200, 1);
 
 /** @throws AppError 403 for who is no admin; 404 where the path names one thing, of which others learn nothing. */
 export function onlyAdmins(
