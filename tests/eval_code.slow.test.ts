@@ -52,3 +52,26 @@ describe.skipIf(!hasAll || !existsSync(mbpp))(
     });
   },
 );
+
+const hasPyodide = await import("pyodide/package.json", { with: { type: "json" } }).then(
+  () => true,
+  () => false,
+);
+
+it.skipIf(!hasPyodide)("HumanEval's format by Pyodide, without a python3 (skipped: no pyodide)", async () => {
+  const own = new URL("fixtures/code_python.jsonl", import.meta.url).pathname;
+  const [line] = readFileSync(own, "utf8").split("\n");
+  const { task_id, canonical_solution, mutants } = JSON.parse(line!);
+  const data = join(folder, "one.jsonl");
+  writeFileSync(data, line!);
+  const completions = join(folder, "one_completions.jsonl");
+  const lines = [canonical_solution, mutants[0]].map((completion) => JSON.stringify({ task_id, completion }));
+  writeFileSync(completions, lines.join("\n"));
+  const said: string[] = [];
+  const { values } = await evaluateCode({
+    ...{ data: [data], completions, tier: "wasm", timeout: 60 },
+    say: (line) => said.push(line),
+  });
+  expect(values).toMatchObject({ problems: 1, programs: 2, outcomes: { passed: 1, assertion: 1 } });
+  expect(said.join("\n")).toMatch(/Pyodide/i);
+});

@@ -278,4 +278,14 @@ export const t = {
     theme: "Theme",
     typeToConfirm: (word: string) => `Type “${word}” to confirm`,
   },
+  voice: {
+    dictate: "Dictate, by this browser's own recognition: some send the sound to their maker",
+    fault: (error: string) =>
+      error === "not-allowed"
+        ? "The microphone is not allowed here: allow it in the browser's settings for this page."
+        : `Nothing was heard (${error}).`,
+    readAloud: "Read aloud",
+    stopDictating: "Stop dictating",
+    stopReading: "Stop reading",
+  },
 };

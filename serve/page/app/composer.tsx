@@ -9,8 +9,12 @@ import { linkState } from "../state/link.ts";
 import { draftOf, keepDraft, newSystem } from "../state/local.ts";
 import { modelInfo, modelName } from "../state/models.ts";
 import { go, place } from "../state/route.ts";
+import { lazy } from "./lazy.tsx";
 import { Form, Icon, IconButton } from "./parts.tsx";
 import { editing } from "./shell.ts";
+
+const Dictate = lazy(async () => (await import("./voice.tsx")).Dictate);
+const canHear = () => "SpeechRecognition" in window || "webkitSpeechRecognition" in window;
 
 /** Where a message is written. Its text is kept until the server has accepted it. */
 export function Composer() {
@@ -26,6 +30,11 @@ export function Composer() {
   const submit = () => {
     if (busy || blocked || !text.trim() || !send(text.trim())) return;
     setText("");
+  };
+  const hear = (said: string) => {
+    const longer = text ? `${text.trimEnd()} ${said}` : said;
+    setText(longer);
+    keepDraft(id, longer);
   };
   return (
     <Form class="composer" submit={submit}>
@@ -47,6 +56,7 @@ export function Composer() {
         <div class="composer-foot">
           <span class="row">
             <IconButton icon="clip" label={t.chat.attach} onClick={attach} />
+            {canHear() && <Dictate hear={hear} />}
             <Counter text={text} />
           </span>
           {busy ? (

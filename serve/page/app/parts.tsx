@@ -33,6 +33,8 @@ const icons = {
   documents: "M4 2h5l3 3v9H4zM9 2v3h3M6 8h4M6 11h4",
   notices: "M3 2h10v12H3zM5.5 5h5M5.5 8h5M5.5 11h3",
   clip: "M12 7l-4.5 4.5a2.5 2.5 0 0 1-3.5-3.5L9 3a1.7 1.7 0 0 1 2.4 2.4l-5 5",
+  microphone: "M6 4a2 2 0 0 1 4 0v4a2 2 0 0 1-4 0zM3 8a5 5 0 0 0 10 0M8 13v2",
+  speaker: "M2 6v4h3l4 3V3L5 6zM11 6a3 3 0 0 1 0 4",
   models: "M8 2l6 3-6 3-6-3zM2 8l6 3 6-3M2 11l6 3 6-3",
   data: "M3 4c0-2.5 10-2.5 10 0v8c0 2.5-10 2.5-10 0zM3 4c0 2.5 10 2.5 10 0M3 8c0 2.5 10 2.5 10 0",
   finetune: "M2 12c3 0 3-8 6-8s3 8 6 8M2 14h12",
