@@ -9,6 +9,7 @@ import {
   melFilters,
   melSpectrogram,
   mfcc,
+  resample,
   soundTensor,
   spectralGate,
   stft,
@@ -182,5 +183,50 @@ describe("wrong sounds", () => {
     [() => melSpectrogram(sound(), { mel: 3 } as object), "mel"],
   ])("are refused in one line: %#", (call, message) => {
     expect(call).toThrow(message);
+  });
+});
+
+describe("resample", () => {
+  const tone = (rate: number, samples: number) =>
+    list(
+      samples,
+      (i) => 0.5 * Math.sin((2 * Math.PI * 440 * i) / rate) + 0.2 * Math.cos((2 * Math.PI * 130 * i) / rate),
+    );
+
+  it.each([
+    [8000, 16000],
+    [16000, 8000],
+    [22050, 16000],
+    [44100, 16000],
+  ])("from %i to %i Hz keeps tones, and is torchaudio's sum", async (from, to) => {
+    const samples = Math.floor(from / 20);
+    const values = tone(from, samples);
+    const out = resample(tensor([...values, ...values.toReversed()], [2, samples]), { from, to });
+    const expected = Math.ceil((samples * to) / from);
+    expect(out.shape).toEqual([2, expected]);
+    const found = (await out.data()) as Float32Array;
+    // torchaudio.functional.resample, written out for single samples in float64.
+    const band = Math.min(from, to) * 0.99;
+    const at = (place: number) =>
+      values.reduce((sum, value, i) => {
+        const t = (i / from - place / to) * band;
+        if (Math.abs(t) >= 6) return sum;
+        const sinc = t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t);
+        return sum + (value * sinc * Math.cos((Math.PI * t) / 12) ** 2 * band) / from;
+      }, 0);
+    for (let i = 0; i < expected; i += 7) expect(found[i]).toBeCloseTo(at(i), 4);
+    // Inside, where the filter sees no edge, the sound is the same one.
+    const same = tone(to, expected);
+    for (let i = 40; i < expected - 40; i++) expect(Math.abs(found[i]! - same[i]!)).toBeLessThan(0.01);
+  });
+
+  it("at a lower rate has nothing of what that rate cannot hold, and refuses rates that are none", async () => {
+    const high = list(800, (i) => Math.sin((2 * Math.PI * 3500 * i) / 16000));
+    const low = (await resample(tensor(high, [1, 800]), { from: 16000, to: 4000 }).data()) as Float32Array;
+    for (const value of low.subarray(20, 180)) expect(Math.abs(value)).toBeLessThan(0.02);
+    const x = sound();
+    expect(resample(x, { from: 8000, to: 8000 })).toBe(x);
+    expect(() => resample(x, { from: 8000, to: 0 })).toThrow(/whole numbers above 0/);
+    expect(() => resample(x, { from: 44101, to: 16000 })).toThrow(/common divisor of 1 only/);
   });
 });

@@ -17,6 +17,7 @@ import {
   minimum,
   mul,
   narrow,
+  ne,
   pad,
   permute,
   remainder,
@@ -258,9 +259,21 @@ export function colorJitter(x: Tensor, options: JitterOptions, seed: number): Te
   const names = Object.keys(adjustments) as Adjustment[];
   checkOptions("colorJitter", options, names);
   checkPictures("colorJitter", x);
-  return eachPicture(x, (picture, place) =>
-    jitterOf(options, seed, place).reduce((t, [name, factor]) => adjustments[name](t, factor), picture),
-  );
+  const plans = Array.from({ length: x.shape[0] }, (_, place) => jitterOf(options, seed, place));
+  let out = x;
+  // All pictures at once: what is some pictures' first change is made of all, and kept of these.
+  for (let turn = 0; turn < names.length; turn++)
+    for (const name of names) {
+      const own = plans.map((plan) => (plan[turn]?.[0] === name ? plan[turn][1] : null));
+      if (own.every((factor) => factor === null)) continue;
+      const changed = adjustments[name](
+        out,
+        own.map((factor) => factor ?? 0),
+      );
+      const chosen = Float32Array.from(own, (factor) => (factor === null ? 0 : 1));
+      out = where(ne(tensor(chosen, [chosen.length, 1, 1, 1]), 0), changed, out);
+    }
+  return out;
 }
 
 /** What is drawn for the picture at a place, in the order in which it is done. */

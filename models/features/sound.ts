@@ -67,6 +67,46 @@ export function soundTensor(channels: readonly Float32Array[]): Tensor {
   return tensor(values, [1, first.length]);
 }
 
+/** Zero crossings of the filter to either side of a sample, and the share of the lower rate's band that it lets through. */
+const CROSSINGS = 6;
+const ROLL_OFF = 0.99;
+const MOST_PHASES = 10_000;
+
+/**
+ * Sounds at another rate, [N, ceil(samples * to / from)]: band-limited interpolation by a sinc under Hann's window, torchaudio's
+ * `resample` with its defaults, as one product with the filter's phases.
+ */
+export function resample(x: Tensor, { from, to }: { from: number; to: number }): Tensor {
+  checkSounds("resample", x);
+  if (![from, to].every((rate) => Number.isSafeInteger(rate) && rate > 0))
+    throw new KilnError(`resample: rates are ${from} and ${to}; expected whole numbers above 0`);
+  const common = divisor(from, to);
+  const [old, now] = [from / common, to / common];
+  if (old === now) return x;
+  if (Math.max(old, now) > MOST_PHASES)
+    throw new KilnError(
+      `resample: ${from} and ${to} have a common divisor of ${common} only, which takes a filter of ${Math.max(old, now)} phases; choose rates with a larger one`,
+    );
+  const band = Math.min(old, now) * ROLL_OFF;
+  const width = Math.ceil((CROSSINGS * old) / band);
+  const reach = 2 * width + old;
+  const phases = new Float32Array(reach * now);
+  for (let i = 0; i < reach; i++)
+    for (let phase = 0; phase < now; phase++) {
+      const place = ((i - width) / old - phase / now) * band;
+      const t = Math.min(CROSSINGS, Math.max(-CROSSINGS, place));
+      const window = Math.cos((Math.PI * t) / CROSSINGS / 2) ** 2;
+      const sinc = t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t);
+      phases[i * now + phase] = (sinc * window * band) / old;
+    }
+  const [sounds, samples] = x.shape as [number, number];
+  const frames = windows(pad(x, [width, width + old]), 1, reach, old); // [N, frames, reach]
+  const made = matmul(frames, tensor(phases, [reach, now])); // [N, frames, now]
+  return narrow(reshape(made, [sounds, -1]), 1, 0, Math.ceil((samples * now) / old));
+}
+
+const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % b));
+
 /** Hann's window as periods have it. */
 const hann = (size: number) =>
   Float32Array.from({ length: size }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / size));
