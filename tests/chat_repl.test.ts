@@ -206,10 +206,6 @@ describe("from a pipe", () => {
       "other, a context of 1,000 tokens",
       "(parrot wrote this answer; what follows is what other makes of it)",
     ]);
-    const page = place("other.html");
-    const mixed = await piped(chat, ["/model third", `/explain --html ${page}`]);
-    expect(mixed.said[1]).toBe("(other wrote this answer; what follows is what third makes of it)");
-    expect(readFileSync(page, "utf8")).toContain("An answer of other, read by third");
   });
 });
 

@@ -75,3 +75,15 @@ it("multilingual_bytes: every script goes through the whole chain and comes out 
   for (const each of bits) expect(each).toBeLessThan(1);
   expect(text).toContain("8 of 8 texts are written to their end, 0 pieces with a broken character");
 });
+
+it("feedback_lora: thumbs of each round make the answers calmer where nobody rated them", async () => {
+  const text = await run("feedback_lora");
+  const before = after(text, "before");
+  const [first, second] = [...text.matchAll(/calm ([\d.]+)$/gm)].map(([, share]) => Number(share));
+  expect(before).toBeGreaterThan(0.35);
+  expect(before).toBeLessThan(0.65);
+  expect(first!).toBeGreaterThan(before + 0.1);
+  expect(second!).toBeGreaterThan(first!);
+  const down = [...text.matchAll(/: (\d+) of \d+ answers/g)].map(([, count]) => Number(count));
+  expect(down[1]!).toBeLessThan(down[0]!);
+});
