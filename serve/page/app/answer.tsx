@@ -11,6 +11,7 @@ import { Sources } from "./sources.tsx";
 import { Copy, Text } from "./text.tsx";
 
 const ReadAloud = lazy(async () => (await import("./voice.tsx")).ReadAloud);
+const canSpeak = () => "speechSynthesis" in window;
 const Why = lazy(async () => (await import("./dialogs.ts")).Why);
 
 /** An answer: who gives it, its text so far, how it ended, and what can be done with it. */
@@ -119,7 +120,7 @@ function Footer({ message }: { message: Shown }) {
       <Branches message={message} />
       <Copy text={content} label={t.chat.copy} />
       <IconButton icon="again" label={t.chat.regenerate} onClick={() => void regenerate(id)} />
-      {"speechSynthesis" in window && <ReadAloud id={id} />}
+      {canSpeak() && <ReadAloud id={id} />}
       <Rating message={message} />
       <IconButton icon="why" label={t.chat.why} onClick={() => setWhy(true)} />
       <small class="facts">{facts(message)}</small>
