@@ -52,7 +52,7 @@ it("every flag that messages and documents name exists", () => {
   // Of browsers, Node, style sheets, npm, vitest, esbuild, llama.cpp, torchrun, unshare, docker, apt, aws and vulkaninfo, and
   // a number counted down.
   const others =
-    /^--(no-sandbox|enable-unsafe-webgpu|expose-gc|max-old-space-size|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft|lora|nproc|strategy|first|no-warnings|map-root-user|net|build|gpus|summary|no-install-recommends|region|username|password-stdin)$/;
+    /^--(no-sandbox|enable-unsafe-webgpu|enable-features|expose-gc|max-old-space-size|axis|depth|this|sequence|ignore-scripts|help|project|bundle|minify|format|outfile|allow-requantize|ink|line|soft|lora|nproc|strategy|first|no-warnings|map-root-user|net|build|gpus|summary|no-install-recommends|region|username|password-stdin)$/;
   expect(named.length).toBeGreaterThan(40);
   const unknown = named.filter(({ flag }) => !declared.has(flag) && !others.test(flag));
   expect(unknown).toEqual([]);

@@ -7,7 +7,8 @@ const readers = [
   /\benvironmentVariable\("(\w+)"\)/g,
   /\bvariable\("(\w+)"\)/g,
   /\.env\("(\w+)"\)/g,
-  /\bprocess\.env\.(\w+)/g,
+  // In quotes it is a name that a bundler fills in.
+  /(?<!")\bprocess\.env\.(\w+)/g,
 ];
 /** Names that stand elsewhere than in such a call. */
 const lists = [/const \{([^}]+)\} =\s*process\.env\b/g, /const driverVariables = \[([^\]]+)\]/g];
@@ -15,7 +16,8 @@ const lists = [/const \{([^}]+)\} =\s*process\.env\b/g, /const driverVariables =
 const rooms = ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "bench", "bin"];
 const files = execFileSync("git", ["ls-files", ...rooms, "cli.ts", "index.ts"], { encoding: "utf8" })
   .split("\n")
-  .filter((file) => /\.(ts|tsx|mjs)$/.test(file));
+  // What runs on phones has no environment: Expo fills in its names when it builds.
+  .filter((file) => /(?<!\.native)\.(ts|tsx|mjs)$/.test(file));
 
 function variablesIn(text: string): string[] {
   const listed = lists.flatMap((list) => [...text.matchAll(list)]).flatMap(([, names]) => names!.split(","));
