@@ -5,7 +5,7 @@
 export class KilnError extends Error {
   /** Stable machine-readable name of the problem, e.g. `checkpoint_corrupt`. */
   readonly code: string;
-  /** Process exit status: 1 by default, 2 for wrong usage, 130 after Ctrl-C. */
+  /** Process exit status: 1 by default, 2 for wrong usage, 75 where the same may work later, 130 after Ctrl-C. */
   readonly exitCode: number;
 
   constructor(message: string, options: { code?: string; exitCode?: number; cause?: unknown } = {}) {

@@ -113,6 +113,27 @@ describe("a run of more than two hours", () => {
   });
 });
 
+describe("a run that fails", () => {
+  it.each([
+    [1, true],
+    [75, false],
+  ])("with the exit code %i is final: %s", async (code, isFinal) => {
+    mkdirSync(path.join(folder, "bin"), { recursive: true });
+    writeFileSync(
+      path.join(folder, "bin/kiln.mjs"),
+      `console.error("kiln: no"); process.exitCode = ${code};`,
+    );
+    vi.doMock("../core/platform/package_node.ts", () => ({ packageRoot: folder }));
+    const { train } = await import("../serve/app/jobs/training_process.ts");
+    const { signal } = new AbortController();
+    await expect(train({ args: [], signal, said: () => {}, begun: () => {} })).rejects.toMatchObject({
+      ...{ message: "no", isFinal },
+    });
+    vi.doUnmock("../core/platform/package_node.ts");
+    vi.resetModules();
+  });
+});
+
 describe("rows", () => {
   const largest = { batch_size: 4, sequence_length: 512 };
 

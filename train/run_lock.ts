@@ -14,6 +14,7 @@ export function lockRun(folder: string): () => void {
     const advice = remedy ?? "wait for it, stop it, or give another --out";
     return new KilnError(`another process (${owner}) is writing this run folder: ${advice}`, {
       code: "run_locked",
+      exitCode: 75,
     });
   });
 }

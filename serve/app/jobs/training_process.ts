@@ -23,6 +23,8 @@ export interface Training {
 
 /** Lines that an error is told with. */
 const LAST_LINES = 20;
+/** The exit code of a run whose folder another process still writes. */
+const MAY_WORK_LATER = 75;
 /** The lowest priority: on a machine without a GPU both want the same cores. */
 const IDLE = 19;
 
@@ -76,7 +78,10 @@ export async function train({ args, signal, busy, begun, said }: Training): Prom
       });
     if (code === 0) return true;
     const message = lines.at(-1)?.replace(/^kiln: /, "") ?? `it ended by ${by ?? code}`;
-    throw Object.assign(new TrainingError(message, lines), { isFinal: by === null });
+    // The process of a lost worker may still be on its way out.
+    throw Object.assign(new TrainingError(message, lines), {
+      isFinal: by === null && code !== MAY_WORK_LATER,
+    });
   } finally {
     clearTimeout(limit);
     clearTimeout(killing);
