@@ -152,10 +152,11 @@ export async function fillIndex(tx: Store): Promise<void> {
   }
 }
 
-/** How many final messages the index lacks. */
+/** How many final messages the index lacks; a question comes into it with its answer, which may still be written. */
 export async function unindexed(store: Store): Promise<number> {
   const [{ n }] = (await store.all<{ n: number }>(
-    `SELECT count(*) AS n FROM message WHERE ${final} AND id NOT IN (SELECT message_id FROM message_search)`,
+    `SELECT count(*) AS n FROM message WHERE ${final} AND id NOT IN (SELECT message_id FROM message_search)
+      AND id NOT IN (SELECT parent_id FROM message WHERE status = 'streaming' AND parent_id IS NOT NULL)`,
   )) as [{ n: number }];
   return n;
 }
