@@ -87,3 +87,11 @@ it("feedback_lora: thumbs of each round make the answers calmer where nobody rat
   const down = [...text.matchAll(/: (\d+) of \d+ answers/g)].map(([, count]) => Number(count));
   expect(down[1]!).toBeLessThan(down[0]!);
 });
+
+it("transfer_logits: a student with another tokenizer writes better for what its teacher says", async () => {
+  const text = await run("transfer_logits");
+  const [chance, alone, taught] = ["chance", "alone", "taught"].map((name) => after(text, name));
+  expect(after(text, "says something")).toBeGreaterThan(0.3);
+  expect(alone!).toBeLessThan(chance!);
+  expect(alone! - taught!).toBeGreaterThan(0.2);
+});
