@@ -205,7 +205,7 @@ async function fineTune(page: Page): Promise<FineTuneResult> {
   await page.getByLabel("What to learn from").selectOption("conversations");
   await page.getByText("Advanced").click();
   const fields = {
-    "Passes over the data": "6",
+    "Passes over the data": "12",
     "Learning rate": "0.01",
     Rank: "16",
     "Publish as": "assistant",
