@@ -131,7 +131,7 @@ describe("kiln train pretrain", () => {
       expect(text).toMatch(
         /another process \(\d+\) is writing this run folder: wait for it, stop it, or give/,
       );
-      expect(code).toBe(1);
+      expect(code).toBe(75);
     }
     first.child.kill("SIGINT");
     const { code, text } = await first.done;
