@@ -126,9 +126,10 @@ describe("the numbers of 200 sessions", () => {
       const waits = own.flatMap(({ ttft_ms }) => ttft_ms ?? []);
       const speeds = own.flatMap((row) => {
         const { completion_tokens: tokens } = row as never as { completion_tokens: number };
-        return tokens > 1 && row.ttft_ms !== null && row.total_ms! > row.ttft_ms
-          ? ((tokens - 1) * 1000) / (row.total_ms! - row.ttft_ms)
-          : [];
+        if (tokens < 2 || row.ttft_ms === null || row.total_ms! <= row.ttft_ms) return [];
+        const speed = ((tokens - 1) * 1000) / (row.total_ms! - row.ttft_ms);
+        // What comes faster came as a whole, and says nothing of a model: on a quiet machine some answers of this one do.
+        return speed > 20_000 ? [] : speed;
       });
       expect(found.latency[i]).toEqual({
         ...{ day, answers: waits.length, exact: true },
