@@ -10,6 +10,7 @@ import type { Browser, BrowserContext, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vitest";
 import { buildPlayground } from "../bin/playground.ts";
 import { launchChromium } from "./browser/chromium.ts";
+import { longestTask } from "./browser/trace.ts";
 
 /** The playground as `npm run build` makes it, on a static host, in headless Chromium with its software adapter. */
 const root = new URL("..", import.meta.url).pathname;
@@ -68,22 +69,6 @@ async function opened(where: BrowserContext): Promise<Page> {
   });
   await tab.goto(url);
   return tab;
-}
-
-/** The longest task of the page's own thread in a trace, in milliseconds of processor time: others use the cores as well. */
-function longestTask(trace: Buffer): number {
-  const { traceEvents } = JSON.parse(trace.toString()) as {
-    traceEvents: { name: string; pid: number; tid: number; tdur?: number; args: { name?: string } }[];
-  };
-  const threads = traceEvents.filter(
-    ({ name, args }) => name === "thread_name" && args.name === "CrRendererMain",
-  );
-  const tasks = traceEvents.filter(
-    ({ name, pid, tid }) =>
-      /RunTask$/.test(name) && threads.some((thread) => thread.pid === pid && thread.tid === tid),
-  );
-  expect(tasks.length).toBeGreaterThan(20);
-  return Math.max(...tasks.map(({ tdur }) => tdur! / 1000));
 }
 
 function needBrowser(test: TestContext): void {
@@ -170,7 +155,8 @@ describe("the playground", () => {
     expect(step).toBeGreaterThanOrEqual(stopAfter);
     expect(step).toBeLessThan(steps);
     expect(losses).toHaveLength(step);
-    const longest = longestTask(await browser!.stopTracing());
+    const { longest, tasks } = longestTask(await browser!.stopTracing());
+    expect(tasks).toBeGreaterThan(20);
     console.info(`longest task of the page: ${longest.toFixed(1)} ms`);
     expect(longest).toBeLessThan(50);
   });

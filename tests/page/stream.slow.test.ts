@@ -1,5 +1,6 @@
 import type { CDPSession, Page } from "playwright-core";
 import { describe, expect, it } from "vitest";
+import { longestTask } from "../browser/trace.ts";
 import { pageTests, say, see, until } from "./harness.ts";
 
 const { state, open } = pageTests();
@@ -23,28 +24,6 @@ async function heap(page: Page, session: CDPSession): Promise<number> {
   await page.waitForTimeout(300);
   await session.send("HeapProfiler.collectGarbage");
   return (await session.send("Runtime.getHeapUsage")).usedSize;
-}
-
-/** Milliseconds of processor time of the longest task of the page's main thread, and how many were counted. */
-function longestTask(trace: Buffer): { longest: number; tasks: number } {
-  interface Event {
-    name: string;
-    ph: string;
-    pid: number;
-    tid: number;
-    tdur?: number;
-    args?: { name?: string };
-  }
-  const { traceEvents } = JSON.parse(trace.toString()) as { traceEvents: Event[] };
-  const mains = new Set(
-    traceEvents
-      .filter(({ name, args }) => name === "thread_name" && args?.name === "CrRendererMain")
-      .map(({ pid, tid }) => `${pid} ${tid}`),
-  );
-  const tasks = traceEvents.filter(
-    ({ name, pid, tid }) => /RunTask$/.test(name) && mains.has(`${pid} ${tid}`),
-  );
-  return { longest: Math.max(0, ...tasks.map(({ tdur = 0 }) => tdur / 1000)), tasks: tasks.length };
 }
 
 describe("a long answer", () => {
