@@ -8,14 +8,16 @@ const pageTokenizers = fileURLToPath(new URL("../tokenizer/library_page.ts", imp
 
 /**
  * An esbuild plugin that puts the text of the WGSL files into the bundle, so that nothing is read at run time; with `bare`
- * without comments, a third of it.
+ * without comments, a third of it; without the files that match `unused`.
  */
-export function kernelsInside({ bare = false } = {}): Plugin {
+export function kernelsInside({ bare = false, unused = /^$/ } = {}): Plugin {
   return {
     name: "kiln-kernels",
     setup(build) {
       build.onLoad({ filter: /[\\/]sources\.ts$/ }, ({ path: file }) =>
-        file === path.join(kernels, "sources.ts") ? { contents: kernelTable(bare), loader: "js" } : null,
+        file === path.join(kernels, "sources.ts")
+          ? { contents: kernelTable(bare, unused), loader: "js" }
+          : null,
       );
     },
   };
@@ -62,9 +64,9 @@ export function withoutNode(): Plugin {
 
 /**
  * An esbuild plugin for small pages, beside `inside("zod")`: what is not used of kiln's upper rooms and of zod is left out. Kernels
- * register themselves and stay.
+ * register themselves and stay, but for those whose files match `unused`: their functions throw.
  */
-export function withoutUnused(): Plugin {
+export function withoutUnused(unused = /^$/): Plugin {
   const root = path.join(kernels, "..");
   const rooms = /^(models|nn|tokenizer|train)\//;
   return {
@@ -92,6 +94,10 @@ export function withoutUnused(): Plugin {
           return { contents: text.replace(zodImport, 'import * as z from "zod";'), loader: "ts" };
         },
       );
+      build.onLoad({ filter: /[\\/]kernels[\\/].*\.ts$/ }, async ({ path: file }) => {
+        const name = path.relative(kernels, file).replaceAll("\\", "/");
+        return unused.test(name) ? { contents: await absent(file) } : null;
+      });
       // Every schema can describe itself as JSON Schema, which no page asks for.
       build.onLoad(
         { filter: /[\\/]zod[\\/]v4[\\/]core[\\/](to-json-schema|json-schema-processors)\.js$/ },
@@ -107,11 +113,12 @@ export function withoutUnused(): Plugin {
 const zodImport = 'import { z } from "zod";';
 
 /** The text of a module that stands for `kernels/sources.ts`: the same function over the files' text. */
-function kernelTable(bare: boolean): string {
+function kernelTable(bare: boolean, unused: RegExp): string {
   const read = (name: string) => readFileSync(path.join(kernels, name), "utf8");
   const names = readdirSync(kernels, { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith(".wgsl"))
     .map((name) => name.replaceAll("\\", "/"))
+    .filter((name) => !unused.test(name))
     .sort();
   const table = Object.fromEntries(
     names.map((name) => [name, bare ? withoutComments(read(name)) : read(name)]),
@@ -130,7 +137,8 @@ const withoutComments = (text: string) => text.replace(/^ *\/\/.*\n/gm, "").repl
 /** A module with the exports of one that a page cannot have, or does not want, which throw when called: code around them can be imported. */
 async function absent(name: string): Promise<string> {
   const exported = Object.keys(await import(name)).filter((key) => /^\w+$/.test(key) && key !== "default");
-  const message = JSON.stringify(`This needs ${name}, which is not available in a browser: run it in Node.`);
+  const what = path.isAbsolute(name) ? path.basename(name) : name;
+  const message = JSON.stringify(`This needs ${what}, which is not in this page: run it in Node.`);
   return `function missing() { throw new Error(${message}); }
 export { missing as default${exported.map((key) => `, missing as ${key}`).join("")} };`;
 }

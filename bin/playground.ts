@@ -8,6 +8,10 @@ import { inside, kernelsInside, withoutNode, withoutUnused } from "./bundle_plug
 const root = fileURLToPath(new URL("..", import.meta.url));
 const source = path.join(root, "docs/playground");
 
+/** Kernels that no step of a TinyLLM with AdamW runs, and no answer of a decoder in full precision. */
+const unused =
+  /^(conv|integer_matmul|lora|quantized_matmul|search)\/|^reduce\/(cumsum|move_rows|sort)|^optim\/(adam_8bit|applied|bfloat16|descend|lion|loss_scale|momentum|muon|rmsprop|sgd)\./;
+
 const common: BuildOptions = {
   bundle: true,
   minify: true,
@@ -41,7 +45,12 @@ export async function buildPlayground(folder: string): Promise<void> {
     files.push(name);
     return name;
   };
-  const plugins = [kernelsInside({ bare: true }), withoutNode(), inside("zod"), withoutUnused()];
+  const plugins = [
+    kernelsInside({ bare: true, unused }),
+    withoutNode(),
+    inside("zod"),
+    withoutUnused(unused),
+  ];
   // Loaded when it is first needed. esbuild would put what both take from a door of kiln's into one chunk, and all of it.
   const chatTemplate = await made("chat_template.ts", { plugins });
   const zip = await made("zip.ts");

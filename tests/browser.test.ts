@@ -72,7 +72,7 @@ describe("in a browser", () => {
       export const load = (path) => readFile(path);`;
     const text = await bundle({ stdin: { contents } });
     const { load } = await import(`data:text/javascript,${encodeURIComponent(text)}`);
-    expect(() => load("x")).toThrow("needs node:fs/promises, which is not available in a browser");
+    expect(() => load("x")).toThrow("needs node:fs/promises, which is not in this page");
   });
 
   it("opens a device", async (context) => {
