@@ -146,6 +146,8 @@ describe("one user", () => {
       [{ params: { temperatur: 1 } }, 422, "params", /no field temperatur/],
       [{ query: 5 }, 422, "query", /must be a text/],
       [{ conversation_id: "none" }, 404, null, /no such conversation/],
+      [{ parent_id: "none" }, 422, "parent_id", /send its conversation_id/],
+      [{ notice_id: "none" }, 404, null, /no such notice/],
       [{ model: "none" }, 404, "model", /this server has `tiny\/fake`/],
       [{ user_id: "../x" }, 422, "user_id", /must be letters/],
       [{ query: "a b ".repeat(300) }, 400, "text", /tokens, but the model reads 256/],

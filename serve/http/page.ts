@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { packageRoot } from "../../core/platform/package_node.ts";
-import { HttpError } from "./errors.ts";
 
 /** A file of the page as it is sent. */
 export interface PageFile {
@@ -56,15 +56,20 @@ export async function openPage(): Promise<Map<string, PageFile>> {
 }
 
 /**
- * The files of the playground by their paths, `/playground/…`, as bin/build.ts left them.
+ * The files of the playground by their paths, `/playground/…`, as bin/build.ts left them; in a clone where it was not run they are built.
  *
- * @throws HttpError 404 where it was not run
+ * @throws esbuild's error where a source is wrong
  */
 export async function openPlayground(): Promise<Map<string, PageFile>> {
-  const files = await readPage(path.join(packageRoot, "dist/playground")).catch(() => {
-    throw new HttpError(404, "the playground is not built: run `npm run build`, and ask again", {
-      code: "not_found",
-    });
+  const built = path.join(packageRoot, "dist/playground");
+  const files = await readPage(built).catch(async () => {
+    const aside = `${built}-${process.pid}`;
+    // By its place: no package has it, and none needs it.
+    const { buildPlayground } = await import(pathToFileURL(path.join(packageRoot, "bin/playground.ts")).href);
+    await buildPlayground(aside);
+    const read = await readPage(aside);
+    await rename(aside, built).catch(() => rm(aside, { recursive: true, force: true }));
+    return read;
   });
   return new Map([...files].map(([name, file]) => [`/playground${name}`, file]));
 }

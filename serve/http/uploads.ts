@@ -48,7 +48,8 @@ async function received(request: IncomingMessage, folder: string, fileBytes: num
   });
   form.on("file", (_field, content: Readable, name) => {
     const file = path.join(folder, String(files.length));
-    files.push({ name, path: file });
+    // What browsers write for a quote and the ends of lines.
+    files.push({ name: name.replace(/%(22|0D|0A)/g, (code) => decodeURIComponent(code)), path: file });
     content.on("limit", () => refuse(tooLarge(name, fileBytes)));
     writing.push(pipeline(content, createWriteStream(file)));
   });

@@ -25,6 +25,7 @@ const documents: Document[] = [
   }),
   document("d3", "prices.xlsx", { kind: "xlsx", state: "indexing", chunks_made: 40, chunks_indexed: 12 }),
   document("d4", "scan.pdf", { state: "failed", reason: "page 3 has no text that could be read" }),
+  document("d6", `${"without-a-space-".repeat(18)}.txt`, { kind: "text" }),
   document("d5", "notes.md", { kind: "markdown", notes: ["2 hidden passages were left out"] }),
 ];
 

@@ -482,6 +482,8 @@ describe("every state, at three widths, light and dark", () => {
           const found = await axeFaults(page);
           faults.push(...found.map((fault) => `${viewport.width} ${scheme} ${fault}`));
         }
+        const sideways = await overflow(page);
+        if (sideways > 0) faults.push(`scrolls sideways by ${sideways} at ${viewport.width}`);
       }
       await page.setViewportSize({ width: 320, height: 640 });
       const sideways = await overflow(page);

@@ -20,7 +20,7 @@ import {
   type TIMES,
 } from "./generation.ts";
 import { groundedContext, keepSources } from "./grounded.ts";
-import { type Branch, readBranch } from "./history.ts";
+import { type Branch, beginning, readBranch } from "./history.ts";
 import type { Hub } from "./hub.ts";
 import type { Asked } from "./message_rows.ts";
 import { Recent } from "./recent.ts";
@@ -120,7 +120,9 @@ export class Conversing {
   async #send(userId: string, send: Send): Promise<ChatAccepted> {
     const { conversation_id, text, params = {} } = send;
     if (text === "") throw new AppError(422, "empty_message", "text: must not be empty", "text");
-    const branch = conversation_id === null ? emptyBranch(send) : await this.#branchFor(userId, send);
+    const branch = await (conversation_id === null
+      ? beginning(this.#store, send)
+      : this.#branchFor(userId, send));
     const model = await this.#modelFor(userId, send.model ?? branch.model);
     const arm = await this.#experiments.armFor(model, userId, branch.conversationId);
     await this.admit(userId, arm?.model ?? model);
@@ -447,12 +449,6 @@ export class Conversing {
     await Promise.all([...this.#running.values()].map((generation) => generation.stop()));
   }
 }
-
-const emptyBranch = ({ system, notice_id: notice = null }: Send): Branch => ({
-  ...{ conversationId: newId(), title: null, model: null, system: system || null, end: null, turns: [] },
-  notice,
-  unread: { messages: 0, chars: 0 },
-});
 
 interface Accepting
   extends Pick<ChatAccepted, "request_id" | "conversation_id" | "user_message_id" | "model"> {

@@ -1,5 +1,5 @@
-import type { Store } from "../../store/index.ts";
-import { notFound } from "../app_error.ts";
+import { newId, type Store } from "../../store/index.ts";
+import { AppError, notFound } from "../app_error.ts";
 import { versionFor } from "../documents/search.ts";
 import type { MessageStatus } from "../protocol.ts";
 import type { Turn } from "./answers.ts";
@@ -76,4 +76,28 @@ async function extentAbove(store: Store, messageId: string): Promise<History["un
     [messageId],
   );
   return { messages: found!.messages, chars: found!.chars ?? 0 };
+}
+
+interface Begun {
+  readonly system?: string | null;
+  readonly parent_id?: string | null;
+  readonly notice_id?: string | null;
+}
+
+/** The branch of a conversation that begins. @throws AppError 422 where it hangs on a message, 404 for a notice that is not there. */
+export async function beginning(store: Store, begun: Begun): Promise<Branch> {
+  const { system, parent_id = null, notice_id: notice = null } = begun;
+  if (parent_id !== null)
+    throw new AppError(
+      422,
+      "no_conversation",
+      "parent_id: is a message of a conversation: send its conversation_id as well",
+      "parent_id",
+    );
+  const there = "SELECT id FROM notice WHERE id = ? AND deleted_at IS NULL";
+  if (notice !== null && (await store.all(there, [notice])).length === 0) throw notFound("notice");
+  return {
+    ...{ conversationId: newId(), title: null, model: null, system: system || null, end: null, turns: [] },
+    ...{ notice, unread: { messages: 0, chars: 0 } },
+  };
 }

@@ -104,7 +104,7 @@ function List(props: {
         caption={t.screens.documents}
         head={[...t.documents.columns]}
         rows={documents.map((document) => [
-          <button type="button" class="link clip" onClick={() => props.view(document)}>
+          <button type="button" class="link clip" title={document.name} onClick={() => props.view(document)}>
             {document.name}
           </button>,
           <State of={document} />,

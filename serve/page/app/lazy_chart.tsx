@@ -23,7 +23,16 @@ export function LazyChart({ chart }: { chart: ChartData }) {
     );
   }, []);
   if (loaded === null) return <div class="chart-frame" role="status" aria-label={t.app.loading} />;
-  if (loaded === "failed") return <ChartTable chart={chart} />;
+  if (loaded === "failed")
+    return (
+      <figure class="chart">
+        <figcaption class="row">
+          <h2>{chart.title}</h2>
+          <small>{chart.unit}</small>
+        </figcaption>
+        <ChartTable chart={chart} />
+      </figure>
+    );
   const Chart = loaded;
   return <Chart chart={chart} />;
 }

@@ -13,7 +13,7 @@ import type { Route } from "../../route.ts";
 import { noContent, params as sampling, text } from "./answers.ts";
 import { appRoute, limitOf, queryOf } from "./app_route.ts";
 
-const title = z.string().max(300);
+const title = z.string().trim().min(1).max(300).regex(/^.*$/, "must be one line");
 const model = z.string().min(1).max(200);
 const messageId = z.string().min(1).max(100);
 
