@@ -1,6 +1,5 @@
-import { Command } from "commander";
 import { addBenchCommands } from "./bench/commands.ts";
-import { examples, port, runCommand, say } from "./core/platform/command_line.ts";
+import { Command, port, runCommand, say } from "./core/platform/command_line.ts";
 import { addModelCommands } from "./models/commands.ts";
 import { addUserCommands } from "./serve/app/commands.ts";
 import { addRouteCommands } from "./serve/app/ensemble/commands.ts";
@@ -18,10 +17,7 @@ const openOnce = async () => (await import("./kernels/index.ts")).openOnce();
 const program = new Command("kiln")
   .description("Train, sample and serve small language models on any GPU, in TypeScript.")
   .configureHelp({ minWidthToWrap: 30 }) // commander's 40 would leave the list of commands unwrapped at 80 columns
-  .addHelpText(
-    "after",
-    examples("kiln demo", "kiln train pretrain --data FILE --out runs/first", "kiln sample runs/first"),
-  )
+  .examples("kiln demo", "kiln train pretrain --data FILE --out runs/first", "kiln sample runs/first")
   .showHelpAfterError("(add --help for all options)")
   .helpCommand(true)
   // What stands after the name of a command is that command's, also where the one before has such an option.

@@ -1,5 +1,5 @@
-import { Argument, type Command, Option } from "commander";
-import { decimal, examples, whole } from "../core/platform/command_line.ts";
+import { Argument, Option } from "commander";
+import { type Command, decimal, whole } from "../core/platform/command_line.ts";
 
 const openOnce = async () => (await import("../kernels/index.ts")).openOnce();
 
@@ -16,7 +16,7 @@ function addDoctor(program: Command): void {
     .command("doctor")
     .description("show the adapter, its features and limits, and check that it computes right and how fast")
     .option("--json", "one JSON object instead of text")
-    .addHelpText("after", examples("kiln doctor", "KILN_ADAPTER=swiftshader kiln doctor --json"))
+    .examples("kiln doctor", "KILN_ADAPTER=swiftshader kiln doctor --json")
     .action(async (options: { json?: boolean }) => {
       const { doctor, renderDoctor } = await import("./doctor.ts");
       const { ok, report } = await doctor();
@@ -35,10 +35,7 @@ function addVerify(program: Command): void {
     .description("run golden fixtures on this machine's adapter and print the largest error of each case")
     .option("--filter <text>", "only cases whose name holds this text")
     .option("--json", "one JSON object per line")
-    .addHelpText(
-      "after",
-      examples("kiln verify tests/fixtures/golden", "kiln verify tests/fixtures/golden --filter attention"),
-    )
+    .examples("kiln verify tests/fixtures/golden", "kiln verify tests/fixtures/golden --filter attention")
     .action(async (folder: string, options: { filter?: string; json?: boolean }) => {
       await openOnce();
       const { verify } = await import("./verify/index.ts");
@@ -60,9 +57,7 @@ function addBench(program: Command): void {
       "measure kernels, a training step and decoding against this adapter's own limits and against peers",
     )
     .option("--filter <text>", "only rows whose name holds this text")
-    .addOption(
-      new Option("--rows <set>", "which rows; by the kind of adapter when absent").choices(["small", "gpu"]),
-    )
+    .choice("--rows <set>", "which rows; by the kind of adapter when absent", ["small", "gpu"])
     .option("--no-peers", "time kiln alone")
     .option("--quick", "small and short: that it runs, not how fast")
     .option("--record", "append the figures to bench/history")
@@ -72,7 +67,7 @@ function addBench(program: Command): void {
     .option("--budget <seconds>", "when --gpu-table stops; it measures what matters first", whole(1), 470)
     .option("--torch <file>", "PyTorch's ruler, or its lines in a .jsonl file", ".gpu/torch_bench.py")
     .option("--page [file]", "write the history and the roofline as one HTML page")
-    .addHelpText("after", examples("npm run bench", "KILN_UNCHECKED=1 kiln bench --filter matmul"))
+    .examples("npm run bench", "KILN_UNCHECKED=1 kiln bench --filter matmul")
     .action(async (options: import("./run_command.ts").BenchFlags) => {
       const { runBench } = await import("./run_command.ts");
       await runBench(options);
@@ -116,13 +111,10 @@ function addBenchServe(bench: Command): void {
     .option("--goodput <goals...>", "milliseconds that count as good: ttft:200 itl:50 e2e:2000")
     .option("--json", "one JSON object instead of a table")
     .option("--svg <file>", "draw latency against rate")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln bench serve http://127.0.0.1:8000 --concurrency 1,4,16",
-        "kiln bench serve http://127.0.0.1:8000 --rate 1,2,4,8 --goodput ttft:200 itl:50 --svg load.svg",
-        "kiln bench serve http://127.0.0.1:8080 --chat --prompt-tokens lognormal:64,0.6 --json",
-      ),
+    .examples(
+      "kiln bench serve http://127.0.0.1:8000 --concurrency 1,4,16",
+      "kiln bench serve http://127.0.0.1:8000 --rate 1,2,4,8 --goodput ttft:200 itl:50 --svg load.svg",
+      "kiln bench serve http://127.0.0.1:8080 --chat --prompt-tokens lognormal:64,0.6 --json",
     )
     .addHelpText("after", "\nThe exit code is 1 when a request failed.\n")
     .action(async (url: string, flags: import("./serve/command.ts").LoadFlags) => {
@@ -154,7 +146,7 @@ function addBenchRag(bench: Command): void {
     .option("--sets <folder>", "of cranfield/ and xquad.en.json.gz", "../shared/data/retrieval")
     .option("--pairs", "print first sentences of their texts and the rest, to train an encoder on, instead")
     .option("--json", "one JSON object instead of a table")
-    .addHelpText("after", examples("kiln bench rag", "kiln bench rag runs/embed/model"))
+    .examples("kiln bench rag", "kiln bench rag runs/embed/model")
     .action(async (model: string | undefined, flags: { sets: string; pairs?: boolean; json?: boolean }) => {
       const { ragPairs, ragRows, ragTable } = await import("./rag.ts");
       if (flags.pairs) {
@@ -175,7 +167,7 @@ function addProfile(program: Command): void {
     .option("--trace <file>", "also write a Chrome trace (chrome://tracing, Perfetto)")
     .option("--shapes", "a line for each set of shapes instead of each kernel")
     .option("--json", "one JSON object instead of a table")
-    .addHelpText("after", examples("kiln profile train", "kiln profile decode --trace decode.json"))
+    .examples("kiln profile train", "kiln profile decode --trace decode.json")
     .action(async (work: "train" | "decode", options: import("./profile.ts").ProfileOptions) => {
       const { profile } = await import("./profile.ts");
       await profile(await openOnce(), work, options);

@@ -8,14 +8,14 @@ const parts = [
     name: "engine, trainer and server",
     // The design has 35,000 here with encoders, adapters, formats, recipes, metrics and the whole server. docs/log.md ("Lines")
     // says what takes more; the bound moves by what an issue adds, so that nothing grows unseen.
-    bound: 72_160,
+    bound: 72_050,
     folders: ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "index.ts", "cli.ts"],
   },
   {
     name: "applications",
     // The design has 11,000, of which 2,200 are the page: with a component under 60 lines, one property a line in the style and all
     // texts in one file it takes 5,500. docs/log.md ("Lines") says more.
-    bound: 33_550,
+    bound: 33_470,
     folders: [
       ...["serve/store", "serve/app", "serve/http/api/app", "serve/page", "tokenizer/text"],
       ...["train/data/conversations", "models/registry"],

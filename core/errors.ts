@@ -16,6 +16,10 @@ export class KilnError extends Error {
   }
 }
 
+/** Wrong usage: the command line exits with 2. */
+export const usageError = (message: string, code?: string): KilnError =>
+  new KilnError(message, { exitCode: 2, ...(code && { code }) });
+
 /** How messages name a value of the wrong kind. */
 export function describe(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);

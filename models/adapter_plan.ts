@@ -101,8 +101,6 @@ function unknownModule(
   const hint = near ? `did you mean ${near}? ` : "";
   return new KilnError(
     `target_modules: ${quoted(name)} ${why}; ${hint}(an adapter can change ${ends.join(", ")})`,
-    {
-      code: "config_invalid",
-    },
+    { code: "config_invalid" },
   );
 }

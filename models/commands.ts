@@ -1,5 +1,4 @@
-import { type Command, Option } from "commander";
-import { examples, nonEmpty, say, untilInterrupted, whole } from "../core/platform/command_line.ts";
+import { type Command, nonEmpty, say, untilInterrupted, whole } from "../core/platform/command_line.ts";
 import type { Pooling } from "../nn/index.ts";
 import type { Task } from "./labels.ts";
 import { addRegistryCommands } from "./registry/commands.ts";
@@ -21,14 +20,11 @@ function addPull(program: Command): void {
     .option("--include <pattern...>", "the files to fetch, instead of those that kiln needs; * is any text")
     .option("--max-gib <n>", "refuse to fetch more than this", whole(1), 50)
     .option("--json", "print the result as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln pull openai-community/gpt2",
-        "kiln pull openai-community/gpt2@main --json",
-        'kiln pull org/name-GGUF --include "*Q8_0.gguf"',
-        "kiln sample openai-community/gpt2",
-      ),
+    .examples(
+      "kiln pull openai-community/gpt2",
+      "kiln pull openai-community/gpt2@main --json",
+      'kiln pull org/name-GGUF --include "*Q8_0.gguf"',
+      "kiln sample openai-community/gpt2",
     )
     .addHelpText(
       "after",
@@ -114,10 +110,7 @@ async function openPipeline<T extends Task>(task: T, model: string) {
 function addClassify(program: Command): void {
   textCommand(program, "classify", "say which label a text has")
     .option("--top-k <n>", "the likeliest labels instead of one", whole(1))
-    .addHelpText(
-      "after",
-      examples('kiln classify runs/sst2/model "a fine film"', "kiln classify m --file a.txt"),
-    )
+    .examples('kiln classify runs/sst2/model "a fine film"', "kiln classify m --file a.txt")
     .action(async (model: string, texts: string[], flags: TextFlags & { topK?: number }) => {
       const { run, sayCut } = await openPipeline("text-classification", model);
       await answerTexts(texts, flags, async (batch) => {
@@ -131,7 +124,7 @@ function addClassify(program: Command): void {
 function addFillMask(program: Command): void {
   textCommand(program, "fill-mask", "say which words may stand in place of a text's mask")
     .option("--top-k <n>", "how many", whole(1), 5)
-    .addHelpText("after", examples('kiln fill-mask google-bert/bert-base-uncased "Paris is in [MASK]."'))
+    .examples('kiln fill-mask google-bert/bert-base-uncased "Paris is in [MASK]."')
     .action(async (model: string, texts: string[], flags: TextFlags & { topK: number }) => {
       const { run, sayCut } = await openPipeline("fill-mask", model);
       await answerTexts(texts, flags, async (batch) => {
@@ -144,14 +137,12 @@ function addFillMask(program: Command): void {
 
 function addEmbed(program: Command): void {
   textCommand(program, "embed", "turn a text into a vector")
-    .addOption(
-      new Option(
-        "--pooling <how>",
-        "mean of all tokens, or the first; default: the model's own, else mean",
-      ).choices(["mean", "cls"]),
-    )
+    .choice("--pooling <how>", "mean of all tokens, or the first; default: the model's own, else mean", [
+      "mean",
+      "cls",
+    ])
     .option("--no-normalize", "keep the length of a vector instead of making it 1")
-    .addHelpText("after", examples('kiln embed sentence-transformers/all-MiniLM-L6-v2 "a text"'))
+    .examples('kiln embed sentence-transformers/all-MiniLM-L6-v2 "a text"')
     .action(
       async (
         model: string,

@@ -93,9 +93,7 @@ export class TextReader {
       if (ids.length > this.longest)
         throw new KilnError(
           `text ${i + 1} has ${ids.length} tokens, the model reads ${this.longest}; cut it`,
-          {
-            code: "text_length",
-          },
+          { code: "text_length" },
         );
       const room = this.rowLength(ids.length);
       const group = groups.get(room);

@@ -1,8 +1,8 @@
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import { definedOnly } from "../core/defined_only.ts";
 import {
+  type Command,
   decimal,
-  examples,
   listOf,
   nonEmpty,
   port,
@@ -114,11 +114,10 @@ function addSample(program: Command): void {
     .description("continue a prompt: token by token, or with a masked language model over and over")
     .option("--prompt <text>", "what to continue", "Once upon a time")
     .option("--max-tokens <n>", "tokens to write at most", whole(0), 200)
-    .addOption(
-      new Option(
-        "--strategy <name>",
-        "of a masked language model: mask-predict (the default) rewrites what is least certain, gibbs a token at a time",
-      ).choices(["mask-predict", "gibbs"]),
+    .choice(
+      "--strategy <name>",
+      "of a masked language model: mask-predict (the default) rewrites what is least certain, gibbs a token at a time",
+      ["mask-predict", "gibbs"],
     )
     .option("--iterations <n>", "how often a masked language model goes through the text (10)", whole(1))
     .option(
@@ -126,13 +125,10 @@ function addSample(program: Command): void {
       "the first iterations of gibbs, which draw from all tokens (half of them)",
       whole(0),
     )
-    .addHelpText(
-      "after",
-      examples(
-        'kiln sample runs/demo/model --prompt "Once upon a time"',
-        'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
-        'kiln sample runs/mlm/model --prompt "The cat" --max-tokens 20 --strategy gibbs --top-k 20',
-      ),
+    .examples(
+      'kiln sample runs/demo/model --prompt "Once upon a time"',
+      'kiln sample runs/demo/model --prompt "" --temperature 0 --max-tokens 50',
+      'kiln sample runs/mlm/model --prompt "The cat" --max-tokens 20 --strategy gibbs --top-k 20',
     )
     .action(async (given: string, flags: SampleFlags) => {
       const path = await resolveModel(given);
@@ -161,13 +157,10 @@ function addChat(program: Command): void {
     .option("--system <text>", "what the model is told before the conversation", "")
     .option("--max-tokens <n>", "tokens of an answer at most", whole(1), 256)
     .option("--json", "print each answer as a JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln chat runs/chat/model",
-        'kiln chat org/name --adapter runs/lora/model --system "You are a pirate."',
-        "kiln chat runs/chat/model --temperature 0 --json < questions.txt > answers.jsonl",
-      ),
+    .examples(
+      "kiln chat runs/chat/model",
+      'kiln chat org/name --adapter runs/lora/model --system "You are a pirate."',
+      "kiln chat runs/chat/model --temperature 0 --json < questions.txt > answers.jsonl",
     )
     .addHelpText(
       "after",
@@ -194,11 +187,8 @@ function addChat(program: Command): void {
 async function refuseMaskedFlags(model: string, { strategy, iterations, burnIn }: SampleFlags) {
   const flag = strategy ? "strategy" : iterations ? "iterations" : burnIn === undefined ? null : "burn-in";
   if (flag === null) return;
-  const { KilnError } = await import("../core/errors.ts");
-  throw new KilnError(
-    `--${flag} is for masked language models; ${model} writes token by token: leave it out`,
-    { exitCode: 2 },
-  );
+  const { usageError } = await import("../core/errors.ts");
+  throw usageError(`--${flag} is for masked language models; ${model} writes token by token: leave it out`);
 }
 
 /** `kiln sample` with a masked language model. */
@@ -312,15 +302,12 @@ function addServe(program: Command): void {
     .option("--max-lora-rank <n>", "rank that an adapter may have", whole(1, 4096), 64)
     .addOption(providersOption())
     .addOption(dtypeOption())
-    .addHelpText(
-      "after",
-      examples(
-        "kiln serve runs/demo/model --port 8000",
-        "kiln serve small=runs/a/model large,gpt-4o-mini=runs/b/model",
-        "kiln serve runs/demo/model sentence-transformers/all-MiniLM-L6-v2 spam=runs/spam/model",
-        "kiln serve runs/base/model --lora-modules poems=runs/poems/model jokes=runs/jokes/model",
-        "kiln serve v1,chat=runs/v1/model --model-dir runs --admin-key SECRET",
-      ),
+    .examples(
+      "kiln serve runs/demo/model --port 8000",
+      "kiln serve small=runs/a/model large,gpt-4o-mini=runs/b/model",
+      "kiln serve runs/demo/model sentence-transformers/all-MiniLM-L6-v2 spam=runs/spam/model",
+      "kiln serve runs/base/model --lora-modules poems=runs/poems/model jokes=runs/jokes/model",
+      "kiln serve v1,chat=runs/v1/model --model-dir runs --admin-key SECRET",
     )
     .action(async (given: string[], flags: import("./serve_model.ts").ServeFlags) => {
       const { EngineProcess } = await import("./process/engine_process.ts");

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { definedOnly } from "../core/defined_only.ts";
-import { KilnError } from "../core/errors.ts";
+import { KilnError, usageError } from "../core/errors.ts";
 import { say, untilInterrupted } from "../core/platform/command_line.ts";
 import { currentDirectory } from "../core/platform/files.ts";
 import { resolveModel } from "../models/hub/resolve.ts";
@@ -76,9 +76,7 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
   const { servedModelName } = flags;
   if (servedModelName) {
     if (sources.length > 1)
-      throw new KilnError("--served-model-name names one model: with several, give each as NAME=PATH", {
-        exitCode: 2,
-      });
+      throw usageError("--served-model-name names one model: with several, give each as NAME=PATH");
     servedModelName.forEach(assertName);
     const [name, ...aliases] = servedModelName;
     sources[0] = isFollowing(first) ? { ...first, aliases: servedModelName } : { ...first, name, aliases };
@@ -109,9 +107,7 @@ export async function planServing(given: readonly string[], flags: ServeFlags): 
   for (const { path } of sources) needs.push(await cacheNeed(path, settings));
   for (const folder of flags.modelDir ?? []) await currentDirectory(folder);
   if (flags.modelDir && flags.adminKey === undefined)
-    throw new KilnError("--model-dir is for models that are loaded later, which needs --admin-key KEY", {
-      exitCode: 2,
-    });
+    throw usageError("--model-dir is for models that are loaded later, which needs --admin-key KEY");
   const { providers: file } = flags;
   const providers =
     file === undefined ? null : (await import("./app/providers/config.ts")).readProviders(file);
@@ -125,9 +121,8 @@ const isFollowing = (source: ModelSource): source is RegisteredSource =>
 /** @throws KilnError for a name that clients, logs and shells would not take for one word. */
 function assertName(name: string): void {
   if (/[\s\p{C}]/u.test(name))
-    throw new KilnError(
+    throw usageError(
       `${JSON.stringify(name)} is no name for a model: leave out spaces and control characters`,
-      { exitCode: 2 },
     );
 }
 
@@ -142,7 +137,7 @@ async function sourceOf(argument: string): Promise<ModelSource | RegisteredSourc
   }
   const [name, ...aliases] = names.split(",").map((part) => part.trim());
   if ([name, ...aliases].includes(""))
-    throw new KilnError(`${argument} has an empty name: give NAME=PATH or NAME,ALIAS=PATH`, { exitCode: 2 });
+    throw usageError(`${argument} has an empty name: give NAME=PATH or NAME,ALIAS=PATH`);
   [name, ...aliases].forEach(assertName);
   return registered(after, { name, aliases, path: await resolveModel(after) });
 }

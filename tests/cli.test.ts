@@ -3,9 +3,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { addBenchCommands } from "../bench/commands.ts";
+import { Command } from "../core/platform/command_line.ts";
 import { addModelCommands } from "../models/commands.ts";
 import { addUserCommands } from "../serve/app/commands.ts";
 import { addRouteCommands } from "../serve/app/ensemble/commands.ts";
@@ -58,7 +58,7 @@ it("every flag that messages and documents name exists", () => {
   expect(unknown).toEqual([]);
   // Naming it is not enough: commander must know it, from a call or from a row of train's tables.
   const options =
-    /(?:\.(?:option|requiredOption)\(|new Option\(|^ *(?:flags: \[|const \w+: Flag = )?\[)\s*"(--[a-z-]+)/gm;
+    /(?:\.(?:option|requiredOption|choice)\(|new Option\(|^ *(?:flags: \[|const \w+: Flag = )?\[)\s*"(--[a-z-]+)/gm;
   const known = new Set([...commands.matchAll(options)].map(([, flag]) => flag));
   expect([...declared].filter((flag) => !known.has(flag))).toEqual([]);
 });

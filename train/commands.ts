@@ -1,10 +1,10 @@
 import { dirname, join } from "node:path";
-import { type Command, Option } from "commander";
-import { KilnError } from "../core/errors.ts";
+import { Option } from "commander";
+import { usageError } from "../core/errors.ts";
 import {
   byteCount,
+  type Command,
   decimal,
-  examples,
   nonEmpty,
   say,
   untilInterrupted,
@@ -104,14 +104,11 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
       "train nothing: find the rates at which a fresh model's loss falls (Smith 2017)",
     )
     .option("--json", "print the result as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        ...(takesModel ? [`kiln train ${name} MODEL --data FILE --out runs/first --steps 500`] : []),
-        `kiln train ${name} settings.yaml --data FILE --out runs/first --steps 500`,
-        `kiln train ${name} --out runs/first --resume`,
-        `kiln train ${name} --out runs/first --resume --steps 1000 --learning-rate 5e-4`,
-      ),
+    .examples(
+      ...(takesModel ? [`kiln train ${name} MODEL --data FILE --out runs/first --steps 500`] : []),
+      `kiln train ${name} settings.yaml --data FILE --out runs/first --steps 500`,
+      `kiln train ${name} --out runs/first --resume`,
+      `kiln train ${name} --out runs/first --resume --steps 1000 --learning-rate 5e-4`,
     )
     .addHelpText("after", () => `\nAll settings and their defaults: kiln settings ${name}\n`)
     .action(async (first: string | undefined, flags: Record<string, unknown>) => {
@@ -155,7 +152,7 @@ function addRecipe(train: Command, name: string, writers: Writers): void {
 function startFrom(model: string, initFrom: unknown) {
   if (initFrom === undefined) return { path: ["model", "init_from"], value: model, from: model };
   const message = `the model to start from is given twice, ${model} and by --init-from ${initFrom}: leave one out`;
-  throw new KilnError(message, { exitCode: 2 });
+  throw usageError(message);
 }
 
 function addSweep(program: Command): void {
@@ -169,7 +166,7 @@ function addSweep(program: Command): void {
     .option("--out <folder>", "folder of the sweep")
     .option("--parallel <n>", "trials that train at the same time", whole(1), 1)
     .option("--json", "print the result as one JSON object")
-    .addHelpText("after", examples("kiln sweep sweep.yaml --trials 20", "kiln sweep sweep.yaml --json"))
+    .examples("kiln sweep sweep.yaml --trials 20", "kiln sweep sweep.yaml --json")
     .addHelpText(
       "after",
       `
@@ -207,7 +204,7 @@ function addSettings(program: Command): void {
     .action(async (name: string) => {
       if (!Object.hasOwn(recipes, name)) {
         const names = Object.keys(recipes).join(", ");
-        throw new KilnError(`there is no recipe ${name}; there is ${names}`, { exitCode: 2 });
+        throw usageError(`there is no recipe ${name}; there is ${names}`);
       }
       const { describeSettings } = await import("./settings/load.ts");
       const { schema } = await recipes[name].load();
@@ -231,10 +228,11 @@ function addExport(program: Command): void {
         .makeOptionMandatory(),
     )
     .option("--base <model>", "the model that an adapter is for; default: the one that it names", nonEmpty)
-    .addOption(
-      new Option("--dtype <type>", "type of the weights; hf holds f32 and f16")
-        .choices(["f32", "f16", "q8_0", "q4_0"])
-        .default("f32"),
+    .choice(
+      "--dtype <type>",
+      "type of the weights; hf holds f32 and f16",
+      ["f32", "f16", "q8_0", "q4_0"],
+      "f32",
     )
     .requiredOption(
       "--out <path>",
@@ -251,15 +249,12 @@ function addExport(program: Command): void {
       "torchrun: updates of the whole run, those already done too; default: the run's",
       whole(1),
     )
-    .addHelpText(
-      "after",
-      examples(
-        "kiln export runs/demo/model --to gguf --dtype q8_0 --out demo.gguf",
-        "kiln export runs/demo/model --to ollama --dtype f16 --out demo-ollama",
-        "kiln export runs/chat/model --to gguf --base runs/demo/model --out chat-lora.gguf",
-        "kiln export runs/chat --to peft --out chat-adapter",
-        "kiln export runs/demo --to torchrun --steps 10000 --out demo-torchrun",
-      ),
+    .examples(
+      "kiln export runs/demo/model --to gguf --dtype q8_0 --out demo.gguf",
+      "kiln export runs/demo/model --to ollama --dtype f16 --out demo-ollama",
+      "kiln export runs/chat/model --to gguf --base runs/demo/model --out chat-lora.gguf",
+      "kiln export runs/chat --to peft --out chat-adapter",
+      "kiln export runs/demo --to torchrun --steps 10000 --out demo-torchrun",
     )
     .action(async (model: string, flags: ExportFlags) => {
       if (flags.to === "torchrun") return await handOver(model, flags.out, flags.steps);
@@ -283,12 +278,9 @@ function addStories(program: Command): void {
     .option("--count <n>", "how many", whole(1), 1000)
     .option("--seed <n>", "another seed gives others", whole(0), 0)
     .option("--chats", "conversations in which someone asks for a story, for kiln train sft")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln stories --chats --count 2000 > chats.jsonl",
-        "kiln stories --count 200 --seed 1 > held-out.jsonl",
-      ),
+    .examples(
+      "kiln stories --chats --count 2000 > chats.jsonl",
+      "kiln stories --count 200 --seed 1 > held-out.jsonl",
     )
     .action(async ({ count, seed, chats }: { count: number; seed: number; chats?: boolean }) => {
       const { story, storyChat } = await import("./data/index.ts");

@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import { atomicWriteText } from "../../core/platform/files.ts";
 import { duration, ProgressLine } from "../../core/platform/progress_line.ts";
 import { askServer, firstModel, type Target } from "./client.ts";
@@ -91,9 +91,7 @@ function goalsOf(texts: readonly string[]): Goals {
     texts.map((text) => {
       const [, name, most] = /^(ttft|itl|e2e):(\d+(?:\.\d+)?)$/.exec(text) ?? [];
       if (name !== undefined) return [name, Number(most)];
-      throw new KilnError(`${text} is no goal: give ttft:200, itl:50 or e2e:2000, in milliseconds`, {
-        exitCode: 2,
-      });
+      throw usageError(`${text} is no goal: give ttft:200, itl:50 or e2e:2000, in milliseconds`);
     }),
   );
 }

@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { usageError } from "../../core/errors.ts";
 import { philox4x32, seedWords, toUnit } from "../../core/random.ts";
 
 /** A request of the load: what is read and how much is written. */
@@ -34,9 +34,8 @@ export function lengths(text: string): Lengths {
   const [, median, sigma] = /^lognormal:(\d+),(\d+(?:\.\d+)?)$/.exec(text) ?? [];
   if (Number(median) > 0)
     return (uniform) => Math.max(1, Math.round(Number(median) * Math.exp(Number(sigma) * normal(uniform))));
-  throw new KilnError(
+  throw usageError(
     `${text} is no distribution of lengths: give 128, uniform:16-128 or lognormal:128,0.5 (median and sigma)`,
-    { exitCode: 2 },
   );
 }
 

@@ -1,4 +1,4 @@
-import { KilnError } from "../errors.ts";
+import { KilnError, usageError } from "../errors.ts";
 import type { Driver } from "./adapter_node.ts";
 
 /** Which driver runs the shaders. Browsers do not name hardware drivers: all of them are `browser`. */
@@ -128,10 +128,10 @@ function chooseAdapter(options: AdapterOptions): AdapterChoice {
   const asked = process.env.KILN_ADAPTER || "auto";
   const known = adapterChoices.find((choice) => choice === asked);
   if (!known) {
-    throw new KilnError(`KILN_ADAPTER=${asked} is not known: use one of ${adapterChoices.join(", ")}.`, {
-      code: "bad_adapter_choice",
-      exitCode: 2,
-    });
+    throw usageError(
+      `KILN_ADAPTER=${asked} is not known: use one of ${adapterChoices.join(", ")}.`,
+      "bad_adapter_choice",
+    );
   }
   if (options.software && (known === "auto" || known === "hardware")) return "software";
   return known;
@@ -225,8 +225,6 @@ function noAdapter(choice: AdapterChoice, cache: string): KilnError {
   const asked = choice === "auto" ? "" : ` (asked for: ${choice})`;
   return new KilnError(
     `No WebGPU adapter was found${asked}: ${remedy ?? "install a Vulkan driver for this platform"}.`,
-    {
-      code: "no_adapter",
-    },
+    { code: "no_adapter" },
   );
 }

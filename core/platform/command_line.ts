@@ -1,4 +1,4 @@
-import { type Command, CommanderError, InvalidArgumentError } from "commander";
+import { Command as Commander, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { KilnError } from "../errors.ts";
 import { environmentVariable } from "./environment.ts";
 
@@ -42,9 +42,25 @@ export const listOf =
     return [...before, value];
   };
 
-/** Lines below a command's --help. */
-export const examples = (...lines: string[]) =>
-  `\nExamples:\n${lines.map((line) => `  ${line}`).join("\n")}\n`;
+/** A command of kiln's, and those below it. */
+export class Command extends Commander {
+  declare readonly commands: readonly Command[];
+
+  override createCommand(name?: string): Command {
+    return new Command(name);
+  }
+
+  /** Lines below its --help. */
+  examples(...lines: string[]): this {
+    return this.addHelpText("after", `\nExamples:\n${lines.map((line) => `  ${line}`).join("\n")}\n`);
+  }
+
+  /** An option that takes one of some values, by default `standard`. */
+  choice(flags: string, description: string, values: readonly string[], standard?: string): this {
+    return this.addOption(new Option(flags, description).choices(values).default(standard));
+  }
+}
+
 /** A line for the person who watches; standard output is for results. */
 export const say = (line: string) => void process.stderr.write(`${line}\n`);
 

@@ -1,14 +1,12 @@
 import { createReadStream } from "node:fs";
 import { createInterface } from "node:readline";
-import { KilnError } from "../errors.ts";
+import { usageError } from "../errors.ts";
 import { readError } from "./files.ts";
 
 /** The lines of a UTF-8 file, or without a path of standard input, but for blank ones. */
 export async function* textLines(path?: string): AsyncGenerator<string> {
   if (path === undefined && process.stdin.isTTY)
-    throw new KilnError("there is no text: give one as an argument, a --file, or lines on standard input", {
-      exitCode: 2,
-    });
+    throw usageError("there is no text: give one as an argument, a --file, or lines on standard input");
   const input = path === undefined ? process.stdin : createReadStream(path);
   // readline passes a stream's error on to nobody.
   const failed = new Promise<never>((_, reject) => {

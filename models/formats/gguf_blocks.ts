@@ -26,9 +26,7 @@ export function encodeBlocks(
     if (Math.abs(value) < HALF_OVERFLOW) return toHalf(value);
     throw new KilnError(
       `${name} holds numbers that ${type} cannot (its f16 ends at 65504): export it with --dtype f32`,
-      {
-        code: "values_too_large",
-      },
+      { code: "values_too_large" },
     );
   };
   if (type === "F16") return new Uint8Array(Uint16Array.from(values, half).buffer);

@@ -1,6 +1,6 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { KilnError } from "../../core/errors.ts";
+import { usageError } from "../../core/errors.ts";
 import { environmentVariable } from "../../core/platform/environment.ts";
 
 /** A repository of the hub at a revision: a branch, a tag or a commit hash. */
@@ -53,19 +53,16 @@ export function hubSettings(): HubSettings {
   const token = environmentVariable("HF_TOKEN")?.trim() || null;
   const url = URL.canParse(endpoint) ? new URL(endpoint) : null;
   if (!url || !/^https?:$/.test(url.protocol) || url.username || url.search) {
-    throw new KilnError(`HF_ENDPOINT=${endpoint} is no web address: give one such as https://hub.example`, {
-      exitCode: 2,
-    });
+    throw usageError(`HF_ENDPOINT=${endpoint} is no web address: give one such as https://hub.example`);
   }
   const isLocal = /^(localhost|127(\.\d+){3}|\[::1\])$/.test(url.hostname);
   if (token && url.protocol === "http:" && !isLocal) {
-    throw new KilnError(
+    throw usageError(
       `HF_TOKEN would be sent to ${url.host} unencrypted: use https in HF_ENDPOINT, or unset HF_TOKEN`,
-      { exitCode: 2 },
     );
   }
   if (token && !/^[\x21-\x7e]+$/.test(token)) {
-    throw new KilnError("HF_TOKEN holds a character that no token has: copy it again", { exitCode: 2 });
+    throw usageError("HF_TOKEN holds a character that no token has: copy it again");
   }
   const cache = environmentVariable("XDG_CACHE_HOME") || join(homedir(), ".cache");
   const home = environmentVariable("HF_HOME") || join(cache, "huggingface");

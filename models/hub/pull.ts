@@ -1,5 +1,5 @@
 import { statfs } from "node:fs/promises";
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import { takeLock } from "../../core/platform/lock.ts";
 import { bytes, duration, type ProgressLine } from "../../core/platform/progress_line.ts";
 import { RepositoryCache } from "./cache.ts";
@@ -42,7 +42,7 @@ export interface PullResult {
 export async function pullModel(name: string, options: PullOptions = {}): Promise<PullResult> {
   const parsed = parseModelName(name);
   if (!parsed) {
-    throw new KilnError(`${name} is no model's name: give org/name, or org/name@revision`, { exitCode: 2 });
+    throw usageError(`${name} is no model's name: give org/name, or org/name@revision`);
   }
   const settings = hubSettings();
   const pull = new Pull(parsed, settings, options);

@@ -1,7 +1,6 @@
-import type { Command } from "commander";
 import { definedOnly } from "../../core/defined_only.ts";
-import { KilnError } from "../../core/errors.ts";
-import { examples, nonEmpty, say } from "../../core/platform/command_line.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
+import { type Command, nonEmpty, say } from "../../core/platform/command_line.ts";
 import type { RegisteredVersion } from "./registry.ts";
 
 interface JsonFlag {
@@ -27,7 +26,7 @@ export function addRegistryCommands(program: Command): void {
   const model = program
     .command("model")
     .description("keep versions of models in a registry, and names for them such as prod")
-    .addHelpText("after", examples("kiln model add assistant runs/chat", "kiln serve assistant"))
+    .examples("kiln model add assistant runs/chat", "kiln serve assistant")
     .addHelpText("after", "\nKILN_REGISTRY is the registry's folder (default kiln-data/registry)\n");
   addAdd(model);
   addList(model);
@@ -48,13 +47,10 @@ function addAdd(model: Command): void {
     .option("--base <model>", "the model that an adapter is for; default: the one that it names", nonEmpty)
     .option("--note <text>", "a line about it", nonEmpty)
     .option("--json", "print the version as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln model add assistant runs/chat",
-        'kiln model add assistant runs/chat/model --base base@prod --note "learning rate halved"',
-        "kiln model add assistant model.gguf --json",
-      ),
+    .examples(
+      "kiln model add assistant runs/chat",
+      'kiln model add assistant runs/chat/model --base base@prod --note "learning rate halved"',
+      "kiln model add assistant model.gguf --json",
     )
     .action(async (name: string, given: string, flags: JsonFlag & { base?: string; note?: string }) => {
       const { resolveModel } = await import("../hub/resolve.ts");
@@ -83,7 +79,7 @@ function addList(model: Command): void {
     .argument("[name]", "one model; default: all")
     .description("the models, their versions and aliases")
     .option("--json", "print a JSON array of versions")
-    .addHelpText("after", examples("kiln model list", "kiln model list assistant --json"))
+    .examples("kiln model list", "kiln model list assistant --json")
     .action(async (name: string | undefined, { json }: JsonFlag) => {
       const registry = await open();
       // A name that does not exist is refused by `find`.
@@ -113,7 +109,7 @@ function addShow(model: Command): void {
     .command("show")
     .argument("<version>", version)
     .description("all that is known of a version, as JSON")
-    .addHelpText("after", examples("kiln model show assistant@prod"))
+    .examples("kiln model show assistant@prod")
     .action(async (reference: string) => {
       const registry = await open();
       const found = await registry.find(reference);
@@ -130,7 +126,7 @@ function addAlias(model: Command): void {
     .argument("[version]", "its number, or another alias; none takes the alias away")
     .description("let an alias stand for a version, also in servers that run: they switch without a pause")
     .option("--json", "print the change as one JSON object")
-    .addHelpText("after", examples("kiln model alias assistant prod 3", "kiln model alias assistant canary"))
+    .examples("kiln model alias assistant prod 3", "kiln model alias assistant canary")
     .action(async (name: string, alias: string, to: string | undefined, { json }: JsonFlag) => {
       const registry = await open();
       const after = to === undefined ? null : (await registry.find(`${name}@${to}`)).version;
@@ -152,7 +148,7 @@ function addDiff(model: Command): void {
     .argument("<b>", "the same")
     .description("what differs between two versions: settings, metrics, data, signature, files")
     .option("--json", "print a JSON array of differences")
-    .addHelpText("after", examples("kiln model diff assistant@2 assistant@prod"))
+    .examples("kiln model diff assistant@2 assistant@prod")
     .action(async (a: string, b: string, { json }: JsonFlag) => {
       const registry = await open();
       const { diffVersions } = await import("./diff.ts");
@@ -174,7 +170,7 @@ function addVerify(model: Command): void {
       "read every file of a version and compare it with what was added; status 1 where one differs",
     )
     .option("--json", "print a JSON array of versions with what is wrong with them")
-    .addHelpText("after", examples("kiln model verify", "kiln model verify assistant@3"))
+    .examples("kiln model verify", "kiln model verify assistant@3")
     .action(async (reference: string | undefined, { json }: JsonFlag) => {
       const registry = await open();
       const all = reference === undefined ? await registry.list() : [];
@@ -200,11 +196,10 @@ function addRemove(model: Command): void {
     .command("rm")
     .argument("<version>", "NAME@3")
     .description("delete a version that nothing refers to; its number is not given again")
-    .addHelpText("after", examples("kiln model rm assistant@2"))
+    .examples("kiln model rm assistant@2")
     .action(async (reference: string) => {
       const number = Number(/^[^@]+@(\d+)$/.exec(reference)?.[1]);
-      if (!number)
-        throw new KilnError(`give the number of the version to delete, as NAME@3`, { exitCode: 2 });
+      if (!number) throw usageError(`give the number of the version to delete, as NAME@3`);
       const registry = await open();
       const { name } = await registry.find(reference);
       await registry.remove(name, number);
@@ -217,7 +212,7 @@ function addCollect(model: Command): void {
     .command("gc")
     .description("free what killed processes left in the registry")
     .option("--json", "print the result as one JSON object")
-    .addHelpText("after", examples("kiln model gc"))
+    .examples("kiln model gc")
     .action(async ({ json }: JsonFlag) => {
       const freed = await (await open()).collect();
       if (json) return print({ freed });

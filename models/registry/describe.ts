@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { KilnError } from "../../core/errors.ts";
+import { usageError } from "../../core/errors.ts";
 import { readJson } from "../../core/platform/files.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import { parseAdapterConfig } from "../adapter_config.ts";
@@ -65,9 +65,7 @@ async function describe(path: string, base?: string): Promise<Pick<Facts, "kind"
   const { base_model_name_or_path, task_type } = parseAdapterConfig(await readJson(adapter), adapter);
   const named = base ?? base_model_name_or_path;
   if (named === null)
-    throw new KilnError(`${adapter} does not name the model that it is for: give --base MODEL`, {
-      exitCode: 2,
-    });
+    throw usageError(`${adapter} does not name the model that it is for: give --base MODEL`);
   const task = task_type === "SEQ_CLS" ? "text-classification" : "text-generation";
   return { kind: "adapter", signature: signature(task, "text", null, await tokenizerOf(path)), base: named };
 }

@@ -23,9 +23,7 @@ async function waitForLock(path: string): Promise<() => void> {
   const locked = (owner: string, remedy: string | null) =>
     new KilnError(
       `another process (${owner}) is changing this model: ${remedy ?? "wait for it or stop it"}`,
-      {
-        code: "registry_locked",
-      },
+      { code: "registry_locked" },
     );
   for (const end = performance.now() + longestWait; ; ) {
     try {

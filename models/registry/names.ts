@@ -1,5 +1,5 @@
 import { join, relative, resolve, sep } from "node:path";
-import { KilnError } from "../../core/errors.ts";
+import { usageError } from "../../core/errors.ts";
 import { environmentVariable } from "../../core/platform/environment.ts";
 
 /** What a person calls a version: `name@3`, `name@alias`, or `name` alone, which is `name@prod`, else the newest. */
@@ -29,18 +29,18 @@ export function parseReference(text: string): Reference | null {
 /** @throws KilnError (`name_invalid`). */
 export function checkName(name: string): string {
   if (isName(name)) return name;
-  throw new KilnError(
+  throw usageError(
     `${JSON.stringify(name.slice(0, 200))} is no name of a model: letters, digits, ".", "_" and "-", at most 96`,
-    { code: "name_invalid", exitCode: 2 },
+    "name_invalid",
   );
 }
 
 /** @throws KilnError (`name_invalid`). */
 export function checkAlias(alias: string): string {
   if (isAlias(alias)) return alias;
-  throw new KilnError(
+  throw usageError(
     `${JSON.stringify(alias.slice(0, 200))} is no alias: a letter, then letters, digits, ".", "_" and "-", at most 96`,
-    { code: "name_invalid", exitCode: 2 },
+    "name_invalid",
   );
 }
 

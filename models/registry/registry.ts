@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { existsSync, rmSync } from "node:fs";
 import { readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { KilnError, nearestName } from "../../core/errors.ts";
+import { KilnError, nearestName, usageError } from "../../core/errors.ts";
 import {
   atomicWriteFile,
   readJson,
@@ -303,9 +303,7 @@ export class Registry {
       if (referrers.length > 0) {
         throw new KilnError(
           `${versionName(name, version)} is referred to by ${referrers.join(", ")}: end that first`,
-          {
-            code: "version_in_use",
-          },
+          { code: "version_in_use" },
         );
       }
       const { content_sha256, created_at } = found;
@@ -364,12 +362,9 @@ const isVersion = (text: string) => /^[1-9]\d*$/.test(text);
 function referenceOf(text: string): Reference {
   const reference = parseReference(text);
   if (reference) return reference;
-  throw new KilnError(
+  throw usageError(
     `${JSON.stringify(text.slice(0, 200))} names no version: give NAME, NAME@3 or NAME@ALIAS`,
-    {
-      code: "name_invalid",
-      exitCode: 2,
-    },
+    "name_invalid",
   );
 }
 

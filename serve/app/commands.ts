@@ -1,5 +1,4 @@
-import { type Command, Option } from "commander";
-import { examples, nonEmpty, say } from "../../core/platform/command_line.ts";
+import { type Command, nonEmpty, say } from "../../core/platform/command_line.ts";
 import type { UserAccount } from "./protocol.ts";
 import type { Users } from "./users.ts";
 
@@ -10,7 +9,7 @@ export function addUserCommands(program: Command): void {
   const user = program
     .command("user")
     .description("who may use a server that KILN_USERS=multi started, and their tokens")
-    .addHelpText("after", examples("kiln user add cy", "kiln user add eve --role admin", "kiln user list"))
+    .examples("kiln user add cy", "kiln user add eve --role admin", "kiln user list")
     .addHelpText(
       "after",
       "\nA server that runs sees every change at once: DATABASE_URL or KILN_DATA_DIR says whose.\n",
@@ -19,7 +18,7 @@ export function addUserCommands(program: Command): void {
     .command("add")
     .argument("<name>", "letters, digits and . _ @ + -", nonEmpty)
     .description("make a user, and print a token: it is shown this once")
-    .addOption(new Option("--role <role>", "what the user may do").choices(roles).default("member"))
+    .choice("--role <role>", "what the user may do", roles, "member")
     .action((name: string, flags: { role: UserAccount["role"] }) =>
       withUsers(async (users) => {
         const { id } = await users.add(name, flags.role);

@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { usageError } from "../../core/errors.ts";
 import { environmentVariable } from "../../core/platform/environment.ts";
 import type { User } from "./protocol.ts";
 
@@ -9,5 +9,5 @@ export type UserMode = User["mode"];
 export function userMode(): UserMode {
   const mode = environmentVariable("KILN_USERS") || "single";
   if (mode === "single" || mode === "multi") return mode;
-  throw new KilnError(`KILN_USERS is ${mode}: set it to single or multi`, { exitCode: 2 });
+  throw usageError(`KILN_USERS is ${mode}: set it to single or multi`);
 }

@@ -150,9 +150,7 @@ export function checkOwnPage({ headers }: FastifyRequest, { allowedOrigins = [] 
   throw new HttpError(
     403,
     "pages of this origin may not use the server: start it with --allowed-origin ORIGIN",
-    {
-      code: "origin_not_allowed",
-    },
+    { code: "origin_not_allowed" },
   );
 }
 

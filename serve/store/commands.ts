@@ -1,5 +1,4 @@
-import type { Command } from "commander";
-import { examples, nonEmpty, say } from "../../core/platform/command_line.ts";
+import { type Command, nonEmpty, say } from "../../core/platform/command_line.ts";
 
 const number = (value: number) => value.toLocaleString("en");
 
@@ -11,30 +10,29 @@ export function addStoreCommands(program: Command): void {
     .argument("<from>", "sqlite:PATH, postgres://…, fs:FOLDER or s3://…", nonEmpty)
     .argument("<to>", "an empty store of either kind, or a place for blobs", nonEmpty)
     .description("copy a store, or its blobs, and compare every table or blob at the end")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln store copy sqlite:kiln-data/kiln.db postgres://kiln@localhost/kiln",
-        "kiln store copy postgres://kiln@localhost/kiln sqlite:copy.db",
-        'kiln store copy fs:kiln-data/blobs "s3://bucket/kiln?region=eu-central-1"',
-      ),
+    .examples(
+      "kiln store copy sqlite:kiln-data/kiln.db postgres://kiln@localhost/kiln",
+      "kiln store copy postgres://kiln@localhost/kiln sqlite:copy.db",
+      'kiln store copy fs:kiln-data/blobs "s3://bucket/kiln?region=eu-central-1"',
     )
     .action(copy);
   store
     .command("check")
     .argument("[address]", "a store or blobs (default: DATABASE_URL, or kiln.db in KILN_DATA_DIR)", nonEmpty)
     .description("look for damage: what a store holds, and what is wrong with it")
-    .addHelpText("after", examples("kiln store check", "kiln store check fs:kiln-data/blobs"))
+    .examples("kiln store check", "kiln store check fs:kiln-data/blobs")
     .action(check);
   program
     .command("backup")
     .argument("<file>", "a new file", nonEmpty)
     .description("write what the server keeps to a SQLite file, while it runs")
+    .examples(
+      "kiln backup kiln-2026-12-01.db",
+      "kiln store copy sqlite:kiln-2026-12-01.db sqlite:kiln-data/kiln.db",
+    )
     .addHelpText(
       "after",
-      `${examples("kiln backup kiln-2026-12-01.db", "kiln store copy sqlite:kiln-2026-12-01.db sqlite:kiln-data/kiln.db")}
-The second puts a backup back, into a store that is empty. Blobs are files of their own: kiln store copy copies them.
-`,
+      "The second puts a backup back, into a store that is empty. Blobs are files of their own: kiln store copy copies them.\n",
     )
     .action(backup);
 }
@@ -43,11 +41,9 @@ const isBlobs = (address: string) => /^(fs:|s3:)/.test(address);
 
 async function copy(from: string, to: string): Promise<void> {
   const { copyBlobs, copyStore } = await import("./copy.ts");
-  const { KilnError } = await import("../../core/errors.ts");
+  const { usageError } = await import("../../core/errors.ts");
   if (isBlobs(from) !== isBlobs(to))
-    throw new KilnError("a store is copied to a store, and blobs to blobs: name two of a kind", {
-      exitCode: 2,
-    });
+    throw usageError("a store is copied to a store, and blobs to blobs: name two of a kind");
   if (isBlobs(from)) {
     const { openBlobs } = await import("./index.ts");
     const { blobs, bytes } = await copyBlobs(await openBlobs(from), await openBlobs(to));

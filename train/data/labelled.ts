@@ -123,9 +123,7 @@ export function cellText({ values, where }: TableRow, column: string): string {
   if (!isObject(value) && !Array.isArray(value)) return String(value);
   throw new KilnError(
     `${where}: the column ${column} holds ${Array.isArray(value) ? "a list" : "an object"}, not a text`,
-    {
-      code: "table_invalid",
-    },
+    { code: "table_invalid" },
   );
 }
 

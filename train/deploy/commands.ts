@@ -1,5 +1,5 @@
-import { type Command, Option } from "commander";
-import { examples, nonEmpty, say, untilInterrupted } from "../../core/platform/command_line.ts";
+import { Option } from "commander";
+import { type Command, nonEmpty, say, untilInterrupted } from "../../core/platform/command_line.ts";
 import type { MakeGenerator } from "../recipe.ts";
 
 interface OllamaFlags {
@@ -24,18 +24,13 @@ export function addDeployCommands(program: Command, makeGenerator: () => Promise
         .argParser((text) => (text.includes("://") ? text : `http://${text}`))
         .default("http://127.0.0.1:11434"),
     )
-    .addOption(
-      new Option("--dtype <type>", "type of the weights there").choices(["f16", "q8_0"]).default("f16"),
-    )
+    .choice("--dtype <type>", "type of the weights there", ["f16", "q8_0"], "f16")
     .option("--base <model>", "the model that an adapter is for; default: the one that it names", nonEmpty)
     .option("--json", "print the result as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln deploy ollama runs/chat --name storyteller",
-        "kiln deploy ollama storyteller@prod --name storyteller --dtype q8_0",
-        "kiln deploy ollama runs/poems/model --base storyteller@prod --name poet",
-      ),
+    .examples(
+      "kiln deploy ollama runs/chat --name storyteller",
+      "kiln deploy ollama storyteller@prod --name storyteller --dtype q8_0",
+      "kiln deploy ollama runs/poems/model --base storyteller@prod --name poet",
     )
     .action(async (given: string, { json, ...flags }: OllamaFlags) => {
       const { findModel } = await import("../../models/hub/resolve.ts");

@@ -105,9 +105,7 @@ const short = (value: number) => String(Number(value.toPrecision(3)));
 function differs(problem: string): KilnError {
   return new KilnError(
     `the export was loaded again and is not the model: ${problem}; nothing was kept of it`,
-    {
-      code: "export_differs",
-    },
+    { code: "export_differs" },
   );
 }
 

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import { atomicWriteDirectory, atomicWriteFile, readJson } from "../../core/platform/files.ts";
 import { tensor } from "../../core/tensor.ts";
 import { parseAdapterConfig } from "../../models/adapter_config.ts";
@@ -98,8 +98,7 @@ function writeFile(
 ): Promise<void> {
   const { model, tensors, tokenizer } = original;
   if (!model.adapter) return writeGgufModel(path, model, tensors, tokenizer, { dtype, name });
-  if (dtype.startsWith("q"))
-    throw new KilnError(`an adapter's file holds f32 or f16, not ${dtype}`, { exitCode: 2 });
+  if (dtype.startsWith("q")) throw usageError(`an adapter's file holds f32 or f16, not ${dtype}`);
   return writeGgufAdapter(path, model, { dtype, name });
 }
 
@@ -126,12 +125,9 @@ export async function exportModel(
 ): Promise<Comparison> {
   const target: Target = exportTargets[to];
   if (!target.dtypes.includes(dtype)) {
-    throw new KilnError(
-      `--to ${to} holds ${target.dtypes.join(" or ")}, not ${dtype}; use --to gguf for it`,
-      { exitCode: 2 },
-    );
+    throw usageError(`--to ${to} holds ${target.dtypes.join(" or ")}, not ${dtype}; use --to gguf for it`);
   }
-  if (existsSync(out)) throw new KilnError(`${out} exists; remove it or give another --out`, { exitCode: 2 });
+  if (existsSync(out)) throw usageError(`${out} exists; remove it or give another --out`);
   const source = await sourceOf(path, to, base);
   let original = await openOriginal(source.path, source.base);
   const { model } = original;
@@ -159,9 +155,7 @@ export async function sourceOf(given: string, to: ExportTarget, base?: string) {
   const source = join(path, "adapter_config.json");
   if (base === undefined && !existsSync(source)) {
     if (to !== "peft") return { path, base: null };
-    throw new KilnError(`${path} is a whole model, and --to peft writes an adapter; use --to hf`, {
-      exitCode: 2,
-    });
+    throw usageError(`${path} is a whole model, and --to peft writes an adapter; use --to hf`);
   }
   if (base !== undefined) return { path, base: await resolveModel(base) };
   const { base_model_name_or_path: named } = parseAdapterConfig(await readJson(source), source);

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { copyFile, cp, mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import { atomicWriteDirectory, currentDirectory, readJson, writeJson } from "../../core/platform/files.ts";
 import { packageRoot } from "../../core/platform/package_node.ts";
 import { CausalLM } from "../../models/decoder.ts";
@@ -46,7 +46,7 @@ export async function exportTorchrun(
   path: string,
   { out, steps, say }: TorchrunOptions,
 ): Promise<TorchrunExport> {
-  if (existsSync(out)) throw new KilnError(`${out} exists; remove it or give another --out`, { exitCode: 2 });
+  if (existsSync(out)) throw usageError(`${out} exists; remove it or give another --out`);
   const checkpoint = basename(dirname(path)) === "checkpoints" ? path : await newestCheckpoint(path);
   if (!checkpoint)
     throw new KilnError(
@@ -130,10 +130,7 @@ async function readRun(checkpoint: string, steps?: number) {
 }
 
 const refused = (what: string, remedy: string) =>
-  new KilnError(`--to torchrun: train.py has no ${what}; ${remedy}`, {
-    code: "torchrun_unsupported",
-    exitCode: 2,
-  });
+  usageError(`--to torchrun: train.py has no ${what}; ${remedy}`, "torchrun_unsupported");
 
 function assertKnown({ train, adapter }: Settings): void {
   const { optimizer, compute_dtype, ema_decay } = train;

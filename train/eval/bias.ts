@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { z } from "zod";
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import type { AnyModel } from "../../models/architectures.ts";
 import type { CausalLM } from "../../models/decoder.ts";
 import { Encoder } from "../../models/encoder.ts";
@@ -126,9 +126,7 @@ async function scorerOf(
     });
   const chosen = label ?? model.labels.at(-1)!;
   if (!model.labels.includes(chosen))
-    throw new KilnError(`--label ${chosen} is no label of ${name}; it has ${model.labels.join(", ")}`, {
-      exitCode: 2,
-    });
+    throw usageError(`--label ${chosen} is no label of ${name}; it has ${model.labels.join(", ")}`);
   const classify = await pipeline("text-classification", loaded);
   return {
     unit: `probability of ${chosen}`,

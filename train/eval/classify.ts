@@ -41,9 +41,7 @@ function classifierOf({ model }: Classifier, name: string): Encoder {
   const { architectures: [kind] = [] } = model.toHfConfig() as { architectures?: string[] };
   throw new KilnError(
     `${name} is a ${kind} without labels to choose from; train one with kiln train classify`,
-    {
-      code: "task_unknown",
-    },
+    { code: "task_unknown" },
   );
 }
 

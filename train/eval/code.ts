@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
-import { KilnError, nearestName } from "../../core/errors.ts";
+import { KilnError, nearestName, usageError } from "../../core/errors.ts";
 import {
   type Contained,
   type Language,
@@ -141,10 +141,7 @@ const temperatureOf = ({ temperature }: CodeFlags, samples: number) => temperatu
 function assertEnough(what: string, samples: number, k: readonly number[]): void {
   const most = Math.max(...k);
   if (samples >= most) return;
-  throw new KilnError(`${what}: pass@${most} needs ${most} completions of each problem or more`, {
-    code: "samples_few",
-    exitCode: 2,
-  });
+  throw usageError(`${what}: pass@${most} needs ${most} completions of each problem or more`, "samples_few");
 }
 
 /** Reads all completions once, so that a mistake in the last line costs no run of the first; how many there are. */
@@ -252,9 +249,7 @@ function resultsFile({ out, completions }: CodeFlags): AppendFile | null {
   if (out === undefined) return null;
   const path = join(out, "results.jsonl");
   if (completions !== undefined && resolve(completions) === resolve(path))
-    throw new KilnError(`--out ${out} would replace ${completions} itself; name another folder`, {
-      exitCode: 2,
-    });
+    throw usageError(`--out ${out} would replace ${completions} itself; name another folder`);
   return new AppendFile(path, "w");
 }
 

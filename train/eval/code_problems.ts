@@ -50,9 +50,7 @@ export async function readProblems(
   if (problems.size > 0) return problems;
   throw new KilnError(
     `${files.join(", ")}: no problem; give rows with task_id, prompt, test and entry_point`,
-    {
-      code: "problem_invalid",
-    },
+    { code: "problem_invalid" },
   );
 }
 

@@ -1,8 +1,8 @@
-import { type Command, InvalidArgumentError, Option } from "commander";
-import { KilnError } from "../../core/errors.ts";
+import { InvalidArgumentError } from "commander";
+import { usageError } from "../../core/errors.ts";
 import {
+  type Command,
   decimal,
-  examples,
   nonEmpty,
   say,
   untilInterrupted,
@@ -54,7 +54,7 @@ const withOutput = (command: Command) =>
 /** Options of evaluations that run a model. */
 const withModel = (command: Command) =>
   withOutput(command)
-    .addOption(new Option("--dtype <type>", "type of weights and activations").choices(["f32", "f16"]))
+    .choice("--dtype <type>", "type of weights and activations", ["f32", "f16"])
     .option(
       "--speed",
       "report tokens a second, milliseconds of one text, bytes on the device and parameters",
@@ -99,12 +99,15 @@ const withLabels = (command: Command) =>
   command
     .option("--text <column...>", "the column of the text, or several; default: a usual name such as text")
     .option("--label <column...>", "the column of the label, or several of 0 and 1; default: a usual name")
-    .addOption(
-      new Option(
-        "--format <name>",
-        "how the files hold rows; default: as their names and content say",
-      ).choices(["csv", "tsv", "jsonl", "json", "parquet", "label-first", "fasttext"]),
-    );
+    .choice("--format <name>", "how the files hold rows; default: as their names and content say", [
+      "csv",
+      "tsv",
+      "jsonl",
+      "json",
+      "parquet",
+      "label-first",
+      "fasttext",
+    ]);
 
 function addPerplexity(group: Command): void {
   withWindows(withModel(group.command("perplexity").argument("<model>", modelArgument)))
@@ -112,12 +115,9 @@ function addPerplexity(group: Command): void {
       "how well a model predicts texts: bits per byte, and perplexity per token, word and byte; of a masked language model pseudo-perplexity",
     )
     .requiredOption("--data <path...>", "text files, JSON Lines or folders of them")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln eval perplexity runs/demo/model --data held-out.txt",
-        "kiln eval perplexity runs/demo/model --data held-out.jsonl --stride 128 --out report",
-      ),
+    .examples(
+      "kiln eval perplexity runs/demo/model --data held-out.txt",
+      "kiln eval perplexity runs/demo/model --data held-out.jsonl --stride 128 --out report",
     )
     .action(async (given: string, flags: PerplexityFlags & OutputFlags) => {
       const [path] = await opened(given);
@@ -143,14 +143,10 @@ function addText(group: Command): void {
       "--references <file...>",
       "what they should say, one a line; several files are alternatives",
     )
-    .addOption(
-      new Option("--tokenize <name>", "how BLEU finds words")
-        .choices(["13a", "none", "intl", "char"])
-        .default("13a"),
-    )
+    .choice("--tokenize <name>", "how BLEU finds words", ["13a", "none", "intl", "char"], "13a")
     .option("--lowercase", "BLEU and chrF ignore case (ROUGE always does)")
     .option("--stemmed", "ROUGE compares stems, as rouge_score with use_stemmer")
-    .addHelpText("after", examples("kiln eval text --hypotheses answers.txt --references right.txt --json"))
+    .examples("kiln eval text --hypotheses answers.txt --references right.txt --json")
     .action(async (flags: TextFlags & OutputFlags) => {
       const { evaluateText } = await import("./text.ts");
       await finish(await evaluateText(flags), flags);
@@ -161,10 +157,7 @@ function addClassify(group: Command): void {
   withLabels(withModel(group.command("classify").argument("<model>", modelArgument)))
     .description("accuracy, F1, MCC, calibration and confusion matrix of a classifier on labelled texts")
     .requiredOption("--data <file...>", "CSV, TSV, JSON Lines, JSON or Parquet files with texts and labels")
-    .addHelpText(
-      "after",
-      examples("kiln eval classify runs/mood/model --data test.csv --text review --label mood --out report"),
-    )
+    .examples("kiln eval classify runs/mood/model --data test.csv --text review --label mood --out report")
     .action(async (given: string, flags: ClassifyFlags & OutputFlags) => {
       const [path] = await opened(given);
       const { fromPretrained } = await import("../../models/formats/hf_directory.ts");
@@ -182,7 +175,7 @@ function addChoice(group: Command): void {
       "--data <file...>",
       "JSON Lines with context, choices (a list) and answer (index or text)",
     )
-    .addHelpText("after", examples("kiln eval choice runs/demo/model --data questions.jsonl"))
+    .examples("kiln eval choice runs/demo/model --data questions.jsonl")
     .action(async (given: string, flags: { data: string[]; speed?: boolean } & OutputFlags) => {
       const { evaluateChoice } = await import("./choice.ts");
       await finish(await evaluateChoice(await decoder(given, flags.dtype), given, flags), flags);
@@ -223,29 +216,23 @@ function addCode(group: Command, makeGenerator: () => Promise<MakeGenerator>): v
       "of a program; default: 3",
       decimal("a number above 0", (s) => s > 0),
     )
-    .addOption(
-      new Option("--language <name>", "of problems without a field language; default: python").choices([
-        "python",
-        "javascript",
-      ]),
-    )
-    .addOption(
-      new Option(
-        "--tier <name>",
-        "how programs are contained; default: the first of these that works",
-      ).choices(["namespaces", "interpreter", "wasm"]),
-    )
-    .addHelpText(
-      "after",
-      examples(
-        "kiln eval code runs/coder/model --data HumanEval.jsonl.gz --k 1,10 --samples 20 --out report",
-        "kiln eval code --completions samples.jsonl --data HumanEval.jsonl.gz",
-        "kiln eval code runs/coder/model --data problems.jsonl --language javascript",
-      ),
+    .choice("--language <name>", "of problems without a field language; default: python", [
+      "python",
+      "javascript",
+    ])
+    .choice("--tier <name>", "how programs are contained; default: the first of these that works", [
+      "namespaces",
+      "interpreter",
+      "wasm",
+    ])
+    .examples(
+      "kiln eval code runs/coder/model --data HumanEval.jsonl.gz --k 1,10 --samples 20 --out report",
+      "kiln eval code --completions samples.jsonl --data HumanEval.jsonl.gz",
+      "kiln eval code runs/coder/model --data problems.jsonl --language javascript",
     )
     .action(async (given: string | undefined, flags: CodeFlags & OutputFlags) => {
       if ((given === undefined) === (flags.completions === undefined))
-        throw new KilnError("name a model, or a file of --completions, and not both", { exitCode: 2 });
+        throw usageError("name a model, or a file of --completions, and not both");
       const { evaluateCode } = await import("./code.ts");
       await untilInterrupted("\nstopping; once more to stop at once", async (signal) => {
         if (given === undefined) return finish(await evaluateCode({ ...flags, say, signal }), flags);
@@ -275,12 +262,9 @@ function addChat(group: Command, makeGenerator: () => Promise<MakeGenerator>): v
     .option("--max-tokens <n>", "tokens of an answer at most", whole(1), 256)
     .option("--temperature <x>", "0 takes the likeliest token each time", temperature, 0)
     .option("--seed <n>", "of the answers and the resamples", whole(0), 0)
-    .addHelpText(
-      "after",
-      examples(
-        "kiln eval chat runs/chat/model --data held-out.jsonl",
-        "kiln eval chat runs/chat/model --data held-out.jsonl --before runs/demo/model --limit 100 --out report",
-      ),
+    .examples(
+      "kiln eval chat runs/chat/model --data held-out.jsonl",
+      "kiln eval chat runs/chat/model --data held-out.jsonl --before runs/demo/model --limit 100 --out report",
     )
     .action(async (given: string, flags: ChatFlags & OutputFlags & { before?: string }) => {
       const names = [given, ...(flags.before === undefined ? [] : [flags.before])];
@@ -299,20 +283,13 @@ function addCompare(group: Command): void {
     ),
   )
     .description("whether model B differs from A on the same data: paired bootstrap and McNemar's test")
-    .addOption(
-      new Option("--task <name>", "what to measure")
-        .choices(["perplexity", "choice", "classify"])
-        .default("perplexity"),
-    )
+    .choice("--task <name>", "what to measure", ["perplexity", "choice", "classify"], "perplexity")
     .requiredOption("--data <path...>", "what that evaluation takes")
-    .addOption(new Option("--dtype <type>", "type of weights and activations").choices(["f32", "f16"]))
+    .choice("--dtype <type>", "type of weights and activations", ["f32", "f16"])
     .option("--seed <n>", "of the resamples", whole(0), 0)
-    .addHelpText(
-      "after",
-      examples(
-        "kiln eval compare runs/a/model runs/b/model --data held-out.jsonl",
-        "kiln eval compare runs/a/model runs/b/model --task choice --data questions.jsonl",
-      ),
+    .examples(
+      "kiln eval compare runs/a/model runs/b/model --data held-out.jsonl",
+      "kiln eval compare runs/a/model runs/b/model --task choice --data questions.jsonl",
     )
     .action(async (a: string, b: string, flags: CompareFlags & OutputFlags) => {
       const [pathA, pathB] = await opened(a, b);
@@ -323,7 +300,7 @@ function addCompare(group: Command): void {
 
 const withTexts = (command: Command) =>
   withOutput(command)
-    .addOption(new Option("--dtype <type>", "type of weights and activations").choices(["f32", "f16"]))
+    .choice("--dtype <type>", "type of weights and activations", ["f32", "f16"])
     .requiredOption("--data <path...>", "text files, JSON Lines or folders of them")
     .option("--field <name>", "the field of a JSON line that holds the text");
 
@@ -332,10 +309,7 @@ function addBias(group: Command): void {
     .description("whether a model says something else of a text where another group of people is named in it")
     .requiredOption("--terms <file>", "YAML or JSON with sets of groups and their words, in one order")
     .option("--label <name>", "of a classifier, the label whose probability is compared; default: its last")
-    .addHelpText(
-      "after",
-      examples("kiln eval bias runs/demo/model --data texts.jsonl --terms docs/configs/identity_terms.yaml"),
-    )
+    .examples("kiln eval bias runs/demo/model --data texts.jsonl --terms docs/configs/identity_terms.yaml")
     .action(async (given: string, flags: BiasFlags & OutputFlags) => {
       const [path] = await opened(given);
       const { fromPretrained } = await import("../../models/formats/hf_directory.ts");
@@ -352,7 +326,7 @@ function addCoherence(group: Command): void {
       "what the context is worth: a text's last sentence after it, and after a shuffled or foreign one",
     )
     .option("--seed <n>", "of the shuffling", whole(0), 0)
-    .addHelpText("after", examples("kiln eval coherence runs/demo/model --data held-out.jsonl"))
+    .examples("kiln eval coherence runs/demo/model --data held-out.jsonl")
     .action(async (given: string, flags: CoherenceFlags & OutputFlags) => {
       const { evaluateCoherence } = await import("./coherence.ts");
       await finish(await evaluateCoherence(await decoder(given, flags.dtype), given, flags), flags);

@@ -1,4 +1,4 @@
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import { TextSize } from "../../core/statistics/words.ts";
 import type { CausalLM } from "../../models/decoder.ts";
 import { Encoder } from "../../models/encoder.ts";
@@ -167,17 +167,15 @@ export function windowOptions(
   { context, stride }: Partial<WindowOptions>,
 ): WindowOptions {
   if (model instanceof Encoder && stride !== undefined)
-    throw new KilnError("--stride is for models that write token by token; leave it out", { exitCode: 2 });
+    throw usageError("--stride is for models that write token by token; leave it out");
   const longest = model.shape.max_position_embeddings;
   const chosen = { context: context ?? longest, stride: stride ?? context ?? longest };
   if (chosen.context > longest)
-    throw new KilnError(
+    throw usageError(
       `--context ${context} is more than the ${longest} tokens that the model reads; give ${longest} or less`,
-      { exitCode: 2 },
     );
   if (chosen.stride <= chosen.context) return chosen;
-  throw new KilnError(
+  throw usageError(
     `--stride ${stride} is more than the context of ${chosen.context} tokens, so tokens would be left out; give ${chosen.context} or less`,
-    { exitCode: 2 },
   );
 }

@@ -16,13 +16,11 @@ export interface AdafactorOptions extends OptimizerOptions {
  * Adafactor (Shazeer & Stern 2018), as torch.optim.Adafactor: of the squares of a matrix's gradients it keeps the means
  * of rows and columns alone. `lr` bounds a rate that is relative to the size of a parameter.
  */
-export class Adafactor extends BaseOptimizer {
+export class Adafactor extends BaseOptimizer<AdafactorOptions> {
   protected override readonly writesHalves = false;
-  readonly #options: AdafactorOptions;
 
   constructor(parameters: Parameters, options: AdafactorOptions = {}) {
     super(parameters, { lr: 1e-2, ...options }, statesOf, ["beta2Decay", "eps", "d"]);
-    this.#options = options;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
@@ -30,7 +28,7 @@ export class Adafactor extends BaseOptimizer {
   }
 
   protected update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void {
-    const { beta2Decay: beta2_decay = -0.8, eps = [2 ** -23, 1e-3], d: clip = 1 } = this.#options;
+    const { beta2Decay: beta2_decay = -0.8, eps = [2 ** -23, 1e-3], d: clip = 1 } = this.options;
     for (const { param, grad, states: variances } of updates)
       adafactorStep({ param, grad, variances }, hyper, scale, { beta2_decay, eps, clip });
   }

@@ -10,16 +10,13 @@ export interface AdagradOptions extends OptimizerOptions {
 }
 
 /** Adagrad (Duchi et al. 2011), as torch.optim.Adagrad. */
-export class Adagrad extends BaseOptimizer {
-  readonly #options: AdagradOptions;
-
+export class Adagrad extends BaseOptimizer<AdagradOptions> {
   constructor(parameters: Parameters, options: AdagradOptions = {}) {
     super(parameters, { lr: 1e-2, ...options }, ["sum"], ["lrDecay", "eps"]);
-    this.#options = options;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { lrDecay = 0, eps = 1e-10 } = this.#options;
+    const { lrDecay = 0, eps = 1e-10 } = this.options;
     const decayed = { lr: lr / (1 + (step - 1) * lrDecay), base_lr: lr, lr_decay: lrDecay };
     // RMSprop whose mean of squares is their sum.
     return { ...decayed, beta2: 1, one_minus_beta2: 1, eps };

@@ -25,9 +25,8 @@ export function adamHyper(options: AdamOptions, lr: number, step: number): Parti
 }
 
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. */
-export class AdamW extends BaseOptimizer {
+export class AdamW extends BaseOptimizer<AdamOptions> {
   protected readonly decoupled: boolean = true;
-  readonly #options: AdamOptions;
 
   constructor(parameters: Parameters, options: AdamOptions = {}) {
     super(
@@ -36,11 +35,10 @@ export class AdamW extends BaseOptimizer {
       ["exp_avg", "exp_avg_sq"],
       ["betas", "eps"],
     );
-    this.#options = options;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    return adamHyper(this.#options, lr, step);
+    return adamHyper(this.options, lr, step);
   }
 
   protected update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void {

@@ -23,19 +23,17 @@ export class AdamW8bit extends SplitOptimizer {
   }
 }
 
-class Blockwise extends BaseOptimizer {
+class Blockwise extends BaseOptimizer<AdamOptions> {
   protected override readonly writesHalves = false;
-  readonly #options: AdamOptions;
   readonly #table: Tensor;
 
   constructor(parameters: Parameters, options: AdamOptions) {
     super(parameters, { lr: 1e-3, weightDecay: 0.01, ...options }, statesOf, ["betas", "eps"]);
-    this.#options = options;
     this.#table = persist(adam8bitTable(named(parameters).values().next().value!.device));
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    return adamHyper(this.#options, lr, step);
+    return adamHyper(this.options, lr, step);
   }
 
   protected update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void {

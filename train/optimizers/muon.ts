@@ -45,9 +45,8 @@ const muonOptions = ["momentum", "nesterov", "adjustLrFn", "coefficients", "iter
  * Muon (Jordan et al. 2024), as torch.optim.Muon: momentum, then the update's nearest semi-orthogonal matrix. For
  * matrices only.
  */
-export class Muon extends BaseOptimizer {
+export class Muon extends BaseOptimizer<MuonOptions> {
   protected override readonly writesHalves = false;
-  readonly #options: MuonOptions;
 
   constructor(parameters: Parameters, options: MuonOptions = {}) {
     for (const [name, { rank }] of named(parameters)) {
@@ -55,21 +54,20 @@ export class Muon extends BaseOptimizer {
         throw new KilnError(`Muon takes matrices only; ${name} has rank ${rank}: give it to AdamW`);
     }
     super(parameters, { lr: 1e-3, weightDecay: 0.1, ...options }, ["momentum_buffer"], muonOptions);
-    this.#options = options;
   }
 
   protected hyper(lr: number): Partial<Hyper> {
-    return { lr, momentum: this.#options.momentum ?? 0.95 };
+    return { lr, momentum: this.options.momentum ?? 0.95 };
   }
 
   protected update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void {
-    const { nesterov = true, adjustLrFn } = this.#options;
+    const { nesterov = true, adjustLrFn } = this.options;
     for (const { param, grad, states } of updates) {
       const moved = muonMomentum(states[0], grad, hyper, scale, nesterov);
       const [rows, columns] = param.shape;
       const ratio = Math.sqrt(Math.max(1, rows / columns));
       const factor = adjustLrFn === "match_rms_adamw" ? 0.2 * Math.sqrt(Math.max(rows, columns)) : ratio;
-      descend(param, orthogonalize(moved, this.#options), hyper, scale, factor);
+      descend(param, orthogonalize(moved, this.options), hyper, scale, factor);
     }
   }
 }

@@ -82,9 +82,10 @@ function checkRate(what: string, value: number): void {
 }
 
 /** What all optimizers share: f32 states, one tensor of hyperparameters for each weight decay, and the counting of steps. */
-export abstract class BaseOptimizer implements Optimizer {
+export abstract class BaseOptimizer<O extends OptimizerOptions> implements Optimizer {
   lr: number;
   steps = 0;
+  protected readonly options: O;
   /** Whether `update` rewrites the f16 copies of parameters itself, as multi-tensor kernels do. */
   protected readonly writesHalves: boolean = true;
   readonly #slots: Slot[] = [];
@@ -98,7 +99,7 @@ export abstract class BaseOptimizer implements Optimizer {
    */
   constructor(
     parameters: Parameters,
-    options: OptimizerOptions & { lr: number },
+    options: O & { lr: number },
     states: readonly string[] | ((shape: Shape) => Record<string, Shape | CodedShape>),
     own: readonly string[] = [],
   ) {
@@ -107,6 +108,7 @@ export abstract class BaseOptimizer implements Optimizer {
     checkRate("lr", lr);
     checkRate("weightDecay", weightDecay);
     this.lr = lr;
+    this.options = options;
     const names = typeof states === "function" ? [] : states;
     const all = named(parameters);
     const first = all.values().next().value;

@@ -10,16 +10,13 @@ export interface RmspropOptions extends OptimizerOptions {
 }
 
 /** RMSprop (Hinton 2012), as torch.optim.RMSprop without momentum. */
-export class Rmsprop extends BaseOptimizer {
-  readonly #options: RmspropOptions;
-
+export class Rmsprop extends BaseOptimizer<RmspropOptions> {
   constructor(parameters: Parameters, options: RmspropOptions = {}) {
     super(parameters, { lr: 1e-2, ...options }, ["square_avg"], ["alpha", "eps"]);
-    this.#options = options;
   }
 
   protected hyper(lr: number): Partial<Hyper> {
-    const { alpha = 0.99, eps = 1e-8 } = this.#options;
+    const { alpha = 0.99, eps = 1e-8 } = this.options;
     return { lr, beta2: alpha, one_minus_beta2: 1 - alpha, eps };
   }
 

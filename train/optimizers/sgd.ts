@@ -11,21 +11,18 @@ export interface SgdOptions extends OptimizerOptions {
 }
 
 /** Stochastic gradient descent with momentum, as torch.optim.SGD. */
-export class Sgd extends BaseOptimizer {
-  readonly #options: SgdOptions;
-
+export class Sgd extends BaseOptimizer<SgdOptions> {
   constructor(parameters: Parameters, options: SgdOptions = {}) {
     super(parameters, { lr: 1e-3, ...options }, ["momentum_buffer"], ["momentum", "dampening", "nesterov"]);
-    this.#options = options;
   }
 
   protected hyper(lr: number, step: number): Partial<Hyper> {
-    const { momentum = 0, dampening = 0 } = this.#options;
+    const { momentum = 0, dampening = 0 } = this.options;
     const later = momentum === 0 ? 1 : 1 - dampening;
     return { lr, momentum, fresh: step === 1 ? 1 : later, later_fresh: later };
   }
 
   protected update(updates: readonly Update[], hyper: Tensor, scale: Tensor): void {
-    sgdStep(updates, hyper, scale, this.#options.nesterov);
+    sgdStep(updates, hyper, scale, this.options.nesterov);
   }
 }

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { isMap, isNode, LineCounter, parse, parseDocument } from "yaml";
 import type { z } from "zod";
-import { KilnError } from "../../core/errors.ts";
+import { KilnError, usageError } from "../../core/errors.ts";
 import { isObject, readText } from "../../core/platform/files.ts";
 import { configError, type Option, optionsOf, parseWith, shapeOf } from "../../models/formats/validation.ts";
 import { resolveModel } from "../../models/hub/resolve.ts";
@@ -39,15 +39,13 @@ export function parseOverrides(settings: readonly string[]): Override[] {
   return settings.map((text) => {
     const equals = text.indexOf("=");
     if (equals < 1) {
-      throw new KilnError(`--set ${text}: expected name=value, for example --set train.steps=500`, {
-        exitCode: 2,
-      });
+      throw usageError(`--set ${text}: expected name=value, for example --set train.steps=500`);
     }
     const path = currentName(text.slice(0, equals).trim()).split(".");
     try {
       return { path, value: parse(text.slice(equals + 1)), from: `--set ${text}` };
     } catch {
-      throw new KilnError(`--set ${text}: the value is not valid YAML; put it in quotes`, { exitCode: 2 });
+      throw usageError(`--set ${text}: the value is not valid YAML; put it in quotes`);
     }
   });
 }

@@ -1,5 +1,4 @@
-import type { Command } from "commander";
-import { examples, nonEmpty, whole } from "../../../core/platform/command_line.ts";
+import { type Command, nonEmpty, whole } from "../../../core/platform/command_line.ts";
 import type { FitFlags } from "./fit_command.ts";
 
 /** `kiln route`. Everything is imported when it is needed: `--help` is instant. */
@@ -19,12 +18,9 @@ export function addRouteCommands(program: Command): void {
     )
     .option("--max-tokens <n>", "tokens of an answer at most", whole(1), 128)
     .option("--json", "print the report as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln route fit auto demo=runs/demo/model --providers providers.yaml --data questions.jsonl",
-        "kiln route fit spam a=runs/a/model b=runs/b/model --providers providers.yaml --data labelled.jsonl --json",
-      ),
+    .examples(
+      "kiln route fit auto demo=runs/demo/model --providers providers.yaml --data questions.jsonl",
+      "kiln route fit spam a=runs/a/model b=runs/b/model --providers providers.yaml --data labelled.jsonl --json",
     )
     .action(async (name: string, models: string[], flags: FitFlags) =>
       (await import("./fit_command.ts")).fitCommand(name, models, flags),

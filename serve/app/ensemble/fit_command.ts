@@ -1,4 +1,4 @@
-import { KilnError } from "../../../core/errors.ts";
+import { KilnError, usageError } from "../../../core/errors.ts";
 import { say } from "../../../core/platform/command_line.ts";
 import { isObject } from "../../../core/platform/files.ts";
 import { ProgressLine } from "../../../core/platform/progress_line.ts";
@@ -48,11 +48,8 @@ export async function fitCommand(name: string, models: string[], flags: FitFlags
   const { routes, classifiers } = config;
   const known = [...Object.keys(routes), ...Object.keys(classifiers)];
   if (!known.includes(name))
-    throw new KilnError(
+    throw usageError(
       `${flags.providers} has no route and no classifiers ${name}: it has ${known.join(", ") || "none"}`,
-      {
-        exitCode: 2,
-      },
     );
   const rows = await rowsIn(flags.data);
   await openOnce();
@@ -74,7 +71,7 @@ async function loaded(models: readonly string[]): Promise<ModelPool> {
   const sources: { name: string; aliases: string[]; path: string }[] = [];
   for (const given of models) {
     const [, name, path] = /^([^=/]+)=(.+)$/.exec(given) ?? [];
-    if (name === undefined) throw new KilnError(`${given}: give each model as NAME=MODEL`, { exitCode: 2 });
+    if (name === undefined) throw usageError(`${given}: give each model as NAME=MODEL`);
     sources.push({ name, aliases: [], path: await resolveModel(path!) });
   }
   const needs: number[] = [];

@@ -1,5 +1,4 @@
-import { type Command, Option } from "commander";
-import { decimal, examples, nonEmpty } from "../../../core/platform/command_line.ts";
+import { type Command, decimal, nonEmpty } from "../../../core/platform/command_line.ts";
 import type { Experiment, UsageReport } from "../protocol.ts";
 
 const print = (line: string) => void process.stdout.write(`${line}\n`);
@@ -45,13 +44,9 @@ function addExperiments(program: Command): void {
     .description("have a share of those who ask for a model answered by another version, in servers that run")
     .option("--name <name>", "of the experiment; default: both versions", nonEmpty)
     .option("--split <percent>", "share of the treatment", percent, 50)
-    .addOption(
-      new Option("--unit <unit>", "what is always answered by the same arm")
-        .choices(["user", "conversation"])
-        .default("user"),
-    )
+    .choice("--unit <unit>", "what is always answered by the same arm", ["user", "conversation"], "user")
     .option("--json", "print the experiment as one JSON object")
-    .addHelpText("after", examples("kiln ab start assistant@prod assistant@3 --split 50"))
+    .examples("kiln ab start assistant@prod assistant@3 --split 50")
     .action(
       async (control: string, treatment: string, { split, name, json: asJson, ...flags }: StartFlags) => {
         const asked = { name: name ?? `${control} against ${treatment}`, control, treatment };

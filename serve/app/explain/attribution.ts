@@ -75,9 +75,7 @@ export function assertExplained(model: CausalLM, ids: readonly number[], from: n
   if (from < 1 || from >= ids.length)
     throw new KilnError(
       "there is nothing to explain: give a prompt of at least one token, and what follows",
-      {
-        code: "text_length",
-      },
+      { code: "text_length" },
     );
 }
 

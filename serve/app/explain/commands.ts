@@ -1,5 +1,4 @@
-import type { Command } from "commander";
-import { examples, nonEmpty, say, whole } from "../../../core/platform/command_line.ts";
+import { type Command, nonEmpty, say, whole } from "../../../core/platform/command_line.ts";
 
 interface ExplainFlags {
   prompt: string;
@@ -20,12 +19,9 @@ export function addExplainCommand(program: Command): void {
     .option("--top-k <n>", "alternatives of each token", whole(1, 100), 5)
     .option("--html <file>", "also write one page with attention maps and attributions", nonEmpty)
     .option("--json", "print the result as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        'kiln explain runs/demo/model --prompt "Once upon a time there was a" --html why.html',
-        'kiln explain runs/code/model --prompt "def add(a, b):" --target " return a + b"',
-      ),
+    .examples(
+      'kiln explain runs/demo/model --prompt "Once upon a time there was a" --html why.html',
+      'kiln explain runs/code/model --prompt "def add(a, b):" --target " return a + b"',
     )
     .action(runExplain);
 }

@@ -1,5 +1,4 @@
-import type { Command } from "commander";
-import { examples, say, untilInterrupted } from "../../../core/platform/command_line.ts";
+import { type Command, say, untilInterrupted } from "../../../core/platform/command_line.ts";
 
 /** `kiln jobs`. Everything is imported when it is needed: `--help` is instant. */
 export function addJobCommands(program: Command): void {
@@ -10,10 +9,7 @@ export function addJobCommands(program: Command): void {
       "train what waits, one job after the other, as a server does itself; on any number of machines",
     )
     .option("--once", "end when nothing waits")
-    .addHelpText(
-      "after",
-      examples("kiln jobs work", "DATABASE_URL=postgres://… KILN_BLOBS=s3://… kiln jobs work"),
-    )
+    .examples("kiln jobs work", "DATABASE_URL=postgres://… KILN_BLOBS=s3://… kiln jobs work")
     .addHelpText(
       "after",
       `

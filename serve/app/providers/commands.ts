@@ -1,5 +1,4 @@
-import type { Command } from "commander";
-import { examples, nonEmpty } from "../../../core/platform/command_line.ts";
+import { type Command, nonEmpty } from "../../../core/platform/command_line.ts";
 
 /** `kiln provider`. Everything is imported when it is needed: `--help` is instant. */
 export function addProviderCommands(program: Command): void {
@@ -10,18 +9,18 @@ export function addProviderCommands(program: Command): void {
     .argument("<name>", "a provider of the file", nonEmpty)
     .description("say whether a provider can be reached, takes its key, has the models and answers")
     .requiredOption("--providers <file>", "YAML of providers: docs/providers.md", nonEmpty)
-    .addHelpText("after", examples("kiln provider test cloud --providers providers.yaml"))
+    .examples("kiln provider test cloud --providers providers.yaml")
     .action(test);
 }
 
 async function test(name: string, { providers: file }: { providers: string }): Promise<void> {
   const { keyOf, readProviders } = await import("./config.ts");
-  const { KilnError } = await import("../../../core/errors.ts");
+  const { usageError } = await import("../../../core/errors.ts");
   const { providers } = readProviders(file);
   const settings = providers[name];
   if (settings === undefined) {
     const names = Object.keys(providers).join(", ") || "none";
-    throw new KilnError(`${file} has no provider ${name}: it has ${names}`, { exitCode: 2 });
+    throw usageError(`${file} has no provider ${name}: it has ${names}`);
   }
   const { Upstream } = await import("./upstream.ts");
   const { probe } = await import("./probe.ts");

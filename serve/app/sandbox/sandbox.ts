@@ -111,9 +111,7 @@ function languageOf(name: string): Language | "typescript" {
   const near = nearestName(name, Object.keys(languages));
   throw new KilnError(
     `${firstLine(name)} does not run here${near ? `; did you mean ${near}?` : ""}; ${known}`,
-    {
-      code: "language_unknown",
-    },
+    { code: "language_unknown" },
   );
 }
 

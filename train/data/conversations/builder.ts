@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { stringify } from "yaml";
 import type { z } from "zod";
-import { KilnError } from "../../../core/errors.ts";
+import { KilnError, usageError } from "../../../core/errors.ts";
 import { logFiles } from "../../../core/platform/append_log.ts";
 import { atomicWriteDirectory } from "../../../core/platform/files.ts";
 import type { Row } from "../../../tokenizer/index.ts";
@@ -105,9 +105,7 @@ export class DatasetBuilder {
       const why = counts.map(([reason, count]) => `${reason} ${count}`).join(", ");
       throw new KilnError(
         `no conversation is left of ${imported.records.length}${why && `: dropped as ${why}; change quality or dedupe`}`,
-        {
-          code: "corpus_empty",
-        },
+        { code: "corpus_empty" },
       );
     }
     const files = Object.fromEntries(
@@ -224,8 +222,6 @@ export async function configuredConversations(
 ): Promise<Imported> {
   const paths = [...sources, ...(logger.path === undefined ? [] : logFiles(logger.path))];
   if (paths.length === 0)
-    throw new KilnError("no conversations are named: give sources in the YAML, or files after it", {
-      exitCode: 2,
-    });
+    throw usageError("no conversations are named: give sources in the YAML, or files after it");
   return importConversations(paths, { map, say });
 }

@@ -1,8 +1,7 @@
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Command, Option } from "commander";
-import { KilnError } from "../../../core/errors.ts";
-import { examples, nonEmpty, say, whole } from "../../../core/platform/command_line.ts";
+import { KilnError, usageError } from "../../../core/errors.ts";
+import { type Command, nonEmpty, say, whole } from "../../../core/platform/command_line.ts";
 import type { DataConfig } from "./config.ts";
 import { type ConversationMetadata, type ConversationRecord, countsOf } from "./record.ts";
 
@@ -85,7 +84,7 @@ function fieldMap(given: readonly string[] = []): Record<string, string> {
       .map((pair) => {
         const [to, from] = pair.split("=").map((part) => part.trim());
         if (to && from) return [to, from];
-        throw new KilnError(`--map ${pair}: expected name=field, such as prompt=question`, { exitCode: 2 });
+        throw usageError(`--map ${pair}: expected name=field, such as prompt=question`);
       }),
   );
 }
@@ -157,18 +156,13 @@ function addLog(data: Command): void {
     .option("--user <text>", "what was asked")
     .option("--assistant <text>", "what was answered")
     .option("--metadata <json>", 'such as \'{"session_id": "s1", "rating": 1}\'')
-    .addHelpText(
-      "after",
-      examples(
-        "kiln data log chats.jsonl --user Hello --assistant 'Hi there!'",
-        "kiln data log chats.jsonl < more.jsonl",
-      ),
+    .examples(
+      "kiln data log chats.jsonl --user Hello --assistant 'Hi there!'",
+      "kiln data log chats.jsonl < more.jsonl",
     )
     .action(async (path: string, { user, assistant, metadata }: LogFlags) => {
       if ((user === undefined) !== (assistant === undefined))
-        throw new KilnError("give --user and --assistant together, or neither for standard input", {
-          exitCode: 2,
-        });
+        throw usageError("give --user and --assistant together, or neither for standard input");
       const { ConversationLogger } = await rooms();
       const logger = new ConversationLogger(path);
       try {
@@ -198,9 +192,7 @@ function metadataOf(text = "{}"): ConversationMetadata {
   } catch {
     // said below
   }
-  throw new KilnError(`--metadata ${text}: expected a JSON object such as {"session_id": "s1"}`, {
-    exitCode: 2,
-  });
+  throw usageError(`--metadata ${text}: expected a JSON object such as {"session_id": "s1"}`);
 }
 
 function addImport(data: Command): void {
@@ -209,16 +201,12 @@ function addImport(data: Command): void {
     .description("read conversations of any layout and write them in one, a JSON object a line")
     .option("--out <file>", "where; default: standard output", nonEmpty)
     .option("--json", "with --out, print what was read and all that is left out, as JSON")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln data import a.json b.csv c.txt --out chats.jsonl",
-        "kiln data import faq.csv --map prompt=question,response=answer",
-      ),
+    .examples(
+      "kiln data import a.json b.csv c.txt --out chats.jsonl",
+      "kiln data import faq.csv --map prompt=question,response=answer",
     )
     .action(async (files: string[], { map, out, json }: { map?: string[]; out?: string; json?: boolean }) => {
-      if (json && out === undefined)
-        throw new KilnError("--json needs --out, where the conversations go", { exitCode: 2 });
+      if (json && out === undefined) throw usageError("--json needs --out, where the conversations go");
       const { records, faults } = await read(files, fieldMap(map));
       await write(out, jsonLines(records));
       if (json)
@@ -253,12 +241,9 @@ function addClean(data: Command): void {
       "--explain",
       "also say what was changed: with --json-strings in each line, else on standard output",
     )
-    .addHelpText(
-      "after",
-      examples(
-        "kiln data clean chats.jsonl --out clean.jsonl",
-        "echo '\"mail bob@example.com\"' | kiln data clean --json-strings --explain",
-      ),
+    .examples(
+      "kiln data clean chats.jsonl --out clean.jsonl",
+      "echo '\"mail bob@example.com\"' | kiln data clean --json-strings --explain",
     )
     .action(async (files: string[], flags: CleanFlags) => {
       const { clean, quality, dedupe } = await settings(flags);
@@ -272,12 +257,9 @@ function addClean(data: Command): void {
         }
         return;
       }
-      if (files.length === 0)
-        throw new KilnError("give files to clean, or --json-strings for standard input", { exitCode: 2 });
+      if (files.length === 0) throw usageError("give files to clean, or --json-strings for standard input");
       if (flags.explain && flags.out === undefined)
-        throw new KilnError("--explain writes to standard output: give --out for the conversations", {
-          exitCode: 2,
-        });
+        throw usageError("--explain writes to standard output: give --out for the conversations");
       const { records } = await read(files);
       const against = dedupe.against.length === 0 ? [] : (await importConversations(dedupe.against)).records;
       const { kept, dropped } = await cleaner.filterConversations(records, { against });
@@ -299,16 +281,11 @@ function addExport(data: Command): void {
     .description("write conversations as files for other programs, in every format")
     .requiredOption("--out <folder>", "where", nonEmpty)
     .option("--formats <names>", "only these, such as chatml,csv,parquet")
-    .addOption(
-      new Option("--feedback <kind>", "only pairs of answers by ratings and corrections").choices(["dpo"]),
-    )
-    .addHelpText(
-      "after",
-      examples(
-        "kiln data export chats.jsonl --out exports",
-        "kiln data export chats.jsonl --feedback dpo --out exports",
-        "kiln data export store --feedback dpo --out exports",
-      ),
+    .choice("--feedback <kind>", "only pairs of answers by ratings and corrections", ["dpo"])
+    .examples(
+      "kiln data export chats.jsonl --out exports",
+      "kiln data export chats.jsonl --feedback dpo --out exports",
+      "kiln data export store --feedback dpo --out exports",
     )
     .action(
       async (
@@ -341,12 +318,9 @@ function addFormat(data: Command): void {
     .argument("<files...>", filesArgument)
     .description("write conversations as rows to train on; what format.name and format.mode say")
     .option("--out <file>", "where; default: standard output", nonEmpty)
-    .addHelpText(
-      "after",
-      examples(
-        "kiln data format chats.jsonl --set format.name=chatml --out rows.jsonl",
-        "kiln data format chats.jsonl --set format.mode=every_turn",
-      ),
+    .examples(
+      "kiln data format chats.jsonl --set format.name=chatml --out rows.jsonl",
+      "kiln data format chats.jsonl --set format.mode=every_turn",
     )
     .action(async (files: string[], flags: SettingFlags & { out?: string }) => {
       const { format } = await settings(flags);
@@ -374,12 +348,9 @@ function addBuild(data: Command): void {
     .requiredOption("--out <folder>", "the folder, which is replaced as a whole", nonEmpty)
     .option("--set <name=value...>", "any setting, such as split.seed=1")
     .option("--json", "print the report as one JSON object")
-    .addHelpText(
-      "after",
-      examples(
-        "kiln data build docs/configs/conversations.yaml --out runs/data1",
-        "kiln data build settings.yaml chats.jsonl --out runs/data1 --json",
-      ),
+    .examples(
+      "kiln data build docs/configs/conversations.yaml --out runs/data1",
+      "kiln data build settings.yaml chats.jsonl --out runs/data1 --json",
     )
     .action(async (file: string, files: string[], flags: { out: string; set?: string[]; json?: boolean }) => {
       const config = await settings({ config: file, ...(flags.set && { set: flags.set }) });

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { KilnError } from "../../../core/errors.ts";
+import { usageError } from "../../../core/errors.ts";
 import { atomicWriteFile } from "../../../core/platform/files.ts";
 import { preferenceRows, TrainingDataFormatter } from "./formatter.ts";
 import { type ConversationRecord, sha256 } from "./record.ts";
@@ -99,9 +99,7 @@ export class DataExporter {
   /** `exportAllFormats` of one. */
   async export(list: readonly ConversationRecord[], format: ExportFormat): Promise<Exported> {
     if (!exportFormats.includes(format))
-      throw new KilnError(`there is no format ${format}; there is ${exportFormats.join(", ")}`, {
-        exitCode: 2,
-      });
+      throw usageError(`there is no format ${format}; there is ${exportFormats.join(", ")}`);
     const skipped: Exported["skipped"] = [];
     const { data, rows } = await content(list, format, (id, why) => skipped.push({ id, why }));
     const path = join(this.folder, fileNames[format]);
