@@ -56,7 +56,7 @@ program
   .option("--fresh", "train again although the folder holds a finished model")
   .action(async (flags: { smoke?: boolean; out: string; port: number; fresh?: boolean }) => {
     const address = { port: flags.smoke ? 0 : flags.port, host: "127.0.0.1" };
-    const { assertCanListen } = await import("./serve/server.ts");
+    const { assertCanListen } = await import("./serve/listening.ts");
     await assertCanListen(address);
     const { demo } = await import("./train/demo.ts");
     const { describe } = await import("./core/platform/adapter.ts");

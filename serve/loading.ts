@@ -2,7 +2,7 @@ import { definedOnly } from "../core/defined_only.ts";
 import { device } from "../core/device.ts";
 import { byteSize } from "../core/dtype.ts";
 import { KilnError } from "../core/errors.ts";
-import { say } from "../core/platform/command_line.ts";
+import { say } from "../core/platform/say.ts";
 import {
   type AnyModel,
   decoderConfig,

@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import { basename, dirname } from "node:path";
-import { setImmediate as nextTurn } from "node:timers/promises";
 import { definedOnly } from "../core/defined_only.ts";
 import { KilnError, usageError } from "../core/errors.ts";
 import { say, untilInterrupted } from "../core/platform/command_line.ts";
@@ -9,16 +8,15 @@ import { resolveModel } from "../models/hub/resolve.ts";
 import { parseReference, versionOfPath } from "../models/registry/names.ts";
 import type { ComputeDtype } from "../nn/index.ts";
 import { Administration } from "./administration.ts";
-import { applicationHost } from "./app/index.ts";
 import type { ProvidersConfig } from "./app/providers/config.ts";
 import { defaultCacheBytes } from "./engine/runner.ts";
+import { assertCanListen } from "./listening.ts";
 import { CacheBudget, cacheNeed, type LoadSettings, loadInto, type ModelSource } from "./loading.ts";
 import { type AdapterSource, loadAdapterInto } from "./lora.ts";
 import { ModelPool, type ModelTask, taskOf } from "./models.ts";
 import type { EngineProcess } from "./process/engine_process.ts";
 import { loaderInto } from "./process/loading.ts";
 import { type RegisteredSource, RegistryFollower } from "./registry_follower.ts";
-import { assertCanListen, createServer } from "./server.ts";
 
 /** The options of `kiln serve`, as the command line gives them. */
 export interface ServeFlags {
@@ -180,9 +178,10 @@ export async function serveModels(
   })();
   // Waited for below, at the latest.
   loading.catch(() => {});
-  // Providers are held against the models; all else is made ready while these are loaded in their own process.
+  // Providers are held against the models; all else is read and made ready while these are loaded in their own process.
   if (providers) await loading;
-  else await nextTurn();
+  const { createServer } = await import("./server.ts");
+  const { applicationHost } = await import("./app/index.ts");
   const answers = providers && {
     source: (await import("./app/providers/index.ts")).install(models, providers),
     budgets: providers.budgets,

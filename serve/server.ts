@@ -1,4 +1,4 @@
-import { type AddressInfo, createServer as createSocketServer } from "node:net";
+import type { AddressInfo } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { KilnError } from "../core/errors.ts";
 import { say } from "../core/platform/command_line.ts";
@@ -8,6 +8,7 @@ import type { EnginePort } from "./engine/port.ts";
 import type { Access } from "./http/access.ts";
 import { assertKeys } from "./http/gate.ts";
 import { buildApp } from "./http/server.ts";
+import { listenError } from "./listening.ts";
 import { ModelPool, type PoolOptions, type TextModelOptions } from "./models.ts";
 import { templateProblem } from "./text/chat.ts";
 
@@ -55,6 +56,7 @@ export function createServer(options: ServerOptions): Server {
     if (problem !== null) say(`warning: ${model.name} cannot chat, only complete texts: ${problem}`);
   });
   const app = buildApp({ ...options, models, strict, metricsPrefix });
+  app.ready(() => {}); // Plugins are read while models load; whoever listens hears of a failure.
   return {
     models,
     get engine() {
@@ -79,15 +81,6 @@ function poolOfOne({ modelName: name, ...options }: OneModel): ModelPool {
   return models;
 }
 
-/** Fails early, before a model is loaded, if the address cannot be had. @throws KilnError as `Server.listen`. */
-export async function assertCanListen({ host, port }: { host: string; port: number }): Promise<void> {
-  const probe = createSocketServer();
-  await new Promise<void>((resolve, reject) => {
-    probe.once("error", (error) => reject(listenError(error, host, port)));
-    probe.listen({ host, port }, () => probe.close(() => resolve()));
-  });
-}
-
 async function listen(app: FastifyInstance, host: string, port: number): Promise<string> {
   try {
     await app.listen({ host, port });
@@ -96,17 +89,4 @@ async function listen(app: FastifyInstance, host: string, port: number): Promise
   }
   const { port: actual, family, address } = app.server.address() as AddressInfo;
   return `http://${family === "IPv6" ? `[${address}]` : address}:${actual}`;
-}
-
-function listenError(error: NodeJS.ErrnoException, host: string, port: number): unknown {
-  const where = `port ${port} on ${host}`;
-  const advice: Record<string, string> = {
-    EADDRINUSE: `${where} is in use: stop the other program or choose another port with --port`,
-    EACCES: `${where} needs more rights: choose a port above 1023 with --port`,
-    EADDRNOTAVAIL: `${host} is not an address of this machine: choose another with --host`,
-    ENOTFOUND: `${host} is not a known host: choose another with --host`,
-    ERR_SOCKET_BAD_PORT: `${port} is not a port: choose one from 0 to 65535 with --port`,
-  };
-  const message = advice[error.code ?? ""];
-  return message === undefined ? error : new KilnError(message, { code: "cannot_listen", cause: error });
 }

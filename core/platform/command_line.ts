@@ -1,6 +1,9 @@
 import { Command as Commander, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { KilnError } from "../errors.ts";
 import { environmentVariable } from "./environment.ts";
+import { say } from "./say.ts";
+
+export { say };
 
 // What every room's commands share: parsers of option values, and how a command ends.
 
@@ -60,9 +63,6 @@ export class Command extends Commander {
     return this.addOption(new Option(flags, description).choices(values).default(standard));
   }
 }
-
-/** A line for the person who watches; standard output is for results. */
-export const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 /**
  * Does work that the first Ctrl-C (or SIGTERM) ends in order, by its signal, after saying `line`; the second ends the
