@@ -60,6 +60,10 @@ export const LIMITS = {
   streamBacklogBytes: 1024 * 1024,
   /** Time that more may wait before the stream is cut. */
   streamStallMs: 10_000,
+  /** Time for a client to take the rest of an answer that is complete, beside what that takes at `answerReadRate`. */
+  answerReadMs: 30_000,
+  /** Bytes a second. */
+  answerReadRate: 16 * 1024,
   /** Bytes at which a stream is cut at once: more than a step of the most choices writes. */
   streamMostBytes: 64 * 1024 * 1024,
   /** Silence after which a stream sends a comment, so that proxies keep it open. */

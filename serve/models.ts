@@ -6,8 +6,10 @@ import { DeviceShare } from "./engine/device_share.ts";
 import { EncoderEngine } from "./engine/encoder_engine.ts";
 import type { EncoderRunner } from "./engine/encoder_runner.ts";
 import { Engine } from "./engine/engine.ts";
+import { shuttingDown } from "./engine/errors.ts";
 import type { EncoderPort, EnginePort } from "./engine/port.ts";
 import type { Runner } from "./engine/types.ts";
+import { within } from "./engine/watchdog.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import { logError } from "./log_error.ts";
 import { EncoderFrontend, type EncoderTask } from "./text/encoder_frontend.ts";
@@ -68,6 +70,8 @@ export const taskOf = (model: ServedModel): ModelTask =>
 /** The models of a server by the names that clients give as `model`: their own names and aliases. */
 export interface Models extends Iterable<[name: string, model: ServedModel]> {
   get(name: string): ServedModel | undefined;
+  /** Whether only the requests that have found their model are answered any more. */
+  readonly closing: boolean;
 }
 
 interface ModelOptions {
@@ -147,6 +151,10 @@ export class ModelPool implements Models {
   readonly #watchers: ((model: ServedModel) => void)[] = [];
   /** Called after each change of the names; before any is set, for nobody. */
   onChange: () => void = () => {};
+  #closing = false;
+  /** Requests that have found a model and have not ended. */
+  readonly #holding = new Set<object>();
+  #released: (() => void) | null = null;
 
   constructor({ limits, onError = logError }: PoolOptions = {}) {
     this.limits = { ...LIMITS, ...limits };
@@ -282,12 +290,17 @@ export class ModelPool implements Models {
       get: (name) => {
         const entry = this.#names.get(name);
         if (entry === undefined) return undefined;
+        if (this.#closing && held.size === 0) throw shuttingDown();
         if (!held.has(entry)) entry.holders++;
         held.add(entry);
+        this.#holding.add(held);
         return entry.model;
       },
+      closing: this.#closing,
       [Symbol.iterator]: () => this[Symbol.iterator](),
       release: () => {
+        this.#holding.delete(held);
+        if (this.#holding.size === 0) this.#released?.();
         for (const entry of held) {
           entry.holders -= 1;
           if (entry.holders === 0) entry.free?.();
@@ -297,10 +310,25 @@ export class ModelPool implements Models {
     };
   }
 
-  /** Lets what runs on any model finish for `timeoutMs`, then ends the rest with an error. */
+  get closing(): boolean {
+    return this.#closing;
+  }
+
+  /**
+   * Lets the requests that have found their model finish for `timeoutMs`, also those that are still being read into tokens, and
+   * what else runs; then ends the rest with an error.
+   */
   async drain(timeoutMs: number): Promise<void> {
+    this.#closing = true;
+    const end = performance.now() + timeoutMs;
+    if (this.#holding.size > 0) {
+      const released = new Promise<void>((resolve) => {
+        this.#released = resolve;
+      });
+      await within(released, timeoutMs);
+    }
     const models = new Set([...this].map(([, model]) => model));
-    await Promise.all([...models].map((model) => model.drain(timeoutMs)));
+    await Promise.all([...models].map((model) => model.drain(Math.max(0, end - performance.now()))));
   }
 }
 

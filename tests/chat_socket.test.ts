@@ -1,4 +1,5 @@
 import { mkdtempSync, rmSync } from "node:fs";
+import { connect as netConnect } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -239,4 +240,22 @@ it("tells every tab which conversations there are", async () => {
       { type: "conversation.update", conversation: { id, title: "Sagas" } },
     ]);
   }
+});
+
+it("only the socket's own path changes the protocol: elsewhere the offer of another is not taken, and the body is read", async () => {
+  const json = JSON.stringify({ model: "tiny/fake", prompt: "a", max_tokens: 1 });
+  const offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n";
+  // As Java's client begins: it stays with HTTP/1.1 on the same connection when nobody switches.
+  const post = (more: string) =>
+    `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n${more}Content-Length: ${json.length}\r\n\r\n${json}`;
+  const socket = netConnect(Number(new URL(server.url).port), "127.0.0.1");
+  let text = "";
+  socket.on("data", (data) => (text += data));
+  const answers = () => text.match(/HTTP\/1.1 \d+/g) ?? [];
+  socket.write(post(offer));
+  await until(() => text.includes("usage"));
+  socket.write(post(""));
+  await until(() => answers().length === 2);
+  expect(answers()).toEqual(["HTTP/1.1 200", "HTTP/1.1 200"]);
+  socket.destroy();
 });

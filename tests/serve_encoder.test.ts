@@ -179,6 +179,11 @@ describe("/v1/embeddings", () => {
     const cut = await post("/v1/embeddings", { model: "plain", input: long, truncate_prompt_tokens: -1 });
     const whole = await post("/v1/embeddings", { model: "plain", input: "good ".repeat(38) });
     expect(cut.body).toEqual(whole.body);
+    const none = await post("/v1/embeddings", { model: "plain", input: long, truncate_prompt_tokens: 0 });
+    expect(none.body.error).toMatchObject({
+      param: "truncate_prompt_tokens",
+      message: "truncate_prompt_tokens: must be -1 or a number of tokens from 1",
+    });
     const six = await post("/v1/embeddings", { model: "short", input: long, truncate_prompt_tokens: 99 });
     expect(six.body.usage.prompt_tokens).toBe(6);
   });

@@ -217,6 +217,22 @@ describe("clients that leave", () => {
     await app.close();
   });
 
+  it("F7: a reader that does not take the rest of a complete answer is cut off", async () => {
+    const limits = { answerReadMs: 100, answerReadRate: 1e9, keepAliveMs: 60_000 };
+    const other = await startServer({ limits });
+    for (let i = 0; i < 3000; i++) other.server.models.alias(`alias-${i}`, "tiny/fake");
+    await new Promise<void>((resolve) => {
+      const socket = connect(Number(new URL(other.url).port), "127.0.0.1");
+      socket.pause();
+      // Answers of 400 kB, until the kernel takes no more: then writing shows who is still there.
+      const ask = () => socket.write("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10));
+      const asking = setInterval(ask, 50);
+      socket.on("error", () => {});
+      socket.on("close", () => resolve(clearInterval(asking)));
+    });
+    await other.server.close();
+  });
+
   it("F7: no reader holds more than so much memory, however short the time", async () => {
     const limits = {
       streamBacklogBytes: 10_000,

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { DeviceShare } from "../serve/engine/device_share.ts";
 import { createServer, ModelPool } from "../serve/index.ts";
 import { loadAdapterInto } from "../serve/lora.ts";
+import type { TextModel } from "../serve/models.ts";
 import { expected, fakeTokenizer, GREEDY, makeEngine, makeRequest, send } from "./serve_fake.ts";
 
 const open: { close(ms?: number): Promise<void> }[] = [];
@@ -87,6 +88,31 @@ it("a model that a request holds is closed after it, under whatever name the req
   expect(() => models.alias("x", "old")).toThrow("there is no model `old`");
   models.alias("new-too", null);
   expect([...models].map(([name]) => name)).toEqual(["old-too", "new"]);
+});
+
+it("a request that found its model before the server closes is answered, though it starts later; none after it is", async () => {
+  const models = new ModelPool();
+  const tokenizer = fakeTokenizer();
+  const { engine } = makeEngine({ vocabSize: tokenizer.vocabSize });
+  models.addWriter({ name: "one", engine, tokenizer });
+  const request = models.hold();
+  const before = models.hold();
+  const held = request.get("one") as TextModel;
+  const closing = models.drain(10_000);
+  expect(() => models.hold().get("one")).toThrow("the server is shutting down");
+  // One that has found nothing yet is as one that comes now.
+  expect(() => before.get("one")).toThrow("the server is shutting down");
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  const job = await held.frontend.start({ prompts: [[5]], max_tokens: 2, client: "one" }, () => {});
+  await job.done;
+  request.release();
+  await closing;
+  expect([engine.state, engine.stats().finished.length]).toEqual(["draining", 1]);
+  // What holds a model for longer than the server waits is cut off.
+  const slow = new ModelPool();
+  slow.addWriter({ name: "one", engine: makeEngine().engine, tokenizer });
+  slow.hold().get("one");
+  await slow.drain(5);
 });
 
 it("an adapter whose model is taken out while it is being loaded is taken out too", async () => {

@@ -27,6 +27,7 @@ import {
   isAdmin,
   isPreflight,
 } from "./gate.ts";
+import { Incoming } from "./incoming.ts";
 import { parseJson } from "./json.ts";
 import { Metrics } from "./metrics.ts";
 import { appParser, bodyParser, type Route } from "./route.ts";
@@ -61,6 +62,7 @@ export function buildApp(options: HttpOptions): FastifyInstance {
       maxHeaderSize: limits.headerBytes,
       connectionsCheckingInterval: 1000,
       requireHostHeader: false,
+      IncomingMessage: Incoming,
     },
     genReqId: requestId,
     // Bodies are checked by the routes' own schemas: without these, Fastify reads its two compilers, a hundred files, at each start.
@@ -74,6 +76,9 @@ export function buildApp(options: HttpOptions): FastifyInstance {
     metrics.answered(method, routeOptions.url ?? "none", statusCode);
     // Node lets go of a connection that asks for an upgrade: nobody else would close one that was refused.
     if (headers.upgrade !== undefined && statusCode >= 400) raw.socket.destroySoon();
+  });
+  app.addHook("onRequest", async (_request, { raw }) => {
+    raw.once("prefinish", () => cutUnread(raw, limits));
   });
   app.addHook("onRequest", async (request, reply) => admit({ ...options, routes }, request, reply));
   app.removeAllContentTypeParsers();
@@ -133,6 +138,13 @@ function listenForMore({ server }: FastifyInstance, limits: Limits): void {
   server.on("connect", (_request, socket: Socket) => {
     refuse(socket, new HttpError(405, "this server is no proxy", { code: "method_not_allowed" }));
   });
+}
+
+/** Cuts off a client that does not take the rest of a complete answer, for which nobody else waits any more. */
+function cutUnread(answer: ServerResponse, { answerReadMs, answerReadRate }: Limits): void {
+  const ms = answerReadMs + (1000 * answer.writableLength) / answerReadRate;
+  const cut = setTimeout(() => answer.destroy(), ms);
+  answer.once("close", () => clearTimeout(cut));
 }
 
 interface Routed extends HttpOptions {

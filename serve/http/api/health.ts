@@ -37,7 +37,7 @@ export const ready: Route = {
 
 function assertWorking({ models }: Service): void {
   for (const [, { frontend }] of models) {
-    const [message, code] = PROBLEMS[frontend.engine.state] ?? [];
+    const [message, code] = PROBLEMS[models.closing ? "draining" : frontend.engine.state] ?? [];
     if (message !== undefined) throw new HttpError(503, message, { code });
   }
 }

@@ -34,7 +34,13 @@ export const encoderAdvice = (texts: string): RouteAdvice => ({
 });
 
 /** Fields of the routes that give texts to an encoder. */
-export const truncation = { truncate_prompt_tokens: z.int().min(-1).nullish() };
+export const truncation = {
+  truncate_prompt_tokens: z
+    .int()
+    .min(-1)
+    .refine((count) => count !== 0, "must be -1 or a number of tokens from 1")
+    .nullish(),
+};
 
 /** OpenAI's `usage` of texts that were read, with nothing written. */
 export const encoderUsage = ({ promptTokens }: EncoderJob) => ({
