@@ -8,7 +8,7 @@ const parts = [
     name: "engine, trainer and server",
     // The design has 35,000 here with encoders, adapters, formats, recipes, metrics and the whole server. docs/log.md ("Lines")
     // says what takes more; the bound moves by what an issue adds, so that nothing grows unseen.
-    bound: 72_050,
+    bound: 72_140,
     folders: ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "index.ts", "cli.ts"],
   },
   {
