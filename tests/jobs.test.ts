@@ -8,6 +8,7 @@ import WebSocket from "ws";
 import { Command } from "../core/platform/command_line.ts";
 import { parseReference } from "../models/registry/names.ts";
 import { addJobCommands } from "../serve/app/jobs/commands.ts";
+import { runsFolder } from "../serve/app/jobs/fine_tune_worker.ts";
 import { LogFollower } from "../serve/app/jobs/follow.ts";
 import { modelOf } from "../serve/app/jobs/names.ts";
 import { payloadOf } from "../serve/app/jobs/payload.ts";
@@ -101,11 +102,24 @@ describe("a fine-tune", () => {
     expect((await server.ask("POST", `/api/jobs/${id}/cancel?user_id=ada`)).status).toBe(409);
     const resumed = await server.ask("POST", `/api/jobs/${id}/resume?user_id=ada`);
     expect(resumed.body).toMatchObject({ state: "queued", resumes: id });
+    // Three wait again: no other joins them by being resumed.
+    const { store } = await server.host.open();
+    await store.run("UPDATE job SET state = 'failed' WHERE id = ?", [resumed.body.id]);
+    expect((await fineTune("ada", { epochs: 4 })).status).toBe(202);
+    const more = await server.ask("POST", `/api/jobs/${resumed.body.id}/resume?user_id=ada`);
+    expect([more.status, more.body.error.code]).toEqual([429, "too_many_jobs"]);
+    await store.run("UPDATE job SET state = 'queued' WHERE id = ?", [resumed.body.id]);
     expect((await server.ask("POST", `/api/jobs/${resumed.body.id}/resume?user_id=ada`)).status).toBe(409);
     for (const what of ["", "/events", "/cancel", "/resume"]) {
       const method = /cancel|resume/.test(what) ? "POST" : "GET";
       expect((await server.ask(method, `/api/jobs/${id}${what}?user_id=ben`)).status).toBe(404);
     }
+  });
+
+  it("runs in a folder whose path is whole, wherever the data folder is named from", () => {
+    vi.stubEnv("KILN_DATA_DIR", "kiln-data");
+    expect(runsFolder()).toBe(path.resolve("kiln-data/jobs"));
+    vi.stubEnv("KILN_DATA_DIR", folder);
   });
 
   it("that failed is listed with the reason", async () => {

@@ -16,7 +16,8 @@ import { FakeOllama } from "./support/fake_ollama.ts";
 
 const root = path.resolve(import.meta.dirname, "..");
 const folder = mkdtempSync(path.join(tmpdir(), "kiln-j2-"));
-const env = { ...process.env, KILN_DATA_DIR: path.join(folder, "kiln-data") };
+// As in a newcomer's folder: data are below it.
+const env = { ...process.env, KILN_DATA_DIR: "kiln-data" };
 const place = (name: string) => path.join(folder, name);
 let server: ChildProcess | null = null;
 let url = "";
@@ -121,7 +122,7 @@ it("leads from thumbs and corrections to a version that is promoted without a dr
   const shown = await api<{ total: number; kept: number; dropped: object }>("POST", "/api/data/preview", {});
   expect([report.counts.read, report.counts.kept]).toEqual([shown.total, shown.kept]);
   expect(report.dropped).toEqual(shown.dropped);
-  const log = path.join(env.KILN_DATA_DIR, "conversations.jsonl");
+  const log = place("kiln-data/conversations.jsonl");
   expect(JSON.parse(await kiln("data", "stats", log, "--json")).total_conversations).toBe(shown.total);
 
   const { loss, validation_loss, version, published, samples } = await fineTune(page);

@@ -1,6 +1,6 @@
 import { createWriteStream, existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { Registry } from "../../../models/registry/registry.ts";
@@ -28,8 +28,8 @@ export interface WorkerOptions {
   readonly folder?: string;
 }
 
-/** Where the runs of fine-tunes are. */
-export const runsFolder = (): string => join(dataFolder(), "jobs");
+/** Where the runs of fine-tunes are, as their settings say it too: a run's paths are taken from where its settings are. */
+export const runsFolder = (): string => resolve(dataFolder(), "jobs");
 
 /** The job `finetune`: trains an adapter in a process of its own, and makes it the live version of its user's model. */
 export function fineTune({ folder = runsFolder(), closing, ...options }: WorkerOptions): Handler {

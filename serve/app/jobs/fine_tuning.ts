@@ -8,6 +8,7 @@ import { collected, preferred } from "../collected.ts";
 import { blobKey } from "../documents/library.ts";
 import type { FineTuneEstimate, FineTuneStarted } from "../protocol.ts";
 import { countTokens } from "../retrieval/index.ts";
+import { checkQueued } from "./job_list.ts";
 import { documentLessons, type exchange, type Lessons } from "./lessons.ts";
 import { jobLimits as limits } from "./limits.ts";
 import { modelOf } from "./names.ts";
@@ -153,18 +154,13 @@ export class FineTuning {
 
   async #checkRoom(userId: string, parameters: FineTuneParameters): Promise<void> {
     const { store } = this.#options;
-    const open = await store.all<{ id: string; state: string; dedupe_key: string | null }>(
-      "SELECT id, state, dedupe_key FROM job WHERE user_id = ? AND kind = 'finetune' AND state IN ('queued', 'running')",
+    const open = await store.all<{ id: string; dedupe_key: string | null }>(
+      "SELECT id, dedupe_key FROM job WHERE user_id = ? AND kind = 'finetune' AND state IN ('queued', 'running')",
       [userId],
     );
     const same = open.find(({ dedupe_key }) => dedupe_key === sameAs(userId, parameters));
     if (same) throw new AppError(409, "already_running", `the job ${same.id} does this: wait, or cancel it`);
-    if (open.filter(({ state }) => state === "queued").length >= limits.queued)
-      throw new AppError(
-        429,
-        "too_many_jobs",
-        `${limits.queued} fine-tunes of yours wait already: cancel one, or wait`,
-      );
+    await checkQueued(store, userId);
   }
 }
 

@@ -51,11 +51,12 @@ export class JobList {
     return this.get(id);
   }
 
-  /** A job that goes on with the work of one that was cancelled or failed. @throws AppError 409 for others. */
+  /** A job that goes on with the work of one that was cancelled or failed. @throws AppError 409 for others, 429 where too many wait. */
   async resume(id: string): Promise<JobInfo> {
     const job = await this.#job(id);
     if (job.kind !== "finetune" || (job.state !== "cancelled" && job.state !== "failed"))
       throw new AppError(409, "not_resumable", "only a fine-tune that was cancelled or failed can go on");
+    await checkQueued(this.#store, this.#userId);
     const payload = payloadOf(job);
     const run = payload.run ?? job.id;
     const next = await this.#queue.add({
@@ -101,6 +102,17 @@ export class JobList {
     if (!row) throw notFound("job");
     return readJob(row);
   }
+}
+
+/** @throws AppError 429 where a user's fine-tunes that wait are as many as may. */
+export async function checkQueued(store: Store, userId: string): Promise<void> {
+  const [{ n }] = (await store.all<{ n: number }>(
+    "SELECT count(*) AS n FROM job WHERE user_id = ? AND kind = 'finetune' AND state = 'queued'",
+    [userId],
+  )) as [{ n: number }];
+  if (n < limits.queued) return;
+  const message = `${limits.queued} fine-tunes of yours wait already: cancel one, or wait`;
+  throw new AppError(429, "too_many_jobs", message);
 }
 
 /** Removes all versions of a model; how many. */
