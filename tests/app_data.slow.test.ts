@@ -205,7 +205,30 @@ describe("conversations that a person takes along", () => {
       expect([status, body.error?.message]).toEqual([422, expect.stringContaining(file)]);
       expect(body.error.message).not.toContain(tmpdir());
     }
+    const empty = await take("none", "empty.jsonl", "");
+    expect([empty.status, empty.body.error.message]).toEqual([422, "empty.jsonl is empty"]);
+    const none = await take("none", "words.jsonl", "just words");
+    expect(none.body).toMatchObject({ conversations: 0, skipped: [{ row: 1, code: "not_json" }] });
     expect(await listed("none")).toEqual([]);
     expect((await server.ask("POST", "/api/conversations/import", {})).status).toBe(400);
+  });
+
+  it("are of whom the query names too, without what no store keeps", async () => {
+    const messages = [
+      { role: "user", content: "a\0b" },
+      { role: "assistant", content: "half \ud83d" },
+    ];
+    const form = new FormData();
+    form.set("file", new Blob([JSON.stringify({ messages })]), "odd.jsonl");
+    const sent = await fetch(`${server.url}/api/conversations/import?user_id=odd`, {
+      method: "POST",
+      body: form,
+    });
+    expect(sent.status).toBe(201);
+    const [{ id }] = await listed("odd");
+    expect((await said("odd", id)).map(({ content }: { content: string }) => content)).toEqual([
+      "a\ufffdb",
+      "half \ufffd",
+    ]);
   });
 });

@@ -151,7 +151,7 @@ function lengthsOf(records: readonly Collected[]): DataStatistics["lengths"] {
   const lengths = records.map(({ messages }) =>
     messages.reduce((sum, { content }) => sum + [...content].length, 0),
   );
-  const width = Math.max(1, Math.ceil((Math.max(...lengths) + 1) / LENGTHS));
+  const width = Math.max(1, Math.ceil((lengths.reduce((a, b) => Math.max(a, b)) + 1) / LENGTHS));
   return Array.from({ length: LENGTHS }, (_, i) => ({
     ...{ low: i * width, high: (i + 1) * width },
     count: lengths.filter((length) => Math.floor(length / width) === i).length,

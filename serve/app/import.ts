@@ -2,6 +2,7 @@ import { readFile, rename } from "node:fs/promises";
 import { dirname, extname, join } from "node:path";
 import { setImmediate as breathe } from "node:timers/promises";
 import { indexMessages, newId, type OpenStore, type Store } from "../store/index.ts";
+import { AppError } from "./app_error.ts";
 import type { Collected } from "./collected.ts";
 import { kiln } from "./data_command.ts";
 import type { ImportResult } from "./protocol.ts";
@@ -13,7 +14,7 @@ const [BATCH, NAMED] = [20, 1000];
 /**
  * Adds the conversations of a file in any layout of `kiln data import` to a user's: their system prompts, turns, models and ratings.
  * They are no training data until their switch is put on. All that are sound, or, where writing fails, none.
- * @throws AppError 422 for a file in which no row is a conversation.
+ * @throws AppError 422 for a file without rows.
  */
 export async function importFile(
   store: OpenStore,
@@ -32,7 +33,9 @@ export async function importFile(
   const records: Collected[] = [];
   for (const line of (await readFile(out, "utf8")).split("\n")) {
     if (line === "") continue;
-    const record: Collected = JSON.parse(line);
+    const record: Collected = JSON.parse(line, (_, value) =>
+      typeof value === "string" ? kept(value) : value,
+    );
     const { messages } = record;
     if (
       messages.every(
@@ -47,8 +50,13 @@ export async function importFile(
       });
   }
   await addAll(store, userId, records);
+  if (records.length === 0 && skipped.length === 0)
+    throw new AppError(422, "no_conversations", `${name} is empty`, "file");
   return { conversations: records.length, skipped: skipped.sort((a, b) => a.row - b.row).slice(0, NAMED) };
 }
+
+/** A text as every store keeps it. */
+const kept = (text: string) => text.replaceAll("\0", "\ufffd").replace(/\p{Surrogate}/gu, "\ufffd");
 
 async function addAll(store: OpenStore, userId: string, records: readonly Collected[]): Promise<void> {
   const added: string[] = [];

@@ -225,7 +225,7 @@ export class ChatTemplate {
     let place = 0;
     for (const part of cutPieces(pieces, names, starts)) {
       const encoded = await this.#tokenizer.encodePieces(part);
-      ids.push(...encoded.ids);
+      for (const id of encoded.ids) ids.push(id);
       for (const [from, to] of encoded.ranges) ranges.push([place + from, place + to]);
       place += [...part.map(names).join("")].length;
     }

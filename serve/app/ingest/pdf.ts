@@ -44,7 +44,7 @@ export async function pdf(bytes: Uint8Array, ocr: ReadPicture): Promise<Extracte
       return [{ text: item.str, x, y, width: item.width, size: Math.abs(size) || item.height || 10 }];
     });
     const own = blocksOf(linesOf(words)).map((block) => ({ ...block, page }));
-    blocks.push(...own);
+    for (const block of own) blocks.push(block);
     if (own.reduce((sum, { text }) => sum + text.length, 0) >= LEAST_CHARACTERS) continue;
     const pictures = await extractImages(document, page).catch(() => []);
     const read: string[] = [];

@@ -59,7 +59,7 @@ export async function documentLessons(
     }
     const passages = await passagesOf(store, document, tokenizer, room);
     examples += passages.length;
-    rows.push(...passages);
+    for (const passage of passages) rows.push(passage);
   }
   return { files, rows, examples, tokens };
 }

@@ -73,7 +73,8 @@ function sections(blocks: readonly Block[]): Section[] {
     const units = unitsOf(block).map(([start, end]): Span => [at + start, at + end]);
     const last = made.at(-1);
     const { page, heading } = block;
-    if (last && last.page === page && last.heading === heading) last.units.push(...units);
+    if (last && last.page === page && last.heading === heading)
+      for (const unit of units) last.units.push(unit);
     else made.push({ page, heading, units });
     at += block.text.length + BETWEEN.length;
   }

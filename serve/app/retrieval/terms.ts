@@ -42,7 +42,7 @@ export function termsOf(text: string): string[] {
   for (const word of text.toLowerCase().match(words) ?? []) {
     if (stopWords.has(word)) continue;
     // Code points up to U+0DFF have spaces between words.
-    if (word.charCodeAt(0) > 0x0dff && unspaced.test(word)) terms.push(...pairs(word));
+    if (word.charCodeAt(0) > 0x0dff && unspaced.test(word)) for (const pair of pairs(word)) terms.push(pair);
     else terms.push(stemOf(word));
   }
   return terms;

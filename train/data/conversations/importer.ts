@@ -60,9 +60,9 @@ export async function importConversations(
     const sample = rows.flatMap(({ values }) => (isObject(values) ? [values] : [])).slice(0, sampled);
     const layout = sample.length === 0 ? null : layoutOf(sample, options.map ?? {}, file);
     const mapping = layout?.mapping ?? "nothing";
-    options.say?.(`${file}: ${layout ? `${rows.length} rows, read as ${mapping}` : "no rows"}`);
+    options.say?.(`${file}: ${rows.length > 0 ? `${rows.length} rows, read as ${mapping}` : "no rows"}`);
     imported.files.push({ name: basename(file), rows: rows.length, sha256: await hashOf(file), mapping });
-    const found = layout ? readRows(layout, rows, (fault) => imported.faults.push({ file, ...fault })) : [];
+    const found = readRows(layout, rows, (fault) => imported.faults.push({ file, ...fault }));
     for (const { record, row } of found) {
       const faults = validateConversations([record]);
       for (const fault of faults) imported.faults.push({ file, ...fault, row });
@@ -105,14 +105,15 @@ async function* numberedRows(file: string): AsyncGenerator<NumberedRow> {
   }
 }
 
+/** `layout`: null where no row is an object. */
 function readRows(
-  layout: Layout,
+  layout: Layout | null,
   rows: readonly NumberedRow[],
   report: (fault: Fault) => void,
 ): { record: ConversationRecord; row: number }[] {
   if (layout.isTurns) return readTurns(rows);
   return rows.flatMap(({ row, values, fault }) => {
-    if (!isObject(values)) {
+    if (layout === null || !isObject(values)) {
       const message = fault ?? `should be a JSON object, got ${describe(values)}`;
       report({ row, path: "", code: "not_json", message });
       return [];

@@ -77,7 +77,8 @@ export function conversationStatistics(
     if (typeof at === "number" && Math.abs(at) <= 8.64e15) add(days, new Date(at).toISOString().slice(0, 10));
     if (metadata.rating === 1) up++;
     if (metadata.rating === -1) down++;
-    for (const { content } of messages) if (words.length < 10_000) words.push(...wordsOf(content));
+    for (const { content } of messages)
+      if (words.length < 10_000) words.push(...wordsOf(content).slice(0, 10_000));
   }
   const first = words.slice(0, 10_000);
   const duplicates = [...findDuplicates(list, { exact: true, near, keep: "first" }).values()];

@@ -103,12 +103,13 @@ const imported = appRoute({
   summary: "Conversations of a form's `file`, in any layout of `kiln data import`",
   files: true,
   bodyBytes: () => IMPORT_BYTES + 65_536,
-  handle: ({ application, principal, reply }) =>
+  handle: ({ application, principal, userId: asked, reply }) =>
     readUpload(reply.request.raw, IMPORT_BYTES, async ({ files, fields }) => {
       const [file] = files;
       if (file === undefined || files.length > 1)
         throw new AppError(422, "no_file", "file: send one file, as the part `file` of a form", "file");
-      const userId = await application.auth.userFor(principal, fields.get("user_id"));
+      const named = fields.get("user_id");
+      const userId = named === undefined ? asked : await application.auth.userFor(principal, named);
       reply.code(201);
       return importFile(application.store, userId, file);
     }),

@@ -34,7 +34,7 @@ const upload = appRoute({
     "Documents to be read: a form with `file` (repeatable) and `metadata`, JSON with user_id, data_type and notice_id",
   files: true,
   bodyBytes: () => 4 * documentLimits.fileBytes,
-  handle: ({ application, principal, reply }) =>
+  handle: ({ application, principal, userId: asked, reply }) =>
     readUpload(reply.request.raw, documentLimits.fileBytes, async ({ files, fields }) => {
       if (files.length === 0)
         throw new AppError(
@@ -44,7 +44,7 @@ const upload = appRoute({
           "file",
         );
       const { user_id, notice_id } = metadataOf(fields.get("metadata"));
-      const userId = await application.auth.userFor(principal, user_id);
+      const userId = user_id === undefined ? asked : await application.auth.userFor(principal, user_id);
       const library =
         notice_id === undefined
           ? await application.documents.of(userId)
