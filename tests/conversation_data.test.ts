@@ -244,6 +244,16 @@ describe("importing", () => {
       "",
       { id: "g", messages: turns("Q", "R") },
     ]);
+    const byTurn = lines("turns.jsonl", [
+      { conversation_id: "a", turn: 1, role: "user", content: "x" },
+      "no json",
+      { conversation_id: "a", turn: 2, role: "assistant", content: "y" },
+    ]);
+    const ofTurns = await importConversations([byTurn]);
+    expect([ofTurns.records.length, ofTurns.faults.map(({ row, code }) => [row, code])]).toEqual([
+      1,
+      [[2, "not_json"]],
+    ]);
     const { records, faults } = await importConversations([file]);
     expect(records.map(({ id }) => id)).toEqual(["a", "g"]);
     expect(faults.map(({ row, path, code }) => [row, path, code])).toEqual([

@@ -111,13 +111,15 @@ function readRows(
   rows: readonly NumberedRow[],
   report: (fault: Fault) => void,
 ): { record: ConversationRecord; row: number }[] {
-  if (layout.isTurns) return readTurns(rows);
-  return rows.flatMap(({ row, values, fault }) => {
-    if (layout === null || !isObject(values)) {
-      const message = fault ?? `should be a JSON object, got ${describe(values)}`;
-      report({ row, path: "", code: "not_json", message });
-      return [];
-    }
+  const objects = rows.flatMap(({ row, values, fault }) => {
+    if (isObject(values)) return [{ row, values }];
+    const message = fault ?? `should be a JSON object, got ${describe(values)}`;
+    report({ row, path: "", code: "not_json", message });
+    return [];
+  });
+  if (layout === null) return [];
+  if (layout.isTurns) return readTurns(objects);
+  return objects.flatMap(({ row, values }) => {
     try {
       return [{ record: recordOf(layout.read(values)), row }];
     } catch (error) {
@@ -138,11 +140,13 @@ function readRows(
 }
 
 /** Rows of one turn each, as `DataExporter` writes CSV: a quote before a sign that begins a formula is taken away again. */
-function readTurns(rows: readonly NumberedRow[]): { record: ConversationRecord; row: number }[] {
+function readTurns(
+  rows: readonly { row: number; values: Row }[],
+): { record: ConversationRecord; row: number }[] {
   const byId = new Map<string, { row: number; turns: Row[] }>();
   for (const { row, values } of rows) {
     const plain = Object.fromEntries(
-      Object.entries(values as Row).map(([name, value]) => [
+      Object.entries(values).map(([name, value]) => [
         name,
         typeof value === "string" ? value.replace(/^'(?='*[=+\-@])/, "") : value,
       ]),
