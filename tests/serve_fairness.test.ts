@@ -93,7 +93,8 @@ describe("fair shares", () => {
       fc.property(fc.array(op, { maxLength: 30 }), fc.integer({ min: 1, max: 9 }), (ops, maxSeqs) => {
         const scheduler = make({ maxSeqs });
         const check = () => {
-          const { preempted, items } = scheduler.schedule();
+          const plan = scheduler.schedule();
+          const { preempted, items } = plan;
           expect(items.length).toBe(Math.min(maxSeqs, scheduler.sequences().length));
           expect(new Set(preempted).size).toBe(preempted.length);
           const counts = runningBy(scheduler);
@@ -101,7 +102,6 @@ describe("fair shares", () => {
           const waiting = scheduler.sequences().filter(({ running }) => !running);
           const least = Math.min(most, ...waiting.map(({ request }) => counts[request.client] ?? 0));
           expect(least).toBeGreaterThanOrEqual(most - 1);
-          const plan = { items, preempted };
           scheduler.advance(plan, resultsOf(scheduler, plan));
         };
         for (const { client, count, length, maxTokens, steps } of ops) {

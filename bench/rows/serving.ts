@@ -45,9 +45,13 @@ export function schedulerRow(sequences: number): Row {
         ...{ blockSize, blockCount: (sequences + 1) * Math.ceil(length / blockSize) },
         ...{ maxModelLen: length, maxSeqs: sequences, maxBatchedTokens: 2048, agingSteps: 256 },
       });
+      // Made before: whoever sends a prompt has it. Requests do not share what is equal, by their salts.
+      const prompts = Array.from({ length: sequences }, (_, n) =>
+        Array.from({ length: promptLength }, (_, i) => (n * 31 + i * 7919) % vocabulary),
+      );
       let added = 0;
       const add = () => {
-        const prompt = Array.from({ length: promptLength }, (_, i) => (added * 31 + i * 7919) % vocabulary);
+        const prompt = prompts[added % sequences];
         // Answers of different lengths: they do not all end in one step.
         scheduler.add(plainRequest(`${added++}`, prompt, answerLength - ((added * 37) % 256)));
       };

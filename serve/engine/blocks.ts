@@ -95,12 +95,17 @@ export class BlockTable {
   #blocks = new Int32Array(4);
   /** The part in use. Cached: a new view per sequence and step would dominate the planning of a decode. */
   #view = this.#blocks.subarray(0, 0);
+  /** Positions that the blocks hold, so that a decode, which mostly has room, looks at nothing else. */
+  #room = 0;
   /** Leading blocks that are in the pool's index. They are never written again. */
   #published = 0;
+  /** Positions that must be computed before another block is published. */
+  #due: number;
 
   constructor(pool: BlockPool, apart: string) {
     this.#pool = pool;
     this.apart = apart;
+    this.#due = pool.blockSize;
   }
 
   /** View of the block ids, valid until the table changes. */
@@ -122,9 +127,8 @@ export class BlockTable {
 
   /** Makes room for `positions` positions. False, with nothing changed, when the pool has too few free blocks. */
   grow(positions: number): boolean {
-    const count = this.missing(positions);
-    if (count === 0) return true;
-    const taken = this.#pool.alloc(count);
+    if (positions <= this.#room) return true;
+    const taken = this.#pool.alloc(this.missing(positions));
     if (taken === null) return false;
     this.#append(taken);
     return true;
@@ -145,7 +149,7 @@ export class BlockTable {
       found.push(parent);
     }
     this.#append(found);
-    this.#published = found.length;
+    this.#publishedAre(found.length);
     return found.length * blockSize;
   }
 
@@ -155,8 +159,9 @@ export class BlockTable {
    * index holds its parent too, and gives it back later: of a prefix, the end is forgotten first.
    */
   publish(tokens: readonly number[], computed: number): void {
+    if (computed < this.#due) return;
     const { blockSize, index } = this.#pool;
-    for (; (this.#published + 1) * blockSize <= computed; this.#published++) {
+    for (; computed >= this.#due; this.#publishedAre(this.#published + 1)) {
       const at = this.#published;
       const own = this.#view[at];
       const parent = at > 0 ? this.#view[at - 1] : ROOT;
@@ -175,7 +180,13 @@ export class BlockTable {
   clear(): void {
     for (let i = this.#view.length - 1; i >= 0; i--) this.#pool.release(this.#view[i]);
     this.#view = this.#blocks.subarray(0, 0);
-    this.#published = 0;
+    this.#room = 0;
+    this.#publishedAre(0);
+  }
+
+  #publishedAre(count: number): void {
+    this.#published = count;
+    this.#due = (count + 1) * this.#pool.blockSize;
   }
 
   #append(blocks: ArrayLike<number>): void {
@@ -188,5 +199,6 @@ export class BlockTable {
     }
     this.#blocks.set(blocks, before);
     this.#view = this.#blocks.subarray(0, after);
+    this.#room = after * this.#pool.blockSize;
   }
 }

@@ -13,7 +13,7 @@ import {
   plan,
   type Sequence,
 } from "./sequence.ts";
-import type { FinishReason, ItemResult, PlanItem, Request, StepPlan } from "./types.ts";
+import type { FinishReason, ItemResult, Request, StepPlan } from "./types.ts";
 
 export interface SchedulerConfig {
   /** Positions per block. */
@@ -126,6 +126,7 @@ export class Scheduler {
       planned: 0,
       coming: 0,
       table: new BlockTable(this.pool, apartOf(request)),
+      most: request.prompt.length + Math.max(0, request.maxTokens - 1),
       running: false,
       cachedTokens: null,
       preemptions: 0,
@@ -157,18 +158,18 @@ export class Scheduler {
   schedule(ahead = false): StepPlan {
     this.#steps++;
     const preempted: string[] = [];
-    if (!this.#makeRoom(ahead, preempted)) return { items: [], preempted };
+    if (!this.#makeRoom(ahead, preempted)) return { items: [], sequences: [], preempted };
     this.#admit(ahead, preempted);
-    return { items: this.#share(), preempted };
+    return { ...this.#share(), preempted };
   }
 
   /** Takes in the results of `plan`, in order. Sequences that left meanwhile, and items with an error, are skipped. */
   advance(plan: StepPlan, results: readonly ItemResult[]): Advanced[] {
     const advanced: Advanced[] = [];
     plan.items.forEach(({ id, start, count }, index) => {
-      const sequence = this.#byId.get(id);
+      const sequence = plan.sequences[index];
       const outcome = results[index];
-      if (sequence === undefined || outcome === undefined || outcome.error !== undefined) return;
+      if (!sequence.running || outcome === undefined || outcome.error !== undefined) return;
       if (sequence.computed !== start) throw new Error(`results of ${id} out of order`);
       sequence.computed += count;
       sequence.table.publish(sequence.tokens, sequence.computed);
@@ -327,7 +328,7 @@ export class Scheduler {
   }
 
   /** Each sequence gets one token; those with more to compute share the rest of the budget evenly, first by client. */
-  #share(): PlanItem[] {
+  #share(): Pick<StepPlan, "items" | "sequences"> {
     const able: Sequence[] = [];
     const counts: number[] = [];
     const long = new Map<Client, number[]>();
@@ -348,7 +349,7 @@ export class Scheduler {
     [...long.values()].forEach((own, c) => {
       for (const [j, extra] of evenShares(wanted[c], shares[c]).entries()) counts[own[j]] += extra;
     });
-    return able.map((sequence, i) => plan(sequence, counts[i]));
+    return { sequences: able, items: able.map((sequence, i) => plan(sequence, counts[i])) };
   }
 
   #stop(sequence: Sequence): void {

@@ -16,6 +16,8 @@ export interface Sequence {
   /** Tokens that the step in flight samples: one at most, except while the step after it is planned. */
   coming: number;
   readonly table: BlockTable;
+  /** Positions that are computed of it at most: what an answer's last token leads to is not. */
+  readonly most: number;
   readonly client: Client;
   running: boolean;
   /** Prompt tokens whose K and V were there when it first ran. */
@@ -56,9 +58,9 @@ export function apartOf({ adapter, cacheSalt }: Request): string {
   return adapter === null && cacheSalt === null ? "" : JSON.stringify([adapter, cacheSalt]);
 }
 
-/** Positions that can be computed of it now. What an answer's last token leads to is not. */
-export function endOf({ request, tokens, coming }: Sequence): number {
-  return Math.min(tokens.length + coming, request.prompt.length + Math.max(0, request.maxTokens - 1));
+/** Positions that can be computed of it now. */
+export function endOf({ tokens, coming, most }: Sequence): number {
+  return Math.min(tokens.length + coming, most);
 }
 
 /** Positions that can still be planned. */
@@ -84,7 +86,7 @@ export function finishOf(sequence: Sequence): FinishReason | null {
   const { request, tokens, computed } = sequence;
   const count = generated(sequence);
   if (count === 0) return request.maxTokens === 0 && computed === tokens.length ? "length" : null;
-  if (request.stopTokenIds.has(tokens.at(-1)!) && count > request.minTokens) return "stop";
+  if (count > request.minTokens && request.stopTokenIds.has(tokens[tokens.length - 1])) return "stop";
   return count >= request.maxTokens ? "length" : null;
 }
 

@@ -1,6 +1,7 @@
 import type { PagedItem } from "../../models/paged_decoder.ts";
 import type { ConstraintSpec } from "./constraint.ts";
 import type { RequestError } from "./errors.ts";
+import type { Sequence } from "./sequence.ts";
 
 /** How a request ended: at a stop token, at max_tokens, or cut short by the client or a failure. */
 export type FinishReason = "stop" | "length" | "abort" | "error";
@@ -73,6 +74,8 @@ export interface Request {
  */
 export interface StepPlan {
   readonly items: readonly PlanItem[];
+  /** Whose the items are. */
+  readonly sequences: readonly Sequence[];
   readonly preempted: readonly string[];
 }
 
