@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
+import { createRequire, isBuiltin } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Plugin } from "esbuild";
@@ -34,6 +35,29 @@ export function inside(name: string): Plugin {
       build.onLoad({ filter: new RegExp(`[\\\\/]${name}[\\\\/].*[\\\\/]locales[\\\\/]index\\.js$`) }, () => ({
         contents: 'export { default as en } from "./en.js";',
       }));
+    },
+  };
+}
+
+/**
+ * An esbuild plugin that puts packages, and all that these need, into a bundle whose other packages stay outside: a server would
+ * find and read 250 small files. CommonJS among them asks for node's modules by a `require` that the bundle has to define.
+ */
+export function packagesInside(names: readonly string[]): Plugin {
+  return {
+    name: "kiln-packages-inside",
+    setup(build) {
+      build.onResolve({ filter: /^[^./]/ }, ({ path: name, importer, kind, resolveDir }) => {
+        const isNeeded = names.includes(name) || importer.includes(`${path.sep}node_modules${path.sep}`);
+        if (!isNeeded || kind === "entry-point") return undefined;
+        if (isBuiltin(name)) return { path: name, external: true };
+        try {
+          return { path: createRequire(path.join(resolveDir, "importer.js")).resolve(name) };
+        } catch {
+          // An optional one that is not there: its importer sees to that.
+          return { path: name, external: true };
+        }
+      });
     },
   };
 }
