@@ -30,6 +30,8 @@ interface Held {
   /** What the self-test had beside the words. */
   readonly encode: Encode | null;
   readonly bytes: number;
+  /** The passages that the ranker was chosen for. */
+  readonly tested: ReadonlySet<string>;
 }
 
 /** Indexes that are kept in memory: of how many people, and what their texts take. */
@@ -37,6 +39,8 @@ const MOST_USERS = 64;
 const MOST_BYTES = 256e6;
 /** From this many passages on, they test which ranker suits them. */
 const LEAST_TESTED = 50;
+/** The share of these that may come or go, a notice's among them, before it is chosen anew. */
+const MOST_CHANGED = 0.2;
 /** More are not given to an encoder: the first question would wait for minutes. */
 const MOST_ENCODED = 5000;
 /** What an encoder's vectors take beside the texts, at most: of 1,024 numbers. */
@@ -110,23 +114,34 @@ export class Searches {
     const held = this.#held.get(name);
     this.#held.delete(name);
     const same = held?.version === version && held.encode === this.#encoder();
-    const now = same ? held : await this.#built(name, userId, notice, version);
+    const now = same ? held : await this.#built(name, userId, notice, version, held);
     this.#held.set(name, now);
     this.#makeRoom();
     return now;
   }
 
   /** Who asks while an index is made waits for that one. */
-  #built(of: string, userId: string, notice: string | null, version: number): Promise<Held> {
+  #built(
+    of: string,
+    userId: string,
+    notice: string | null,
+    version: number,
+    before: Held | undefined,
+  ): Promise<Held> {
     const name = `${version} ${of}`;
     const building =
       this.#building.get(name) ??
-      this.#build(userId, notice, version).finally(() => this.#building.delete(name));
+      this.#build(userId, notice, version, before).finally(() => this.#building.delete(name));
     this.#building.set(name, building);
     return building;
   }
 
-  async #build(userId: string, notice: string | null, version: number): Promise<Held> {
+  async #build(
+    userId: string,
+    notice: string | null,
+    version: number,
+    before: Held | undefined,
+  ): Promise<Held> {
     const searched =
       notice === null
         ? "SELECT id FROM document WHERE user_id = ? UNION SELECT id FROM document WHERE notice_id IS NOT NULL"
@@ -141,25 +156,30 @@ export class Searches {
     }));
     const encode = this.#encoder();
     const given = passages.length <= MOST_ENCODED ? encode : null;
-    const tested = (by: Encode | null) => selfTest(passages, 200, by);
-    const test =
+    const places = before?.encode === encode ? placesIn(before, rows) : null;
+    if (before && places) {
+      const next = new PassageIndex(passages, given);
+      const kept = next.prepareFrom(before.index, places, before.ranker).then(() => true, withoutEncoder);
+      if (await kept) return { ...before, version, rows, index: next, bytes: bytesOf(rows, before.ranker) };
+    }
+    const test = (by: Encode | null) => selfTest(passages, 200, by);
+    const found =
       passages.length < LEAST_TESTED
         ? null
-        : await tested(given).catch((error) => {
+        : await test(given).catch((error) => {
             withoutEncoder(error);
-            return tested(null);
+            return test(null);
           });
-    if (test && notice === null)
+    if (found && notice === null)
       await this.#store.run(
         "UPDATE index_state SET ranker = ?, selftest = ?, built_at = ? WHERE user_id = ?",
-        [test.chosen, JSON.stringify(test), Date.now(), userId],
+        [found.chosen, JSON.stringify(found), Date.now(), userId],
       );
-    const ranker = test?.chosen ?? "rm3";
-    const own = ranker === "encoder" ? VECTOR_BYTES : 0;
-    const bytes = rows.reduce((sum, { text }) => sum + 6 * text.length + own, 0);
+    const ranker = found?.chosen ?? "rm3";
     const index = new PassageIndex(passages, given);
     await index.prepare(ranker);
-    return { version, rows, index, ranker, encode, bytes };
+    const tested = new Set(rows.map(({ id }) => id));
+    return { version, rows, index, ranker, encode, bytes: bytesOf(rows, ranker), tested };
   }
 
   #makeRoom(): void {
@@ -170,6 +190,20 @@ export class Searches {
       bytes -= each.bytes;
     }
   }
+}
+
+function bytesOf(rows: Held["rows"], ranker: Ranker): number {
+  const own = ranker === "encoder" ? VECTOR_BYTES : 0;
+  return rows.reduce((sum, { text }) => sum + 6 * text.length + own, 0);
+}
+
+/** Where passages are in an index that few of them have come to or gone from since its ranker was chosen; null: too many have. */
+function placesIn({ tested, rows: before, ranker }: Held, rows: Held["rows"]): number[] | null {
+  if (tested.size < LEAST_TESTED || (ranker === "encoder" && rows.length > MOST_ENCODED)) return null;
+  const there = rows.filter(({ id }) => tested.has(id)).length;
+  if (rows.length + tested.size - 2 * there > MOST_CHANGED * tested.size) return null;
+  const places = new Map(before.map(({ id }, i) => [id, i]));
+  return rows.map(({ id }) => places.get(id) ?? -1);
 }
 
 function withoutEncoder(error: unknown): undefined {

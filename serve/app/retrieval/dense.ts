@@ -11,6 +11,10 @@ export class DenseRows {
     this.#width = width;
   }
 
+  row(at: number): Float32Array {
+    return this.#rows.subarray(at * this.#width, (at + 1) * this.#width);
+  }
+
   /** The best `most` rows by their inner product with `vector`, of those above 0. */
   search(vector: ArrayLike<number>, most: number): Ranking {
     const width = this.#width;

@@ -47,19 +47,34 @@ export class LatentIndex {
     return new LatentIndex(index, columns, basis, rank, new DenseRows(places, rank));
   }
 
-  /** The best `most` chunks by the cosine of the angle to the query's place; none if no chunk shares a word with another. */
-  search(text: string, most: number): Ranking {
-    return this.#places.search(this.#placeOf(text), most);
+  /** The same space for an index of mostly the same chunks: `from` has the places of those in this one; others stand where their terms are. */
+  with(index: LexicalIndex, from: readonly number[]): LatentIndex {
+    const columns = new Int32Array(index.terms).fill(-1);
+    for (const [term, id] of index.termIds) columns[id] = this.#columns[this.#index.termId(term) ?? -1] ?? -1;
+    const places = new Float32Array(from.length * this.#rank);
+    const next = new LatentIndex(index, columns, this.#basis, this.#rank, new DenseRows(places, this.#rank));
+    for (const [chunk, before] of from.entries())
+      places.set(
+        before < 0 ? next.#placeOf(index.termsOf(chunk)) : this.#places.row(before),
+        chunk * this.#rank,
+      );
+    return next;
   }
 
-  #placeOf(text: string): Float64Array {
+  /** The best `most` chunks by the cosine of the angle to the query's place; none if no chunk shares a word with another. */
+  search(text: string, most: number): Ranking {
     const counts = new Map<number, number>();
     for (const term of termsOf(text)) {
       const id = this.#index.termId(term);
-      if (id !== undefined && this.#columns[id] >= 0) counts.set(id, (counts.get(id) ?? 0) + 1);
+      if (id !== undefined) counts.set(id, (counts.get(id) ?? 0) + 1);
     }
+    return this.#places.search(this.#placeOf(counts), most);
+  }
+
+  #placeOf(counts: Iterable<readonly [term: number, count: number]>): Float64Array {
     const place = new Float64Array(this.#rank);
     for (const [id, count] of counts) {
+      if (this.#columns[id] < 0) continue;
       const weight = (1 + Math.log(count)) * this.#index.idfOf(id);
       const from = this.#columns[id] * this.#rank;
       for (let i = 0; i < this.#rank; i++) place[i] += weight * this.#basis[from + i];

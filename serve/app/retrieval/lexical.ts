@@ -122,6 +122,11 @@ export class LexicalIndex {
       yield [this.#terms[i], this.#counts[i]];
   }
 
+  /** All terms with their numbers. */
+  get termIds(): ReadonlyMap<string, number> {
+    return this.#ids;
+  }
+
   /** A term's number; undefined of one that no chunk has. */
   termId(term: string): number | undefined {
     return this.#ids.get(term);

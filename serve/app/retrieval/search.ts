@@ -69,6 +69,18 @@ export class PassageIndex {
     if (ranker === "encoder") this.#dense ??= denseRows(await this.#encode!(this.passages.map(searched)));
   }
 
+  /** The same, with what an index of mostly the same passages has of it: `from` has their places there, -1 of new ones. */
+  async prepareFrom(before: PassageIndex, from: readonly number[], ranker: Ranker): Promise<void> {
+    if (ranker === "hybrid" && before.#latent) this.#latent = before.#latent.with(this.#lexical, from);
+    const dense = before.#dense;
+    if (ranker === "encoder" && dense) {
+      const fresh = this.passages.flatMap((passage, i) => (from[i] < 0 ? [searched(passage)] : []));
+      const vectors = fresh.length > 0 ? [...(await this.#encode!(fresh))] : [];
+      this.#dense = denseRows(from.map((place) => (place < 0 ? vectors.shift()! : dense.row(place))));
+    }
+    await this.prepare(ranker);
+  }
+
   /** What `encoder` searches by; the others need none. */
   async vectorOf(query: string, ranker: Ranker): Promise<Float32Array | undefined> {
     if (ranker !== "encoder" || query.trim() === "") return undefined;
