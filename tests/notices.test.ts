@@ -41,6 +41,15 @@ describe("the board", () => {
     expect(await as("eve").change(other.id, { pinned: false, title: "Picnic on Sunday" })).toMatchObject({
       ...{ title: "Picnic on Sunday", author: "dee", pinned: false, body: "Bring cake." },
     });
+    // Who saves what another has changed since is told, and nothing is lost.
+    await expect(as("dee").change(other.id, { body: "No cake.", updated_at: 1 })).rejects.toEqual(
+      refused(409),
+    );
+    const { updated_at, body } = await as("dee").get(other.id);
+    expect([body, (await as("dee").change(other.id, { body: "Tea.", updated_at })).body]).toEqual([
+      "Bring cake.",
+      "Tea.",
+    ]);
     await as("eve").remove(other.id);
     const left = await as("dee").list();
     expect(left).toMatchObject({ notices: [{ id, ...hours }], next: null });

@@ -101,9 +101,15 @@ export class Notices {
     return { notice: await this.get(row.id), isNew };
   }
 
-  /** @throws AppError 404; 403 for who may not. */
-  async patch(id: string, patch: NoticePatch): Promise<Notice> {
+  /** @throws AppError 404; 403 for who may not; 409 where it is no longer that of `updated_at`. */
+  async patch(id: string, { updated_at: read, ...patch }: NoticePatch): Promise<Notice> {
     const before = await this.#own(id);
+    if (read !== undefined && read !== before.updated_at)
+      throw new AppError(
+        409,
+        "notice_changed",
+        "another has changed this notice since: read it, then save again",
+      );
     const set = Object.entries(patch).map(([name, value]): [string, Value] => [
       name,
       typeof value === "string" ? clean(value) : value,

@@ -40,6 +40,8 @@ export interface NoticePatch {
   title?: string;
   body?: string;
   pinned?: boolean;
+  /** Of the notice as it was read: where another has changed it since, 409. */
+  updated_at?: number;
 }
 
 /** `GET /api/notices?limit=50&before=CURSOR`: pinned ones first, then the newest. */

@@ -4,6 +4,7 @@ import path from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Notice } from "../../serve/app/protocol.ts";
+import { NoticeClient } from "../../serve/page/notices/client.ts";
 import { launchChromium } from "../browser/chromium.ts";
 import { type ChatServer, chatServer } from "../support/chat_server.ts";
 import { axeFaults, opened, overflow, pictures, say, see, until } from "./harness.ts";
@@ -150,6 +151,41 @@ describe("the notice board", () => {
     ).toHaveLength(1);
     expect(await card(page, "Written offline").count()).toBe(1);
     await context.close();
+  });
+
+  it("is signed in to, edited, and what could not be saved stays in the form", async (test) => {
+    if (browser === null) return test.skip(whyNot);
+    const team = await chatServer("board-team", "multi", { maxModelLen: 1024, blockCount: 512 });
+    const { users } = await team.host.open();
+    const { token } = await users.addKey((await users.add("cy", "member")).id);
+    const cy = new NoticeClient({ url: team.url, token });
+    const { id } = await cy.post({ title: "Picnic", body: "Bring cake." });
+    const context = await browser.newContext({ reducedMotion: "reduce", locale: "en-US" });
+    const { page } = await opened(context, team.url, "notices");
+    await page.getByLabel("Token").fill("kiln-wrong");
+    await button(page, "Sign in").click();
+    await see(page, /wrong token/);
+    await page.getByLabel("Token").fill(token);
+    await page.getByLabel("Token").press("Enter");
+    await button(page, "Edit: Picnic").click();
+    expect(await axeFaults(page)).toEqual([]);
+    // Elsewhere it is changed meanwhile.
+    await cy.change(id, { body: "Bring tea." });
+    await page.getByLabel("Text").fill("Bring cake and tea.");
+    await button(page, "Save").click();
+    await see(page, /another has changed this notice/);
+    await card(page, "Picnic").getByText("Bring tea.").waitFor();
+    expect(await page.getByLabel("Text").inputValue()).toBe("Bring cake and tea.");
+    await context.setOffline(true);
+    await button(page, "Save").click();
+    await see(page, /^Offline\./);
+    expect(await page.getByLabel("Text").inputValue()).toBe("Bring cake and tea.");
+    await context.setOffline(false);
+    await button(page, "Save").click();
+    await card(page, "Picnic").getByText("Bring cake and tea.").waitFor();
+    expect((await cy.get(id)).body).toBe("Bring cake and tea.");
+    await context.close();
+    await team.server.close(0);
   });
 
   it("is asked about in the chat, and its files are found", async (test) => {

@@ -22,14 +22,21 @@ export function App() {
     list.current?.scrollToOffset({ offset: 0, animated: false });
   };
   if (needsLogin) return <SignIn enter={at.signIn} said={at.board.said} />;
-  const done = ({ files, ...text }: Draft) => {
-    setWriting(null);
-    if (writing === "new") return void at.post({ files, ...text });
-    const { id } = writing as Notice;
-    void at.attempt(async (client) => {
-      await client.change(id, text);
+  const done = async ({ files, ...text }: Draft) => {
+    if (writing === "new") {
+      setWriting(null);
+      return at.post({ files, ...text });
+    }
+    const { id, updated_at } = writing as Notice;
+    const isKept = await at.attempt(async (client) => {
+      await client.change(id, { ...text, updated_at }).catch(async (error) => {
+        // The form stays, and what it is saved over next is what another has written.
+        if (error.status === 409) setWriting(await client.get(id));
+        throw error;
+      });
       for (const { name, content } of files) await client.attach(id, name, content);
     });
+    if (isKept) setWriting(null);
   };
   return (
     <View style={styles.page}>
@@ -48,7 +55,9 @@ export function App() {
         style={styles.list}
         data={kept?.notices ?? []}
         keyExtractor={({ id }) => id}
-        ListHeaderComponent={<Top at={at} writing={writing} done={done} cancel={() => setWriting(null)} />}
+        ListHeaderComponent={
+          <Top at={at} writing={writing} done={(draft) => void done(draft)} cancel={() => setWriting(null)} />
+        }
         renderItem={({ item }) => (
           <View style={[styles.column, { paddingVertical: 6 }]}>
             <NoticeCard

@@ -83,7 +83,8 @@ export function useBoard() {
           if (!(error instanceof NoticeError)) throw error;
           if (error.status === 401) {
             await shelf.remove("board");
-            set({ ...empty, needsLogin: true });
+            // Why a token was refused is still said.
+            set({ kept: null, waiting: [], isOnline: true, needsLogin: true });
           } else set({ isOnline: false });
         }
       }),
@@ -98,13 +99,17 @@ export function useBoard() {
       ended();
     };
   }, [refresh, set]);
-  /** Does something that the server must be there for, and says why it could not be done. */
-  const attempt = async (work: (client: NoticeClient) => Promise<unknown>) => {
-    set({ said: null });
-    await openClient()
+  /** Does something that the server must be there for, and says why it could not be done. @returns whether it was */
+  const attempt = async (work: (client: NoticeClient) => Promise<unknown>): Promise<boolean> => {
+    const why = await openClient()
       .then(work)
-      .catch((error: Error) => set({ said: error.message }));
+      .then(
+        () => null,
+        (error: Error) => error.message,
+      );
+    set({ said: why });
     await refresh();
+    return why === null;
   };
   const author = board.kept?.me.id;
   return {

@@ -44,6 +44,7 @@ export class NoticeClient {
     this.#call("GET", "/api/notices", undefined, before ? { before } : {});
   /** Posts a notice. What may be sent again needs a `request_id`, by which it is posted once. */
   post = (notice: NewNotice): Promise<Notice> => this.#call("POST", "/api/notices", notice);
+  get = (id: string): Promise<Notice> => this.#call("GET", `/api/notices/${encodeURIComponent(id)}`);
   change = (id: string, patch: NoticePatch): Promise<Notice> =>
     this.#call("PATCH", `/api/notices/${encodeURIComponent(id)}`, patch);
   remove = (id: string): Promise<void> => this.#call("DELETE", `/api/notices/${encodeURIComponent(id)}`);

@@ -18,7 +18,9 @@ export function Compose(props: {
 }) {
   const styles = useStyles();
   const { before } = props;
-  const [draft, setDraft] = useState<Draft>({ title: "", body: "", pinned: false, ...before, files: [] });
+  // Of a notice, what is written here alone: the server takes nothing else.
+  const { title = "", body = "", pinned = false } = before ?? {};
+  const [draft, setDraft] = useState<Draft>({ title, body, pinned, files: [] });
   const set = (part: Partial<Draft>) => setDraft({ ...draft, ...part });
   const add = async () => {
     const files = await pickFiles();

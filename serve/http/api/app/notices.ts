@@ -57,7 +57,11 @@ const patch = appRoute({
   path: "/api/notices/:id",
   summary: "Change or pin a notice; for its author and admins",
   example: { pinned: true },
-  schema: () => z.object({ title: title.optional(), body: body.optional(), pinned: z.boolean().optional() }),
+  schema: () =>
+    z.object({
+      ...{ title: title.optional(), body: body.optional(), pinned: z.boolean().optional() },
+      updated_at: z.int().optional(),
+    }),
   handle: (call) => boardOf(call).patch(call.params.id!, call.body as NoticePatch),
 });
 
