@@ -15,7 +15,7 @@ const parts = [
     name: "applications",
     // The design has 11,000, of which 2,200 are the page: with a component under 60 lines, one property a line in the style and all
     // texts in one file it takes 5,500. docs/log.md ("Lines") says more.
-    bound: 33_470,
+    bound: 33_550,
     folders: [
       ...["serve/store", "serve/app", "serve/http/api/app", "serve/page", "tokenizer/text"],
       ...["train/data/conversations", "models/registry"],
