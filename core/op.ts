@@ -174,17 +174,30 @@ export interface OpSpec<A> {
 
 export type Op<A> = Readonly<OpSpec<A>>;
 
+/** What is said of an op when it is defined; of one with a single kernel, `plain`, its file and plan in place of variants. */
+type OpDefinition<A> = Omit<OpSpec<A>, "variants"> &
+  (Pick<OpSpec<A>, "variants"> | Pick<Variant<A>, "file" | "strided" | "plan">);
+
 /** An op whose attributes are not known statically: what the registry and the devices handle. */
 export type AnyOp = Op<never>;
 
 const registry = new Map<string, AnyOp>();
 
 /** Registers an op; each folder under `kernels/` calls this once per op. */
-export function defineOp<A>(spec: OpSpec<A>): Op<A> {
-  if (registry.has(spec.name)) throw new Error(`op ${spec.name} is defined twice`);
-  registry.set(spec.name, spec as unknown as AnyOp);
-  return spec;
+export function defineOp<A>(definition: OpDefinition<A>): Op<A> {
+  const { name } = definition;
+  if (registry.has(name)) throw new Error(`op ${name} is defined twice`);
+  const op = "variants" in definition ? definition : { ...definition, variants: [onlyKernel(definition)] };
+  registry.set(name, op as unknown as AnyOp);
+  return op;
 }
+
+const onlyKernel = <A>({ file, strided = false, plan }: Pick<Variant<A>, "file" | "strided" | "plan">) => ({
+  name: "plain",
+  file,
+  strided,
+  plan,
+});
 
 /** All registered ops, by name: the generic suites iterate this. */
 export function registeredOps(): ReadonlyMap<string, AnyOp> {

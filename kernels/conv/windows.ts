@@ -47,34 +47,29 @@ const overlapAddOp: Op<OverlapAddAttrs> = defineOp<OverlapAddAttrs>({
     if (!dy) return [null];
     return [narrow(windows(dy, dim, x.shape.at(-1)!, step, dilation), dim, 0, x.shape[dim])];
   },
-  variants: [
-    {
-      name: "plain",
-      file: "conv/overlap_add.wgsl",
-      strided: true,
-      plan({ inputs: [x], outputs: [y], attrs: { dim, step, dilation }, profile }) {
-        const rank = y.shape.length;
-        const size = numel(y.shape);
-        return {
-          defines: { QUADS: `${Math.ceil(rank / 4)}` },
-          params: {
-            size,
-            rank,
-            folded: rank - 1 - dim,
-            windows: x.shape[dim],
-            taps: x.shape[rank],
-            step,
-            dilation,
-            start: x.offset,
-            tap_stride: x.strides[rank],
-            shape: y.shape.toReversed(),
-            strides: x.strides.slice(0, rank).toReversed(),
-          },
-          grid: foldGrid(Math.ceil(size / 64), profile),
-        };
+  file: "conv/overlap_add.wgsl",
+  strided: true,
+  plan({ inputs: [x], outputs: [y], attrs: { dim, step, dilation }, profile }) {
+    const rank = y.shape.length;
+    const size = numel(y.shape);
+    return {
+      defines: { QUADS: `${Math.ceil(rank / 4)}` },
+      params: {
+        size,
+        rank,
+        folded: rank - 1 - dim,
+        windows: x.shape[dim],
+        taps: x.shape[rank],
+        step,
+        dilation,
+        start: x.offset,
+        tap_stride: x.strides[rank],
+        shape: y.shape.toReversed(),
+        strides: x.strides.slice(0, rank).toReversed(),
       },
-    },
-  ],
+      grid: foldGrid(Math.ceil(size / 64), profile),
+    };
+  },
   samples: () => {
     const of = (name: string, shape: Shape, attrs: OverlapAddAttrs) => ({ name, inputs: [{ shape }], attrs });
     return [

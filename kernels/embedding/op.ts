@@ -45,22 +45,17 @@ export const embeddingOp = defineOp<Record<string, never>>({
   gradient({ inputs: [ids, weight], needs }, [dy]) {
     return [null, dy && needs[1] ? embeddingBackward(dy, ids, weight.shape[0]) : null];
   },
-  variants: [
-    {
-      name: "plain",
-      file: "embedding/forward.wgsl",
-      plan({ inputs: [ids, weight], profile }) {
-        const [vocabulary, width] = weight.shape;
-        const vec = width % 4 === 0 ? 4 : 1;
-        const tokens = numel(ids.shape);
-        return {
-          defines: { VEC: vec },
-          params: { tokens, cols: width / vec, vocabulary },
-          grid: foldGrid(Math.ceil((tokens * width) / vec / 256), profile),
-        };
-      },
-    },
-  ],
+  file: "embedding/forward.wgsl",
+  plan({ inputs: [ids, weight], profile }) {
+    const [vocabulary, width] = weight.shape;
+    const vec = width % 4 === 0 ? 4 : 1;
+    const tokens = numel(ids.shape);
+    return {
+      defines: { VEC: vec },
+      params: { tokens, cols: width / vec, vocabulary },
+      grid: foldGrid(Math.ceil((tokens * width) / vec / 256), profile),
+    };
+  },
   samples: () => {
     const of = (name: string, ids: number[], vocabulary: number, width: number, values?: number[]) => ({
       name,

@@ -11,22 +11,17 @@ defineOp<{ shape: Shape; value: number; dtype: DType }>({
   reference(_inputs, { value, dtype }, [out]) {
     out.data.fill(dtype === "bool" ? Number(value !== 0) : value);
   },
-  variants: [
-    {
-      name: "plain",
-      file: "fill/fill.wgsl",
-      plan({ outputs, attrs, profile }) {
-        const size = numel(outputs[0].shape);
-        const value = attrs.dtype === "bool" ? Number(attrs.value !== 0) : attrs.value;
-        const float = attrs.dtype === "f32" || attrs.dtype === "f16";
-        return {
-          params: { size, float_value: float ? value : 0, int_value: float ? 0 : value },
-          defines: { FLOAT: float },
-          grid: foldGrid(Math.ceil(size / 256), profile),
-        };
-      },
-    },
-  ],
+  file: "fill/fill.wgsl",
+  plan({ outputs, attrs, profile }) {
+    const size = numel(outputs[0].shape);
+    const value = attrs.dtype === "bool" ? Number(attrs.value !== 0) : attrs.value;
+    const float = attrs.dtype === "f32" || attrs.dtype === "f16";
+    return {
+      params: { size, float_value: float ? value : 0, int_value: float ? 0 : value },
+      defines: { FLOAT: float },
+      grid: foldGrid(Math.ceil(size / 256), profile),
+    };
+  },
   samples: () => [
     { name: "f32", inputs: [], attrs: { shape: [3, 5], value: -1.5, dtype: "f32" } },
     { name: "i32", inputs: [], attrs: { shape: [300], value: -7, dtype: "i32" } },

@@ -62,21 +62,16 @@ export const gatherOp: Op<None> = defineOp<None>({
     const back = () => dy && scattered(full(x.shape, 0, dy.dtype, dy.device), index, dy, "add");
     return [needs[0] ? back() : null, null];
   },
-  variants: [
-    {
-      name: "plain",
-      file: "gather/gather.wgsl",
-      plan(call) {
-        const { width, picks, rows } = extents(call);
-        const size = rows * picks;
-        return {
-          defines: { FLOAT: isFloat(call.inputs[0].dtype) },
-          params: { size, width, picks },
-          grid: foldGrid(Math.ceil(size / 64), call.profile),
-        };
-      },
-    },
-  ],
+  file: "gather/gather.wgsl",
+  plan(call) {
+    const { width, picks, rows } = extents(call);
+    const size = rows * picks;
+    return {
+      defines: { FLOAT: isFloat(call.inputs[0].dtype) },
+      params: { size, width, picks },
+      grid: foldGrid(Math.ceil(size / 64), call.profile),
+    };
+  },
   samples: () => {
     const of = (name: string, x: SampleInput, index: SampleInput) => ({
       name,

@@ -36,17 +36,12 @@ const integerMatmulOp: Op<None> = defineOp<None>({
     });
   },
   notDifferentiable: "integers have no derivatives",
-  variants: [
-    {
-      name: "plain",
-      file: "integer_matmul/plain.wgsl",
-      plan({ inputs: [a, b], outputs: [y], profile }) {
-        const size = numel(y.shape);
-        const [, m, k] = a.shape;
-        return { params: { size, m, n: b.shape[2], k }, grid: foldGrid(Math.ceil(size / 64), profile) };
-      },
-    },
-  ],
+  file: "integer_matmul/plain.wgsl",
+  plan({ inputs: [a, b], outputs: [y], profile }) {
+    const size = numel(y.shape);
+    const [, m, k] = a.shape;
+    return { params: { size, m, n: b.shape[2], k }, grid: foldGrid(Math.ceil(size / 64), profile) };
+  },
   samples: () => {
     const of = (name: string, a: SampleInput, b: SampleInput) => ({ name, inputs: [a, b], attrs: {} });
     const i32 = (...shape: number[]): SampleInput => ({ shape, dtype: "i32", range: [-9, 9] });

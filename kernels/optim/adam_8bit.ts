@@ -77,17 +77,12 @@ const op = defineOp<None>({
       });
     }
   },
-  variants: [
-    {
-      name: "plain",
-      file: "optim/adam_8bit.wgsl",
-      plan({ inputs, profile }) {
-        const size = numel(inputs[3].shape);
-        const blocks = Math.ceil(size / block);
-        return { defines: hyperIndices, params: { size, blocks }, grid: foldGrid(blocks, profile) };
-      },
-    },
-  ],
+  file: "optim/adam_8bit.wgsl",
+  plan({ inputs, profile }) {
+    const size = numel(inputs[3].shape);
+    const blocks = Math.ceil(size / block);
+    return { defines: hyperIndices, params: { size, blocks }, grid: foldGrid(blocks, profile) };
+  },
   samples() {
     const hyper = { one_minus_beta1: 0.1, beta2: 0.95, one_minus_beta2: 0.05, bias1: 0.19, root_bias2: 0.3 };
     const values = hyperValues({ lr: 0.1, eps: 1e-3, weight_decay: 0.2, ...hyper });

@@ -54,16 +54,11 @@ const lossScaleOp = defineOp<LossScaleAttrs>({
     if (s[0] * growth < 3e38) s[0] *= growth;
     s[1] = 0;
   },
-  variants: [
-    {
-      name: "plain",
-      file: "optim/loss_scale.wgsl",
-      plan: ({ attrs: { growth, backoff, interval } }) => ({
-        params: { growth, backoff, interval },
-        grid: [1],
-      }),
-    },
-  ],
+  file: "optim/loss_scale.wgsl",
+  plan: ({ attrs: { growth, backoff, interval } }) => ({
+    params: { growth, backoff, interval },
+    grid: [1],
+  }),
   samples: () => {
     const of = (name: string, state: number[], scale: number) => ({
       name,
@@ -109,9 +104,8 @@ const appliedOp = defineOp<Record<string, never>>({
     h[at("fresh")] = n === 1 ? 1 : h[at("later_fresh")];
     h[at("lr")] = h[at("base_lr")] / (1 + (n - 1) * h[at("lr_decay")]);
   },
-  variants: [
-    { name: "plain", file: "optim/applied.wgsl", plan: () => ({ defines: hyperIndices, grid: [1] }) },
-  ],
+  file: "optim/applied.wgsl",
+  plan: () => ({ defines: hyperIndices, grid: [1] }),
   samples: () => {
     const of = (name: string, values: Partial<Hyper>, applied: number) => ({
       name,

@@ -117,16 +117,11 @@ const bfloat16Op = defineOp<Record<string, never>>({
       y.data[i] = Number.isNaN(value) ? value : f32Cell[0];
     });
   },
-  variants: [
-    {
-      name: "plain",
-      file: "optim/bfloat16.wgsl",
-      plan({ inputs, profile }) {
-        const size = numel(inputs[0].shape);
-        return { params: { size }, grid: foldGrid(Math.ceil(size / 256), profile) };
-      },
-    },
-  ],
+  file: "optim/bfloat16.wgsl",
+  plan({ inputs, profile }) {
+    const size = numel(inputs[0].shape);
+    return { params: { size }, grid: foldGrid(Math.ceil(size / 256), profile) };
+  },
   samples: () => [
     { name: "random", inputs: [{ shape: [3, 300] }], attrs: {} },
     { name: "ties", inputs: [{ shape: [4], values: [1.00390625, 1.01171875, -3.0078125, 0] }], attrs: {} },

@@ -46,27 +46,22 @@ const catOp: Op<{ dim: number }> = defineOp<{ dim: number }>({
       return piece;
     });
   },
-  variants: [
-    {
-      name: "plain",
-      file: "pad/cat.wgsl",
-      plan({ inputs, outputs, attrs: { dim }, profile }) {
-        const widths = inputs.map((t) => numel(t.shape.slice(dim)));
-        const per = widths.every((w) => w % 4 === 0) ? 4 : 1;
-        const row = numel(outputs[0].shape.slice(dim)) / per;
-        let start = 0;
-        const passes = inputs.map((t, i): Pass => {
-          const size = numel(t.shape) / per;
-          const width = widths[i] / per;
-          const params = { size, width, row, start };
-          start += width;
-          const defines = { TYPE: per === 4 ? "vec4<U0>" : "U0" };
-          return { defines, params, grid: foldGrid(Math.ceil(size / 64), profile), bind: [`in${i}`, "out0"] };
-        });
-        return { passes };
-      },
-    },
-  ],
+  file: "pad/cat.wgsl",
+  plan({ inputs, outputs, attrs: { dim }, profile }) {
+    const widths = inputs.map((t) => numel(t.shape.slice(dim)));
+    const per = widths.every((w) => w % 4 === 0) ? 4 : 1;
+    const row = numel(outputs[0].shape.slice(dim)) / per;
+    let start = 0;
+    const passes = inputs.map((t, i): Pass => {
+      const size = numel(t.shape) / per;
+      const width = widths[i] / per;
+      const params = { size, width, row, start };
+      start += width;
+      const defines = { TYPE: per === 4 ? "vec4<U0>" : "U0" };
+      return { defines, params, grid: foldGrid(Math.ceil(size / 64), profile), bind: [`in${i}`, "out0"] };
+    });
+    return { passes };
+  },
   secondOrder: true,
   samples: () => [
     {

@@ -61,33 +61,28 @@ const placeOp: Op<PlaceAttrs> = defineOp<PlaceAttrs>({
     }
   },
   gradient: ({ inputs, attrs }, [dy]) => [takeBack(dy!, inputs[0].shape, attrs)],
-  variants: [
-    {
-      name: "plain",
-      file: "pad/place.wgsl",
-      plan({ inputs, outputs, attrs, profile }) {
-        const size = numel(outputs[0].shape);
-        const innermostFirst = (list: readonly number[]) => [...list].reverse();
-        const { dtype } = inputs[0];
-        return {
-          defines: {
-            S: isFloat(dtype) ? "f32" : wgslType(dtype),
-            QUADS: `${Math.max(1, Math.ceil(attrs.shape.length / 4))}`,
-          },
-          params: {
-            size,
-            rank: attrs.shape.length,
-            value: dtype === "bool" ? Number(attrs.value !== 0) : attrs.value,
-            shape: innermostFirst(attrs.shape),
-            extents: innermostFirst(inputs[0].shape),
-            starts: innermostFirst(attrs.starts),
-            steps: innermostFirst(attrs.steps),
-          },
-          grid: foldGrid(Math.ceil(size / 64), profile),
-        };
+  file: "pad/place.wgsl",
+  plan({ inputs, outputs, attrs, profile }) {
+    const size = numel(outputs[0].shape);
+    const innermostFirst = (list: readonly number[]) => [...list].reverse();
+    const { dtype } = inputs[0];
+    return {
+      defines: {
+        S: isFloat(dtype) ? "f32" : wgslType(dtype),
+        QUADS: `${Math.max(1, Math.ceil(attrs.shape.length / 4))}`,
       },
-    },
-  ],
+      params: {
+        size,
+        rank: attrs.shape.length,
+        value: dtype === "bool" ? Number(attrs.value !== 0) : attrs.value,
+        shape: innermostFirst(attrs.shape),
+        extents: innermostFirst(inputs[0].shape),
+        starts: innermostFirst(attrs.starts),
+        steps: innermostFirst(attrs.steps),
+      },
+      grid: foldGrid(Math.ceil(size / 64), profile),
+    };
+  },
   secondOrder: true,
   samples: () => [
     {

@@ -27,19 +27,14 @@ const triangleOp: Op<TriangleAttrs> = defineOp<TriangleAttrs>({
     }
   },
   gradient: ({ attrs }, [dy]) => [apply(triangleOp, [dy!], attrs)[0]],
-  variants: [
-    {
-      name: "plain",
-      file: "pad/triangle.wgsl",
-      plan({ inputs, attrs, profile }) {
-        const { shape } = inputs[0];
-        const size = numel(shape);
-        const [rows, columns] = shape.slice(-2) as [number, number];
-        const params = { size, rows, columns, diagonal: attrs.diagonal, sign: attrs.upper ? 1 : -1 };
-        return { params, grid: foldGrid(Math.ceil(size / 64), profile) };
-      },
-    },
-  ],
+  file: "pad/triangle.wgsl",
+  plan({ inputs, attrs, profile }) {
+    const { shape } = inputs[0];
+    const size = numel(shape);
+    const [rows, columns] = shape.slice(-2) as [number, number];
+    const params = { size, rows, columns, diagonal: attrs.diagonal, sign: attrs.upper ? 1 : -1 };
+    return { params, grid: foldGrid(Math.ceil(size / 64), profile) };
+  },
   secondOrder: true,
   samples: () => [
     { name: "lower", inputs: [{ shape: [6, 6] }], attrs: { diagonal: 0, upper: false } },

@@ -248,18 +248,13 @@ export const pagedKvWriteOp = defineOp<Record<never, never>>({
   reference: writeReference,
   notDifferentiable: "it updates the cache in place",
   mutates: [0, 1],
-  variants: [
-    {
-      name: "plain",
-      file: "paged_attention/write.wgsl",
-      plan({ inputs, profile }) {
-        const [cache, , key] = inputs as [TensorMeta, TensorMeta, TensorMeta];
-        const width = numel(key.shape.slice(1));
-        const total = numel(key.shape);
-        const slots = cache.shape[0] * cache.shape[1];
-        return { params: { width, total, slots }, grid: foldGrid(Math.ceil(total / 64), profile) };
-      },
-    },
-  ],
+  file: "paged_attention/write.wgsl",
+  plan({ inputs, profile }) {
+    const [cache, , key] = inputs as [TensorMeta, TensorMeta, TensorMeta];
+    const width = numel(key.shape.slice(1));
+    const total = numel(key.shape);
+    const slots = cache.shape[0] * cache.shape[1];
+    return { params: { width, total, slots }, grid: foldGrid(Math.ceil(total / 64), profile) };
+  },
   samples: writeSamples,
 });

@@ -140,16 +140,11 @@ const dequantizeOp = defineOp<Matrix>({
     weights.data.set(dequantizeNf4(words.data, sizeOf(attrs)));
   },
   notDifferentiable: "its input is packed",
-  variants: [
-    {
-      name: "plain",
-      file: "quantized_matmul/dequantize.wgsl",
-      plan: ({ outputs: [{ shape }], profile }) => ({
-        params: { size: numel(shape) },
-        grid: foldGrid(Math.ceil(numel(shape) / 64), profile),
-      }),
-    },
-  ],
+  file: "quantized_matmul/dequantize.wgsl",
+  plan: ({ outputs: [{ shape }], profile }) => ({
+    params: { size: numel(shape) },
+    grid: foldGrid(Math.ceil(numel(shape) / 64), profile),
+  }),
   samples: () => [
     { name: "odd", inputs: [wordsSample({ rows: 33, columns: 7 })], attrs: { rows: 33, columns: 7 } },
   ],

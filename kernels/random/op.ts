@@ -116,19 +116,14 @@ const dropoutOp = defineOp<DropoutAttrs>({
     });
   },
   gradient: ({ inputs: [, key], attrs }, [dy]) => [dy && dropout(dy, attrs.p, key, attrs.stream), null],
-  variants: [
-    {
-      name: "plain",
-      file: "random/dropout.wgsl",
-      plan({ inputs: [x], attrs: { p, stream }, profile }) {
-        const size = numel(x.shape);
-        return {
-          params: { size, stream, p, scale: keepScale(p) },
-          grid: foldGrid(Math.ceil(size / 256), profile),
-        };
-      },
-    },
-  ],
+  file: "random/dropout.wgsl",
+  plan({ inputs: [x], attrs: { p, stream }, profile }) {
+    const size = numel(x.shape);
+    return {
+      params: { size, stream, p, scale: keepScale(p) },
+      grid: foldGrid(Math.ceil(size / 256), profile),
+    };
+  },
   samples: () => [
     { name: "tenth", inputs: [{ shape: [5, 7] }, sampleKey], attrs: { p: 0.125, stream: 3 } },
     { name: "all", inputs: [{ shape: [9] }, sampleKey], attrs: { p: 1, stream: 0 } },

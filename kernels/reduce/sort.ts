@@ -143,24 +143,19 @@ function rowMover(
       }
     },
     gradient: ({ inputs, attrs }, [dy]) => [apply(back(), [dy!, inputs[1]], attrs)[0], null],
-    variants: [
-      {
-        name: "plain",
-        file: "reduce/move_rows.wgsl",
-        plan({ inputs, outputs, attrs, profile }) {
-          const count = numel(inputs[1].shape);
-          const total = numel(outputs[0].shape);
-          const move = (mode: string, size: number): Pass => ({
-            defines: { [mode]: true },
-            params: { size, k: inputs[1].shape.at(-1)!, width: attrs.width },
-            grid: foldGrid(Math.ceil(size / 64), profile),
-          });
-          return {
-            passes: scatter ? [move("CLEAR", total), move("SCATTER", count)] : [move("GATHER", count)],
-          };
-        },
-      },
-    ],
+    file: "reduce/move_rows.wgsl",
+    plan({ inputs, outputs, attrs, profile }) {
+      const count = numel(inputs[1].shape);
+      const total = numel(outputs[0].shape);
+      const move = (mode: string, size: number): Pass => ({
+        defines: { [mode]: true },
+        params: { size, k: inputs[1].shape.at(-1)!, width: attrs.width },
+        grid: foldGrid(Math.ceil(size / 64), profile),
+      });
+      return {
+        passes: scatter ? [move("CLEAR", total), move("SCATTER", count)] : [move("GATHER", count)],
+      };
+    },
     secondOrder: true,
     samples: () => [{ name: "rows", inputs: [{ shape: [2, scatter ? 3 : 5] }, index], attrs: { width: 5 } }],
   });

@@ -20,13 +20,8 @@ const feedTokensOp: Op<None> = defineOp<None>({
       fed.data[i] = token >= 0 ? token : Math.max(ids.data[-1 - token], 0);
     }
   },
-  variants: [
-    {
-      name: "plain",
-      file: "sampling/feed.wgsl",
-      plan: ({ inputs: [{ shape }] }) => ({ params: { size: shape[0] }, grid: [Math.ceil(shape[0] / 64)] }),
-    },
-  ],
+  file: "sampling/feed.wgsl",
+  plan: ({ inputs: [{ shape }] }) => ({ params: { size: shape[0] }, grid: [Math.ceil(shape[0] / 64)] }),
   samples: () => [
     {
       name: "mixed",

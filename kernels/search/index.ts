@@ -43,21 +43,16 @@ const searchsortedOp: Op<SearchAttrs> = defineOp<SearchAttrs>({
     });
   },
   notDifferentiable: "a place is not continuous",
-  variants: [
-    {
-      name: "plain",
-      file: "search/searchsorted.wgsl",
-      plan({ inputs: [sorted, values], attrs: { right }, profile }) {
-        const size = numel(values.shape);
-        const S = computeType(sorted.dtype);
-        return {
-          defines: { RIGHT: right, FLOAT: S === "f32", S, V: S, VB: "bool", VU: "u32" },
-          params: { size, n: sorted.shape.at(-1)!, m: values.shape.at(-1)! },
-          grid: foldGrid(Math.ceil(size / 64), profile),
-        };
-      },
-    },
-  ],
+  file: "search/searchsorted.wgsl",
+  plan({ inputs: [sorted, values], attrs: { right }, profile }) {
+    const size = numel(values.shape);
+    const S = computeType(sorted.dtype);
+    return {
+      defines: { RIGHT: right, FLOAT: S === "f32", S, V: S, VB: "bool", VU: "u32" },
+      params: { size, n: sorted.shape.at(-1)!, m: values.shape.at(-1)! },
+      grid: foldGrid(Math.ceil(size / 64), profile),
+    };
+  },
   samples: () => {
     const of = (name: string, sorted: SampleInput, values: SampleInput, right: boolean) => ({
       name,

@@ -6,7 +6,7 @@ import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Bars } from "./bars.tsx";
 import { LazyChart } from "./lazy_chart.tsx";
-import { FactsGrid, Field, Loaded } from "./parts.tsx";
+import { FactsGrid, Field, Loaded, Options } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -44,9 +44,7 @@ export function Analytics() {
         <Field label={t.models.choose}>
           <select value={model} onChange={(event) => setModel(event.currentTarget.value)}>
             <option value="">{t.analytics.all}</option>
-            {(data?.models ?? []).map((name) => (
-              <option key={name}>{name}</option>
-            ))}
+            <Options of={data?.models ?? []} />
           </select>
         </Field>
       </form>

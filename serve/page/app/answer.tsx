@@ -5,7 +5,7 @@ import { goOn, regenerate, retry, type Shown } from "../state/chat.ts";
 import { chatModels } from "../state/models.ts";
 import { Branches } from "./branches.tsx";
 import { lazy } from "./lazy.tsx";
-import { IconButton, ModelChip } from "./parts.tsx";
+import { IconButton, ModelChip, Options } from "./parts.tsx";
 import { Rating } from "./rating.tsx";
 import { Sources } from "./sources.tsx";
 import { Copy, Text } from "./text.tsx";
@@ -102,9 +102,7 @@ function Failed({ message }: { message: Shown }) {
             onChange={(event) => void regenerate(id, event.currentTarget.value)}
           >
             <option value="">{t.chat.switchModel}</option>
-            {others.map(({ name }) => (
-              <option key={name}>{name}</option>
-            ))}
+            <Options of={others.map(({ name }) => name)} />
           </select>
         )}
       </div>

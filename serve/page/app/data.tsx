@@ -4,7 +4,7 @@ import { t } from "../messages.screens.en.ts";
 import { number, percent } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { Bars } from "./bars.tsx";
-import { FactsGrid, Failure, Field, Form, Loaded, Table } from "./parts.tsx";
+import { FactsGrid, Failure, Field, Form, Loaded, Options, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -121,11 +121,7 @@ function Choice<Name extends string>(props: {
   return (
     <Field label={props.label}>
       <select onChange={(event) => props.choose(event.currentTarget.value as Name)}>
-        {Object.entries<string>(props.names).map(([value, name]) => (
-          <option key={value} value={value}>
-            {name}
-          </option>
-        ))}
+        <Options of={props.names} />
       </select>
     </Field>
   );

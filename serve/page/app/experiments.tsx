@@ -11,7 +11,7 @@ import { date, milliseconds, number, percent, points } from "../render/format.ts
 import { api } from "../state/api.ts";
 import { attempt } from "../state/history.ts";
 import { LazyChart } from "./lazy_chart.tsx";
-import { Failure, Field, Loaded, Modal, ModelChip, Table } from "./parts.tsx";
+import { Failure, Field, Loaded, Modal, ModelChip, Options, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -154,20 +154,14 @@ function Start({ close, started }: { close: () => void; started: () => void }) {
           </Field>
         ))}
         <datalist id="model-names">
-          {names.map((name) => (
-            <option key={name} value={name} />
-          ))}
+          <Options of={names} />
         </datalist>
         <Field label={t.experiments.split}>
           <input name="split" type="number" min={1} max={99} defaultValue="50" required />
         </Field>
         <Field label={t.experiments.unit}>
           <select name="unit">
-            {Object.entries(t.experiments.units).map(([value, name]) => (
-              <option key={value} value={value}>
-                {name}
-              </option>
-            ))}
+            <Options of={t.experiments.units} />
           </select>
         </Field>
         <Failure of={error} />

@@ -12,7 +12,7 @@ import { bytes, number } from "../render/format.ts";
 import { api } from "../state/api.ts";
 import { attempt } from "../state/history.ts";
 import { user } from "../state/people.ts";
-import { Field, Form, Loaded } from "./parts.tsx";
+import { Field, Form, Loaded, Options } from "./parts.tsx";
 import { Run } from "./run.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useJobs } from "./use_jobs.ts";
@@ -116,9 +116,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
       <div class="row form-row">
         <Field label={t.finetune.base}>
           <select onChange={(event) => set({ base: event.currentTarget.value })}>
-            {bases.map(({ name }) => (
-              <option key={name}>{name}</option>
-            ))}
+            <Options of={bases.map(({ name }) => name)} />
           </select>
         </Field>
         <Field label={t.finetune.dataset}>
@@ -128,11 +126,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
             }}
           >
             <option value="">{t.finetune.whatThereIs}</option>
-            {Object.entries(t.finetune.datasets).map(([value, name]) => (
-              <option key={value} value={value}>
-                {name}
-              </option>
-            ))}
+            <Options of={t.finetune.datasets} />
           </select>
         </Field>
         <Field label={t.finetune.preset}>
@@ -142,11 +136,7 @@ function Wizard({ started }: { started: (id: string) => void }) {
               set(PRESETS[value as keyof typeof PRESETS]);
             }}
           >
-            {Object.entries(t.finetune.presets).map(([value, name]) => (
-              <option key={value} value={value}>
-                {name}
-              </option>
-            ))}
+            <Options of={t.finetune.presets} />
           </select>
         </Field>
       </div>

@@ -16,7 +16,7 @@ import { attempt, say } from "../state/history.ts";
 import { setModels } from "../state/models.ts";
 import { go } from "../state/route.ts";
 import { modelFacts } from "./model_menu.tsx";
-import { Failure, Field, Loaded, Modal, ModelChip, Table } from "./parts.tsx";
+import { Failure, Field, Loaded, Modal, ModelChip, Options, Table } from "./parts.tsx";
 import { ScreenFrame } from "./screen.tsx";
 import { useLoaded } from "./use_loaded.ts";
 
@@ -212,9 +212,7 @@ function Deploy({ name, close }: { name: string; close: () => void }) {
         </Field>
         <Field label={t.models.precision}>
           <select name="precision">
-            {(["f16", "q8_0"] as const).map((value) => (
-              <option key={value}>{value}</option>
-            ))}
+            <Options of={["f16", "q8_0"]} />
           </select>
         </Field>
         <p role="status">

@@ -2,7 +2,7 @@ import type { ExportFormat, Params } from "../../app/protocol.ts";
 import { t } from "../messages.screens.en.ts";
 import { change, current } from "../state/history.ts";
 import { newConsent, newSystem, params, retrieve } from "../state/local.ts";
-import { Field, IconButton, Switch } from "./parts.tsx";
+import { Field, IconButton, Options, Switch } from "./parts.tsx";
 import { panelOpen } from "./shell.ts";
 
 /** The bounds of each number, which the server has too. */
@@ -59,11 +59,7 @@ export function Panel() {
           value={retrieve.value}
           onChange={(event) => (retrieve.value = event.currentTarget.value as typeof retrieve.value)}
         >
-          {Object.entries(t.panel.retrieve).map(([value, name]) => (
-            <option key={value} value={value}>
-              {name}
-            </option>
-          ))}
+          <Options of={t.panel.retrieve} />
         </select>
       </Field>
       <Switch

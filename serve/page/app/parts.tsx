@@ -118,6 +118,17 @@ export const Field = (props: { label: string; hint?: string; children: Component
   </label>
 );
 
+/** What a select offers: names, or values with their names. */
+export const Options = ({ of }: { of: readonly string[] | Readonly<Record<string, string>> }) => (
+  <>
+    {(Array.isArray(of) ? of.map((name) => [name, name]) : Object.entries(of)).map(([value, name]) => (
+      <option key={value} value={value}>
+        {name}
+      </option>
+    ))}
+  </>
+);
+
 export const Switch = (props: { label: string; hint?: string; on: boolean; set: (on: boolean) => void }) => (
   <label class="field switch">
     <input
