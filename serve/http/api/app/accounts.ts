@@ -4,7 +4,7 @@ import { deleteOwnData } from "../../../app/own_data.ts";
 import type { Me, ProviderList, SettingsPatch } from "../../../app/protocol.ts";
 import { HttpError } from "../../errors.ts";
 import type { Call, Route } from "../../route.ts";
-import { noContent, params } from "./answers.ts";
+import { params } from "./answers.ts";
 import { appRoute } from "./app_route.ts";
 
 const me = appRoute({
@@ -73,10 +73,9 @@ const logout = appRoute({
   method: "POST",
   path: "/api/logout",
   summary: "End this browser's session",
-  handle: async ({ application, principal, reply }) => {
-    reply.header("set-cookie", await application.auth.logout(principal));
-    return noContent(reply);
-  },
+  status: 204,
+  handle: async ({ application, principal, reply }) =>
+    reply.header("set-cookie", await application.auth.logout(principal)),
 });
 
 const keys = appRoute({
@@ -92,14 +91,13 @@ const addKey = appRoute({
   summary: "A new key of the caller, whose token is shown this once",
   example: { name: "laptop" },
   schema: () => z.object({ name: z.string().max(100), scopes: z.array(z.enum(["act_as"])).optional() }),
-  handle: async ({ application, principal, body: { scopes = [] }, reply }) => {
+  status: 201,
+  handle: ({ application, principal, body: { scopes = [] } }) => {
     if (scopes.length > 0 && principal.role !== "admin")
       throw new HttpError(403, "only an admin makes keys that act as others", {
         ...{ param: "scopes", code: "scope_not_allowed" },
       });
-    const key = await application.users.addKey(principal.id, scopes);
-    reply.code(201);
-    return key;
+    return application.users.addKey(principal.id, scopes);
   },
 });
 
@@ -107,10 +105,10 @@ const removeKey = appRoute({
   method: "DELETE",
   path: "/api/keys/:id",
   summary: "Revoke a key of the caller",
-  handle: async ({ application, principal, params, reply }) => {
+  status: 204,
+  handle: async ({ application, principal, params }) => {
     await application.users.revokeKey(principal.id, params.id!);
     application.hub.end(principal.id, params.id!);
-    return noContent(reply);
   },
 });
 

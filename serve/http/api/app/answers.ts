@@ -1,4 +1,3 @@
-import type { FastifyReply } from "fastify";
 import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
 import { alternatives } from "../../../app/chat/alternatives.ts";
@@ -146,10 +145,8 @@ const stop = appRoute({
   method: "POST",
   path: "/api/messages/:id/stop",
   summary: "End an answer where it is; its text so far stays",
-  handle: async ({ application, userId, params, reply }) => {
-    await application.conversing.stop(userId, params.id!);
-    return noContent(reply);
-  },
+  status: 204,
+  handle: ({ application, userId, params }) => application.conversing.stop(userId, params.id!),
 });
 
 const regenerate = appRoute({
@@ -159,21 +156,17 @@ const regenerate = appRoute({
   example: { request_id: "REQUEST" },
   schema: () =>
     z.object({ request_id: id, model: model.optional(), params: params.optional(), user_id: id.optional() }),
-  handle: async ({ application, userId, params: { id: message }, body, reply }) => {
-    reply.code(202);
-    return application.conversing.regenerate(userId, message!, body as never);
-  },
+  status: 202,
+  handle: ({ application, userId, params: { id: message }, body }) =>
+    application.conversing.regenerate(userId, message!, body as never),
 });
 
 const goOn = appRoute({
   method: "POST",
   path: "/api/messages/:id/continue",
   summary: "Go on writing an answer that was cut short",
-  handle: async ({ application, userId, params, reply }) => {
-    const accepted = await application.conversing.continue(userId, params.id!);
-    reply.code(202);
-    return accepted;
-  },
+  status: 202,
+  handle: ({ application, userId, params }) => application.conversing.continue(userId, params.id!),
 });
 
 const edit = appRoute({
@@ -182,11 +175,8 @@ const edit = appRoute({
   summary: "A message beside this one, with another text",
   example: { content: "What I meant to ask." },
   schema: () => z.object({ content: text }),
-  handle: async ({ chats, params, body, reply }) => {
-    const message = await chats.edit(params.id!, body.content);
-    reply.code(201);
-    return message;
-  },
+  status: 201,
+  handle: ({ chats, params, body }) => chats.edit(params.id!, body.content),
 });
 
 const tokens = appRoute({
@@ -213,7 +203,5 @@ const why = appRoute({
     return alternatives(call.application, call.service.models, call.userId, message, top);
   },
 });
-
-export const noContent = (reply: FastifyReply): FastifyReply => reply.code(204).send();
 
 export const answerRoutes: readonly Route[] = [stream, stop, regenerate, goOn, edit, tokens, why];

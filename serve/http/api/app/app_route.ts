@@ -17,6 +17,10 @@ export interface AppCall<Body> extends Call<Body> {
 }
 
 interface AppRoute<Body> extends Omit<Route, "handle" | "schema" | "app"> {
+  /** For admins alone: what is said to others, such as `models are changed by`. */
+  readonly admins?: string;
+  /** Of an answer, where it is not 200; 204 has no body. */
+  readonly status?: 201 | 202 | 204;
   readonly handle: (call: AppCall<Body>) => unknown;
 }
 
@@ -26,11 +30,17 @@ export function appRoute<Schema extends z.ZodObject>(
 ): Route;
 /** A route of the application without one. */
 export function appRoute(definition: AppRoute<undefined>): Route;
-export function appRoute({ handle, ...definition }: AppRoute<never>): Route {
+export function appRoute({ handle, admins, status, ...definition }: AppRoute<never>): Route {
   return {
     ...definition,
     app: true,
-    handle: async (call: Call<never>) => handle({ ...call, ...(await known(call)) }),
+    handle: async (request: Call<never>) => {
+      const call = { ...request, ...(await known(request)) };
+      if (admins !== undefined) onlyAdmins(call, admins);
+      const answer = await handle(call);
+      if (status !== undefined) call.reply.code(status);
+      return status === 204 ? call.reply.send() : answer;
+    },
   };
 }
 
@@ -63,11 +73,8 @@ export function wholeOf(call: Call<never>, name: string, byDefault: number, most
 export const limitOf = (call: Call<never>): number => wholeOf(call, "limit", 50, 200, 1);
 
 /** @throws AppError 403 for who is no admin; 404 where the path names one thing, of which others learn nothing. */
-export function onlyAdmins(
-  { principal, params }: Pick<Call & AppCall<never>, "principal" | "params">,
-  what: string,
-): void {
+function onlyAdmins({ principal, params }: AppCall<never>, what: string): void {
   if (principal.role === "admin") return;
-  if ("id" in params) throw notFound("such thing");
+  if ("id" in params) throw notFound("thing");
   throw new AppError(403, "admins_only", `${what} admins alone: ask one`);
 }

@@ -10,7 +10,7 @@ import type {
   PreferenceBody,
 } from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
-import { noContent, params as sampling, text } from "./answers.ts";
+import { params as sampling, text } from "./answers.ts";
 import { appRoute, limitOf, queryOf } from "./app_route.ts";
 
 const title = z.string().trim().min(1).max(300).regex(/^.*$/, "must be one line");
@@ -37,11 +37,8 @@ const create = appRoute({
       consent: z.boolean().optional(),
       user_id: z.string().max(100).optional(),
     }),
-  handle: async ({ chats, body: { user_id: _, ...fields }, reply }) => {
-    const conversation = await chats.create(fields as NewConversation);
-    reply.code(201);
-    return conversation;
-  },
+  status: 201,
+  handle: ({ chats, body: { user_id: _, ...fields } }) => chats.create(fields as NewConversation),
 });
 
 const one = appRoute({
@@ -73,10 +70,8 @@ const remove = appRoute({
   method: "DELETE",
   path: "/api/conversations/:id",
   summary: "Put a conversation into the bin for 30 days",
-  handle: async ({ chats, params, reply }) => {
-    await chats.remove(params.id!);
-    return noContent(reply);
-  },
+  status: 204,
+  handle: ({ chats, params }) => chats.remove(params.id!),
 });
 
 const messages = appRoute({
@@ -152,11 +147,9 @@ const comparison = appRoute({
       consent: z.boolean().optional(),
       user_id: z.string().max(100).optional(),
     }),
-  handle: async ({ application, userId, body: { user_id: _, ...body }, reply }) => {
-    const result = await compare(application, userId, body as CompareBody);
-    reply.code(202);
-    return result;
-  },
+  status: 202,
+  handle: ({ application, userId, body: { user_id: _, ...body } }) =>
+    compare(application, userId, body as CompareBody),
 });
 
 export const conversationRoutes: readonly Route[] = [

@@ -43,11 +43,8 @@ const build = appRoute({
       name: z.string().regex(/^[a-z\d][\w-]{0,63}$/i, "must be letters, digits, - and _, 64 at most"),
       rules: rules.optional(),
     }),
-  handle: async (call) => {
-    const report = await dataOf(call).build(call.body.name, (call.body as PreviewBody).rules ?? {});
-    call.reply.code(201);
-    return report;
-  },
+  status: 201,
+  handle: (call) => dataOf(call).build(call.body.name, (call.body as PreviewBody).rules ?? {}),
 });
 
 const formats = z.enum([
@@ -103,6 +100,7 @@ const imported = appRoute({
   summary: "Conversations of a form's `file`, in any layout of `kiln data import`",
   files: true,
   bodyBytes: () => IMPORT_BYTES + 65_536,
+  status: 201,
   handle: ({ application, principal, userId: asked, reply }) =>
     readUpload(reply.request.raw, IMPORT_BYTES, async ({ files, fields }) => {
       const [file] = files;
@@ -110,7 +108,6 @@ const imported = appRoute({
         throw new AppError(422, "no_file", "file: send one file, as the part `file` of a form", "file");
       const named = fields.get("user_id");
       const userId = named === undefined ? asked : await application.auth.userFor(principal, named);
-      reply.code(201);
       return importFile(application.store, userId, file);
     }),
 });

@@ -5,7 +5,7 @@ import { AppError } from "../../../app/app_error.ts";
 import { documentLimits } from "../../../app/documents/limits.ts";
 import type { Route } from "../../route.ts";
 import { readUpload } from "../../uploads.ts";
-import { noContent, text } from "./answers.ts";
+import { text } from "./answers.ts";
 import { appRoute, limitOf, wholeOf } from "./app_route.ts";
 import { boardOf } from "./notices.ts";
 
@@ -104,10 +104,9 @@ const remove = appRoute({
   method: "DELETE",
   path: "/api/documents/:id",
   summary: "Delete a document with its passages",
-  handle: async ({ application, userId, params, reply }) => {
-    await (await application.documents.of(userId)).remove(params.id!);
-    return noContent(reply);
-  },
+  status: 204,
+  handle: async ({ application, userId, params }) =>
+    (await application.documents.of(userId)).remove(params.id!),
 });
 
 const retrieve = appRoute({

@@ -33,13 +33,12 @@ const fineTune = appRoute({
   summary: "Teach a model of the caller's own what the caller gave, as a job",
   example: { user_id: "12345", parameters: { epochs: 5, learning_rate: 0.001 } },
   schema: body,
-  handle: async ({ application, principal, userId, body: { parameters: given = {} }, reply }) => {
+  status: 202,
+  handle: async ({ application, principal, userId, body: { parameters: given = {} } }) => {
     const asked = given as AskedParameters;
     if (asked.publish !== undefined && principal.role !== "admin")
       throw new AppError(403, "admins_only", "parameters.publish: models are changed by admins alone");
-    const started = await (await application.jobs.fineTuning()).start(userId, asked);
-    reply.code(202);
-    return started;
+    return (await application.jobs.fineTuning()).start(userId, asked);
   },
 });
 
@@ -76,20 +75,16 @@ const cancel = appRoute({
   method: "POST",
   path: "/api/jobs/:id/cancel",
   summary: "End a job; what a fine-tune has learned is kept for its resume",
-  handle: async ({ application, userId, params, reply }) => {
-    reply.code(202);
-    return (await application.jobs.of(userId)).cancel(params.id!);
-  },
+  status: 202,
+  handle: async ({ application, userId, params }) => (await application.jobs.of(userId)).cancel(params.id!),
 });
 
 const resume = appRoute({
   method: "POST",
   path: "/api/jobs/:id/resume",
   summary: "Go on with a fine-tune that was cancelled or failed, as another job",
-  handle: async ({ application, userId, params, reply }) => {
-    reply.code(202);
-    return (await application.jobs.of(userId)).resume(params.id!);
-  },
+  status: 202,
+  handle: async ({ application, userId, params }) => (await application.jobs.of(userId)).resume(params.id!),
 });
 
 export const jobRoutes: readonly Route[] = [

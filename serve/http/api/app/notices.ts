@@ -2,7 +2,6 @@ import { z } from "zod";
 import { Notices, noticeLimits } from "../../../app/notices.ts";
 import type { NewNotice, NoticePatch } from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
-import { noContent } from "./answers.ts";
 import { type AppCall, appRoute, limitOf, queryOf } from "./app_route.ts";
 
 /** The board as the caller sees it; who acts for another has that one's rights, an admin too. */
@@ -69,10 +68,8 @@ const remove = appRoute({
   method: "DELETE",
   path: "/api/notices/:id",
   summary: "Delete a notice with its files; for its author and admins",
-  handle: async (call) => {
-    await boardOf(call).remove(call.params.id!);
-    return noContent(call.reply);
-  },
+  status: 204,
+  handle: (call) => boardOf(call).remove(call.params.id!),
 });
 
 const own = appRoute({

@@ -6,7 +6,7 @@ import { deployToOllama } from "../../../app/data.ts";
 import { isPersonal, modelOf } from "../../../app/jobs/names.ts";
 import type { ModelVersion } from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
-import { type AppCall, appRoute, onlyAdmins } from "./app_route.ts";
+import { type AppCall, appRoute } from "./app_route.ts";
 
 const STATUS: Record<string, number> = { version_missing: 404, name_invalid: 422, registry_locked: 503 };
 
@@ -55,8 +55,8 @@ const alias = appRoute({
   summary: "Let an alias stand for a version; servers that follow it switch without a pause",
   example: { version: 3 },
   schema: () => z.object({ version: z.int().min(1) }),
+  admins: "models are changed by",
   handle: async (call) => {
-    onlyAdmins(call, "models are changed by");
     const name = bareName(call as never);
     const { version } = call.body;
     await inRegistry((registry) => registry.alias(name, call.params.alias!, version));
@@ -75,9 +75,8 @@ const deploy = appRoute({
       ollama_url: z.url({ protocol: /^https?$/ }).optional(),
       quantization: z.enum(["f16", "q8_0"]).optional(),
     }),
-  handle: async (call) => {
-    onlyAdmins(call, "models are changed by");
-    const { model, ...how } = call.body;
+  admins: "models are changed by",
+  handle: async ({ body: { model, ...how } }) => {
     const { name, version } = await inRegistry((registry) => registry.find(model));
     return deployToOllama(`${name}@${version}`, name, how as { ollama_url?: string; quantization?: string });
   },

@@ -5,7 +5,7 @@ import type { Experiments } from "../../../app/experiments/experiments.ts";
 import type { Experiment } from "../../../app/protocol.ts";
 import { dayNumber, dayOf, usageReport } from "../../../app/usage.ts";
 import type { Route } from "../../route.ts";
-import { type AppCall, appRoute, onlyAdmins, queryOf } from "./app_route.ts";
+import { type AppCall, appRoute, queryOf } from "./app_route.ts";
 
 /** Days that a report is of where the query does not say. */
 const DAYS = 30;
@@ -50,10 +50,8 @@ const experiments = appRoute({
   method: "GET",
   path: "/api/experiments",
   summary: "Experiments between two versions of a model",
-  handle: async (call) => {
-    onlyAdmins(call, ABOUT_ALL);
-    return { experiments: await call.application.experiments.list() };
-  },
+  admins: ABOUT_ALL,
+  handle: async ({ application }) => ({ experiments: await application.experiments.list() }),
 });
 
 const start = appRoute({
@@ -70,12 +68,9 @@ const start = appRoute({
       unit: z.enum(["user", "conversation"]).optional(),
       alpha: z.number().gt(0).max(0.5).optional(),
     }),
-  handle: async (call) => {
-    onlyAdmins(call, ABOUT_ALL);
-    const experiment = await call.application.experiments.start(call.body as never);
-    call.reply.code(201);
-    return experiment;
-  },
+  admins: ABOUT_ALL,
+  status: 201,
+  handle: ({ application, body }) => application.experiments.start(body as never),
 });
 
 const ofOne = (
@@ -86,10 +81,8 @@ const ofOne = (
 ) =>
   appRoute({
     ...{ method, path, summary },
-    handle: (call) => {
-      onlyAdmins(call, ABOUT_ALL);
-      return act(call.application.experiments, call.params.id!);
-    },
+    admins: ABOUT_ALL,
+    handle: ({ application, params }) => act(application.experiments, params.id!),
   });
 const experiment = ofOne("GET", "/api/experiments/:id", "An experiment up to now", (all, id) => all.get(id));
 const stop = ofOne("POST", "/api/experiments/:id/stop", "End an experiment without a change", (all, id) =>
@@ -102,10 +95,8 @@ const promote = appRoute({
   summary: "End an experiment: the control's alias stands for this arm from now on",
   example: { arm: "assistant@3" },
   schema: () => z.object({ arm: reference }),
-  handle: (call) => {
-    onlyAdmins(call, ABOUT_ALL);
-    return call.application.experiments.promote(call.params.id!, call.body.arm);
-  },
+  admins: ABOUT_ALL,
+  handle: ({ application, params, body }) => application.experiments.promote(params.id!, body.arm),
 });
 
 export const reportRoutes: readonly Route[] = [
