@@ -1,3 +1,4 @@
+import { Ambient } from "./ambient.ts";
 import { isFloat } from "./dtype.ts";
 import { KilnError } from "./errors.ts";
 import type { Tensor } from "./tensor.ts";
@@ -23,12 +24,10 @@ export interface Node {
   spent: boolean;
 }
 
-let enabled = true;
+const recording = new Ambient(true);
 let nextId = 0;
 
-export function gradEnabled(): boolean {
-  return enabled;
-}
+export const gradEnabled = (): boolean => recording.value;
 
 /** Runs `body` without recording derivatives. */
 export function noGrad<T>(body: () => T): T {
@@ -37,31 +36,17 @@ export function noGrad<T>(body: () => T): T {
 
 /** Runs `body` with recording on or off. */
 export function withRecording<T>(on: boolean, body: () => T): T {
-  const before = enabled;
-  enabled = on;
-  try {
-    return body();
-  } finally {
-    enabled = before;
-  }
+  return recording.during(on, body);
 }
 
-let inStep = false;
+const inStep = new Ambient(false);
 
 /** Runs the body of a compiled step, which must have no effects that a replay would lack. */
 export function asCompiledStep<T>(body: () => T): T {
-  const before = inStep;
-  inStep = true;
-  try {
-    return body();
-  } finally {
-    inStep = before;
-  }
+  return inStep.during(true, body);
 }
 
-export function inCompiledStep(): boolean {
-  return inStep;
-}
+export const inCompiledStep = (): boolean => inStep.value;
 
 /** Puts a call on the tape; `kept` are the tensors that `backward` reads besides inputs and outputs. */
 export function record(

@@ -1,3 +1,4 @@
+import { Ambient } from "../core/ambient.ts";
 import { dependsOn } from "../core/compile.ts";
 import { scope } from "../core/scope.ts";
 import { noGrad } from "../core/tape.ts";
@@ -40,17 +41,11 @@ export interface LayerAdapter {
 }
 
 /** What layers take in place of the adapters that they have. */
-let instead: ((layer: Adaptable) => LayerAdapter | null) | null = null;
+const instead = new Ambient<((layer: Adaptable) => LayerAdapter | null) | null>(null);
 
 /** What `body` returns where each layer has the adapter that `adapterOf` gives it, whatever adapter it has. */
 export function withAdapters<T>(adapterOf: (layer: Adaptable) => LayerAdapter | null, body: () => T): T {
-  const before = instead;
-  instead = adapterOf;
-  try {
-    return body();
-  } finally {
-    instead = before;
-  }
+  return instead.during(adapterOf, body);
 }
 
 /**
@@ -67,7 +62,7 @@ export abstract class Adaptable extends Module {
 
   /** Null: the layer computes with its own matrix alone. */
   get adapter(): LayerAdapter | null {
-    return instead ? instead(this) : dependsOn(() => this.#adapter);
+    return instead.value ? instead.value(this) : dependsOn(() => this.#adapter);
   }
 
   set adapter(adapter: LayerAdapter | null) {

@@ -1,3 +1,4 @@
+import { Ambient } from "../core/ambient.ts";
 import { dependsOn, retrace } from "../core/compile.ts";
 import { device, type Storage } from "../core/device.ts";
 import { KilnError } from "../core/errors.ts";
@@ -14,29 +15,17 @@ import { assignInto, copy } from "../kernels/index.ts";
  */
 export type ComputeDtype = "f32" | "f16";
 
-let matrixDtype: ComputeDtype = "f32";
-let roomOnly = false;
+const matrixDtype = new Ambient<ComputeDtype>("f32");
+const roomOnly = new Ambient(false);
 
 /** Modules made in `body` hold their matrices in `dtype`; f16 halves the memory of a model that is not to be trained. */
 export function withMatrices<T>(dtype: ComputeDtype, body: () => T): T {
-  const before = matrixDtype;
-  matrixDtype = dtype;
-  try {
-    return body();
-  } finally {
-    matrixDtype = before;
-  }
+  return matrixDtype.during(dtype, body);
 }
 
 /** Modules made in `body` leave their parameters uninitialised: for models that are loaded or initialised next. */
 export function withoutValues<T>(body: () => T): T {
-  const before = roomOnly;
-  roomOnly = true;
-  try {
-    return body();
-  } finally {
-    roomOnly = before;
-  }
+  return roomOnly.during(true, body);
 }
 
 /** Memory for a module's tensor, which outlives every scope. */
@@ -68,7 +57,7 @@ export class Buffer extends Tensor {
   static make(shape: Shape, values: (shape: Shape) => Tensor): Buffer {
     checkShape("a buffer of a module", shape);
     const buffer = new Buffer(new Tensor(persistent("f32", shape), shape));
-    if (!roomOnly) scope(() => assignInto(buffer, values(shape)));
+    if (!roomOnly.value) scope(() => assignInto(buffer, values(shape)));
     return buffer;
   }
 }
@@ -93,9 +82,9 @@ export class Parameter extends Tensor {
   /** A parameter of `shape` that holds what `values` returns; uninitialised inside `withoutValues`. */
   static make(shape: Shape, values: (shape: Shape) => Tensor): Parameter {
     checkShape("a parameter of a module", shape);
-    const dtype = shape.length >= 2 ? matrixDtype : "f32";
+    const dtype = shape.length >= 2 ? matrixDtype.value : "f32";
     const parameter = new Parameter(new Tensor(persistent(dtype, shape), shape));
-    if (!roomOnly) scope(() => assignInto(parameter, values(shape)));
+    if (!roomOnly.value) scope(() => assignInto(parameter, values(shape)));
     return parameter;
   }
 

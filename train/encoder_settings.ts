@@ -12,13 +12,13 @@ import { assertVocabulary, fillModel, shapeSettings } from "./model_settings.ts"
 import type { RecipeContext } from "./recipe.ts";
 import type { AdapterSettings } from "./settings/adapter.ts";
 import { count, positive, share } from "./settings/numbers.ts";
-import type { RunSettings } from "./settings/run.ts";
+import { checkTrain, type RunSettings } from "./settings/run.ts";
 
 /** What recipes that train an encoder share: its settings, and from them to a tokenizer and a model. */
 
 const size = count.optional();
 
-export const encoder = z
+const encoder = z
   .strictObject({
     init_from: z
       .string()
@@ -41,7 +41,7 @@ export const encoder = z
   .prefault({})
   .describe("the model to train");
 
-export const encoderTokenizer = z
+const encoderTokenizer = z
   .strictObject({
     path: z
       .string()
@@ -68,7 +68,7 @@ type Settings = {
 const shape = /_size$|^num_|^max_position|^initializer/;
 
 /** Adds an issue where settings contradict each other. */
-export function checkEncoder(
+function checkEncoder(
   { model, adapter }: Pick<Settings, "model"> & { adapter?: AdapterSettings },
   context: z.RefinementCtx,
 ): void {
@@ -83,11 +83,23 @@ export function checkEncoder(
   context.addIssue({ code: "custom", path: ["model", asked], message });
 }
 
+/** The schema of a recipe that trains an encoder: its data, the model and tokenizer, and its own settings. */
+export const encoderRecipe = <Data extends z.ZodType, Own extends z.ZodRawShape>(data: Data, own: Own) =>
+  z.preprocess(
+    withEncoderDefaults,
+    z
+      .strictObject({ data, model: encoder, tokenizer: encoderTokenizer, ...own })
+      .superRefine((config, context) => {
+        checkTrain(config as never, context);
+        checkEncoder(config as never, context);
+      }),
+  );
+
 /**
  * What of a recipe's settings depends on where its model comes from, filled in: 5e-5 over 3 epochs fine-tune a model (Devlin
  * et al. 2018), an adapter of it takes ten times that rate, and 1e-3 over 10 train one from scratch.
  */
-export function withEncoderDefaults(given: unknown): unknown {
+function withEncoderDefaults(given: unknown): unknown {
   const { model, train, ...others } = given as Partial<Settings> & { adapter?: Partial<AdapterSettings> };
   const tuned = others.adapter?.kind === "lora" ? 5e-4 : 5e-5;
   const [learning_rate, epochs] = model?.init_from ? [tuned, 3] : [1e-3, 10];

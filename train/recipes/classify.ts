@@ -5,51 +5,30 @@ import { type LabelKeys, labelNames } from "../../models/labels.ts";
 import { labelledData, readTexts, targetsOf } from "../classifier_data.ts";
 import { classifierTask, sayBaseline } from "../classifier_task.ts";
 import { orderLabels } from "../data/index.ts";
-import {
-  checkEncoder,
-  encoder,
-  encoderTokenizer,
-  encoderTokenizerFor,
-  openAdaptedEncoder,
-  withEncoderDefaults,
-} from "../encoder_settings.ts";
+import { encoderRecipe, encoderTokenizerFor, openAdaptedEncoder } from "../encoder_settings.ts";
 import { originOf } from "../model_settings.ts";
 import type { Recipe } from "../recipe.ts";
 import { adapter } from "../settings/adapter.ts";
-import { checkTrain, runSettings } from "../settings/run.ts";
+import { runSettings } from "../settings/run.ts";
 import type { TextBatch, TextInputs } from "../text_batches.ts";
 
 const { eval: evaluation, ...loop } = runSettings("classify");
 
-const schema = z.preprocess(
-  withEncoderDefaults,
-  z
-    .strictObject({
-      data: labelledData,
-      model: encoder,
-      tokenizer: encoderTokenizer,
-      adapter,
-      ...loop,
-      eval: evaluation
-        .unwrap()
-        .extend({
-          criterion: z
-            .enum(["macro_f1", "accuracy"])
-            .default("macro_f1")
-            .describe("what makes a model the best"),
-          baseline: z
-            .boolean()
-            .default(false)
-            .describe("also fit a logistic regression of word counts and say how good it is"),
-        })
-        .prefault({})
-        .describe("how the model is measured"),
+const schema = encoderRecipe(labelledData, {
+  adapter,
+  ...loop,
+  eval: evaluation
+    .unwrap()
+    .extend({
+      criterion: z.enum(["macro_f1", "accuracy"]).default("macro_f1").describe("what makes a model the best"),
+      baseline: z
+        .boolean()
+        .default(false)
+        .describe("also fit a logistic regression of word counts and say how good it is"),
     })
-    .superRefine((config, context) => {
-      checkTrain(config, context);
-      checkEncoder(config, context);
-    }),
-);
+    .prefault({})
+    .describe("how the model is measured"),
+});
 
 export type ClassifyConfig = z.output<typeof schema>;
 

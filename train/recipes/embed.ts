@@ -3,15 +3,7 @@ import type { Tokenizer } from "../../tokenizer/index.ts";
 import { splitExamples } from "../data/split.ts";
 import { tableFormats } from "../data/table.ts";
 import { readTextPairs, type TextPair } from "../data/text_pairs.ts";
-import {
-  checkEncoder,
-  encoder,
-  encoderTokenizer,
-  encoderTokenizerFor,
-  encodeTexts,
-  openEncoder,
-  withEncoderDefaults,
-} from "../encoder_settings.ts";
+import { encoderRecipe, encoderTokenizerFor, encodeTexts, openEncoder } from "../encoder_settings.ts";
 import { type PairInputs, rankingLoss, rankingMetrics, rankingSums } from "../losses/contrastive.ts";
 import { evaluationOfMeans } from "../mean_evaluation.ts";
 import { assertLength, originOf } from "../model_settings.ts";
@@ -19,47 +11,39 @@ import { type EncodedPair, heldOutPairs, type PairBatch, PairBatches, uploadPair
 import type { Recipe } from "../recipe.ts";
 import { filesOf } from "../settings/chat.ts";
 import { count, natural, positive, share } from "../settings/numbers.ts";
-import { checkTrain, runSettings } from "../settings/run.ts";
+import { runSettings } from "../settings/run.ts";
 import { paths } from "../settings/text.ts";
 
 const column = z.string().min(1).optional();
 
-const schema = z.preprocess(
-  withEncoderDefaults,
+const schema = encoderRecipe(
   z
     .strictObject({
-      data: z
-        .strictObject({
-          path: filesOf("pairs").describe("tables of queries and passages that answer them: CSV, JSONL, …"),
-          validation_path: paths.optional().describe("tables to measure on, instead of a share of the data"),
-          query: column.describe("column of the query or title; else one with a usual name"),
-          passage: column.describe("column of the passage or text; else one with a usual name"),
-          format: z.enum(tableFormats).optional().describe("where the file's name and content do not say it"),
-          validation_fraction: share.default(0.05).describe("share of the pairs held out"),
-          seed: natural.default(0).describe("which pairs are held out"),
-        })
-        .prefault({})
-        .describe("what to train on"),
-      model: encoder,
-      tokenizer: encoderTokenizer,
-      ranking: z
-        .strictObject({
-          group: z
-            .int()
-            .min(2)
-            .default(16)
-            .describe("pairs whose passages are each other's wrong answers; train.batch_size counts groups"),
-          scale: positive.default(20).describe("cosines are multiplied by it before the softmax"),
-          query_length: count.default(32).describe("tokens of a query that count"),
-        })
-        .prefault({})
-        .describe("how a query's passage is told from others"),
-      ...runSettings("embed"),
+      path: filesOf("pairs").describe("tables of queries and passages that answer them: CSV, JSONL, …"),
+      validation_path: paths.optional().describe("tables to measure on, instead of a share of the data"),
+      query: column.describe("column of the query or title; else one with a usual name"),
+      passage: column.describe("column of the passage or text; else one with a usual name"),
+      format: z.enum(tableFormats).optional().describe("where the file's name and content do not say it"),
+      validation_fraction: share.default(0.05).describe("share of the pairs held out"),
+      seed: natural.default(0).describe("which pairs are held out"),
     })
-    .superRefine((config, context) => {
-      checkTrain(config, context);
-      checkEncoder(config, context);
-    }),
+    .prefault({})
+    .describe("what to train on"),
+  {
+    ranking: z
+      .strictObject({
+        group: z
+          .int()
+          .min(2)
+          .default(16)
+          .describe("pairs whose passages are each other's wrong answers; train.batch_size counts groups"),
+        scale: positive.default(20).describe("cosines are multiplied by it before the softmax"),
+        query_length: count.default(32).describe("tokens of a query that count"),
+      })
+      .prefault({})
+      .describe("how a query's passage is told from others"),
+    ...runSettings("embed"),
+  },
 );
 
 type EmbedConfig = z.output<typeof schema>;

@@ -1,43 +1,26 @@
 import { createHash } from "node:crypto";
-import { z } from "zod";
+import type { z } from "zod";
 import { dispose } from "../../core/scope.ts";
 import { configError } from "../../models/formats/validation.ts";
 import { fileSource } from "../data/index.ts";
 import { permutation } from "../data/permutation.ts";
-import {
-  checkEncoder,
-  encoder,
-  encoderTokenizer,
-  encoderTokenizerFor,
-  openEncoder,
-  withEncoderDefaults,
-} from "../encoder_settings.ts";
+import { encoderRecipe, encoderTokenizerFor, openEncoder } from "../encoder_settings.ts";
 import { type MaskedBatch, MaskedBatches, type MaskedInputs } from "../masked_texts.ts";
 import { originOf } from "../model_settings.ts";
 import type { Evaluator, Recipe } from "../recipe.ts";
 import { share } from "../settings/numbers.ts";
-import { checkTrain, runSettings } from "../settings/run.ts";
+import { runSettings } from "../settings/run.ts";
 import { data as textData } from "../settings/text.ts";
 import { fillRows } from "../text_batches.ts";
 
-const schema = z.preprocess(
-  withEncoderDefaults,
-  z
-    .strictObject({
-      data: textData
-        .unwrap()
-        .pick({ path: true, seed: true, field: true, separator: true, validation_fraction: true })
-        .extend({ mask_share: share.default(0.15).describe("share of the tokens that are guessed") })
-        .prefault({})
-        .describe("what to train on"),
-      model: encoder,
-      tokenizer: encoderTokenizer,
-      ...runSettings("mlm"),
-    })
-    .superRefine((config, context) => {
-      checkTrain(config, context);
-      checkEncoder(config, context);
-    }),
+const schema = encoderRecipe(
+  textData
+    .unwrap()
+    .pick({ path: true, seed: true, field: true, separator: true, validation_fraction: true })
+    .extend({ mask_share: share.default(0.15).describe("share of the tokens that are guessed") })
+    .prefault({})
+    .describe("what to train on"),
+  runSettings("mlm"),
 );
 
 type MlmConfig = z.output<typeof schema>;

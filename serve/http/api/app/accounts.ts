@@ -74,8 +74,9 @@ const logout = appRoute({
   path: "/api/logout",
   summary: "End this browser's session",
   status: 204,
-  handle: async ({ application, principal, reply }) =>
-    reply.header("set-cookie", await application.auth.logout(principal)),
+  handle: async ({ application, principal, reply }) => {
+    reply.header("set-cookie", await application.auth.logout(principal));
+  },
 });
 
 const keys = appRoute({
