@@ -1,6 +1,7 @@
 import { realpath } from "node:fs/promises";
 import { resolve, sep } from "node:path";
 import { KilnError } from "../core/errors.ts";
+import { InTurn } from "../core/in_turn.ts";
 import { say } from "../core/platform/command_line.ts";
 import { modelAt } from "../models/hub/resolve.ts";
 import {
@@ -28,7 +29,7 @@ export interface AdministrationOptions {
 export class Administration {
   readonly #options: AdministrationOptions;
   /** Loads, one after the other: each knows what the one before left. */
-  #loading: Promise<unknown> = Promise.resolve();
+  readonly #loads = new InTurn();
 
   constructor(options: AdministrationOptions) {
     this.#options = options;
@@ -39,7 +40,7 @@ export class Administration {
    * @throws KilnError for a path outside of them, a name that is taken, and as `loadInto`.
    */
   load(name: string, path: string, aliases: readonly string[]): Promise<ServedModel> {
-    return this.#next(() => this.#load(name, path, aliases));
+    return this.#loads.do(() => this.#load(name, path, aliases));
   }
 
   /**
@@ -47,7 +48,7 @@ export class Administration {
    * @throws KilnError for a path outside of them, and as `loadAdapterInto`.
    */
   loadAdapter(name: string, given: string, base: string | undefined): Promise<ServedModel> {
-    return this.#next(async () => {
+    return this.#loads.do(async () => {
       const { models } = this.#options;
       models.assertFree([name]);
       const path = await this.#confined(given);
@@ -64,19 +65,12 @@ export class Administration {
     await this.unload(name);
   }
 
-  /** Runs a load after those before it. */
-  #next(load: () => Promise<ServedModel>): Promise<ServedModel> {
-    const loaded = this.#loading.then(load);
-    this.#loading = loaded.catch(() => {});
-    return loaded;
-  }
-
   /**
    * Loads a model beside another, wherever it is, then lets the other's aliases stand for it; one that is there already only gets
    * the aliases. @throws KilnError as `loadInto`, and for a name that is another's alias.
    */
   replace(old: string, source: ModelSource): Promise<ServedModel> {
-    return this.#next(async () => {
+    return this.#loads.do(async () => {
       const { models } = this.#options;
       const there = models.get(source.name);
       if (there?.name !== source.name) models.assertFree([source.name]);

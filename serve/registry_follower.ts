@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { InTurn } from "../core/in_turn.ts";
 import { firstLine } from "../core/platform/files.ts";
 import { type RegisteredVersion, Registry } from "../models/registry/registry.ts";
 import type { ModelSource } from "./loading.ts";
@@ -46,7 +47,7 @@ export class RegistryFollower {
   /** Versions that answer for experiments, with what lets them be deleted. */
   readonly #arms = new Map<string, () => Promise<void>>();
   /** Loads, one after the other. */
-  #working: Promise<unknown> = Promise.resolve();
+  readonly #working = new InTurn();
 
   constructor({ registry = new Registry(), everyMs = 500, ...options }: FollowerOptions) {
     this.#options = { ...options, registry, everyMs };
@@ -83,7 +84,7 @@ export class RegistryFollower {
 
   /** Looks at the aliases once, and has loaded and unloaded what they ask for when it returns. */
   check(): Promise<void> {
-    return this.#next(() => this.#follow());
+    return this.#working.do(() => this.#follow());
   }
 
   /**
@@ -91,7 +92,7 @@ export class RegistryFollower {
    * that an alias stands for by now has become what is served. @throws KilnError where one cannot be loaded.
    */
   keepArms(versions: readonly string[]): Promise<void> {
-    return this.#next(async () => {
+    return this.#working.do(async () => {
       const isServed = (version: string) => this.#served.some(({ source }) => source.version === version);
       const missing = versions.filter((version) => !this.#arms.has(version) && !isServed(version));
       const spare = [...this.#arms.keys()].filter((version) => !versions.includes(version));
@@ -122,12 +123,6 @@ export class RegistryFollower {
     this.#arms.delete(version);
     await this.#options.switcher.unload(version);
     await end();
-  }
-
-  #next<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#working.then(work);
-    this.#working = done.catch(() => {});
-    return done;
   }
 
   async #follow(): Promise<void> {

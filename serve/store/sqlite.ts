@@ -4,6 +4,7 @@ import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import Database from "libsql";
 import { KilnError } from "../../core/errors.ts";
+import { InTurn } from "../../core/in_turn.ts";
 import { firstLine, writeError } from "../../core/platform/files.ts";
 import { makeFolder } from "../../core/platform/folders.ts";
 import { Checkpoints, logSettings } from "./checkpoints.ts";
@@ -68,7 +69,7 @@ class SqliteStore implements OpenStore {
   readonly #patienceMs: number;
   readonly #checkpoints: Checkpoints;
   /** Ends when the last writer in line has ended. */
-  #line: Promise<unknown> = Promise.resolve();
+  readonly #line = new InTurn();
 
   constructor(path: string, writer: SqliteConnection, reader: SqliteConnection, patienceMs: number) {
     this.name = path;
@@ -94,7 +95,7 @@ class SqliteStore implements OpenStore {
   }
 
   #write<T>(work: () => T): Promise<T> {
-    return this.#inLine(async () => {
+    return this.#line.do(async () => {
       const result = await patiently(this.name, this.#patienceMs, work);
       this.#checkpoints.note();
       return result;
@@ -103,7 +104,7 @@ class SqliteStore implements OpenStore {
 
   async transaction<T>(body: (tx: Store) => Promise<T>): Promise<T> {
     refuseInside(this);
-    return this.#inLine(async () => {
+    return this.#line.do(async () => {
       await patiently(this.name, this.#patienceMs, () => this.#writer.exec("BEGIN IMMEDIATE"));
       const result = await this.#ended(this.#writer, body);
       this.#checkpoints.note();
@@ -140,12 +141,6 @@ class SqliteStore implements OpenStore {
     }
   }
 
-  #inLine<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#line.then(work);
-    this.#line = result.catch(() => {});
-    return result;
-  }
-
   exclusively<T>(body: (tx: Store) => Promise<T>): Promise<T> {
     return this.transaction(body); // there is one writer anyhow
   }
@@ -173,7 +168,7 @@ class SqliteStore implements OpenStore {
   }
 
   async close(): Promise<void> {
-    await this.#inLine(async () => {
+    await this.#line.do(async () => {
       await this.#checkpoints.close();
       this.#reader.close();
       this.#writer.close();

@@ -1,3 +1,4 @@
+import { InTurn } from "../../../core/in_turn.ts";
 import { Registry } from "../../../models/registry/registry.ts";
 import { adapterTokenizer } from "../../lora.ts";
 import type { ModelPool, TextModel } from "../../models.ts";
@@ -43,7 +44,7 @@ export class PersonalAnswers {
   /** By the model's name; what was used last is last. */
   readonly #known = new Map<string, Personal>();
   /** Loads and unloads, one after the other. */
-  #working: Promise<unknown> = Promise.resolve();
+  readonly #working = new InTurn();
 
   constructor(pool: ModelPool, source: AnswerSource, registry = new Registry()) {
     this.#pool = pool;
@@ -80,7 +81,7 @@ export class PersonalAnswers {
     const known = this.#known.get(modelOf(userId));
     if (known === undefined) return;
     this.#known.delete(known.name);
-    await this.#next(() => this.#unload(known));
+    await this.#working.do(() => this.#unload(known));
   }
 
   #versionOf(model: string): string | null {
@@ -130,7 +131,7 @@ export class PersonalAnswers {
     const now = this.#known.get(name);
     if (now && now !== known && now.number === number) return now;
     this.#known.delete(name);
-    if (known) this.#next(() => this.#unload(known)).catch(() => {});
+    if (known) this.#working.do(() => this.#unload(known)).catch(() => {});
     if (made) this.#known.set(name, made);
     return made;
   }
@@ -182,7 +183,7 @@ export class PersonalAnswers {
     };
     try {
       held.get(known.base.name);
-      await this.#next(() => this.#load(known));
+      await this.#working.do(() => this.#load(known));
       this.#known.delete(known.name);
       this.#known.set(known.name, known);
       return await answerWith(known.frontend, `${known.name}@${known.number}`, request, {
@@ -218,12 +219,6 @@ export class PersonalAnswers {
     if (!known.isLoaded) return;
     known.isLoaded = false;
     await known.base.frontend.engine.runner.adapters!.remove(known.adapter);
-  }
-
-  #next<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#working.then(work);
-    this.#working = done.catch(() => {});
-    return done;
   }
 }
 
