@@ -1,8 +1,8 @@
 import { realpath } from "node:fs/promises";
 import { resolve, sep } from "node:path";
 import { KilnError } from "../core/errors.ts";
-import { InTurn } from "../core/in_turn.ts";
 import { say } from "../core/platform/command_line.ts";
+import { InTurn } from "../core/platform/in_turn.ts";
 import { modelAt } from "../models/hub/resolve.ts";
 import {
   type CacheBudget,

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { InTurn } from "../core/in_turn.ts";
 import { firstLine } from "../core/platform/files.ts";
+import { InTurn } from "../core/platform/in_turn.ts";
 import { type RegisteredVersion, Registry } from "../models/registry/registry.ts";
 import type { ModelSource } from "./loading.ts";
 

@@ -1,4 +1,4 @@
-import { InTurn } from "../../../core/in_turn.ts";
+import { InTurn } from "../../../core/platform/in_turn.ts";
 import { Registry } from "../../../models/registry/registry.ts";
 import { adapterTokenizer } from "../../lora.ts";
 import type { ModelPool, TextModel } from "../../models.ts";
