@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it, type TestContext } from "vit
 import { launchChromium } from "./browser/chromium.ts";
 import { axeFaults, type Opened, opened, say, see, until } from "./page/harness.ts";
 import { fakeChatTokenizer } from "./serve_fake.ts";
+import { callAs } from "./support/call_as.ts";
 import { pdfDocument, wordDocument, wordParagraph } from "./support/documents.ts";
 import { type ServeProcess, serveProcess, writeTinyModel } from "./support/serve_process.ts";
 
@@ -132,15 +133,7 @@ afterAll(async () => {
 
 const answer = () => page.locator(".message.assistant").last();
 const row = (name: string) => page.locator("tr").filter({ hasText: name });
-const called = (user: string, method: string, target: string, body?: FormData | object) =>
-  fetch(`${server.url}${target}`, {
-    method,
-    headers: {
-      authorization: `Bearer ${tokens[user]}`,
-      ...(body !== undefined && !(body instanceof FormData) && { "content-type": "application/json" }),
-    },
-    body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
-  });
+const called = callAs(() => server.url, tokens);
 
 async function asked(text: string): Promise<void> {
   await page.goto(`${server.url}/#/chat`);

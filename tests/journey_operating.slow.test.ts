@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Analytics } from "../serve/app/protocol.ts";
 import { fakeChatTokenizer } from "./serve_fake.ts";
+import { callAs } from "./support/call_as.ts";
 import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts";
 import { parsePrometheus } from "./support/prometheus.ts";
 import { startS3 } from "./support/s3_stub.ts";
@@ -51,15 +52,7 @@ const said = async (...args: string[]): Promise<string> => {
   const { stdout, stderr } = await promisify(execFile)(process.execPath, [kiln, ...args]);
   return stdout + stderr;
 };
-const called = (user: string, method: string, target: string, body?: FormData | object) =>
-  fetch(`${server.url}${target}`, {
-    method,
-    headers: {
-      authorization: `Bearer ${tokens[user]}`,
-      ...(body !== undefined && !(body instanceof FormData) && { "content-type": "application/json" }),
-    },
-    body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
-  });
+const called = callAs(() => server.url, tokens);
 const json = async (user: string, method: string, target: string, body?: FormData | object) =>
   (await called(user, method, target, body)).json();
 const asked = (query: string, more: object = {}) => ({ user_id: "cy", query, ...more });

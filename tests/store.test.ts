@@ -1,8 +1,5 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect } from "vitest";
 import {
   indexMessages,
   newId,
@@ -13,37 +10,21 @@ import {
   type Value,
 } from "../serve/store/index.ts";
 import { words } from "../serve/store/search.ts";
-import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts";
+import { eachStore } from "./support/each_store.ts";
 import { addConversation, addMessage, addUser } from "./support/store_rows.ts";
 
-const folder = mkdtempSync(path.join(tmpdir(), "kiln-store-"));
-let postgres: Postgres | null = null;
-beforeAll(async () => {
-  postgres = await startPostgres();
-});
-afterAll(async () => {
-  await postgres?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
-
-const kinds = ["sqlite", "postgres"] as const;
-const addressOf = (kind: (typeof kinds)[number], name: string) =>
-  kind === "sqlite" ? `sqlite:${folder}/${name}/kiln.db` : postgres!.url(name);
+const { kinds, isThere, addressOf, itOn } = eachStore("kiln-store-");
 
 describe.each(kinds)("a store on %s", (kind) => {
   let store: OpenStore;
   let user: string;
   beforeAll(async () => {
-    if (kind === "postgres" && !postgres) return;
+    if (!isThere(kind)) return;
     store = await openStore(addressOf(kind, "contract"));
     user = await addUser(store);
   });
   afterAll(async () => store?.close());
-  const it = (name: string, body: () => Promise<void>, timeout?: number) =>
-    test(name, { timeout: timeout ?? 60_000 }, async (context) => {
-      if (kind === "postgres" && !postgres) return context.skip(noPostgres!);
-      await body();
-    });
+  const it = itOn(kind);
 
   it("gives back what it was given", async () => {
     await store.run("CREATE TABLE kept (id INTEGER PRIMARY KEY, t TEXT, n BIGINT, r DOUBLE PRECISION)");

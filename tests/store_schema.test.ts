@@ -1,35 +1,18 @@
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync } from "node:fs";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { checkStore } from "../serve/store/check.ts";
 import { copyStore, digests } from "../serve/store/copy.ts";
 import { indexMessages, openStore, openStoreAsIs, searchMessages } from "../serve/store/index.ts";
 import { checksum, newest, schemaOf } from "../serve/store/migrate.ts";
 import { migrations } from "../serve/store/migrations/index.ts";
-import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts";
+import { eachStore } from "./support/each_store.ts";
 import { addConversation, addMessage, addUser } from "./support/store_rows.ts";
 
-const folder = mkdtempSync(path.join(tmpdir(), "kiln-schema-"));
-let postgres: Postgres | null = null;
-beforeAll(async () => {
-  postgres = await startPostgres();
-});
-afterAll(async () => {
-  await postgres?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
-
-const kinds = ["sqlite", "postgres"] as const;
-const addressOf = (kind: (typeof kinds)[number], name: string) =>
-  kind === "sqlite" ? `sqlite:${folder}/${name}/kiln.db` : postgres!.url(name);
+const { folder, kinds, isThere, addressOf, itOn } = eachStore("kiln-schema-");
 
 describe.each(kinds)("a store on %s", (kind) => {
-  const it = (name: string, body: () => Promise<void>, timeout?: number) =>
-    test(name, { timeout: timeout ?? 60_000 }, async (context) => {
-      if (kind === "postgres" && !postgres) return context.skip(noPostgres!);
-      await body();
-    });
+  const it = itOn(kind);
 
   it("comes up from every earlier schema with its data, after a backup", async () => {
     for (let from = 1; from < newest; from++) {
@@ -138,7 +121,7 @@ describe("a copy", () => {
     ["postgres", "postgres"],
   ] as const;
   test.each(pairs)("from %s to %s is equal, and can be searched", async (from, to) => {
-    if (!postgres && (from === "postgres" || to === "postgres")) return;
+    if (!isThere(from) || !isThere(to)) return;
     const source = await openStore(addressOf(from, `copy_${from}_${to}_a`));
     const target = await openStoreAsIs(addressOf(to, `copy_${from}_${to}_b`));
     const owner = await addUser(source, "Zoë \u{1f600}");
