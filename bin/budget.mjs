@@ -8,21 +8,21 @@ const parts = [
     name: "engine, trainer and server",
     // The design has 35,000 here with encoders, adapters, formats, recipes, metrics and the whole server. docs/log.md ("Lines")
     // says what takes more; the bound moves by what an issue adds, so that nothing grows unseen.
-    bound: 72_140,
+    bound: 72_060,
     folders: ["core", "kernels", "nn", "models", "tokenizer", "train", "serve", "index.ts", "cli.ts"],
   },
   {
     name: "applications",
     // The design has 11,000, of which 2,200 are the page: with a component under 60 lines, one property a line in the style and all
     // texts in one file it takes 5,500. docs/log.md ("Lines") says more.
-    bound: 33_550,
+    bound: 33_490,
     folders: [
       ...["serve/store", "serve/app", "serve/http/api/app", "serve/page", "tokenizer/text"],
       ...["train/data/conversations", "models/registry"],
     ],
   },
   // The design's 5,500, and 400 for what verify checks of encoders, encoder-decoders, adapters, quantization and metrics.
-  { name: "bench", bound: 7_300, folders: ["bench"] },
+  { name: "bench", bound: 7_200, folders: ["bench"] },
 ];
 
 const counted = /\.(ts|tsx|mjs|wgsl|css|html)$/;
