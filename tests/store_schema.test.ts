@@ -1,6 +1,7 @@
 import { readdirSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
+import { asHttpError } from "../serve/http/errors.ts";
 import { checkStore } from "../serve/store/check.ts";
 import { copyStore, digests } from "../serve/store/copy.ts";
 import { indexMessages, openStore, openStoreAsIs, searchMessages } from "../serve/store/index.ts";
@@ -56,6 +57,10 @@ describe.each(kinds)("a store on %s", (kind) => {
       "INSERT INTO schema_version (version, name, applied_at, checksum, kiln) VALUES (99, 'x', 1, 'x', '9.9.9')",
     );
     await newer.close();
+    // Who asks a server with it is told as much, and no path.
+    const error = await openStore(address).catch((reason) => asHttpError(reason));
+    expect(error).toMatchObject({ status: 503, code: "store_newer" });
+    expect((error as Error).message).toMatch(/^the store is of a newer kiln.*update this one$/);
     await expect(openStore(address)).rejects.toMatchObject({
       code: "store_newer",
       message: expect.stringMatching(

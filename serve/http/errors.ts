@@ -102,6 +102,9 @@ const REFUSALS: Record<string, Refusal> = {
 const STORE_FAULTS: Record<string, readonly [status: number, message: string]> = {
   store_lost: [503, "the database cannot be reached; nothing was kept: try again"],
   store_busy: [503, "the database is held by another process; nothing was kept: try again"],
+  store_newer: [503, "the store is of a newer kiln, which the server's log names: update this one"],
+  store_changed: [503, "the store is of another kiln, which the server's log names: start that one"],
+  store_damaged: [503, "the store is damaged: put a backup in its place; the server's log says where"],
   disk_full: [507, "the server's disk is full; nothing was kept: free some of it"],
 };
 
