@@ -70,7 +70,7 @@ export const taskOf = (model: ServedModel): ModelTask =>
 /** The models of a server by the names that clients give as `model`: their own names and aliases. */
 export interface Models extends Iterable<[name: string, model: ServedModel]> {
   get(name: string): ServedModel | undefined;
-  /** Whether only the requests that have found their model are answered any more. */
+  /** Whether no more requests should be sent here. */
   readonly closing: boolean;
 }
 
@@ -152,6 +152,8 @@ export class ModelPool implements Models {
   /** Called after each change of the names; before any is set, for nobody. */
   onChange: () => void = () => {};
   #closing = false;
+  /** Whether only the requests that have found their model are answered any more. */
+  #refuses = false;
   /** Requests that have found a model and have not ended. */
   readonly #holding = new Set<object>();
   #released: (() => void) | null = null;
@@ -290,7 +292,7 @@ export class ModelPool implements Models {
       get: (name) => {
         const entry = this.#names.get(name);
         if (entry === undefined) return undefined;
-        if (this.#closing && held.size === 0) throw shuttingDown();
+        if (this.#refuses && held.size === 0) throw shuttingDown();
         if (!held.has(entry)) entry.holders++;
         held.add(entry);
         this.#holding.add(held);
@@ -314,12 +316,20 @@ export class ModelPool implements Models {
     return this.#closing;
   }
 
+  /** Tells probes that the server ends. What clients had sent before they knew is still taken, until `drain`. */
+  async leave(): Promise<void> {
+    this.#closing = true;
+    // As long as it takes a busy process to accept and read what waits in the system.
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+
   /**
    * Lets the requests that have found their model finish for `timeoutMs`, also those that are still being read into tokens, and
    * what else runs; then ends the rest with an error.
    */
   async drain(timeoutMs: number): Promise<void> {
     this.#closing = true;
+    this.#refuses = true;
     const end = performance.now() + timeoutMs;
     if (this.#holding.size > 0) {
       const released = new Promise<void>((resolve) => {

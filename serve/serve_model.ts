@@ -217,6 +217,7 @@ export async function serveModels(
     const interrupted = new Promise<null>((resolve) => signal.addEventListener("abort", () => resolve(null)));
     const failure = await Promise.race([interrupted, ...(engines ? [engines.gaveUp] : [])]);
     await follower.close();
+    if (!failure) await models.leave();
     await server.close(...(failure ? [0] : []));
     await following;
     if (failure) throw failure;

@@ -1,6 +1,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { send, until } from "./serve_fake.ts";
 import { killWriters } from "./support/killed_writers.ts";
@@ -53,9 +55,26 @@ it("F18: SIGTERM under load: not ready, nothing new, the answers that run are wr
   one.child.kill("SIGTERM");
   await until(() => one.output().includes("finishing the running answers"));
   const ready = await send(`${one.url}/ready`);
+  // What clients send before they know is taken for a moment (`ModelPool.leave`).
+  await pause(200);
   const refused = await send(`${one.url}/v1/completions`, { json: { ...long, max_tokens: 1 } });
   expect([ready.status, refused.status, refused.headers.get("connection")]).toEqual([503, 503, "close"]);
   for (const text of await Promise.all(answers)) expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
+  expect(await one.exited).toEqual({ code: 0, signal: null });
+});
+
+it("F18: what clients had sent before the signal is answered, though nobody had read it", async () => {
+  const one = await start();
+  await ask(one, { ...long, max_tokens: 1 });
+  const json = JSON.stringify({ ...long, max_tokens: 5, stream: false });
+  const head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+  const request = `${head}Content-Type: application/json\r\nContent-Length: ${json.length}\r\n\r\n${json}`;
+  const sockets = Array.from({ length: 10 }, () => connect(Number(new URL(one.url).port), "127.0.0.1"));
+  const answers = sockets.map(async (socket) => (await text(socket)).slice(9, 12));
+  await Promise.all(sockets.map((socket) => new Promise((resolve) => socket.on("connect", resolve))));
+  await Promise.all(sockets.map((socket) => new Promise((resolve) => socket.write(request, resolve))));
+  one.child.kill("SIGTERM");
+  expect(await Promise.all(answers)).toEqual(sockets.map(() => "200"));
   expect(await one.exited).toEqual({ code: 0, signal: null });
 });
 

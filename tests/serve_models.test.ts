@@ -98,6 +98,11 @@ it("a request that found its model before the server closes is answered, though 
   const request = models.hold();
   const before = models.hold();
   const held = request.get("one") as TextModel;
+  await models.leave();
+  // What was sent before the probes told is taken.
+  const last = models.hold();
+  expect([models.closing, last.get("one")?.name]).toEqual([true, "one"]);
+  last.release();
   const closing = models.drain(10_000);
   expect(() => models.hold().get("one")).toThrow("the server is shutting down");
   // One that has found nothing yet is as one that comes now.

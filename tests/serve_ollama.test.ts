@@ -381,7 +381,7 @@ describe("what is refused", () => {
     ["both forms", "/api/chat", { ...chat, query: "x" }, 422, /two forms/],
     ["no model", "/api/chat", { messages }, 400, /model/],
     ["a writer's vectors", "/api/embed", { model: MODEL, input: "a" }, 400, /writes text/],
-    ["an unknown route", "/api/pull", { model: MODEL }, 404, /nothing at POST/],
+    ["an unknown route", "/api/pull", { model: MODEL }, 404, /nothing at POST .*: models come by kiln pull/],
     ["an unknown model's card", "/api/show", { model: "none" }, 404, /does not exist/],
   ])("%s", async (_name, path, json, status, message) => {
     const [got, error] = await refusalOf(path, json);

@@ -255,7 +255,9 @@ function unrouted(routes: readonly Route[], request: FastifyRequest): HttpError 
   const path = pathOf(request);
   const allow = allowedMethods(routes, request);
   const hint = path === "/" ? ": this server has no page; /openapi.json describes what it answers" : "";
-  const nothing = `there is nothing at ${method} ${path.slice(0, 200)}${hint}`;
+  const isOllamas = /^\/api\/(pull|push|create|copy|delete|blobs)\b/.test(path);
+  const advice = isOllamas ? ": models come by kiln pull and kiln serve, or POST /v1/models/load" : hint;
+  const nothing = `there is nothing at ${method} ${path.slice(0, 200)}${advice}`;
   if (allow === "") return new HttpError(404, nothing, { code: "not_found" });
   return new HttpError(405, `${path.slice(0, 200)} does not take ${method}; use ${allow}`, {
     code: "method_not_allowed",

@@ -16,6 +16,8 @@ export interface EncoderRequest {
   readonly client: string;
   /** Tokens that count of each text, special ones too; -1: as many as the model reads. Absent: a longer text is refused. */
   readonly truncate?: number | null | undefined;
+  /** What the client gives to have a text cut. */
+  readonly advice?: string;
   /** The field that refusals name; default `input`. */
   readonly param?: string;
 }
@@ -93,14 +95,14 @@ export class EncoderFrontend<Task extends EncoderTask = EncoderTask> {
   }
 
   async #encode(input: EncoderInput, index: number, request: EncoderRequest): Promise<EncodedText> {
-    const { param = "input", inputs, truncate } = request;
+    const { param = "input", inputs, truncate, advice = "truncate_prompt_tokens" } = request;
     const { maxModelLen, vocabSize } = this.engine.runner;
     const longest = truncate == null || truncate < 0 ? maxModelLen : Math.min(truncate, maxModelLen);
     const which = inputs.length > 1 ? `text ${index} ` : "the text ";
     const tooLong = (has: string) =>
       new RequestError(
         "context_length_exceeded",
-        `this model reads ${maxModelLen} tokens at most, but ${which}has ${has}; shorten it, or give truncate_prompt_tokens`,
+        `this model reads ${maxModelLen} tokens at most, but ${which}has ${has}; shorten it, or give ${advice}`,
         { param },
       );
     if (isIds(input)) {

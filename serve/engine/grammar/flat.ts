@@ -39,9 +39,9 @@ const MOST_DIVISOR = 100;
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 const schema = z.custom<Schema>((value) => typeof value === "boolean" || isObject(value), "must be a schema");
-const schemas = z.array(schema).min(1);
+const schemas = z.array(schema).min(1, "must not be empty");
 const type = z.enum(["null", "boolean", "number", "integer", "string", "array", "object"]);
-const whole = z.int().min(0);
+const whole = z.int().min(0, "must be 0 or more");
 
 /** The keywords that are understood. */
 const keywords = z
@@ -50,7 +50,7 @@ const keywords = z
       [type.transform((one) => [one]), z.array(type).min(1)],
       "must be a type or a list of types",
     ),
-    enum: z.array(z.unknown()).min(1),
+    enum: z.array(z.unknown()).min(1, "must not be empty"),
     const: z.unknown(),
     nullable: z.boolean(),
     properties: z.custom<Record<string, Schema>>(
@@ -71,7 +71,7 @@ const keywords = z
       exclusiveMinimum: z.number(),
       exclusiveMaximum: z.number(),
     },
-    multipleOf: z.number().positive(),
+    multipleOf: z.number().positive("must be more than 0"),
     ...{ anyOf: schemas, oneOf: schemas, allOf: schemas },
     $ref: z.string(),
   })

@@ -65,7 +65,12 @@ async function vectorsOf(
   const frontend = encoderNamed(service, knownName(service, body.model), ["embed"], path);
   const inputs = textList("input", input, service.limits.inputs);
   const shorten = shortener(frontend.task, dimensions ?? frontend.task.width);
-  const starting = frontend.start({ inputs, client: caller.client, truncate: truncate ? -1 : null });
+  const starting = frontend.start({
+    inputs,
+    client: caller.client,
+    truncate: truncate ? -1 : null,
+    advice: "truncate: true",
+  });
   const job = await finished(starting, reply);
   return { vectors: (await job.done).map((vector) => [...shorten(vector)]), tokens: job.promptTokens };
 }
