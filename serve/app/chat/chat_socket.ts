@@ -5,6 +5,7 @@ import type { Principal } from "../auth.ts";
 import { modelList } from "../model_list.ts";
 import type { ChatDelta, ClientEvent, ProtocolName, ServerEvent, Welcome } from "../protocol.ts";
 import { type AnswerEvent, failureOf, isEnd } from "./generation.ts";
+import { answerParams } from "./params.ts";
 
 const PROTOCOL: ProtocolName = "kiln.chat.v1";
 
@@ -17,12 +18,6 @@ const SERVER_ID = crypto.randomUUID();
 
 const id = z.string().min(1).max(100);
 const seq = z.int().min(0);
-const params = z.strictObject({
-  temperature: z.number().optional(),
-  top_p: z.number().optional(),
-  max_tokens: z.int().min(1).optional(),
-  seed: z.int().optional(),
-});
 const clientEvent = z.discriminatedUnion("type", [
   z.object({
     type: z.literal("hello"),
@@ -42,7 +37,7 @@ const clientEvent = z.discriminatedUnion("type", [
     parent_id: id.nullable(),
     text: z.string().min(1).max(1_000_000),
     model: z.string().min(1).max(200),
-    params: params.optional(),
+    params: answerParams.optional(),
     system: z.string().nullish(),
     consent: z.boolean().optional(),
     notice_id: id.nullish(),

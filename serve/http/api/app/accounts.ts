@@ -1,10 +1,10 @@
 import { z } from "zod";
+import { answerParams } from "../../../app/chat/params.ts";
 import { modelList } from "../../../app/model_list.ts";
 import { deleteOwnData } from "../../../app/own_data.ts";
 import type { Me, ProviderList, SettingsPatch } from "../../../app/protocol.ts";
 import { HttpError } from "../../errors.ts";
 import type { Call, Route } from "../../route.ts";
-import { params } from "./answers.ts";
 import { appRoute } from "./app_route.ts";
 
 const me = appRoute({
@@ -25,7 +25,7 @@ const settings = appRoute({
   schema: () =>
     z.object({
       theme: z.enum(["system", "light", "dark"]).nullish(),
-      params: params.nullish(),
+      params: answerParams.nullish(),
       model: z.string().min(1).max(200).nullish(),
       system: z.string().max(100_000).nullish(),
       consent: z.boolean().nullish(),

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
 import { alternatives } from "../../../app/chat/alternatives.ts";
 import { type AnswerEnd, isEnd } from "../../../app/chat/generation.ts";
+import { answerParams } from "../../../app/chat/params.ts";
 import { countTokens } from "../../../app/chat/token_count.ts";
 import type { ChatAccepted, ChatResult, TokensBody } from "../../../app/protocol.ts";
 import { streamed } from "../../answer.ts";
@@ -14,13 +15,6 @@ const TEXT_CHARS = 1_000_000;
 const id = z.string().min(1).max(100);
 const model = z.string().min(1).max(200);
 export const text = z.string().min(1).max(TEXT_CHARS);
-
-export const params = z.strictObject({
-  temperature: z.number().optional(),
-  top_p: z.number().optional(),
-  max_tokens: z.int().min(1).optional(),
-  seed: z.int().optional(),
-});
 
 /** Events of answers: the id of each is its `seq`, so that `Last-Event-ID` says where to go on. */
 const NUMBERED: Framing = {
@@ -48,7 +42,7 @@ export const chatByQuery: Route = appRoute({
       model: model.optional(),
       stream: z.boolean().optional(),
       retrieve: z.enum(["auto", "on", "off"]).optional(),
-      params: params.optional(),
+      params: answerParams.optional(),
       system: text.nullish(),
       consent: z.boolean().optional(),
       notice_id: id.nullish(),
@@ -155,7 +149,12 @@ const regenerate = appRoute({
   summary: "Another answer beside this one",
   example: { request_id: "REQUEST" },
   schema: () =>
-    z.object({ request_id: id, model: model.optional(), params: params.optional(), user_id: id.optional() }),
+    z.object({
+      request_id: id,
+      model: model.optional(),
+      params: answerParams.optional(),
+      user_id: id.optional(),
+    }),
   status: 202,
   handle: ({ application, userId, params: { id: message }, body }) =>
     application.conversing.regenerate(userId, message!, body as never),

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { AppError } from "../../../app/app_error.ts";
 import { compare } from "../../../app/chat/compare.ts";
+import { answerParams } from "../../../app/chat/params.ts";
 import { prefer } from "../../../app/feedback.ts";
 import type {
   CompareBody,
@@ -10,7 +11,7 @@ import type {
   PreferenceBody,
 } from "../../../app/protocol.ts";
 import type { Route } from "../../route.ts";
-import { params as sampling, text } from "./answers.ts";
+import { text } from "./answers.ts";
 import { appRoute, limitOf, queryOf } from "./app_route.ts";
 
 const title = z.string().trim().min(1).max(300).regex(/^.*$/, "must be one line");
@@ -142,7 +143,7 @@ const comparison = appRoute({
     z.object({
       models: z.array(model).min(2).max(4),
       text,
-      params: sampling.optional(),
+      params: answerParams.optional(),
       blind: z.boolean().optional(),
       consent: z.boolean().optional(),
       user_id: z.string().max(100).optional(),
