@@ -65,7 +65,7 @@ export function stratifiedSplit(
   const once = names.filter((name) => rows.get(name)!.length === 1);
   if (fraction > 0 && once.length === names.length) {
     throw new KilnError(
-      `each label occurs once (${listed(names)}), so that none can be held out for validation: give more rows, or set the validation fraction to 0`,
+      `each label occurs once (${listed(names)}), so that none can be held out for validation: give more rows, or --set data.validation_fraction=0`,
       { code: "labels_once" },
     );
   }
