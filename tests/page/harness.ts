@@ -105,6 +105,19 @@ export const overflow = (page: Page): Promise<number> =>
     return Math.max(...scrolled.map(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth));
   });
 
+/** Tables whose head does not stand above their rows: another class of the style makes them something else than tables. */
+export const tableFaults = (page: Page): Promise<string[]> =>
+  page.evaluate(() =>
+    [...document.querySelectorAll("table")]
+      .filter(({ tHead, tBodies: [body] }) => {
+        const [head, rows] = [tHead, body].map((part) => part?.getBoundingClientRect());
+        return head && rows && head.height > 0 && head.bottom > rows.top + 1;
+      })
+      .map(
+        ({ caption, className }) => `${caption?.textContent ?? className}: its head is not above its rows`,
+      ),
+  );
+
 /** Before a test gives up on what the page should show: longer than a server takes that shares its cores with ten others. */
 const PATIENCE_MS = 40_000;
 

@@ -5,7 +5,7 @@ import type { DocumentList, ModelInfo } from "../../serve/app/protocol.ts";
 import { citations, documentRoutes } from "./fake_documents.ts";
 import { demo, other } from "./fake_history.ts";
 import { type FakeServer, fault } from "./fake_server.ts";
-import { axeFaults, overflow, pageTests, pictures, say, see, until } from "./harness.ts";
+import { axeFaults, overflow, pageTests, pictures, say, see, tableFaults, until } from "./harness.ts";
 import { cancelled, done, failed, jobEvents, running } from "./job_reports.ts";
 import { analytics, statistics } from "./reports.ts";
 
@@ -484,6 +484,7 @@ describe("every state, at three widths, light and dark", () => {
         }
         const sideways = await overflow(page);
         if (sideways > 0) faults.push(`scrolls sideways by ${sideways} at ${viewport.width}`);
+        faults.push(...(await tableFaults(page)));
       }
       await page.setViewportSize({ width: 320, height: 640 });
       const sideways = await overflow(page);

@@ -196,7 +196,7 @@ export function Loaded<T>(props: {
 /** A table that becomes cards on a narrow screen: each cell carries its column's name. Its caption is a heading above it. */
 export function Table(props: { caption: string; head: string[]; rows: ComponentChildren[][] }) {
   return (
-    <table class={props.head.length > 6 ? "cards wide" : "cards"}>
+    <table class={props.head.length > 6 ? "cards broad" : "cards"}>
       <caption class="hidden">{props.caption}</caption>
       <thead>
         <tr>
