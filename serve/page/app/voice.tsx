@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { t } from "../messages.screens.en.ts";
 import { IconButton } from "./parts.tsx";
 
@@ -53,7 +53,8 @@ export function Dictate({ hear }: { hear: (said: string) => void }) {
 /** Reads the text of a message aloud, by a voice of the browser's own; sentence by sentence, since long texts are cut off. */
 export function ReadAloud({ id }: { id: string }) {
   const [reading, setReading] = useState(false);
-  useEffect(() => () => void (reading && speechSynthesis.cancel()), [reading]);
+  // Before the button changes: a later end could be that of what is read next.
+  useLayoutEffect(() => () => void (reading && speechSynthesis.cancel()), [reading]);
   const begin = () => {
     const shown = document.querySelector(`[data-message="${CSS.escape(id)}"] .text`);
     const sentences = (shown?.textContent ?? "").split(/(?<=[.!?。！？])\s+|\n+/).filter((one) => one.trim());
