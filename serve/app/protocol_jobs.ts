@@ -56,6 +56,7 @@ export interface FineTuneResult {
   version: string;
   base: string;
   steps: number;
+  /** In the mean of the first and of the last tenth of the updates. */
   loss: { first: number | null; last: number | null };
   validation_loss: { first: number | null; best: number | null };
   samples: { before: readonly string[]; after: readonly string[] };

@@ -18,8 +18,8 @@ import type { FineTuneParameters, FineTunePayload } from "./payload.ts";
 const [LONGEST, ROWS, PAIRS] = [512, 4, 2];
 /** Updates of a pass over what is little: it would be over before anything is learned. */
 const UPDATES = 10;
-/** Measurements without a better one that end a run; what is held out for them. */
-const [PATIENCE, HELD_OUT] = [3, 0.1];
+/** Measurements without a better one that end a run, a fifth of a long one; what is held out for them. */
+const [PATIENCE, HELD_OUT] = [8, 0.1];
 /**
  * Steps between measurements and checkpoints: forty times in a run. Those of every few steps would be most of what a long run does,
  * and make who is answered meanwhile wait for the disk.

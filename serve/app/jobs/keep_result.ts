@@ -39,15 +39,20 @@ function numbersOf(out: string): Pick<FineTuned, "steps" | "loss" | "validation_
   const records = lines.map((line) => JSON.parse(line) as LogRecord);
   const of = (key: string) => records.flatMap((record) => record[key] ?? []);
   const [losses, validation] = [of("loss"), of("validation_loss")];
+  // One batch may be much harder than another.
+  const part = Math.ceil(losses.length / 10);
   return {
     steps: Math.max(0, ...records.map(({ step }) => step)),
-    loss: { first: losses[0] ?? null, last: losses.at(-1) ?? null },
+    loss: { first: mean(losses.slice(0, part)), last: mean(losses.slice(-part)) },
     validation_loss: {
       first: validation[0] ?? null,
       best: validation.length === 0 ? null : Math.min(...validation),
     },
   };
 }
+
+const mean = (values: readonly number[]): number | null =>
+  values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** What the model wrote before and after. */
 function samplesOf(out: string): FineTuned["samples"] {
