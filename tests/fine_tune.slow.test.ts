@@ -188,7 +188,7 @@ it("waits between steps while somebody is answered", async () => {
 }, 300_000);
 
 it("is cancelled with its work saved, and goes on from there", async () => {
-  const id = await teach("12345", { epochs: 8, learning_rate: 0.005, rank: 4 });
+  const id = await teach("12345", { epochs: 30, learning_rate: 0.005, rank: 4 });
   await reaches(id, 12);
   const asked = Date.now();
   const cancelled = await server.ask("POST", `/api/jobs/${id}/cancel?user_id=12345`);

@@ -81,7 +81,7 @@ describe("a fine-tune", () => {
       model: { init_from: path.resolve("models/base") },
       adapter: { kind: "lora", rank: 8, alpha: 16, targets: ["all-linear"] },
       data: { validation_fraction: 0.1, min_updates: 10 },
-      eval: { every: 10, patience: 3 },
+      eval: { every: 10, patience: 8 },
       checkpoint: { every: 10 },
     });
     const again = await fineTune("ada", { epochs: 5 });

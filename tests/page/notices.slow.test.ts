@@ -102,6 +102,8 @@ describe("the notice board", () => {
       );
       await button(page, "Post").click();
       await until(async () => (await posted()).some((one) => one.title === evil));
+      // It is the newest, so that all below move down when it is shown.
+      await card(page, evil).waitFor();
       await button(page, `Pin: ${title}`).click();
       await until(async () => (await posted())[0]!.title === title);
       await card(page, title).getByText("Pinned", { exact: true }).waitFor();

@@ -21,7 +21,7 @@ export function Compose(props: {
   // Of a notice, what is written here alone: the server takes nothing else.
   const { title = "", body = "", pinned = false } = before ?? {};
   const [draft, setDraft] = useState<Draft>({ title, body, pinned, files: [] });
-  const set = (part: Partial<Draft>) => setDraft({ ...draft, ...part });
+  const set = (part: Partial<Draft>) => setDraft((now) => ({ ...now, ...part }));
   const add = async () => {
     const files = await pickFiles();
     setDraft((now) => ({ ...now, files: [...now.files, ...files] }));
