@@ -1,43 +1,26 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect } from "vitest";
 import { copyStore } from "../serve/store/copy.ts";
 import { type OpenStore, openStore } from "../serve/store/index.ts";
 import type { PostgresStore } from "../serve/store/postgres.ts";
 import { addJobEvent, jobById, openQueue, type Queue, work } from "../serve/store/queue.ts";
-import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts";
+import { eachStore } from "./support/each_store.ts";
 
-const folder = mkdtempSync(path.join(tmpdir(), "kiln-queue-"));
-let postgres: Postgres | null = null;
-beforeAll(async () => {
-  postgres = await startPostgres();
-});
-afterAll(async () => {
-  await postgres?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
+const { kinds, isThere, addressOf, itOn } = eachStore("kiln-queue-");
 
-describe.each(["sqlite", "postgres"] as const)("the queue on %s", (kind) => {
+describe.each(kinds)("the queue on %s", (kind) => {
   let store: OpenStore;
   let queue: Queue;
-  let unavailable = false;
   beforeAll(async () => {
-    unavailable = kind === "postgres" && postgres === null;
-    if (unavailable) return;
-    store = await openStore(kind === "sqlite" ? `sqlite:${folder}/queue.db` : postgres!.url("queue"));
+    if (!isThere(kind)) return;
+    store = await openStore(addressOf(kind, "queue"));
     queue = await openQueue(store, { leaseMs: 60_000 });
   });
   afterAll(async () => {
     await queue?.close();
     await store?.close();
   });
-  const it = (name: string, body: () => Promise<void>) =>
-    test(name, async (context) => {
-      if (unavailable) return context.skip(noPostgres!);
-      await body();
-    });
+  const it = itOn(kind);
 
   /** Lets a running job's lease be `ms` older than it is. */
   const age = async (id: string, ms: number) => {
@@ -230,14 +213,13 @@ describe.each(["sqlite", "postgres"] as const)("the queue on %s", (kind) => {
   });
 });
 
-test("jobs that came by a copy are run on Postgres", async (context) => {
-  if (!postgres) return context.skip(noPostgres!);
-  const from = await openStore(`sqlite:${folder}/moved.db`);
+itOn("postgres")("jobs that came by a copy are run on Postgres", async () => {
+  const from = await openStore(addressOf("sqlite", "moved"));
   const before = await openQueue(from);
   const waiting = await before.add({ kind: "moved", payload: 1 });
   await before.add({ kind: "moved", payload: 2, priority: -1, maxAttempts: 2 });
   const running = (await before.claim(["moved"], "old"))!;
-  const to = await openStore(postgres.url("moved"));
+  const to = await openStore(addressOf("postgres", "moved"));
   await copyStore(from, to);
   const after = await openQueue(to);
   expect(await after.claim(["moved"], "new")).toMatchObject({ id: waiting });
