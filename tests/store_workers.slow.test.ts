@@ -1,26 +1,18 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { openStore } from "../serve/store/index.ts";
 import { openQueue } from "../serve/store/queue.ts";
-import { noPostgres, type Postgres, startPostgres } from "./support/databases.ts";
+import { noPostgres } from "./support/databases.ts";
+import { eachStore } from "./support/each_store.ts";
 
-const folder = mkdtempSync(path.join(tmpdir(), "kiln-workers-"));
+const { folder, isThere, addressOf } = eachStore("kiln-workers-");
 const root = fileURLToPath(new URL("..", import.meta.url));
 const script = fileURLToPath(new URL("support/store_worker.ts", import.meta.url));
-let postgres: Postgres | null = null;
-beforeAll(async () => {
-  postgres = await startPostgres();
-});
-afterAll(async () => {
-  await postgres?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
 
 /** Many jobs, four workers, one of which is killed now and then: each ends once or is given up, and none runs twice at a time. */
 test.each([
@@ -30,8 +22,8 @@ test.each([
   "workers on %s are killed, and no job of %i is lost or runs twice at a time",
   { timeout: 280_000 },
   async (kind, jobs) => {
-    if (kind === "postgres" && !postgres) return console.log(`skipped: ${noPostgres}`);
-    const address = kind === "sqlite" ? `sqlite:${folder}/jobs.db` : postgres!.url("workers");
+    if (!isThere(kind)) return console.log(`skipped: ${noPostgres}`);
+    const address = addressOf(kind, "workers");
     const file = path.join(folder, `${kind}.log`);
     writeFileSync(file, "");
     const leaseMs = 3000;
